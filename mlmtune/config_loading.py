@@ -1,0 +1,164 @@
+"""Loading a config: a YAML file and `section.key=value` overrides in, a checked `Config` out.
+
+Whatever is wrong is reported at once: one line a problem, with file, line, key and the remedy.
+"""
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from mlmtune import config_problems
+from mlmtune.config import Config
+from mlmtune.errors import ConfigError
+from mlmtune.yaml_document import Document, KeyPath, Origin, dotted, dump, parse
+
+MAX_BYTES = 1_000_000
+"""A larger file is no config: someone gave the path of their data or of a model."""
+
+_OVERRIDE = re.compile(r"\s*(?P<key>\w[\w-]*(?:\.\w[\w-]*)*)\s*=(?P<value>.*)", re.DOTALL)
+_AFTER_THE_FILE = 2**31
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Loads a config.
+
+    Args:
+        path: the YAML file.
+        overrides: settings that take the place of the file's, each as `section.key=value`. The
+            value is YAML; a number in the key is an entry of a list (`corpus.sources.0.path=x`).
+
+    Raises:
+        ConfigError: with all problems, a line each.
+    """
+    path = Path(path)
+    document = parse(_read_text(path), lambda line: Origin(line, f"{path}:{line}"))
+    if isinstance(document.value, dict):
+        overridden = [
+            place
+            for number, override in enumerate(overrides)
+            if (place := _apply(override, number, document)) is not None
+        ]
+        config = _validated(document, overridden)
+        if config is not None and not document.problems:
+            return config
+    elif not document.problems and document.value is None:
+        document.report((), "empty; `mlmtune init` writes a config to start from")
+    elif not document.problems:
+        document.report((), "expected sections such as `model:`, and their keys below them")
+    raise ConfigError("\n".join(map(str, sorted(document.problems))))
+
+
+def resolved_yaml(config: Config) -> str:
+    """The whole config, defaults included, as YAML that loads as an equal config."""
+    return dump(config.model_dump())
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The configs that come with mlmtune, by name.
+
+    A wheel carries them inside the package; in a source tree they stand beside it.
+    """
+    package = Path(__file__).parent
+    folders = (package / "configs", package.parent / "configs")
+    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise ConfigError(_no_such_file(path)) from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a folder; give the YAML file itself") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: cannot be read: {reason}") from None
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"{path}: larger than {MAX_BYTES:,} bytes, so it is no config")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"{path}:{line}: not UTF-8 text (byte 0x{data[error.start]:02x}); save it as UTF-8"
+        ) from None
+
+
+def _no_such_file(path: Path) -> str:
+    beside = path.parent.glob("*.y*ml") if path.parent.is_dir() else ()
+    names = [file.name for file in beside]
+    if close := difflib.get_close_matches(path.name, names, n=1):
+        return f"{path}: no such file; did you mean '{path.with_name(close[0])}'?"
+    return f"{path}: no such file; `mlmtune init` lists the configs that come with mlmtune"
+
+
+def _apply(override: str, number: int, document: Document) -> KeyPath | None:
+    """Writes one override into the document, or reports what is wrong with it.
+
+    Args:
+        override: `section.key=value`.
+        number: its place among the overrides.
+        document: changed in place.
+
+    Returns:
+        The path written to, if the override names one.
+    """
+    origin = Origin(_AFTER_THE_FILE + number, f"override {override!r}")
+    parts = _OVERRIDE.fullmatch(override)
+    if parts is None:
+        document.report((), "expected section.key=value, such as training.epochs=1", origin)
+        return None
+    try:
+        container, path = _container(document.value, parts["key"].split("."))
+    except ValueError as error:
+        document.report((), str(error), origin)
+        return None
+    written = parse(parts["value"], lambda _: origin, path)
+    document.problems += written.problems
+    if not written.problems:
+        container[path[-1]] = written.value
+    for below in [known for known in document.origins if known[: len(path)] == path]:
+        del document.origins[below]
+    document.origins |= written.origins
+    return path
+
+
+def _container(settings: dict[str, Any], keys: Sequence[str]) -> tuple[Any, KeyPath]:
+    """The section or list that holds the last of `keys`, made where it is missing, and the path.
+
+    Raises:
+        ValueError: a key on the way is neither a section nor an entry of a list.
+    """
+    container: Any = settings
+    path: KeyPath = ()
+    for depth, key in enumerate(keys):
+        if isinstance(container, list):
+            if not (key.isdecimal() and int(key) < len(container)):
+                raise ValueError(f"{dotted(path)} has no entry {key}; it has {len(container)}")
+            path = (*path, int(key))
+        elif isinstance(container, dict):
+            path = (*path, key)
+        else:
+            raise ValueError(f"{dotted(path)} is not a section")
+        if depth == len(keys) - 1:
+            break
+        if isinstance(container, dict) and container.get(key) is None:
+            if keys[depth + 1].isdecimal():
+                raise ValueError(f"{dotted(path)} has no entries; give the whole list")
+            container[key] = {}
+        container = container[path[-1]]
+    return container, path
+
+
+def _validated(document: Document, overridden: list[KeyPath]) -> Config | None:
+    try:
+        return Config.model_validate(document.value)
+    except ValidationError as error:
+        config_problems.report(error, document, overridden)
+        return None

@@ -1,0 +1,270 @@
+"""What is wrong with a config, in words: from pydantic's findings to lines that help.
+
+The words come from the schema itself: a field's type and bounds say what was expected. So a new
+setting in `mlmtune.config` is explained without a line here.
+"""
+
+import difflib
+import math
+import types
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from mlmtune.config import Config
+from mlmtune.yaml_document import Document, KeyPath, dotted
+
+NAMES_IN_TRANSFORMERS = {
+    "block_size": "chunking.chunk_length",
+    "bf16": "training.precision",
+    "eval_steps": "evaluation.every",
+    "fp16": "training.precision",
+    "gradient_accumulation_steps": "training.global_batch_size",
+    "logging_steps": "training.log_every",
+    "lr": "optimizer.learning_rate",
+    "lr_scheduler_type": "optimizer.schedule",
+    "max_length": "chunking.chunk_length",
+    "max_seq_length": "chunking.chunk_length",
+    "model_name_or_path": "model.name_or_path",
+    "num_train_epochs": "training.epochs",
+    "per_device_eval_batch_size": "evaluation.batch_size",
+    "per_device_train_batch_size": "training.micro_batch_size",
+    "save_steps": "checkpoint.every",
+    "save_total_limit": "checkpoint.keep",
+}
+"""What newcomers from Hugging Face's scripts write, and its nearest setting here."""
+
+_KINDS: dict[Any, tuple[str, str]] = {
+    str: ("text", "texts"),
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    bool: ("true or false", "true or false"),
+    type(None): ("null", "null"),
+}
+_SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "min_length": "of length >="}
+_YES_AND_NO = {"yes": "true", "on": "true", "no": "false", "off": "false"}
+
+
+def report(error: ValidationError, document: Document, overridden: list[KeyPath]) -> None:
+    """Adds each of pydantic's findings to the document's problems.
+
+    Args:
+        error: what pydantic found in `document.value`.
+        document: the values and where they were written.
+        overridden: the paths that overrides wrote to, in order.
+    """
+    suggested: set[str] = set()
+    missing: list[tuple[KeyPath, str]] = []
+    for finding in error.errors(include_url=False):
+        path, found = _locate(finding["loc"])
+        match finding["type"]:
+            case "missing":
+                missing.append((path, _missing(found)))
+                continue
+            case "extra_forbidden":
+                path = (*path, finding["loc"][len(path)])
+                what, names = _unknown_key(path, _section_in(found.annotation))
+                suggested.update(names)
+            case "value_error":  # a rule between the keys of a section
+                what = str(finding["ctx"]["error"])
+            case _:
+                what = _wrong_value(found, document.value_at(path))
+        changed = [place for place in overridden if place[: len(path)] == path]
+        document.report(path, what, document.origin_of(changed[-1] if changed else path))
+    for path, what in missing:
+        # A mistyped key is one mistake, not two: it is not reported as missing besides.
+        name = dotted(path)
+        if not any(other == name or other.startswith(name + ".") for other in suggested):
+            document.report(path, what)
+
+
+def _locate(location: tuple[int | str, ...]) -> tuple[KeyPath, FieldInfo]:
+    """The longest path of keys at the start of pydantic's location, and the field there.
+
+    What follows in a location is pydantic's own, such as the branch of a union that failed.
+    """
+    field = FieldInfo(annotation=Config)
+    for depth, part in enumerate(location):
+        section, item = _section_in(field.annotation), _list_item(field.annotation)
+        if section is not None and part in section.model_fields:
+            field = section.model_fields[str(part)]
+        elif item is not None and isinstance(part, int):
+            field = FieldInfo.from_annotation(item)
+        else:
+            return location[:depth], field
+    return location, field
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """The members of a union; a type that is none is its own only member."""
+    is_union = get_origin(annotation) in (Union, types.UnionType)
+    return list(get_args(annotation)) if is_union else [annotation]
+
+
+def _optional_of(annotation: Any) -> Any:
+    """`X` for `X | None`; else the annotation."""
+    others = [kind for kind in _alternatives(annotation) if kind is not type(None)]
+    return others[0] if len(others) == 1 else annotation
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    kind = _optional_of(annotation)
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _list_item(annotation: Any) -> Any:
+    kind = _optional_of(annotation)
+    return get_args(kind)[0] if get_origin(kind) is list else None
+
+
+def _required_keys(section: type[BaseModel]) -> list[str]:
+    return [name for name, field in section.model_fields.items() if field.is_required()]
+
+
+def known_keys(section: type[BaseModel] = Config, path: tuple[str, ...] = ()) -> Iterator[str]:
+    """The dotted names of all keys and sections; `0` stands for an entry of a list of sections."""
+    for name, field in section.model_fields.items():
+        yield ".".join((*path, name))
+        item = _list_item(field.annotation)
+        inner = _section_in(field.annotation) or _section_in(item)
+        if inner is not None:
+            yield from known_keys(inner, (*path, name, *(["0"] if item else [])))
+
+
+def _unknown_key(path: KeyPath, section: type[BaseModel] | None) -> tuple[str, list[str]]:
+    """What to say of a key that its section does not have, and the dotted names suggested."""
+    assert section is not None
+    key = str(path[-1])
+    if key == "trust_remote_code":
+        return "refused: mlmtune never runs code from a model repository; remove the key", []
+    *around, _ = dotted(path).split(".")
+    siblings = {name: ".".join((*around, name)) for name in section.model_fields}
+    names = _meant(key.lower().replace("-", "_"), siblings)
+    if not names:
+        place = f"the keys of {'.'.join(around)}" if around else "the sections"
+        return f"unknown key; {place} are {_listed(list(siblings), 'and')}", []
+    here = siblings.values()
+    shown = [name.rpartition(".")[2] if name in here else name for name in names]
+    return f"unknown key; did you mean {_listed([repr(name) for name in shown])}?", names
+
+
+def _meant(key: str, siblings: dict[str, str]) -> list[str]:
+    """The dotted names of the settings that an unknown key may have meant.
+
+    Args:
+        key: the unknown key.
+        siblings: the keys of the section it stands in, and their dotted names.
+    """
+    names_by_key: dict[str, list[str]] = defaultdict(list)
+    for name in known_keys():
+        if not name.startswith("corpus.validation_sources."):  # the same keys as sources
+            names_by_key[name.rpartition(".")[2]].append(name)
+    if key in siblings:
+        return [siblings[key]]
+    if key in names_by_key:
+        return names_by_key[key]
+    if key in NAMES_IN_TRANSFORMERS:
+        return [NAMES_IN_TRANSFORMERS[key]]
+    if close := difflib.get_close_matches(key, siblings, n=1):
+        return [siblings[close[0]]]
+    if close := difflib.get_close_matches(key, names_by_key, n=1, cutoff=0.75):
+        return names_by_key[close[0]]
+    return []
+
+
+def _missing(field: FieldInfo) -> str:
+    section = _section_in(field.annotation)
+    if section is None:
+        return f"missing; it is {_expectation(field.annotation, field.metadata)}"
+    return f"missing; the section needs {_listed(_required_keys(section), 'and')}"
+
+
+def _wrong_value(field: FieldInfo, value: Any) -> str:
+    expected = _expectation(field.annotation, field.metadata)
+    return f"expected {expected}, got {_shown(value)}{_hint(field.annotation, value)}"
+
+
+def _expectation(annotation: Any, metadata: list[Any], plural: bool = False) -> str:
+    """What a field takes, in words: `a whole number >= 1 or 'epoch'`."""
+    alternatives = _alternatives(annotation)
+    if len(alternatives) > 1:
+        return _listed([_expectation(kind, [], plural) for kind in alternatives])
+    if get_origin(annotation) is Annotated:
+        kind, *details = get_args(annotation)
+        bounds = [bound for detail in details for bound in getattr(detail, "metadata", [detail])]
+        return _expectation(kind, bounds, plural)
+    if get_origin(annotation) is Literal:
+        return _listed([repr(value) for value in get_args(annotation)])
+    if get_origin(annotation) is list:
+        word = f"a list of {_expectation(get_args(annotation)[0], [], plural=True)}"
+    elif _section_in(annotation) is not None:
+        word = "sections" if plural else "a section"
+    else:
+        word = _KINDS[annotation][plural]
+    return word + _bounds(metadata)
+
+
+def _bounds(metadata: list[Any]) -> str:
+    """The limits among a field's metadata (objects of annotated-types) in words."""
+    words = []
+    for bound in metadata:
+        for attribute, sign in _SIGNS.items():
+            if (limit := getattr(bound, attribute, None)) is not None:
+                words.append(f"{sign} {limit:g}" if isinstance(limit, float) else f"{sign} {limit}")
+    return " " + " and ".join(words) if words else ""
+
+
+def _listed(words: list[str], conjunction: str = "or") -> str:
+    """`a, b or c`."""
+    *first, last = words
+    return f"{', '.join(first)} {conjunction} {last}" if first else last
+
+
+def _shown(value: Any) -> str:
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return "true" if value else "false"
+        case str() if len(value) > 60:
+            return f"{value[:57] + '...'!r}"
+        case list():
+            return "a list"
+        case dict():
+            return "a section"
+    return repr(value)
+
+
+def _hint(annotation: Any, value: Any) -> str:
+    """The likely mistake behind a value of the wrong kind, if one is likely."""
+    kinds = []
+    for alternative in _alternatives(annotation):
+        is_annotated = get_origin(alternative) is Annotated
+        kinds.append(get_args(alternative)[0] if is_annotated else alternative)
+    words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    if value is None and _section_in(annotation) is not None:
+        return "; remove the section or give it a key"
+    if isinstance(value, str) and bool in kinds and value.lower() in _YES_AND_NO:
+        return f"; write {_YES_AND_NO[value.lower()]}"
+    if isinstance(value, str) and (close := difflib.get_close_matches(value.lower(), words, n=1)):
+        return f"; did you mean {close[0]!r}?"
+    number = _number_meant(value)
+    if number is not None and (float in kinds or (int in kinds and number.is_integer())):
+        return f"; did you mean {int(number) if int in kinds else number}?"
+    if str in kinds and isinstance(value, (bool, int, float)):
+        return "; put it in quotes"
+    if str in kinds and isinstance(value, (list, dict)):
+        return "; text that begins with [ or has a colon needs quotes"
+    return ""
+
+
+def _number_meant(value: Any) -> float | None:
+    """The number behind `"3"`, `10_000` and `1e4`, where there is one."""
+    try:
+        number = float(value) if isinstance(value, (str, float)) else math.nan
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

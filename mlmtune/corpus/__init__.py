@@ -1,0 +1,1 @@
+"""The documents of the corpus: found, read, cleaned, deduplicated, split."""

@@ -1,0 +1,54 @@
+"""Which documents are kept for validation."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlmtune import randomness
+from mlmtune.config import CorpusConfig
+from mlmtune.errors import DataError
+
+_SPLIT_STREAM = 0x5350_4C49_5400  # "SPLIT": tells these draws from others with the same seed
+
+
+def validation_mask(
+    content_hashes: NDArray[np.uint64], given: NDArray[np.bool_], config: CorpusConfig
+) -> NDArray[np.bool_]:
+    """Which of D documents are for validation.
+
+    Where some are given for validation, it is those. Otherwise a document's side is a draw keyed by
+    its content and `split_seed`, so that adding or removing others does not move it; at least one
+    document is on each side.
+
+    Args:
+        content_hashes: (D,) of the normalised texts.
+        given: (D,) documents of `validation_sources`.
+        config: the section `corpus`.
+
+    Returns:
+        (D,) True for validation.
+
+    Raises:
+        DataError: there are not enough documents for two sides.
+    """
+    if given.any():
+        if given.all():
+            raise DataError(
+                "corpus.sources: every document is one of corpus.validation_sources; "
+                "none is left to train on"
+            )
+        return given.copy()
+    if len(content_hashes) < 2:
+        raise DataError(
+            f"corpus.sources: {len(content_hashes)} document is too few to split into training and "
+            "validation by document; add documents, give corpus.validation_sources, or set "
+            "corpus.split_by: chunk"
+        )
+
+    keys = randomness.key(config.split_seed, _SPLIT_STREAM, content_hashes)
+    draws = randomness.uniform(keys, np.zeros(1, dtype=np.uint64))
+    mask: NDArray[np.bool_] = draws < config.validation_fraction
+    if not mask.any():
+        mask[np.argmin(draws)] = True
+    elif mask.all():
+        mask[np.argmax(draws)] = False
+    return mask

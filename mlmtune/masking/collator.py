@@ -1,0 +1,127 @@
+"""MaskingCollator: chunks -> MaskedBatch. One vectorised pass; masks are a function of keys."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+
+from mlmtune.config import MaskingConfig
+from mlmtune.errors import ConfigError
+from mlmtune.masking.corruption import corrupt, replacement_ids
+from mlmtune.masking.selection import SELECTORS
+from mlmtune.randomness import UInt64Array
+from mlmtune.tokens.chunking import ChunkBatch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+IGNORE_INDEX = -100
+"""Label where nothing is predicted, as everywhere in PyTorch and transformers."""
+
+
+@dataclass(frozen=True)
+class MaskedBatch:
+    """What a model is trained or evaluated on. B sequences, T tokens, M masked tokens.
+
+    Attributes:
+        input_ids: (B, T) int64, corrupted.
+        labels: (B, T) int64: the original id where a token is predicted, else -100.
+        masked_positions: (M,) int64 indices into the flattened (B * T) batch, ascending.
+        attention_mask: (B, T) int64, 0 at padding; None where nothing is padded.
+        token_type_ids: (B, T) int64 zeros; None where the model has none.
+    """
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    masked_positions: torch.Tensor
+    attention_mask: torch.Tensor | None
+    token_type_ids: torch.Tensor | None
+
+    @property
+    def num_masked_tokens(self) -> int:
+        """M, known without waiting for a device."""
+        return len(self.masked_positions)
+
+    def model_inputs(self) -> dict[str, torch.Tensor]:
+        """The keyword arguments of the model's forward pass, without labels."""
+        inputs = {
+            "input_ids": self.input_ids,
+            "attention_mask": self.attention_mask,
+            "token_type_ids": self.token_type_ids,
+        }
+        return {name: tensor for name, tensor in inputs.items() if tensor is not None}
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch on another device."""
+        moved: dict[str, Any] = {
+            name: None if tensor is None else tensor.to(device, non_blocking=True)
+            for name, tensor in vars(self).items()
+        }
+        return type(self)(**moved)
+
+
+class MaskingCollator:
+    """Masks chunks by a strategy; holds what the tokenizer decides.
+
+    Args:
+        tokenizer: names the mask token, and the tokens that must not be drawn as replacements.
+        config: strategy and rates.
+        with_token_type_ids: whether the model has token types.
+
+    Raises:
+        ConfigError: the tokenizer has no mask token.
+    """
+
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerFast",
+        config: MaskingConfig,
+        *,
+        with_token_type_ids: bool,
+    ) -> None:
+        if tokenizer.mask_token_id is None:
+            raise ConfigError(
+                f"{tokenizer.name_or_path}: the tokenizer has no mask token, so this is not a "
+                "masked language model; choose another model.name_or_path"
+            )
+        self._mask_token_id = int(tokenizer.mask_token_id)
+        self._replacements = replacement_ids(tokenizer)
+        self._config = config
+        self._select = SELECTORS[config.strategy]
+        self._with_token_type_ids = with_token_type_ids
+
+    def __call__(self, chunks: ChunkBatch, keys: UInt64Array) -> MaskedBatch:
+        """Mask a batch.
+
+        Args:
+            chunks: B chunks of up to T tokens.
+            keys: (B,) one key a chunk: equal keys, equal masks.
+        """
+        selected = self._select(chunks, keys, self._config.mlm_probability)
+        corrupted = corrupt(
+            chunks.input_ids,
+            selected,
+            keys,
+            mask_token_id=self._mask_token_id,
+            replacements=self._replacements,
+            mask_replace_prob=self._config.mask_replace_prob,
+            random_replace_prob=self._config.random_replace_prob,
+        )
+        attention_mask = None
+        width = corrupted.shape[1]
+        if (chunks.lengths < width).any():
+            attention_mask = torch.from_numpy(
+                (np.arange(width) < chunks.lengths[:, None]).astype(np.int64)
+            )
+        return MaskedBatch(
+            input_ids=torch.from_numpy(corrupted),
+            labels=torch.from_numpy(np.where(selected, chunks.input_ids, IGNORE_INDEX)),
+            masked_positions=torch.from_numpy(np.flatnonzero(selected)),
+            attention_mask=attention_mask,
+            token_type_ids=(
+                torch.zeros(corrupted.shape, dtype=torch.int64)
+                if self._with_token_type_ids
+                else None
+            ),
+        )

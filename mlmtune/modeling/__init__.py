@@ -1,0 +1,1 @@
+"""The pretrained model: loading it, and running it without needless work."""

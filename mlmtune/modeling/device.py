@@ -1,0 +1,103 @@
+"""Where a run computes and in which precision. Decided by tables, never by a timing race."""
+
+import os
+import warnings
+from functools import cache
+
+import torch
+from accelerate import Accelerator, PartialState
+
+from mlmtune.errors import ConfigError
+
+
+def resolve_precision(requested: str, device: torch.device) -> str:
+    """`fp32`, `bf16` or `fp16` for a device.
+
+    Args:
+        requested: the config's word. `auto` follows what `accelerate launch` was told, else takes
+            bf16 where the device computes in it natively (a GPU with bf16 units, a CPU with AMX
+            or AVX-512 BF16), else fp32.
+        device: where the model runs.
+
+    Raises:
+        ConfigError: fp16 without a GPU, where Accelerate would neither refuse nor scale.
+    """
+    if requested == "auto":
+        launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        requested = launched if launched in ("bf16", "fp16") else _native_precision(device)
+    if requested == "fp16" and device.type == "cpu":
+        raise ConfigError(
+            "training.precision: fp16 needs a GPU and there is none here; set it to bf16, fp32 or "
+            "auto"
+        )
+    if requested == "bf16" and device.type == "cpu" and not _survives_bf16():
+        raise ConfigError(
+            "training.precision: bf16 crashes on this CPU (a virtual machine that announces AMX "
+            "but has no tiles); set it to fp32 or auto, or set the environment variable "
+            "ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16, which is slow"
+        )
+    return requested
+
+
+def _native_precision(device: torch.device) -> str:
+    if device.type == "cuda":
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        names = ("amx_bf16", "avx512_bf16", "bf16")
+        has_bf16 = any(capabilities.get(name, False) for name in names) and _survives_bf16()
+    else:
+        has_bf16 = False
+    return "bf16" if has_bf16 else "fp32"
+
+
+@cache
+def _survives_bf16() -> bool:
+    """Whether a bf16 matrix product can be computed here without killing the process.
+
+    Some virtual machines announce AMX and leave its tile palette (CPUID leaf 1DH) empty; oneDNN
+    does not look there, and the process dies of an illegal instruction. So a child tries first.
+    """
+    if not hasattr(os, "fork"):
+        return True
+    with warnings.catch_warnings():
+        # Python warns of forks beside threads. The child takes no lock: it multiplies and leaves.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        torch.set_num_threads(1)
+        matrix = torch.ones(256, 256, dtype=torch.bfloat16)
+        torch.nn.functional.linear(matrix, matrix)
+        os._exit(0)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def build_accelerator(precision: str) -> Accelerator:
+    """Join the processes that were launched together and choose device and precision.
+
+    Accumulation is left to the loop, which divides by masked tokens: Accelerate's own would
+    divide the loss by the number of micro-batches.
+
+    Raises:
+        ConfigError: fp16 without a GPU; or a launcher started several processes and Accelerate
+            sees one, so that each would run the whole job in the same directory.
+    """
+    device = PartialState().device
+    resolved = resolve_precision(precision, device)
+    accelerator = Accelerator(
+        mixed_precision="no" if resolved == "fp32" else resolved,
+        gradient_accumulation_steps=1,
+    )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != accelerator.num_processes:
+        raise ConfigError(
+            f"{launched} processes were launched, but each would run alone (Accelerate sees "
+            f"{accelerator.num_processes}); on CPUs use: ACCELERATE_USE_CPU=true torchrun "
+            f"--nproc_per_node {launched} -m mlmtune ..."
+        )
+    return accelerator
+
+
+def precision_of(accelerator: Accelerator) -> str:
+    """The config's word for what an accelerator computes in."""
+    return "fp32" if accelerator.mixed_precision == "no" else str(accelerator.mixed_precision)

@@ -1,0 +1,306 @@
+"""Tokenizer and model: where they lie, loading them, and the checks between them.
+
+All checks that need no weights come first, so a wrong choice is reported within seconds.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from mlmtune.config import ModelConfig
+from mlmtune.errors import ConfigError, HubError
+from mlmtune.locations import resolve
+
+HUB_TIMEOUT_SECONDS = 5.0
+"""How long the hub may take to answer before it counts as out of reach."""
+
+HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.jinja"]
+"""What a masked language model needs of its repository; weights in pickles only if need be."""
+
+DROPOUT_FIELDS = (
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout",
+    "hidden_dropout", "embedding_dropout", "mlp_dropout", "activation_dropout",
+)  # fmt: skip
+
+ATTENTION_TABLE = (
+    # device, chunks up to, with dropout -> fastest; measured, see benchmarks
+    ("cpu", 256, None, "eager"),
+    ("cpu", None, True, "eager"),
+    ("cpu", None, False, "sdpa"),
+    (None, None, None, "sdpa"),
+)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that is ready to train or to evaluate, and its tokenizer.
+
+    Attributes:
+        model: an `AutoModelForMaskedLM`, in fp32, on the CPU.
+        tokenizer: its fast tokenizer.
+        new_weights: names of the weights that the checkpoint does not hold; drawn anew.
+        attn_implementation: what `auto` became.
+        context_length: the longest input the model takes; None where it has no limit.
+    """
+
+    model: Any
+    tokenizer: PreTrainedTokenizerFast
+    new_weights: tuple[str, ...]
+    attn_implementation: str
+    context_length: int | None
+
+    @property
+    def head_is_new(self) -> bool:
+        """Whether the head that predicts tokens starts from random weights."""
+        prefix = f"{self.model.base_model_prefix}."
+        return any(not name.startswith(prefix) for name in self.new_weights)
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of parameters; tied ones count once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def has_token_types(self) -> bool:
+        """Whether the model's inputs include `token_type_ids`."""
+        return "token_type_ids" in self.tokenizer.model_input_names
+
+
+def locate_model(name_or_path: str, revision: str | None) -> Path:
+    """The folder that holds a model: as given, inside a package, or fetched from the hub.
+
+    Raises:
+        ConfigError: the folder or the package is not there.
+        HubError: the hub cannot be reached, or has no such model.
+    """
+    path = resolve(name_or_path)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ConfigError(
+                f"model.name_or_path: {name_or_path} has no config.json, so it is not a model's "
+                "folder; give the folder that save_pretrained() wrote"
+            )
+        return path
+    looks_like_a_path = name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1
+    if looks_like_a_path or path.exists():
+        raise ConfigError(f"model.name_or_path: there is no folder {name_or_path}")
+    return _fetch_from_hub(name_or_path, revision)
+
+
+def _fetch_from_hub(name: str, revision: str | None) -> Path:
+    """Download what is not cached yet; the cache alone where the hub cannot be reached."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )  # fmt: skip
+
+    def from_cache(reason: str) -> Path:
+        try:
+            folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
+        except LocalEntryNotFoundError as error:
+            raise HubError(
+                f"model.name_or_path: {name}: {reason}, and there is no cached copy; "
+                "give a folder, or try again with the hub in reach"
+            ) from error
+        if not (folder / "config.json").is_file():
+            raise HubError(
+                f"model.name_or_path: {name}: {reason}, and the cached copy is not whole; "
+                "try again with the hub in reach"
+            )
+        return folder
+
+    if HF_HUB_OFFLINE:
+        return from_cache("HF_HUB_OFFLINE is set")
+    try:
+        # Asked once with a short timeout: the download itself would go on trying for minutes.
+        info = HfApi().model_info(name, revision=revision, timeout=HUB_TIMEOUT_SECONDS)
+        names = [file.rfilename for file in info.siblings or []]
+        patterns = list(HUB_FILES)
+        if not any(file.endswith(".safetensors") and "/" not in file for file in names):
+            patterns.append("pytorch_model*.bin")
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=patterns,
+                              ignore_patterns=["*/*"])
+        )  # fmt: skip
+    except HFValidationError as error:
+        raise ConfigError(
+            f"model.name_or_path: {name} is neither a folder nor a name on the hub"
+        ) from error
+    except GatedRepoError as error:
+        raise HubError(
+            f"model.name_or_path: {name} is gated; ask for access on its page and set HF_TOKEN"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise HubError(f"model.revision: {name} has no revision {revision!r}") from error
+    except RepositoryNotFoundError as error:
+        raise HubError(
+            f"model.name_or_path: there is no folder {name}, and no such model on {ENDPOINT} "
+            "(or it is private: set HF_TOKEN)"
+        ) from error
+    except Exception as error:  # the client's network errors share no base between versions
+        return from_cache(f"{ENDPOINT} cannot be reached ({type(error).__name__})")
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Load a fast tokenizer that has a mask token.
+
+    Raises:
+        ConfigError: it has no mask token, is not a fast one, or cannot be read.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # transformers raises nearly every kind here
+        raise ConfigError(
+            f"model.name_or_path: the tokenizer in {folder} cannot be loaded ({_first_line(error)})"
+        ) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ConfigError(
+            f"model.name_or_path: {folder} has a slow tokenizer ({type(tokenizer).__name__}); "
+            "mlmtune needs one with a tokenizer.json"
+        )
+    if tokenizer.mask_token_id is None:
+        raise ConfigError(
+            f"model.name_or_path: the tokenizer in {folder} has no mask token, so this is not a "
+            "masked language model; choose another model"
+        )
+    return tokenizer
+
+
+def load_pretrained(
+    config: ModelConfig, *, chunk_length: int, device: torch.device, seed: int
+) -> LoadedModel:
+    """Load tokenizer and model, and check that they fit each other and the chunks.
+
+    Args:
+        config: which model, and how it runs.
+        chunk_length: longest input, special tokens included.
+        device: where the model will run; decides how attention is computed.
+        seed: draws the weights that the checkpoint does not hold.
+
+    Raises:
+        ConfigError: tokenizer, model and chunks do not fit.
+        HubError: the hub cannot be reached, or has no such model.
+    """
+    _quiet_libraries()
+    folder = locate_model(config.name_or_path, config.revision)
+    tokenizer = load_tokenizer(folder)
+    try:
+        model_config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:
+        raise ConfigError(_why_not_loadable(config.name_or_path, error)) from error
+    _check_vocabulary(config.name_or_path, tokenizer, model_config)
+    if config.dropout is not None:
+        _set_dropout(model_config, config.dropout)
+    attention: str = config.attn_implementation
+    if attention == "auto":
+        attention = _attention_for(device, chunk_length, has_dropout=_has_dropout(model_config))
+
+    torch.manual_seed(seed)
+    try:
+        model, report = AutoModelForMaskedLM.from_pretrained(
+            folder,
+            config=model_config,
+            dtype=torch.float32,
+            attn_implementation=attention,
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
+    except Exception as error:
+        raise ConfigError(_why_not_loadable(config.name_or_path, error)) from error
+    context_length = _context_length(model, tokenizer)
+    if context_length is not None and chunk_length > context_length:
+        raise ConfigError(
+            f"chunking.chunk_length is {chunk_length}, but {config.name_or_path} takes at most "
+            f"{context_length} tokens; set chunking.chunk_length to {context_length} or less"
+        )
+    return LoadedModel(
+        model, tokenizer, tuple(sorted(report["missing_keys"])), attention, context_length
+    )
+
+
+def _check_vocabulary(name: str, tokenizer: PreTrainedTokenizerFast, model_config: Any) -> None:
+    vocab_size = getattr(model_config, "vocab_size", None)
+    if vocab_size is not None and len(tokenizer) > vocab_size:
+        raise ConfigError(
+            f"{name}: the tokenizer has {len(tokenizer)} tokens, but the model has embeddings for "
+            f"{vocab_size}; resize them (model.resize_token_embeddings({len(tokenizer)}) in "
+            "transformers, then save_pretrained), or use the model's own tokenizer"
+        )
+
+
+def _has_dropout(model_config: Any) -> bool:
+    return any(getattr(model_config, field, 0.0) for field in DROPOUT_FIELDS)
+
+
+def _set_dropout(model_config: Any, rate: float) -> None:
+    fields = [field for field in DROPOUT_FIELDS if isinstance(
+        getattr(model_config, field, None), float | int)]  # fmt: skip
+    if not fields:
+        raise ConfigError(
+            f"model.dropout: a {model_config.model_type} model has no dropout rate; remove it"
+        )
+    for field in fields:
+        setattr(model_config, field, rate)
+
+
+def _attention_for(device: torch.device, chunk_length: int, *, has_dropout: bool) -> str:
+    for on, up_to, with_dropout, implementation in ATTENTION_TABLE:
+        if (
+            on in (None, device.type)
+            and (up_to is None or chunk_length <= up_to)
+            and with_dropout in (None, has_dropout)
+        ):
+            return implementation
+    raise AssertionError("the table's last row fits everything")
+
+
+def _context_length(model: Any, tokenizer: PreTrainedTokenizerFast) -> int | None:
+    """The longest input; RoBERTa's kind keeps the first position rows for padding."""
+    limits = []
+    rows = getattr(model.config, "max_position_embeddings", None)
+    if isinstance(rows, int) and rows > 0:
+        for name, module in model.named_modules():
+            if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
+                if module.padding_idx is not None:
+                    rows -= module.padding_idx + 1
+                break
+        limits.append(rows)
+    if tokenizer.model_max_length < 10**6:  # transformers writes 1e30 for "not known"
+        limits.append(tokenizer.model_max_length)
+    return min(limits, default=None)
+
+
+def _why_not_loadable(name: str, error: Exception) -> str:
+    text = str(error)
+    if "trust_remote_code" in text:
+        return (
+            f"model.name_or_path: {name} needs code from its own repository (trust_remote_code), "
+            "which mlmtune never runs; choose an architecture that transformers has"
+        )
+    if "Unrecognized configuration class" in text or "Unrecognized model" in text:
+        return (
+            f"model.name_or_path: {name} is not a masked language model that transformers knows; "
+            "choose one of the BERT kind (BERT, RoBERTa, DeBERTa, ModernBERT, ...)"
+        )
+    return f"model.name_or_path: {name} cannot be loaded ({_first_line(error)})"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _quiet_libraries() -> None:
+    """What transformers has to say on loading is said by us, in our own words."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,0 +1,1 @@
+"""Documents as tokens: one flat array on disk, and chunks as views of it."""

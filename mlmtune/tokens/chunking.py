@@ -1,0 +1,279 @@
+"""TokenStore -> chunks: sequences of one length, put together when they are asked for.
+
+The documents of one side of the split form a *stream*: each document's body ids with a few
+special ids around it. A chunk is a window on that stream inside a frame of special tokens. Only
+the numbers that describe the stream are held; ids stay in the store.
+
+Legend: B chunks, T tokens in a chunk, D documents, N chunks of a view.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlmtune.config import ChunkingConfig, CorpusConfig, TokenizationConfig
+from mlmtune.corpus.splitting import validation_mask
+from mlmtune.errors import ConfigError, DataError
+from mlmtune.randomness import key, permute
+from mlmtune.tokens.store import TokenStore
+from mlmtune.tokens.tokenization import SpecialTokens, open_store
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+SPLIT_BY_CHUNK_STREAM = 0x5B1C
+"""Keeps the draw of `split_by: chunk` apart from the other draws by `corpus.split_seed`."""
+
+
+@dataclass(frozen=True)
+class ChunkBatch:
+    """Chunks as arrays, padded on the right.
+
+    Attributes:
+        input_ids: (B, T) int64; `pad_token_id` where there is nothing.
+        lengths: (B,) tokens before the padding.
+        special_tokens_mask: (B, T) bool; True at special tokens and padding.
+        word_starts: (B, T) bool; True where a word begins. A chunk's first body token always
+            begins one, even if the chunk's border cut the word. False at special tokens.
+    """
+
+    input_ids: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    special_tokens_mask: NDArray[np.bool_]
+    word_starts: NDArray[np.bool_]
+
+
+class ChunkView:
+    """The chunks of some documents of a store.
+
+    Args:
+        store: the tokenized corpus.
+        documents: (D,) which documents, in stream order.
+        config: how to cut.
+        special_tokens: the tokenizer's frame.
+        pad_token_id: fills what is shorter than the longest of a batch.
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        documents: NDArray[np.int64],
+        config: ChunkingConfig,
+        special_tokens: SpecialTokens,
+        pad_token_id: int,
+    ) -> None:
+        self.num_documents = len(documents)
+        self.num_characters = int(store.num_characters[documents].sum())
+        self.num_body_tokens = int(store.document_lengths()[documents].sum())
+        documents = documents[store.document_lengths()[documents] > 0]
+        self._store = store
+        self._pad_token_id = pad_token_id
+        self._token_offsets = store.offsets[documents]
+        body_lengths = store.document_lengths()[documents]
+        self._body_lengths = body_lengths
+
+        per_document = config.mode == "per_document"
+        frame_documents = config.special_tokens == "document"
+        self._frame = (
+            ((), ()) if frame_documents else (special_tokens.prefix, special_tokens.suffix)
+        )
+        before: tuple[int, ...] = special_tokens.prefix if frame_documents else ()
+        after: tuple[int, ...] = special_tokens.suffix if frame_documents else ()
+        if not per_document and not frame_documents:
+            after = special_tokens.separator
+        self._before, self._after = np.asarray(before, np.int64), np.asarray(after, np.int64)
+
+        window = config.chunk_length - len(self._frame[0]) - len(self._frame[1])
+        if window < 1:
+            raise ConfigError(
+                f"chunking.chunk_length {config.chunk_length} leaves no room for text between "
+                "the special tokens; make it longer"
+            )
+        self._window = window
+
+        if per_document and config.long_documents == "truncate":
+            self.num_tokens_truncated = int(np.maximum(body_lengths - window, 0).sum())
+            spans = np.minimum(body_lengths, window)
+        else:
+            self.num_tokens_truncated = 0
+            spans = body_lengths + len(before) + len(after)
+        self._stream_offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(spans)])
+        self._stream_length = int(self._stream_offsets[-1])
+        if not per_document and not frame_documents and len(documents) > 0:
+            self._stream_length -= len(after)  # separators stand between documents only
+
+        self._chunk_offsets: NDArray[np.int64] | None = None
+        self.num_tokens_dropped = 0
+        if per_document:
+            chunks_of = -(-spans // window)
+            self._chunk_offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(chunks_of)])
+            num_chunks = int(self._chunk_offsets[-1])
+        elif config.last_chunk == "drop":
+            num_chunks, self.num_tokens_dropped = divmod(self._stream_length, window)
+        else:
+            num_chunks = -(-self._stream_length // window)
+        self._selection: NDArray[np.int64] | None = None
+        self._num_chunks = num_chunks
+
+    def select(self, chunks: NDArray[np.int64]) -> "ChunkView":
+        """A view of some of this view's chunks, in the order given."""
+        view = object.__new__(ChunkView)
+        view.__dict__.update(self.__dict__)
+        view._selection = chunks if self._selection is None else self._selection[chunks]
+        view._num_chunks = len(chunks)
+        return view
+
+    def __len__(self) -> int:
+        return self._num_chunks
+
+    def _windows(self, chunks: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(B,) start of each chunk in the stream, and (B,) number of stream tokens in it."""
+        if self._selection is not None:
+            chunks = self._selection[chunks]
+        if self._chunk_offsets is None:
+            starts = chunks * self._window
+            return starts, np.minimum(self._window, self._stream_length - starts)
+        document = np.searchsorted(self._chunk_offsets, chunks, side="right") - 1
+        starts = self._stream_offsets[document]
+        starts = starts + (chunks - self._chunk_offsets[document]) * self._window
+        return starts, np.minimum(self._window, self._stream_offsets[document + 1] - starts)
+
+    def lengths(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(B,) tokens of each chunk, special tokens included."""
+        return self._windows(chunks)[1] + len(self._frame[0]) + len(self._frame[1])
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all chunks together, special tokens included."""
+        frame = len(self._frame[0]) + len(self._frame[1])
+        if self._selection is not None:
+            return int(self.lengths(np.arange(len(self))).sum())
+        return self._stream_length - self.num_tokens_dropped + len(self) * frame
+
+    def batch(self, chunks: NDArray[np.int64]) -> ChunkBatch:
+        """Put chunks together, padded to the longest of them.
+
+        Args:
+            chunks: (B,) indices in range(len(self)).
+        """
+        prefix, suffix = self._frame
+        starts, num_stream = self._windows(chunks)
+        width = int(num_stream.max())
+        columns = np.arange(width)
+        inside = columns < num_stream[:, None]
+
+        # Positions after a chunk's end repeat its last token; they are overwritten below.
+        positions = np.minimum(starts[:, None] + columns, (starts + num_stream - 1)[:, None])
+        document = np.searchsorted(self._stream_offsets, positions, side="right") - 1
+        place = positions - self._stream_offsets[document] - len(self._before)
+        is_body = inside & (place >= 0) & (place < self._body_lengths[document])
+        tokens = (self._token_offsets[document] + place)[is_body]
+
+        body = np.full((len(chunks), width), self._pad_token_id, dtype=np.int64)
+        body[is_body] = self._store.ids[tokens]
+        word_starts = np.zeros(body.shape, dtype=bool)
+        word_starts[is_body] = self._store.starts_word(tokens)
+        word_starts[:, 0] |= is_body[:, 0]
+        if len(self._before):
+            at = inside & (place < 0)
+            body[at] = self._before[place[at]]
+        if len(self._after):
+            at = inside & (place >= self._body_lengths[document])
+            body[at] = self._after[(place - self._body_lengths[document])[at]]
+
+        lengths = num_stream + len(prefix) + len(suffix)
+        shape = (len(chunks), width + len(prefix) + len(suffix))
+        input_ids = np.full(shape, self._pad_token_id, dtype=np.int64)
+        middle = slice(len(prefix), len(prefix) + width)
+        input_ids[:, : len(prefix)] = prefix
+        input_ids[:, middle] = body
+        rows = np.arange(len(chunks))
+        for place_in_suffix, token in enumerate(suffix):
+            input_ids[rows, len(prefix) + num_stream + place_in_suffix] = token
+        special = np.ones(shape, dtype=bool)
+        special[:, middle] = ~is_body
+        framed_word_starts = np.zeros(shape, dtype=bool)
+        framed_word_starts[:, middle] = word_starts
+        return ChunkBatch(input_ids, lengths, special, framed_word_starts)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The two sides of a corpus, as chunks."""
+
+    train: ChunkView
+    validation: ChunkView
+
+
+def open_splits(
+    corpus: CorpusConfig,
+    tokenization: TokenizationConfig,
+    chunking: ChunkingConfig,
+    tokenizer: "PreTrainedTokenizerFast",
+    say: Callable[[str], None],
+) -> tuple[TokenStore, Splits]:
+    """A corpus's token store (built if need be) and its two sides as chunks.
+
+    Raises:
+        DataError: there is no usable text, or a side has no chunk.
+        ResourceError: the token cache cannot be written.
+    """
+    store = open_store(corpus, tokenization, tokenizer, say)
+    pad_token_id = tokenizer.pad_token_id
+    splits = build_splits(
+        store,
+        corpus,
+        chunking,
+        SpecialTokens.of(tokenizer),
+        0 if pad_token_id is None else int(pad_token_id),
+    )
+    if corpus.split_by == "chunk":
+        say(
+            "corpus.split_by: chunk puts parts of one document on both sides; the validation "
+            "perplexity leaks and looks better than it is"
+        )
+    return store, splits
+
+
+def build_splits(
+    store: TokenStore,
+    corpus: CorpusConfig,
+    chunking: ChunkingConfig,
+    special_tokens: SpecialTokens,
+    pad_token_id: int,
+) -> Splits:
+    """Split the store's documents (or, where the config insists, its chunks) into two views.
+
+    Raises:
+        DataError: a side has no chunk.
+    """
+
+    def view(documents: NDArray[np.int64]) -> ChunkView:
+        return ChunkView(store, documents, chunking, special_tokens, pad_token_id)
+
+    if corpus.split_by == "chunk":
+        splits = _split_by_chunk(view(np.arange(store.num_documents)), corpus)
+    else:
+        on_validation = validation_mask(store.content_hashes, store.given, corpus)
+        splits = Splits(view(np.flatnonzero(~on_validation)), view(np.flatnonzero(on_validation)))
+    for side, chunks in (("training", splits.train), ("validation", splits.validation)):
+        if len(chunks) == 0:
+            raise DataError(
+                f"the {side} text ({chunks.num_documents} documents, {chunks.num_body_tokens} "
+                f"tokens) makes no chunk of {chunking.chunk_length} tokens; add text, or set "
+                "chunking.last_chunk: keep"
+            )
+    return splits
+
+
+def _split_by_chunk(chunks: ChunkView, corpus: CorpusConfig) -> Splits:
+    order = permute(
+        np.arange(len(chunks)), len(chunks), key(corpus.split_seed, SPLIT_BY_CHUNK_STREAM)
+    )
+    fraction = max(1, round(corpus.validation_fraction * len(chunks)))
+    num_validation = min(corpus.max_validation_chunks or fraction, max(len(chunks) - 1, 0))
+    train = order[num_validation:][: corpus.max_train_chunks]
+    return Splits(chunks.select(np.sort(train)), chunks.select(np.sort(order[:num_validation])))

@@ -1,0 +1,193 @@
+"""Documents -> TokenStore: each document is tokenized once, by the tokenizer's Rust threads."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xxhash
+from filelock import FileLock
+from tokenizers import Encoding, Tokenizer
+
+from mlmtune.config import CorpusConfig, TokenizationConfig
+from mlmtune.corpus.funnel import Funnel
+from mlmtune.corpus.reading import KeptDocument, read_documents
+from mlmtune.corpus.scanning import Listing, scan
+from mlmtune.errors import ResourceError
+from mlmtune.tokens.store import FORMAT_VERSION, StoreWriter, TokenStore, writing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+BATCH_DOCUMENTS = 256
+"""Documents handed to the tokenizer at once: enough to keep its threads busy."""
+BATCH_CHARACTERS = 2_000_000
+"""Characters handed over at once at most (but for one longer document): bounds memory."""
+
+# What decides which side a document is on is left out of the fingerprint: the store holds both
+# sides, and the split is drawn when it is opened.
+FIELDS_APART = {
+    "validation_fraction", "split_by", "max_train_chunks", "max_validation_chunks",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """The ids that frame a sequence, as the tokenizer's own template puts them.
+
+    Attributes:
+        prefix: before a sequence ([CLS]).
+        suffix: after it ([SEP]).
+        separator: between documents in one chunk ([SEP]); empty where the tokenizer has none.
+    """
+
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+    separator: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tokenizer: "PreTrainedTokenizerFast") -> "SpecialTokens":
+        """Read the frame off the tokenizer's template; else take its cls and sep tokens."""
+        encoding = plain_backend(tokenizer).encode("a", add_special_tokens=True)
+        is_special = np.asarray(encoding.special_tokens_mask, dtype=bool)
+        body = np.flatnonzero(~is_special)
+        separator_id = tokenizer.sep_token_id
+        if separator_id is None:
+            separator_id = tokenizer.eos_token_id
+        separator = () if separator_id is None else (int(separator_id),)
+        if not is_special.any():
+            cls_id = tokenizer.cls_token_id
+            return cls(() if cls_id is None else (int(cls_id),), separator, separator)
+        return cls(tuple(encoding.ids[: body[0]]), tuple(encoding.ids[body[-1] + 1 :]), separator)
+
+
+def plain_backend(tokenizer: "PreTrainedTokenizerFast") -> Tokenizer:
+    """A copy of the Rust tokenizer that neither truncates nor pads, and reads `[MASK]` as text."""
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = True
+    return backend
+
+
+def cache_directory(config: TokenizationConfig) -> Path:
+    """The folder that holds token stores, made if it is not there.
+
+    Raises:
+        ResourceError: it cannot be made or written.
+    """
+    default = os.environ.get("MLMTUNE_CACHE") or "~/.cache/mlmtune"
+    directory = Path(config.cache_dir or default).expanduser() / "tokens"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(
+            f"{directory}: the token cache cannot be made ({error.strerror}); "
+            "set tokenization.cache_dir or MLMTUNE_CACHE to a folder that can be written"
+        ) from error
+    return directory
+
+
+def fingerprint(config: CorpusConfig, listing: Listing, backend: Tokenizer) -> str:
+    """Name of a store: the files (paths, sizes, times), how they are read, and the tokenizer."""
+    parts = [
+        str(FORMAT_VERSION),
+        json.dumps(config.model_dump(exclude=FIELDS_APART), sort_keys=True),
+        listing.signature(),
+        backend.to_str(),
+    ]
+    return xxhash.xxh3_128_hexdigest("\0".join(parts).encode())
+
+
+def open_store(
+    corpus: CorpusConfig,
+    tokenization: TokenizationConfig,
+    tokenizer: "PreTrainedTokenizerFast",
+    say: Callable[[str], None],
+) -> TokenStore:
+    """Open the corpus's token store; read and tokenize the corpus first if there is none yet.
+
+    Processes that start together wait for the one that builds, on a file lock: no collective
+    that times out, and nothing is left locked when the builder dies.
+
+    Args:
+        corpus: where the text is.
+        tokenization: where stores are kept.
+        tokenizer: a fast tokenizer.
+        say: told in one line what takes time.
+
+    Raises:
+        DataError: there is no usable text.
+        ResourceError: the cache cannot be written.
+    """
+    listing = scan(corpus)
+    backend = plain_backend(tokenizer)
+    name = fingerprint(corpus, listing, backend)
+    directory = cache_directory(tokenization) / name
+    if not directory.exists():
+        with FileLock(directory.with_name(name + ".lock")):
+            if not directory.exists():
+                say("reading and tokenizing the corpus (once; the result is cached)")
+                _build(directory, corpus, listing, backend, len(tokenizer))
+    return TokenStore.open(directory)
+
+
+def _build(
+    directory: Path,
+    corpus: CorpusConfig,
+    listing: Listing,
+    backend: Tokenizer,
+    vocabulary_size: int,
+) -> None:
+    funnel = Funnel()
+    try:
+        with writing(directory, vocabulary_size) as writer:
+            for batch in _batches(read_documents(corpus, listing, funnel)):
+                texts = [kept.document.text for kept in batch]
+                _append(writer, batch, backend.encode_batch(texts, add_special_tokens=False))
+            writer.finish(funnel.to_json())
+    except OSError as error:
+        raise ResourceError(
+            f"{directory.parent}: the token cache cannot be written ({error.strerror}); "
+            "make room, or set tokenization.cache_dir to another place"
+        ) from error
+
+
+def _batches(documents: Iterator[KeptDocument]) -> Iterator[list[KeptDocument]]:
+    batch: list[KeptDocument] = []
+    num_characters = 0
+    for kept in documents:
+        batch.append(kept)
+        num_characters += len(kept.document.text)
+        if len(batch) == BATCH_DOCUMENTS or num_characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, num_characters = [], 0
+    if batch:
+        yield batch
+
+
+def _append(writer: StoreWriter, batch: list[KeptDocument], encodings: list[Encoding]) -> None:
+    lengths = np.asarray([len(encoding) for encoding in encodings], dtype=np.int64)
+    num_tokens = int(lengths.sum())
+    ids = np.fromiter(chain.from_iterable(e.ids for e in encodings), np.int64, num_tokens)
+    words = np.fromiter(
+        (-1 if w is None else w for w in chain.from_iterable(e.word_ids for e in encodings)),
+        np.int64,
+        num_tokens,
+    )
+    word_starts = np.ones(num_tokens, dtype=bool)
+    word_starts[1:] = words[1:] != words[:-1]
+    word_starts[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
+    writer.append(
+        ids,
+        word_starts,
+        lengths,
+        np.asarray([kept.content_hash for kept in batch], dtype=np.uint64),
+        np.asarray([kept.validation for kept in batch], dtype=bool),
+        np.asarray([len(kept.document.text) for kept in batch], dtype=np.int64),
+        [(kept.document.id, kept.document.source) for kept in batch],
+    )

@@ -1,0 +1,1 @@
+"""The training run: its plan, its steps, its checkpoints, its directory."""

@@ -1,0 +1,246 @@
+"""Checkpoints: whole or absent, verified before use, without pickles.
+
+    checkpoint-500/
+      config.json  model.safetensors  tokenizer files     loads with from_pretrained()
+      optimizer.safetensors    moments and step counts, by parameter name: NAME/exp_avg ...
+      state.json               TrainState
+      MANIFEST.json            size and xxh3-128 of each file; written last
+
+No random generator's state is saved, because none is used: every draw is a function of the seed
+and the step. A checkpoint is written under a temporary name, made durable, and renamed.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
+
+from mlmtune.errors import CheckpointError, ResourceError
+from mlmtune.training.run_dir import write_json
+
+PREFIX = "checkpoint-"
+TEMPORARY_PREFIX = ".writing-"
+
+
+@dataclass
+class TrainState:
+    """Everything besides weights and moments that a run needs to go on as if never stopped.
+
+    Sums are over all processes. The identity holds what must not change between sittings.
+    """
+
+    identity: dict[str, Any]
+    step: int = 0
+    num_tokens: int = 0
+    num_masked_tokens: int = 0
+    loss_sum: float = 0.0
+    window_loss_sum: float = 0.0
+    window_num_masked_tokens: int = 0
+    num_skipped_steps: int = 0
+    elapsed_seconds: float = 0.0
+    best_step: int | None = None
+    best_loss: float | None = None
+    num_evaluations_without_improvement: int = 0
+    evaluation_before: dict[str, Any] | None = None
+    evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Evaluations by step, as written in eval_results.json."""
+    examples_before: list[Any] = field(default_factory=list)
+    is_complete: bool = False
+
+
+def checkpoint_path(directory: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return directory / f"{PREFIX}{step}"
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint, by its name; -1 if it is none."""
+    number = path.name.removeprefix(PREFIX)
+    return int(number) if path.name.startswith(PREFIX) and number.isdigit() else -1
+
+
+def list_checkpoints(directory: Path) -> list[Path]:
+    """Checkpoints by step, newest first; valid or not."""
+    if not directory.is_dir():
+        return []
+    return sorted((p for p in directory.iterdir() if step_of(p) >= 0), key=step_of, reverse=True)
+
+
+def save_model(directory: Path, model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Write what from_pretrained() and pipeline("fill-mask") need."""
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def save_checkpoint(
+    directory: Path,
+    model: Any,
+    tokenizer: PreTrainedTokenizerFast,
+    optimizer: torch.optim.Optimizer,
+    state: TrainState,
+) -> Path:
+    """Write the checkpoint of `state.step`. Called by the main process.
+
+    Raises:
+        ResourceError: the disk is full or cannot be written; older checkpoints are as they were.
+    """
+    final = checkpoint_path(directory, state.step)
+    temporary = directory / f"{TEMPORARY_PREFIX}{final.name}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        save_model(temporary, model, tokenizer)
+        save_file(_optimizer_tensors(optimizer), temporary / "optimizer.safetensors")
+        write_json(temporary / "state.json", asdict(state))
+        files = sorted(p for p in temporary.rglob("*") if p.is_file())
+        manifest = {
+            str(p.relative_to(temporary)): {"size": p.stat().st_size, "xxh3_128": _digest(p)}
+            for p in files
+        }
+        write_json(temporary / "MANIFEST.json", {"files": manifest})
+        for path in (*files, temporary / "MANIFEST.json", temporary):
+            _make_durable(path)
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+        _make_durable(directory)
+    except Exception as error:  # safetensors raises its own kind when a disk is full
+        shutil.rmtree(temporary, ignore_errors=True)
+        if not isinstance(error, OSError) and "SafetensorError" not in type(error).__name__:
+            raise
+        raise ResourceError(
+            f"{final}: the checkpoint cannot be written ({error}); make room and go on with "
+            "--resume auto (older checkpoints are as they were)"
+        ) from error
+    return final
+
+
+def find_checkpoint(directory: Path, say: Callable[[str], None]) -> Path | None:
+    """The newest valid checkpoint; None where there is none at all.
+
+    Args:
+        directory: the run's `checkpoints/`.
+        say: told what was passed over and why.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none is valid.
+    """
+    candidates = list_checkpoints(directory)
+    for path in candidates:
+        fault = find_fault(path)
+        if fault is None:
+            return path
+        say(f"{path} is passed over: {fault}")
+    if candidates:
+        raise CheckpointError(
+            f"{directory}: none of the {len(candidates)} checkpoints is whole; nothing was "
+            "deleted: restore one, or start again with --overwrite"
+        )
+    return None
+
+
+def find_fault(path: Path) -> str | None:
+    """What is wrong with a checkpoint, by its manifest; None if nothing is."""
+    try:
+        files = json.loads((path / "MANIFEST.json").read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "MANIFEST.json is missing or broken"
+    if not {"model.safetensors", "optimizer.safetensors", "state.json"} <= files.keys() and not {
+        "model.safetensors.index.json", "optimizer.safetensors", "state.json"
+    } <= files.keys():  # fmt: skip
+        return "MANIFEST.json does not list model, optimizer and state"
+    for name, expected in files.items():
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != expected["size"]:
+            return f"{name} has {file.stat().st_size} bytes instead of {expected['size']}"
+        if _digest(file) != expected["xxh3_128"]:
+            return f"{name} does not match its checksum"
+    return None
+
+
+def load_state(path: Path) -> TrainState:
+    """Read a checkpoint's TrainState."""
+    try:
+        return TrainState(**json.loads((path / "state.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{path / 'state.json'} cannot be read ({error}); resume from another checkpoint"
+        ) from error
+
+
+def load_weights(path: Path, model: Any) -> None:
+    """Put a checkpoint's weights into `model`, by the way from_pretrained() reads them."""
+    saved, report = AutoModelForMaskedLM.from_pretrained(
+        path, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+    )
+    if report["missing_keys"]:
+        raise CheckpointError(f"{path}: weights are missing: {sorted(report['missing_keys'])[:3]}")
+    model.load_state_dict(saved.state_dict())
+
+
+def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
+    """Put a checkpoint's moments and step counts into `optimizer`.
+
+    Raises:
+        CheckpointError: a parameter has no state in the checkpoint, or one of another shape.
+    """
+    tensors = load_file(path / "optimizer.safetensors")
+    by_name: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        parameter_name, _, field_name = name.rpartition("/")
+        by_name.setdefault(parameter_name, {})[field_name] = tensor
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["param_names"], group["params"], strict=True):
+            fields = by_name.pop(name, None)
+            if fields is None or fields["exp_avg"].shape != parameter.shape:
+                raise CheckpointError(
+                    f"{path}: optimizer.safetensors does not fit {name}; is it of another model?"
+                )
+            optimizer.state[parameter] = {
+                key: tensor.to(parameter.device) for key, tensor in fields.items()
+            }
+
+
+def prune(directory: Path, keep: int, best_step: int | None) -> None:
+    """Delete all but the `keep` newest checkpoints and the best, and what a killed save left."""
+    for path in list_checkpoints(directory)[keep:]:
+        if step_of(path) != best_step:
+            # The manifest goes first, so that a half-deleted checkpoint is not taken for whole.
+            (path / "MANIFEST.json").unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True)
+    for leftover in directory.glob(f"{TEMPORARY_PREFIX}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}/{key}": value.detach().cpu().contiguous()
+        for group in optimizer.param_groups
+        for name, parameter in zip(group["param_names"], group["params"], strict=True)
+        for key, value in optimizer.state[parameter].items()
+    }
+
+
+def _digest(path: Path) -> str:
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _make_durable(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

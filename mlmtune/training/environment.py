@@ -1,0 +1,39 @@
+"""What a run ran on, for environment.json: versions and devices, never variables or paths."""
+
+import os
+import platform
+import resource
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from mlmtune import __version__
+
+PACKAGES = (
+    "torch", "transformers", "tokenizers", "accelerate", "datasets", "numpy",
+    "safetensors",
+)  # fmt: skip
+
+
+def describe_environment(num_processes: int) -> dict[str, Any]:
+    """Versions and devices as JSON values."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {"mlmtune": __version__, **{name: version(name) for name in PACKAGES}},
+        "cpu": torch.cpu.get_capabilities().get("cpu_name") or platform.machine(),
+        "num_cpus": os.cpu_count(),
+        "num_threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "num_processes": num_processes,
+    }
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory this process has held: the device's for a GPU, else its resident set."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,181 @@
+"""A run under way: what it is made of, and picking it up from a checkpoint."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from mlmtune.config import Config
+from mlmtune.errors import CheckpointError
+from mlmtune.training.checkpoint import (
+    TrainState,
+    find_checkpoint,
+    find_fault,
+    load_optimizer,
+    load_state,
+    load_weights,
+)  # fmt: skip
+from mlmtune.training.interrupts import StopRequest
+from mlmtune.training.optimization import build_optimizer
+from mlmtune.training.progress import Progress
+from mlmtune.training.run_dir import RunDir
+from mlmtune.training.setup import Parts
+
+
+@dataclass(frozen=True)
+class Options:
+    """How this sitting goes about the run; nothing here is about the experiment.
+
+    Attributes:
+        resume: `never`, `auto` (the newest valid checkpoint, if there is one), or a checkpoint.
+        overwrite: delete the run that the output directory holds.
+        allow_changes: resume even though seed, data, model or batch size changed.
+        is_quiet: print the result alone.
+        config_text: the config file as the user wrote it, kept beside the result.
+    """
+
+    resume: str = "never"
+    overwrite: bool = False
+    allow_changes: bool = False
+    is_quiet: bool = False
+    config_text: str | None = None
+
+
+@dataclass
+class Job:
+    """A run that is under way.
+
+    Attributes:
+        model: as the training step calls it (wrapped where there are several processes).
+        module: the same model bare, for evaluation and saving.
+    """
+
+    parts: Parts
+    accelerator: Accelerator
+    run: RunDir
+    progress: Progress
+    model: Any
+    module: Any
+    optimizer: Any
+    state: TrainState
+    stop: StopRequest
+    num_overflows_in_a_row: int = 0
+
+    @property
+    def config(self) -> Config:
+        """The config with every `auto` decided."""
+        return self.parts.config
+
+    @property
+    def plain_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer inside Accelerate's wrapper."""
+        inner: torch.optim.Optimizer = self.optimizer.optimizer
+        return inner
+
+
+def start(
+    parts: Parts,
+    accelerator: Accelerator,
+    run: RunDir,
+    progress: Progress,
+    stop: StopRequest,
+) -> Job:
+    bare = parts.loaded.model
+    if parts.config.training.gradient_checkpointing:
+        bare.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    optimizer = build_optimizer(bare, parts.config.optimizer)
+    model, prepared = accelerator.prepare(bare, optimizer)
+    model.train()
+    return Job(
+        parts=parts,
+        accelerator=accelerator,
+        run=run,
+        progress=progress,
+        model=model,
+        module=accelerator.unwrap_model(model),
+        optimizer=prepared,
+        state=TrainState(identity=_identity(parts, accelerator)),
+        stop=stop,
+    )
+
+
+def _identity(parts: Parts, accelerator: Accelerator) -> dict[str, Any]:
+    """What a resumed run must share with the one that wrote the checkpoint, by config key."""
+    config = parts.config
+    sections: dict[str, Any] = {
+        "run": {"seed": config.run.seed},
+        "model": config.model.model_dump(include={"name_or_path", "revision", "dropout"}),
+        "corpus": {
+            "fingerprint": parts.store.directory.name,
+            **config.corpus.model_dump(
+                include={"validation_fraction", "split_by", "split_seed", "max_train_chunks",
+                         "max_validation_chunks"}
+            ),
+        },
+        "chunking": config.chunking.model_dump(),
+        "masking": config.masking.model_dump(),
+        "optimizer": config.optimizer.model_dump(),
+        "training": {
+            "global_batch_size": config.training.global_batch_size,
+            "precision": config.training.precision,
+            "steps in all": parts.plan.max_steps,
+        },
+    }  # fmt: skip
+    flat = {
+        f"{section}.{name}": value
+        for section, values in sections.items()
+        for name, value in values.items()
+    }
+    return {**flat, "num_processes": accelerator.num_processes}
+
+
+def resume(job: Job, options: Options) -> None:
+    """Load the checkpoint that the options ask for, if there is one, into the job."""
+    if options.resume == "never":
+        return
+    if options.resume == "auto":
+        path = find_checkpoint(job.run.checkpoints, job.progress.say)
+        if path is None:
+            job.progress.say(f"{job.run.path} holds no checkpoint yet; starting from the beginning")
+            return
+    else:
+        path = Path(options.resume).expanduser()
+        fault = find_fault(path)
+        if fault is not None:
+            raise CheckpointError(f"--resume {path}: {fault}; give another checkpoint, or auto")
+
+    state = load_state(path)
+    _compare_identities(state.identity, job.state.identity, path, job, options.allow_changes)
+    state.identity = job.state.identity
+    load_weights(path, job.module)
+    load_optimizer(path, job.plain_optimizer)
+    job.state = state
+    if job.accelerator.is_main_process:
+        job.run.drop_metrics_after(state.step)
+    job.progress.say(f"resumed from {path}, after step {state.step}")
+
+
+def _compare_identities(
+    then: dict[str, Any], now: dict[str, Any], path: Path, job: Job, allow_changes: bool
+) -> None:
+    changed = {k: (then.get(k), v) for k, v in now.items() if then.get(k) != v}
+    num_processes = changed.pop("num_processes", None)
+    if num_processes is not None:
+        job.progress.say(
+            "processes: {} then, {} now; batches and masks stay the same, dropout does not".format(
+                *num_processes
+            )
+        )
+    if not changed:
+        return
+    table = "\n".join(f"  {k}: {old} in the checkpoint, {new} now" for k, (old, new) in
+                      changed.items())  # fmt: skip
+    if allow_changes:
+        job.progress.say(f"resuming although this changed:\n{table}")
+        return
+    raise CheckpointError(
+        f"{path} belongs to another run; put these back, start again with --overwrite, or insist "
+        f"with --allow-changes:\n{table}"
+    )

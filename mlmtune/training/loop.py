@@ -1,0 +1,437 @@
+"""train(): a run from config to result."""
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from accelerate import Accelerator
+from torch.nn import functional
+
+from mlmtune.config import Config
+from mlmtune.config_loading import resolved_yaml
+from mlmtune.errors import DivergedError, Interrupted, MlmtuneError
+from mlmtune.evaluation.perplexity import Evaluation
+from mlmtune.masking.collator import MaskedBatch
+from mlmtune.modeling.device import build_accelerator
+from mlmtune.training.checkpoint import TrainState, checkpoint_path, prune, save_checkpoint
+from mlmtune.training.environment import describe_environment
+from mlmtune.training.interrupts import listening
+from mlmtune.training.job import Job, Options, resume, start
+from mlmtune.training.optimization import learning_rate_at
+from mlmtune.training.progress import Progress, StepReport
+from mlmtune.training.results import export, fill_examples, summarize
+from mlmtune.training.run_dir import RunDir, open_run_dir
+from mlmtune.training.setup import build_parts, corpus_summary
+
+MAX_OVERFLOWS_IN_A_ROW = 25
+"""fp16 halves its loss scale at each overflow; after so many in a row there is no scale left."""
+
+
+def train(config: Config, options: Options) -> dict[str, Any] | None:
+    """Run a config to its end, or to where it is told to stop.
+
+    Returns:
+        all_results.json's content; None if the run was complete already.
+
+    Raises:
+        MlmtuneError: see `mlmtune.errors`; status.json holds the reason too.
+    """
+    with ExitStack() as stack:
+        accelerator = build_accelerator(config.training.precision)
+        stack.callback(_leave, accelerator)
+        progress = Progress(is_main=accelerator.is_main_process, is_quiet=options.is_quiet)
+        stack.callback(progress.stop)
+        run = _open_run(config, options, accelerator, stack)
+        if options.resume != "never" and (run.read_json("status.json") or {}).get("state") == (
+            "finished"
+        ):
+            progress.result(f"{run.path} is already complete; see {run.model}")
+            return None
+        stack.enter_context(_recording_failure(run, accelerator))
+        stop = stack.enter_context(listening())
+
+        parts = build_parts(config, accelerator, progress.say)
+        job = start(parts, accelerator, run, progress, stop)
+        resume(job, options)
+        _write_records(job, options)
+        _announce(job)
+        _evaluate_before(job)
+        _train_to_the_end(job)
+        results = export(job)
+        summarize(job, results)
+        return results
+
+
+# ------------------------------------------------------------------------------ before the steps
+
+
+def _open_run(
+    config: Config, options: Options, accelerator: Accelerator, stack: ExitStack
+) -> RunDir:
+    path = Path(config.run.output_dir).expanduser()
+    run = RunDir(path)
+    if accelerator.is_main_process:
+        run = stack.enter_context(
+            open_run_dir(path, resume=options.resume != "never", overwrite=options.overwrite)
+        )
+    accelerator.wait_for_everyone()
+    return run
+
+
+@contextmanager
+def _recording_failure(run: RunDir, accelerator: Accelerator) -> Iterator[None]:
+    """Leave the reason of a failure in status.json: launchers turn every exit code into 1."""
+    try:
+        yield
+    except BaseException as error:
+        if accelerator.is_main_process:
+            known = isinstance(error, MlmtuneError)
+            state = (
+                "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
+            )
+            run.write_status(
+                state,
+                exit_code=error.exit_code if isinstance(error, MlmtuneError) else 1,
+                message=str(error) if known else f"{type(error).__name__}: {error}",
+            )
+        raise
+
+
+def _leave(accelerator: Accelerator) -> None:
+    """Take the process group down in the order that gloo does not hang on."""
+    accelerator.free_memory()
+    accelerator.end_training()
+
+
+def _write_records(job: Job, options: Options) -> None:
+    if not job.accelerator.is_main_process:
+        return
+    path = job.run.path
+    if options.config_text is not None:
+        (path / "config.yaml").write_text(options.config_text, encoding="utf-8")
+    (path / "config.resolved.yaml").write_text(resolved_yaml(job.config), encoding="utf-8")
+    job.run.write_json("environment.json", describe_environment(job.accelerator.num_processes))
+    job.run.write_json("corpus.json", corpus_summary(job.parts))
+    job.run.write_status("running", step=job.state.step, max_steps=job.parts.plan.max_steps)
+
+
+def _announce(job: Job) -> None:
+    parts, plan, say = job.parts, job.parts.plan, job.progress.say
+    training = job.config.training
+    if parts.loaded.head_is_new:
+        say(
+            f"{job.config.model.name_or_path} has no masked-LM head; it gets a new one, so the "
+            "perplexity before training says little"
+        )
+    say(
+        f"{parts.loaded.num_parameters / 1e6:.1f} M parameters on {job.accelerator.device}, "
+        f"{training.precision}; {len(parts.splits.train):,} training and "
+        f"{len(parts.splits.validation):,} validation chunks of {job.config.chunking.chunk_length}"
+    )
+    say(
+        f"{plan.max_steps:,} steps of {plan.global_batch_size} sequences "
+        f"({plan.num_processes} x {plan.num_accumulation} x {plan.micro_batch_size}: processes x "
+        f"accumulation x micro batch), {plan.num_epochs:.2f} epochs"
+    )
+
+
+# ----------------------------------------------------------------------------------- the steps
+
+
+def _train_to_the_end(job: Job) -> None:
+    state, plan = job.state, job.parts.plan
+    job.progress.start(state.step, plan.max_steps)
+    clock = _Clock(state)
+    if _evaluation_is_pending(job):
+        _evaluate(job)
+    last = state.step >= plan.max_steps or _is_stopped_early(job)
+    while not last:
+        batches = job.parts.stream.micro_batches(state.step)
+        agreed = _agree(job, sum(batch.num_masked_tokens for batch in batches))
+        if agreed.signal_number is not None:
+            _save_and_stop(job, agreed.signal_number)
+
+        learning_rate, gradient_norm = _take_step(job, batches, agreed.num_masked_tokens)
+        clock.tick()
+        job.progress.step()
+
+        last = state.step == plan.max_steps or agreed.is_out_of_time
+        if last or plan.is_due(state.step, job.config.training.log_every):
+            _log(job, learning_rate, gradient_norm, clock)
+        improved = False
+        if last or plan.is_due(state.step, job.config.evaluation.every):
+            improved = _evaluate(job)
+            last = last or _is_stopped_early(job)
+        if last or improved or plan.is_due(state.step, job.config.checkpoint.every):
+            state.elapsed_seconds = clock.elapsed_seconds
+            _save(job)
+    job.progress.stop()
+
+
+class _Clock:
+    """Time spent, over all sittings; and the time between two ticks, for throughput."""
+
+    def __init__(self, state: TrainState) -> None:
+        self._state = state
+        self._before = state.elapsed_seconds
+        self._started = time.monotonic()
+        self._window_started = self._started
+        self._window_tokens = state.num_tokens
+        self._steps_before = state.step
+
+    def tick(self) -> None:
+        """A step is done."""
+        self._state.elapsed_seconds = self.elapsed_seconds
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Seconds of training, evaluation and saving, earlier sittings included."""
+        return self._before + time.monotonic() - self._started
+
+    def tokens_per_second(self) -> float:
+        """Throughput since this was last asked."""
+        now, tokens = time.monotonic(), self._state.num_tokens
+        rate = (tokens - self._window_tokens) / max(now - self._window_started, 1e-9)
+        self._window_started, self._window_tokens = now, tokens
+        return rate
+
+    def seconds_left(self, max_steps: int) -> float:
+        """What the remaining steps will take at this sitting's pace."""
+        taken = self._state.step - self._steps_before
+        return (max_steps - self._state.step) * (time.monotonic() - self._started) / max(taken, 1)
+
+
+@dataclass(frozen=True)
+class _Agreement:
+    """What all processes know before a step."""
+
+    num_masked_tokens: int
+    signal_number: int | None
+    is_out_of_time: bool
+
+
+def _agree(job: Job, num_masked_tokens: int) -> _Agreement:
+    """Share what one process alone knows: its masked tokens, its signals, its clock.
+
+    One small exchange a step, so that all stop after the same step and divide by the same number.
+    """
+    minutes = job.config.training.max_minutes
+    is_late = minutes is not None and job.state.elapsed_seconds >= 60 * minutes
+    signal_number = job.stop.signal_number
+    if job.accelerator.num_processes == 1:
+        return _Agreement(num_masked_tokens, signal_number, is_late)
+    mine = torch.tensor(
+        [num_masked_tokens, bool(job.stop), is_late and job.accelerator.is_main_process],
+        dtype=torch.int64, device=job.accelerator.device,
+    )  # fmt: skip
+    masked, stopped, late = job.accelerator.reduce(mine, reduction="sum").tolist()
+    if stopped and signal_number is None:
+        signal_number = int(signal.SIGTERM)
+    return _Agreement(masked, signal_number if stopped else None, bool(late))
+
+
+def _take_step(job: Job, batches: list[MaskedBatch], num_masked_tokens: int) -> tuple[float, float]:
+    """One optimizer step: every masked token of the global batch weighs the same.
+
+    The loss of each micro-batch is a sum over its masked tokens, divided by the masked tokens of
+    the whole step over all processes. DDP averages gradients over processes, so their number is
+    multiplied back in.
+
+    Returns:
+        The learning rate, and the norm of the gradient before clipping.
+
+    Raises:
+        DivergedError: loss or gradient is not finite; the weights are as before the step.
+    """
+    accelerator, state, config = job.accelerator, job.state, job.config
+    scale = accelerator.num_processes / max(num_masked_tokens, 1)
+    losses = []
+    for index, batch in enumerate(batches):
+        is_last = index == len(batches) - 1
+        torch.manual_seed(
+            job.parts.stream.dropout_seed(state.step, index, accelerator.process_index)
+        )
+        with nullcontext() if is_last else accelerator.no_sync(job.model):
+            loss_sum = _loss_sum(job, batch.to(accelerator.device))
+            accelerator.backward(loss_sum * scale)
+        losses.append(loss_sum.detach().double())
+    total = float(accelerator.reduce(torch.stack(losses).sum(), reduction="sum"))
+    if not math.isfinite(total):
+        raise DivergedError(_diverged(f"the loss of step {state.step + 1} is {total}", job))
+
+    learning_rate = learning_rate_at(state.step, job.parts.plan.max_steps, config.optimizer)
+    for group in job.optimizer.param_groups:
+        group["lr"] = learning_rate
+    norm = float(
+        accelerator.clip_grad_norm_(job.model.parameters(), config.optimizer.max_grad_norm)
+    )
+    if not math.isfinite(norm) and accelerator.scaler is None:
+        raise DivergedError(_diverged(f"the gradient of step {state.step + 1} is {norm}", job))
+    job.optimizer.step()
+    job.optimizer.zero_grad()
+    _count_overflow(job)
+
+    state.step += 1
+    state.num_tokens += job.parts.stream.num_tokens(state.step - 1)
+    state.num_masked_tokens += num_masked_tokens
+    state.loss_sum += total
+    state.window_loss_sum += total
+    state.window_num_masked_tokens += num_masked_tokens
+    return learning_rate, norm
+
+
+def _loss_sum(job: Job, batch: MaskedBatch) -> torch.Tensor:
+    """Sum of the cross entropies of a batch's masked tokens, in fp32."""
+    if batch.num_masked_tokens == 0:
+        # The model still runs, so that every process takes part in the exchange of gradients.
+        unused: torch.Tensor = job.model(**batch.model_inputs()).logits
+        return unused.float().sum() * 0.0
+    logits = job.parts.head.logits(job.model, batch).float()  # (M, V)
+    labels = batch.labels.reshape(-1).index_select(0, batch.masked_positions)
+    return functional.cross_entropy(logits, labels, reduction="sum")
+
+
+def _count_overflow(job: Job) -> None:
+    """fp16: a step whose gradient overflowed is skipped by the scaler, within bounds."""
+    if not job.accelerator.optimizer_step_was_skipped:
+        job.num_overflows_in_a_row = 0
+        return
+    job.state.num_skipped_steps += 1
+    job.num_overflows_in_a_row += 1
+    if job.num_overflows_in_a_row > MAX_OVERFLOWS_IN_A_ROW:
+        raise DivergedError(
+            _diverged(f"fp16 overflowed in {job.num_overflows_in_a_row} steps in a row", job)
+        )
+
+
+def _diverged(what: str, job: Job) -> str:
+    return (
+        f"{what}; nothing of it was applied. Lower optimizer.learning_rate"
+        + (", or set training.precision: bf16" if job.config.training.precision == "fp16" else "")
+        + ", then go on with --resume auto --allow-changes"
+    )
+
+
+def _log(job: Job, learning_rate: float, gradient_norm: float, clock: _Clock) -> None:
+    state, plan = job.state, job.parts.plan
+    report = StepReport(
+        step=state.step,
+        max_steps=plan.max_steps,
+        epoch=plan.epoch_at(state.step),
+        loss=state.window_loss_sum / max(state.window_num_masked_tokens, 1),
+        learning_rate=learning_rate,
+        tokens_per_second=clock.tokens_per_second(),
+        seconds_left=clock.seconds_left(plan.max_steps),
+    )
+    if job.accelerator.is_main_process:
+        job.run.append_metrics(
+            {
+                "step": report.step,
+                "epoch": report.epoch,
+                "loss": report.loss,
+                "learning_rate": learning_rate,
+                "grad_norm": gradient_norm if math.isfinite(gradient_norm) else None,
+                "num_tokens": state.num_tokens,
+                "num_masked_tokens": state.window_num_masked_tokens,
+                "tokens_per_second": report.tokens_per_second,
+            }
+        )
+        job.run.write_status("running", step=state.step, max_steps=plan.max_steps)
+    job.progress.log(report)
+    state.window_loss_sum, state.window_num_masked_tokens = 0.0, 0
+
+
+# --------------------------------------------------------------------- evaluating and saving
+
+
+def _evaluate_before(job: Job) -> None:
+    state = job.state
+    if state.evaluation_before is not None:
+        return
+    state.examples_before = fill_examples(job)
+    evaluation = _measure(job)
+    state.evaluation_before = evaluation.to_json()
+    job.progress.say(f"before training: {evaluation.describe()}")
+    _record_evaluation(job, evaluation)
+
+
+def _evaluate(job: Job) -> bool:
+    """Measure, and remember whether it is the best so far (then a checkpoint is owed)."""
+    state = job.state
+    evaluation = _measure(job)
+    state.evaluations[str(state.step)] = evaluation.to_json()
+    job.progress.say(f"after step {state.step}: {evaluation.describe()}")
+    _record_evaluation(job, evaluation)
+    if state.best_loss is not None and evaluation.loss >= state.best_loss:
+        state.num_evaluations_without_improvement += 1
+        return False
+    state.best_loss, state.best_step = evaluation.loss, state.step
+    state.num_evaluations_without_improvement = 0
+    return job.config.checkpoint.export == "best"
+
+
+def _measure(job: Job) -> Evaluation:
+    evaluation = job.parts.evaluator.run(
+        job.accelerator, job.module, job.parts.head, should_stop=lambda: bool(job.stop)
+    )
+    if evaluation is None:
+        assert job.stop.signal_number is not None
+        _save_and_stop(job, job.stop.signal_number)
+    return evaluation
+
+
+def _record_evaluation(job: Job, evaluation: Evaluation) -> None:
+    if job.accelerator.is_main_process:
+        job.run.append_metrics(
+            {
+                "step": job.state.step,
+                "epoch": job.parts.plan.epoch_at(job.state.step),
+                **{f"eval_{name}": value for name, value in evaluation.to_json().items()},
+            }
+        )
+
+
+def _evaluation_is_pending(job: Job) -> bool:
+    """Whether the run was interrupted in an evaluation that was due after its last step."""
+    state, plan = job.state, job.parts.plan
+    is_due = state.step == plan.max_steps or plan.is_due(state.step, job.config.evaluation.every)
+    return state.step > 0 and is_due and str(state.step) not in state.evaluations
+
+
+def _is_stopped_early(job: Job) -> bool:
+    patience = job.config.training.early_stopping_patience
+    return patience is not None and job.state.num_evaluations_without_improvement >= patience
+
+
+def _save(job: Job) -> Path:
+    path = checkpoint_path(job.run.checkpoints, job.state.step)
+    if job.accelerator.is_main_process:
+        save_checkpoint(
+            job.run.checkpoints, job.module, job.parts.loaded.tokenizer, job.plain_optimizer,
+            job.state,
+        )  # fmt: skip
+        best = job.state.best_step if job.config.checkpoint.export == "best" else None
+        prune(job.run.checkpoints, job.config.checkpoint.keep, best)
+    job.accelerator.wait_for_everyone()
+    return path
+
+
+def _save_and_stop(job: Job, signal_number: int) -> NoReturn:
+    """Answer a signal. Raises always."""
+    name = signal.Signals(signal_number).name
+    if job.state.step == 0:
+        raise Interrupted(
+            f"stopped by {name} before the first step; nothing to save", signal_number
+        )
+    path = _save(job)
+    raise Interrupted(
+        f"stopped by {name} after step {job.state.step}; saved {path}; go on with the same "
+        "command and --resume auto",
+        signal_number,
+    )

@@ -1,0 +1,79 @@
+"""AdamW: which parameters decay, and the learning rate as a pure function of the step."""
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from mlmtune.config import OptimizerConfig
+
+
+def build_optimizer(model: torch.nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters; only matrices decay.
+
+    Biases and the weights of norms are vectors in every architecture, whatever their names, so
+    the number of dimensions decides and no list of names can miss one. State is kept under the
+    parameters' names.
+    """
+    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    groups = [
+        {"params": [(name, p) for name, p in trainable if p.ndim >= 2],
+         "weight_decay": config.weight_decay},
+        {"params": [(name, p) for name, p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]  # fmt: skip
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=config.learning_rate,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_epsilon,
+        fused=True,
+    )
+
+
+def _linear(progress: float) -> float:
+    return 1.0 - progress
+
+
+def _cosine(progress: float) -> float:
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def _constant(progress: float) -> float:
+    return 1.0
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "linear": _linear,
+    "cosine": _cosine,
+    "constant": _constant,
+    "warmup_stable_decay": _linear,
+}
+"""Factor of the peak by progress from 0 to 1 through the falling part of the schedule."""
+
+
+def num_warmup_steps(max_steps: int, config: OptimizerConfig) -> int:
+    """Steps over which the learning rate rises."""
+    if config.warmup_steps is not None:
+        return config.warmup_steps
+    return round(config.warmup_ratio * max_steps)
+
+
+def learning_rate_at(step: int, max_steps: int, config: OptimizerConfig) -> float:
+    """The learning rate of one step.
+
+    It rises linearly to its peak at the last warmup step, then follows the schedule, which would
+    reach its end one step after the last, so that no step is taken with a rate of 0.
+
+    Args:
+        step: from 0; the step that is about to be taken.
+        max_steps: steps of the whole run.
+        config: peak, shape and warmup.
+    """
+    warmup = num_warmup_steps(max_steps, config)
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    falls_from = warmup
+    if config.schedule == "warmup_stable_decay":
+        falls_from = max(warmup, max_steps - round(config.decay_ratio * max_steps))
+    progress = max(0, step - falls_from) / max(1, max_steps - falls_from)
+    return config.learning_rate * SCHEDULES[config.schedule](min(progress, 1.0))

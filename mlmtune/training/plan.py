@@ -1,0 +1,85 @@
+"""How long a run is and how its batches fall: everything that is known before the first step."""
+
+import math
+from dataclasses import dataclass
+
+from mlmtune.config import TrainingConfig
+from mlmtune.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The arithmetic of a run. Steps are optimizer steps, counted from 1 once taken.
+
+    Attributes:
+        num_chunks: training chunks in an epoch.
+        num_tokens: tokens in an epoch, special tokens included, padding not.
+        global_batch_size: sequences in a step, over all processes.
+        micro_batch_size: sequences that a process computes at once.
+        num_processes: processes that share a step.
+        max_steps: steps of the whole run, by its epochs, steps or tokens.
+    """
+
+    num_chunks: int
+    num_tokens: int
+    global_batch_size: int
+    micro_batch_size: int
+    num_processes: int
+    max_steps: int
+
+    @classmethod
+    def of(
+        cls, config: TrainingConfig, *, num_chunks: int, num_tokens: int, num_processes: int
+    ) -> "Plan":
+        """Derive the plan; the first of epochs, max_steps and max_tokens ends the run.
+
+        Raises:
+            ConfigError: there are fewer sequences in a step than processes.
+        """
+        batch = config.global_batch_size
+        if batch < num_processes:
+            raise ConfigError(
+                f"training.global_batch_size is {batch}, less than the {num_processes} processes; "
+                f"set it to {num_processes} or more"
+            )
+        share = -(-batch // num_processes)
+        epochs = config.epochs
+        if epochs is None and config.max_steps is None and config.max_tokens is None:
+            epochs = 3.0
+        limits = []
+        if epochs is not None:
+            limits.append(math.ceil(epochs * num_chunks / batch))
+        if config.max_steps is not None:
+            limits.append(config.max_steps)
+        if config.max_tokens is not None:
+            limits.append(math.ceil(config.max_tokens / (batch * num_tokens / num_chunks)))
+        return cls(
+            num_chunks=num_chunks,
+            num_tokens=num_tokens,
+            global_batch_size=batch,
+            micro_batch_size=min(config.micro_batch_size or share, share),
+            num_processes=num_processes,
+            max_steps=max(1, min(limits)),
+        )
+
+    @property
+    def num_accumulation(self) -> int:
+        """Micro-batches that a process adds up in a step."""
+        return -(-self.global_batch_size // (self.num_processes * self.micro_batch_size))
+
+    @property
+    def num_epochs(self) -> float:
+        """Passes over the chunks that the whole run makes."""
+        return self.epoch_at(self.max_steps)
+
+    def epoch_at(self, step: int) -> float:
+        """Passes over the chunks after `step` steps."""
+        return step * self.global_batch_size / self.num_chunks
+
+    def is_due(self, step: int, every: int | str | None) -> bool:
+        """Whether something done `every` so many steps, or once an `epoch`, is due after `step`."""
+        if every is None:
+            return False
+        if isinstance(every, int):
+            return step % every == 0
+        return math.floor(self.epoch_at(step)) > math.floor(self.epoch_at(step - 1))

@@ -1,0 +1,81 @@
+"""What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One line of metrics, in the units of metrics.jsonl."""
+
+    step: int
+    max_steps: int
+    epoch: float
+    loss: float
+    learning_rate: float
+    tokens_per_second: float
+    seconds_left: float
+
+    def describe(self) -> str:
+        """The line for a log file."""
+        return (
+            f"step {self.step}/{self.max_steps}  epoch {self.epoch:.2f}  loss {self.loss:.3f}  "
+            f"learning rate {self.learning_rate:.2e}  {self.tokens_per_second:,.0f} tokens/s  "
+            f"{tqdm.format_interval(self.seconds_left)} left"
+        )
+
+
+class Progress:
+    """Prints for the main process; silent in the others.
+
+    Args:
+        is_main: whether this process prints at all.
+        is_quiet: leave out everything but what `result` prints.
+    """
+
+    def __init__(self, *, is_main: bool, is_quiet: bool) -> None:
+        self._speaks = is_main and not is_quiet
+        self._is_main = is_main
+        self._bar: tqdm[Any] | None = None
+
+    def say(self, line: str) -> None:
+        """Print a line, above the bar if there is one."""
+        if self._speaks:
+            self._print(line)
+
+    def result(self, line: str) -> None:
+        """Print a line of the result, quiet or not."""
+        if self._is_main:
+            self._print(line)
+
+    def start(self, step: int, max_steps: int) -> None:
+        """Begin the bar, where standard error is a terminal."""
+        if self._speaks and sys.stderr.isatty():
+            self._bar = tqdm(total=max_steps, initial=step, unit="step", dynamic_ncols=True)
+
+    def step(self) -> None:
+        """One optimizer step was taken."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def log(self, report: StepReport) -> None:
+        """Show the metrics of the last steps."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(
+                f"loss {report.loss:.3f}, {report.tokens_per_second:,.0f} tokens/s"
+            )
+        else:
+            self.say(report.describe())
+
+    def stop(self) -> None:
+        """End the bar, leaving it on the screen."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _print(self, line: str) -> None:
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()

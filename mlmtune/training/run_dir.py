@@ -1,0 +1,141 @@
+"""A run's directory: its paths, its lock, and the JSON files that say how the run went."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from mlmtune.errors import ConfigError, ResourceError
+
+OWN_FILES = (
+    "config.yaml", "config.resolved.yaml", "environment.json", "corpus.json", "metrics.jsonl",
+    "status.json", "train_results.json", "eval_results.json", "all_results.json",
+)  # fmt: skip
+OWN_FOLDERS = ("model", "checkpoints")
+LOCK_FILE = ".lock"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that the file is the old one or the new one, never half of it.
+
+    Raises:
+        ValueError: a number is not finite; the caller says what to write instead.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    temporary.write_text(text + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+class RunDir:
+    """The directory of one run; made by `open_run_dir`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.model = path / "model"
+        self.checkpoints = path / "checkpoints"
+        self.metrics = path / "metrics.jsonl"
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write one of the run's JSON files."""
+        write_json(self.path / name, value)
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """Read one of the run's JSON files; None where it is not there or broken."""
+        try:
+            value = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return value if isinstance(value, dict) else None
+
+    def write_status(self, state: str, **details: Any) -> None:
+        """Say in status.json what the run is doing: running, finished, interrupted or failed."""
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self.write_json(
+            "status.json", {"state": state, "pid": os.getpid(), "updated_at": now, **details}
+        )
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        """Add a line to metrics.jsonl."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record, allow_nan=False) + "\n")
+
+    def drop_metrics_after(self, step: int) -> None:
+        """Forget metrics of steps that a resumed run will take again."""
+        if not self.metrics.exists():
+            return
+        kept = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:  # the line that a killed run was writing
+                continue
+            if record["step"] <= step:
+                kept.append(line + "\n")
+        self.metrics.write_text("".join(kept), encoding="utf-8")
+
+    def is_in_use(self) -> bool:
+        """Whether the directory holds anything but the lock."""
+        return any(entry.name != LOCK_FILE for entry in self.path.iterdir())
+
+    def clear(self) -> None:
+        """Delete what a run wrote, and nothing else."""
+        for name in OWN_FOLDERS:
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for name in OWN_FILES:
+            (self.path / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def open_run_dir(path: Path, *, resume: bool, overwrite: bool) -> Iterator[RunDir]:
+    """Make or reopen a run's directory and hold its lock. Called by the main process.
+
+    Args:
+        path: `run.output_dir`.
+        resume: go on with the run in it, if there is one.
+        overwrite: delete the run in it, if there is one.
+
+    Raises:
+        ConfigError: another process holds it; or it is in use and neither `resume` nor
+            `overwrite` was given.
+        ResourceError: it cannot be made or written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".writable"
+        probe.write_text("", encoding="utf-8")
+        probe.unlink()
+    except OSError as error:
+        raise ResourceError(
+            f"{path}: the output directory cannot be written ({error.strerror}); "
+            "set run.output_dir to another place"
+        ) from error
+
+    run = RunDir(path)
+    lock = FileLock(path / LOCK_FILE, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        holder = (run.read_json("status.json") or {}).get("pid", "unknown")
+        raise ConfigError(
+            f"{path}: another run (process {holder}) is writing here; wait for it, or set "
+            "run.output_dir to another place"
+        ) from error
+    try:
+        if overwrite:
+            run.clear()
+        elif run.is_in_use() and not resume:
+            raise ConfigError(
+                f"{path} is not empty; go on with the run in it by --resume auto, replace it by "
+                "--overwrite, or set run.output_dir to another place"
+            )
+        run.checkpoints.mkdir(exist_ok=True)
+        yield run
+    finally:
+        lock.release()

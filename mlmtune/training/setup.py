@@ -1,0 +1,146 @@
+"""Putting a run's parts together, up to the point where the first step could be taken.
+
+`mlmtune check` stops here and shows what it got; `train` goes on.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from accelerate import Accelerator
+
+from mlmtune.config import Config
+from mlmtune.evaluation.perplexity import Evaluator
+from mlmtune.masking.collator import MaskingCollator
+from mlmtune.modeling.device import precision_of
+from mlmtune.modeling.loading import LoadedModel, load_pretrained
+from mlmtune.modeling.masked_head import MaskedHead
+from mlmtune.tokens.chunking import ChunkView, Splits, open_splits
+from mlmtune.tokens.store import TokenStore
+from mlmtune.training.plan import Plan
+from mlmtune.training.stream import TrainingStream
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of, before any of it is wrapped for training.
+
+    Attributes:
+        config: the run's config with every `auto` decided.
+        loaded: tokenizer and model.
+        head: runs the model on masked positions.
+        store: the tokenized corpus, both sides.
+        splits: its two sides, as chunks.
+        plan: batches and steps.
+        stream: training batches by step.
+        evaluator: validation on fixed masks.
+    """
+
+    config: Config
+    loaded: LoadedModel
+    head: MaskedHead
+    store: TokenStore
+    splits: Splits
+    plan: Plan
+    stream: TrainingStream
+    evaluator: Evaluator
+
+
+def build_parts(config: Config, accelerator: Accelerator, say: Callable[[str], None]) -> Parts:
+    """Load the model, then the corpus, then plan the run.
+
+    Args:
+        config: as loaded.
+        accelerator: device, precision and processes.
+        say: told in one line what takes time or was decided.
+
+    Raises:
+        MlmtuneError: anything that keeps the run from starting.
+    """
+    loaded = load_pretrained(
+        config.model,
+        chunk_length=config.chunking.chunk_length,
+        device=accelerator.device,
+        seed=config.run.seed,
+    )
+    head = MaskedHead(loaded.model, len(loaded.tokenizer))
+    if not head.is_sparse:
+        say(
+            f"{type(loaded.model).__name__} cannot predict masked positions alone; its head runs "
+            "on every position, which is slower"
+        )
+    store, splits = open_splits(
+        config.corpus, config.tokenization, config.chunking, loaded.tokenizer, say
+    )
+    plan = Plan.of(
+        config.training,
+        num_chunks=len(splits.train),
+        num_tokens=splits.train.num_tokens,
+        num_processes=accelerator.num_processes,
+    )
+    collator = MaskingCollator(
+        loaded.tokenizer, config.masking, with_token_type_ids=loaded.has_token_types
+    )
+    stream = TrainingStream(
+        splits.train,
+        collator,
+        plan,
+        seed=config.run.seed,
+        process_index=accelerator.process_index,
+    )
+    return Parts(
+        config=_with_choices(config, accelerator, loaded, plan),
+        loaded=loaded,
+        head=head,
+        store=store,
+        splits=splits,
+        plan=plan,
+        stream=stream,
+        evaluator=Evaluator(
+            splits.validation,
+            loaded.tokenizer,
+            config.evaluation,
+            with_token_type_ids=loaded.has_token_types,
+        ),
+    )
+
+
+def _with_choices(
+    config: Config, accelerator: Accelerator, loaded: LoadedModel, plan: Plan
+) -> Config:
+    """The config with what was decided for the user written into it."""
+    choices: dict[str, dict[str, Any]] = {
+        "model": {"attn_implementation": loaded.attn_implementation},
+        "training": {
+            "precision": precision_of(accelerator),
+            "micro_batch_size": plan.micro_batch_size,
+        },
+    }
+    return config.model_copy(
+        update={
+            section: getattr(config, section).model_copy(update=values)
+            for section, values in choices.items()
+        }
+    )
+
+
+def corpus_summary(parts: Parts) -> dict[str, Any]:
+    """corpus.json: the funnel, then what became of the documents that were kept."""
+
+    def side(view: ChunkView) -> dict[str, int]:
+        return {
+            "documents": view.num_documents,
+            "characters": view.num_characters,
+            "tokens": view.num_body_tokens,
+            "tokens_dropped": view.num_tokens_dropped,
+            "tokens_truncated": view.num_tokens_truncated,
+            "chunks": len(view),
+        }
+
+    return {
+        **parts.store.funnel,
+        "tokens": parts.store.num_tokens,
+        "fingerprint": parts.store.directory.name,
+        "train": side(parts.splits.train),
+        "validation": side(parts.splits.validation),
+    }

@@ -1,0 +1,241 @@
+"""YAML for settings: plain values, each with its line; none of YAML's traps.
+
+PyYAML does the syntax. What the text means is decided here, because its own reading (YAML 1.1)
+surprises: there `1e-5` is a string, `no` is False and the second of two equal keys silently wins.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+KeyPath = tuple[str | int, ...]
+
+MAX_DEPTH = 20
+"""Deepest nesting that is read. Settings need 5; a hostile file could need any number."""
+
+_NULL = re.compile(r"~|null|Null|NULL|")
+_BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
+_INT = re.compile(r"[-+]?[0-9]+")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+
+
+@dataclass(frozen=True, order=True)
+class Origin:
+    """Where a value was written. Problems are reported in the order of `rank`."""
+
+    rank: int
+    where: str
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """One thing that is wrong, at one key. As text it is one line."""
+
+    origin: Origin
+    key: str
+    what: str
+
+    def __str__(self) -> str:
+        """`FILE:LINE: section.key: what is wrong`."""
+        return ": ".join(part for part in (self.origin.where, self.key, self.what) if part)
+
+
+@dataclass
+class Document:
+    """A YAML text as plain values, with the origin of each and what is wrong with the text."""
+
+    value: Any = None
+    origins: dict[KeyPath, Origin] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def origin_of(self, path: KeyPath) -> Origin:
+        """The origin of `path`, or of the nearest thing around it that was written down."""
+        while path and path not in self.origins:
+            path = path[:-1]
+        return self.origins[path]
+
+    def report(self, path: KeyPath, what: str, origin: Origin | None = None) -> None:
+        """Notes a problem at `path`. Of several at one place the first one stands."""
+        problem = Problem(origin or self.origin_of(path), dotted(path), what)
+        if not any((p.origin, p.key) == (problem.origin, problem.key) for p in self.problems):
+            self.problems.append(problem)
+
+    def value_at(self, path: KeyPath) -> Any:
+        """The value at a path that exists."""
+        value = self.value
+        for part in path:
+            value = value[part]
+        return value
+
+
+def dotted(path: KeyPath) -> str:
+    """`("corpus", "sources", 0)` as `corpus.sources.0`."""
+    return ".".join(map(str, path))
+
+
+def parse(text: str, origin_at: Callable[[int], Origin], path: KeyPath = ()) -> Document:
+    """Reads one YAML document; what is wrong with it is in the result's `problems`.
+
+    Args:
+        text: the YAML.
+        origin_at: the origin of a line, counted from 1.
+        path: where in the whole the document stands.
+
+    Returns:
+        The document. Where the syntax itself is broken, its value is None.
+    """
+    document = Document(origins={path: origin_at(1)})
+    try:
+        events = yaml.parse(text, Loader=yaml.SafeLoader)
+        _Builder(document, events, origin_at).read(path)
+    except (yaml.YAMLError, ValueError) as error:
+        # PyYAML lets a ValueError escape for "\U00110000", a code point that does not exist.
+        line, what = _syntax_problem(error, text)
+        document.report(path, what, origin_at(line))
+    return document
+
+
+class _Builder:
+    """Turns PyYAML's events into values. Works on events because aliases are still unexpanded."""
+
+    def __init__(
+        self, document: Document, events: Iterator[yaml.Event], origin_at: Callable[[int], Origin]
+    ) -> None:
+        self._document = document
+        self._events = events
+        self._origin_at = origin_at
+
+    def read(self, path: KeyPath) -> None:
+        next(self._events)  # the start of the stream
+        if isinstance(next(self._events), yaml.StreamEndEvent):
+            return
+        self._document.value = self._value(next(self._events), path)
+        next(self._events)  # the end of the document
+        after = next(self._events)
+        if not isinstance(after, yaml.StreamEndEvent):
+            origin = self._origin_at(_line(after))
+            self._document.report(path, "a second YAML document begins here; keep one", origin)
+
+    def _value(self, event: yaml.Event, path: KeyPath) -> Any:
+        self._document.origins[path] = self._origin_at(_line(event))
+        if len(path) > MAX_DEPTH:
+            raise ValueError(f"more than {MAX_DEPTH} levels deep")
+        if isinstance(event, yaml.NodeEvent) and event.anchor is not None:
+            mark = "*" if isinstance(event, yaml.AliasEvent) else "&"
+            what = f"aliases and anchors ({mark}{event.anchor}) are not read; write the value out"
+            self._document.report(path, what)
+        if isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)) and event.tag:
+            self._document.report(path, f"tags ({event.tag}) are not read; remove it")
+        if isinstance(event, yaml.ScalarEvent):
+            return _scalar(event.value) if event.style is None else event.value
+        if isinstance(event, yaml.SequenceStartEvent):
+            return self._list(path)
+        if isinstance(event, yaml.MappingStartEvent):
+            return self._mapping(path)
+        return None  # an alias, reported above
+
+    def _list(self, path: KeyPath) -> list[Any]:
+        values: list[Any] = []
+        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
+            values.append(self._value(event, (*path, len(values))))
+        return values
+
+    def _mapping(self, path: KeyPath) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        key_lines: dict[str, int] = {}
+        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
+            line = _line(event)
+            origin = self._origin_at(line)
+            if isinstance(event, yaml.ScalarEvent):
+                key = event.value
+            else:
+                # Consumed like a value, so that the rest can be read; `{{name}}` ends up here.
+                self._value(event, (*path, "?"))
+                self._document.report(path, "a key must be a plain name", origin)
+                key = "?"
+            value = self._value(next(self._events), (*path, key))
+            # A key's problems are looked for where the key stands, which may be a line above.
+            self._document.origins[*path, key] = origin
+            if key in values:
+                self._document.report(
+                    (*path, key), f"given twice, first on line {key_lines[key]}; remove one", origin
+                )
+            key_lines.setdefault(key, line)
+            values[key] = value
+        return values
+
+
+def _scalar(text: str) -> Any:
+    """A plain (unquoted) scalar by the core schema of YAML 1.2, without octal, hex, inf and nan."""
+    if _NULL.fullmatch(text):
+        return None
+    if _BOOL.fullmatch(text):
+        return text.lower() == "true"
+    try:
+        if _INT.fullmatch(text):
+            return int(text)
+        if _FLOAT.fullmatch(text) and math.isfinite(number := float(text)):
+            return number
+    except ValueError:  # Python converts at most 4300 digits
+        pass
+    return text
+
+
+def _line(event: yaml.Event) -> int:
+    """The line that an event begins on, from 1."""
+    return int(event.start_mark.line) + 1 if event.start_mark else 1
+
+
+def _syntax_problem(error: Exception, text: str) -> tuple[int, str]:
+    """The line (from 1) and the explanation of text that is not YAML."""
+    if isinstance(error, yaml.reader.ReaderError):
+        line = text.count("\n", 0, error.position) + 1
+        return line, f"the character U+{ord(text[error.position]):04X} is not allowed in YAML"
+    mark = getattr(error, "problem_mark", None)
+    if not isinstance(error, yaml.MarkedYAMLError) or mark is None:
+        return 1, f"not valid YAML: {error}"
+    lines = text.splitlines() or [""]
+    written = lines[min(mark.line, len(lines) - 1)]
+    what = f"not valid YAML: {error.problem}"
+    if "\t" in written[: mark.column + 1]:
+        what = "a tab stands where YAML wants spaces; replace it by spaces"
+    elif re.match(r"[\s-]*(?:\w+:\s+)?[\[{]", written):
+        what += "; text that begins with [ or { needs quotes"
+    elif "mapping values are not allowed" in what:
+        what += "; check the indentation, and put text with a colon in quotes"
+    return mark.line + 1, what
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes each string that either this module or a YAML 1.1 reader would take for another type.
+
+    So the file means the same to everyone who opens it.
+    """
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        """A string; unusual line breaks (such as U+0085) survive as escapes only."""
+        style = '"' if re.search("[\x85\u2028\u2029]", text) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        """Indents lists below their key, as the shipped configs do."""
+        super().increase_indent(flow, False)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+for _kind, _pattern in (("null", _NULL), ("bool", _BOOL), ("int", _INT), ("float", _FLOAT)):
+    _Dumper.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_kind}", re.compile(rf"(?:{_pattern.pattern})\Z"), None
+    )
+
+
+def dump(value: Any) -> str:
+    """Plain values as YAML in the order given, for `parse` to read back."""
+    text: str = yaml.dump(
+        value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**31 - 1
+    )
+    return text

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Style, types and tests. Arguments go to pytest:
+#
+#     bash scripts/test.sh
+#     bash scripts/test.sh tests/test_config.py -k override
+set -euo pipefail
+MLMTUNE_EXTRAS="quickstart,dev"
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+
+cd "$ROOT"
+"$PYTHON" -m ruff check --quiet .
+"$PYTHON" -m ruff format --check --quiet .
+"$PYTHON" -m mypy --no-error-summary
+exec "$PYTHON" -m pytest "$@"

@@ -1,0 +1,135 @@
+"""What the tests share: a tiny tokenizer, tiny models and a small corpus, all made here."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# Before transformers is imported: no test may look for a network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+import yaml
+from hypothesis import settings
+
+settings.register_profile("mlmtune", deadline=None, max_examples=50)
+settings.load_profile("mlmtune")
+
+WORDS = (
+    "the a of to in and is on for with storage account key vault cluster node pool network "
+    "policy container image registry secret token deploy create delete update list resource "
+    "group portal command line interface azure service server client request response data "
+    "model train test value name type file folder text word sentence document page table "
+    "running stopped started ready pending failed succeeded small large new old first last"
+).split()
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+UNUSED_TOKENS = [f"[unused{number}]" for number in range(5)]
+PIECES = ["##s", "##ed", "##ing", "##er", "##ly", *"abcdefghijklmnopqrstuvwxyz0123456789"]
+PIECES += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz0123456789"] + list(".,:;-[]")
+VOCABULARY = [*SPECIAL_TOKENS, *UNUSED_TOKENS, *WORDS, *PIECES]
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    """A fast WordPiece tokenizer of some 170 tokens with BERT's template."""
+    from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors
+    from tokenizers.models import WordPiece
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {token: id_ for id_, token in enumerate(VOCABULARY)}
+    backend = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece(prefix="##")
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(t, vocabulary[t]) for t in ("[CLS]", "[SEP]")],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=64,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+@pytest.fixture(scope="session")
+def model_dir(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of two layers with random weights, an MLM head, and no dropout; 64 positions."""
+    import torch
+    from transformers import BertConfig, BertForMaskedLM
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-bert"
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        pad_token_id=0,
+    )
+    BertForMaskedLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def corpus_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty text files of 30 to 60 words each, drawn from the tokenizer's words."""
+    import random
+
+    folder = tmp_path_factory.mktemp("corpus")
+    draw = random.Random(0)
+    for number in range(40):
+        words = draw.choices(WORDS, k=draw.randint(30, 60))
+        (folder / f"{number:02}.txt").write_text(" ".join(words) + ".\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def token_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Each test has a token cache of its own."""
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("MLMTUNE_CACHE", str(cache))
+    return cache
+
+
+@pytest.fixture
+def config_file(
+    tmp_path: Path, model_dir: Path, corpus_dir: Path
+) -> Callable[..., Path]:
+    """Writes a config for a run of a few small steps; arguments are sections that replace keys."""
+
+    def write(name: str = "config.yaml", **sections: dict[str, Any]) -> Path:
+        config: dict[str, dict[str, Any]] = {
+            "run": {"output_dir": str(tmp_path / "run")},
+            "model": {"name_or_path": str(model_dir)},
+            "corpus": {
+                "sources": [{"format": "text", "path": str(corpus_dir)}],
+                "validation_fraction": 0.2,
+            },
+            "chunking": {"chunk_length": 16},
+            "optimizer": {"learning_rate": 0.001},
+            "training": {
+                "max_steps": 6, "global_batch_size": 8, "precision": "fp32", "log_every": 1,
+            },
+            "evaluation": {"every": 3},
+            "checkpoint": {"every": 2},
+        }  # fmt: skip
+        for section, values in sections.items():
+            config.setdefault(section, {}).update(values)
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump(config), encoding="utf-8")
+        return path
+
+    return write

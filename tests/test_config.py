@@ -1,0 +1,149 @@
+"""The schema, and the configs that come with it."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from mlmtune.config import Config, CorpusConfig, SourceConfig
+from mlmtune.config_loading import load_config, shipped_configs
+from mlmtune.config_problems import NAMES_IN_TRANSFORMERS, known_keys
+
+ROOT = Path(__file__).parent.parent
+LEAST: dict[str, Any] = {
+    "run": {"output_dir": "runs/x"},
+    "model": {"name_or_path": "x"},
+    "corpus": {"sources": [{"format": "text", "path": "x"}]},
+}
+
+
+def with_settings(**sections: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: {**LEAST.get(name, {}), **sections.get(name, {})} for name in {**LEAST, **sections}
+    }
+
+
+def sections() -> Iterator[type[BaseModel]]:
+    waiting: list[type[BaseModel]] = [Config, SourceConfig]
+    while waiting:
+        section = waiting.pop()
+        yield section
+        for field in section.model_fields.values():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                waiting.append(field.annotation)
+
+
+def test_three_settings_are_enough() -> None:
+    config = Config.model_validate(LEAST)
+    assert config.chunking.chunk_length == 128
+    assert config.masking.mlm_probability == 0.15
+
+
+@pytest.mark.parametrize("name", list(shipped_configs()))
+def test_each_shipped_config_loads(name: str) -> None:
+    config = load_config(shipped_configs()[name])
+    assert config.run.output_dir == f"runs/{name}"
+
+
+def test_the_shipped_configs_are_those_beside_the_package() -> None:
+    assert {"quickstart", "azure", "wikitext", "wikitext-zh"} <= set(shipped_configs())
+    assert set(shipped_configs().values()) == set((ROOT / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", list(shipped_configs()))
+def test_each_example_of_a_shipped_config_has_one_mask(name: str) -> None:
+    examples = load_config(shipped_configs()[name]).evaluation.examples
+    assert examples
+    assert all(example.count("[MASK]") == 1 for example in examples)
+
+
+@pytest.mark.parametrize("section", list(sections()), ids=lambda section: section.__name__)
+def test_every_key_is_documented(section: type[BaseModel]) -> None:
+    assert section.__doc__
+    if section is not Config:  # its keys are sections, documented by their classes
+        undocumented = [key for key, field in section.model_fields.items() if not field.description]
+        assert undocumented == []
+
+
+def test_every_section_of_the_design_is_there() -> None:
+    assert list(Config.model_fields) == [
+        "run",
+        "model",
+        "corpus",
+        "tokenization",
+        "chunking",
+        "masking",
+        "optimizer",
+        "training",
+        "evaluation",
+        "checkpoint",
+    ]
+
+
+def test_names_from_transformers_lead_to_settings_that_exist() -> None:
+    assert set(NAMES_IN_TRANSFORMERS.values()) <= set(known_keys())
+
+
+def test_a_loaded_config_cannot_be_changed() -> None:
+    config = Config.model_validate(LEAST)
+    with pytest.raises(ValidationError, match="frozen"):
+        config.training.epochs = 5  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"masking": {"mask_replace_prob": 0.8, "random_replace_prob": 0.3}}, "must not exceed 1"),
+        ({"training": {"micro_batch_size": 32, "global_batch_size": 16}}, "is larger than"),
+        ({"chunking": {"mode": "per_document", "special_tokens": "document"}}, "concatenate"),
+        ({"corpus": {"max_train_chunks": 5}}, "need split_by: chunk"),
+        (
+            {
+                "corpus": {
+                    "split_by": "chunk",
+                    "validation_sources": [{"format": "text", "path": "v"}],
+                }
+            },
+            "does not go with validation_sources",
+        ),
+        ({"corpus": {"sources": []}}, "at least 1"),
+        ({"corpus": {"sources": [{"format": "python", "path": "x"}]}}, "needs text_field"),
+        (
+            {"corpus": {"sources": [{"format": "text", "path": "x", "text_field": "t"}]}},
+            "no meaning for format 'text'",
+        ),
+        ({"training": {"epochs": 0}}, "greater than 0"),
+        ({"training": {"epochs": "3"}}, "valid number"),
+        ({"training": {"max_steps": True}}, "valid integer"),
+        ({"masking": {"mlm_probability": 1.5}}, "less than or equal to 1"),
+    ],
+)
+def test_settings_that_contradict_each_other_or_their_type_are_refused(
+    settings: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        Config.model_validate(with_settings(**settings))
+
+
+def test_shares_that_add_up_to_one_in_floating_point_are_accepted() -> None:
+    settings = {"mask_replace_prob": 0.7, "random_replace_prob": 0.3}
+    Config.model_validate(with_settings(masking=settings))
+
+
+def test_defaults_are_not_shared_between_configs() -> None:
+    first = CorpusConfig.model_validate(LEAST["corpus"])
+    second = CorpusConfig.model_validate(LEAST["corpus"])
+    assert first.validation_sources is not second.validation_sources
+
+
+def test_loading_a_config_imports_no_torch() -> None:
+    code = (
+        "import sys; from mlmtune.config_loading import load_config, shipped_configs; "
+        "load_config(shipped_configs()['quickstart']); "
+        "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'datasets')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
