@@ -72,9 +72,9 @@ def content_hash(text: str) -> int:
 _MAX_BLOCK_NESTING = 100
 _MAX_INLINE_NESTING = 20
 
-# The first line after the mark has to look like YAML: a page may open with a rule.
+# Its first line but for comments has to look like YAML: a page may open with a rule.
 _FRONT_MATTER = re.compile(
-    r"---[ \t]*\n(?=---|\.\.\.|[ \t]*#|[ \t]*\n|[\w\"'.-]+[ \t]*:)"
+    r"---[ \t]*\n(?=---|\.\.\.|(?:[ \t]*(?:#.*)?\n)*[\w\"'.-]+[ \t]*:)"
     r"(?:.*\n)*?(?:---|\.\.\.)[ \t]*(?:\n|\Z)"
 )
 _ATTRIBUTE = r"""(?:\s+[\w-]+\s*=\s*(?:"[^"]*"|'[^']*'))"""
@@ -102,7 +102,7 @@ _INLINE_MARKUP = re.compile(r"[\\`*_~\[<&]|  \n")
 _WIDE = "\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef"
 _BREAK_BETWEEN_WIDE = re.compile(f"(?<=[{_WIDE}])[ \t]*\n[ \t]*(?=[{_WIDE}])")
 _SOFT_BREAK = re.compile(r"[ \t]*\n[ \t]*")
-_HARD_BREAK = re.compile(r"[ \t]*\v[ \t]*")
+_HARD_BREAK = re.compile(r"[ \t]*\v[ \t\v]*")
 _SPACES = re.compile(r"[ \t]{2,}")
 
 
@@ -260,7 +260,7 @@ class _Page:
 
     def _inline_tag(self, tag: str) -> str:
         name = _TAG_NAME.match(tag)
-        if name and name[1].lower() == "br":
+        if name and name[1].lower() in _BLOCK_ELEMENTS:
             return "\v"
         return tag if _is_placeholder(tag) and self.config.html == "text" else ""
 

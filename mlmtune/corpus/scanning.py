@@ -126,8 +126,11 @@ def _scan_source(
         for below, path, outcome in walk.entries():
             if isinstance(outcome, PassedOver):
                 passed_over.setdefault(path, outcome)
-            elif path not in files:
+            else:
                 file_id = str(prefix / below)
+                # Found twice, through a link or a second path: folders are listed in no order.
+                if path in files:
+                    file_id = min(file_id, files[path].id)
                 files[path] = ListedFile(file_id, path, outcome.st_size, outcome.st_mtime_ns)
         endings_seen += walk.endings_passed
     if not files and not passed_over:
@@ -154,7 +157,7 @@ class _Walk:
         self.endings_passed: Counter[str] = Counter()
         self._exclude = [_matcher(glob) for glob in source.exclude]
         self._named_file: str | None = None
-        if path.is_dir():
+        if os.path.isdir(path):
             self.root = os.path.realpath(path)
         else:
             # The folder may be a link, the file itself is looked at as it is.
@@ -178,14 +181,9 @@ class _Walk:
             real = os.path.realpath(path)
             yield self._named_file, real, _status(real, real)
             return
-        yield from self._folder("", matched=self._glob is None)
-
-    def _folder(
-        self, below: str, *, matched: bool
-    ) -> Iterator[tuple[str, str, os.stat_result | PassedOver]]:
-        """What is below one folder; `matched` where the source names it, or one above it."""
-        # A stack in place of recursion: folders may be nested more deeply than calls.
-        stack = [(below, matched)]
+        # A stack in place of recursion: folders may be nested more deeply than calls. With each
+        # folder goes whether the source names it, or one above it.
+        stack = [("", self._glob is None)]
         while stack:
             below, matched = stack.pop()
             folder = os.path.join(self.root, below)

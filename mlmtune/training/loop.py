@@ -153,11 +153,11 @@ def _train_to_the_end(job: Job) -> None:
     last = state.step >= plan.max_steps or _is_stopped_early(job)
     while not last:
         batches = job.parts.stream.micro_batches(state.step)
-        agreed = _agree(job, sum(batch.num_masked_tokens for batch in batches))
+        agreed = agree(job, sum(batch.num_masked_tokens for batch in batches))
         if agreed.signal_number is not None:
             _save_and_stop(job, agreed.signal_number)
 
-        learning_rate, gradient_norm = _take_step(job, batches, agreed.num_masked_tokens)
+        learning_rate, gradient_norm = take_step(job, batches, agreed.num_masked_tokens)
         clock.tick()
         job.progress.step()
 
@@ -216,7 +216,7 @@ class _Agreement:
     is_out_of_time: bool
 
 
-def _agree(job: Job, num_masked_tokens: int) -> _Agreement:
+def agree(job: Job, num_masked_tokens: int) -> _Agreement:
     """Share what one process alone knows: its masked tokens, its signals, its clock.
 
     One small exchange a step, so that all stop after the same step and divide by the same number.
@@ -236,7 +236,7 @@ def _agree(job: Job, num_masked_tokens: int) -> _Agreement:
     return _Agreement(masked, signal_number if stopped else None, bool(late))
 
 
-def _take_step(job: Job, batches: list[MaskedBatch], num_masked_tokens: int) -> tuple[float, float]:
+def take_step(job: Job, batches: list[MaskedBatch], num_masked_tokens: int) -> tuple[float, float]:
     """One optimizer step: every masked token of the global batch weighs the same.
 
     The loss of each micro-batch is a sum over its masked tokens, divided by the masked tokens of

@@ -1,0 +1,214 @@
+"""What a run would do, shown before hours are spent on it: `mlmtune check`."""
+
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from mlmtune.config import Config
+from mlmtune.corpus.reading import CleanDocument, read_file
+from mlmtune.corpus.scanning import ListedFile, ListedSource, scan
+from mlmtune.masking.collator import IGNORE_INDEX, MaskedBatch
+from mlmtune.modeling.device import build_accelerator
+from mlmtune.randomness import key, permute
+from mlmtune.tokens.chunking import ChunkView
+from mlmtune.training.environment import peak_memory_bytes
+from mlmtune.training.interrupts import StopRequest
+from mlmtune.training.job import start
+from mlmtune.training.loop import agree, take_step
+from mlmtune.training.progress import Progress
+from mlmtune.training.run_dir import RunDir
+from mlmtune.training.setup import Parts, build_parts
+
+NUM_SAMPLES = 3
+SAMPLE_CHARACTERS = 300
+MEASURED_STEPS = 10
+WARMUP_STEPS = 2
+"""Of the measured steps; they pay for memory that is asked for once."""
+
+SAMPLE_STREAM = 0xC4EC
+"""Keeps the choice of samples apart from the other draws of `corpus.split_seed`."""
+
+BYTES_PER_PARAMETER = 16
+"""fp32 weights, gradients, and AdamW's two moments."""
+
+
+def preview(config: Config, *, measure: bool) -> None:
+    """Print the plan of a run, samples of its text, and one chunk with its masks.
+
+    Args:
+        config: the run's config.
+        measure: take ten real steps, and say how fast they were.
+
+    Raises:
+        MlmtuneError: what would keep the run from starting.
+    """
+    accelerator = build_accelerator(config.training.precision)
+    progress = Progress(is_main=accelerator.is_main_process, is_quiet=False)
+    parts = build_parts(config, accelerator, progress.say)
+
+    for name, text in _plan_lines(parts, str(accelerator.device)):
+        progress.result(f"{name:<12}{text}")
+    for sample in _samples(config):
+        progress.result(f"\n{sample.id}\n{_indent(_shorten(sample.text))}")
+    progress.result("\nthe first training chunk, [[original -> what the model sees]]")
+    progress.result(_indent(_decode(parts, parts.stream.micro_batches(0)[0], row=0)))
+    if measure:
+        progress.result("")
+        job = start(parts, accelerator, RunDir(Path()), progress, StopRequest())
+        seconds = []
+        for step in range(MEASURED_STEPS):
+            started = time.monotonic()
+            batches = parts.stream.micro_batches(step)
+            agreed = agree(job, sum(batch.num_masked_tokens for batch in batches))
+            take_step(job, batches, agreed.num_masked_tokens)
+            seconds.append(time.monotonic() - started)
+        _show_measured(parts, seconds, peak_memory_bytes(accelerator.device), progress)
+    accelerator.end_training()
+
+
+def _plan_lines(parts: Parts, device: str) -> Iterator[tuple[str, str]]:
+    config, loaded, plan, splits = parts.config, parts.loaded, parts.plan, parts.splits
+    context = loaded.context_length
+    yield (
+        "model",
+        f"{config.model.name_or_path}: {type(loaded.model).__name__}, "
+        f"{loaded.num_parameters / 1e6:.1f} M parameters, context length "
+        f"{'unlimited' if context is None else context}"
+        + (", with a new masked-LM head" if loaded.head_is_new else ""),
+    )
+    yield (
+        "device",
+        f"{device}, {config.training.precision}, {loaded.attn_implementation} attention, "
+        f"head on {'masked positions' if parts.head.is_sparse else 'all positions'}",
+    )
+    for kind in ("files", "documents"):
+        counts = parts.store.funnel[kind]
+        done = "read" if kind == "files" else "kept"
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in counts["left_out"].items())
+        yield (
+            kind,
+            f"{counts['found']:,} found, {counts[done]:,} {done}, "
+            f"{sum(counts['left_out'].values()):,} left out" + (f" ({reasons})" if reasons else ""),
+        )
+    total = splits.train.num_characters + splits.validation.num_characters
+    for name, view in (("training", splits.train), ("validation", splits.validation)):
+        yield name, _describe_side(view, total)
+    yield (
+        "steps",
+        f"{plan.max_steps:,} of {plan.global_batch_size} chunks ({plan.num_processes} processes "
+        f"x {plan.num_accumulation} accumulation x {plan.micro_batch_size} micro batch), "
+        f"{plan.num_epochs:.2f} epochs",
+    )
+    yield "masked", f"about {_masked_tokens_an_epoch(parts):,} tokens an epoch"
+    yield "memory", f"about {estimate_memory(parts) / 1e9:.1f} GB on the device for training"
+
+
+def _describe_side(view: ChunkView, total_characters: int) -> str:
+    lost = view.num_tokens_dropped + view.num_tokens_truncated
+    return (
+        f"{view.num_documents:,} documents, {view.num_characters / total_characters:.1%} of the "
+        f"characters, {view.num_body_tokens:,} tokens, {len(view):,} chunks"
+        + (f" ({lost:,} tokens cut off, as the config says)" if lost else "")
+    )
+
+
+def _masked_tokens_an_epoch(parts: Parts) -> int:
+    return round(parts.splits.train.num_body_tokens * parts.config.masking.mlm_probability)
+
+
+def estimate_memory(parts: Parts) -> int:
+    """Bytes that training takes on a device: parameters and their moments, and activations.
+
+    Activations by Korthikanti et al. 2022 ("Reducing activation recomputation in large transformer
+    models", eq. 1): T * B * H * (34 + 5 * A * T / H) bytes a layer at 16 bits, for B sequences of
+    T tokens, H hidden, A heads; twice that in fp32; with checkpointing 2 * T * B * H. Then logits
+    of the masked positions over the vocabulary, their gradients, and a copy in fp32.
+    """
+    config, model_config = parts.config, parts.loaded.model.config
+    sequences, tokens = parts.plan.micro_batch_size, config.chunking.chunk_length
+    hidden = int(getattr(model_config, "hidden_size", 0))
+    heads = int(getattr(model_config, "num_attention_heads", 0))
+    layers = int(getattr(model_config, "num_hidden_layers", 0))
+    width = 2 if config.training.precision == "fp32" else 1
+
+    by_layer = 34 * hidden + 5 * heads * tokens
+    if config.training.gradient_checkpointing:
+        by_layer = 2 * hidden
+    activations = sequences * tokens * layers * by_layer * width
+    positions = sequences * tokens
+    if parts.head.is_sparse:
+        positions = round(positions * config.masking.mlm_probability)
+    logits = positions * len(parts.loaded.tokenizer) * 3 * 4
+    return BYTES_PER_PARAMETER * parts.loaded.num_parameters + activations + logits
+
+
+def _samples(config: Config) -> Iterator[CleanDocument]:
+    """One document each of a few files, drawn by the split's seed."""
+    files: list[tuple[ListedSource, ListedFile]] = [
+        (source, file) for source in scan(config.corpus).sources for file in source.files
+    ]
+    order = permute(np.arange(len(files)), len(files), key(config.corpus.split_seed, SAMPLE_STREAM))
+    found = 0
+    for place in order:
+        source, file = files[place]
+        for event in read_file(file, source.config, config.corpus.markdown):
+            if isinstance(event, CleanDocument) and len(event.text) >= max(
+                config.corpus.min_characters, 1
+            ):
+                yield event
+                found += 1
+                # A corpus of one file gives all its samples from there.
+                if found == NUM_SAMPLES:
+                    return
+                if len(files) >= NUM_SAMPLES:
+                    break
+
+
+def _decode(parts: Parts, batch: MaskedBatch, row: int) -> str:
+    """A chunk as text, with each predicted token as [[original -> what the model sees]]."""
+    tokenizer = parts.loaded.tokenizer
+    pieces: list[str] = []
+    run: list[int] = []
+
+    def flush() -> None:
+        if run:
+            pieces.append(str(tokenizer.decode(run)))
+            run.clear()
+
+    for seen, label in zip(batch.input_ids[row].tolist(), batch.labels[row].tolist(), strict=True):
+        if label == IGNORE_INDEX:
+            run.append(seen)
+            continue
+        flush()
+        original = str(tokenizer.convert_ids_to_tokens(label))
+        shown = "itself" if seen == label else str(tokenizer.convert_ids_to_tokens(seen))
+        pieces.append(f"[[{original} -> {shown}]]")
+    flush()
+    return " ".join(pieces)
+
+
+def _show_measured(parts: Parts, seconds: list[float], peak_bytes: int, progress: Progress) -> None:
+    seconds_a_step = float(np.median(seconds[WARMUP_STEPS:]))
+    tokens_a_step = parts.plan.num_tokens / parts.plan.num_chunks * parts.plan.global_batch_size
+    duration = timedelta(seconds=round(seconds_a_step * parts.plan.max_steps))
+    finish = datetime.now() + duration
+    progress.result(
+        f"measured    {tokens_a_step / seconds_a_step:,.0f} tokens/s, {seconds_a_step:.2f} s a "
+        f"step (median of {len(seconds) - WARMUP_STEPS}), peak memory {peak_bytes / 1e9:.2f} GB"
+    )
+    progress.result(
+        f"finish      {tqdm.format_interval(duration.total_seconds())} of training without "
+        f"evaluations: {finish:%Y-%m-%d %H:%M} if started now"
+    )
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= SAMPLE_CHARACTERS else text[:SAMPLE_CHARACTERS].rstrip() + " ..."
+
+
+def _indent(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())
