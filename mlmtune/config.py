@@ -53,11 +53,12 @@ class MarkdownConfig(Section):
     tables: Literal["text", "drop"] = "text"
     """Tables: one line a row, cells separated by ` | `, or dropped."""
     html: Literal["text", "drop"] = "text"
-    """HTML: its text without the tags (scripts, styles and comments go), or all of it dropped."""
+    """HTML: its text without the tags (scripts, styles and comments go), or dropped; the words
+    between inline tags stay."""
     links: Literal["text", "keep", "drop"] = "text"
     """Links: their text alone, text followed by the target in parentheses, or dropped."""
     images: Literal["text", "drop"] = "drop"
-    """Images: their alternative text, or dropped."""
+    """Images (also `:::image`): their alternative text, or dropped."""
     directives: Literal["drop", "keep"] = "drop"
     """Lines for a docs site's builder (`[!INCLUDE ...]`, `:::zone`, the `[!NOTE]` mark of an
     alert). The text inside an alert or a zone always stays."""
@@ -74,7 +75,8 @@ class SourceConfig(Section):
     """A file, a folder, a glob, or `package://NAME/PATH` inside an installed package; or a list of
     them. Files may be compressed (`.gz`)."""
     include: list[str] | None = None
-    """Globs below a folder that name the files to read; by default the format's usual endings."""
+    """Globs below a folder that name the files to read, as in a .gitignore; by default the format's
+    usual endings."""
     exclude: list[str] = []
     """Globs below a folder that name files to leave out."""
     text_field: str | None = None
@@ -116,7 +118,8 @@ class CorpusConfig(Section):
     min_characters: Annotated[int, Field(ge=0)] = 0
     """Documents shorter than this after cleaning are left out (and counted)."""
     deduplicate: bool = True
-    """Leave out documents that equal an earlier one but for white space (and count them)."""
+    """Leave out documents that equal an earlier one but for white space (and count them). Training
+    documents that equal a given validation document go in any case."""
     on_error: Literal["fail", "skip"] = "fail"
     """What a broken record does (a JSON line that does not parse, a truncated `.gz`): stop with its
     file and line, or be left out and counted."""

@@ -1,7 +1,7 @@
 """What the tests share: a tiny tokenizer, tiny models and a small corpus, all made here."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 UNUSED_TOKENS = [f"[unused{number}]" for number in range(5)]
 PIECES = ["##s", "##ed", "##ing", "##er", "##ly", *"abcdefghijklmnopqrstuvwxyz0123456789"]
 PIECES += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz0123456789"] + list(".,:;-[]")
-VOCABULARY = [*SPECIAL_TOKENS, *UNUSED_TOKENS, *WORDS, *PIECES]
+# Each once: an id of its own for every token.
+VOCABULARY = list(dict.fromkeys([*SPECIAL_TOKENS, *UNUSED_TOKENS, *WORDS, *PIECES]))
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +58,66 @@ def tokenizer() -> Any:
         mask_token="[MASK]",
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer() -> Any:
+    """A byte-level BPE tokenizer with RoBERTa's template: <s> ... </s>, and <mask>."""
+    from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
+    from tokenizers.models import BPE
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    backend = Tokenizer(BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=special,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator([" ".join(WORDS)] * 3, trainer)
+    backend.post_processor = processors.RobertaProcessing(
+        ("</s>", special.index("</s>")), ("<s>", special.index("<s>"))
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=64,
+        bos_token="<s>",
+        cls_token="<s>",
+        eos_token="</s>",
+        sep_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+    )
+
+
+@pytest.fixture(scope="session")
+def make_store() -> Callable[..., Any]:
+    """Builds a token store in memory from the ids of each document."""
+    import numpy as np
+
+    from mlmtune.tokens.store import TokenStore
+
+    def make(
+        documents: Sequence[Sequence[int]], word_starts: Sequence[bool] | None = None
+    ) -> TokenStore:
+        ids = np.asarray([id_ for document in documents for id_ in document], dtype=np.uint16)
+        starts = np.ones(len(ids), bool) if word_starts is None else np.asarray(word_starts, bool)
+        return TokenStore(
+            ids=ids,
+            word_starts=np.packbits(starts),
+            offsets=np.cumsum([0, *map(len, documents)], dtype=np.int64),
+            content_hashes=np.arange(len(documents), dtype=np.uint64),
+            given=np.zeros(len(documents), dtype=bool),
+            num_characters=np.asarray([5 * len(d) for d in documents], dtype=np.int64),
+            funnel={},
+            directory=Path("nowhere"),
+        )
+
+    return make
 
 
 @pytest.fixture(scope="session")

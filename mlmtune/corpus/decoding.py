@@ -90,31 +90,34 @@ class Encoding(NamedTuple):
     """Length of the byte order mark that precedes the text."""
 
 
-def read_bytes(path: str, max_bytes: int | None = None) -> bytes:
+def read_bytes(path: str) -> bytes:
     """The content of a file, `.gz` undone, once its start has been seen to be text.
 
     Raises:
-        FileLeftOut: missing, unreadable, damaged, empty, binary, or above `max_bytes`.
+        FileLeftOut: missing, unreadable, damaged, empty, binary or undecodable.
     """
+    return _read(path, None)[0]
+
+
+def _read(path: str, max_bytes: int | None) -> tuple[bytes, Encoding]:
     with _open(path) as stream:
-        _detect_from_start(stream)
+        encoding = _detect_from_start(stream)
         content = stream.read() if max_bytes is None else stream.read(max_bytes + 1)
     if max_bytes is not None and len(content) > max_bytes:
         raise FileLeftOut(
             "too_large",
             f"over {max_bytes >> 20} MiB is no page of Markdown; read it with format: text",
         )
-    return content
+    return content, encoding
 
 
 def read_text(path: str, max_bytes: int | None = None) -> str:
     """The text of a file.
 
     Raises:
-        FileLeftOut: see `read_bytes`; or the bytes fit no known encoding.
+        FileLeftOut: see `read_bytes`; or the file has more than `max_bytes`.
     """
-    content = read_bytes(path, max_bytes)
-    encoding = detect_encoding(content[:_PREFIX_BYTES], complete=len(content) <= _PREFIX_BYTES)
+    content, encoding = _read(path, max_bytes)
     try:
         return str(memoryview(content)[encoding.mark_bytes :], encoding.name)
     except UnicodeDecodeError as error:

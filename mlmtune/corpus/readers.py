@@ -73,16 +73,16 @@ def read_json(path: str, text_field: str | None) -> Iterator[Record]:
     """A JSON list at once, or JSON Lines as a stream."""
     lines = iter_lines(path)
     if not path.lower().removesuffix(".gz").endswith((".jsonl", ".ndjson")):
-        blank = []
+        start = []
         for number, line in lines:
             if isinstance(line, str) and line.lstrip().startswith("["):
                 del line
                 yield from _read_json_list(path, text_field)
                 return
-            blank.append((number, line))
+            start.append((number, line))
             if isinstance(line, BrokenRecord) or line.strip():
                 break
-        lines = chain(blank, lines)
+        lines = chain(start, lines)
 
     for number, line in lines:
         if isinstance(line, BrokenRecord):

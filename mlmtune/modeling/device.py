@@ -5,7 +5,7 @@ import warnings
 from functools import cache
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 
 from mlmtune.errors import ConfigError
 
@@ -65,10 +65,14 @@ def _survives_bf16() -> bool:
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
-        torch.set_num_threads(1)
-        matrix = torch.ones(256, 256, dtype=torch.bfloat16)
-        torch.nn.functional.linear(matrix, matrix)
-        os._exit(0)
+        status = 1
+        try:
+            torch.set_num_threads(1)
+            matrix = torch.ones(256, 256, dtype=torch.bfloat16)
+            torch.nn.functional.linear(matrix, matrix)
+            status = 0
+        finally:
+            os._exit(status)  # an error must not go on as a second copy of the whole program
     return os.waitpid(child, 0)[1] == 0
 
 
@@ -87,6 +91,8 @@ def build_accelerator(precision: str) -> Accelerator:
     accelerator = Accelerator(
         mixed_precision="no" if resolved == "fp32" else resolved,
         gradient_accumulation_steps=1,
+        # Buffers are constants here; sending them around would wait on processes that evaluate.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:

@@ -154,12 +154,13 @@ class StoreWriter:
     def finish(self, funnel: dict[str, Any]) -> None:
         """Write what is left and the header, and make all of it durable."""
         self._write("word_starts", np.packbits(self._loose_bits))
-        for file in self._all_files():
-            file.flush()
-            os.fsync(file.fileno())
-        self.close()
         header = {"format_version": FORMAT_VERSION, "dtype": self.dtype, "funnel": funnel}
-        (self.directory / "store.json").write_text(json.dumps(header), encoding="utf-8")
+        with (self.directory / "store.json").open("w", encoding="utf-8") as file:
+            json.dump(header, file)
+            for written in [*self._all_files(), file]:
+                written.flush()
+                os.fsync(written.fileno())
+        self.close()
 
     def close(self) -> None:
         """Close all files; safe to call twice."""

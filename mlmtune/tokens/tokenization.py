@@ -14,6 +14,7 @@ from filelock import FileLock
 from tokenizers import Encoding, Tokenizer
 
 from mlmtune.config import CorpusConfig, TokenizationConfig
+from mlmtune.corpus.cleaning import CLEANING_VERSION
 from mlmtune.corpus.funnel import Funnel
 from mlmtune.corpus.reading import KeptDocument, read_documents
 from mlmtune.corpus.scanning import Listing, scan
@@ -67,11 +68,34 @@ class SpecialTokens:
 
 def plain_backend(tokenizer: "PreTrainedTokenizerFast") -> Tokenizer:
     """A copy of the Rust tokenizer that neither truncates nor pads, and reads `[MASK]` as text."""
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend = Tokenizer.from_str(_without_special_pieces(tokenizer.backend_tokenizer.to_str()))
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = True
     return backend
+
+
+def _without_special_pieces(tokenizer_json: str) -> str:
+    """Rename the vocabulary entries of special tokens, ids kept, so that no text spells them.
+
+    `encode_special_tokens` alone does not do: where the vocabulary itself has `</s>`, a Unigram
+    model prefers it to its letters, and a model of whole words looks it up.
+    """
+    content = json.loads(tokenizer_json)
+    model = content["model"]
+    if model["type"] == "BPE" and not model.get("ignore_merges"):
+        return tokenizer_json  # reaches an entry by merges alone, and none makes a special token
+    special = {token["content"] for token in content["added_tokens"] if token["special"]}
+    special.discard(model.get("unk_token"))  # found by its name; unknown text becomes it anyway
+    entries = model["vocab"]
+    names = {name for name, _ in entries} if isinstance(entries, list) else set(entries)
+    hidden = {name: f"\0{name}\0" for name in special & names}
+    if isinstance(entries, list):  # Unigram
+        model["vocab"] = [[hidden.get(name, name), score] for name, score in entries]
+    else:
+        model["vocab"] = {hidden.get(name, name): id_ for name, id_ in entries.items()}
+    content["added_tokens"] = [t for t in content["added_tokens"] if t["content"] not in hidden]
+    return json.dumps(content)
 
 
 def cache_directory(config: TokenizationConfig) -> Path:
@@ -95,7 +119,7 @@ def cache_directory(config: TokenizationConfig) -> Path:
 def fingerprint(config: CorpusConfig, listing: Listing, backend: Tokenizer) -> str:
     """Name of a store: the files (paths, sizes, times), how they are read, and the tokenizer."""
     parts = [
-        str(FORMAT_VERSION),
+        f"{FORMAT_VERSION}.{CLEANING_VERSION}",
         json.dumps(config.model_dump(exclude=FIELDS_APART), sort_keys=True),
         listing.signature(),
         backend.to_str(),

@@ -210,15 +210,27 @@ def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
             }
 
 
+def drop_checkpoints_after(directory: Path, step: int) -> list[Path]:
+    """Delete the checkpoints of later steps: those of a course that the run does not take."""
+    later = [path for path in list_checkpoints(directory) if step_of(path) > step]
+    for path in later:
+        _delete(path)
+    return later
+
+
 def prune(directory: Path, keep: int, best_step: int | None) -> None:
     """Delete all but the `keep` newest checkpoints and the best, and what a killed save left."""
     for path in list_checkpoints(directory)[keep:]:
         if step_of(path) != best_step:
-            # The manifest goes first, so that a half-deleted checkpoint is not taken for whole.
-            (path / "MANIFEST.json").unlink(missing_ok=True)
-            shutil.rmtree(path, ignore_errors=True)
+            _delete(path)
     for leftover in directory.glob(f"{TEMPORARY_PREFIX}*"):
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _delete(path: Path) -> None:
+    # The manifest goes first, so that a half-deleted checkpoint is not taken for whole.
+    (path / "MANIFEST.json").unlink(missing_ok=True)
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -11,6 +11,7 @@ from mlmtune.config import Config
 from mlmtune.errors import CheckpointError
 from mlmtune.training.checkpoint import (
     TrainState,
+    drop_checkpoints_after,
     find_checkpoint,
     find_fault,
     load_optimizer,
@@ -50,6 +51,7 @@ class Job:
     Attributes:
         model: as the training step calls it (wrapped where there are several processes).
         module: the same model bare, for evaluation and saving.
+        saved_step: the step that the newest checkpoint holds.
     """
 
     parts: Parts
@@ -62,6 +64,7 @@ class Job:
     state: TrainState
     stop: StopRequest
     num_overflows_in_a_row: int = 0
+    saved_step: int | None = None
 
     @property
     def config(self) -> Config:
@@ -139,6 +142,7 @@ def resume(job: Job, options: Options) -> None:
         path = find_checkpoint(job.run.checkpoints, job.progress.say)
         if path is None:
             job.progress.say(f"{job.run.path} holds no checkpoint yet; starting from the beginning")
+            job.run.metrics.unlink(missing_ok=True)
             return
     else:
         path = Path(options.resume).expanduser()
@@ -151,9 +155,11 @@ def resume(job: Job, options: Options) -> None:
     state.identity = job.state.identity
     load_weights(path, job.module)
     load_optimizer(path, job.plain_optimizer)
-    job.state = state
+    job.state, job.saved_step = state, state.step
     if job.accelerator.is_main_process:
         job.run.drop_metrics_after(state.step)
+        for later in drop_checkpoints_after(job.run.checkpoints, state.step):
+            job.progress.say(f"{later} is deleted: the run goes on from step {state.step}")
     job.progress.say(f"resumed from {path}, after step {state.step}")
 
 

@@ -54,9 +54,8 @@ def train(config: Config, options: Options) -> dict[str, Any] | None:
             progress.result(f"{run.path} is already complete; see {run.model}")
             return None
         stack.enter_context(_recording_failure(run, accelerator))
-        stop = stack.enter_context(listening())
-
         parts = build_parts(config, accelerator, progress.say)
+        stop = stack.enter_context(listening())
         job = start(parts, accelerator, run, progress, stop)
         resume(job, options)
         _write_records(job, options)
@@ -80,6 +79,7 @@ def _open_run(
         run = stack.enter_context(
             open_run_dir(path, resume=options.resume != "never", overwrite=options.overwrite)
         )
+        run.write_status("preparing")
     accelerator.wait_for_everyone()
     return run
 
@@ -92,12 +92,13 @@ def _recording_failure(run: RunDir, accelerator: Accelerator) -> Iterator[None]:
     except BaseException as error:
         if accelerator.is_main_process:
             known = isinstance(error, MlmtuneError)
-            state = (
-                "interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
-            )
+            stopped = isinstance(error, Interrupted | KeyboardInterrupt)
+            exit_code = error.exit_code if isinstance(error, MlmtuneError) else 1
+            if isinstance(error, KeyboardInterrupt):
+                exit_code = 128 + signal.SIGINT
             run.write_status(
-                state,
-                exit_code=error.exit_code if isinstance(error, MlmtuneError) else 1,
+                "interrupted" if stopped else "failed",
+                exit_code=exit_code,
                 message=str(error) if known else f"{type(error).__name__}: {error}",
             )
         raise
@@ -411,6 +412,8 @@ def _is_stopped_early(job: Job) -> bool:
 
 def _save(job: Job) -> Path:
     path = checkpoint_path(job.run.checkpoints, job.state.step)
+    if job.saved_step == job.state.step:
+        return path
     if job.accelerator.is_main_process:
         save_checkpoint(
             job.run.checkpoints, job.module, job.parts.loaded.tokenizer, job.plain_optimizer,
@@ -419,6 +422,7 @@ def _save(job: Job) -> Path:
         best = job.state.best_step if job.config.checkpoint.export == "best" else None
         prune(job.run.checkpoints, job.config.checkpoint.keep, best)
     job.accelerator.wait_for_everyone()
+    job.saved_step = job.state.step
     return path
 
 

@@ -81,8 +81,17 @@ class RunDir:
         self.metrics.write_text("".join(kept), encoding="utf-8")
 
     def is_in_use(self) -> bool:
-        """Whether the directory holds anything but the lock."""
-        return any(entry.name != LOCK_FILE for entry in self.path.iterdir())
+        """Whether the directory holds results of a run, or anything that is not a run's.
+
+        What a run leaves that never got to measure anything does not count.
+        """
+        before_results = {*OWN_FILES, *OWN_FOLDERS, LOCK_FILE}
+        return (
+            any(entry.name not in before_results for entry in self.path.iterdir())
+            or self.model.exists()
+            or self.metrics.exists()
+            or (self.checkpoints.exists() and any(self.checkpoints.iterdir()))
+        )
 
     def clear(self) -> None:
         """Delete what a run wrote, and nothing else."""

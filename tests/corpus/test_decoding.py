@@ -1,0 +1,186 @@
+import gzip
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlmtune.corpus import decoding
+from mlmtune.corpus.decoding import BrokenRecord, FileLeftOut, iter_lines, read_text
+
+PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\1\0\0\0\1\0\x08\x02\0\0\0" + bytes(range(256)) * 20
+FRENCH = "Le garçon est allé à l'école, où il a étudié la littérature."
+RUSSIAN = "Все счастливые семьи похожи друг на друга, каждая несчастлива по-своему."
+CHINESE = "今天天气很好，我们去公园散步。\n微软公司发布了新的产品。\n"
+JAPANESE = "今日は天気がいいので、公園へ散歩に行きましょう。明日は雨が降るでしょう。"
+
+texts = st.text(st.characters(categories=["L", "N", "P", "Zs"], include_characters="\n\t"))
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_file(content, name="file.txt"):
+        path = tmp_path / name
+        path.write_bytes(content)
+        return str(path)
+
+    return write_file
+
+
+def reason_of(path, **options):
+    with pytest.raises(FileLeftOut) as caught:
+        read_text(path, **options)
+    return caught.value.reason
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"],
+)
+@pytest.mark.parametrize("text", ["plain words\nand more\n", CHINESE, "Grüße 😀\n"])
+def test_unicode_is_read_with_and_without_a_mark(write, encoding, text):
+    assert read_text(write(text.encode(encoding))) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        (FRENCH, "cp1252"),
+        ("only one naïve word " + "in a long English text " * 20, "cp1252"),
+        (RUSSIAN, "cp1251"),
+        (RUSSIAN, "koi8_r"),
+        (CHINESE, "gb18030"),
+        (JAPANESE, "shift_jis"),
+    ],
+)
+def test_encodings_from_before_unicode_are_recognised(write, text, encoding):
+    assert read_text(write(text.encode(encoding))) == text
+
+
+@given(text=texts, encoding=st.sampled_from(["utf-8-sig", "utf-16", "utf-32"]))
+def test_marked_text_round_trips(tmp_path_factory, text, encoding):
+    path = tmp_path_factory.mktemp("round") / "file.txt"
+    path.write_bytes(text.encode(encoding))
+    assert read_text(str(path)) == text
+
+
+@given(content=st.binary(max_size=400))
+def test_any_bytes_are_text_or_left_out_with_a_reason(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("any") / "file.txt"
+    path.write_bytes(content)
+    try:
+        text, reason = read_text(str(path)), None
+        assert "".join(line for _, line in iter_lines(str(path)) if isinstance(line, str)) or text
+    except FileLeftOut as fault:
+        text, reason = None, fault.reason
+    assert (text is None) == (reason in ("empty", "binary", "undecodable"))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty"),
+        (PNG, "binary"),
+        (b"\0" * 1000, "binary"),
+        (b"\x7fELF\x02\1\1" + b"\0" * 9, "binary"),
+    ],
+)
+def test_what_is_no_text_is_left_out(write, content, reason):
+    assert reason_of(write(content)) == reason
+
+
+def test_a_stray_control_character_makes_no_binary(write):
+    assert read_text(write(b"words " * 100 + b"\0 more")).endswith("\0 more")
+
+
+def test_a_broken_byte_in_utf8_is_named_and_not_guessed_around(write):
+    path = write("Grüße aus Köln, schöne Straße. ".encode() * 3 + b"\xff end")
+    with pytest.raises(FileLeftOut, match="byte 108") as caught:
+        read_text(path)
+    assert caught.value.reason == "undecodable"
+
+
+def test_a_large_binary_costs_one_short_read(write, monkeypatch):
+    path = write(PNG + b"\0" * (8 << 20))
+    sizes = []
+    detect = decoding.detect_encoding
+    monkeypatch.setattr(
+        decoding, "detect_encoding", lambda p, **k: sizes.append(len(p)) or detect(p, **k)
+    )
+    tracemalloc.start()
+    assert reason_of(path) == "binary"
+    assert tracemalloc.get_traced_memory()[1] < 2 << 20
+    tracemalloc.stop()
+    assert len(sizes) == 1
+
+
+def test_text_over_the_limit_is_left_out(write):
+    path = write(b"x" * 1001)
+    assert reason_of(path, max_bytes=1000) == "too_large"
+    assert len(read_text(path, max_bytes=1001)) == 1001
+
+
+def test_a_late_byte_decides_where_the_start_is_ascii(write):
+    text = "a" * decoding._PREFIX_BYTES + "\n" + FRENCH
+    assert read_text(write(text.encode("cp1252"))) == text
+
+
+def test_a_character_cut_by_the_end_of_the_prefix_is_no_error(write):
+    text = "a" * (decoding._PREFIX_BYTES - 1) + "é end"
+    assert read_text(write(text.encode())) == text
+    assert [line for _, line in iter_lines(write(text.encode()))] == [text]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32-be", "gb18030"])
+def test_lines_come_numbered_without_their_ends(write, encoding):
+    path = write("今天天气很好。\r\n\n第二行是这样的\nend".encode(encoding))
+    assert list(iter_lines(path)) == [
+        (1, "今天天气很好。"),
+        (2, ""),
+        (3, "第二行是这样的"),
+        (4, "end"),
+    ]
+
+
+def test_a_line_that_does_not_decode_spoils_no_other(write):
+    start = b"fine\n" * (decoding._PREFIX_BYTES // 5 + 1)
+    lines = list(iter_lines(write(start + b"caf\xe9\nlast\n")))
+    bad_number, bad = lines[-2]
+    assert isinstance(bad, BrokenRecord)
+    assert bad.place == f":{bad_number}"
+    assert f"byte {len(start) + 3}" in bad.message
+    assert lines[-1] == (bad_number + 1, "last")
+
+
+def test_utf16_that_ends_within_a_character_is_a_broken_record(write):
+    text = "word\n" * decoding._PREFIX_BYTES
+    lines = list(iter_lines(write(text.encode("utf-16") + b"\x41")))
+    assert lines[-2][1] == "word"
+    assert isinstance(lines[-1][1], BrokenRecord)
+
+
+def test_gz_is_undone(write):
+    path = write(gzip.compress("zwölf\nzeilen".encode()), "file.txt.gz")
+    assert read_text(path) == "zwölf\nzeilen"
+    assert [line for _, line in iter_lines(path)] == ["zwölf", "zeilen"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda c: c[:-20], "truncated"),
+        (lambda c: b"no gzip at all", "damaged"),
+        (lambda c: b"", "empty"),
+    ],
+)
+def test_a_damaged_gz_is_told_apart(write, damage, reason):
+    content = gzip.compress(b"".join(b"%d words\n" % i for i in range(5000)))
+    assert reason_of(write(damage(content), "file.gz")) == reason
+
+
+def test_a_file_that_is_gone_is_vanished(tmp_path):
+    assert reason_of(str(tmp_path / "gone.txt")) == "vanished"
+
+
+def test_a_folder_in_the_place_of_a_file_is_unreadable(tmp_path):
+    assert reason_of(str(tmp_path)) == "unreadable"

@@ -1,0 +1,364 @@
+import gzip
+import heapq
+import json
+import os
+import pickle
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mlmtune.config import CorpusConfig, SourceConfig
+from mlmtune.corpus.funnel import Funnel
+from mlmtune.corpus.reading import FileOutcome, read_documents, read_file
+from mlmtune.corpus.scanning import scan
+from mlmtune.corpus.splitting import validation_mask
+from mlmtune.errors import DataError
+
+
+class Reading:
+    """What came of reading a corpus."""
+
+    def __init__(self, config):
+        funnel = Funnel()
+        self.listing = scan(config)
+        self.kept = list(read_documents(config, self.listing, funnel))
+        self.counts = funnel.to_json()
+        self.texts = [kept.document.text for kept in self.kept]
+        self.left_out = self.counts["documents"]["left_out"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Write files from a mapping of names to text; gives their folder."""
+
+    def write(files, name="docs"):
+        root = tmp_path / name
+        root.mkdir(exist_ok=True)
+        for file, content in files.items():
+            data = content if isinstance(content, bytes) else content.encode()
+            (root / file).write_bytes(data)
+        return str(root)
+
+    return write
+
+
+def source(path, format_="text", **fields):
+    return SourceConfig(format=format_, path=path, **fields)
+
+
+def read(*sources, **fields):
+    return Reading(CorpusConfig(sources=list(sources), **fields))
+
+
+def test_documents_come_in_the_order_of_their_files(folder):
+    reading = read(source(folder({"b.txt": "two", "a.txt": "one"}), name="docs"))
+    documents = [kept.document for kept in reading.kept]
+    assert [(d.text, d.id, d.source) for d in documents] == [
+        ("one", "a.txt", "docs"),
+        ("two", "b.txt", "docs"),
+    ]
+
+
+def test_an_id_names_the_line(folder):
+    path = folder({"a.jsonl": '"one"\n\n"two"\n'})
+    assert [k.document.id for k in read(source(path, "json")).kept] == ["a.jsonl#1", "a.jsonl#3"]
+
+
+def test_markdown_is_cleaned_and_text_is_not(folder):
+    path = folder({"a.md": "# *One*", "a.txt": "# *Two*"})
+    assert read(source(path, "markdown"), source(path, "text")).texts == ["One", "# *Two*"]
+
+
+def test_everything_left_out_is_counted_and_files_are_named(folder):
+    path = folder(
+        {
+            "a.txt": "long enough",
+            "b.txt": "long \n enough",
+            "c.txt": "short",
+            "d.txt": " \n ",
+            "e.txt": "",
+            "f.txt": b"\x89PNG\r\n\0\0" * 9,
+            "g.txt": "schöne Grüße aus Köln ".encode() * 9 + b"\xff",
+        }
+    )
+    os.mkfifo(f"{path}/h.txt")
+    reading = read(source(path, name="s"), min_characters=8)
+    assert reading.counts["files"] == {
+        "found": 8,
+        "read": 4,
+        "left_out": {"binary": 1, "empty": 1, "not_a_file": 1, "undecodable": 1},
+    }
+    assert reading.counts["documents"] == {
+        "found": 4,
+        "kept": 1,
+        "left_out": {"duplicate": 1, "empty": 1, "too_short": 1},
+    }
+    assert reading.counts["characters"] == len("long enough")
+    named = {
+        os.path.basename(entry["path"]): entry["reason"]
+        for entry in reading.counts["files_left_out"]
+    }
+    assert named == {
+        "e.txt": "empty",
+        "f.txt": "binary",
+        "g.txt": "undecodable",
+        "h.txt": "not_a_file",
+    }
+    assert reading.counts["sources"]["s"]["documents"] == reading.counts["documents"]
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None
+)
+@given(
+    files=st.lists(
+        st.binary(max_size=60) | st.text(max_size=60).map(str.encode), min_size=1, max_size=6
+    ),
+    min_characters=st.integers(0, 5),
+    deduplicate=st.booleans(),
+    max_documents=st.none() | st.integers(1, 3),
+    format_=st.sampled_from(["text", "markdown", "lines", "json"]),
+)
+def test_the_funnel_adds_up_whatever_the_files_hold(
+    tmp_path_factory, files, min_characters, deduplicate, max_documents, format_
+):
+    root = tmp_path_factory.mktemp("any")
+    for number, content in enumerate(files):
+        (root / f"{number}.x").write_bytes(content)
+    config = CorpusConfig(
+        sources=[source(str(root), format_, include=["*"], max_documents=max_documents)],
+        min_characters=min_characters,
+        deduplicate=deduplicate,
+        on_error="skip",
+    )
+    funnel = Funnel()
+    try:
+        num_kept, problem = sum(1 for _ in read_documents(config, scan(config), funnel)), ""
+    except DataError as error:
+        num_kept, problem = 0, str(error)
+    assert (num_kept == 0) == ("no document is left" in problem)
+    counts = funnel.to_json()
+    assert counts["files"]["found"] == len(files)
+    assert counts["documents"]["kept"] == num_kept
+    if format_ in ("text", "markdown"):
+        assert counts["documents"]["found"] == counts["files"]["read"]
+
+
+def test_duplicates_differ_in_white_space_only_and_go_across_sources(folder):
+    first = folder({"a.txt": "the same words", "b.txt": "other words"})
+    second = folder({"c.txt": "the  same\nwords", "d.txt": "The same words"}, "more")
+    assert read(source(first), source(second)).texts == [
+        "the same words",
+        "other words",
+        "The same words",
+    ]
+    kept = read(source(first), source(second), deduplicate=False).kept
+    assert len(kept) == 4
+    assert kept[0].content_hash == kept[2].content_hash < 2**64
+
+
+@pytest.mark.parametrize("deduplicate", [True, False])
+def test_a_training_document_that_equals_a_validation_document_goes(folder, deduplicate):
+    train = folder({"a.txt": "seen in both", "b.txt": "only here"})
+    validation = folder({"x.txt": "seen in both", "y.txt": "seen  in both"}, "validation")
+    reading = read(source(train), validation_sources=[source(validation)], deduplicate=deduplicate)
+    assert [(k.document.id, k.validation) for k in reading.kept] == [
+        ("x.txt", True),
+        *([] if deduplicate else [("y.txt", True)]),
+        ("b.txt", False),
+    ]
+
+
+def test_max_documents_takes_a_subset_in_order_and_counts_the_rest(folder):
+    path = folder({"a.txt": "\n".join(f"line {n}" for n in range(700))})
+    reading = read(source(path, "lines", max_documents=100))
+    numbers = [int(text.removeprefix("line ")) for text in reading.texts]
+    assert len(numbers) == 100
+    assert numbers == sorted(numbers)
+    assert abs(np.mean(numbers) - 350) < 100  # drawn from all, not the first
+    assert reading.left_out == {"not_sampled": 600}
+    assert reading.texts == read(source(path, "lines", max_documents=100)).texts
+    assert reading.texts != read(source(path, "lines", max_documents=100), split_seed=1).texts
+    assert read(source(path, "lines", max_documents=1000)).counts["documents"]["kept"] == 700
+
+
+def test_every_document_is_as_likely_to_be_sampled(folder):
+    path = folder({"a.txt": "\n".join(f"line {n}" for n in range(20))})
+    drawn = [
+        text
+        for seed in range(200)
+        for text in read(source(path, "lines", max_documents=5), split_seed=seed).texts
+    ]
+    counts = [drawn.count(f"line {n}") for n in range(20)]
+    assert sum(counts) == 1000
+    assert 25 < min(counts) <= max(counts) < 80  # 50 expected, standard deviation 6
+
+
+def test_adding_documents_only_replaces_sampled_ones_by_new_ones(folder):
+    lines = [f"line {n}" for n in range(100)]
+    path = folder({"a.txt": "\n".join(lines)})
+    before = set(read(source(path, "lines", max_documents=30)).texts)
+    folder({"b.txt": "\n".join(f"new {n}" for n in range(50))})
+    after = set(read(source(path, "lines", max_documents=30)).texts)
+    assert {text for text in after if text in lines} <= before
+
+
+def test_a_document_that_was_not_sampled_does_not_shut_out_its_equal(folder):
+    path = folder({"a.txt": "\n".join(f"line {n}" for n in range(20))})
+    reading = read(source(path, "lines", max_documents=1), source(path, "lines"))
+    assert len(reading.texts) == 20
+
+
+def test_sampling_holds_no_more_than_it_keeps(folder, monkeypatch):
+    path = folder({"a.txt": "\n".join(f"line {n}" for n in range(2000))})
+    sizes = []
+    push = heapq.heappush
+    monkeypatch.setattr(heapq, "heappush", lambda h, e: (push(h, e), sizes.append(len(h))))
+    read(source(path, "lines", max_documents=7))
+    assert max(sizes) == 7
+
+
+BROKEN = {
+    "a.jsonl": '"one"\n{"text": 5}\n"two"\n',
+    "b.json": '["x"',
+    "c.json.gz": gzip.compress(os.urandom(900).hex().encode())[:-300],
+    "d.jsonl.gz": b"no gzip",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [("a.jsonl", "a.jsonl:2: field 'text' is a number"), ("b.json", "b.json: broken: line 1"),
+     ("c.json.gz", "c.json.gz: truncated"), ("d.jsonl.gz", "d.jsonl.gz: damaged")],
+)  # fmt: skip
+def test_what_is_broken_stops_with_its_place(folder, name, place):
+    with pytest.raises(DataError) as caught:
+        read(source(folder({name: BROKEN[name]}), "json"))
+    message = str(caught.value)
+    assert place in message
+    assert message.endswith("set corpus.on_error: skip to leave out what is broken")
+    assert "\n" not in message
+
+
+def test_what_is_broken_can_be_left_out_and_is_counted_and_named(folder):
+    reading = read(source(folder(BROKEN), "json"), on_error="skip")
+    assert reading.texts == ["one", "two"]
+    assert reading.left_out == {"broken": 1}
+    assert reading.counts["files"]["left_out"] == {"broken": 1, "damaged": 1, "truncated": 1}
+    (record,) = reading.counts["records_broken"]
+    assert record["place"].endswith("a.jsonl:2")
+
+
+def test_a_gz_that_breaks_midway_gives_what_came_before(folder):
+    lines = "".join(f"{n} {os.urandom(30).hex()}\n" for n in range(20_000))
+    path = folder({"a.txt.gz": gzip.compress(lines.encode())[:-1000]})
+    with pytest.raises(DataError, match=r"a\.txt\.gz \(after \d+ records\): truncated"):
+        read(source(path, "lines"))
+    reading = read(source(path, "lines"), on_error="skip")
+    assert len(reading.texts) > 1000
+    assert reading.left_out == {"broken": 1}
+    assert reading.counts["files"]["read"] == 1
+
+
+def test_a_file_that_vanishes_is_named_and_the_rest_is_read(folder):
+    path = folder({"a.txt": "here", "b.txt": "gone"})
+    config = CorpusConfig(sources=[source(path)])
+    listing = scan(config)
+    os.unlink(f"{path}/b.txt")
+    funnel = Funnel()
+    assert len(list(read_documents(config, listing, funnel))) == 1
+    assert funnel.to_json()["files"]["left_out"] == {"vanished": 1}
+
+
+def test_a_pipe_in_the_place_of_a_file_does_not_block(folder):
+    path = folder({"a.txt": "here", "b.txt": "file"})
+    config = CorpusConfig(sources=[source(path)])
+    listing = scan(config)
+    os.unlink(f"{path}/b.txt")
+    os.mkfifo(f"{path}/b.txt")
+    assert len(list(read_documents(config, listing, Funnel()))) == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "fields", "reason", "remedy"),
+    [
+        (
+            {"a.txt": "short", "b.txt": "brief"},
+            {"min_characters": 9},
+            "2 too_short",
+            "corpus.min_characters",
+        ),
+        ({"a.txt": ""}, {}, "1 empty", "files that hold text"),
+        ({"a.txt": b"\0" * 99}, {}, "1 binary", "include"),
+    ],
+)
+def test_nothing_left_is_an_error_with_counts_and_a_remedy(folder, files, fields, reason, remedy):
+    with pytest.raises(DataError) as caught:
+        read(source(folder(files)), **fields)
+    message = str(caught.value)
+    assert "corpus.sources: no document is left to train on" in message
+    assert f"{len(files)} files found" in message
+    assert reason in message
+    assert remedy in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("format_", ["json", "lines"])
+def test_an_empty_file_of_lines_is_left_out(folder, format_):
+    path = folder({"a.jsonl": "", "b.jsonl": "\n\n", "c.jsonl": '"x"'})
+    reading = read(source(path, format_, include=["*"]))
+    assert reading.counts["files"]["left_out"] == {"empty": 2}
+
+
+def test_validation_sources_without_a_document_are_an_error(folder):
+    good, empty = folder({"a.txt": "words"}), folder({"a.txt": " "}, "empty")
+    with pytest.raises(DataError, match="validation_sources: no document is left to validate on"):
+        read(source(good), validation_sources=[source(empty)])
+
+
+def test_all_of_the_training_text_in_validation_is_an_error(folder):
+    path = folder({"a.txt": "words"})
+    with pytest.raises(DataError, match=r"left to train on.*duplicate"):
+        read(source(path), validation_sources=[source(path)])
+
+
+def test_reading_a_file_can_be_given_to_another_process(folder):
+    path = folder({"a.jsonl": '"one"\n5\n'})
+    config = CorpusConfig(sources=[source(path, "json")])
+    (listed,) = scan(config).sources
+    arguments = pickle.loads(pickle.dumps((listed.files[0], listed.config, config.markdown)))
+    events = pickle.loads(pickle.dumps(list(read_file(*arguments))))
+    assert events == list(read_file(listed.files[0], listed.config, config.markdown))
+    assert [type(event).__name__ for event in events] == [
+        "CleanDocument",
+        "BrokenRecord",
+        "FileOutcome",
+    ]
+    assert events[-1] == FileOutcome()
+
+
+def test_lines_are_not_read_ahead(folder):
+    path = folder({"a.txt": "\n".join(f"line {n}" for n in range(100_000))})
+    config = CorpusConfig(sources=[source(path, "lines")])
+    funnel = Funnel()
+    documents = read_documents(config, scan(config), funnel)
+    next(documents)
+    assert funnel.to_json()["documents"]["found"] == 1
+    documents.close()
+
+
+def test_the_side_of_a_document_depends_on_its_content_only(folder):
+    def sides(reading):
+        hashes = np.array([kept.content_hash for kept in reading.kept], np.uint64)
+        mask = validation_mask(hashes, np.zeros(len(hashes), bool), config)
+        return dict(zip(reading.texts, mask, strict=True))
+
+    config = CorpusConfig(sources=[source("x")], validation_fraction=0.3)
+    words = [f"{a} {b}" for a, b in product("abcdefgh", "stuvwxyz")]
+    before = sides(read(source(folder({"z.txt": "\n".join(words)}), "lines")))
+    more = [json.dumps(text) for text in (*reversed(words), *"0123456789")]
+    after = sides(read(source(folder({"a.jsonl": "\n".join(more)}, "more"), "json")))
+    assert {text: after[text] for text in words} == before
