@@ -115,7 +115,7 @@ def evaluate(
     settings = load_config(config, [*(overrides or []), f"model.name_or_path={json.dumps(model)}"])
 
     from mlmtune.evaluation.perplexity import Evaluator
-    from mlmtune.modeling.device import build_accelerator
+    from mlmtune.modeling.device import build_accelerator, precision_of
     from mlmtune.modeling.loading import load_pretrained
     from mlmtune.modeling.masked_head import MaskedHead
     from mlmtune.tokens.chunking import open_splits
@@ -125,6 +125,7 @@ def evaluate(
         settings.model,
         chunk_length=settings.chunking.chunk_length,
         device=accelerator.device,
+        precision=precision_of(accelerator),
         seed=settings.run.seed,
     )
     if loaded.head_is_new:
@@ -181,7 +182,11 @@ def fill(
     from mlmtune.modeling.loading import load_pretrained
 
     loaded = load_pretrained(
-        ModelConfig(name_or_path=model), chunk_length=1, device=torch.device("cpu"), seed=0
+        ModelConfig(name_or_path=model),
+        chunk_length=1,
+        device=torch.device("cpu"),
+        precision="fp32",
+        seed=0,
     )
     if loaded.head_is_new:
         _note(f"{model} has no masked-LM head; it gets a new one, so its predictions mean nothing")

@@ -153,10 +153,16 @@ def open_store(
     name = fingerprint(corpus, listing, backend)
     directory = cache_directory(tokenization) / name
     if not directory.exists():
-        with FileLock(directory.with_name(name + ".lock")):
-            if not directory.exists():
-                say("reading and tokenizing the corpus (once; the result is cached)")
-                _build(directory, corpus, listing, backend, len(tokenizer))
+        try:
+            with FileLock(directory.with_name(name + ".lock")):
+                if not directory.exists():
+                    say("reading and tokenizing the corpus (once; the result is cached)")
+                    _build(directory, corpus, listing, backend, len(tokenizer))
+        except OSError as error:
+            raise ResourceError(
+                f"{directory.parent}: the token cache cannot be written ({error.strerror}); "
+                "make room, or set tokenization.cache_dir to another place"
+            ) from error
     return TokenStore.open(directory)
 
 
@@ -168,17 +174,11 @@ def _build(
     vocabulary_size: int,
 ) -> None:
     funnel = Funnel()
-    try:
-        with writing(directory, vocabulary_size) as writer:
-            for batch in _batches(read_documents(corpus, listing, funnel)):
-                texts = [kept.document.text for kept in batch]
-                _append(writer, batch, backend.encode_batch(texts, add_special_tokens=False))
-            writer.finish(funnel.to_json())
-    except OSError as error:
-        raise ResourceError(
-            f"{directory.parent}: the token cache cannot be written ({error.strerror}); "
-            "make room, or set tokenization.cache_dir to another place"
-        ) from error
+    with writing(directory, vocabulary_size) as writer:
+        for batch in _batches(read_documents(corpus, listing, funnel)):
+            texts = [kept.document.text for kept in batch]
+            _append(writer, batch, backend.encode_batch(texts, add_special_tokens=False))
+        writer.finish(funnel.to_json())
 
 
 def _batches(documents: Iterator[KeptDocument]) -> Iterator[list[KeptDocument]]:

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from mlmtune.config import Config
-from mlmtune.errors import CheckpointError
+from mlmtune.errors import CheckpointError, ConfigError
 from mlmtune.training.checkpoint import (
     TrainState,
     drop_checkpoints_after,
@@ -87,7 +87,7 @@ def start(
 ) -> Job:
     bare = parts.loaded.model
     if parts.config.training.gradient_checkpointing:
-        bare.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        _enable_checkpointing(bare)
     optimizer = build_optimizer(bare, parts.config.optimizer)
     model, prepared = accelerator.prepare(bare, optimizer)
     model.train()
@@ -102,6 +102,18 @@ def start(
         state=TrainState(identity=_identity(parts, accelerator)),
         stop=stop,
     )
+
+
+def _enable_checkpointing(model: Any) -> None:
+    # transformers has renamed it and warns of the old name; the floor has only that one.
+    name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    enable = getattr(model, f"{name}_checkpointing_enable")
+    try:
+        enable(**{f"{name}_checkpointing_kwargs": {"use_reentrant": False}})
+    except ValueError as error:
+        raise ConfigError(
+            f"training.gradient_checkpointing: {type(model).__name__} cannot do it; set it to false"
+        ) from error
 
 
 def _identity(parts: Parts, accelerator: Accelerator) -> dict[str, Any]:

@@ -53,6 +53,8 @@ def train(config: Config, options: Options) -> dict[str, Any] | None:
         ):
             progress.result(f"{run.path} is already complete; see {run.model}")
             return None
+        if accelerator.is_main_process:
+            run.write_status("preparing")
         stack.enter_context(_recording_failure(run, accelerator))
         parts = build_parts(config, accelerator, progress.say)
         stop = stack.enter_context(listening())
@@ -79,7 +81,6 @@ def _open_run(
         run = stack.enter_context(
             open_run_dir(path, resume=options.resume != "never", overwrite=options.overwrite)
         )
-        run.write_status("preparing")
     accelerator.wait_for_everyone()
     return run
 

@@ -61,6 +61,7 @@ def build_parts(config: Config, accelerator: Accelerator, say: Callable[[str], N
         config.model,
         chunk_length=config.chunking.chunk_length,
         device=accelerator.device,
+        precision=precision_of(accelerator),
         seed=config.run.seed,
     )
     head = MaskedHead(loaded.model, len(loaded.tokenizer))
