@@ -144,7 +144,7 @@ def evaluate(
     evaluation = evaluator.run(accelerator, accelerator.unwrap_model(prepared), head)
     assert evaluation is not None  # nothing tells this evaluation to stop
     if accelerator.is_main_process:
-        print(json.dumps(evaluation.to_json(), indent=2) if as_json else evaluation.describe())
+        print(json.dumps(evaluation.to_json(), indent=2) if as_json else evaluation.table())
     accelerator.end_training()
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 from mlmtune.errors import ConfigError
 
@@ -29,6 +29,30 @@ class Prediction:
     sequence: str
 
 
+def encode_masked_text(tokenizer: PreTrainedTokenizerFast, text: str) -> BatchEncoding:
+    """Encode a sentence that has masks to fill, as one row of tensors.
+
+    Raises:
+        ConfigError: no mask in the text, or more text than the model takes.
+    """
+    encoding: BatchEncoding = tokenizer(
+        text.replace(ANY_MASK, str(tokenizer.mask_token)),
+        return_tensors="pt",
+        truncation=False,
+        padding=False,
+    )
+    ids = encoding["input_ids"]
+    if not (ids == tokenizer.mask_token_id).any():
+        raise ConfigError(f"there is no {ANY_MASK} in {text!r}; write one where a word is to go")
+    limit = tokenizer.model_max_length
+    if ids.shape[1] > limit:
+        raise ConfigError(
+            f"the text {text[:40]!r}... has {ids.shape[1]} tokens, but the model takes {limit}; "
+            "shorten it"
+        )
+    return encoding
+
+
 def fill_mask(
     model: Any, tokenizer: PreTrainedTokenizerFast, text: str, top_k: int = 5
 ) -> list[list[Prediction]]:
@@ -43,19 +67,9 @@ def fill_mask(
     Raises:
         ConfigError: no mask in the text, or more text than the model takes.
     """
-    text = text.replace(ANY_MASK, str(tokenizer.mask_token))
-    encoding = tokenizer(text, return_tensors="pt", truncation=False, padding=False)
+    encoding = encode_masked_text(tokenizer, text)
     input_ids = encoding["input_ids"]
     places = (input_ids[0] == tokenizer.mask_token_id).nonzero()[:, 0]
-    if len(places) == 0:
-        raise ConfigError(
-            f"there is no {tokenizer.mask_token} in {text!r}; write one where to fill"
-        )
-    limit = tokenizer.model_max_length
-    if input_ids.shape[1] > limit:
-        raise ConfigError(
-            f"the text has {input_ids.shape[1]} tokens, but the model takes {limit}; shorten it"
-        )
 
     device = next(model.parameters()).device
     was_training = model.training

@@ -2,7 +2,6 @@
 
 import math
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -19,12 +18,12 @@ from mlmtune.errors import DivergedError, Interrupted, MlmtuneError
 from mlmtune.evaluation.perplexity import Evaluation
 from mlmtune.masking.collator import MaskedBatch
 from mlmtune.modeling.device import build_accelerator
-from mlmtune.training.checkpoint import TrainState, checkpoint_path, prune, save_checkpoint
+from mlmtune.training.checkpoint import checkpoint_path, prune, save_checkpoint
 from mlmtune.training.environment import describe_environment
 from mlmtune.training.interrupts import listening
 from mlmtune.training.job import Job, Options, resume, start
 from mlmtune.training.optimization import learning_rate_at
-from mlmtune.training.progress import Progress, StepReport
+from mlmtune.training.progress import Clock, Progress, StepReport
 from mlmtune.training.results import export, fill_examples, summarize
 from mlmtune.training.run_dir import RunDir, open_run_dir
 from mlmtune.training.setup import build_parts, corpus_summary
@@ -149,7 +148,7 @@ def _announce(job: Job) -> None:
 def _train_to_the_end(job: Job) -> None:
     state, plan = job.state, job.parts.plan
     job.progress.start(state.step, plan.max_steps)
-    clock = _Clock(state)
+    clock = Clock(state.step, state.num_tokens, state.elapsed_seconds)
     if _evaluation_is_pending(job):
         _evaluate(job)
     last = state.step >= plan.max_steps or _is_stopped_early(job)
@@ -160,7 +159,7 @@ def _train_to_the_end(job: Job) -> None:
             _save_and_stop(job, agreed.signal_number)
 
         learning_rate, gradient_norm = take_step(job, batches, agreed.num_masked_tokens)
-        clock.tick()
+        state.elapsed_seconds = clock.elapsed_seconds
         job.progress.step()
 
         last = state.step == plan.max_steps or agreed.is_out_of_time
@@ -174,39 +173,6 @@ def _train_to_the_end(job: Job) -> None:
             state.elapsed_seconds = clock.elapsed_seconds
             _save(job)
     job.progress.stop()
-
-
-class _Clock:
-    """Time spent, over all sittings; and the time between two ticks, for throughput."""
-
-    def __init__(self, state: TrainState) -> None:
-        self._state = state
-        self._before = state.elapsed_seconds
-        self._started = time.monotonic()
-        self._window_started = self._started
-        self._window_tokens = state.num_tokens
-        self._steps_before = state.step
-
-    def tick(self) -> None:
-        """A step is done."""
-        self._state.elapsed_seconds = self.elapsed_seconds
-
-    @property
-    def elapsed_seconds(self) -> float:
-        """Seconds of training, evaluation and saving, earlier sittings included."""
-        return self._before + time.monotonic() - self._started
-
-    def tokens_per_second(self) -> float:
-        """Throughput since this was last asked."""
-        now, tokens = time.monotonic(), self._state.num_tokens
-        rate = (tokens - self._window_tokens) / max(now - self._window_started, 1e-9)
-        self._window_started, self._window_tokens = now, tokens
-        return rate
-
-    def seconds_left(self, max_steps: int) -> float:
-        """What the remaining steps will take at this sitting's pace."""
-        taken = self._state.step - self._steps_before
-        return (max_steps - self._state.step) * (time.monotonic() - self._started) / max(taken, 1)
 
 
 @dataclass(frozen=True)
@@ -320,7 +286,7 @@ def _diverged(what: str, job: Job) -> str:
     )
 
 
-def _log(job: Job, learning_rate: float, gradient_norm: float, clock: _Clock) -> None:
+def _log(job: Job, learning_rate: float, gradient_norm: float, clock: Clock) -> None:
     state, plan = job.state, job.parts.plan
     report = StepReport(
         step=state.step,
@@ -328,8 +294,8 @@ def _log(job: Job, learning_rate: float, gradient_norm: float, clock: _Clock) ->
         epoch=plan.epoch_at(state.step),
         loss=state.window_loss_sum / max(state.window_num_masked_tokens, 1),
         learning_rate=learning_rate,
-        tokens_per_second=clock.tokens_per_second(),
-        seconds_left=clock.seconds_left(plan.max_steps),
+        tokens_per_second=clock.tokens_per_second(state.num_tokens),
+        seconds_left=clock.seconds_left(state.step, plan.max_steps),
     )
     if job.accelerator.is_main_process:
         job.run.append_metrics(

@@ -1,10 +1,44 @@
 """What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere."""
 
 import sys
+import time
 from dataclasses import dataclass
 from typing import Any
 
 from tqdm import tqdm
+
+
+class Clock:
+    """Time spent on a run over all its sittings, and the pace of this one.
+
+    Args:
+        step: the step that this sitting starts from.
+        num_tokens: tokens seen before it.
+        elapsed_seconds: time that earlier sittings took.
+    """
+
+    def __init__(self, step: int, num_tokens: int, elapsed_seconds: float) -> None:
+        self._first_step = step
+        self._earlier_seconds = elapsed_seconds
+        self._started = self._asked_at = time.monotonic()
+        self._asked_tokens = num_tokens
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Seconds of training, evaluation and saving, earlier sittings included."""
+        return self._earlier_seconds + time.monotonic() - self._started
+
+    def tokens_per_second(self, num_tokens: int) -> float:
+        """Throughput since this was last asked."""
+        now = time.monotonic()
+        rate = (num_tokens - self._asked_tokens) / max(now - self._asked_at, 1e-9)
+        self._asked_at, self._asked_tokens = now, num_tokens
+        return rate
+
+    def seconds_left(self, step: int, max_steps: int) -> float:
+        """What the remaining steps will take at this sitting's pace."""
+        taken = max(step - self._first_step, 1)
+        return (max_steps - step) * (time.monotonic() - self._started) / taken
 
 
 @dataclass(frozen=True)

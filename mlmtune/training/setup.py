@@ -10,6 +10,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from mlmtune.config import Config
+from mlmtune.evaluation.fill_mask import encode_masked_text
 from mlmtune.evaluation.perplexity import Evaluator
 from mlmtune.masking.collator import MaskingCollator
 from mlmtune.modeling.device import precision_of
@@ -64,6 +65,8 @@ def build_parts(config: Config, accelerator: Accelerator, say: Callable[[str], N
         precision=precision_of(accelerator),
         seed=config.run.seed,
     )
+    for text in config.evaluation.examples:
+        encode_masked_text(loaded.tokenizer, text)  # a sentence without a mask is told now
     head = MaskedHead(loaded.model, len(loaded.tokenizer))
     if not head.is_sparse:
         say(
