@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from mlmtune import __version__
-from mlmtune.errors import ConfigError, Interrupted, MlmtuneError, ResourceError
+from mlmtune.errors import ConfigError, MlmtuneError, ResourceError, StoppedAtOnce
 
 if TYPE_CHECKING:
     from mlmtune.evaluation.fill_mask import Prediction
@@ -282,7 +282,8 @@ def _note(line: str) -> None:
 
 def main() -> NoReturn:
     """Run a command; print an error as one line; exit with its code."""
-    signal.signal(signal.SIGTERM, _stop_before_training)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop_at_once)
     # Wherever it stands: nobody should have to think about where an option for errors goes.
     shows_traceback = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
@@ -290,8 +291,8 @@ def main() -> NoReturn:
         code = app(args=arguments, prog_name="mlmtune", standalone_mode=False)
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
-    except KeyboardInterrupt:
-        _fail("stopped", 130)
+    except StoppedAtOnce as error:
+        _fail(str(error), error.exit_code)
     except MlmtuneError as error:
         if shows_traceback:
             raise
@@ -306,8 +307,8 @@ def main() -> NoReturn:
         _fail(*_explain(error))
 
 
-def _stop_before_training(signal_number: int, frame: FrameType | None) -> None:
-    raise Interrupted("stopped by SIGTERM before training began; nothing to save", signal_number)
+def _stop_at_once(signal_number: int, frame: FrameType | None) -> None:
+    raise StoppedAtOnce(signal_number)
 
 
 def _explain(error: Exception) -> tuple[str, int]:

@@ -4,6 +4,8 @@ An error's message is one line: what is wrong, where, and how to mend it. Only t
 (`mlmtune.cli`) prints errors and turns them into exit codes; every other module raises.
 """
 
+import signal
+
 
 class MlmtuneError(Exception):
     """Base of all errors that are reported as one line. Raised only as one of its branches."""
@@ -57,4 +59,19 @@ class Interrupted(MlmtuneError):
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+class StoppedAtOnce(BaseException):
+    """A signal ends the process wherever it is; nothing is saved.
+
+    Not an Exception: a library that is loading something would take it for a failure. Not a
+    KeyboardInterrupt either, which Typer answers itself.
+
+    Args:
+        signal_number: the signal received; the exit code is 128 + signal_number.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}; nothing was saved")
         self.exit_code = 128 + signal_number

@@ -8,6 +8,8 @@ from typing import Any
 # Before transformers is imported: no test may look for a network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Before torch is: tiny models are slower on several threads, on a busy machine by far.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import yaml
@@ -16,7 +18,7 @@ from hypothesis import settings
 settings.register_profile("mlmtune", deadline=None, max_examples=50)
 settings.load_profile("mlmtune")
 
-WORDS = (
+WORDS = (  # noqa: SIM905
     "the a of to in and is on for with storage account key vault cluster node pool network "
     "policy container image registry secret token deploy create delete update list resource "
     "group portal command line interface azure service server client request response data "
@@ -166,9 +168,7 @@ def token_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def config_file(
-    tmp_path: Path, model_dir: Path, corpus_dir: Path
-) -> Callable[..., Path]:
+def config_file(tmp_path: Path, model_dir: Path, corpus_dir: Path) -> Callable[..., Path]:
     """Writes a config for a run of a few small steps; arguments are sections that replace keys."""
 
     def write(name: str = "config.yaml", **sections: dict[str, Any]) -> Path:

@@ -6,6 +6,7 @@ from functools import cache
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate.utils import GradientAccumulationPlugin
 
 from mlmtune.errors import ConfigError
 
@@ -90,7 +91,8 @@ def build_accelerator(precision: str) -> Accelerator:
     resolved = resolve_precision(precision, device)
     accelerator = Accelerator(
         mixed_precision="no" if resolved == "fp32" else resolved,
-        gradient_accumulation_steps=1,
+        # As a number it would give way to ACCELERATE_GRADIENT_ACCUMULATION_STEPS.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         # Buffers are constants here; sending them around would wait on processes that evaluate.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )

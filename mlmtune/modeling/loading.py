@@ -155,7 +155,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """Load a fast tokenizer that has a mask token.
 
     Raises:
-        ConfigError: it has no mask token, is not a fast one, or cannot be read.
+        ConfigError: it is not there, has no mask token, is not a fast one, or cannot be read.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -167,6 +167,12 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         raise ConfigError(
             f"model.name_or_path: {folder} has a slow tokenizer ({type(tokenizer).__name__}); "
             "mlmtune needs one with a tokenizer.json"
+        )
+    if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
+        # Where there are no files, transformers makes one up that knows special tokens alone.
+        raise ConfigError(
+            f"model.name_or_path: there is no tokenizer in {folder}, or it has no vocabulary; put "
+            "the model's tokenizer.json there"
         )
     if tokenizer.mask_token_id is None:
         raise ConfigError(
@@ -226,6 +232,8 @@ def load_pretrained(
             f"chunking.chunk_length is {chunk_length}, but {config.name_or_path} takes at most "
             f"{context_length} tokens; set chunking.chunk_length to {context_length} or less"
         )
+    if context_length is not None:
+        tokenizer.model_max_length = context_length  # where it did not know its model's limit
     return LoadedModel(
         model, tokenizer, tuple(sorted(report["missing_keys"])), attention, context_length
     )

@@ -149,20 +149,21 @@ def find_checkpoint(directory: Path, say: Callable[[str], None]) -> Path | None:
 def find_fault(path: Path) -> str | None:
     """What is wrong with a checkpoint, by its manifest; None if nothing is."""
     try:
-        files = json.loads((path / "MANIFEST.json").read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        manifest = json.loads((path / "MANIFEST.json").read_text(encoding="utf-8"))["files"]
+        files = {name: (entry["size"], entry["xxh3_128"]) for name, entry in manifest.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "MANIFEST.json is missing or broken"
     if not {"model.safetensors", "optimizer.safetensors", "state.json"} <= files.keys() and not {
         "model.safetensors.index.json", "optimizer.safetensors", "state.json"
     } <= files.keys():  # fmt: skip
         return "MANIFEST.json does not list model, optimizer and state"
-    for name, expected in files.items():
+    for name, (size, digest) in files.items():
         file = path / name
         if not file.is_file():
             return f"{name} is missing"
-        if file.stat().st_size != expected["size"]:
-            return f"{name} has {file.stat().st_size} bytes instead of {expected['size']}"
-        if _digest(file) != expected["xxh3_128"]:
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes instead of {size}"
+        if _digest(file) != digest:
             return f"{name} does not match its checksum"
     return None
 
@@ -184,7 +185,12 @@ def load_weights(path: Path, model: Any) -> None:
     )
     if report["missing_keys"]:
         raise CheckpointError(f"{path}: weights are missing: {sorted(report['missing_keys'])[:3]}")
-    model.load_state_dict(saved.state_dict())
+    try:
+        model.load_state_dict(saved.state_dict())
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path}: the weights do not fit {type(model).__name__}; are they of another model?"
+        ) from error
 
 
 def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
@@ -216,6 +222,24 @@ def drop_checkpoints_after(directory: Path, step: int) -> list[Path]:
     for path in later:
         _delete(path)
     return later
+
+
+def copy_checkpoint(source: Path, directory: Path) -> None:
+    """Copy a checkpoint of another run into this run's `checkpoints/`.
+
+    Raises:
+        ResourceError: the disk is full or cannot be written.
+    """
+    final = checkpoint_path(directory, load_state(source).step)
+    temporary = directory / f"{TEMPORARY_PREFIX}{final.name}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        shutil.copytree(source, temporary)
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise ResourceError(f"{final}: {source} cannot be copied there ({error})") from error
 
 
 def prune(directory: Path, keep: int, best_step: int | None) -> None:

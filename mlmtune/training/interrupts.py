@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from mlmtune.errors import StoppedAtOnce
+
 
 class StopRequest:
     """Whether, and by which signal, this process was told to stop."""
@@ -18,7 +20,7 @@ class StopRequest:
     def receive(self, signal_number: int, frame: FrameType | None) -> None:
         """Signal handler: note the first, give way to the second."""
         if self.signal_number is not None:
-            raise KeyboardInterrupt
+            raise StoppedAtOnce(signal_number)
         self.signal_number = signal_number
 
 

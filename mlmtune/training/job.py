@@ -11,6 +11,8 @@ from mlmtune.config import Config
 from mlmtune.errors import CheckpointError, ConfigError
 from mlmtune.training.checkpoint import (
     TrainState,
+    checkpoint_path,
+    copy_checkpoint,
     drop_checkpoints_after,
     find_checkpoint,
     find_fault,
@@ -172,7 +174,27 @@ def resume(job: Job, options: Options) -> None:
         job.run.drop_metrics_after(state.step)
         for later in drop_checkpoints_after(job.run.checkpoints, state.step):
             job.progress.say(f"{later} is deleted: the run goes on from step {state.step}")
+    _keep_the_best(job, path)
     job.progress.say(f"resumed from {path}, after step {state.step}")
+
+
+def _keep_the_best(job: Job, resumed_from: Path) -> None:
+    """See to it that the best checkpoint so far is whole, and where export() looks for it."""
+    state, best = job.state, job.state.best_step
+    if best is None or job.config.checkpoint.export != "best":
+        return
+    beside = checkpoint_path(resumed_from.parent, best)
+    source = resumed_from if best == state.step else beside
+    fault = find_fault(source)
+    if fault is not None:
+        job.progress.say(
+            f"{source} was the best, but {fault}; model/ will be the best from here on"
+        )
+        state.best_step = state.best_loss = None
+    elif job.accelerator.is_main_process:
+        target = checkpoint_path(job.run.checkpoints, best)
+        if source.resolve() != target.resolve():
+            copy_checkpoint(source, job.run.checkpoints)
 
 
 def _compare_identities(

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from mlmtune.config import Config
 from mlmtune.config_loading import resolved_yaml
-from mlmtune.errors import DivergedError, Interrupted, MlmtuneError
+from mlmtune.errors import DivergedError, Interrupted, MlmtuneError, StoppedAtOnce
 from mlmtune.evaluation.perplexity import Evaluation
 from mlmtune.masking.collator import MaskedBatch
 from mlmtune.modeling.device import build_accelerator
@@ -91,15 +91,11 @@ def _recording_failure(run: RunDir, accelerator: Accelerator) -> Iterator[None]:
         yield
     except BaseException as error:
         if accelerator.is_main_process:
-            known = isinstance(error, MlmtuneError)
-            stopped = isinstance(error, Interrupted | KeyboardInterrupt)
-            exit_code = error.exit_code if isinstance(error, MlmtuneError) else 1
-            if isinstance(error, KeyboardInterrupt):
-                exit_code = 128 + signal.SIGINT
+            is_ours = isinstance(error, MlmtuneError | StoppedAtOnce)
             run.write_status(
-                "interrupted" if stopped else "failed",
-                exit_code=exit_code,
-                message=str(error) if known else f"{type(error).__name__}: {error}",
+                "interrupted" if isinstance(error, Interrupted | StoppedAtOnce) else "failed",
+                exit_code=error.exit_code if is_ours else 1,
+                message=str(error) if is_ours else f"{type(error).__name__}: {error}",
             )
         raise
 

@@ -10,6 +10,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from mlmtune.config import Config
+from mlmtune.corpus.scanning import scan
 from mlmtune.evaluation.fill_mask import encode_masked_text
 from mlmtune.evaluation.perplexity import Evaluator
 from mlmtune.masking.collator import MaskingCollator
@@ -58,6 +59,7 @@ def build_parts(config: Config, accelerator: Accelerator, say: Callable[[str], N
     Raises:
         MlmtuneError: anything that keeps the run from starting.
     """
+    scan(config.corpus)  # a path that is not there is told before a model is loaded
     loaded = load_pretrained(
         config.model,
         chunk_length=config.chunking.chunk_length,

@@ -1,0 +1,378 @@
+import copy
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+
+from mlmtune.config import ModelConfig
+from mlmtune.errors import ConfigError, HubError
+from mlmtune.modeling import loading
+from mlmtune.modeling.loading import load_pretrained, load_tokenizer, locate_model
+
+CPU = torch.device("cpu")
+
+
+def load(name, chunk_length=16, seed=0, precision="fp32", **settings):
+    config = ModelConfig(name_or_path=str(name), **settings)
+    return load_pretrained(
+        config, chunk_length=chunk_length, device=CPU, precision=precision, seed=seed
+    )
+
+
+def small_config(tokenizer, config_class, **settings):
+    return config_class(**{
+        "vocab_size": len(tokenizer), "hidden_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 64,
+        "pad_token_id": tokenizer.pad_token_id, **settings,
+    })  # fmt: skip
+
+
+@pytest.fixture
+def save(tokenizer, tmp_path):
+    """Saves a model, and a tokenizer beside it, in a folder."""
+
+    def save_model(model, tokenizer=tokenizer):
+        model.save_pretrained(tmp_path / "model")
+        tokenizer.save_pretrained(tmp_path / "model")
+        return tmp_path / "model"
+
+    return save_model
+
+
+@pytest.fixture
+def copied(model_dir, tmp_path):
+    """A copy of the tiny model whose JSON files can be changed."""
+    folder = tmp_path / "copy"
+    shutil.copytree(model_dir, folder)
+
+    def change(name="config.json", **changes):
+        path = folder / name
+        content = json.loads(path.read_text(encoding="utf-8")) | changes
+        path.write_text(json.dumps(content), encoding="utf-8")
+        return folder
+
+    return change
+
+
+def test_a_whole_model_is_loaded_as_it_was_saved(model_dir):
+    from transformers import AutoModelForMaskedLM
+
+    loaded = load(model_dir)
+    saved = AutoModelForMaskedLM.from_pretrained(model_dir).state_dict()
+    assert loaded.new_weights == ()
+    assert not loaded.head_is_new
+    assert loaded.has_token_types
+    assert loaded.context_length == 64
+    assert loaded.model.dtype == torch.float32
+    assert loaded.num_parameters == sum(p.numel() for p in loaded.model.parameters())
+    assert saved.keys() == loaded.model.state_dict().keys()
+    assert all(torch.equal(saved[name], w) for name, w in loaded.model.state_dict().items())
+
+
+def test_a_new_head_is_noticed_and_drawn_by_the_seed(tokenizer, save):
+    from transformers import BertConfig, BertModel
+
+    folder = save(BertModel(small_config(tokenizer, BertConfig)))
+    first, same, other = (load(folder, seed=seed) for seed in (1, 1, 2))
+    assert first.head_is_new
+    assert "cls.predictions.transform.dense.weight" in first.new_weights
+
+    def weights(loaded):
+        return loaded.model.state_dict()
+
+    assert all(torch.equal(weights(same)[name], w) for name, w in weights(first).items())
+    differing = {n for n, w in weights(first).items() if not torch.equal(weights(other)[n], w)}
+    assert "cls.predictions.transform.dense.weight" in differing
+    assert differing <= set(first.new_weights)
+
+
+def test_missing_encoder_weights_are_not_taken_for_a_new_head(copied):
+    from safetensors.torch import load_file, save_file
+
+    folder = copied()
+    weights = load_file(folder / "model.safetensors")
+    name = "bert.encoder.layer.0.output.dense.weight"
+    del weights[name]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    loaded = load(folder)
+    assert loaded.new_weights == (name,)
+    assert not loaded.head_is_new
+
+
+def test_weights_of_half_precision_are_loaded_as_fp32(model_dir, save):
+    from transformers import AutoModelForMaskedLM
+
+    folder = save(AutoModelForMaskedLM.from_pretrained(model_dir).to(torch.bfloat16))
+    assert {p.dtype for p in load(folder).model.parameters()} == {torch.float32}
+
+
+def test_a_tokenizer_larger_than_the_embeddings_is_refused(tokenizer, model_dir, tmp_path):
+    folder = shutil.copytree(model_dir, tmp_path / "model")
+    grown = copy.deepcopy(tokenizer)
+    grown.add_tokens(["kubernetes", "helm"])
+    grown.save_pretrained(folder)
+    sizes = rf"{len(tokenizer) + 2} tokens, .* {len(tokenizer)};.*resize_token_embeddings"
+    with pytest.raises(ConfigError, match=sizes):
+        load(folder)
+
+
+def test_a_tokenizer_smaller_than_the_embeddings_is_fine(tokenizer, save):
+    from transformers import BertConfig, BertForMaskedLM
+
+    padded = small_config(tokenizer, BertConfig, vocab_size=len(tokenizer) + 7)
+    assert load(save(BertForMaskedLM(padded))).model.config.vocab_size == len(tokenizer) + 7
+
+
+def test_a_tokenizer_without_a_mask_token_is_refused(tokenizer, tmp_path):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.mask_token = None
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="no mask token"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_slow_tokenizer_is_refused(tmp_path):
+    content = {"tokenizer_class": "CanineTokenizer"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(content), encoding="utf-8")
+    (tmp_path / "config.json").write_text('{"model_type": "canine"}', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"slow tokenizer \(CanineTokenizer\)"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_folder_without_a_tokenizer_is_refused(copied):
+    folder = copied()
+    for path in folder.glob("*token*"):
+        path.unlink()
+    with pytest.raises(ConfigError, match=r"no tokenizer in .* tokenizer\.json"):
+        load(folder)
+
+
+# How long an input may be.
+
+
+def test_a_chunk_may_be_as_long_as_the_model_allows_and_no_longer(model_dir):
+    assert load(model_dir, chunk_length=64).context_length == 64
+    with pytest.raises(ConfigError, match=r"chunk_length is 65, .* at most 64 .* to 64 or less"):
+        load(model_dir, chunk_length=65)
+
+
+@pytest.mark.parametrize("tokenizer_knows", [True, False])
+def test_a_roberta_keeps_two_positions_for_padding(byte_tokenizer, save, tokenizer_knows):
+    from transformers import RobertaConfig, RobertaForMaskedLM
+
+    config = small_config(byte_tokenizer, RobertaConfig, max_position_embeddings=66)
+    tokenizer = copy.deepcopy(byte_tokenizer)
+    tokenizer.model_max_length = 64 if tokenizer_knows else 10**30
+    folder = save(RobertaForMaskedLM(config), tokenizer)
+    loaded = load(folder, chunk_length=64)
+    assert loaded.context_length == loaded.tokenizer.model_max_length == 64
+    assert not loaded.has_token_types
+    loaded.model(input_ids=torch.full((1, 64), 7))
+    with pytest.raises(ConfigError, match=r"is 65, .* at most 64 "):
+        load(folder, chunk_length=65)
+
+
+def test_a_tokenizer_may_know_a_shorter_limit(tokenizer, model_dir, save):
+    from transformers import AutoModelForMaskedLM
+
+    shorter = copy.deepcopy(tokenizer)
+    shorter.model_max_length = 32
+    folder = save(AutoModelForMaskedLM.from_pretrained(model_dir), shorter)
+    with pytest.raises(ConfigError, match=r"is 33, .* at most 32 "):
+        load(folder, chunk_length=33)
+
+
+# Dropout and attention.
+
+
+def test_dropout_is_set_everywhere_and_in_the_config(model_dir):
+    model = load(model_dir, dropout=0.3).model
+    rates = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
+    assert rates == {0.3}
+    assert model.config.hidden_dropout_prob == model.config.attention_probs_dropout_prob == 0.3
+
+
+def test_dropout_is_the_models_own_where_none_is_given(copied):
+    model = load(copied(hidden_dropout_prob=0.25)).model
+    assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.0, 0.25}
+
+
+def test_no_dropout_is_dropout_of_zero(copied):
+    model = load(copied(hidden_dropout_prob=0.25), dropout=0.0).model
+    assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "chunk_length", "has_dropout", "expected"),
+    [
+        ("cpu", "bf16", 256, False, "eager"),
+        ("cpu", "bf16", 257, False, "sdpa"),
+        ("cpu", "fp32", 128, False, "sdpa"),
+        ("cpu", "fp32", 512, True, "eager"),
+        ("cuda", "bf16", 128, True, "sdpa"),
+    ],
+)
+def test_attention_is_taken_from_the_table(device, precision, chunk_length, has_dropout, expected):
+    found = loading._attention_for(
+        torch.device(device), precision, chunk_length, has_dropout=has_dropout
+    )
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "precision", "used"),
+    [("auto", "fp32", "sdpa"), ("auto", "bf16", "eager"), ("eager", "fp32", "eager")],
+)
+def test_attention_is_as_asked(model_dir, asked, precision, used):
+    loaded = load(model_dir, precision=precision, attn_implementation=asked)
+    assert loaded.attn_implementation == loaded.model.config._attn_implementation == used
+
+
+# What is no model.
+
+
+def test_a_folder_without_config_json_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"no config\.json, .*save_pretrained"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["./no-such-folder", "/no/such/folder", "a/b/c", "~/no-such"])
+def test_a_missing_folder_is_not_looked_for_on_the_hub(name):
+    with pytest.raises(ConfigError, match=f"there is no folder {name}"):
+        locate_model(name, None)
+
+
+def test_a_file_is_not_a_folder(tmp_path, monkeypatch):
+    (tmp_path / "model").write_text("", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="there is no folder model"):
+        locate_model("model", None)
+
+
+def test_a_name_that_can_be_neither_is_refused(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with pytest.raises(ConfigError, match="neither a folder nor a name on the hub"):
+        locate_model("not a name!", None)
+
+
+def test_a_package_that_is_not_installed_is_refused():
+    with pytest.raises(ConfigError, match="no_such_package is not installed"):
+        locate_model("package://no_such_package/model", None)
+
+
+def test_code_from_a_models_repository_is_refused_and_not_run(copied):
+    auto_map = {"AutoConfig": "code.Config", "AutoModelForMaskedLM": "code.Model"}
+    folder = copied(model_type="its-own", architectures=["Model"], auto_map=auto_map)
+    (folder / "code.py").write_text("raise SystemExit('it was run')\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"code from its own repository \(trust_remote_code\)"):
+        load(folder)
+
+
+def test_an_architecture_that_transformers_does_not_know_is_refused(copied):
+    with pytest.raises(ConfigError) as error:
+        load(copied(model_type="no-such-model", architectures=["NoSuchModel"]))
+    assert "\n" not in str(error.value)
+
+
+def test_a_causal_model_is_refused(byte_tokenizer, save):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(vocab_size=len(byte_tokenizer), n_embd=16, n_layer=1, n_head=2,
+                        n_positions=64)  # fmt: skip
+    with pytest.raises(ConfigError, match="not a masked language model that transformers knows"):
+        load(save(GPT2LMHeadModel(config), byte_tokenizer))
+
+
+def test_broken_weights_are_said_in_one_line(copied):
+    folder = copied()
+    (folder / "model.safetensors").write_bytes(b"nothing of the kind")
+    with pytest.raises(ConfigError, match="cannot be loaded") as error:
+        load(folder)
+    assert "\n" not in str(error.value)
+
+
+# The hub, out of reach.
+
+
+def test_offline_a_name_that_is_not_cached_is_said(monkeypatch):
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("it used the network"))
+    with pytest.raises(HubError, match=r"HF_HUB_OFFLINE is set, and there is no cached copy"):
+        load("no-such-owner/no-such-model")
+
+
+CHILD = """
+import sys, time
+from mlmtune.config import ModelConfig
+from mlmtune.errors import HubError
+from mlmtune.modeling import loading
+
+loading.HUB_TIMEOUT_SECONDS = float(sys.argv[1])
+start = time.monotonic()
+try:
+    loading.locate_model("no-such-owner/no-such-model", None)
+except HubError as error:
+    print(time.monotonic() - start)
+    print(error)
+"""
+
+
+@pytest.fixture(scope="module")
+def silent_server():
+    """Accepts connections and never answers. Gives its port."""
+    accepted = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def accept():
+            while True:
+                try:
+                    accepted.append(server.accept()[0])
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join()
+    assert accepted, "nobody asked"
+    for connection in accepted:
+        connection.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def children_of_ports(silent_server, tmp_path_factory):
+    """Child processes, as the hub's client reads its environment on import. They mostly wait, so
+    that they start before the first test."""
+    home = tmp_path_factory.mktemp("home")
+    environment = {"HOME": str(home), "HF_HOME": str(home / "hub"), "PATH": os.environ["PATH"]}
+    children = {
+        port: subprocess.Popen(
+            [sys.executable, "-c", CHILD, "1.0"],
+            env=environment | {"HF_ENDPOINT": f"http://127.0.0.1:{port}"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for port in (9, silent_server)
+    }
+    yield children
+    for child in children.values():
+        child.kill()
+        child.communicate()
+
+
+def test_a_hub_that_is_down_or_silent_is_given_up_soon(children_of_ports):
+    """Some versions of the client ask it something of their own first, for up to 3 seconds."""
+    assert loading.HUB_TIMEOUT_SECONDS <= 5
+    for port, child in children_of_ports.items():
+        output, _ = child.communicate(timeout=100)
+        assert child.returncode == 0
+        seconds, message = output.splitlines()
+        assert float(seconds) < 8, port
+        assert f"http://127.0.0.1:{port} cannot be reached" in message
+        assert "no cached copy" in message

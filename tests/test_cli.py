@@ -1,0 +1,452 @@
+"""The commands: what they print, and the one line and exit code of each thing that goes wrong."""
+
+import gzip
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mlmtune import __version__, cli
+from mlmtune.config_loading import load_config, shipped_configs
+from mlmtune.errors import ConfigError, StoppedAtOnce
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Command]:
+    """Runs the command line in this process."""
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+
+    def run(*arguments: Any) -> Result:
+        monkeypatch.setattr(sys, "argv", ["mlmtune", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, err = capsys.readouterr()
+        return Result(int(caught.value.code or 0), out, err)
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def assert_fails(result: Result, code: int, *parts: str) -> None:
+    """One line that says what, where and how to mend it."""
+    assert result.code == code, result
+    lines = result.err.splitlines()
+    assert len(lines) == 1, result.err
+    assert lines[0].startswith("mlmtune: ")
+    for part in parts:
+        assert part in lines[0]
+    assert "Traceback" not in result.err
+
+
+# -------------------------------------------------------------------------- help and version
+
+
+@pytest.mark.parametrize("name", ["train", "eval", "fill", "check", "init"])
+def test_each_command_has_help(command: Command, name: str) -> None:
+    result = command(name, "--help")
+    assert result.code == 0
+    assert f"Usage: mlmtune {name}" in result.out
+    assert result.out == command(name, "-h").out
+
+
+def test_help_lists_the_commands_and_exit_codes(command: Command) -> None:
+    shown = command("--help").out
+    for name in ("train", "eval", "fill", "check", "init"):
+        assert f"\n  {name} " in shown
+    shown = " ".join(shown.split())
+    for code in ("2 config", "3 data", "4 checkpoint", "5 diverged", "6 memory", "7 hub", "130"):
+        assert code in shown
+
+
+def test_version(command: Command) -> None:
+    assert command("--version") == Result(0, f"mlmtune {__version__}\n", "")
+
+
+def test_help_and_config_errors_do_not_wait_for_torch(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("run: {outputdir: x}\n", encoding="utf-8")
+    code = textwrap.dedent(f"""
+        import sys
+        import mlmtune, mlmtune.config
+        from mlmtune.cli import main
+        for arguments in (["--help"], ["train", "--help"], ["init"],
+                          ["train", "--config", {str(config)!r}], ["check", "--config", "missing"]):
+            sys.argv = ["mlmtune", *arguments]
+            try:
+                main()
+            except SystemExit as error:
+                print("code", error.code or 0)
+        heavy = {{"torch", "transformers", "accelerate", "datasets", "numpy"}}
+        print("loaded", sorted(heavy & set(sys.modules)))
+    """)
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    codes = [line for line in ran.stdout.splitlines() if line.startswith("code ")]
+    assert codes == ["code 0", "code 0", "code 0", "code 2", "code 2"]
+    assert "loaded []" in ran.stdout
+
+
+# ----------------------------------------------------------------- what goes wrong: exit code 2
+
+
+def test_an_unknown_key_names_its_place_and_the_nearest(
+    command: Command, config_file: Callable[..., Path]
+) -> None:
+    path = config_file(optimizer={"learningrate": 1})
+    line = path.read_text(encoding="utf-8").splitlines().index("  learningrate: 1") + 1
+    assert_fails(command("train", "--config", path), 2, f"{path}:{line}", "learning_rate")
+
+
+def test_an_override_is_checked_like_the_file(
+    command: Command, config_file: Callable[..., Path]
+) -> None:
+    path = config_file()
+    assert_fails(command("train", "--config", path, "optimizer.lr=1"), 2, "optimizer.lr")
+    assert_fails(
+        command("check", "--config", path, "model.trust_remote_code=true"), 2, "trust_remote_code"
+    )
+
+
+def test_a_missing_config(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "nothing.yaml"
+    for name in ("train", "check"):
+        assert_fails(command(name, "--config", path), 2, f"{path}: no such file")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["train"], ["trian"], ["train", "--confg", "x"], ["fill", "--model"], ["eval", "--json"],
+     ["fill", "--model", "x", "--top-k", "0", "[MASK]"]],
+)  # fmt: skip
+def test_bad_usage(command: Command, arguments: list[str]) -> None:
+    assert_fails(command(*arguments), 2, "mlmtune --help")
+
+
+def test_resume_and_overwrite_contradict(
+    command: Command, config_file: Callable[..., Path]
+) -> None:
+    result = command("train", "--config", config_file(), "--resume", "x", "--overwrite")
+    assert_fails(result, 2, "--resume", "--overwrite")
+
+
+@pytest.mark.parametrize(
+    ("sections", "code", "parts"),
+    [
+        ({"chunking": {"chunk_length": 128}}, 2, ["128", "64", "chunking.chunk_length"]),
+        ({"training": {"precision": "fp16"}}, 2, ["fp16 needs a GPU", "bf16", "fp32"]),
+        ({"model": {"name_or_path": "./nowhere"}}, 2, ["there is no folder ./nowhere"]),
+        ({"model": {"name_or_path": "no-one/no-model"}}, 7, ["no-one/no-model", "HF_HUB_OFFLINE"]),
+        ({"corpus": {"min_characters": 100_000}}, 3, ["40"]),
+    ],
+)
+def test_a_setting_that_cannot_work(
+    command: Command,
+    config_file: Callable[..., Path],
+    tmp_path: Path,
+    sections: dict[str, Any],
+    code: int,
+    parts: list[str],
+) -> None:
+    path = config_file(**sections)
+    assert_fails(command("train", "--config", path), code, *parts)
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_a_used_output_directory(command: Command, config_file: Callable[..., Path]) -> None:
+    path = config_file(training={"max_steps": 1})
+    assert command("train", "--config", path).code == 0
+    assert_fails(command("train", "--config", path), 2, "--resume auto", "--overwrite")
+    assert command("train", "--config", path, "--resume", "auto").code == 0
+    assert command("train", "--config", path, "--overwrite").code == 0
+
+
+# ----------------------------------------------------------------- what goes wrong: exit code 3
+
+
+def source(path: Path, format_: str = "text") -> dict[str, Any]:
+    return {"sources": [{"format": format_, "path": str(path)}]}
+
+
+def test_no_documents(command: Command, config_file: Callable[..., Path], tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    result = command("train", "--config", config_file(corpus=source(empty)))
+    assert_fails(result, 3, str(empty))
+
+
+def test_a_missing_corpus(
+    command: Command, config_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    missing = tmp_path / "missing"
+    for name in ("train", "check"):
+        result = command(name, "--config", config_file(corpus=source(missing)))
+        assert_fails(result, 3, str(missing))
+
+
+def test_a_broken_line_is_named(
+    command: Command, config_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"text": "one"}\n{"text": "two"\n', encoding="utf-8")
+    result = command("train", "--config", config_file(corpus=source(data, "json")))
+    assert_fails(result, 3, f"{data}:2")
+
+
+def test_a_truncated_archive_is_named(
+    command: Command, config_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = tmp_path / "data.txt.gz"
+    data.write_bytes(gzip.compress(b"some words " * 500)[:-20])
+    result = command("train", "--config", config_file(corpus=source(data)))
+    assert_fails(result, 3, str(data))
+
+
+# ------------------------------------------------------------------ other ways of going wrong
+
+
+@pytest.mark.parametrize("arguments", [["--debug", "check"], ["check", "--debug"]])
+def test_debug_shows_where(
+    monkeypatch: pytest.MonkeyPatch, command: Command, arguments: list[str]
+) -> None:
+    assert_fails(command("check", "--config", "missing.yaml"), 2)
+    monkeypatch.setattr(sys, "argv", ["mlmtune", *arguments, "--config", "missing.yaml"])
+    with pytest.raises(ConfigError):  # Python shows the traceback
+        cli.main()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "parts"),
+    [
+        (RuntimeError("odd"), 1, ["unexpected RuntimeError: odd", "--debug"]),
+        (MemoryError(), 6, ["out of memory", "training.micro_batch_size"]),
+        (StoppedAtOnce(signal.SIGINT), 130, ["stopped by SIGINT"]),
+    ],
+)
+def test_what_nobody_foresaw_is_one_line_too(
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    config_file: Callable[..., Path],
+    error: BaseException,
+    code: int,
+    parts: list[str],
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("mlmtune.training.loop.build_parts", fail)
+    assert_fails(command("train", "--config", config_file()), code, *parts)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    "place",
+    ["mlmtune.modeling.loading.AutoModelForMaskedLM.from_pretrained",
+     "mlmtune.modeling.loading.AutoTokenizer.from_pretrained",
+     "mlmtune.training.setup.open_splits"],
+)  # fmt: skip
+def test_a_signal_before_training_stops_at_once(
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    config_file: Callable[..., Path],
+    tmp_path: Path,
+    place: str,
+    number: signal.Signals,
+    code: int,
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        os.kill(os.getpid(), number)
+        pytest.fail("went on")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, stop)
+        result = command("train", "--config", config_file())
+    assert_fails(result, code, f"stopped by {number.name}")
+    status = json.loads((tmp_path / "run" / "status.json").read_text(encoding="utf-8"))
+    assert (status["state"], status["exit_code"]) == ("interrupted", code)
+
+
+def test_a_reader_that_leaves_makes_no_noise() -> None:
+    line = f"{sys.executable} -m mlmtune init | true; echo ${{PIPESTATUS[0]}}"
+    ran = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+    assert ran.stderr == ""
+    assert ran.stdout.strip() in ("0", "1")  # Typer's own answer is 1
+
+
+# ----------------------------------------------------------------------------- fill and eval
+
+
+SENTENCES = ["the [MASK] cluster", "create a [MASK] [MASK]"]
+
+
+def test_fill_prints_candidates(command: Command, model_dir: Path) -> None:
+    result = command("fill", "--model", model_dir, "--top-k", 3, *SENTENCES)
+    assert result.code == 0
+    lines = result.out.splitlines()
+    assert lines[0] == SENTENCES[0]
+    assert len(lines) == 1 + 3 + 1 + 2 * (1 + 3)
+    assert all("%" in line for line in lines[1:4])
+    assert [line.strip() for line in lines if "mask " in line] == ["mask 1 of 2", "mask 2 of 2"]
+
+
+def test_fill_as_json(command: Command, model_dir: Path, tmp_path: Path) -> None:
+    file = tmp_path / "sentences.txt"
+    file.write_text("\n\n".join(SENTENCES) + "\n", encoding="utf-8")
+    result = command("fill", "--model", model_dir, "--json", "--text-file", file)
+    records = json.loads(result.out)
+    assert [record["text"] for record in records] == SENTENCES
+    assert [len(record["masks"]) for record in records] == [1, 2]
+    for candidates in (mask for record in records for mask in record["masks"]):
+        assert len(candidates) == 5
+        scores = [candidate["score"] for candidate in candidates]
+        assert scores == sorted(scores, reverse=True)
+        assert candidates[0].keys() == {"score", "token", "token_str", "sequence"}
+    given = command("fill", "--model", model_dir, "--json", *SENTENCES)
+    assert json.loads(given.out) == records
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [([], "nothing to fill"), (["no mask here"], "there is no [MASK] in 'no mask here'"),
+     (["--text-file", "missing.txt"], "missing.txt"), (["[MASK] " + "the " * 80], "64")],
+)  # fmt: skip
+def test_what_cannot_be_filled(
+    command: Command, model_dir: Path, arguments: list[str], part: str
+) -> None:
+    assert_fails(command("fill", "--model", model_dir, *arguments), 2, part)
+
+
+def test_eval(command: Command, model_dir: Path, config_file: Callable[..., Path]) -> None:
+    path = config_file(model={"name_or_path": "./another"})
+    measured = command("eval", "--model", model_dir, "--config", path, "--json")
+    assert measured.code == 0
+    values = json.loads(measured.out)
+    assert values.keys() >= {"loss", "perplexity", "perplexity_interval", "num_masked_tokens"}
+    shown = command("eval", "--model", model_dir, "--config", path)
+    assert f"{values['perplexity']:.6f}" in shown.out
+    assert str(values["num_masked_tokens"]) in shown.out
+    fewer = command("eval", "--model", model_dir, "--config", path, "--json",
+                    "evaluation.max_chunks=3")  # fmt: skip
+    assert json.loads(fewer.out)["num_chunks"] == 3
+
+
+# ----------------------------------------------------------------------------- init and check
+
+
+def test_init_lists_what_there_is(command: Command) -> None:
+    shown = command("init").out
+    assert {"quickstart", "azure"} <= shipped_configs().keys()
+    for name in shipped_configs():
+        assert f"\n  {name} " in shown
+
+
+def test_init_writes_and_does_not_overwrite(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = command("init", "quickstart")
+    assert result.code == 0
+    assert "mlmtune train --config quickstart.yaml" in result.out
+    written = Path("quickstart.yaml")
+    assert written.read_bytes() == shipped_configs()["quickstart"].read_bytes()
+    assert load_config(written)
+    written.write_text("mine", encoding="utf-8")
+    assert_fails(command("init", "quickstart"), 2, "quickstart.yaml exists already", "--output")
+    assert written.read_text(encoding="utf-8") == "mine"
+    assert command("init", "quickstart", "--output", "other.yaml").code == 0
+    assert load_config("other.yaml")
+    assert_fails(command("init", "quickstrat"), 2, "quickstrat", "quickstart")
+    assert_fails(command("init", "azure", "--output", "no/such/folder.yaml"), 6, "no/such")
+
+
+def test_check_shows_what_a_run_would_do(
+    command: Command, config_file: Callable[..., Path], model_dir: Path, tmp_path: Path
+) -> None:
+    path = config_file()
+    result = command("check", "--config", path)
+    assert result.code == 0
+    lines = result.out.splitlines()
+    items = {line[:12].strip(): line[12:] for line in lines if line[:12].strip()}
+    assert str(model_dir) in items["model"]
+    assert "BertForMaskedLM" in items["model"]
+    assert "M parameters" in items["model"]
+    assert "context length 64" in items["model"]
+    assert "cpu, fp32" in items["device"]
+    assert "40 found, 40 kept" in items["documents"]
+    for side in ("training", "validation"):
+        assert "documents" in items[side]
+        assert " tokens, " in items[side]
+        assert " chunks" in items[side]
+    assert items["steps"].startswith("6 of 8 chunks")
+    assert "tokens an epoch" in items["masked"]
+    assert "GB" in items["memory"]
+    assert sum(line.endswith(".txt") for line in lines) == 3  # samples, by their files
+    masked = lines[next(n for n, line in enumerate(lines) if "first training chunk" in line) + 1]
+    assert "[CLS]" in masked
+    assert " -> " in masked
+    assert "[[" in masked
+    assert "tokens/s" not in result.out
+    assert not (tmp_path / "run").exists()  # nothing is written
+
+
+def test_check_measures(
+    command: Command, config_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    result = command("check", "--config", config_file(), "--measure")
+    assert result.code == 0
+    speed = next(line for line in result.out.splitlines() if line.startswith("measured"))
+    assert "tokens/s" in speed
+    assert "s a step" in speed
+    assert "peak memory" in speed
+    assert any(line.startswith("finish") for line in result.out.splitlines())
+    assert not (tmp_path / "run").exists()
+
+
+def test_quiet_prints_the_result_alone(
+    command: Command, config_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    result = command("train", "--config", config_file(), "--quiet", "training.max_steps=1")
+    assert result.code == 0
+    assert result.err == ""
+    lines = [line for line in result.out.splitlines() if line]
+    assert lines[0].startswith("perplexity ")
+    assert lines[-1] == f"the model is in {tmp_path / 'run' / 'model'}"
+
+
+def test_the_config_is_kept_as_it_was_written(
+    command: Command, config_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = config_file()
+    path.write_text("# why we train\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
+    assert command("train", "--config", path, "training.max_steps=1").code == 0
+    assert (tmp_path / "run" / "config.yaml").read_text("utf-8") == path.read_text("utf-8")
+    resolved = yaml.safe_load((tmp_path / "run" / "config.resolved.yaml").read_text("utf-8"))
+    assert resolved["training"]["max_steps"] == 1
+    assert resolved["training"]["micro_batch_size"] == 8
+    assert resolved["model"]["attn_implementation"] in ("eager", "sdpa")
+    shutil.rmtree(tmp_path / "run")
+    assert command("train", "--config", path, "training.max_steps=1").code == 0

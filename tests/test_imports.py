@@ -1,0 +1,121 @@
+"""Imports point one way, and none hides in a function."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mlmtune
+
+ROOT = Path(mlmtune.__file__).parent
+
+# Lowest first; a package may import from its own row and from those above it in this list.
+LAYERS = (
+    {"__init__", "config", "config_loading", "config_problems", "errors", "locations",
+     "randomness", "yaml_document"},
+    {"corpus"},
+    {"tokens"},
+    {"masking"},
+    {"modeling"},
+    {"evaluation"},
+    {"training"},
+    {"cli"},
+    {"__main__"},
+)  # fmt: skip
+
+# Where an import waits until it is needed: commands must start without torch, and the hub's
+# client is loaded only for names on the hub.
+MAY_IMPORT_IN_FUNCTIONS = {"cli.py", "modeling/loading.py"}
+
+SOURCES = sorted(ROOT.rglob("*.py"))
+
+
+def part_of(module: str) -> str:
+    """`mlmtune.training.loop` -> `training`; `mlmtune` -> `__init__`."""
+    names = module.split(".")
+    return names[1] if len(names) > 1 else "__init__"
+
+
+def layer_of(part: str) -> int:
+    return next(number for number, parts in enumerate(LAYERS) if part in parts)
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Modules of the package that a source imports, wherever the import stands."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            assert node.module is not None
+            # `from mlmtune import config` names a module; `from mlmtune.errors import X` does not.
+            if node.module == "mlmtune":
+                yield from (f"mlmtune.{name.name}" for name in node.names if name.name != "__version__")
+            else:
+                yield node.module
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def test_every_source_has_a_layer() -> None:
+    parts = {name_of(path).split("/")[0].removesuffix(".py") for path in SOURCES}
+    assert parts == set().union(*LAYERS)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_imports_point_down(path: Path) -> None:
+    mine = layer_of(name_of(path).split("/")[0].removesuffix(".py"))
+    for module in imported(parse(path)):
+        if module.split(".")[0] == "mlmtune":
+            assert layer_of(part_of(module)) <= mine, f"{name_of(path)} imports {module}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_no_import_hides_in_a_function(path: Path) -> None:
+    if name_of(path) in MAY_IMPORT_IN_FUNCTIONS:
+        return
+    hidden = [
+        ast.unparse(node)
+        for function in ast.walk(parse(path))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    assert hidden == []
+
+
+def test_there_is_no_circle() -> None:
+    """Between modules, whatever their packages; imports for type checkers count, too."""
+    graph = {
+        ".".join(("mlmtune", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(
+            ".__init__"
+        ): {m for m in imported(parse(path)) if m.split(".")[0] == "mlmtune"}
+        for path in SOURCES
+    }
+    done: set[str] = set()
+
+    def visit(module: str, above: tuple[str, ...]) -> None:
+        assert module not in above, " -> ".join([*above, module])
+        if module not in done:
+            for other in sorted(graph.get(module, ())):
+                visit(other, (*above, module))
+            done.add(module)
+
+    for module in sorted(graph):
+        visit(module, ())
+
+
+def test_the_config_and_the_command_line_load_no_torch_by_themselves() -> None:
+    for path in SOURCES:
+        part = name_of(path).split("/")[0].removesuffix(".py")
+        if layer_of(part) == 0 or part in ("cli", "__main__"):
+            top = [n for n in parse(path).body if isinstance(n, ast.Import | ast.ImportFrom)]
+            names = {m.split(".")[0] for node in top for m in imported(ast.Module([node], []))}
+            assert not names & {"torch", "transformers", "accelerate", "datasets"}, name_of(path)

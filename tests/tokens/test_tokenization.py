@@ -1,0 +1,406 @@
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlmtune.config import CorpusConfig, SourceConfig, TokenizationConfig
+from mlmtune.errors import DataError, ResourceError
+from mlmtune.tokens import tokenization
+from mlmtune.tokens.store import TokenStore
+from mlmtune.tokens.tokenization import SpecialTokens, open_store, plain_backend
+
+TEXTS = [
+    "The storage account.",
+    "scale-set, running: update deployed services!",
+    "word " * 37 + "end",
+    "Ünïcode né 服务 test",
+    "xyzzy [unused1] 100% -- a",
+]
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """A folder of text files, and its config."""
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+
+    def write(texts=TEXTS, **settings):
+        for number, text in enumerate(texts):
+            (folder / f"{number:03}.txt").write_text(text, encoding="utf-8")
+        return CorpusConfig(sources=[SourceConfig(format="text", path=str(folder))], **settings)
+
+    return write
+
+
+def build(corpus, tokenizer):
+    """The store, and whether it had to be built."""
+    said = []
+    store = open_store(corpus, TokenizationConfig(), tokenizer, said.append)
+    return store, bool(said)
+
+
+def documents_of(store):
+    return [store.ids[a:b].tolist() for a, b in zip(store.offsets, store.offsets[1:], strict=False)]
+
+
+@pytest.fixture(params=["tokenizer", "byte_tokenizer"])
+def any_tokenizer(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.mark.parametrize("batch_documents", [1, 3, 256])
+def test_no_token_is_lost_or_moved(corpus, any_tokenizer, monkeypatch, batch_documents):
+    monkeypatch.setattr(tokenization, "BATCH_DOCUMENTS", batch_documents)
+    store, _ = build(corpus(), any_tokenizer)
+    alone = [any_tokenizer.encode(text.strip(), add_special_tokens=False) for text in TEXTS]
+    assert documents_of(store) == alone
+    assert store.num_tokens == sum(map(len, alone))
+    assert store.num_characters.tolist() == [len(text) for text in TEXTS]
+
+
+def test_no_document_is_lost_where_a_batch_is_full_of_characters(corpus, tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenization, "BATCH_CHARACTERS", 50)
+    store, _ = build(corpus(), tokenizer)
+    assert documents_of(store) == [tokenizer.encode(t, add_special_tokens=False) for t in TEXTS]
+
+
+@pytest.mark.parametrize("batch_documents", [1, 2, 256])
+def test_word_starts_are_the_borders_of_word_ids(
+    corpus, any_tokenizer, monkeypatch, batch_documents
+):
+    monkeypatch.setattr(tokenization, "BATCH_DOCUMENTS", batch_documents)
+    store, _ = build(corpus(), any_tokenizer)
+    expected = []
+    for text in TEXTS:
+        words = any_tokenizer(text, add_special_tokens=False).word_ids()
+        expected += [i == 0 or word != words[i - 1] for i, word in enumerate(words)]
+    assert 0 < sum(expected) < len(expected)
+    assert store.starts_word(np.arange(store.num_tokens)).tolist() == expected
+
+
+def test_names_and_hashes_belong_to_their_documents(corpus, tokenizer):
+    store, _ = build(corpus(), tokenizer)
+    lines = (store.directory / "documents.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [f"{n:03}.txt" for n in range(len(TEXTS))]
+    alone, _ = build(corpus(TEXTS[:1]), tokenizer)
+    assert len(set(store.content_hashes.tolist())) == len(TEXTS)
+    assert alone.content_hashes[0] == store.content_hashes[0]
+
+
+def unigram_tokenizer():
+    """Like SentencePiece models: its vocabulary holds the special tokens, and likes them best."""
+    from tokenizers import Tokenizer, pre_tokenizers
+    from tokenizers.models import Unigram
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["[CLS]", "[SEP]", "<unk>", "[MASK]", "</s>", "<pad>"]
+    letters = sorted(set("abcdefghijklmnopqrstuvwxyz<>/[]▁" + "".join(special)))
+    pieces = [(token, 0.0) for token in special] + [(letter, -3.0) for letter in letters]
+    backend = Tokenizer(Unigram(pieces, special.index("<unk>"), False))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", cls_token="[CLS]", sep_token="[SEP]",
+        mask_token="[MASK]", eos_token="</s>", pad_token="<pad>",
+    )  # fmt: skip
+
+
+def word_tokenizer():
+    """Words between white space are looked up as they are."""
+    from tokenizers import Tokenizer, pre_tokenizers
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    names = ["[UNK]", "[CLS]", "[SEP]", "[MASK]", "[PAD]", "a", "b"]
+    backend = Tokenizer(WordLevel({name: id_ for id_, name in enumerate(names)}, "[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        mask_token="[MASK]", pad_token="[PAD]",
+    )  # fmt: skip
+
+
+@pytest.fixture(params=["word pieces", "bytes", "unigram", "words"])
+def tokenizer_of_each_kind(request, tokenizer, byte_tokenizer):
+    if request.param == "word pieces":
+        return tokenizer
+    return {"bytes": lambda: byte_tokenizer, "unigram": unigram_tokenizer,
+            "words": word_tokenizer}[request.param]()  # fmt: skip
+
+
+def test_text_that_spells_a_special_token_stays_text(corpus, tokenizer_of_each_kind):
+    spelled = tokenizer_of_each_kind.all_special_tokens
+    text = "a " + " b ".join(spelled) + " a " + "".join(spelled)
+    text += " [MASK] </s> <mask> [SEP]"
+    store, _ = build(corpus([text]), tokenizer_of_each_kind)
+    forbidden = set(tokenizer_of_each_kind.all_special_ids)
+    forbidden.discard(tokenizer_of_each_kind.unk_token_id)
+    assert len(store.ids) > 6
+    assert not forbidden & set(store.ids.tolist())
+
+
+def test_plain_text_gets_the_ids_it_always_had(tokenizer_of_each_kind):
+    """Hiding special tokens from text moves no id, added tokens included."""
+    tokenizer = copy.deepcopy(tokenizer_of_each_kind)
+    tokenizer.add_tokens(["kubernetes", "helm"])
+    text = "a b kubernetes a helm b"
+    ids = plain_backend(tokenizer).encode(text, add_special_tokens=False).ids
+    assert ids == tokenizer.encode(text, add_special_tokens=False)
+    assert {tokenizer.convert_tokens_to_ids(t) for t in ("kubernetes", "helm")} <= set(ids)
+
+
+def test_a_tokenizer_that_truncates_and_pads_loses_nothing_and_is_left_alone(corpus, tokenizer):
+    cutting = copy.deepcopy(tokenizer)
+    cutting.backend_tokenizer.enable_truncation(8)
+    cutting.backend_tokenizer.enable_padding(length=8)
+    before = cutting.backend_tokenizer.to_str()
+    store, _ = build(corpus(), cutting)
+    assert cutting.backend_tokenizer.to_str() == before
+    assert documents_of(store) == [tokenizer.encode(t, add_special_tokens=False) for t in TEXTS]
+
+
+# The fingerprint.
+
+
+def test_a_corpus_that_was_read_is_opened_without_reading(corpus, tokenizer, monkeypatch):
+    config = corpus()
+    first, built = build(config, tokenizer)
+    assert built
+    monkeypatch.setattr(tokenization, "read_documents", lambda *_: pytest.fail("it was read again"))
+    second, built = build(config, tokenizer)
+    assert not built
+    assert second.directory == first.directory
+    assert second.ids.tolist() == first.ids.tolist()
+    assert second.funnel == first.funnel
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"validation_fraction": 0.3},
+        {"split_by": "chunk", "max_train_chunks": 5, "max_validation_chunks": 1},
+    ],
+)
+def test_how_the_corpus_is_split_does_not_make_another_store(corpus, tokenizer, settings):
+    config = corpus()
+    build(config, tokenizer)
+    assert not build(config.model_copy(update=settings), tokenizer)[1]
+
+
+def test_what_changes_the_tokens_makes_another_store(corpus, tokenizer, byte_tokenizer):
+    config = corpus()
+    stores = [build(config, tokenizer)]
+    stores.append(build(config, byte_tokenizer))
+    grown = copy.deepcopy(tokenizer)
+    grown.add_tokens(["kubernetes"])
+    stores.append(build(config, grown))
+    stores.append(build(config.model_copy(update={"min_characters": 25}), tokenizer))
+
+    changed = Path(config.sources[0].path) / "000.txt"
+    before = changed.stat()
+    changed.write_text(TEXTS[0].replace("storage", "stOrage"), encoding="utf-8")
+    os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns + 1))  # same size, other time
+    stores.append(build(config, tokenizer))
+    changed.write_text(TEXTS[0] + " More.", encoding="utf-8")
+    os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))  # same time, other size
+    stores.append(build(config, tokenizer))
+    (changed.parent / "new.txt").write_text("new", encoding="utf-8")
+    stores.append(build(config, tokenizer))
+    (changed.parent / "new.txt").rename(changed.parent / "newer.txt")
+    stores.append(build(config, tokenizer))
+
+    assert all(built for _, built in stores)
+    assert len({store.directory for store, _ in stores}) == len(stores)
+
+
+def test_a_tokenizers_truncation_does_not_make_another_store(corpus, tokenizer):
+    config = corpus()
+    build(config, tokenizer)
+    cutting = copy.deepcopy(tokenizer)
+    cutting.backend_tokenizer.enable_truncation(8)
+    assert not build(config, cutting)[1]
+
+
+def test_the_config_names_the_cache_before_the_environment_does(corpus, tokenizer, tmp_path):
+    config = TokenizationConfig(cache_dir=str(tmp_path / "elsewhere"))
+    store = open_store(corpus(), config, tokenizer, lambda _: None)
+    assert store.directory.parent == tmp_path / "elsewhere" / "tokens"
+
+
+# Writers that fail, and writers that meet.
+
+CHILD = """
+import sys, time
+from tokenizers import Tokenizer
+from mlmtune.config import CorpusConfig, SourceConfig, TokenizationConfig
+from mlmtune.tokens import tokenization
+
+class TokenizerOfTheChild:
+    backend_tokenizer = Tokenizer.from_file(sys.argv[2])
+    def __len__(self):
+        return self.backend_tokenizer.get_vocab_size()
+
+append = tokenization._append
+def append_slowly(*arguments):
+    append(*arguments)
+    print("appended", flush=True)
+    time.sleep(float(sys.argv[3]))
+tokenization._append = append_slowly
+tokenization.BATCH_DOCUMENTS = 2
+
+corpus = CorpusConfig(sources=[SourceConfig(format="text", path=sys.argv[1])])
+print("ready", flush=True)
+sys.stdin.readline()
+store = tokenization.open_store(corpus, TokenizationConfig(), TokenizerOfTheChild(), print)
+print(store.directory, flush=True)
+"""
+
+
+@pytest.fixture
+def start_child(tokenizer, tmp_path):
+    """Starts a process that builds the store, with a pause after each batch, once told to go."""
+    path = tmp_path / "tokenizer.json"
+    tokenizer.backend_tokenizer.save(str(path))
+    children = []
+
+    def start(corpus, pause_seconds):
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD, corpus.sources[0].path, str(path), str(pause_seconds)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        children.append(child)
+        return child
+
+    yield start
+    for child in children:
+        child.kill()
+        child.communicate()
+
+
+def test_a_killed_builder_leaves_no_store_and_the_next_call_builds_it(
+    corpus, tokenizer, start_child, token_cache
+):
+    config = corpus()
+    child = start_child(config, pause_seconds=600)
+    child.stdin.write("go\n")
+    child.stdin.flush()
+    assert any(line == "appended\n" for line in child.stdout)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert any(path.suffix == ".partial" for path in (token_cache / "tokens").iterdir())
+    assert not list((token_cache / "tokens").glob("*/store.json"))
+
+    store, built = build(config, tokenizer)
+    assert built
+    assert documents_of(store) == [tokenizer.encode(t, add_special_tokens=False) for t in TEXTS]
+    assert not build(config, tokenizer)[1]
+
+
+def test_two_processes_that_start_together_build_one_store(corpus, start_child, token_cache):
+    config = corpus()
+    children = [start_child(config, pause_seconds=0.2) for _ in range(2)]
+    for child in children:
+        assert child.stdout.readline() == "ready\n"
+    for child in children:
+        child.stdin.write("go\n")
+        child.stdin.flush()
+    outputs = [child.communicate(timeout=60)[0].splitlines() for child in children]
+
+    assert [child.returncode for child in children] == [0, 0]
+    assert sum("appended" in output for output in outputs) == 1
+    assert outputs[0][-1] == outputs[1][-1]
+    stores = [path for path in (token_cache / "tokens").iterdir() if path.is_dir()]
+    assert [str(path) for path in stores] == [outputs[0][-1]]
+    assert TokenStore.open(stores[0]).num_documents == len(TEXTS)
+
+
+def test_an_error_while_reading_leaves_no_store(corpus, tokenizer, token_cache):
+    with pytest.raises(DataError, match="min_characters"):
+        build(corpus(min_characters=10_000), tokenizer)
+    assert not [path for path in (token_cache / "tokens").iterdir() if path.is_dir()]
+
+
+def test_a_cache_that_cannot_be_made_is_said(corpus, tokenizer, token_cache):
+    token_cache.write_text("a file where the folder should be", encoding="utf-8")
+    with pytest.raises(ResourceError, match=r"cannot be made .*cache_dir"):
+        build(corpus(), tokenizer)
+
+
+def test_a_cache_that_cannot_be_locked_is_said(corpus, tokenizer):
+    config = corpus()
+    store, _ = build(config, tokenizer)
+    lock = store.directory.with_name(store.directory.name + ".lock")
+    store.directory.rename(store.directory.with_name("gone"))
+    lock.unlink(missing_ok=True)
+    lock.mkdir()
+    with pytest.raises(ResourceError, match=r"cannot be written .*cache_dir"):
+        build(config, tokenizer)
+
+
+def test_a_full_disk_is_said(corpus, tokenizer, monkeypatch, token_cache):
+    def no_space(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mlmtune.tokens.store.StoreWriter.append", no_space)
+    with pytest.raises(ResourceError, match="No space left"):
+        build(corpus(), tokenizer)
+    assert not [path for path in (token_cache / "tokens").iterdir() if path.is_dir()]
+
+
+# The frame.
+
+
+def with_template(tokenizer, **template):
+    from tokenizers import processors
+
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(**template)
+    return tokenizer
+
+
+def test_the_frame_of_a_bert(tokenizer):
+    cls_id, sep_id = tokenizer.cls_token_id, tokenizer.sep_token_id
+    assert SpecialTokens.of(tokenizer) == SpecialTokens((cls_id,), (sep_id,), (sep_id,))
+
+
+def test_the_frame_of_a_roberta(byte_tokenizer):
+    assert SpecialTokens.of(byte_tokenizer) == SpecialTokens((0,), (2,), (2,))
+
+
+def test_the_frame_follows_the_template_and_not_the_names(tokenizer):
+    """T5's kind ends a sequence and does not begin one."""
+    cls_id, sep_id = tokenizer.cls_token_id, tokenizer.sep_token_id
+    ending = with_template(tokenizer, single="$A [SEP]", special_tokens=[("[SEP]", sep_id)])
+    assert SpecialTokens.of(ending) == SpecialTokens((), (sep_id,), (sep_id,))
+    doubled = with_template(
+        tokenizer, single="[CLS] [CLS] $A [SEP]",
+        special_tokens=[("[CLS]", cls_id), ("[SEP]", sep_id)],
+    )  # fmt: skip
+    assert SpecialTokens.of(doubled).prefix == (cls_id, cls_id)
+
+
+def test_without_a_template_the_frame_is_cls_and_sep():
+    tokenizer = word_tokenizer()
+    assert SpecialTokens.of(tokenizer) == SpecialTokens((1,), (2,), (2,))
+
+
+def test_without_a_template_and_without_names_there_is_no_frame():
+    tokenizer = word_tokenizer()
+    tokenizer.cls_token = tokenizer.sep_token = None
+    assert SpecialTokens.of(tokenizer) == SpecialTokens((), (), ())
+    tokenizer.eos_token = "b"
+    assert SpecialTokens.of(tokenizer) == SpecialTokens((), (6,), (6,))
+
+
+def test_the_frame_is_whole_under_a_tokenizer_that_truncates_and_pads(tokenizer):
+    cutting = copy.deepcopy(tokenizer)
+    cutting.backend_tokenizer.enable_truncation(2)
+    cutting.backend_tokenizer.enable_padding(length=8)
+    assert SpecialTokens.of(cutting) == SpecialTokens.of(tokenizer)

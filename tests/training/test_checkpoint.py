@@ -1,0 +1,299 @@
+"""Checkpoints: whole or absent, verified before use, without pickles."""
+
+import json
+import pickle
+import re
+import resource
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from mlmtune.config import OptimizerConfig
+from mlmtune.errors import CheckpointError, ResourceError
+from mlmtune.training import loop
+from mlmtune.training.checkpoint import (
+    TrainState,
+    drop_checkpoints_after,
+    find_checkpoint,
+    find_fault,
+    load_optimizer,
+    load_state,
+    load_weights,
+    prune,
+    save_checkpoint,
+)
+from mlmtune.training.optimization import build_optimizer
+
+FILES = ["config.json", "model.safetensors", "optimizer.safetensors", "state.json",
+         "tokenizer.json", "tokenizer_config.json", "MANIFEST.json"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(model_dir: Path, tokenizer: Any) -> tuple[Any, Any, torch.optim.Optimizer]:
+    """A model and an optimizer that have taken two steps."""
+    model = AutoModelForMaskedLM.from_pretrained(model_dir)
+    optimizer = build_optimizer(model, OptimizerConfig(learning_rate=0.01))
+    torch.manual_seed(1)
+    for _ in range(2):
+        for parameter in model.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        optimizer.step()
+    return model, tokenizer, optimizer
+
+
+@pytest.fixture
+def saved(tmp_path: Path, trained: Any) -> Path:
+    """A folder with the checkpoints of steps 2, 4 and 10."""
+    folder = tmp_path / "checkpoints"
+    for step in (2, 10, 4):
+        save_checkpoint(folder, *trained, TrainState(identity={}, step=step))
+    return folder
+
+
+@contextmanager
+def full_disk(num_bytes: int) -> Iterator[None]:
+    """No file of this process can grow over so many bytes; Python ignores the signal."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+# ------------------------------------------------------------------------------ what is saved
+
+
+def test_a_checkpoint_holds_these_files_and_no_pickle(saved: Path) -> None:
+    names = {path.name for path in (saved / "checkpoint-10").iterdir()}
+    assert names >= set(FILES)
+    assert {Path(name).suffix for name in names} <= {".json", ".safetensors", ".txt"}
+    for path in (saved / "checkpoint-10").glob("*.json"):
+        json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_a_checkpoint_loads_with_from_pretrained(saved: Path, trained: Any) -> None:
+    model = AutoModelForMaskedLM.from_pretrained(saved / "checkpoint-4")
+    for name, weight in trained[0].state_dict().items():
+        assert torch.equal(model.state_dict()[name], weight)
+    tokenizer = AutoTokenizer.from_pretrained(saved / "checkpoint-4")
+    assert tokenizer("the cluster")["input_ids"] == trained[1]("the cluster")["input_ids"]
+
+
+def test_weights_and_optimizer_come_back_to_the_bit(
+    saved: Path, trained: Any, model_dir: Path
+) -> None:
+    model = AutoModelForMaskedLM.from_pretrained(model_dir)
+    optimizer = build_optimizer(model, OptimizerConfig(learning_rate=0.01))
+    load_weights(saved / "checkpoint-4", model)
+    load_optimizer(saved / "checkpoint-4", optimizer)
+    for (name, expected), (_, actual) in zip(
+        trained[0].named_parameters(), model.named_parameters(), strict=True
+    ):
+        assert torch.equal(expected, actual), name
+        state = optimizer.state[actual]
+        assert state.keys() == {"step", "exp_avg", "exp_avg_sq"}
+        for key, value in trained[2].state[expected].items():
+            assert torch.equal(value, state[key]), (name, key)
+            assert value.dtype == state[key].dtype
+
+
+def test_state_comes_back(tmp_path: Path, trained: Any) -> None:
+    state = TrainState(identity={"run.seed": 3}, step=7, loss_sum=0.1, best_loss=1 / 3)
+    state.evaluations["7"] = {"loss": 1 / 3, "perplexity_interval": [1.0, 2.0]}
+    assert load_state(save_checkpoint(tmp_path, *trained, state)) == state
+
+
+def test_an_optimizer_of_another_model_is_refused(saved: Path) -> None:
+    other = torch.nn.Linear(2, 2)
+    with pytest.raises(CheckpointError, match="does not fit weight"):
+        load_optimizer(saved / "checkpoint-4", build_optimizer(other, OptimizerConfig()))
+
+
+def test_weights_of_another_shape_are_refused(saved: Path, trained: Any) -> None:
+    config = trained[0].config.__class__.from_dict(
+        {**trained[0].config.to_dict(), "intermediate_size": 64}
+    )
+    with pytest.raises(CheckpointError, match="checkpoint-4"):
+        load_weights(saved / "checkpoint-4", AutoModelForMaskedLM.from_config(config))
+
+
+# --------------------------------------------------------------------------- what is damaged
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-3])
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, Path.unlink])
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_file_is_named_and_the_one_before_is_used(
+    saved: Path, damage: Any, name: str
+) -> None:
+    newest = saved / "checkpoint-10"
+    assert find_fault(newest) is None
+    damage(newest / name)
+    fault = find_fault(newest)
+    assert fault is not None
+    assert "MANIFEST.json" in fault or name in fault
+    said: list[str] = []
+    assert find_checkpoint(saved, said.append) == saved / "checkpoint-4"
+    assert len(said) == 1
+    assert str(newest) in said[0]
+    assert fault in said[0]
+
+
+def test_every_flipped_bit_of_the_manifest_is_found(saved: Path) -> None:
+    manifest = saved / "checkpoint-10" / "MANIFEST.json"
+    content = manifest.read_bytes()
+    entry = content.index(b"config.json")
+    # Its beginning, and one whole entry: name, keys, size and hash.
+    for place in (*range(20), *range(entry, entry + 100)):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << (place % 8)
+        manifest.write_bytes(damaged)
+        assert find_fault(saved / "checkpoint-10") is not None, bytes(damaged)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '{"files": []}', '{"files": {"model.safetensors": 1, "optimizer.safetensors": 2, "state.json": 3}}'])  # fmt: skip  # noqa: E501
+def test_a_manifest_of_another_shape_is_a_fault(saved: Path, content: str) -> None:
+    (saved / "checkpoint-10" / "MANIFEST.json").write_text(content, encoding="utf-8")
+    assert "MANIFEST.json" in str(find_fault(saved / "checkpoint-10"))
+
+
+def test_none_whole_is_an_error_and_deletes_nothing(saved: Path) -> None:
+    for path in saved.iterdir():
+        truncate(path / "model.safetensors")
+    before = sorted(saved.rglob("*"))
+    with pytest.raises(CheckpointError, match=re.escape(str(saved))) as caught:
+        find_checkpoint(saved, lambda line: None)
+    assert caught.value.exit_code == 4
+    assert sorted(saved.rglob("*")) == before
+
+
+def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
+    assert find_checkpoint(tmp_path, pytest.fail) is None
+    assert find_checkpoint(tmp_path / "missing", pytest.fail) is None
+
+
+def test_other_names_are_never_taken(saved: Path) -> None:
+    newest = saved / "checkpoint-10"
+    for name in (".writing-checkpoint-11", "checkpoint-12-old", "checkpoint-", "checkpoint--3"):
+        shutil.copytree(newest, saved / name)
+    assert find_checkpoint(saved, pytest.fail) == newest
+
+
+class Bomb:
+    """Leaves a file where a pickle of it is opened."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.marker,))
+
+
+def test_a_pickle_beside_a_checkpoint_is_never_opened(runs: Any, tmp_path: Path) -> None:
+    runs.train(training={"max_steps": 4})
+    folder = runs.at().checkpoint(4)
+    marker = tmp_path / "opened"
+    names = ["pytorch_model.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth",
+             "training_args.bin", "random_states_0.pkl", "custom_checkpoint_0.pkl"]  # fmt: skip
+    for name in names:
+        (folder / name).write_bytes(pickle.dumps(Bomb(marker)))
+    pickle.loads((folder / names[0]).read_bytes())
+    assert marker.exists()  # the bomb works
+    marker.unlink()
+
+    (runs.at().path / "status.json").unlink()  # as if it had been killed before the end
+    runs.train(training={"max_steps": 4}, resume="auto")
+    runs.train("other", training={"max_steps": 4}, resume=str(folder))
+    assert not marker.exists()
+
+
+# ----------------------------------------------------------------------------- what is kept
+
+
+@pytest.mark.parametrize(
+    ("keep", "best", "kept"),
+    [(1, None, [10]), (2, None, [4, 10]), (1, 2, [2, 10]), (2, 10, [4, 10]), (5, None, [2, 4, 10])],
+)
+def test_prune_keeps_the_newest_and_the_best(
+    saved: Path, keep: int, best: int | None, kept: list[int]
+) -> None:
+    (saved / ".writing-checkpoint-3").mkdir()
+    (saved / "notes.txt").write_text("mine", encoding="utf-8")
+    prune(saved, keep, best)
+    assert {path.name for path in saved.iterdir()} == {
+        "notes.txt", *(f"checkpoint-{step}" for step in kept)
+    }  # fmt: skip
+
+
+def test_a_checkpoint_half_deleted_is_not_whole(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **_: None)  # killed right before
+    prune(saved, 1, None)
+    assert find_fault(saved / "checkpoint-4") is not None
+    assert find_checkpoint(saved, pytest.fail) == saved / "checkpoint-10"
+
+
+def test_checkpoints_of_later_steps_are_dropped(saved: Path) -> None:
+    assert drop_checkpoints_after(saved, 4) == [saved / "checkpoint-10"]
+    assert {path.name for path in saved.iterdir()} == {"checkpoint-2", "checkpoint-4"}
+
+
+def test_saving_a_step_again_replaces_it(saved: Path, trained: Any) -> None:
+    save_checkpoint(saved, *trained, TrainState(identity={"again": 1}, step=4))
+    assert find_fault(saved / "checkpoint-4") is None
+    assert load_state(saved / "checkpoint-4").identity == {"again": 1}
+
+
+# ------------------------------------------------------------------------------ a full disk
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors"])
+def test_a_full_disk_leaves_older_checkpoints(saved: Path, trained: Any, name: str) -> None:
+    size = (saved / "checkpoint-10" / name).stat().st_size
+    with (
+        pytest.raises(ResourceError, match=r"checkpoint-12: .*make room") as caught,
+        full_disk(size - 1),
+    ):
+        save_checkpoint(saved, *trained, TrainState(identity={}, step=12))
+    assert caught.value.exit_code == 6
+    assert {path.name for path in saved.iterdir()} == {
+        "checkpoint-2", "checkpoint-4", "checkpoint-10",
+    }  # fmt: skip
+    assert find_checkpoint(saved, pytest.fail) == saved / "checkpoint-10"
+
+
+def test_a_run_on_a_full_disk_goes_on_when_there_is_room(
+    runs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = runs.train("expected")
+    save = loop.save_checkpoint
+
+    def save_on_full_disk(folder: Path, *arguments: Any) -> Path:
+        with full_disk(4096 if arguments[-1].step == 4 else 2**40):
+            return save(folder, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_checkpoint", save_on_full_disk)
+        with pytest.raises(ResourceError):
+            runs.train()
+    run = runs.at()
+    assert (run.json("status.json")["state"], run.json("status.json")["exit_code"]) == ("failed", 6)
+    assert runs.train(resume="auto").model_bytes == expected.model_bytes
+    assert run.metrics == expected.metrics
