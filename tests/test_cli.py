@@ -413,9 +413,7 @@ def test_check_shows_what_a_run_would_do(
     assert not (tmp_path / "run").exists()  # nothing is written
 
 
-def test_check_measures(
-    command: Command, config_file: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_check_measures(command: Command, config_file: Callable[..., Path], tmp_path: Path) -> None:
     result = command("check", "--config", config_file(), "--measure")
     assert result.code == 0
     speed = next(line for line in result.out.splitlines() if line.startswith("measured"))

@@ -49,9 +49,11 @@ def imported(tree: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
             assert node.module is not None
-            # `from mlmtune import config` names a module; `from mlmtune.errors import X` does not.
+            # `from mlmtune import config` names a module; `from mlmtune.errors import X` a part.
             if node.module == "mlmtune":
-                yield from (f"mlmtune.{name.name}" for name in node.names if name.name != "__version__")
+                yield from (
+                    f"mlmtune.{name.name}" for name in node.names if name.name != "__version__"
+                )
             else:
                 yield node.module
 

@@ -144,7 +144,7 @@ def test_processes_that_would_run_alone_are_refused(
         pytest.skip("with a GPU plain torchrun is right")
     launched = launch(*torchrun(2), "-m", "mlmtune", "train", "--config", config_file())
     assert launched.returncode != 0
-    said = [line for line in launched.stderr.splitlines() if line.startswith("mlmtune")]
+    said = [line for line in launched.stderr.splitlines() if line.startswith("mlmtune: ")]
     assert len(said) == 1
     assert "2 processes were launched" in said[0]
     assert "ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m mlmtune" in said[0]

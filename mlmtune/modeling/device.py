@@ -6,7 +6,7 @@ from functools import cache
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
-from accelerate.utils import GradientAccumulationPlugin
+from accelerate.utils import GradientAccumulationPlugin, parse_flag_from_env
 
 from mlmtune.errors import ConfigError
 
@@ -87,7 +87,8 @@ def build_accelerator(precision: str) -> Accelerator:
         ConfigError: fp16 without a GPU; or a launcher started several processes and Accelerate
             sees one, so that each would run the whole job in the same directory.
     """
-    device = PartialState().device
+    # Accelerator() looks at the variable, PartialState() alone does not, and the first one decides.
+    device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
     resolved = resolve_precision(precision, device)
     accelerator = Accelerator(
         mixed_precision="no" if resolved == "fp32" else resolved,

@@ -261,10 +261,12 @@ def build_splits(
         splits = Splits(view(np.flatnonzero(~on_validation)), view(np.flatnonzero(on_validation)))
     for side, chunks in (("training", splits.train), ("validation", splits.validation)):
         if len(chunks) == 0:
+            remedy = "add text"
+            if chunks.num_tokens_dropped:
+                remedy += ", or set chunking.last_chunk: keep"
             raise DataError(
                 f"the {side} text ({chunks.num_documents} documents, {chunks.num_body_tokens} "
-                f"tokens) makes no chunk of {chunking.chunk_length} tokens; add text, or set "
-                "chunking.last_chunk: keep"
+                f"tokens) makes no chunk of {chunking.chunk_length} tokens; {remedy}"
             )
     return splits
 

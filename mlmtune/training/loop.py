@@ -91,11 +91,12 @@ def _recording_failure(run: RunDir, accelerator: Accelerator) -> Iterator[None]:
         yield
     except BaseException as error:
         if accelerator.is_main_process:
-            is_ours = isinstance(error, MlmtuneError | StoppedAtOnce)
+            exit_code, message = 1, f"{type(error).__name__}: {error}"
+            if isinstance(error, MlmtuneError | StoppedAtOnce):
+                exit_code, message = error.exit_code, str(error)
+            stopped = isinstance(error, Interrupted | StoppedAtOnce)
             run.write_status(
-                "interrupted" if isinstance(error, Interrupted | StoppedAtOnce) else "failed",
-                exit_code=error.exit_code if is_ours else 1,
-                message=str(error) if is_ours else f"{type(error).__name__}: {error}",
+                "interrupted" if stopped else "failed", exit_code=exit_code, message=message
             )
         raise
 

@@ -340,7 +340,6 @@ def silent_server():
         yield server.getsockname()[1]
         server.shutdown(socket.SHUT_RDWR)
     thread.join()
-    assert accepted, "nobody asked"
     for connection in accepted:
         connection.close()
 
@@ -366,7 +365,7 @@ def children_of_ports(silent_server, tmp_path_factory):
         child.communicate()
 
 
-def test_a_hub_that_is_down_or_silent_is_given_up_soon(children_of_ports):
+def test_a_hub_that_is_down_or_silent_is_given_up_soon(children_of_ports, silent_server):
     """Some versions of the client ask it something of their own first, for up to 3 seconds."""
     assert loading.HUB_TIMEOUT_SECONDS <= 5
     for port, child in children_of_ports.items():
@@ -375,4 +374,5 @@ def test_a_hub_that_is_down_or_silent_is_given_up_soon(children_of_ports):
         seconds, message = output.splitlines()
         assert float(seconds) < 8, port
         assert f"http://127.0.0.1:{port} cannot be reached" in message
+        assert ("ReadTimeout" in message) == (port == silent_server)
         assert "no cached copy" in message

@@ -355,9 +355,7 @@ def test_a_changed_corpus_is_refused(
         runs.train(**sections, resume="auto")
 
 
-def test_another_model_is_refused(
-    runs: Any, stopped: Any, model_dir: Path, tmp_path: Path
-) -> None:
+def test_another_model_is_refused(runs: Any, stopped: Any, model_dir: Path, tmp_path: Path) -> None:
     other = tmp_path / "other-model"
     shutil.copytree(model_dir, other)
     with pytest.raises(CheckpointError) as caught:
@@ -365,9 +363,7 @@ def test_another_model_is_refused(
     assert f"model.name_or_path: {model_dir} in the checkpoint, {other} now" in str(caught.value)
 
 
-def test_allow_changes_insists(
-    runs: Any, stopped: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_allow_changes_insists(runs: Any, stopped: Any, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     run = runs.train(**changed("run", seed=7), resume="auto", allow_changes=True)
     assert "run.seed: 42 in the checkpoint, 7 now" in capsys.readouterr().out

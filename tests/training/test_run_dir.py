@@ -59,9 +59,7 @@ def test_a_place_that_cannot_be_written_is_found_before_the_model_loads(
     assert caught.value.exit_code == 6
 
 
-def test_status_goes_from_running_to_finished(
-    runs: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_status_goes_from_running_to_finished(runs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     take_step = loop.take_step
 
