@@ -1,5 +1,6 @@
 """Where a run computes and in which precision. Decided by tables, never by a timing race."""
 
+import faulthandler
 import os
 import warnings
 from functools import cache
@@ -68,6 +69,7 @@ def _survives_bf16() -> bool:
     if child == 0:
         status = 1
         try:
+            faulthandler.disable()  # here a crash is an answer
             torch.set_num_threads(1)
             matrix = torch.ones(256, 256, dtype=torch.bfloat16)
             torch.nn.functional.linear(matrix, matrix)
