@@ -297,10 +297,6 @@ def main() -> NoReturn:
         if shows_traceback:
             raise
         _fail(str(error), error.exit_code)
-    except BrokenPipeError:
-        # The reader of our output left (`| head`); nobody is there to be told.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except Exception as error:
         if shows_traceback:
             raise

@@ -241,10 +241,11 @@ def load_pretrained(
 
 def _check_vocabulary(name: str, tokenizer: PreTrainedTokenizerFast, model_config: Any) -> None:
     vocab_size = getattr(model_config, "vocab_size", None)
-    if vocab_size is not None and len(tokenizer) > vocab_size:
+    num_ids = max(tokenizer.get_vocab().values()) + 1  # more than len(tokenizer) if ids have gaps
+    if vocab_size is not None and num_ids > vocab_size:
         raise ConfigError(
-            f"{name}: the tokenizer has {len(tokenizer)} tokens, but the model has embeddings for "
-            f"{vocab_size}; resize them (model.resize_token_embeddings({len(tokenizer)}) in "
+            f"{name}: the tokenizer has ids for {num_ids} tokens, but the model has embeddings for "
+            f"{vocab_size}; resize them (model.resize_token_embeddings({num_ids}) in "
             "transformers, then save_pretrained), or use the model's own tokenizer"
         )
 

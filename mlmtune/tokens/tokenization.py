@@ -157,7 +157,7 @@ def open_store(
             with FileLock(directory.with_name(name + ".lock")):
                 if not directory.exists():
                     say("reading and tokenizing the corpus (once; the result is cached)")
-                    _build(directory, corpus, listing, backend, len(tokenizer))
+                    _build(directory, corpus, listing, backend)
         except OSError as error:
             raise ResourceError(
                 f"{directory.parent}: the token cache cannot be written ({error.strerror}); "
@@ -171,10 +171,10 @@ def _build(
     corpus: CorpusConfig,
     listing: Listing,
     backend: Tokenizer,
-    vocabulary_size: int,
 ) -> None:
     funnel = Funnel()
-    with writing(directory, vocabulary_size) as writer:
+    largest_id = max(backend.get_vocab().values())
+    with writing(directory, largest_id + 1) as writer:
         for batch in _batches(read_documents(corpus, listing, funnel)):
             texts = [kept.document.text for kept in batch]
             _append(writer, batch, backend.encode_batch(texts, add_special_tokens=False))

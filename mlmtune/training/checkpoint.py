@@ -24,10 +24,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
 
 from mlmtune.errors import CheckpointError, ResourceError
-from mlmtune.training.run_dir import write_json
+from mlmtune.training.run_dir import TEMPORARY_PREFIX, write_json
 
 PREFIX = "checkpoint-"
-TEMPORARY_PREFIX = ".writing-"
 
 
 @dataclass

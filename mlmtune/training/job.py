@@ -156,7 +156,8 @@ def resume(job: Job, options: Options) -> None:
         path = find_checkpoint(job.run.checkpoints, job.progress.say)
         if path is None:
             job.progress.say(f"{job.run.path} holds no checkpoint yet; starting from the beginning")
-            job.run.metrics.unlink(missing_ok=True)
+            if job.accelerator.is_main_process:
+                job.run.metrics.unlink(missing_ok=True)
             return
     else:
         path = Path(options.resume).expanduser()

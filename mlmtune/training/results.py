@@ -8,13 +8,13 @@ from typing import Any
 from mlmtune.errors import ResourceError
 from mlmtune.evaluation.fill_mask import fill_mask
 from mlmtune.training.checkpoint import (
-    TEMPORARY_PREFIX,
     checkpoint_path,
     load_weights,
     save_model,
 )  # fmt: skip
 from mlmtune.training.environment import peak_memory_bytes
 from mlmtune.training.job import Job
+from mlmtune.training.run_dir import TEMPORARY_PREFIX
 
 
 def export(job: Job) -> dict[str, Any]:

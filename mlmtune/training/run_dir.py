@@ -19,6 +19,8 @@ OWN_FILES = (
 )  # fmt: skip
 OWN_FOLDERS = ("model", "checkpoints")
 LOCK_FILE = ".lock"
+TEMPORARY_PREFIX = ".writing-"
+"""Begins the name of everything that is not whole yet; whoever holds the lock may delete it."""
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -27,7 +29,7 @@ def write_json(path: Path, value: Any) -> None:
     Raises:
         ValueError: a number is not finite; the caller says what to write instead.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     temporary.write_text(text + "\n", encoding="utf-8")
     os.replace(temporary, path)
@@ -93,6 +95,14 @@ class RunDir:
             or (self.checkpoints.exists() and any(self.checkpoints.iterdir()))
         )
 
+    def sweep(self) -> None:
+        """Delete what a killed run was writing."""
+        for leftover in self.path.glob(f"{TEMPORARY_PREFIX}*"):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+
     def clear(self) -> None:
         """Delete what a run wrote, and nothing else."""
         for name in OWN_FOLDERS:
@@ -117,7 +127,7 @@ def open_run_dir(path: Path, *, resume: bool, overwrite: bool) -> Iterator[RunDi
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".writable"
+        probe = path / f"{TEMPORARY_PREFIX}probe"
         probe.write_text("", encoding="utf-8")
         probe.unlink()
     except OSError as error:
@@ -137,6 +147,7 @@ def open_run_dir(path: Path, *, resume: bool, overwrite: bool) -> Iterator[RunDi
             "run.output_dir to another place"
         ) from error
     try:
+        run.sweep()
         if overwrite:
             run.clear()
         elif run.is_in_use() and not resume:
