@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from mlmtune.config import ModelConfig
@@ -237,6 +239,29 @@ def load_pretrained(
     return LoadedModel(
         model, tokenizer, tuple(sorted(report["missing_keys"])), attention, context_length
     )
+
+
+def start_from_frequencies(loaded: LoadedModel, token_counts: NDArray[np.int64]) -> bool:
+    """Set the output bias of a new head to the log frequencies of the tokens, smoothed by one.
+
+    A new head would spend its first steps on learning which tokens are frequent. The class prior
+    as the bias of a last layer: Lin et al. 2017 ("Focal loss for dense object detection", 4.1).
+
+    Args:
+        loaded: its model is changed if its output bias is new.
+        token_counts: (V,) how often each id occurs in the training text.
+
+    Returns:
+        Whether the bias was set; False where the checkpoint holds one, or the head has none.
+    """
+    bias = getattr(loaded.model.get_output_embeddings(), "bias", None)
+    parameters = loaded.model.named_parameters(remove_duplicate=False)
+    if bias is None or not any(p is bias and name in loaded.new_weights for name, p in parameters):
+        return False
+    smoothed = torch.from_numpy(token_counts).double() + 1.0
+    with torch.no_grad():
+        bias.copy_((smoothed / smoothed.sum()).log())
+    return True
 
 
 def _check_vocabulary(name: str, tokenizer: PreTrainedTokenizerFast, model_config: Any) -> None:

@@ -141,6 +141,13 @@ class ChunkView:
         starts = starts + (chunks - self._chunk_offsets[document]) * self._window
         return starts, np.minimum(self._window, self._stream_offsets[document + 1] - starts)
 
+    def token_counts(self, vocabulary_size: int) -> NDArray[np.int64]:
+        """(V,) how often each id occurs in the view's documents; `select` leaves it as it is."""
+        counts = np.zeros(vocabulary_size, dtype=np.int64)
+        for start, length in zip(self._token_offsets, self._body_lengths, strict=True):
+            np.add.at(counts, self._store.ids[start : start + length], 1)
+        return counts
+
     def lengths(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
         """(B,) tokens of each chunk, special tokens included."""
         return self._windows(chunks)[1] + len(self._frame[0]) + len(self._frame[1])

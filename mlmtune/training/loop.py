@@ -124,8 +124,8 @@ def _announce(job: Job) -> None:
     training = job.config.training
     if parts.loaded.head_is_new:
         say(
-            f"{job.config.model.name_or_path} has no masked-LM head; it gets a new one, so the "
-            "perplexity before training says little"
+            f"{job.config.model.name_or_path} has no masked-LM head; it gets a new one that knows "
+            "token frequencies alone, so the perplexity before training says little"
         )
     say(
         f"{parts.loaded.num_parameters / 1e6:.1f} M parameters on {job.accelerator.device}, "

@@ -15,7 +15,7 @@ from mlmtune.evaluation.fill_mask import encode_masked_text
 from mlmtune.evaluation.perplexity import Evaluator
 from mlmtune.masking.collator import MaskingCollator
 from mlmtune.modeling.device import precision_of
-from mlmtune.modeling.loading import LoadedModel, load_pretrained
+from mlmtune.modeling.loading import LoadedModel, load_pretrained, start_from_frequencies
 from mlmtune.modeling.masked_head import MaskedHead
 from mlmtune.tokens.chunking import ChunkView, Splits, open_splits
 from mlmtune.tokens.store import TokenStore
@@ -78,6 +78,9 @@ def build_parts(config: Config, accelerator: Accelerator, say: Callable[[str], N
     store, splits = open_splits(
         config.corpus, config.tokenization, config.chunking, loaded.tokenizer, say
     )
+    if loaded.head_is_new:
+        vocabulary_size = loaded.model.get_input_embeddings().num_embeddings
+        start_from_frequencies(loaded, splits.train.token_counts(vocabulary_size))
     plan = Plan.of(
         config.training,
         num_chunks=len(splits.train),

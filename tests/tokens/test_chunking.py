@@ -338,3 +338,11 @@ def test_opening_a_corpus_gives_both_sides_and_warns_of_a_leak(corpus_dir, token
     assert re.fullmatch(r"(\w+ ?)+", tokenizer.decode(first[1:5]))
     *_, leaks = open_(split_by="chunk")
     assert len(leaks) == 1
+
+
+def test_token_counts_are_of_the_views_documents_alone(make_store):
+    splits = split(make_store([[17, 17, 19], [18, 19], [19, 19, 19]] * 5), validation_fraction=0.3)
+    chunks = whole(splits.train)
+    body = chunks.input_ids[~chunks.special_tokens_mask]
+    assert splits.train.token_counts(25).tolist() == np.bincount(body, minlength=25).tolist()
+    assert len(splits.validation) > 0
