@@ -83,7 +83,7 @@ def train(
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a model on a corpus, and measure its perplexity before and after."""
+    """Train a model on text; perplexity before and after."""
     if overwrite and resume != "never":
         raise ConfigError("--resume and --overwrite contradict each other; give one of them")
     from mlmtune.config_loading import load_config
@@ -109,7 +109,7 @@ def train(
 def evaluate(
     model: ModelName, config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False
 ) -> None:
-    """Measure a model's perplexity on a config's validation text, with its fixed masks."""
+    """Measure a model on a config's validation text."""
     from mlmtune.config_loading import load_config
 
     settings = load_config(config, [*(overrides or []), f"model.name_or_path={json.dumps(model)}"])
@@ -229,7 +229,7 @@ def check(
         typer.Option("--measure", help="Take ten real steps: speed, finish time, peak memory."),
     ] = False,
 ) -> None:
-    """Validate a config and show what a run would do, without training."""
+    """Show what a config would do, without training."""
     from mlmtune.config_loading import load_config
 
     settings = load_config(config, overrides or [])

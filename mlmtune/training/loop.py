@@ -122,7 +122,7 @@ def _write_records(job: Job, options: Options) -> None:
 def _announce(job: Job) -> None:
     parts, plan, say = job.parts, job.parts.plan, job.progress.say
     training = job.config.training
-    if parts.loaded.head_is_new:
+    if parts.loaded.head_is_new and job.state.step == 0:
         say(
             f"{job.config.model.name_or_path} has no masked-LM head; it gets a new one that knows "
             "token frequencies alone, so the perplexity before training says little"
