@@ -3,6 +3,7 @@
 What a command needs is imported when it runs: `--help` and config errors must not wait for torch.
 """
 
+import errno
 import json
 import os
 import signal
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -48,6 +48,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.callback(invoke_without_command=True)
 def top(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
@@ -58,6 +59,8 @@ def top(
     """
     if version:
         print(f"mlmtune {__version__}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @app.command()
@@ -112,36 +115,21 @@ def evaluate(
     """Measure a model on a config's validation text."""
     from mlmtune.config_loading import load_config
 
-    settings = load_config(config, [*(overrides or []), f"model.name_or_path={json.dumps(model)}"])
+    # The revision is that of the config's own model.
+    chosen = [f"model.name_or_path={json.dumps(model)}", "model.revision=null"]
+    settings = load_config(config, [*(overrides or []), *chosen])
 
-    from mlmtune.evaluation.perplexity import Evaluator
-    from mlmtune.modeling.device import build_accelerator, precision_of
-    from mlmtune.modeling.loading import load_pretrained
-    from mlmtune.modeling.masked_head import MaskedHead
-    from mlmtune.tokens.chunking import open_splits
+    from mlmtune.modeling.device import build_accelerator
+    from mlmtune.training.setup import build_measurable
 
     accelerator = build_accelerator(settings.training.precision)
-    loaded = load_pretrained(
-        settings.model,
-        chunk_length=settings.chunking.chunk_length,
-        device=accelerator.device,
-        precision=precision_of(accelerator),
-        seed=settings.run.seed,
-    )
-    if loaded.head_is_new:
+    measurable = build_measurable(settings, accelerator, _note)
+    if measurable.loaded.head_is_new:
         _note(f"{model} has no masked-LM head; it gets a new one, so its perplexity says little")
-    head = MaskedHead(loaded.model, len(loaded.tokenizer))
-    _, splits = open_splits(
-        settings.corpus, settings.tokenization, settings.chunking, loaded.tokenizer, _note
+    prepared = accelerator.prepare_model(measurable.loaded.model, evaluation_mode=True)
+    evaluation = measurable.evaluator.run(
+        accelerator, accelerator.unwrap_model(prepared), measurable.head
     )
-    evaluator = Evaluator(
-        splits.validation,
-        loaded.tokenizer,
-        settings.evaluation,
-        with_token_type_ids=loaded.has_token_types,
-    )
-    prepared = accelerator.prepare_model(loaded.model, evaluation_mode=True)
-    evaluation = evaluator.run(accelerator, accelerator.unwrap_model(prepared), head)
     assert evaluation is not None  # nothing tells this evaluation to stop
     if accelerator.is_main_process:
         print(json.dumps(evaluation.to_json(), indent=2) if as_json else evaluation.table())
@@ -315,10 +303,13 @@ def _explain(error: Exception) -> tuple[str, int]:
         return f"{message} (mlmtune --help shows what there is)", int(error.exit_code)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return (
-            "out of memory; lower training.micro_batch_size (the result stays the same), or set "
-            "training.gradient_checkpointing: true",
+            "out of memory; lower training.micro_batch_size and evaluation.batch_size (the result "
+            "stays the same), or set training.gradient_checkpointing: true",
             ResourceError.exit_code,
         )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}cannot be written ({error.strerror}); make room", ResourceError.exit_code
     kind = type(error).__name__
     return f"unexpected {kind}: {error}; --debug shows where it happened", 1
 

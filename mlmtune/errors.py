@@ -73,5 +73,5 @@ class StoppedAtOnce(BaseException):
     """
 
     def __init__(self, signal_number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signal_number).name}; nothing was saved")
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}; nothing more was saved")
         self.exit_code = 128 + signal_number

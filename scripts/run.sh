@@ -18,8 +18,7 @@ train=(-m mlmtune train --config "$config" "$@")
 
 num_gpus=0
 case " $* " in
-    # These start no training here, or start the processes themselves.
-    *" --help "* | *" -h "* | *" --nproc"*) ;;
+    *" --help "* | *" -h "*) ;;  # starts no training
     *)
         # Asking PyTorch takes seconds, so only a machine with a GPU's driver is asked.
         if [[ -e /dev/nvidiactl || -e /dev/kfd || -e /dev/dxg ]]; then

@@ -72,12 +72,14 @@ class Listing:
     sources: tuple[ListedSource, ...]
 
     def signature(self) -> str:
-        """A digest of every file's source, id, size and time of change."""
+        """A digest of every file's source, id, size, time of change, and whether it may be read."""
         state = xxhash.xxh3_128()
         for source in self.sources:
             state.update(f"{source.name}\0{source.validation}\0{len(source.files)}\0".encode())
             for file in source.files:
-                line = f"{file.id}\0{file.size}\0{file.mtime_ns}\0"
+                # A file whose permission is mended keeps its size and time.
+                is_readable = os.access(file.path, os.R_OK)
+                line = f"{file.id}\0{file.size}\0{file.mtime_ns}\0{is_readable}\0"
                 state.update(line.encode("utf-8", "surrogateescape"))
         return state.hexdigest()
 

@@ -79,6 +79,7 @@ def fill_mask(
             logits = model(**encoding.to(device)).logits[0].float().cpu()  # (T, V)
     finally:
         model.train(was_training)
+    top_k = min(top_k, logits.shape[-1])
     return [
         [
             _prediction(tokenizer, input_ids[0], int(place), float(score), int(token))

@@ -148,8 +148,10 @@ class Evaluator:
                     )
         finally:
             model.train(was_training)
-        total = accelerator.reduce(torch.from_numpy(sums).to(accelerator.device), reduction="sum")
-        return _summarize(total.tolist())
+        if accelerator.num_processes > 1:
+            on_device = torch.from_numpy(sums).to(accelerator.device)
+            sums = accelerator.reduce(on_device, reduction="sum").cpu().numpy()
+        return _summarize(sums.tolist())
 
     def _batch_sums(
         self, accelerator: Accelerator, model: Any, head: MaskedHead, chunks: np.ndarray[Any, Any]
@@ -163,7 +165,7 @@ class Evaluator:
         losses = functional.cross_entropy(
             logits, labels, reduction="none", ignore_index=IGNORE_INDEX
         )
-        loss = np.bincount(rows, weights=losses.double().cpu().numpy(), minlength=len(chunks))
+        loss = np.bincount(rows, weights=losses.cpu().double().numpy(), minlength=len(chunks))
         masked = np.bincount(rows, minlength=len(chunks)).astype(np.float64)
         correct = float((logits.argmax(dim=-1) == labels).sum())
         return np.asarray(

@@ -3,13 +3,25 @@
 import faulthandler
 import os
 import warnings
+from collections.abc import Callable
 from functools import cache
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
-from accelerate.utils import GradientAccumulationPlugin, parse_flag_from_env
+from accelerate.utils import (
+    DistributedType,
+    GradientAccumulationPlugin,
+    broadcast_object_list,
+    parse_flag_from_env,
+)  # fmt: skip
 
-from mlmtune.errors import ConfigError
+from mlmtune.errors import ConfigError, MlmtuneError
+
+T = TypeVar("T")
+
+UNSUPPORTED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+"""They spread the weights over processes; checkpoints here hold those of one."""
 
 
 def resolve_precision(requested: str, device: torch.device) -> str:
@@ -99,6 +111,12 @@ def build_accelerator(precision: str) -> Accelerator:
         # Buffers are constants here; sending them around would wait on processes that evaluate.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
+    if accelerator.distributed_type in UNSUPPORTED:
+        raise ConfigError(
+            f"Accelerate is set to {accelerator.distributed_type.value}; only plain multi-GPU "
+            "(DDP) is built: answer no to DeepSpeed, FullyShardedDataParallel and Megatron-LM in "
+            "`accelerate config`"
+        )
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
         raise ConfigError(
@@ -107,6 +125,24 @@ def build_accelerator(precision: str) -> Accelerator:
             f"--nproc_per_node {launched} -m mlmtune ..."
         )
     return accelerator
+
+
+def decided_by_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
+    """What `decide` returns in the main process, in every process; or its error, in every process.
+
+    So that all go the same way even where they see a shared disk at different moments, and none
+    waits for one that has failed.
+    """
+    outcome: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            outcome[0] = decide()
+        except MlmtuneError as error:
+            outcome[1] = error
+    broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return cast(T, outcome[0])
 
 
 def precision_of(accelerator: Accelerator) -> str:

@@ -114,7 +114,8 @@ def _fetch_from_hub(name: str, revision: str | None) -> Path:
                 f"model.name_or_path: {name}: {reason}, and there is no cached copy; "
                 "give a folder, or try again with the hub in reach"
             ) from error
-        if not (folder / "config.json").is_file():
+        has_weights = any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
+        if not (folder / "config.json").is_file() or not has_weights:
             raise HubError(
                 f"model.name_or_path: {name}: {reason}, and the cached copy is not whole; "
                 "try again with the hub in reach"
@@ -228,6 +229,7 @@ def load_pretrained(
         )
     except Exception as error:
         raise ConfigError(_why_not_loadable(config.name_or_path, error)) from error
+    _check_encoder(config.name_or_path, model, report["missing_keys"])
     context_length = _context_length(model, tokenizer)
     if context_length is not None and chunk_length > context_length:
         raise ConfigError(
@@ -262,6 +264,18 @@ def start_from_frequencies(loaded: LoadedModel, token_counts: NDArray[np.int64])
     with torch.no_grad():
         bias.copy_((smoothed / smoothed.sum()).log())
     return True
+
+
+def _check_encoder(name: str, model: Any, missing: set[str]) -> None:
+    """A head may be new; an encoder that is in part new would be ruined without a word."""
+    encoder = f"{model.base_model_prefix}."
+    lost = sorted(key for key in missing if key.startswith(encoder) and ".pooler." not in key)
+    if lost:
+        raise ConfigError(
+            f"model.name_or_path: {name} lacks weights of its encoder ({lost[0]}"
+            + (f" and {len(lost) - 1} more" if len(lost) > 1 else "")
+            + "); its files are damaged or of another architecture: fetch or save it again"
+        )
 
 
 def _check_vocabulary(name: str, tokenizer: PreTrainedTokenizerFast, model_config: Any) -> None:

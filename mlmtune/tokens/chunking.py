@@ -7,7 +7,7 @@ the numbers that describe the stream are held; ids stay in the store.
 Legend: B chunks, T tokens in a chunk, D documents, N chunks of a view.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,9 @@ from mlmtune.tokens.tokenization import SpecialTokens, open_store
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+BLOCK_CHUNKS = 4096
+"""Chunks put together at once where all of a view is gone through."""
 
 SPLIT_BY_CHUNK_STREAM = 0x5B1C
 """Keeps the draw of `split_by: chunk` apart from the other draws by `corpus.split_seed`."""
@@ -65,8 +68,8 @@ class ChunkView:
         special_tokens: SpecialTokens,
         pad_token_id: int,
     ) -> None:
-        self.num_documents = len(documents)
-        self.num_characters = int(store.num_characters[documents].sum())
+        self.num_documents: int | None = len(documents)
+        self.num_characters: int | None = int(store.num_characters[documents].sum())
         self.num_body_tokens = int(store.document_lengths()[documents].sum())
         documents = documents[store.document_lengths()[documents] > 0]
         self._store = store
@@ -119,12 +122,24 @@ class ChunkView:
         self._num_chunks = num_chunks
 
     def select(self, chunks: NDArray[np.int64]) -> "ChunkView":
-        """A view of some of this view's chunks, in the order given."""
+        """A view of some of this view's chunks, in the order given.
+
+        It counts the body tokens of its chunks; documents and characters may be cut, and are None.
+        """
         view = object.__new__(ChunkView)
         view.__dict__.update(self.__dict__)
         view._selection = chunks if self._selection is None else self._selection[chunks]
         view._num_chunks = len(chunks)
+        view.num_documents = view.num_characters = None
+        view.num_tokens_dropped = view.num_tokens_truncated = 0
+        view.num_body_tokens = sum(len(ids) for ids in view._bodies())
         return view
+
+    def _bodies(self) -> Iterator[NDArray[np.int64]]:
+        """The body ids of all chunks, a block of chunks at a time."""
+        for start in range(0, len(self), BLOCK_CHUNKS):
+            chunks = self.batch(np.arange(start, min(start + BLOCK_CHUNKS, len(self))))
+            yield chunks.input_ids[~chunks.special_tokens_mask]
 
     def __len__(self) -> int:
         return self._num_chunks
@@ -142,10 +157,10 @@ class ChunkView:
         return starts, np.minimum(self._window, self._stream_offsets[document + 1] - starts)
 
     def token_counts(self, vocabulary_size: int) -> NDArray[np.int64]:
-        """(V,) how often each id occurs in the view's documents; `select` leaves it as it is."""
+        """(V,) how often each id occurs in the view's chunks, special tokens left out."""
         counts = np.zeros(vocabulary_size, dtype=np.int64)
-        for start, length in zip(self._token_offsets, self._body_lengths, strict=True):
-            np.add.at(counts, self._store.ids[start : start + length], 1)
+        for ids in self._bodies():
+            counts += np.bincount(ids, minlength=vocabulary_size)
         return counts
 
     def lengths(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -272,8 +287,8 @@ def build_splits(
             if chunks.num_tokens_dropped:
                 remedy += ", or set chunking.last_chunk: keep"
             raise DataError(
-                f"the {side} text ({chunks.num_documents} documents, {chunks.num_body_tokens} "
-                f"tokens) makes no chunk of {chunking.chunk_length} tokens; {remedy}"
+                f"the {side} text ({chunks.num_body_tokens} tokens) makes no chunk of "
+                f"{chunking.chunk_length} tokens; {remedy}"
             )
     return splits
 

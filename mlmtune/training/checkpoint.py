@@ -20,13 +20,16 @@ from typing import Any
 
 import torch
 import xxhash
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
 
-from mlmtune.errors import CheckpointError, ResourceError
-from mlmtune.training.run_dir import TEMPORARY_PREFIX, write_json
+from mlmtune.errors import CheckpointError
+from mlmtune.training.run_dir import TEMPORARY_PREFIX, removing, write_json, writing_to
 
 PREFIX = "checkpoint-"
+WITHOUT_MOMENTS = "without_moments"
+"""Key of the optimizer file's metadata: parameters that have had no gradient so far."""
 
 
 @dataclass
@@ -44,6 +47,8 @@ class TrainState:
     window_loss_sum: float = 0.0
     window_num_masked_tokens: int = 0
     num_skipped_steps: int = 0
+    num_overflows_in_a_row: int = 0
+    scaler: dict[str, Any] | None = None
     elapsed_seconds: float = 0.0
     best_step: int | None = None
     best_loss: float | None = None
@@ -52,7 +57,6 @@ class TrainState:
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Evaluations by step, as written in eval_results.json."""
     examples_before: list[Any] = field(default_factory=list)
-    is_complete: bool = False
 
 
 def checkpoint_path(directory: Path, step: int) -> Path:
@@ -94,10 +98,10 @@ def save_checkpoint(
     final = checkpoint_path(directory, state.step)
     temporary = directory / f"{TEMPORARY_PREFIX}{final.name}"
     shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with writing_to(final, "older checkpoints are as they were"), removing(temporary):
         temporary.mkdir(parents=True)
         save_model(temporary, model, tokenizer)
-        save_file(_optimizer_tensors(optimizer), temporary / "optimizer.safetensors")
+        _save_optimizer(optimizer, temporary / "optimizer.safetensors")
         write_json(temporary / "state.json", asdict(state))
         files = sorted(p for p in temporary.rglob("*") if p.is_file())
         manifest = {
@@ -110,14 +114,6 @@ def save_checkpoint(
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
         _make_durable(directory)
-    except Exception as error:  # safetensors raises its own kind when a disk is full
-        shutil.rmtree(temporary, ignore_errors=True)
-        if not isinstance(error, OSError) and "SafetensorError" not in type(error).__name__:
-            raise
-        raise ResourceError(
-            f"{final}: the checkpoint cannot be written ({error}); make room and go on with "
-            "--resume auto (older checkpoints are as they were)"
-        ) from error
     return final
 
 
@@ -196,9 +192,11 @@ def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
     """Put a checkpoint's moments and step counts into `optimizer`.
 
     Raises:
-        CheckpointError: a parameter has no state in the checkpoint, or one of another shape.
+        CheckpointError: the checkpoint holds moments of another shape, or of no parameter.
     """
     tensors = load_file(path / "optimizer.safetensors")
+    with safe_open(path / "optimizer.safetensors", "pt") as file:
+        without_moments = json.loads(file.metadata()[WITHOUT_MOMENTS])
     by_name: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         parameter_name, _, field_name = name.rpartition("/")
@@ -206,6 +204,8 @@ def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
     for group in optimizer.param_groups:
         for name, parameter in zip(group["param_names"], group["params"], strict=True):
             fields = by_name.pop(name, None)
+            if fields is None and name in without_moments:
+                continue
             if fields is None or fields["exp_avg"].shape != parameter.shape:
                 raise CheckpointError(
                     f"{path}: optimizer.safetensors does not fit {name}; is it of another model?"
@@ -213,6 +213,11 @@ def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
             optimizer.state[parameter] = {
                 key: tensor.to(parameter.device) for key, tensor in fields.items()
             }
+    if by_name:
+        raise CheckpointError(
+            f"{path}: optimizer.safetensors has moments of {next(iter(by_name))}, which the model "
+            "does not have; is it of another model?"
+        )
 
 
 def drop_checkpoints_after(directory: Path, step: int) -> list[Path]:
@@ -232,13 +237,10 @@ def copy_checkpoint(source: Path, directory: Path) -> None:
     final = checkpoint_path(directory, load_state(source).step)
     temporary = directory / f"{TEMPORARY_PREFIX}{final.name}"
     shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with writing_to(final, f"{source} is as it was"), removing(temporary):
         shutil.copytree(source, temporary)
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise ResourceError(f"{final}: {source} cannot be copied there ({error})") from error
 
 
 def prune(directory: Path, keep: int, best_step: int | None) -> None:
@@ -256,13 +258,16 @@ def _delete(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    return {
-        f"{name}/{key}": value.detach().cpu().contiguous()
-        for group in optimizer.param_groups
-        for name, parameter in zip(group["param_names"], group["params"], strict=True)
-        for key, value in optimizer.state[parameter].items()
-    }
+def _save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
+    tensors: dict[str, torch.Tensor] = {}
+    without_moments: list[str] = []
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["param_names"], group["params"], strict=True):
+            if not optimizer.state[parameter]:
+                without_moments.append(name)
+            for key, value in optimizer.state[parameter].items():
+                tensors[f"{name}/{key}"] = value.detach().cpu().contiguous()
+    save_file(tensors, path, {WITHOUT_MOMENTS: json.dumps(without_moments)})
 
 
 def _digest(path: Path) -> str:

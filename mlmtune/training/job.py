@@ -8,7 +8,9 @@ import torch
 from accelerate import Accelerator
 
 from mlmtune.config import Config
+from mlmtune.config_loading import load_config
 from mlmtune.errors import CheckpointError, ConfigError
+from mlmtune.modeling.device import decided_by_main
 from mlmtune.training.checkpoint import (
     TrainState,
     checkpoint_path,
@@ -65,7 +67,6 @@ class Job:
     optimizer: Any
     state: TrainState
     stop: StopRequest
-    num_overflows_in_a_row: int = 0
     saved_step: int | None = None
 
     @property
@@ -137,8 +138,11 @@ def _identity(parts: Parts, accelerator: Accelerator) -> dict[str, Any]:
         "training": {
             "global_batch_size": config.training.global_batch_size,
             "precision": config.training.precision,
-            "steps in all": parts.plan.max_steps,
+            "max_steps (or as many as its epochs or tokens take)": parts.plan.max_steps,
         },
+        "evaluation": config.evaluation.model_dump(
+            include={"seed", "mlm_probability", "max_chunks"}
+        ),
     }  # fmt: skip
     flat = {
         f"{section}.{name}": value
@@ -152,31 +156,74 @@ def resume(job: Job, options: Options) -> None:
     """Load the checkpoint that the options ask for, if there is one, into the job."""
     if options.resume == "never":
         return
-    if options.resume == "auto":
-        path = find_checkpoint(job.run.checkpoints, job.progress.say)
-        if path is None:
-            job.progress.say(f"{job.run.path} holds no checkpoint yet; starting from the beginning")
-            if job.accelerator.is_main_process:
-                job.run.metrics.unlink(missing_ok=True)
-            return
-    else:
-        path = Path(options.resume).expanduser()
-        fault = find_fault(path)
-        if fault is not None:
-            raise CheckpointError(f"--resume {path}: {fault}; give another checkpoint, or auto")
+    path = decided_by_main(job.accelerator, lambda: _choose_checkpoint(job, options.resume))
+    if path is None:
+        job.progress.say(f"{job.run.path} holds no checkpoint yet; starting from the beginning")
+        if job.accelerator.is_main_process:
+            job.run.metrics.unlink(missing_ok=True)
+        return
 
     state = load_state(path)
     _compare_identities(state.identity, job.state.identity, path, job, options.allow_changes)
     state.identity = job.state.identity
     load_weights(path, job.module)
     load_optimizer(path, job.plain_optimizer)
-    job.state, job.saved_step = state, state.step
+    if job.accelerator.scaler is not None and state.scaler is not None:
+        job.accelerator.scaler.load_state_dict(state.scaler)
+    job.state = state
+    job.accelerator.wait_for_everyone()  # all have read what is deleted now
+    if _is_of_this_run(path, job):
+        job.saved_step = state.step
     if job.accelerator.is_main_process:
         job.run.drop_metrics_after(state.step)
         for later in drop_checkpoints_after(job.run.checkpoints, state.step):
             job.progress.say(f"{later} is deleted: the run goes on from step {state.step}")
     _keep_the_best(job, path)
     job.progress.say(f"resumed from {path}, after step {state.step}")
+
+
+def _choose_checkpoint(job: Job, asked: str) -> Path | None:
+    """The checkpoint to resume from; None where the run has none yet."""
+    if asked == "auto":
+        return find_checkpoint(job.run.checkpoints, job.progress.say)
+    path = Path(asked).expanduser()
+    fault = find_fault(path)
+    if fault is not None:
+        raise CheckpointError(f"--resume {path}: {fault}; give another checkpoint, or auto")
+    if not _is_of_this_run(path, job) and job.run.is_in_use():
+        raise ConfigError(
+            f"{job.run.path} holds another run than {path}; set run.output_dir to a new place"
+        )
+    return path
+
+
+def _is_of_this_run(checkpoint: Path, job: Job) -> bool:
+    return checkpoint.resolve().parent == job.run.checkpoints.resolve()
+
+
+def is_complete(run: RunDir, config: Config) -> bool:
+    """Whether the directory holds a finished run of this config.
+
+    Raises:
+        CheckpointError: it holds a finished run of another one; its schedule has come to its end.
+    """
+    if (run.read_json("status.json") or {}).get("state") != "finished":
+        return False
+    then = load_config(run.path / "config.resolved.yaml").model_dump()
+    lines = [
+        f"  {section}.{name}: {then[section].get(name)} then, {value} now"
+        for section, values in config.model_dump().items()
+        for name, value in values.items()
+        # What is left to mlmtune was decided then; where things lie may have changed since.
+        if value not in (then[section].get(name), None, "auto")
+        and name not in ("output_dir", "cache_dir")
+    ]
+    if lines:
+        raise CheckpointError(
+            f"{run.path} is complete, and other settings cannot go on with it; set "
+            "run.output_dir to another place, or replace it by --overwrite:\n" + "\n".join(lines)
+        )
+    return True
 
 
 def _keep_the_best(job: Job, resumed_from: Path) -> None:

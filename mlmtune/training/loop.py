@@ -3,7 +3,7 @@
 import math
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,14 +14,22 @@ from torch.nn import functional
 
 from mlmtune.config import Config
 from mlmtune.config_loading import resolved_yaml
-from mlmtune.errors import DivergedError, Interrupted, MlmtuneError, StoppedAtOnce
+from mlmtune.errors import (
+    CheckpointError,
+    ConfigError,
+    DivergedError,
+    Interrupted,
+    MlmtuneError,
+    ResourceError,
+    StoppedAtOnce,
+)  # fmt: skip
 from mlmtune.evaluation.perplexity import Evaluation
 from mlmtune.masking.collator import MaskedBatch
-from mlmtune.modeling.device import build_accelerator
+from mlmtune.modeling.device import build_accelerator, decided_by_main
 from mlmtune.training.checkpoint import checkpoint_path, prune, save_checkpoint
 from mlmtune.training.environment import describe_environment
 from mlmtune.training.interrupts import listening
-from mlmtune.training.job import Job, Options, resume, start
+from mlmtune.training.job import Job, Options, is_complete, resume, start
 from mlmtune.training.optimization import learning_rate_at
 from mlmtune.training.progress import Clock, Progress, StepReport
 from mlmtune.training.results import export, fill_examples, summarize
@@ -47,15 +55,15 @@ def train(config: Config, options: Options) -> dict[str, Any] | None:
         progress = Progress(is_main=accelerator.is_main_process, is_quiet=options.is_quiet)
         stack.callback(progress.stop)
         run = _open_run(config, options, accelerator, stack)
-        if options.resume != "never" and (run.read_json("status.json") or {}).get("state") == (
-            "finished"
-        ):
+        if options.resume == "auto" and is_complete(run, config):
             progress.result(f"{run.path} is already complete; see {run.model}")
             return None
         if accelerator.is_main_process:
             run.write_status("preparing")
         stack.enter_context(_recording_failure(run, accelerator))
         parts = build_parts(config, accelerator, progress.say)
+        if options.overwrite and accelerator.is_main_process:
+            run.clear()  # not before the new run is known to start
         stop = stack.enter_context(listening())
         job = start(parts, accelerator, run, progress, stop)
         resume(job, options)
@@ -75,13 +83,20 @@ def _open_run(
     config: Config, options: Options, accelerator: Accelerator, stack: ExitStack
 ) -> RunDir:
     path = Path(config.run.output_dir).expanduser()
-    run = RunDir(path)
-    if accelerator.is_main_process:
-        run = stack.enter_context(
-            open_run_dir(path, resume=options.resume != "never", overwrite=options.overwrite)
+    model = Path(config.model.name_or_path).expanduser().resolve()
+    if options.overwrite and model.is_relative_to(path.resolve()):
+        raise ConfigError(
+            f"--overwrite would delete model.name_or_path {config.model.name_or_path}, which lies "
+            "in run.output_dir; set run.output_dir to another place"
         )
-    accelerator.wait_for_everyone()
-    return run
+    if options.resume not in ("never", "auto") and not Path(options.resume).expanduser().is_dir():
+        raise CheckpointError(
+            f"--resume {options.resume}: there is no such folder; give a checkpoint's, or auto"
+        )
+    may_be_in_use = options.resume != "never" or options.overwrite
+    return decided_by_main(
+        accelerator, lambda: stack.enter_context(open_run_dir(path, may_be_in_use=may_be_in_use))
+    )
 
 
 @contextmanager
@@ -95,14 +110,15 @@ def _recording_failure(run: RunDir, accelerator: Accelerator) -> Iterator[None]:
             if isinstance(error, MlmtuneError | StoppedAtOnce):
                 exit_code, message = error.exit_code, str(error)
             stopped = isinstance(error, Interrupted | StoppedAtOnce)
-            run.write_status(
-                "interrupted" if stopped else "failed", exit_code=exit_code, message=message
-            )
+            with suppress(ResourceError):  # a full disk must not hide what happened first
+                run.write_status(
+                    "interrupted" if stopped else "failed", exit_code=exit_code, message=message
+                )
         raise
 
 
 def _leave(accelerator: Accelerator) -> None:
-    """Take the process group down in the order that gloo does not hang on."""
+    """Take the process group down; gloo hangs on it now and then unless the model went first."""
     accelerator.free_memory()
     accelerator.end_training()
 
@@ -127,6 +143,11 @@ def _announce(job: Job) -> None:
             f"{job.config.model.name_or_path} has no masked-LM head; it gets a new one that knows "
             "token frequencies alone, so the perplexity before training says little"
         )
+    for kind in ("files", "documents"):
+        left_out = parts.store.funnel[kind]["left_out"]
+        if left_out:
+            reasons = ", ".join(f"{reason} {count:,}" for reason, count in left_out.items())
+            say(f"{kind} left out: {reasons}; see {job.run.path / 'corpus.json'}")
     say(
         f"{parts.loaded.num_parameters / 1e6:.1f} M parameters on {job.accelerator.device}, "
         f"{training.precision}; {len(parts.splits.train):,} training and "
@@ -146,8 +167,8 @@ def _train_to_the_end(job: Job) -> None:
     state, plan = job.state, job.parts.plan
     job.progress.start(state.step, plan.max_steps)
     clock = Clock(state.step, state.num_tokens, state.elapsed_seconds)
-    if _evaluation_is_pending(job):
-        _evaluate(job)
+    if _evaluation_is_pending(job) and _evaluate(job):
+        _save(job)
     last = state.step >= plan.max_steps or _is_stopped_early(job)
     while not last:
         batches = job.parts.stream.micro_batches(state.step)
@@ -225,8 +246,8 @@ def take_step(job: Job, batches: list[MaskedBatch], num_masked_tokens: int) -> t
         with nullcontext() if is_last else accelerator.no_sync(job.model):
             loss_sum = _loss_sum(job, batch.to(accelerator.device))
             accelerator.backward(loss_sum * scale)
-        losses.append(loss_sum.detach().double())
-    total = float(accelerator.reduce(torch.stack(losses).sum(), reduction="sum"))
+        losses.append(loss_sum.detach())
+    total = _total(job, losses)
     if not math.isfinite(total):
         raise DivergedError(_diverged(f"the loss of step {state.step + 1} is {total}", job))
 
@@ -251,6 +272,14 @@ def take_step(job: Job, batches: list[MaskedBatch], num_masked_tokens: int) -> t
     return learning_rate, norm
 
 
+def _total(job: Job, losses: list[torch.Tensor]) -> float:
+    """The losses of all micro-batches of all processes, added up in double precision."""
+    mine = torch.stack(losses).cpu().double().sum()
+    if job.accelerator.num_processes == 1:
+        return float(mine)
+    return float(job.accelerator.reduce(mine.to(job.accelerator.device), reduction="sum"))
+
+
 def _loss_sum(job: Job, batch: MaskedBatch) -> torch.Tensor:
     """Sum of the cross entropies of a batch's masked tokens, in fp32."""
     if batch.num_masked_tokens == 0:
@@ -265,13 +294,13 @@ def _loss_sum(job: Job, batch: MaskedBatch) -> torch.Tensor:
 def _count_overflow(job: Job) -> None:
     """fp16: a step whose gradient overflowed is skipped by the scaler, within bounds."""
     if not job.accelerator.optimizer_step_was_skipped:
-        job.num_overflows_in_a_row = 0
+        job.state.num_overflows_in_a_row = 0
         return
     job.state.num_skipped_steps += 1
-    job.num_overflows_in_a_row += 1
-    if job.num_overflows_in_a_row > MAX_OVERFLOWS_IN_A_ROW:
+    job.state.num_overflows_in_a_row += 1
+    if job.state.num_overflows_in_a_row > MAX_OVERFLOWS_IN_A_ROW:
         raise DivergedError(
-            _diverged(f"fp16 overflowed in {job.num_overflows_in_a_row} steps in a row", job)
+            _diverged(f"fp16 overflowed in {job.state.num_overflows_in_a_row} steps in a row", job)
         )
 
 
@@ -378,6 +407,8 @@ def _save(job: Job) -> Path:
     path = checkpoint_path(job.run.checkpoints, job.state.step)
     if job.saved_step == job.state.step:
         return path
+    if job.accelerator.scaler is not None:
+        job.state.scaler = job.accelerator.scaler.state_dict()
     if job.accelerator.is_main_process:
         save_checkpoint(
             job.run.checkpoints, job.module, job.parts.loaded.tokenizer, job.plain_optimizer,

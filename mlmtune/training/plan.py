@@ -7,6 +7,13 @@ from mlmtune.config import TrainingConfig
 from mlmtune.errors import ConfigError
 
 
+def default_epochs(config: TrainingConfig) -> float | None:
+    """The epochs asked for; 3 where nothing else limits the run."""
+    if config.epochs is None and config.max_steps is None and config.max_tokens is None:
+        return 3.0
+    return config.epochs
+
+
 @dataclass(frozen=True)
 class Plan:
     """The arithmetic of a run. Steps are optimizer steps, counted from 1 once taken.
@@ -43,9 +50,7 @@ class Plan:
                 f"set it to {num_processes} or more"
             )
         share = -(-batch // num_processes)
-        epochs = config.epochs
-        if epochs is None and config.max_steps is None and config.max_tokens is None:
-            epochs = 3.0
+        epochs = default_epochs(config)
         limits = []
         if epochs is not None:
             limits.append(math.ceil(epochs * num_chunks / batch))

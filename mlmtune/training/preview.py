@@ -77,7 +77,7 @@ def _plan_lines(parts: Parts, device: str) -> Iterator[tuple[str, str]]:
         "model",
         f"{config.model.name_or_path}: {type(loaded.model).__name__}, "
         f"{loaded.num_parameters / 1e6:.1f} M parameters, context length "
-        f"{'unlimited' if context is None else context}"
+        f"{'not known' if context is None else context}"
         + (", with a new masked-LM head" if loaded.head_is_new else ""),
     )
     yield (
@@ -94,9 +94,8 @@ def _plan_lines(parts: Parts, device: str) -> Iterator[tuple[str, str]]:
             f"{counts['found']:,} found, {counts[done]:,} {done}, "
             f"{sum(counts['left_out'].values()):,} left out" + (f" ({reasons})" if reasons else ""),
         )
-    total = splits.train.num_characters + splits.validation.num_characters
     for name, view in (("training", splits.train), ("validation", splits.validation)):
-        yield name, _describe_side(view, total)
+        yield name, _describe_side(view, parts.store.num_characters.sum())
     yield (
         "steps",
         f"{plan.max_steps:,} of {plan.global_batch_size} chunks ({plan.num_processes} processes "
@@ -109,10 +108,12 @@ def _plan_lines(parts: Parts, device: str) -> Iterator[tuple[str, str]]:
 
 def _describe_side(view: ChunkView, total_characters: int) -> str:
     lost = view.num_tokens_dropped + view.num_tokens_truncated
-    return (
-        f"{view.num_documents:,} documents, {view.num_characters / total_characters:.1%} of the "
-        f"characters, {view.num_body_tokens:,} tokens, {len(view):,} chunks"
-        + (f" ({lost:,} tokens cut off, as the config says)" if lost else "")
+    documents = ""
+    if view.num_documents is not None and view.num_characters is not None:
+        share = view.num_characters / total_characters
+        documents = f"{view.num_documents:,} documents, {share:.1%} of the characters, "
+    return f"{documents}{view.num_body_tokens:,} tokens, {len(view):,} chunks" + (
+        f" ({lost:,} tokens cut off, as the config says)" if lost else ""
     )
 
 

@@ -5,7 +5,6 @@ import shutil
 from dataclasses import asdict
 from typing import Any
 
-from mlmtune.errors import ResourceError
 from mlmtune.evaluation.fill_mask import fill_mask
 from mlmtune.training.checkpoint import (
     checkpoint_path,
@@ -14,7 +13,7 @@ from mlmtune.training.checkpoint import (
 )  # fmt: skip
 from mlmtune.training.environment import peak_memory_bytes
 from mlmtune.training.job import Job
-from mlmtune.training.run_dir import TEMPORARY_PREFIX
+from mlmtune.training.run_dir import CHECKPOINTS_STAY, TEMPORARY_PREFIX, removing, writing_to
 
 
 def export(job: Job) -> dict[str, Any]:
@@ -75,15 +74,10 @@ def _write_model(job: Job) -> None:
     """Write model/ under a temporary name, then put it in place."""
     temporary = job.run.path / f"{TEMPORARY_PREFIX}model"
     shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with writing_to(job.run.model, CHECKPOINTS_STAY), removing(temporary):
         save_model(temporary, job.module, job.parts.loaded.tokenizer)
         shutil.rmtree(job.run.model, ignore_errors=True)
         os.replace(temporary, job.run.model)
-    except OSError as error:
-        raise ResourceError(
-            f"{job.run.model}: the model cannot be written ({error.strerror}); make room and go "
-            "on with --resume auto"
-        ) from error
 
 
 def summarize(job: Job, results: dict[str, Any]) -> None:

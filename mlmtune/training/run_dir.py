@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from mlmtune.errors import ConfigError, ResourceError
 
@@ -21,6 +22,9 @@ OWN_FOLDERS = ("model", "checkpoints")
 LOCK_FILE = ".lock"
 TEMPORARY_PREFIX = ".writing-"
 """Begins the name of everything that is not whole yet; whoever holds the lock may delete it."""
+
+
+CHECKPOINTS_STAY = "the checkpoints are as they were"
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -35,6 +39,35 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(temporary, path)
 
 
+@contextmanager
+def writing_to(path: Path, remark: str) -> Iterator[None]:
+    """Turn a failure to write into one line.
+
+    Args:
+        path: what is being written.
+        remark: what the user need not fear for.
+
+    Raises:
+        ResourceError: the disk is full or cannot be written.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise ResourceError(
+            f"{path}: cannot be written ({error}); {remark}: make room, then --resume auto"
+        ) from error
+
+
+@contextmanager
+def removing(temporary: Path) -> Iterator[None]:
+    """Delete a folder that could not be finished."""
+    try:
+        yield
+    except Exception:  # a killed process leaves it to the next start
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
 class RunDir:
     """The directory of one run; made by `open_run_dir`."""
 
@@ -46,7 +79,8 @@ class RunDir:
 
     def write_json(self, name: str, value: Any) -> None:
         """Write one of the run's JSON files."""
-        write_json(self.path / name, value)
+        with writing_to(self.path / name, CHECKPOINTS_STAY):
+            write_json(self.path / name, value)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """Read one of the run's JSON files; None where it is not there or broken."""
@@ -65,8 +99,12 @@ class RunDir:
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, allow_nan=False) + "\n")
+        line = json.dumps(record, allow_nan=False) + "\n"
+        with (
+            writing_to(self.metrics, CHECKPOINTS_STAY),
+            self.metrics.open("a", encoding="utf-8") as file,
+        ):
+            file.write(line)
 
     def drop_metrics_after(self, step: int) -> None:
         """Forget metrics of steps that a resumed run will take again."""
@@ -112,24 +150,22 @@ class RunDir:
 
 
 @contextmanager
-def open_run_dir(path: Path, *, resume: bool, overwrite: bool) -> Iterator[RunDir]:
+def open_run_dir(path: Path, *, may_be_in_use: bool) -> Iterator[RunDir]:
     """Make or reopen a run's directory and hold its lock. Called by the main process.
 
     Args:
         path: `run.output_dir`.
-        resume: go on with the run in it, if there is one.
-        overwrite: delete the run in it, if there is one.
+        may_be_in_use: the run in it, if there is one, is to go on or to be replaced.
 
     Raises:
-        ConfigError: another process holds it; or it is in use and neither `resume` nor
-            `overwrite` was given.
+        ConfigError: another process holds it; or it is in use, which was not expected.
         ResourceError: it cannot be made or written.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f"{TEMPORARY_PREFIX}probe"
         probe.write_text("", encoding="utf-8")
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another start may have swept it
     except OSError as error:
         raise ResourceError(
             f"{path}: the output directory cannot be written ({error.strerror}); "
@@ -148,9 +184,7 @@ def open_run_dir(path: Path, *, resume: bool, overwrite: bool) -> Iterator[RunDi
         ) from error
     try:
         run.sweep()
-        if overwrite:
-            run.clear()
-        elif run.is_in_use() and not resume:
+        if run.is_in_use() and not may_be_in_use:
             raise ConfigError(
                 f"{path} is not empty; go on with the run in it by --resume auto, replace it by "
                 "--overwrite, or set run.output_dir to another place"

@@ -19,37 +19,48 @@ from mlmtune.modeling.loading import LoadedModel, load_pretrained, start_from_fr
 from mlmtune.modeling.masked_head import MaskedHead
 from mlmtune.tokens.chunking import ChunkView, Splits, open_splits
 from mlmtune.tokens.store import TokenStore
-from mlmtune.training.plan import Plan
+from mlmtune.training.plan import Plan, default_epochs
 from mlmtune.training.stream import TrainingStream
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What a run is made of, before any of it is wrapped for training.
+class Measurable:
+    """A model beside the text it is measured on: what `mlmtune eval` needs, and `train` first.
 
     Attributes:
-        config: the run's config with every `auto` decided.
         loaded: tokenizer and model.
         head: runs the model on masked positions.
         store: the tokenized corpus, both sides.
         splits: its two sides, as chunks.
-        plan: batches and steps.
-        stream: training batches by step.
         evaluator: validation on fixed masks.
     """
 
-    config: Config
     loaded: LoadedModel
     head: MaskedHead
     store: TokenStore
     splits: Splits
-    plan: Plan
-    stream: TrainingStream
     evaluator: Evaluator
 
 
-def build_parts(config: Config, accelerator: Accelerator, say: Callable[[str], None]) -> Parts:
-    """Load the model, then the corpus, then plan the run.
+@dataclass(frozen=True)
+class Parts(Measurable):
+    """What a run is made of, before any of it is wrapped for training.
+
+    Attributes:
+        config: the run's config with every `auto` decided.
+        plan: batches and steps.
+        stream: training batches by step.
+    """
+
+    config: Config
+    plan: Plan
+    stream: TrainingStream
+
+
+def build_measurable(
+    config: Config, accelerator: Accelerator, say: Callable[[str], None]
+) -> Measurable:
+    """Load the model, then the corpus.
 
     Args:
         config: as loaded.
@@ -57,7 +68,7 @@ def build_parts(config: Config, accelerator: Accelerator, say: Callable[[str], N
         say: told in one line what takes time or was decided.
 
     Raises:
-        MlmtuneError: anything that keeps the run from starting.
+        MlmtuneError: model, tokenizer and text do not fit, or are not there.
     """
     scan(config.corpus)  # a path that is not there is told before a model is loaded
     loaded = load_pretrained(
@@ -81,36 +92,40 @@ def build_parts(config: Config, accelerator: Accelerator, say: Callable[[str], N
     if loaded.head_is_new:
         vocabulary_size = loaded.model.get_input_embeddings().num_embeddings
         start_from_frequencies(loaded, splits.train.token_counts(vocabulary_size))
+    evaluator = Evaluator(
+        splits.validation,
+        loaded.tokenizer,
+        config.evaluation,
+        with_token_type_ids=loaded.has_token_types,
+    )
+    return Measurable(loaded, head, store, splits, evaluator)
+
+
+def build_parts(config: Config, accelerator: Accelerator, say: Callable[[str], None]) -> Parts:
+    """Load model and corpus, and plan the run on them.
+
+    Raises:
+        MlmtuneError: anything that keeps the run from starting.
+    """
+    measurable = build_measurable(config, accelerator, say)
+    loaded, train = measurable.loaded, measurable.splits.train
     plan = Plan.of(
         config.training,
-        num_chunks=len(splits.train),
-        num_tokens=splits.train.num_tokens,
+        num_chunks=len(train),
+        num_tokens=train.num_tokens,
         num_processes=accelerator.num_processes,
     )
     collator = MaskingCollator(
         loaded.tokenizer, config.masking, with_token_type_ids=loaded.has_token_types
     )
     stream = TrainingStream(
-        splits.train,
-        collator,
-        plan,
-        seed=config.run.seed,
-        process_index=accelerator.process_index,
+        train, collator, plan, seed=config.run.seed, process_index=accelerator.process_index
     )
     return Parts(
+        **vars(measurable),
         config=_with_choices(config, accelerator, loaded, plan),
-        loaded=loaded,
-        head=head,
-        store=store,
-        splits=splits,
         plan=plan,
         stream=stream,
-        evaluator=Evaluator(
-            splits.validation,
-            loaded.tokenizer,
-            config.evaluation,
-            with_token_type_ids=loaded.has_token_types,
-        ),
     )
 
 
@@ -123,6 +138,7 @@ def _with_choices(
         "training": {
             "precision": precision_of(accelerator),
             "micro_batch_size": plan.micro_batch_size,
+            "epochs": default_epochs(config.training),
         },
     }
     return config.model_copy(
@@ -136,7 +152,7 @@ def _with_choices(
 def corpus_summary(parts: Parts) -> dict[str, Any]:
     """corpus.json: the funnel, then what became of the documents that were kept."""
 
-    def side(view: ChunkView) -> dict[str, int]:
+    def side(view: ChunkView) -> dict[str, int | None]:
         return {
             "documents": view.num_documents,
             "characters": view.num_characters,

@@ -19,7 +19,7 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from mlmtune.training.run_dir import open_run_dir
-with open_run_dir(Path(sys.argv[1]), resume=False, overwrite=False) as run:
+with open_run_dir(Path(sys.argv[1]), may_be_in_use=False) as run:
     run.write_status("running")
     print("held", flush=True)
     time.sleep(60)
@@ -114,7 +114,7 @@ def test_a_directory_with_something_in_it_is_refused(tmp_path: Path, name: str) 
     before = sorted((tmp_path / "run").rglob("*"))
     with (
         pytest.raises(ConfigError, match="not empty"),
-        open_run_dir(tmp_path / "run", resume=False, overwrite=False),
+        open_run_dir(tmp_path / "run", may_be_in_use=False),
     ):
         pytest.fail("opened")
     left = [path for path in sorted((tmp_path / "run").rglob("*")) if path.name != ".lock"]
@@ -123,7 +123,7 @@ def test_a_directory_with_something_in_it_is_refused(tmp_path: Path, name: str) 
 
 def test_the_lock_is_given_back(tmp_path: Path) -> None:
     for _ in range(2):
-        with open_run_dir(tmp_path / "run", resume=True, overwrite=False) as run:
+        with open_run_dir(tmp_path / "run", may_be_in_use=True) as run:
             assert run.checkpoints.is_dir()
 
 
