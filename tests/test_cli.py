@@ -448,3 +448,28 @@ def test_the_config_is_kept_as_it_was_written(
     assert resolved["model"]["attn_implementation"] in ("eager", "sdpa")
     shutil.rmtree(tmp_path / "run")
     assert command("train", "--config", path, "training.max_steps=1").code == 0
+
+
+def test_eval_of_an_encoder_without_a_head_repeats_the_perplexity_before(
+    command: Any, config_file: Callable[..., Path], model_dir: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    encoder = tmp_path / "encoder"
+    AutoModel.from_pretrained(model_dir).save_pretrained(encoder)
+    AutoTokenizer.from_pretrained(model_dir).save_pretrained(encoder)
+    path = config_file(model={"name_or_path": str(encoder)}, training={"max_steps": 1})
+    assert command("train", "--config", path).code == 0
+    results = json.loads((tmp_path / "run" / "eval_results.json").read_text(encoding="utf-8"))
+    assert results["model_head_was_new"]
+    evaluated = command("eval", "--model", str(encoder), "--config", path, "--json")
+    assert json.loads(evaluated.out)["perplexity"] == pytest.approx(
+        results["perplexity_before"], rel=1e-6
+    )
+
+
+def test_without_a_command_the_help_is_shown(command: Any) -> None:
+    result = command()
+    assert result.code == 0
+    assert result.out.startswith("Usage: mlmtune")
+    assert "\n  train " in result.out

@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from mlmtune.config_loading import load_config
+from mlmtune.training.checkpoint import find_fault
 from mlmtune.training.job import Options
 from mlmtune.training.loop import train
 
@@ -29,13 +31,13 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 @contextmanager
-def started(*arguments: Any) -> Iterator[subprocess.Popen[str]]:
+def started(*arguments: Any, **variables: str) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment(),
+        env=environment(**variables),
     ) as child:
         try:
             yield child
@@ -166,3 +168,42 @@ def test_accelerate_launches_a_process(config_file: Callable[..., Path], tmp_pat
     assert launched.returncode == 0, launched.stderr
     status = json.loads((tmp_path / "run" / "status.json").read_text(encoding="utf-8"))
     assert (status["state"], status["step"]) == ("finished", 2)
+
+
+def test_a_signal_to_one_of_two_processes_saves_the_same_step_and_ends_both(
+    config_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    sections: dict[str, dict[str, Any]] = {
+        "training": {"max_steps": 100_000, "log_every": 1},
+        "evaluation": {"every": None},
+        "checkpoint": {"every": None},
+    }
+    run = ("-m", "mlmtune", "train", "--config", config_file(**sections))
+    with started(*torchrun(2), *run, ACCELERATE_USE_CPU="true") as launcher:
+        assert launcher.stdout is not None
+        for line in launcher.stdout:
+            if line.startswith("step 3/"):
+                break
+        workers = psutil.Process(launcher.pid).children()
+        [second] = [worker for worker in workers if worker.environ().get("RANK") == "1"]
+        second.send_signal(signal.SIGTERM)
+        launcher.communicate(timeout=TIMEOUT_SECONDS)
+    status = json.loads((tmp_path / "run" / "status.json").read_text(encoding="utf-8"))
+    assert (status["state"], status["exit_code"]) == ("interrupted", 143)
+    [saved] = (tmp_path / "run" / "checkpoints").iterdir()
+    assert find_fault(saved) is None
+    assert str(saved) in status["message"]
+
+
+def test_what_keeps_the_main_process_from_starting_stops_the_others_at_once(
+    config_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("not a run", encoding="utf-8")
+    launched = launch(
+        *torchrun(2), "-m", "mlmtune", "train", "--config", config_file(), ACCELERATE_USE_CPU="true"
+    )
+    assert launched.returncode != 0
+    said = [line for line in launched.stderr.splitlines() if line.startswith("mlmtune: ")]
+    assert len(said) == 1
+    assert "is not empty" in said[0]

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch.nn import functional
 
 from mlmtune.config import Config
@@ -67,6 +68,7 @@ def train(config: Config, options: Options) -> dict[str, Any] | None:
         stop = stack.enter_context(listening())
         job = start(parts, accelerator, run, progress, stop)
         resume(job, options)
+        _see_the_same(job)
         _write_records(job, options)
         _announce(job)
         _evaluate_before(job)
@@ -121,6 +123,22 @@ def _leave(accelerator: Accelerator) -> None:
     """Take the process group down; gloo hangs on it now and then unless the model went first."""
     accelerator.free_memory()
     accelerator.end_training()
+
+
+def _see_the_same(job: Job) -> None:
+    """Processes that read other text, or resumed from another step, would train on nonsense.
+
+    Raises:
+        CheckpointError: they do; the machines do not share the corpus or the output directory.
+    """
+    mine = (job.parts.store.directory.name, len(job.parts.splits.train), job.state.step)
+    seen = gather_object([mine])
+    if len(set(seen)) > 1:
+        raise CheckpointError(
+            "the processes see different text or checkpoints (corpus, chunks, step: "
+            f"{', '.join(map(str, sorted(set(seen))))}); run.output_dir and the corpus must be the "
+            "same files on every machine"
+        )
 
 
 def _write_records(job: Job, options: Options) -> None:

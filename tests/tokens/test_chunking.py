@@ -296,6 +296,9 @@ def test_splitting_by_chunk_takes_as_many_chunks_as_it_is_told(make_store):
     splits = split(store, split_by="chunk", max_train_chunks=40, max_validation_chunks=12)
     assert (len(splits.train), len(splits.validation)) == (40, 12)
     assert not body_ids(splits.train) & body_ids(splits.validation)
+    for view in (splits.train, splits.validation):
+        assert view.num_body_tokens == len(body_ids(view))  # each id occurs once
+        assert view.num_documents is None
     few = split(store, split_by="chunk", max_validation_chunks=10_000)
     assert (len(few.train), len(few.validation)) == (1, 99)
 

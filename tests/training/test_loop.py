@@ -14,7 +14,7 @@ from transformers import AutoModelForMaskedLM, BertModel, pipeline
 
 from mlmtune.cli import app
 from mlmtune.config_loading import load_config
-from mlmtune.errors import ConfigError, DivergedError
+from mlmtune.errors import CheckpointError, ConfigError, DataError, DivergedError
 from mlmtune.modeling.device import build_accelerator
 from mlmtune.training import loop
 from mlmtune.training.checkpoint import find_fault
@@ -401,6 +401,50 @@ def test_a_used_directory_is_refused(finished: Any, runs: Any) -> None:
     assert "--resume" in str(caught.value)
     assert "--overwrite" in str(caught.value)
     assert finished.times() == before
+
+
+def test_a_finished_run_does_not_go_on_with_other_settings(finished: Any, runs: Any) -> None:
+    before = finished.times()
+    with pytest.raises(CheckpointError, match=r"training\.max_steps: 6 then, 8 now") as caught:
+        runs.train(resume="auto", training={"max_steps": 8})
+    assert caught.value.exit_code == 4
+    assert finished.times() == before
+
+
+def test_overwrite_spares_the_old_run_until_the_new_one_is_known_to_start(
+    finished: Any, runs: Any, tmp_path: Path
+) -> None:
+    before = finished.model_bytes
+    sources = [{"format": "text", "path": str(tmp_path / "nowhere")}]
+    with pytest.raises(DataError):
+        runs.train(overwrite=True, corpus={"sources": sources})
+    assert finished.model_bytes == before
+    assert finished.checkpoint_steps
+
+
+def test_overwrite_does_not_delete_the_model_it_starts_from(finished: Any, runs: Any) -> None:
+    with pytest.raises(ConfigError, match=r"--overwrite would delete model\.name_or_path"):
+        runs.train(overwrite=True, model={"name_or_path": str(finished.path / "model")})
+    assert finished.model_bytes
+
+
+def test_a_checkpoint_that_is_not_there_is_told_before_anything_is_loaded(
+    runs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "build_parts", None)
+    with pytest.raises(CheckpointError, match="there is no such folder"):
+        runs.train(resume="nowhere/checkpoint-3")
+
+
+def test_files_that_are_left_out_are_said(
+    runs: Any, tmp_path: Path, corpus_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty.txt").touch()
+    paths = [str(corpus_dir), str(tmp_path / "empty.txt")]
+    run = runs.train(
+        corpus={"sources": [{"format": "text", "path": paths}]}, training={"max_steps": 1}
+    )
+    assert f"files left out: empty 1; see {run.path / 'corpus.json'}" in capsys.readouterr().out
 
 
 def test_overwrite_deletes_what_a_run_wrote_and_nothing_else(finished: Any, runs: Any) -> None:
