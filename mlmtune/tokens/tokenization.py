@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xxhash
 from filelock import FileLock
-from tokenizers import Encoding, Tokenizer
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from mlmtune.config import CorpusConfig, TokenizationConfig
 from mlmtune.corpus.cleaning import CLEANING_VERSION
@@ -27,7 +29,12 @@ if TYPE_CHECKING:
 BATCH_DOCUMENTS = 256
 """Documents handed to the tokenizer at once: enough to keep its threads busy."""
 BATCH_CHARACTERS = 2_000_000
-"""Characters handed over at once at most (but for one longer document): bounds memory."""
+"""Characters handed over at once, more or less: the tokenizer takes 100 bytes and more for each."""
+PIECE_CHARACTERS = 500_000
+"""A longer document is handed over in pieces."""
+
+SINGLE_SPACE = re.compile(r"(?<=\S)\s(?=\S)")
+"""Where a text may be cut: what stands on the two sides never makes one token."""
 
 # What decides which side a document is on is left out of the fingerprint: the store holds both
 # sides, and the split is drawn when it is opened.
@@ -176,8 +183,7 @@ def _build(
     largest_id = max(backend.get_vocab().values())
     with writing(directory, largest_id + 1) as writer:
         for batch in _batches(read_documents(corpus, listing, funnel)):
-            texts = [kept.document.text for kept in batch]
-            _append(writer, batch, backend.encode_batch(texts, add_special_tokens=False))
+            _append(writer, batch, backend)
         writer.finish(funnel.to_json())
 
 
@@ -194,18 +200,14 @@ def _batches(documents: Iterator[KeptDocument]) -> Iterator[list[KeptDocument]]:
         yield batch
 
 
-def _append(writer: StoreWriter, batch: list[KeptDocument], encodings: list[Encoding]) -> None:
-    lengths = np.asarray([len(encoding) for encoding in encodings], dtype=np.int64)
-    num_tokens = int(lengths.sum())
-    ids = np.fromiter(chain.from_iterable(e.ids for e in encodings), np.int64, num_tokens)
-    words = np.fromiter(
-        (-1 if w is None else w for w in chain.from_iterable(e.word_ids for e in encodings)),
-        np.int64,
-        num_tokens,
-    )
-    word_starts = np.ones(num_tokens, dtype=bool)
-    word_starts[1:] = words[1:] != words[:-1]
-    word_starts[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
+def _append(writer: StoreWriter, batch: list[KeptDocument], backend: Tokenizer) -> None:
+    pieces = [
+        (number, piece) for number, kept in enumerate(batch) for piece in _cut(kept.document.text)
+    ]
+    encoded = [_encode(backend, group) for group in _groups([piece for _, piece in pieces])]
+    ids, word_starts, piece_lengths = map(np.concatenate, zip(*encoded, strict=True))
+    lengths = np.zeros(len(batch), dtype=np.int64)
+    np.add.at(lengths, [number for number, _ in pieces], piece_lengths)
     writer.append(
         ids,
         word_starts,
@@ -215,3 +217,45 @@ def _append(writer: StoreWriter, batch: list[KeptDocument], encodings: list[Enco
         np.asarray([len(kept.document.text) for kept in batch], dtype=np.int64),
         [(kept.document.id, kept.document.source) for kept in batch],
     )
+
+
+def _cut(text: str) -> Iterator[str]:
+    """A long text in pieces that give the same tokens; each but the first begins with a space."""
+    start = 0
+    while place := SINGLE_SPACE.search(text, start + PIECE_CHARACTERS):
+        yield text[start : place.start()]
+        start = place.start()
+    yield text[start:]
+
+
+def _groups(texts: list[str]) -> Iterator[list[str]]:
+    """The texts in order, in groups that just reach BATCH_CHARACTERS."""
+    group: list[str] = []
+    num_characters = 0
+    for text in texts:
+        group.append(text)
+        num_characters += len(text)
+        if num_characters >= BATCH_CHARACTERS:
+            yield group
+            group, num_characters = [], 0
+    if group:
+        yield group
+
+
+def _encode(
+    backend: Tokenizer, texts: list[str]
+) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.int64]]:
+    """Ids of all texts one after the other, whether each begins a word, and tokens a text."""
+    encodings = backend.encode_batch(texts, add_special_tokens=False)
+    lengths = np.asarray([len(encoding) for encoding in encodings], dtype=np.int64)
+    num_tokens = int(lengths.sum())
+    ids = np.fromiter(chain.from_iterable(e.ids for e in encodings), np.int32, num_tokens)
+    words = np.fromiter(
+        (-1 if w is None else w for w in chain.from_iterable(e.word_ids for e in encodings)),
+        np.int64,
+        num_tokens,
+    )
+    word_starts = np.ones(num_tokens, dtype=bool)
+    word_starts[1:] = words[1:] != words[:-1]
+    word_starts[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
+    return ids, word_starts, lengths

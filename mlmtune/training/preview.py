@@ -52,8 +52,9 @@ def preview(config: Config, *, measure: bool) -> None:
 
     for name, text in _plan_lines(parts, str(accelerator.device)):
         progress.result(f"{name:<12}{text}")
+    progress.result("\nsamples of the text, cleaned")
     for sample in _samples(config):
-        progress.result(f"\n{sample.id}\n{_indent(_shorten(sample.text))}")
+        progress.result(f"{sample.id}\n{_indent(_shorten(sample.text))}")
     progress.result("\nthe first training chunk, [[original -> what the model sees]]")
     progress.result(_indent(_decode(parts, parts.stream.micro_batches(0)[0], row=0)))
     if measure:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlmtune.config import CorpusConfig, SourceConfig, TokenizationConfig
 from mlmtune.errors import DataError, ResourceError
@@ -404,3 +406,21 @@ def test_the_frame_is_whole_under_a_tokenizer_that_truncates_and_pads(tokenizer)
     cutting.backend_tokenizer.enable_truncation(2)
     cutting.backend_tokenizer.enable_padding(length=8)
     assert SpecialTokens.of(cutting) == SpecialTokens.of(tokenizer)
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", "byte_tokenizer"])
+@given(
+    text=st.text(alphabet="ab c.\n\té文", max_size=200), piece=st.integers(1, 20),
+    batch=st.integers(1, 60),
+)  # fmt: skip
+def test_a_document_in_pieces_gives_the_tokens_of_the_whole(kind, request, text, piece, batch):
+    backend = plain_backend(request.getfixturevalue(kind))
+    whole_ids, whole_starts, _ = tokenization._encode(backend, [text])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenization, "PIECE_CHARACTERS", piece)
+        patch.setattr(tokenization, "BATCH_CHARACTERS", batch)
+        pieces = list(tokenization._cut(text))
+        encoded = [tokenization._encode(backend, group) for group in tokenization._groups(pieces)]
+    assert "".join(pieces) == text
+    assert np.concatenate([ids for ids, _, _ in encoded]).tolist() == whole_ids.tolist()
+    assert np.concatenate([starts for _, starts, _ in encoded]).tolist() == whole_starts.tolist()
