@@ -201,13 +201,14 @@ def _train_to_the_end(job: Job) -> None:
         last = state.step == plan.max_steps or agreed.is_out_of_time
         if last or plan.is_due(state.step, job.config.training.log_every):
             _log(job, learning_rate, gradient_norm, clock)
-        improved = False
-        if last or plan.is_due(state.step, job.config.evaluation.every):
-            improved = _evaluate(job)
-            last = last or _is_stopped_early(job)
-        if last or improved or plan.is_due(state.step, job.config.checkpoint.every):
-            state.elapsed_seconds = clock.elapsed_seconds
-            _save(job)
+        with clock.aside():
+            improved = False
+            if last or plan.is_due(state.step, job.config.evaluation.every):
+                improved = _evaluate(job)
+                last = last or _is_stopped_early(job)
+            if last or improved or plan.is_due(state.step, job.config.checkpoint.every):
+                state.elapsed_seconds = clock.elapsed_seconds
+                _save(job)
     job.progress.stop()
 
 

@@ -104,7 +104,7 @@ def _plan_lines(parts: Parts, device: str) -> Iterator[tuple[str, str]]:
         f"{plan.num_epochs:.2f} epochs",
     )
     yield "masked", f"about {_masked_tokens_an_epoch(parts):,} tokens an epoch"
-    yield "memory", f"about {estimate_memory(parts) / 1e9:.1f} GB on the device for training"
+    yield "memory", f"about {estimate_memory(parts) / 1e9:.1f} GB for weights, moments, activations"
 
 
 def _describe_side(view: ChunkView, total_characters: int) -> str:

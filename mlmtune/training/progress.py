@@ -2,6 +2,8 @@
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +36,13 @@ class Clock:
         rate = (num_tokens - self._asked_tokens) / max(now - self._asked_at, 1e-9)
         self._asked_at, self._asked_tokens = now, num_tokens
         return rate
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Leave the time of what is no step (evaluating, saving) out of the throughput."""
+        began = time.monotonic()
+        yield
+        self._asked_at += time.monotonic() - began
 
     def seconds_left(self, step: int, max_steps: int) -> float:
         """What the remaining steps will take at this sitting's pace."""
