@@ -26,6 +26,9 @@ from mlmtune.tokens.chunking import ChunkView
 SUBSET_STREAM, MASK_STREAM = 0xE7A1, 0xE7A2
 """Keep the draws of `evaluation.seed` apart: which chunks, and which tokens."""
 
+BATCHES_BETWEEN_EXCHANGES = 8
+"""How often several processes ask each other whether to go on."""
+
 LARGEST_EXPONENT = 709.0
 """exp() of more does not fit a float."""
 
@@ -125,7 +128,7 @@ class Evaluator:
             accelerator: shares the chunks over its processes.
             model: on the accelerator's device, prepared by it.
             head: runs the model on masked positions.
-            should_stop: asked before each batch, in a run of one process; True gives up.
+            should_stop: asked between batches; True in any process gives up in all of them.
 
         Returns:
             None if it was told to stop.
@@ -135,17 +138,18 @@ class Evaluator:
             DivergedError: the loss is not a finite number.
         """
         mine = self.chunks[accelerator.process_index :: accelerator.num_processes]
+        largest_share = -(-len(self.chunks) // accelerator.num_processes)
         sums = np.zeros(7)
         was_training = model.training
         model.eval()
         try:
             with torch.inference_mode():
-                for start in range(0, len(mine), self._batch_size):
-                    if accelerator.num_processes == 1 and should_stop():
+                for number, start in enumerate(range(0, largest_share, self._batch_size)):
+                    if _any_should_stop(accelerator, number, should_stop):
                         return None
-                    sums += self._batch_sums(
-                        accelerator, model, head, mine[start : start + self._batch_size]
-                    )
+                    chunks = mine[start : start + self._batch_size]
+                    if len(chunks) > 0:
+                        sums += self._batch_sums(accelerator, model, head, chunks)
         finally:
             model.train(was_training)
         if accelerator.num_processes > 1:
@@ -172,6 +176,17 @@ class Evaluator:
             [len(chunks), loss.sum(), masked.sum(), correct,
              (loss * loss).sum(), (loss * masked).sum(), (masked * masked).sum()]
         )  # fmt: skip
+
+
+def _any_should_stop(
+    accelerator: Accelerator, batch_number: int, should_stop: Callable[[], bool]
+) -> bool:
+    if accelerator.num_processes == 1:
+        return should_stop()
+    if batch_number % BATCHES_BETWEEN_EXCHANGES:
+        return False
+    mine = torch.tensor(int(should_stop()), device=accelerator.device)
+    return bool(accelerator.reduce(mine, reduction="sum"))
 
 
 def _summarize(sums: list[float]) -> Evaluation:

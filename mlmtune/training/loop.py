@@ -394,8 +394,7 @@ def _measure(job: Job) -> Evaluation:
         job.accelerator, job.module, job.parts.head, should_stop=lambda: bool(job.stop)
     )
     if evaluation is None:
-        assert job.stop.signal_number is not None
-        _save_and_stop(job, job.stop.signal_number)
+        _save_and_stop(job, job.stop.signal_number or signal.SIGTERM)  # or another process's
     return evaluation
 
 

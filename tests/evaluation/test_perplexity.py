@@ -191,6 +191,8 @@ def test_processes_share_the_chunks_and_measure_the_same(
 
         def reduce(self, tensor, reduction):
             assert reduction == "sum"
+            if tensor.ndim == 0:  # whether to stop; nobody asks for it
+                return tensor
             self.sums.append(tensor)
             return sum(self.sums)
 
@@ -199,6 +201,21 @@ def test_processes_share_the_chunks_and_measure_the_same(
     assert last.num_masked_tokens == whole.num_masked_tokens
     assert last.num_chunks == whole.num_chunks
     assert last.perplexity_interval == pytest.approx(whole.perplexity_interval, rel=1e-5)
+
+
+def test_a_process_gives_up_when_another_is_told_to_stop(model, tokenizer, view):
+    class Two:
+        """The first of two processes; the second has been told to stop."""
+
+        num_processes, process_index, device = 2, 0, torch.device("cpu")
+
+        def reduce(self, tensor, reduction):
+            assert tensor.ndim == 0
+            return tensor + 1
+
+    evaluator = Evaluator(view, tokenizer, EvaluationConfig(), with_token_type_ids=True)
+    head = MaskedHead(model, len(tokenizer))
+    assert evaluator.run(Two(), model, head, should_stop=lambda: False) is None
 
 
 def test_it_gives_up_between_batches_when_it_is_told_to(accelerator, model, tokenizer, view):
