@@ -6,11 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from mlmtune.evaluation.fill_mask import fill_mask
-from mlmtune.training.checkpoint import (
-    checkpoint_path,
-    load_weights,
-    save_model,
-)  # fmt: skip
+from mlmtune.training.checkpoint import checkpoint_path, load_weights, save_model
 from mlmtune.training.environment import peak_memory_bytes
 from mlmtune.training.job import Job
 from mlmtune.training.run_dir import CHECKPOINTS_STAY, TEMPORARY_PREFIX, removing, writing_to
