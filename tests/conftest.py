@@ -15,6 +15,8 @@ import pytest
 import yaml
 from hypothesis import settings
 
+pytest.register_assert_rewrite("runs")
+
 settings.register_profile("mlmtune", deadline=None, max_examples=50)
 settings.load_profile("mlmtune")
 
@@ -194,3 +196,11 @@ def config_file(tmp_path: Path, model_dir: Path, corpus_dir: Path) -> Callable[.
         return path
 
     return write
+
+
+@pytest.fixture
+def runs(tmp_path: Path, config_file: Callable[..., Path]) -> Any:
+    """Runs in this process, each in a folder of its own."""
+    from runs import Runs
+
+    return Runs(tmp_path, config_file)

@@ -1,106 +1,14 @@
-"""What the training tests share: runs in this process, and reading what they wrote."""
+"""What the training tests share: signals at chosen moments, and learning that goes wrong."""
 
-import json
 import os
 import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
-from mlmtune.config_loading import load_config
 from mlmtune.training import loop
-from mlmtune.training.checkpoint import list_checkpoints, step_of
-from mlmtune.training.job import Options
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run's folder, read."""
-
-    path: Path
-
-    def json(self, name: str) -> dict[str, Any]:
-        return json.loads((self.path / name).read_text(encoding="utf-8"))
-
-    @property
-    def metrics(self) -> list[dict[str, Any]]:
-        """metrics.jsonl, without what is measured in time."""
-        lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        records = [json.loads(line) for line in lines]
-        for record in records:
-            record.pop("tokens_per_second", None)
-        return records
-
-    @property
-    def losses(self) -> list[float]:
-        return [record["loss"] for record in self.metrics if "loss" in record]
-
-    @property
-    def evaluations(self) -> dict[int, float]:
-        """Validation loss by step."""
-        return {r["step"]: r["eval_loss"] for r in self.metrics if "eval_loss" in r}
-
-    @property
-    def weights(self) -> dict[str, torch.Tensor]:
-        return load_file(self.path / "model" / "model.safetensors")
-
-    @property
-    def model_bytes(self) -> bytes:
-        return (self.path / "model" / "model.safetensors").read_bytes()
-
-    def checkpoint(self, step: int) -> Path:
-        return self.path / "checkpoints" / f"checkpoint-{step}"
-
-    @property
-    def checkpoint_steps(self) -> list[int]:
-        return sorted(step_of(path) for path in list_checkpoints(self.path / "checkpoints"))
-
-    def times(self) -> dict[Path, int]:
-        """When each file was last written, the lock apart."""
-        files = (p for p in self.path.rglob("*") if p.is_file() and p.name != ".lock")
-        return {path: path.stat().st_mtime_ns for path in files}
-
-
-class Runs:
-    """Runs in this process, each in a folder of its own."""
-
-    def __init__(self, folder: Path, config_file: Callable[..., Path]) -> None:
-        self._folder = folder
-        self._config_file = config_file
-
-    def config(self, name: str = "run", **sections: dict[str, Any]) -> Path:
-        output = {"output_dir": str(self._folder / name), **sections.pop("run", {})}
-        return self._config_file(f"{name}.yaml", run=output, **sections)
-
-    def at(self, name: str = "run") -> Run:
-        return Run(self._folder / name)
-
-    def train(
-        self,
-        name: str = "run",
-        *,
-        resume: str = "never",
-        overwrite: bool = False,
-        allow_changes: bool = False,
-        **sections: dict[str, Any],
-    ) -> Run:
-        path = self.config(name, **sections)
-        options = Options(
-            resume, overwrite, allow_changes, config_text=path.read_text(encoding="utf-8")
-        )
-        loop.train(load_config(path), options)
-        return self.at(name)
-
-
-@pytest.fixture
-def runs(tmp_path: Path, config_file: Callable[..., Path]) -> Runs:
-    return Runs(tmp_path, config_file)
 
 
 @pytest.fixture

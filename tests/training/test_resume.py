@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runs import assert_same_end
 
 from mlmtune.errors import CheckpointError, Interrupted, StoppedAtOnce
 from mlmtune.evaluation.perplexity import Evaluator
@@ -32,20 +33,6 @@ def expected(runs: Any, kept: Path) -> Any:
     """The run that was not stopped; trained once."""
     name = str(kept / "expected")
     return runs.at(name) if (kept / "expected").exists() else runs.train(name, **SECTIONS)
-
-
-def assert_same_run(run: Any, expected: Any) -> None:
-    """Weights, moments, metrics and results, to the bit; but not how long they took."""
-    assert run.model_bytes == expected.model_bytes
-    for name in ("model.safetensors", "optimizer.safetensors"):
-        assert (run.checkpoint(7) / name).read_bytes() == (
-            expected.checkpoint(7) / name
-        ).read_bytes(), name
-    assert run.metrics == expected.metrics
-    assert run.json("eval_results.json") == expected.json("eval_results.json")
-    results, others = run.json("train_results.json"), expected.json("train_results.json")
-    for key in ("train_loss", "num_tokens", "num_masked_tokens", "global_step", "epoch"):
-        assert results[key] == others[key]
 
 
 def stop_in_evaluation(patch: pytest.MonkeyPatch, at: int) -> None:
@@ -91,7 +78,7 @@ def test_stopped_after_a_step(
     assert "--resume auto" in str(caught.value)
     status = runs.at().json("status.json")
     assert (status["state"], status["exit_code"]) == ("interrupted", 143)
-    assert_same_run(runs.train(**SECTIONS, resume="auto"), expected)
+    assert_same_end(runs.train(**SECTIONS, resume="auto"), expected)
 
 
 @pytest.mark.parametrize("stop", [stop_in_evaluation, stop_after_evaluation])
@@ -105,7 +92,7 @@ def test_stopped_around_an_evaluation(
             runs.train(**SECTIONS)
     assert runs.at().checkpoint(step).is_dir()
     assert (step in runs.at().evaluations) == (stop is stop_after_evaluation)
-    assert_same_run(runs.train(**SECTIONS, resume="auto"), expected)
+    assert_same_end(runs.train(**SECTIONS, resume="auto"), expected)
 
 
 def test_stopped_in_the_last_evaluation(runs: Any, expected: Any) -> None:
@@ -113,7 +100,7 @@ def test_stopped_in_the_last_evaluation(runs: Any, expected: Any) -> None:
         stop_in_evaluation(patch, 7)
         with pytest.raises(Interrupted):
             runs.train(**SECTIONS)
-    assert_same_run(runs.train(**SECTIONS, resume="auto"), expected)
+    assert_same_end(runs.train(**SECTIONS, resume="auto"), expected)
 
 
 def test_stopped_at_every_step(
@@ -123,7 +110,7 @@ def test_stopped_at_every_step(
         with stopping_after(step, signal.SIGINT), pytest.raises(Interrupted) as caught:
             runs.train(**SECTIONS, resume="auto")
         assert caught.value.exit_code == 130
-    assert_same_run(runs.train(**SECTIONS, resume="auto"), expected)
+    assert_same_end(runs.train(**SECTIONS, resume="auto"), expected)
 
 
 def test_stopped_in_the_evaluation_before_the_first_step(
@@ -141,7 +128,7 @@ def test_stopped_in_the_evaluation_before_the_first_step(
             runs.train(**SECTIONS)
     assert caught.value.exit_code == 130
     assert runs.at().checkpoint_steps == []
-    assert_same_run(runs.train(**SECTIONS, resume="auto"), expected)
+    assert_same_end(runs.train(**SECTIONS, resume="auto"), expected)
 
 
 def test_a_second_signal_stops_at_once(
@@ -162,7 +149,7 @@ def test_a_second_signal_stops_at_once(
             runs.train(**SECTIONS)
     assert runs.at().json("status.json")["state"] == "interrupted"
     assert runs.at().checkpoint_steps == [3, 4]
-    assert_same_run(runs.train(**SECTIONS, resume="auto"), expected)
+    assert_same_end(runs.train(**SECTIONS, resume="auto"), expected)
 
 
 class Killed(BaseException):
@@ -195,7 +182,7 @@ def test_killed_while_a_checkpoint_is_written(
     assert step not in runs.at().checkpoint_steps
     assert (runs.at().path / "checkpoints" / f".writing-checkpoint-{step}").is_dir()
     run = runs.train(**SECTIONS, resume="auto")
-    assert_same_run(run, expected)
+    assert_same_end(run, expected)
     assert not list((run.path / "checkpoints").glob(".*"))
 
 
@@ -214,7 +201,7 @@ def test_killed_between_writing_and_pruning(
         with pytest.raises(Killed):
             runs.train(**SECTIONS)
     run = runs.train(**SECTIONS, resume="auto")
-    assert_same_run(run, expected)
+    assert_same_end(run, expected)
     assert run.checkpoint_steps == expected.checkpoint_steps
 
 
@@ -229,7 +216,7 @@ def test_killed_before_the_model_is_written(
         patch.setattr(loop, "export", die)
         with pytest.raises(Killed):
             runs.train(**SECTIONS)
-    assert_same_run(runs.train(**SECTIONS, resume="auto"), expected)
+    assert_same_end(runs.train(**SECTIONS, resume="auto"), expected)
 
 
 def test_a_damaged_checkpoint_is_passed_over(
@@ -242,7 +229,7 @@ def test_a_damaged_checkpoint_is_passed_over(
     shown = capsys.readouterr().out
     assert "checkpoint-5 is passed over: model.safetensors has" in shown
     assert "after step 4" in shown
-    assert_same_run(run, expected)
+    assert_same_end(run, expected)
 
 
 def test_resume_auto_starts_where_there_is_nothing(
@@ -250,13 +237,13 @@ def test_resume_auto_starts_where_there_is_nothing(
 ) -> None:
     run = runs.train(**SECTIONS, resume="auto")
     assert "no checkpoint yet" in capsys.readouterr().out
-    assert_same_run(run, expected)
+    assert_same_end(run, expected)
 
 
 def test_resume_from_a_path(runs: Any, expected: Any, stopped: Any) -> None:
     assert stopped.checkpoint_steps == [3, 4, 5]
     run = runs.train(**SECTIONS, resume=str(stopped.checkpoint(3)))
-    assert_same_run(run, expected)
+    assert_same_end(run, expected)
 
 
 def test_resume_from_another_directory(runs: Any, expected: Any, stopped: Any) -> None:
