@@ -212,7 +212,8 @@ def load_pretrained(
     if config.dropout is not None:
         _set_dropout(model_config, config.dropout)
     attention: str = config.attn_implementation
-    if attention == "auto":
+    is_free = attention == "auto"
+    if is_free:
         attention = _attention_for(
             device, precision, chunk_length, has_dropout=_has_dropout(model_config)
         )
@@ -223,7 +224,8 @@ def load_pretrained(
             folder,
             config=model_config,
             dtype=torch.float32,
-            attn_implementation=attention,
+            # Left to transformers, sdpa gives way to eager in architectures without it (DeBERTa).
+            attn_implementation=None if is_free and attention == "sdpa" else attention,
             output_loading_info=True,
             trust_remote_code=False,
         )
@@ -239,7 +241,11 @@ def load_pretrained(
     if context_length is not None:
         tokenizer.model_max_length = context_length  # where it did not know its model's limit
     return LoadedModel(
-        model, tokenizer, tuple(sorted(report["missing_keys"])), attention, context_length
+        model,
+        tokenizer,
+        tuple(sorted(report["missing_keys"])),
+        model.config._attn_implementation,
+        context_length,
     )
 
 
