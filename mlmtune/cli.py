@@ -301,6 +301,12 @@ def _explain(error: Exception) -> tuple[str, int]:
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         message = " ".join(str(error.format_message()).split())
         return f"{message} (mlmtune --help shows what there is)", int(error.exit_code)
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        why = str(error).strip().splitlines()[0]
+        return (
+            f"training.compile: the model cannot be compiled here ({why}); set it to false",
+            ConfigError.exit_code,
+        )
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return (
             "out of memory; lower training.micro_batch_size and evaluation.batch_size (the result "

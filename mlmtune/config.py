@@ -226,13 +226,17 @@ class TrainingConfig(Section):
     """Minutes of training. It only stops: the learning rate follows the other limits."""
     global_batch_size: Positive = 16
     """Sequences in an optimizer step, over all processes."""
-    micro_batch_size: Positive | None = None
-    """Sequences computed at once on a device; accumulation follows. By default as many as fall to
-    a process."""
+    micro_batch_size: Positive | Literal["auto"] | None = None
+    """Sequences computed at once on a device; accumulation follows, and the result stays the same.
+    By default as many as fall to a process; `auto` tries which fit into memory, and keeps to that
+    when the run is resumed. Where memory runs out all the same, it is halved."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto` is bf16 where the device computes in it natively, else fp32. fp16 needs a GPU."""
     gradient_checkpointing: bool = False
     """Compute activations twice and keep fewer of them: less memory, about a third slower."""
+    compile: bool = False
+    """Compile the model by torch.compile: the first steps take a minute, the others are faster on a
+    GPU. It needs a C++ compiler."""
     log_every: Positive = 10
     """Steps between two lines of metrics."""
     early_stopping_patience: Positive | None = None
@@ -240,9 +244,10 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _micro_batch_fits(self) -> "TrainingConfig":
-        if self.micro_batch_size is not None and self.micro_batch_size > self.global_batch_size:
+        micro = self.micro_batch_size
+        if isinstance(micro, int) and micro > self.global_batch_size:
             raise ValueError(
-                f"micro_batch_size {self.micro_batch_size} is larger than "
+                f"micro_batch_size {micro} is larger than "
                 f"global_batch_size {self.global_batch_size}"
             )
         return self

@@ -17,8 +17,9 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
 from mlmtune.config import EvaluationConfig, MaskingConfig
-from mlmtune.errors import DataError, DivergedError
+from mlmtune.errors import DataError, DivergedError, ResourceError
 from mlmtune.masking.collator import IGNORE_INDEX, MaskingCollator
+from mlmtune.modeling.device import free_cached_memory, is_out_of_memory
 from mlmtune.modeling.masked_head import MaskedHead
 from mlmtune.randomness import key, permute
 from mlmtune.tokens.chunking import ChunkView
@@ -92,6 +93,7 @@ class Evaluator:
         tokenizer: names the mask token.
         config: seed, rate, batch size, and how many chunks.
         with_token_type_ids: whether the model has token types.
+        pads_masked_positions: for a compiled model; see MaskingCollator.
     """
 
     def __init__(
@@ -101,15 +103,18 @@ class Evaluator:
         config: EvaluationConfig,
         *,
         with_token_type_ids: bool,
+        pads_masked_positions: bool = False,
     ) -> None:
         self._view = view
         self._collator = MaskingCollator(
             tokenizer,
             MaskingConfig(mlm_probability=config.mlm_probability),
             with_token_type_ids=with_token_type_ids,
+            pads_masked_positions=pads_masked_positions,
         )
         self._seed = config.seed
         self._batch_size = config.batch_size
+        self._fitting_size = config.batch_size
         self.chunks = np.arange(len(view))
         if config.max_chunks is not None and config.max_chunks < len(view):
             order = permute(self.chunks, len(view), key(config.seed, SUBSET_STREAM))
@@ -136,6 +141,7 @@ class Evaluator:
         Raises:
             DataError: not one token was masked.
             DivergedError: the loss is not a finite number.
+            ResourceError: memory does not suffice for one sequence.
         """
         mine = self.chunks[accelerator.process_index :: accelerator.num_processes]
         largest_share = -(-len(self.chunks) // accelerator.num_processes)
@@ -149,13 +155,36 @@ class Evaluator:
                         return None
                     chunks = mine[start : start + self._batch_size]
                     if len(chunks) > 0:
-                        sums += self._batch_sums(accelerator, model, head, chunks)
+                        sums += self._sums(accelerator, model, head, chunks)
         finally:
             model.train(was_training)
         if accelerator.num_processes > 1:
             on_device = torch.from_numpy(sums).to(accelerator.device)
             sums = accelerator.reduce(on_device, reduction="sum").cpu().numpy()
         return _summarize(sums.tolist())
+
+    def _sums(
+        self, accelerator: Accelerator, model: Any, head: MaskedHead, chunks: np.ndarray[Any, Any]
+    ) -> np.ndarray[Any, Any]:
+        """The sums of a batch, in smaller ones from where memory has run out."""
+        num_batches = -(-len(chunks) // self._fitting_size)
+        try:
+            batches = np.array_split(chunks, num_batches)
+            sums = [self._batch_sums(accelerator, model, head, batch) for batch in batches]
+            total: np.ndarray[Any, Any] = np.stack(sums).sum(axis=0)
+            return total
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        # Here, not above: the error holds on to the tensors that did not fit.
+        self._fitting_size = min(self._fitting_size, len(chunks)) // 2
+        if self._fitting_size == 0:
+            raise ResourceError(
+                "out of memory with one validation chunk; lower chunking.chunk_length, or use a "
+                "smaller model"
+            )
+        free_cached_memory(accelerator.device)
+        return self._sums(accelerator, model, head, chunks)
 
     def _batch_sums(
         self, accelerator: Accelerator, model: Any, head: MaskedHead, chunks: np.ndarray[Any, Any]
@@ -164,13 +193,14 @@ class Evaluator:
         batch = self._collator(self._view.batch(chunks), key(self._seed, MASK_STREAM, chunks))
         rows = batch.masked_positions.numpy() // batch.input_ids.shape[1]
         on_device = batch.to(accelerator.device)
-        labels = on_device.labels.reshape(-1).index_select(0, on_device.masked_positions)
+        labels = on_device.masked_labels()
         logits = head.logits(model, on_device).float()
         losses = functional.cross_entropy(
             logits, labels, reduction="none", ignore_index=IGNORE_INDEX
         )
         loss = np.bincount(rows, weights=losses.cpu().double().numpy(), minlength=len(chunks))
-        masked = np.bincount(rows, minlength=len(chunks)).astype(np.float64)
+        masked_rows = rows[: batch.num_masked_tokens]
+        masked = np.bincount(masked_rows, minlength=len(chunks)).astype(np.float64)
         correct = float((logits.argmax(dim=-1) == labels).sum())
         return np.asarray(
             [len(chunks), loss.sum(), masked.sum(), correct,

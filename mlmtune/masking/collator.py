@@ -1,10 +1,12 @@
 """MaskingCollator: chunks -> MaskedBatch. One vectorised pass; masks are a function of keys."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mlmtune.config import MaskingConfig
 from mlmtune.errors import ConfigError
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 IGNORE_INDEX = -100
 """Label where nothing is predicted, as everywhere in PyTorch and transformers."""
 
+COUNT_MULTIPLE = 64
+"""Padded counts of masked positions are multiples of this, which suits matrix units too."""
+
 
 @dataclass(frozen=True)
 class MaskedBatch:
@@ -27,7 +32,9 @@ class MaskedBatch:
     Attributes:
         input_ids: (B, T) int64, corrupted.
         labels: (B, T) int64: the original id where a token is predicted, else -100.
-        masked_positions: (M,) int64 indices into the flattened (B * T) batch, ascending.
+        masked_positions: (M,) int64 indices into the flattened (B * T) batch, ascending; where the
+            collator pads them, followed by positions whose label is -100.
+        num_masked_tokens: how many of them are masked; known without waiting for a device.
         attention_mask: (B, T) int64, 0 at padding; None where nothing is padded.
         token_type_ids: (B, T) int64 zeros; None where the model has none.
     """
@@ -35,13 +42,13 @@ class MaskedBatch:
     input_ids: torch.Tensor
     labels: torch.Tensor
     masked_positions: torch.Tensor
+    num_masked_tokens: int
     attention_mask: torch.Tensor | None
     token_type_ids: torch.Tensor | None
 
-    @property
-    def num_masked_tokens(self) -> int:
-        """M, known without waiting for a device."""
-        return len(self.masked_positions)
+    def masked_labels(self) -> torch.Tensor:
+        """(M,) the labels at `masked_positions`."""
+        return self.labels.reshape(-1).index_select(0, self.masked_positions)
 
     def model_inputs(self) -> dict[str, torch.Tensor]:
         """The keyword arguments of the model's forward pass, without labels."""
@@ -55,8 +62,8 @@ class MaskedBatch:
     def to(self, device: torch.device) -> Self:
         """The same batch on another device."""
         moved: dict[str, Any] = {
-            name: None if tensor is None else tensor.to(device, non_blocking=True)
-            for name, tensor in vars(self).items()
+            name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+            for name, value in vars(self).items()
         }
         return type(self)(**moved)
 
@@ -68,6 +75,8 @@ class MaskingCollator:
         tokenizer: names the mask token, and the tokens that must not be drawn as replacements.
         config: strategy and rates.
         with_token_type_ids: whether the model has token types.
+        pads_masked_positions: make M nearly always the same for batches of one shape, as a
+            compiled model wants it.
 
     Raises:
         ConfigError: the tokenizer has no mask token.
@@ -79,6 +88,7 @@ class MaskingCollator:
         config: MaskingConfig,
         *,
         with_token_type_ids: bool,
+        pads_masked_positions: bool = False,
     ) -> None:
         if tokenizer.mask_token_id is None:
             raise ConfigError(
@@ -90,6 +100,7 @@ class MaskingCollator:
         self._config = config
         self._select = SELECTORS[config.strategy]
         self._with_token_type_ids = with_token_type_ids
+        self._pads_masked_positions = pads_masked_positions
 
     def __call__(self, chunks: ChunkBatch, keys: UInt64Array) -> MaskedBatch:
         """Mask a batch.
@@ -114,10 +125,15 @@ class MaskingCollator:
             attention_mask = torch.from_numpy(
                 (np.arange(width) < chunks.lengths[:, None]).astype(np.int64)
             )
+        positions = np.flatnonzero(selected)
+        num_masked_tokens = len(positions)
+        if self._pads_masked_positions:
+            positions = self._padded(positions, selected)
         return MaskedBatch(
             input_ids=torch.from_numpy(corrupted),
             labels=torch.from_numpy(np.where(selected, chunks.input_ids, IGNORE_INDEX)),
-            masked_positions=torch.from_numpy(np.flatnonzero(selected)),
+            masked_positions=torch.from_numpy(positions),
+            num_masked_tokens=num_masked_tokens,
             attention_mask=attention_mask,
             token_type_ids=(
                 torch.zeros(corrupted.shape, dtype=torch.int64)
@@ -125,3 +141,14 @@ class MaskingCollator:
                 else None
             ),
         )
+
+    def _padded(
+        self, positions: NDArray[np.int64], selected: NDArray[np.bool_]
+    ) -> NDArray[np.int64]:
+        """Positions up to a count that a batch of this shape does not exceed once in a billion."""
+        expected = self._config.mlm_probability * selected.size
+        largest = max(expected + 6.0 * math.sqrt(expected), len(positions))
+        count = min(-int(-largest // COUNT_MULTIPLE) * COUNT_MULTIPLE, selected.size)
+        # Fewer than all positions are masked wherever something is left to pad.
+        filler = np.full(count - len(positions), np.argmin(selected), dtype=np.int64)
+        return np.concatenate([positions, filler])

@@ -1,6 +1,8 @@
 """Where a run computes and in which precision. Decided by tables, never by a timing race."""
 
+import ctypes
 import faulthandler
+import gc
 import os
 import warnings
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from accelerate.utils import (
     broadcast_object_list,
     parse_flag_from_env,
 )  # fmt: skip
+from accelerate.utils.memory import should_reduce_batch_size
 
 from mlmtune.errors import ConfigError, MlmtuneError
 
@@ -91,6 +94,31 @@ def _survives_bf16() -> bool:
     return os.waitpid(child, 0)[1] == 0
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device, or this machine, has no memory left."""
+    # Accelerate knows the words of each backend; PyTorch has a class for accelerators alone.
+    return isinstance(error, MemoryError) or (
+        isinstance(error, Exception) and should_reduce_batch_size(error)
+    )
+
+
+def free_cached_memory(device: torch.device) -> None:
+    """Give back what the allocator keeps for later; after an error, before a smaller try."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep large blocks that were freed, for the next step."""
+    # By default glibc gets each large activation from the kernel, which zeroes it page by page, and
+    # gives it back. -3 and -1 are M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of <malloc.h>.
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(-3, 1 << 30)
+        mallopt(-1, (1 << 31) - 1)
+
+
 def build_accelerator(precision: str) -> Accelerator:
     """Join the processes that were launched together and choose device and precision.
 
@@ -103,6 +131,8 @@ def build_accelerator(precision: str) -> Accelerator:
     """
     # Accelerator() looks at the variable, PartialState() alone does not, and the first one decides.
     device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
+    if device.type == "cpu":
+        keep_freed_memory()
     resolved = resolve_precision(precision, device)
     accelerator = Accelerator(
         mixed_precision="no" if resolved == "fp32" else resolved,

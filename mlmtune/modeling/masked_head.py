@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
-from mlmtune.masking.collator import MaskedBatch
+from mlmtune.masking.collator import IGNORE_INDEX, MaskedBatch
 
 PROBE_TOLERANCE = 1e-4
 """Largest difference of logits, relative to their size, at which the two ways count as equal."""
@@ -59,12 +60,30 @@ class MaskedHead:
             self._rows = None
         return logits[0]
 
+    def loss_sum(self, model: Any, batch: MaskedBatch) -> torch.Tensor:
+        """Sum of the cross entropies of a batch's masked tokens, in nats, in fp32.
+
+        Args:
+            model: the model given at the start, bare or wrapped for training.
+            batch: on the model's device.
+        """
+        if batch.num_masked_tokens == 0:
+            # The model still runs, so that every process takes part in the exchange of gradients.
+            unused: torch.Tensor = model(**batch.model_inputs()).logits
+            return unused.float().sum() * 0.0
+        return functional.cross_entropy(
+            self.logits(model, batch).float(),  # (M, V)
+            batch.masked_labels(),
+            reduction="sum",
+            ignore_index=IGNORE_INDEX,
+        )
+
     def _agrees_with_the_full_head(self, model: Any, vocab_size: int) -> bool:
         """Whether both ways give the same logits on a small batch without dropout."""
         device = next(model.parameters()).device
         ids = torch.arange(2 * 8, device=device).reshape(2, 8) % vocab_size
         rows = torch.tensor([1, 4, 5, 11], device=device)
-        batch = MaskedBatch(ids, ids, rows, None, None)
+        batch = MaskedBatch(ids, ids, rows, len(rows), None, None)
         was_training = model.training
         model.eval()
         try:

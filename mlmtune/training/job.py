@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
 
-from mlmtune.config import Config
+from mlmtune.config import Config, Section
 from mlmtune.config_loading import load_config
 from mlmtune.errors import CheckpointError, ConfigError
 from mlmtune.modeling.device import decided_by_main
@@ -27,6 +27,8 @@ from mlmtune.training.optimization import build_optimizer
 from mlmtune.training.progress import Progress
 from mlmtune.training.run_dir import RunDir
 from mlmtune.training.setup import Parts
+
+SectionT = TypeVar("SectionT", bound=Section)
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ def start(
     stop: StopRequest,
 ) -> Job:
     bare = parts.loaded.model
+    if parts.config.training.compile:
+        bare.compile(dynamic=False)
     if parts.config.training.gradient_checkpointing:
         _enable_checkpointing(bare)
     optimizer = build_optimizer(bare, parts.config.optimizer)
@@ -124,7 +128,7 @@ def _identity(parts: Parts, accelerator: Accelerator) -> dict[str, Any]:
     config = parts.config
     sections: dict[str, Any] = {
         "run": {"seed": config.run.seed},
-        "model": config.model.model_dump(include={"name_or_path", "revision", "dropout"}),
+        "model": config.model.model_dump(include={"name_or_path", "revision", "attn_implementation", "dropout"}),
         "corpus": {
             "fingerprint": parts.store.directory.name,
             **config.corpus.model_dump(
@@ -138,6 +142,7 @@ def _identity(parts: Parts, accelerator: Accelerator) -> dict[str, Any]:
         "training": {
             "global_batch_size": config.training.global_batch_size,
             "precision": config.training.precision,
+            "compile": config.training.compile,
             "max_steps (or as many as its epochs or tokens take)": parts.plan.max_steps,
         },
         "evaluation": config.evaluation.model_dump(
@@ -201,6 +206,34 @@ def _is_of_this_run(checkpoint: Path, job: Job) -> bool:
     return checkpoint.resolve().parent == job.run.checkpoints.resolve()
 
 
+def with_recorded_choices(config: Config, options: Options) -> Config:
+    """The config with what is left to mlmtune as the run that is resumed decided it.
+
+    What a table says may be different on another machine or in another version; a run keeps to
+    one. A micro batch that memory has made smaller stays so.
+    """
+    run = Path(config.run.output_dir)
+    if options.resume != "auto":
+        run = Path(options.resume).parent.parent
+    path = run.expanduser() / "config.resolved.yaml"
+    if options.resume == "never" or not path.is_file():
+        return config
+    then = load_config(path)
+    training = _with_recorded(config.training, then.training, "precision")
+    asked, recorded = training.micro_batch_size, then.training.micro_batch_size
+    if isinstance(recorded, int) and (asked is None or asked == "auto" or recorded < asked):
+        recorded = min(recorded, training.global_batch_size)
+        training = training.model_copy(update={"micro_batch_size": recorded})
+    model = _with_recorded(config.model, then.model, "attn_implementation")
+    return config.model_copy(update={"model": model, "training": training})
+
+
+def _with_recorded(section: SectionT, then: SectionT, *names: str) -> SectionT:
+    """A section with the recorded values in place of each `auto`."""
+    values = {name: getattr(then, name) for name in names if getattr(section, name) == "auto"}
+    return section.model_copy(update=values)
+
+
 def is_complete(run: RunDir, config: Config) -> bool:
     """Whether the directory holds a finished run of this config.
 
@@ -216,7 +249,7 @@ def is_complete(run: RunDir, config: Config) -> bool:
         for name, value in values.items()
         # What is left to mlmtune was decided then; where things lie may have changed since.
         if value not in (then[section].get(name), None, "auto")
-        and name not in ("output_dir", "cache_dir")
+        and name not in ("output_dir", "cache_dir", "micro_batch_size")
     ]
     if lines:
         raise CheckpointError(

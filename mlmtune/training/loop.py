@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch.nn import functional
 
 from mlmtune.config import Config
 from mlmtune.config_loading import resolved_yaml
@@ -26,11 +25,24 @@ from mlmtune.errors import (
 )  # fmt: skip
 from mlmtune.evaluation.perplexity import Evaluation
 from mlmtune.masking.collator import MaskedBatch
-from mlmtune.modeling.device import build_accelerator, decided_by_main
+from mlmtune.modeling.device import (
+    build_accelerator,
+    decided_by_main,
+    free_cached_memory,
+    is_out_of_memory,
+)  # fmt: skip
 from mlmtune.training.checkpoint import checkpoint_path, prune, save_checkpoint
 from mlmtune.training.environment import describe_environment
 from mlmtune.training.interrupts import listening
-from mlmtune.training.job import Job, Options, is_complete, resume, start
+from mlmtune.training.job import (
+    Job,
+    Options,
+    is_complete,
+    resume,
+    start,
+    with_recorded_choices,
+)  # fmt: skip
+from mlmtune.training.memory import fit_micro_batch, shrink_micro_batch
 from mlmtune.training.optimization import learning_rate_at
 from mlmtune.training.progress import Clock, Progress, StepReport
 from mlmtune.training.results import export, fill_examples, summarize
@@ -51,6 +63,7 @@ def train(config: Config, options: Options) -> dict[str, Any] | None:
         MlmtuneError: see `mlmtune.errors`; status.json holds the reason too.
     """
     with ExitStack() as stack:
+        config = with_recorded_choices(config, options)
         accelerator = build_accelerator(config.training.precision)
         stack.callback(_leave, accelerator)
         progress = Progress(is_main=accelerator.is_main_process, is_quiet=options.is_quiet)
@@ -69,6 +82,8 @@ def train(config: Config, options: Options) -> dict[str, Any] | None:
         job = start(parts, accelerator, run, progress, stop)
         resume(job, options)
         _see_the_same(job)
+        if job.config.training.micro_batch_size == "auto":
+            fit_micro_batch(job)
         _write_records(job, options)
         _announce(job)
         _evaluate_before(job)
@@ -144,13 +159,17 @@ def _see_the_same(job: Job) -> None:
 def _write_records(job: Job, options: Options) -> None:
     if not job.accelerator.is_main_process:
         return
-    path = job.run.path
     if options.config_text is not None:
-        (path / "config.yaml").write_text(options.config_text, encoding="utf-8")
-    (path / "config.resolved.yaml").write_text(resolved_yaml(job.config), encoding="utf-8")
+        job.run.write_text("config.yaml", options.config_text)
+    _write_resolved_config(job)
     job.run.write_json("environment.json", describe_environment(job.accelerator.num_processes))
     job.run.write_json("corpus.json", corpus_summary(job.parts))
     job.run.write_status("running", step=job.state.step, max_steps=job.parts.plan.max_steps)
+
+
+def _write_resolved_config(job: Job) -> None:
+    if job.accelerator.is_main_process:
+        job.run.write_text("config.resolved.yaml", resolved_yaml(job.config))
 
 
 def _announce(job: Job) -> None:
@@ -168,7 +187,8 @@ def _announce(job: Job) -> None:
             say(f"{kind} left out: {reasons}; see {job.run.path / 'corpus.json'}")
     say(
         f"{parts.loaded.num_parameters / 1e6:.1f} M parameters on {job.accelerator.device}, "
-        f"{training.precision}; {len(parts.splits.train):,} training and "
+        f"{training.precision}, {parts.loaded.attn_implementation} attention"
+        f"{', compiled' if training.compile else ''}; {len(parts.splits.train):,} training and "
         f"{len(parts.splits.validation):,} validation chunks of {job.config.chunking.chunk_length}"
     )
     say(
@@ -253,20 +273,11 @@ def take_step(job: Job, batches: list[MaskedBatch], num_masked_tokens: int) -> t
 
     Raises:
         DivergedError: loss or gradient is not finite; the weights are as before the step.
+        ResourceError: memory does not suffice, even for smaller micro-batches.
     """
     accelerator, state, config = job.accelerator, job.state, job.config
     scale = accelerator.num_processes / max(num_masked_tokens, 1)
-    losses = []
-    for index, batch in enumerate(batches):
-        is_last = index == len(batches) - 1
-        torch.manual_seed(
-            job.parts.stream.dropout_seed(state.step, index, accelerator.process_index)
-        )
-        with nullcontext() if is_last else accelerator.no_sync(job.model):
-            loss_sum = _loss_sum(job, batch.to(accelerator.device))
-            accelerator.backward(loss_sum * scale)
-        losses.append(loss_sum.detach())
-    total = _total(job, losses)
+    total = _total(job, _add_up_gradients(job, batches, scale))
     if not math.isfinite(total):
         raise DivergedError(_diverged(f"the loss of step {state.step + 1} is {total}", job))
 
@@ -291,23 +302,41 @@ def take_step(job: Job, batches: list[MaskedBatch], num_masked_tokens: int) -> t
     return learning_rate, norm
 
 
+def _add_up_gradients(job: Job, batches: list[MaskedBatch], scale: float) -> list[torch.Tensor]:
+    """Forward and backward of a step's micro-batches; of smaller ones where memory runs out.
+
+    Returns:
+        The sum of losses of each micro-batch.
+    """
+    try:
+        return [_add_gradients(job, batches, index, scale) for index in range(len(batches))]
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    # Here, not above: the error holds on to the tensors that did not fit.
+    shrink_micro_batch(job)
+    _write_resolved_config(job)
+    job.optimizer.zero_grad()
+    free_cached_memory(job.accelerator.device)
+    return _add_up_gradients(job, job.parts.stream.micro_batches(job.state.step), scale)
+
+
+def _add_gradients(job: Job, batches: list[MaskedBatch], index: int, scale: float) -> torch.Tensor:
+    accelerator, stream = job.accelerator, job.parts.stream
+    torch.manual_seed(stream.dropout_seed(job.state.step, index, accelerator.process_index))
+    exchanges = index == len(batches) - 1
+    with nullcontext() if exchanges else accelerator.no_sync(job.model):
+        loss_sum = job.parts.head.loss_sum(job.model, batches[index].to(accelerator.device))
+        accelerator.backward(loss_sum * scale)
+    return loss_sum.detach()
+
+
 def _total(job: Job, losses: list[torch.Tensor]) -> float:
     """The losses of all micro-batches of all processes, added up in double precision."""
     mine = torch.stack(losses).cpu().double().sum()
     if job.accelerator.num_processes == 1:
         return float(mine)
     return float(job.accelerator.reduce(mine.to(job.accelerator.device), reduction="sum"))
-
-
-def _loss_sum(job: Job, batch: MaskedBatch) -> torch.Tensor:
-    """Sum of the cross entropies of a batch's masked tokens, in fp32."""
-    if batch.num_masked_tokens == 0:
-        # The model still runs, so that every process takes part in the exchange of gradients.
-        unused: torch.Tensor = job.model(**batch.model_inputs()).logits
-        return unused.float().sum() * 0.0
-    logits = job.parts.head.logits(job.model, batch).float()  # (M, V)
-    labels = batch.labels.reshape(-1).index_select(0, batch.masked_positions)
-    return functional.cross_entropy(logits, labels, reduction="sum")
 
 
 def _count_overflow(job: Job) -> None:

@@ -50,6 +50,7 @@ class Plan:
                 f"set it to {num_processes} or more"
             )
         share = -(-batch // num_processes)
+        asked = config.micro_batch_size
         epochs = default_epochs(config)
         limits = []
         if epochs is not None:
@@ -62,7 +63,7 @@ class Plan:
             num_chunks=num_chunks,
             num_tokens=num_tokens,
             global_batch_size=batch,
-            micro_batch_size=min(config.micro_batch_size or share, share),
+            micro_batch_size=min(asked, share) if isinstance(asked, int) else share,
             num_processes=num_processes,
             max_steps=max(1, min(limits)),
         )

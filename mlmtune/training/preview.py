@@ -19,6 +19,7 @@ from mlmtune.training.environment import peak_memory_bytes
 from mlmtune.training.interrupts import StopRequest
 from mlmtune.training.job import start
 from mlmtune.training.loop import agree, take_step
+from mlmtune.training.memory import estimate_memory, fit_micro_batch
 from mlmtune.training.progress import Progress
 from mlmtune.training.run_dir import RunDir
 from mlmtune.training.setup import Parts, build_parts
@@ -31,9 +32,6 @@ WARMUP_STEPS = 2
 
 SAMPLE_STREAM = 0xC4EC
 """Keeps the choice of samples apart from the other draws of `corpus.split_seed`."""
-
-BYTES_PER_PARAMETER = 16
-"""fp32 weights, gradients, and AdamW's two moments."""
 
 
 def preview(config: Config, *, measure: bool) -> None:
@@ -60,10 +58,12 @@ def preview(config: Config, *, measure: bool) -> None:
     if measure:
         progress.result("")
         job = start(parts, accelerator, RunDir(Path()), progress, StopRequest())
+        if config.training.micro_batch_size == "auto":
+            fit_micro_batch(job)
         seconds = []
         for step in range(MEASURED_STEPS):
             started = time.monotonic()
-            batches = parts.stream.micro_batches(step)
+            batches = job.parts.stream.micro_batches(step)
             agreed = agree(job, sum(batch.num_masked_tokens for batch in batches))
             take_step(job, batches, agreed.num_masked_tokens)
             seconds.append(time.monotonic() - started)
@@ -103,8 +103,9 @@ def _plan_lines(parts: Parts, device: str) -> Iterator[tuple[str, str]]:
         f"x {plan.num_accumulation} accumulation x {plan.micro_batch_size} micro batch), "
         f"{plan.num_epochs:.2f} epochs",
     )
+    needed = estimate_memory(parts, plan.micro_batch_size)
     yield "masked", f"about {_masked_tokens_an_epoch(parts):,} tokens an epoch"
-    yield "memory", f"about {estimate_memory(parts) / 1e9:.1f} GB for weights, moments, activations"
+    yield "memory", f"about {needed / 1e9:.1f} GB for weights, moments, activations"
 
 
 def _describe_side(view: ChunkView, total_characters: int) -> str:
@@ -120,32 +121,6 @@ def _describe_side(view: ChunkView, total_characters: int) -> str:
 
 def _masked_tokens_an_epoch(parts: Parts) -> int:
     return round(parts.splits.train.num_body_tokens * parts.config.masking.mlm_probability)
-
-
-def estimate_memory(parts: Parts) -> int:
-    """Bytes that training takes on a device: parameters and their moments, and activations.
-
-    Activations by Korthikanti et al. 2022 ("Reducing activation recomputation in large transformer
-    models", eq. 1): T * B * H * (34 + 5 * A * T / H) bytes a layer at 16 bits, for B sequences of
-    T tokens, H hidden, A heads; twice that in fp32; with checkpointing 2 * T * B * H. Then logits
-    of the masked positions over the vocabulary, their gradients, and a copy in fp32.
-    """
-    config, model_config = parts.config, parts.loaded.model.config
-    sequences, tokens = parts.plan.micro_batch_size, config.chunking.chunk_length
-    hidden = int(getattr(model_config, "hidden_size", 0))
-    heads = int(getattr(model_config, "num_attention_heads", 0))
-    layers = int(getattr(model_config, "num_hidden_layers", 0))
-    width = 2 if config.training.precision == "fp32" else 1
-
-    by_layer = 34 * hidden + 5 * heads * tokens
-    if config.training.gradient_checkpointing:
-        by_layer = 2 * hidden
-    activations = sequences * tokens * layers * by_layer * width
-    positions = sequences * tokens
-    if parts.head.is_sparse:
-        positions = round(positions * config.masking.mlm_probability)
-    logits = positions * len(parts.loaded.tokenizer) * 3 * 4
-    return BYTES_PER_PARAMETER * parts.loaded.num_parameters + activations + logits
 
 
 def _samples(config: Config) -> Iterator[CleanDocument]:

@@ -33,9 +33,12 @@ def write_json(path: Path, value: Any) -> None:
     Raises:
         ValueError: a number is not finite; the caller says what to write instead.
     """
+    _replace(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
 
@@ -81,6 +84,11 @@ class RunDir:
         """Write one of the run's JSON files."""
         with writing_to(self.path / name, CHECKPOINTS_STAY):
             write_json(self.path / name, value)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write one of the run's text files."""
+        with writing_to(self.path / name, CHECKPOINTS_STAY):
+            _replace(self.path / name, text)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """Read one of the run's JSON files; None where it is not there or broken."""

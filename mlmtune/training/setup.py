@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from accelerate import Accelerator
@@ -56,6 +56,17 @@ class Parts(Measurable):
     plan: Plan
     stream: TrainingStream
 
+    def with_micro_batch_size(self, size: int) -> "Parts":
+        """The same run in other micro batches: the same steps, on the same masks."""
+        plan = replace(self.plan, micro_batch_size=size)
+        training = self.config.training.model_copy(update={"micro_batch_size": size})
+        return replace(
+            self,
+            config=self.config.model_copy(update={"training": training}),
+            plan=plan,
+            stream=self.stream.with_plan(plan),
+        )
+
 
 def build_measurable(
     config: Config, accelerator: Accelerator, say: Callable[[str], None]
@@ -97,6 +108,7 @@ def build_measurable(
         loaded.tokenizer,
         config.evaluation,
         with_token_type_ids=loaded.has_token_types,
+        pads_masked_positions=config.training.compile,
     )
     return Measurable(loaded, head, store, splits, evaluator)
 
@@ -116,7 +128,10 @@ def build_parts(config: Config, accelerator: Accelerator, say: Callable[[str], N
         num_processes=accelerator.num_processes,
     )
     collator = MaskingCollator(
-        loaded.tokenizer, config.masking, with_token_type_ids=loaded.has_token_types
+        loaded.tokenizer,
+        config.masking,
+        with_token_type_ids=loaded.has_token_types,
+        pads_masked_positions=config.training.compile,
     )
     stream = TrainingStream(
         train, collator, plan, seed=config.run.seed, process_index=accelerator.process_index
@@ -137,10 +152,11 @@ def _with_choices(
         "model": {"attn_implementation": loaded.attn_implementation},
         "training": {
             "precision": precision_of(accelerator),
-            "micro_batch_size": plan.micro_batch_size,
             "epochs": default_epochs(config.training),
         },
     }
+    if config.training.micro_batch_size != "auto":  # found out once there is an optimizer
+        choices["training"]["micro_batch_size"] = plan.micro_batch_size
     return config.model_copy(
         update={
             section: getattr(config, section).model_copy(update=values)

@@ -45,8 +45,15 @@ class TrainingStream:
         self._collator = collator
         self._plan = plan
         self._seed = seed
+        self._process_index = process_index
         items = np.array_split(np.arange(plan.global_batch_size), plan.num_processes)
         self._items = items[process_index]
+
+    def with_plan(self, plan: Plan) -> "TrainingStream":
+        """The same batches, cut into micro-batches as another plan says."""
+        return TrainingStream(
+            self._view, self._collator, plan, seed=self._seed, process_index=self._process_index
+        )
 
     def micro_batches(self, step: int) -> list[MaskedBatch]:
         """This process's micro-batches of a step, counted from 0; there is at least one."""

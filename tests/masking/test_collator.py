@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mlmtune.config import ChunkingConfig, MaskingConfig
 from mlmtune.errors import ConfigError
-from mlmtune.masking.collator import IGNORE_INDEX, MaskingCollator
+from mlmtune.masking.collator import COUNT_MULTIPLE, IGNORE_INDEX, MaskingCollator
 from mlmtune.randomness import key
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.tokenization import SpecialTokens
@@ -27,9 +27,12 @@ def view(make_store, tokenizer):
 
 @pytest.fixture(scope="session")
 def collate(tokenizer):
-    def collate_chunks(chunks, keys, with_token_type_ids=False, **settings):
+    def collate_chunks(chunks, keys, with_token_type_ids=False, padded=False, **settings):
         collator = MaskingCollator(
-            tokenizer, MaskingConfig(**settings), with_token_type_ids=with_token_type_ids
+            tokenizer,
+            MaskingConfig(**settings),
+            with_token_type_ids=with_token_type_ids,
+            pads_masked_positions=padded,
         )
         return collator(chunks, keys)
 
@@ -51,6 +54,31 @@ def test_the_laws_of_a_masked_batch(view, collate, tokenizer, seed, rate, data):
     assert not np.isin(ids[selected & (ids != 4)], tokenizer.all_special_ids).any()
     assert np.array_equal(batch.masked_positions.numpy(), np.flatnonzero(selected))
     assert batch.num_masked_tokens == selected.sum()
+
+
+@given(seed=st.integers(0, 2**63), rate=st.floats(0.01, 1.0), size=st.integers(1, 40))
+def test_padding_the_positions_adds_only_what_is_not_predicted(view, collate, seed, rate, size):
+    chosen = np.arange(size) % len(view)
+    chunks, keys = view.batch(chosen), key(seed, np.arange(size))
+    plain = collate(chunks, keys, mlm_probability=rate)
+    padded = collate(chunks, keys, mlm_probability=rate, padded=True)
+    num_masked = plain.num_masked_tokens
+    assert padded.num_masked_tokens == num_masked
+    assert torch.equal(padded.labels, plain.labels)
+    assert torch.equal(padded.masked_positions[:num_masked], plain.masked_positions)
+    assert torch.equal(padded.masked_labels()[:num_masked], plain.masked_labels())
+    assert (padded.masked_labels()[num_masked:] == IGNORE_INDEX).all()
+    count = len(padded.masked_positions)
+    assert count % COUNT_MULTIPLE == 0 or count == plain.labels.numel()
+
+
+def test_padded_counts_are_the_same_for_batches_of_one_shape(view, collate):
+    chunks = view.batch(np.arange(len(view)).repeat(50))
+    counts = {
+        len(collate(chunks, key(seed, np.arange(50 * len(view))), padded=True).masked_positions)
+        for seed in range(50)
+    }
+    assert len(counts) == 1
 
 
 @given(seed=st.integers(0, 2**63), data=st.data())

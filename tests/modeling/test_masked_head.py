@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -77,7 +78,7 @@ def make_batch(num_masked=9, padded=True):
     places = places[~((places >= 19) & (places < 24))][:num_masked].sort().values
     labels = torch.full_like(ids, -100)
     labels.view(-1)[places] = torch.randint(5, VOCAB_SIZE, (num_masked,))
-    return MaskedBatch(ids, labels, places, attention_mask, None)
+    return MaskedBatch(ids, labels, places, num_masked, attention_mask, None)
 
 
 def gradients(model, loss):
@@ -141,7 +142,7 @@ def test_an_ordinary_forward_call_is_as_before(model_type):
 def test_a_failed_call_has_no_effect_on_the_next():
     model, batch = make_model("bert", ARCHITECTURES["bert"]), make_batch(padded=False)
     head = MaskedHead(model, VOCAB_SIZE)
-    too_long = MaskedBatch(torch.full((1, 50), 7), batch.labels, batch.masked_positions, None, None)
+    too_long = replace(batch, input_ids=torch.full((1, 50), 7))
     with pytest.raises((RuntimeError, IndexError)):
         head.logits(model, too_long)
     assert model(input_ids=batch.input_ids).logits.shape == (3, 12, VOCAB_SIZE)

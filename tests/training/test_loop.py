@@ -16,6 +16,7 @@ from mlmtune.cli import app
 from mlmtune.config_loading import load_config
 from mlmtune.errors import CheckpointError, ConfigError, DataError, DivergedError
 from mlmtune.modeling.device import build_accelerator
+from mlmtune.modeling.masked_head import MaskedHead
 from mlmtune.training import loop
 from mlmtune.training.checkpoint import find_fault
 from mlmtune.training.run_dir import OWN_FILES
@@ -335,19 +336,19 @@ def test_the_newest_checkpoints_and_the_best_are_kept(
 def test_nothing_is_trained_on_a_loss_that_is_no_number(
     runs: Any, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    modules = []
-    loss_sum = loop._loss_sum
+    modules: list[Any] = []  # the model at each step
+    loss_sum = MaskedHead.loss_sum
 
-    def broken(job: Any, batch: Any) -> torch.Tensor:
-        modules[:] = [job.module]
-        loss: torch.Tensor = loss_sum(job, batch)
-        if job.state.step == 2:
+    def broken(head: MaskedHead, model: Any, batch: Any) -> torch.Tensor:
+        modules.append(model)
+        loss: torch.Tensor = loss_sum(head, model, batch)
+        if len(modules) == 3:
             if where == "loss":
                 return loss * math.nan
             loss.register_hook(lambda gradient: gradient * math.inf)
         return loss
 
-    monkeypatch.setattr(loop, "_loss_sum", broken)
+    monkeypatch.setattr(MaskedHead, "loss_sum", broken)
     with pytest.raises(DivergedError, match=f"the {where} of step 3 is (nan|inf)") as caught:
         runs.train()
     assert caught.value.exit_code == 5

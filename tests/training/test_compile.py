@@ -1,0 +1,53 @@
+"""`training.compile`: the same run, by one graph. Traced for real, run by PyTorch as it stands."""
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from mlmtune.masking.collator import COUNT_MULTIPLE
+from mlmtune.modeling.masked_head import MaskedHead
+
+TRAINING = {"max_steps": 5, "global_batch_size": 8, "micro_batch_size": 4}
+
+
+@pytest.fixture(autouse=True)
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machine code would take half a minute to make, and is PyTorch's affair."""
+    compile_in_place = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", functools.partialmethod(compile_in_place, backend="eager")
+    )
+    torch._dynamo.reset()
+    counters.clear()
+
+
+def test_a_compiled_run_takes_the_same_steps_with_one_graph(
+    runs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = set()
+    loss_sum = MaskedHead.loss_sum
+
+    def note(head: MaskedHead, model: Any, batch: Any) -> torch.Tensor:
+        counts.add((len(batch.masked_positions), batch.num_masked_tokens))
+        return loss_sum(head, model, batch)
+
+    evaluation = {"every": None, "max_chunks": 4, "batch_size": 4}
+    expected = runs.train("expected", training=TRAINING, evaluation=evaluation)
+    monkeypatch.setattr(MaskedHead, "loss_sum", note)
+    run = runs.train(training={**TRAINING, "compile": True}, evaluation=evaluation)
+    assert run.losses == pytest.approx(expected.losses, rel=1e-6)
+    assert run.evaluations == pytest.approx(expected.evaluations, rel=1e-6)
+    assert len({masked for _, masked in counts}) > 1
+    assert {padded for padded, _ in counts} == {min(COUNT_MULTIPLE, 4 * 16)}
+    # One for training and one for evaluation, both in one piece.
+    assert counters["stats"]["unique_graphs"] == 2
+    assert not counters["graph_break"]
+
+
+def test_the_result_loads_as_one_that_was_not_compiled(runs: Any) -> None:
+    run = runs.train(training={**TRAINING, "max_steps": 2, "compile": True})
+    expected = runs.train("expected", training={**TRAINING, "max_steps": 2})
+    assert run.weights.keys() == expected.weights.keys()
