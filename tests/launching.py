@@ -1,0 +1,24 @@
+"""Starting several processes that share a run."""
+
+import os
+import sys
+from typing import Any
+
+import torch
+
+TIMEOUT_SECONDS = 240
+LAUNCH_VARIABLES = ("ACCELERATE_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_")
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """A child's: as many threads as here, for the same bits, and no launcher's leftovers."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCH_VARIABLES)}
+    return {**kept, "OMP_NUM_THREADS": str(torch.get_num_threads()), **variables}
+
+
+def torchrun(*arguments: Any, num_processes: int = 2) -> list[str]:
+    """The command that starts a script or a module with arguments in several processes."""
+    return [
+        sys.executable, "-m", "torch.distributed.run", "--standalone",
+        "--nproc_per_node", str(num_processes), *map(str, arguments),
+    ]  # fmt: skip
