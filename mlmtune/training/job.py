@@ -11,6 +11,7 @@ from mlmtune.config import Config, Section
 from mlmtune.config_loading import load_config
 from mlmtune.errors import CheckpointError, ConfigError
 from mlmtune.modeling.device import decided_by_main
+from mlmtune.modeling.dropout import KeyedDropout
 from mlmtune.training.checkpoint import (
     TrainState,
     checkpoint_path,
@@ -77,6 +78,12 @@ class Job:
         return self.parts.config
 
     @property
+    def keys_dropout(self) -> bool:
+        """Whether dropout is drawn by the keys of sequences, not by the device's generator."""
+        # A compiled model has dropout of its own.
+        return self.accelerator.device.type == "cpu" and not self.config.training.compile
+
+    @property
     def plain_optimizer(self) -> torch.optim.Optimizer:
         """The optimizer inside Accelerate's wrapper."""
         inner: torch.optim.Optimizer = self.optimizer.optimizer
@@ -94,7 +101,7 @@ def start(
     if parts.config.training.compile:
         bare.compile(dynamic=False)
     if parts.config.training.gradient_checkpointing:
-        _enable_checkpointing(bare)
+        _enable_checkpointing(bare, is_compiled=parts.config.training.compile)
     optimizer = build_optimizer(bare, parts.config.optimizer)
     model, prepared = accelerator.prepare(bare, optimizer)
     model.train()
@@ -111,12 +118,15 @@ def start(
     )
 
 
-def _enable_checkpointing(model: Any) -> None:
+def _enable_checkpointing(model: Any, *, is_compiled: bool) -> None:
     # transformers has renamed it and warns of the old name; the floor has only that one.
     name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
     enable = getattr(model, f"{name}_checkpointing_enable")
+    kwargs: dict[str, Any] = {"use_reentrant": False}
+    if not is_compiled:
+        kwargs["context_fn"] = KeyedDropout.checkpoint_contexts
     try:
-        enable(**{f"{name}_checkpointing_kwargs": {"use_reentrant": False}})
+        enable(**{f"{name}_checkpointing_kwargs": kwargs})
     except ValueError as error:
         raise ConfigError(
             f"training.gradient_checkpointing: {type(model).__name__} cannot do it; set it to false"
@@ -128,7 +138,9 @@ def _identity(parts: Parts, accelerator: Accelerator) -> dict[str, Any]:
     config = parts.config
     sections: dict[str, Any] = {
         "run": {"seed": config.run.seed},
-        "model": config.model.model_dump(include={"name_or_path", "revision", "attn_implementation", "dropout"}),
+        "model": config.model.model_dump(
+            include={"name_or_path", "revision", "attn_implementation", "dropout"}
+        ),
         "corpus": {
             "fingerprint": parts.store.directory.name,
             **config.corpus.model_dump(
@@ -284,9 +296,10 @@ def _compare_identities(
     changed = {k: (then.get(k), v) for k, v in now.items() if then.get(k) != v}
     num_processes = changed.pop("num_processes", None)
     if num_processes is not None:
+        dropout = "and so does dropout" if job.keys_dropout else "dropout does not"
         job.progress.say(
-            "processes: {} then, {} now; batches and masks stay the same, dropout does not".format(
-                *num_processes
+            "processes: {} then, {} now; batches and masks stay the same, {}".format(
+                *num_processes, dropout
             )
         )
     if not changed:

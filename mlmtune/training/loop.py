@@ -31,6 +31,7 @@ from mlmtune.modeling.device import (
     free_cached_memory,
     is_out_of_memory,
 )  # fmt: skip
+from mlmtune.modeling.dropout import KeyedDropout
 from mlmtune.training.checkpoint import checkpoint_path, prune, save_checkpoint
 from mlmtune.training.environment import describe_environment
 from mlmtune.training.interrupts import listening
@@ -323,10 +324,12 @@ def _add_up_gradients(job: Job, batches: list[MaskedBatch], scale: float) -> lis
 
 def _add_gradients(job: Job, batches: list[MaskedBatch], index: int, scale: float) -> torch.Tensor:
     accelerator, stream = job.accelerator, job.parts.stream
-    torch.manual_seed(stream.dropout_seed(job.state.step, index, accelerator.process_index))
+    torch.manual_seed(stream.generator_seed(job.state.step, index))
+    dropout = KeyedDropout(stream.dropout_keys(job.state.step, index))
     exchanges = index == len(batches) - 1
     with nullcontext() if exchanges else accelerator.no_sync(job.model):
-        loss_sum = job.parts.head.loss_sum(job.model, batches[index].to(accelerator.device))
+        with dropout if job.keys_dropout else nullcontext():
+            loss_sum = job.parts.head.loss_sum(job.model, batches[index].to(accelerator.device))
         accelerator.backward(loss_sum * scale)
     return loss_sum.detach()
 

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmtune.masking.collator import MaskedBatch, MaskingCollator
-from mlmtune.randomness import key, permute
+from mlmtune.randomness import UInt64Array, key, permute
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.training.plan import Plan
 
-ORDER_STREAM, MASK_STREAM, DROPOUT_STREAM = 0x7A01, 0x7A02, 0x7A03
+ORDER_STREAM, MASK_STREAM, DROPOUT_STREAM, GENERATOR_STREAM = 0x7A01, 0x7A02, 0x7A03, 0x7A04
 """Keep the draws of `run.seed` apart."""
 
 FIRST_OCCURRENCE = 0
@@ -78,7 +78,13 @@ class TrainingStream:
         epochs, places = np.divmod(numbers, self._plan.num_chunks)
         return epochs, permute(places, self._plan.num_chunks, key(self._seed, ORDER_STREAM, epochs))
 
-    def dropout_seed(self, step: int, micro_batch: int, process_index: int) -> int:
-        """Seed of the dropout of one micro-batch, so that no generator's state need be saved."""
-        seed = key(self._seed, DROPOUT_STREAM, step, micro_batch, process_index)
+    def dropout_keys(self, step: int, micro_batch: int) -> UInt64Array:
+        """(B,) a key for each sequence of a micro-batch, whatever process computes it."""
+        size = self._plan.micro_batch_size
+        items = self._items[micro_batch * size : (micro_batch + 1) * size]
+        return key(self._seed, DROPOUT_STREAM, step, items)
+
+    def generator_seed(self, step: int, micro_batch: int) -> int:
+        """Seed of what a device draws by itself, so that no generator's state need be saved."""
+        seed = key(self._seed, GENERATOR_STREAM, step, micro_batch, self._process_index)
         return int(seed[0] >> np.uint64(1))

@@ -188,6 +188,14 @@ def whole_batch(runs: Any) -> Any:
     return runs.train("whole", optimizer=SMOOTH, training={"max_steps": 3, "micro_batch_size": 8})
 
 
+def test_micro_batches_draw_the_same_dropout(runs: Any) -> None:
+    sections: dict[str, Any] = {"optimizer": SMOOTH, "model": WITH_DROPOUT}
+    whole = runs.train("whole", training={"max_steps": 3, "micro_batch_size": 8}, **sections)
+    split = runs.train("split", training={"max_steps": 3, "micro_batch_size": 3}, **sections)
+    assert_same_course(split, whole)
+    assert_close(split, whole)
+
+
 @pytest.mark.parametrize("micro", [4, 3, 2, 1])
 def test_micro_batches_give_the_same_weights(runs: Any, whole_batch: Any, micro: int) -> None:
     run = runs.train(

@@ -161,14 +161,28 @@ def test_num_tokens_counts_all_processes_and_no_padding(
             assert counted == sum(len(ids) for ids, _ in whole)
 
 
-def test_dropout_seeds_are_all_different(stream: Callable[..., TrainingStream]) -> None:
-    made = stream()
+def test_a_sequence_has_its_dropout_key_in_whatever_process_and_micro_batch(
+    stream: Callable[..., TrainingStream],
+) -> None:
+    whole = stream(1, BATCH).dropout_keys(3, 0)
+    assert len(set(whole.tolist())) == BATCH
+    parts = []
+    for process in range(2):
+        share = stream(2, 2, process)
+        num_micro_batches = len(share.micro_batches(3))
+        parts += [share.dropout_keys(3, micro) for micro in range(num_micro_batches)]
+    assert np.array_equal(np.concatenate(parts), whole)
+    assert not np.isin(stream(1, BATCH).dropout_keys(4, 0), whole).any()
+
+
+def test_generator_seeds_are_all_different(stream: Callable[..., TrainingStream]) -> None:
+    processes = [stream(2, 1, process) for process in range(2)]
     seeds = [
-        made.dropout_seed(step, micro, process)
+        made.generator_seed(step, micro)
         for step in range(20)
         for micro in range(4)
-        for process in range(4)
+        for made in processes
     ]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**63 for seed in seeds)
-    assert seeds[0] != stream(seed=2).dropout_seed(0, 0, 0)
+    assert seeds[0] != stream(seed=2).generator_seed(0, 0)
