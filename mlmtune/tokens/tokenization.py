@@ -3,17 +3,19 @@
 import json
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import xxhash
 from filelock import FileLock
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from mlmtune.config import CorpusConfig, TokenizationConfig
 from mlmtune.corpus.cleaning import CLEANING_VERSION
@@ -35,6 +37,9 @@ PIECE_CHARACTERS = 500_000
 
 SINGLE_SPACE = re.compile(r"(?<=\S)\s(?=\S)")
 """Where a text may be cut: what stands on the two sides never makes one token."""
+
+_Tokens = tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.int64]]
+"""Ids of texts, one text after the other; whether each begins a word; tokens of each text."""
 
 # What decides which side a document is on is left out of the fingerprint: the store holds both
 # sides, and the split is drawn when it is opened.
@@ -182,8 +187,9 @@ def _build(
     funnel = Funnel()
     largest_id = max(backend.get_vocab().values())
     with writing(directory, largest_id + 1) as writer:
-        for batch in _batches(read_documents(corpus, listing, funnel)):
-            _append(writer, batch, backend)
+        batches = _batches(read_documents(corpus, listing, funnel))
+        for batch, tokens in _tokenized(batches, backend):
+            _append(writer, batch, *tokens)
         writer.finish(funnel.to_json())
 
 
@@ -200,7 +206,25 @@ def _batches(documents: Iterator[KeptDocument]) -> Iterator[list[KeptDocument]]:
         yield batch
 
 
-def _append(writer: StoreWriter, batch: list[KeptDocument], backend: Tokenizer) -> None:
+def _tokenized(
+    batches: Iterator[list[KeptDocument]], backend: Tokenizer
+) -> Iterator[tuple[list[KeptDocument], _Tokens]]:
+    """Each batch with its tokens. While the tokenizer, outside of Python's lock, works on one
+    batch, the next is read.
+    """
+    waiting: deque[tuple[list[KeptDocument], Future[_Tokens]]] = deque()
+    with ThreadPoolExecutor(max_workers=1) as tokenizing:
+        for batch in batches:
+            waiting.append((batch, tokenizing.submit(_tokenize, batch, backend)))
+            if len(waiting) > 1:
+                done, tokens = waiting.popleft()
+                yield done, tokens.result()
+        for done, tokens in waiting:
+            yield done, tokens.result()
+
+
+def _tokenize(batch: list[KeptDocument], backend: Tokenizer) -> _Tokens:
+    """The documents of a batch, one after the other."""
     pieces = [
         (number, piece) for number, kept in enumerate(batch) for piece in _cut(kept.document.text)
     ]
@@ -208,6 +232,16 @@ def _append(writer: StoreWriter, batch: list[KeptDocument], backend: Tokenizer) 
     ids, word_starts, piece_lengths = map(np.concatenate, zip(*encoded, strict=True))
     lengths = np.zeros(len(batch), dtype=np.int64)
     np.add.at(lengths, [number for number, _ in pieces], piece_lengths)
+    return ids, word_starts, lengths
+
+
+def _append(
+    writer: StoreWriter,
+    batch: list[KeptDocument],
+    ids: NDArray[np.int32],
+    word_starts: NDArray[np.bool_],
+    lengths: NDArray[np.int64],
+) -> None:
     writer.append(
         ids,
         word_starts,
@@ -242,19 +276,20 @@ def _groups(texts: list[str]) -> Iterator[list[str]]:
         yield group
 
 
-def _encode(
-    backend: Tokenizer, texts: list[str]
-) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.int64]]:
-    """Ids of all texts one after the other, whether each begins a word, and tokens a text."""
+def _word_ids(encoding: Encoding) -> list[int]:
+    """The word of each token; -1 where the tokenizer knows of none."""
+    word_ids: list[int | None] = encoding.word_ids
+    if None in word_ids:
+        return [-1 if word is None else word for word in word_ids]
+    return cast(list[int], word_ids)
+
+
+def _encode(backend: Tokenizer, texts: list[str]) -> _Tokens:
     encodings = backend.encode_batch(texts, add_special_tokens=False)
     lengths = np.asarray([len(encoding) for encoding in encodings], dtype=np.int64)
     num_tokens = int(lengths.sum())
     ids = np.fromiter(chain.from_iterable(e.ids for e in encodings), np.int32, num_tokens)
-    words = np.fromiter(
-        (-1 if w is None else w for w in chain.from_iterable(e.word_ids for e in encodings)),
-        np.int64,
-        num_tokens,
-    )
+    words = np.fromiter(chain.from_iterable(_word_ids(e) for e in encodings), np.int64, num_tokens)
     word_starts = np.ones(num_tokens, dtype=bool)
     word_starts[1:] = words[1:] != words[:-1]
     word_starts[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
