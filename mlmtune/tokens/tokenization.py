@@ -209,9 +209,7 @@ def _batches(documents: Iterator[KeptDocument]) -> Iterator[list[KeptDocument]]:
 def _tokenized(
     batches: Iterator[list[KeptDocument]], backend: Tokenizer
 ) -> Iterator[tuple[list[KeptDocument], _Tokens]]:
-    """Each batch with its tokens. While the tokenizer, outside of Python's lock, works on one
-    batch, the next is read.
-    """
+    """Each batch with its tokens; the next is read while the Rust threads work on this one."""
     waiting: deque[tuple[list[KeptDocument], Future[_Tokens]]] = deque()
     with ThreadPoolExecutor(max_workers=1) as tokenizing:
         for batch in batches:
