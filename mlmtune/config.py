@@ -42,7 +42,8 @@ class ModelConfig(Section):
     """How attention is computed. `auto` takes it from a table by device and chunk length."""
     dropout: Probability | None = None
     """Sets every dropout rate of the model, in the result's config too; the model's own where
-    empty. Without dropout a step is faster, and runs of any number of processes agree."""
+    empty. Without dropout a step is faster, and on GPUs runs of any number of processes agree (on
+    CPUs they do with it, too)."""
 
 
 class MarkdownConfig(Section):

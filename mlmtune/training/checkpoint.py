@@ -13,14 +13,15 @@ and the step. A checkpoint is written under a temporary name, made durable, and 
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import xxhash
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
 
@@ -165,19 +166,16 @@ def find_fault(path: Path) -> str | None:
 
 def load_state(path: Path) -> TrainState:
     """Read a checkpoint's TrainState."""
-    try:
-        return TrainState(**json.loads((path / "state.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(
-            f"{path / 'state.json'} cannot be read ({error}); resume from another checkpoint"
-        ) from error
+    with _reading(path / "state.json") as file:
+        return TrainState(**json.loads(file.read_text(encoding="utf-8")))
 
 
 def load_weights(path: Path, model: Any) -> None:
     """Put a checkpoint's weights into `model`, by the way from_pretrained() reads them."""
-    saved, report = AutoModelForMaskedLM.from_pretrained(
-        path, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
-    )
+    with _reading(path):
+        saved, report = AutoModelForMaskedLM.from_pretrained(
+            path, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+        )
     if report["missing_keys"]:
         raise CheckpointError(f"{path}: weights are missing: {sorted(report['missing_keys'])[:3]}")
     try:
@@ -194,9 +192,10 @@ def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
     Raises:
         CheckpointError: the checkpoint holds moments of another shape, or of no parameter.
     """
-    tensors = load_file(path / "optimizer.safetensors")
-    with safe_open(path / "optimizer.safetensors", "pt") as file:
-        without_moments = json.loads(file.metadata()[WITHOUT_MOMENTS])
+    with _reading(path / "optimizer.safetensors") as file:
+        tensors = load_file(file)
+        with safe_open(file, "pt") as opened:
+            without_moments = json.loads(opened.metadata()[WITHOUT_MOMENTS])
     by_name: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         parameter_name, _, field_name = name.rpartition("/")
@@ -250,6 +249,17 @@ def prune(directory: Path, keep: int, best_step: int | None) -> None:
             _delete(path)
     for leftover in directory.glob(f"{TEMPORARY_PREFIX}*"):
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Path]:
+    """Turn what a file is not into one line; its checksum alone does not say what it holds."""
+    try:
+        yield path
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error}); resume from another checkpoint"
+        ) from error
 
 
 def _delete(path: Path) -> None:

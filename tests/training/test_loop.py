@@ -393,16 +393,6 @@ def test_batches_without_masked_tokens_are_finite_steps(runs: Any) -> None:
     assert all(weight.isfinite().all() for weight in run.weights.values())
 
 
-def test_a_finished_run_is_left_as_it_is(
-    finished: Any, runs: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = finished.times()
-    capsys.readouterr()
-    runs.train(resume="auto")
-    assert "already complete" in capsys.readouterr().out
-    assert finished.times() == before
-
-
 def test_a_used_directory_is_refused(finished: Any, runs: Any) -> None:
     before = finished.times()
     with pytest.raises(ConfigError) as caught:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from runs import assert_same_end
 
-from mlmtune.errors import CheckpointError, Interrupted, StoppedAtOnce
+from mlmtune.errors import CheckpointError, Interrupted
 from mlmtune.evaluation.perplexity import Evaluator
 from mlmtune.training import checkpoint, loop
 
@@ -129,107 +129,6 @@ def test_stopped_in_the_evaluation_before_the_first_step(
     assert caught.value.exit_code == 130
     assert runs.at().checkpoint_steps == []
     assert_same_end(runs.train(**SECTIONS, resume="auto"), expected)
-
-
-def test_a_second_signal_stops_at_once(
-    runs: Any, expected: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        take_step = loop.take_step
-
-        def stop_twice(job: Any, *arguments: Any) -> Any:
-            result = take_step(job, *arguments)
-            if job.state.step == 5:
-                os.kill(os.getpid(), signal.SIGINT)
-                os.kill(os.getpid(), signal.SIGINT)
-            return result
-
-        patch.setattr(loop, "take_step", stop_twice)
-        with pytest.raises(StoppedAtOnce):
-            runs.train(**SECTIONS)
-    assert runs.at().json("status.json")["state"] == "interrupted"
-    assert runs.at().checkpoint_steps == [3, 4]
-    assert_same_end(runs.train(**SECTIONS, resume="auto"), expected)
-
-
-class Killed(BaseException):
-    """Nothing in the package catches it, so that nothing is tidied up: like kill -9."""
-
-
-@pytest.mark.parametrize(
-    ("function", "step"),
-    [("save_model", 4), ("save_file", 4), ("save_file", 2), ("write_json", 4), ("_digest", 4),
-     ("_make_durable", 4)],
-)  # fmt: skip
-def test_killed_while_a_checkpoint_is_written(
-    runs: Any, expected: Any, monkeypatch: pytest.MonkeyPatch, function: str, step: int
-) -> None:
-    with monkeypatch.context() as patch:
-        save = loop.save_checkpoint
-
-        def save_killed(folder: Path, *arguments: Any) -> Path:
-            if arguments[-1].step == step:
-
-                def die(*_: Any) -> None:
-                    raise Killed
-
-                patch.setattr(checkpoint, function, die)
-            return save(folder, *arguments)
-
-        patch.setattr(loop, "save_checkpoint", save_killed)
-        with pytest.raises(Killed):
-            runs.train(**SECTIONS)
-    assert step not in runs.at().checkpoint_steps
-    assert (runs.at().path / "checkpoints" / f".writing-checkpoint-{step}").is_dir()
-    run = runs.train(**SECTIONS, resume="auto")
-    assert_same_end(run, expected)
-    assert not list((run.path / "checkpoints").glob(".*"))
-
-
-def test_killed_between_writing_and_pruning(
-    runs: Any, expected: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        prune = loop.prune
-
-        def prune_killed(folder: Path, *arguments: Any) -> None:
-            if (folder / "checkpoint-6").exists():
-                raise Killed
-            prune(folder, *arguments)
-
-        patch.setattr(loop, "prune", prune_killed)
-        with pytest.raises(Killed):
-            runs.train(**SECTIONS)
-    run = runs.train(**SECTIONS, resume="auto")
-    assert_same_end(run, expected)
-    assert run.checkpoint_steps == expected.checkpoint_steps
-
-
-def test_killed_before_the_model_is_written(
-    runs: Any, expected: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-
-        def die(*_: Any) -> None:
-            raise Killed
-
-        patch.setattr(loop, "export", die)
-        with pytest.raises(Killed):
-            runs.train(**SECTIONS)
-    assert_same_end(runs.train(**SECTIONS, resume="auto"), expected)
-
-
-def test_a_damaged_checkpoint_is_passed_over(
-    runs: Any, expected: Any, stopped: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    weights = stopped.checkpoint(5) / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1])
-    capsys.readouterr()
-    run = runs.train(**SECTIONS, resume="auto")
-    shown = capsys.readouterr().out
-    assert "checkpoint-5 is passed over: model.safetensors has" in shown
-    assert "after step 4" in shown
-    assert_same_end(run, expected)
 
 
 def test_resume_auto_starts_where_there_is_nothing(

@@ -4,8 +4,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,49 +12,6 @@ import pytest
 from mlmtune.errors import ConfigError, ResourceError, StoppedAtOnce
 from mlmtune.training import loop
 from mlmtune.training.run_dir import RunDir, open_run_dir, write_json
-
-HOLDER = """
-import sys, time
-from pathlib import Path
-from mlmtune.training.run_dir import open_run_dir
-with open_run_dir(Path(sys.argv[1]), may_be_in_use=False) as run:
-    run.write_status("running")
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_a_held_directory_names_its_holder_and_is_free_when_it_dies(
-    runs: Any, tmp_path: Path
-) -> None:
-    path = tmp_path / "run"
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True
-    ) as holder:
-        try:
-            assert holder.stdout is not None
-            assert holder.stdout.readline() == "held\n"
-            for options in ({"resume": "auto"}, {"overwrite": True}, {}):
-                with pytest.raises(ConfigError, match=f"process {holder.pid}") as caught:
-                    runs.train(**options)
-                assert caught.value.exit_code == 2
-                assert RunDir(path).read_json("status.json")["pid"] == holder.pid
-        finally:
-            holder.send_signal(signal.SIGKILL)
-    run = runs.train(resume="auto")
-    assert run.json("status.json")["state"] == "finished"
-
-
-@pytest.mark.parametrize("below", [False, True])
-def test_a_place_that_cannot_be_written_is_found_before_the_model_loads(
-    runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: bool
-) -> None:
-    monkeypatch.setattr(loop, "build_parts", lambda *_: pytest.fail("loaded first"))
-    (tmp_path / "file").write_text("", encoding="utf-8")
-    output = tmp_path / "file" / "run" if below else tmp_path / "file"
-    with pytest.raises(ResourceError, match=r"cannot be written .*run\.output_dir") as caught:
-        runs.train(run={"output_dir": str(output)})
-    assert caught.value.exit_code == 6
 
 
 def test_status_goes_from_running_to_finished(runs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
