@@ -1,0 +1,114 @@
+"""One loss curve of either side, from the same weights, chunks, rate, schedule and decay.
+
+Neither side clips: run_mlm_no_trainer.py does not, and ours is given a bound that no gradient
+reaches. What is left to differ: which tokens are masked and what replaces them (each side's own
+collator), the order of the chunks, and all that the two loops do differently.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+
+import ours
+import peer
+from mlmtune.config import Config
+from mlmtune.modeling.device import build_accelerator
+from mlmtune.tokens.chunking import ChunkView
+from mlmtune.training.setup import build_measurable
+from options import Setting
+
+WEIGHT_DECAY = 0.01
+NO_CLIPPING = 1e9
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What one side and seed gave.
+
+    Attributes:
+        losses: training loss by step.
+        validation_loss: of the result, by our evaluator on fixed masks.
+        num_masked_tokens: what that rests on.
+    """
+
+    losses: list[float]
+    validation_loss: float
+    num_masked_tokens: int
+
+
+def run(side: str, setting: Setting, learning_rate: float) -> Curve:
+    """Train one side, save its model, and measure that."""
+    result = setting.workspace / f"{side}-{setting.seed}"
+    losses = CURVES[side](setting, learning_rate, result)
+    measured = validate(replace(setting, model=result))
+    return Curve(losses, measured["loss"], measured["num_masked_tokens"])
+
+
+def _ours(setting: Setting, learning_rate: float, result: Path) -> list[float]:
+    job = ours.start_job(_config(setting, learning_rate))
+    losses = [ours.step(job) for _ in range(setting.max_steps)]
+    job.module.save_pretrained(result)
+    job.parts.loaded.tokenizer.save_pretrained(result)
+    return losses
+
+
+def _peer(setting: Setting, learning_rate: float, result: Path) -> list[float]:
+    config = _config(setting, learning_rate)
+    view = build_measurable(
+        config, build_accelerator(setting.precision), lambda line: None
+    ).splits.train
+    side = peer.Training(setting, learning_rate, WEIGHT_DECAY, chunks=as_dataset(view))
+    losses = []
+    for _ in range(setting.max_steps):
+        side.step()
+        losses.append(side.facts()["loss"])
+    side.accelerator.unwrap_model(side.model).save_pretrained(result)
+    side.tokenizer.save_pretrained(result)
+    return losses
+
+
+CURVES = {"ours": _ours, "peer": _peer}
+
+
+def validate(setting: Setting) -> dict[str, Any]:
+    """A model's folder, measured on all validation chunks."""
+    accelerator = build_accelerator(setting.precision)
+    measurable = build_measurable(ours.config_for(setting), accelerator, lambda line: None)
+    assert not measurable.loaded.new_weights, "a side left weights out"
+    model = accelerator.prepare_model(measurable.loaded.model, evaluation_mode=True)
+    evaluation = measurable.evaluator.run(
+        accelerator, accelerator.unwrap_model(model), measurable.head
+    )
+    assert evaluation is not None  # nothing tells this evaluation to stop
+    return evaluation.to_json()
+
+
+def as_dataset(view: ChunkView) -> datasets.Dataset:
+    """Our chunks as the rows that the peer's loop is used to."""
+    chunks = view.batch(np.arange(len(view)))
+    return datasets.Dataset.from_dict(
+        {
+            "input_ids": chunks.input_ids.tolist(),
+            "token_type_ids": np.zeros_like(chunks.input_ids).tolist(),
+            "attention_mask": np.ones_like(chunks.input_ids).tolist(),
+            "special_tokens_mask": chunks.special_tokens_mask.astype(int).tolist(),
+        }
+    )
+
+
+def _config(setting: Setting, learning_rate: float) -> Config:
+    return ours.config_for(
+        setting,
+        # The peer's loop has whole sequences only.
+        chunking={"last_chunk": "drop"},
+        optimizer={
+            "learning_rate": learning_rate,
+            "weight_decay": WEIGHT_DECAY,
+            "max_grad_norm": NO_CLIPPING,
+            "schedule": "linear",
+            "warmup_steps": 0,
+        },
+    )

@@ -1,0 +1,149 @@
+"""Loss curves: mlmtune and the peer's loop from the same weights on the same chunks, seed by seed.
+
+Same batch size, learning rate, linear schedule without warmup, weight decay, and no clipping. Each
+finished curve is a file in --results, and is not computed again. The final validation loss of both
+is measured by the same evaluator on the same masks.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from interleaved import SideFailed, run_apart
+from options import Setting, add_model, add_training, main, parser, workspace
+from report import table, write_json
+
+SIDES = ("ours", "peer")
+START_SEED = 0
+"""Draws the weights of the head that both sides start from."""
+
+
+def command_line() -> argparse.ArgumentParser:
+    arguments = parser(__doc__)
+    add_model(arguments)
+    add_training(arguments)
+    for name, default, meaning in (
+        ("--steps", 300, "optimizer steps of a curve"),
+        ("--seeds", 3, "curves of each side"),
+        ("--window", 50, "steps that a line of the table averages"),
+    ):
+        arguments.add_argument(
+            name, type=int, default=default, metavar="N", help=f"{meaning}; default {default}"
+        )
+    arguments.add_argument(
+        "--learning-rate", type=float, default=5e-4, metavar="X", help="peak; default %(default)s"
+    )
+    arguments.add_argument(
+        "--results", type=Path, required=True, metavar="FOLDER", help="where finished curves lie"
+    )
+    return arguments
+
+
+def benchmark() -> None:
+    options = command_line().parse_args()
+    machine = run_apart("machine:describe")
+    with workspace() as folder:
+        texts = run_apart("texts:prepare", options.text, folder, None, None)
+        setting = Setting(
+            model=run_apart("models:prepare_with_head", options.model, folder, START_SEED),
+            train=texts.train,
+            validation=texts.validation,
+            workspace=folder,
+            precision=options.precision,
+            batch_size=options.batch_size,
+            length=options.length,
+            max_steps=options.steps,
+            dropout=options.dropout,
+            compiled=options.compile,
+        )
+        curves = all_curves(options, setting)
+    print(
+        f"{options.model}, {options.precision}, {options.batch_size} x {options.length}, rate "
+        f"{options.learning_rate}, {options.seeds} seeds, {machine['device']}; mean +- deviation"
+    )
+    print(table(["loss", *SIDES, "ours - peer"], rows(curves, options.steps, options.window)))
+    write_json(
+        options.json,
+        {
+            "benchmark": "curves",
+            "model": options.model,
+            "learning_rate": options.learning_rate,
+            **setting.to_json(),
+            "curves": curves,
+            "machine": machine,
+        },
+    )
+
+
+def all_curves(options: argparse.Namespace, setting: Setting) -> dict[str, list[dict[str, Any]]]:
+    """Each side's curves by seed; those that are missing are computed, and kept."""
+    options.results.mkdir(parents=True, exist_ok=True)
+    curves: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    for seed in range(options.seeds):
+        for side in SIDES:
+            path = options.results / f"{side}-{seed}.json"
+            curves[side].append(kept_or_computed(path, options, replace(setting, seed=seed), side))
+    return curves
+
+
+def kept_or_computed(
+    path: Path, options: argparse.Namespace, setting: Setting, side: str
+) -> dict[str, Any]:
+    """One curve.
+
+    Raises:
+        SideFailed: the file holds a curve of other settings.
+    """
+    told = {
+        "model": options.model,
+        "learning_rate": options.learning_rate,
+        "num_train_bytes": setting.train.stat().st_size,
+        **setting.to_json(),
+    }
+    if path.exists():
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if kept["setting"] != told:
+            raise SideFailed(f"{path} is a curve of other settings; give another --results")
+        return kept
+    print(f"computing {path.stem}", flush=True)
+    curve = run_apart("curve_sides:run", side, setting, options.learning_rate)
+    made = {"setting": told, **asdict(curve)}
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(made) + "\n", encoding="utf-8")
+    partial.rename(path)
+    return made
+
+
+def rows(curves: dict[str, list[dict[str, Any]]], num_steps: int, window: int) -> list[list[str]]:
+    """The table: a line for each window of steps, and one for validation."""
+    lines = []
+    for first in range(0, num_steps, window):
+        last = min(first + window, num_steps)
+        means = {
+            side: [statistics.fmean(curve["losses"][first:last]) for curve in of_side]
+            for side, of_side in curves.items()
+        }
+        lines.append([f"steps {first + 1} to {last}", *compared(means)])
+    validation = {
+        side: [curve["validation_loss"] for curve in of_side] for side, of_side in curves.items()
+    }
+    return [*lines, ["validation", *compared(validation)]]
+
+
+def compared(values: dict[str, list[float]]) -> list[str]:
+    """Mean and deviation over the seeds of each side, and how far ours is from the peer's."""
+    difference = statistics.fmean(values["ours"]) - statistics.fmean(values["peer"])
+    return [*(mean_and_deviation(values[side]) for side in SIDES), f"{difference:+.4f}"]
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.fmean(values):.4f} +- {deviation:.4f}"
+
+
+if __name__ == "__main__":
+    main(benchmark)

