@@ -1,0 +1,155 @@
+"""What a child process of these tests does: run a command, and meet a fault on the way.
+
+The functions that prepare a fault are called in the child before the command. They take the
+place of nothing: the signals, limits and files are real; only the moment is chosen.
+"""
+
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from mlmtune.cli import main
+from mlmtune.tokens import tokenization
+from mlmtune.training import loop
+from mlmtune.training.interrupts import StopRequest
+
+Prepare = Callable[[Connection], None]
+
+
+def run(
+    arguments: list[str],
+    prepare: Prepare | None,
+    connection: Connection,
+    output: Path,
+    variables: dict[str, str],
+) -> None:
+    """Run `mlmtune ARGUMENTS`; the exit code is this process's, its text goes into files."""
+    os.environ.update(variables)
+    for number, name in ((1, "out"), (2, "err")):
+        with (output / name).open("wb") as file:
+            os.dup2(file.fileno(), number)
+    sys.argv = ["mlmtune", *arguments]
+    if prepare is not None:
+        prepare(connection)
+    main()
+
+
+# ------------------------------------------------------------------- killed at some moment
+
+
+def killed_in_saving(step: int, when: Callable[[], bool], connection: Connection) -> None:
+    """Kill this process in saving `step` as soon as `when()`; asked at each call and return."""
+    save = loop._save
+
+    def save_watched(job: Any) -> Path:
+        if job.state.step == step:
+            _watch(when)
+        try:
+            return save(job)
+        finally:
+            sys.setprofile(None)
+
+    loop._save = save_watched
+
+
+def killed_in_exporting(when: Callable[[], bool], connection: Connection) -> None:
+    """The same while model/ is written."""
+    export = loop.export
+
+    def export_watched(job: Any) -> Any:
+        _watch(when)
+        return export(job)
+
+    loop.export = export_watched
+
+
+def killed_in_tokenizing(when: Callable[[], bool], connection: Connection) -> None:
+    """The same while the token store is written."""
+    build = tokenization._build
+
+    def build_watched(*arguments: Any) -> None:
+        _watch(when)
+        build(*arguments)
+
+    tokenization._build = build_watched
+
+
+def _watch(when: Callable[[], bool]) -> None:
+    def look(*_: Any) -> None:
+        if when():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.setprofile(look)
+
+
+def has_entries(folder: Path, count: int) -> bool:
+    """Whether a folder is there and has so many entries."""
+    try:
+        return len(os.listdir(folder)) == count
+    except FileNotFoundError:
+        return False
+
+
+def is_building(cache: Path, count: int) -> bool:
+    """Whether a token store is being written and has so many files."""
+    return any(has_entries(path, count) for path in (cache / "tokens").glob("*.partial"))
+
+
+def is_there(path: Path) -> bool:
+    return path.exists()
+
+
+def is_gone(path: Path) -> bool:
+    return not path.exists()
+
+
+# ------------------------------------------------------------------ waiting for a signal
+
+
+def waiting_in_step(step: int, num_signals: int, connection: Connection) -> None:
+    """Stand still in the second micro-batch of a step, until so many signals were received.
+
+    The test is told of the moment, and of each signal.
+    """
+    signals: list[int] = []
+    receive, backward = StopRequest.receive, Accelerator.backward
+    num_backward = [0]
+
+    def receive_and_tell(request: StopRequest, number: int, frame: Any) -> None:
+        signals.append(number)
+        connection.send(number)
+        receive(request, number, frame)
+
+    def wait(accelerator: Accelerator, loss: Any) -> None:
+        num_backward[0] += 1
+        if num_backward[0] == step * 3 - 1:  # three micro-batches a step
+            connection.send("waiting")
+            while len(signals) < num_signals:
+                time.sleep(0.002)
+        backward(accelerator, loss)
+
+    StopRequest.receive = receive_and_tell
+    Accelerator.backward = wait
+
+
+# ---------------------------------------------------------------------------- a full disk
+
+
+def full_disk_in_saving(step: int, num_bytes: int, connection: Connection) -> None:
+    """From saving `step` on, no file can grow over so many bytes; Python ignores SIGXFSZ."""
+    save = loop._save
+
+    def save_on_full_disk(job: Any) -> Path:
+        if job.state.step == step:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
+        return save(job)
+
+    loop._save = save_on_full_disk
