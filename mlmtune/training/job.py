@@ -1,5 +1,6 @@
 """A run under way: what it is made of, and picking it up from a checkpoint."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -103,7 +104,10 @@ def start(
     if parts.config.training.gradient_checkpointing:
         _enable_checkpointing(bare, is_compiled=parts.config.training.compile)
     optimizer = build_optimizer(bare, parts.config.optimizer)
-    model, prepared = accelerator.prepare(bare, optimizer)
+    with warnings.catch_warnings():
+        # Its replacement would send the buffers around once all the same, and is not everywhere.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        model, prepared = accelerator.prepare(bare, optimizer)
     model.train()
     return Job(
         parts=parts,
