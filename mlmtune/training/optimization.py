@@ -21,13 +21,17 @@ def build_optimizer(model: torch.nn.Module, config: OptimizerConfig) -> torch.op
          "weight_decay": config.weight_decay},
         {"params": [(name, p) for name, p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]  # fmt: skip
-    return torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=config.learning_rate,
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_epsilon,
         fused=True,
     )
+    # Else fp16's scaler leaves it to the kernel to skip an overflow, and Accelerate, which looks at
+    # whether step() was called, takes the step for taken.
+    optimizer._step_supports_amp_scaling = False
+    return optimizer
 
 
 def _linear(progress: float) -> float:
