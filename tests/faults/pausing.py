@@ -1,0 +1,39 @@
+"""One whole run, then one that stands still before a step, to be killed there.
+
+    torchrun pausing.py WHOLE.yaml KILLED.yaml STEP FOLDER
+
+Each process leaves a file in FOLDER once it stands still. Both runs in one launch: it costs ten
+seconds.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from mlmtune.config_loading import load_config
+from mlmtune.training import loop
+from mlmtune.training.job import Options
+
+
+def main(whole: str, killed: str, step: str, folder: str) -> None:
+    Accelerator.end_training = lambda self: None  # the second run needs the processes, too
+    loop.train(load_config(Path(whole)), Options())
+
+    take_step = loop.take_step
+
+    def stand_still(job: Any, *arguments: Any) -> Any:
+        if job.state.step == int(step):
+            (Path(folder) / f"standing-{os.environ['RANK']}").touch()
+            time.sleep(600)
+        return take_step(job, *arguments)
+
+    loop.take_step = stand_still
+    loop.train(load_config(Path(killed)), Options())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
