@@ -21,8 +21,9 @@ from mlmtune.modeling.loading import load_tokenizer
 from mlmtune.randomness import key
 from mlmtune.tokens import tokenization
 from mlmtune.tokens.chunking import ChunkView
+from mlmtune.tokens.encoding import plain_backend
 from mlmtune.tokens.store import TokenStore
-from mlmtune.tokens.tokenization import SpecialTokens, open_store, plain_backend
+from mlmtune.tokens.tokenization import SpecialTokens, open_store
 from mlmtune.training.environment import peak_memory_bytes
 from mlmtune.training.interrupts import StopRequest
 from mlmtune.training.job import Job, start

@@ -5,6 +5,7 @@ All checks that need no weights come first, so a wrong choice is reported within
 
 import os
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,9 @@ class LoadedModel:
     @property
     def has_token_types(self) -> bool:
         """Whether the model's inputs include `token_type_ids`."""
-        return "token_type_ids" in self.tokenizer.model_input_names
+        # Either may be without: a DistilBERT with BERT's tokenizer is a common pair.
+        is_given = "token_type_ids" in self.tokenizer.model_input_names
+        return is_given and "token_type_ids" in signature(self.model.forward).parameters
 
 
 def locate_model(name_or_path: str, revision: str | None) -> Path:

@@ -7,15 +7,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xxhash
 from filelock import FileLock
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 
 from mlmtune.config import CorpusConfig, TokenizationConfig
 from mlmtune.corpus.cleaning import CLEANING_VERSION
@@ -23,6 +22,7 @@ from mlmtune.corpus.funnel import Funnel
 from mlmtune.corpus.reading import KeptDocument, read_documents
 from mlmtune.corpus.scanning import Listing, scan
 from mlmtune.errors import ResourceError
+from mlmtune.tokens.encoding import Encoder, Tokens, plain_backend
 from mlmtune.tokens.store import FORMAT_VERSION, StoreWriter, TokenStore, writing
 
 if TYPE_CHECKING:
@@ -37,9 +37,6 @@ PIECE_CHARACTERS = 500_000
 
 SINGLE_SPACE = re.compile(r"(?<=\S)\s(?=\S)")
 """Where a text may be cut: what stands on the two sides never makes one token."""
-
-_Tokens = tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.int64]]
-"""Ids of texts, one text after the other; whether each begins a word; tokens of each text."""
 
 # What decides which side a document is on is left out of the fingerprint: the store holds both
 # sides, and the split is drawn when it is opened.
@@ -76,38 +73,6 @@ class SpecialTokens:
             cls_id = tokenizer.cls_token_id
             return cls(() if cls_id is None else (int(cls_id),), separator, separator)
         return cls(tuple(encoding.ids[: body[0]]), tuple(encoding.ids[body[-1] + 1 :]), separator)
-
-
-def plain_backend(tokenizer: "PreTrainedTokenizerFast") -> Tokenizer:
-    """A copy of the Rust tokenizer that neither truncates nor pads, and reads `[MASK]` as text."""
-    backend = Tokenizer.from_str(_without_special_pieces(tokenizer.backend_tokenizer.to_str()))
-    backend.no_truncation()
-    backend.no_padding()
-    backend.encode_special_tokens = True
-    return backend
-
-
-def _without_special_pieces(tokenizer_json: str) -> str:
-    """Rename the vocabulary entries of special tokens, ids kept, so that no text spells them.
-
-    `encode_special_tokens` alone does not do: where the vocabulary itself has `</s>`, a Unigram
-    model prefers it to its letters, and a model of whole words looks it up.
-    """
-    content = json.loads(tokenizer_json)
-    model = content["model"]
-    if model["type"] == "BPE" and not model.get("ignore_merges"):
-        return tokenizer_json  # reaches an entry by merges alone, and none makes a special token
-    special = {token["content"] for token in content["added_tokens"] if token["special"]}
-    special.discard(model.get("unk_token"))  # found by its name; unknown text becomes it anyway
-    entries = model["vocab"]
-    names = {name for name, _ in entries} if isinstance(entries, list) else set(entries)
-    hidden = {name: f"\0{name}\0" for name in special & names}
-    if isinstance(entries, list):  # Unigram
-        model["vocab"] = [[hidden.get(name, name), score] for name, score in entries]
-    else:
-        model["vocab"] = {hidden.get(name, name): id_ for name, id_ in entries.items()}
-    content["added_tokens"] = [t for t in content["added_tokens"] if t["content"] not in hidden]
-    return json.dumps(content)
 
 
 def cache_directory(config: TokenizationConfig) -> Path:
@@ -188,7 +153,7 @@ def _build(
     largest_id = max(backend.get_vocab().values())
     with writing(directory, largest_id + 1) as writer:
         batches = _batches(read_documents(corpus, listing, funnel))
-        for batch, tokens in _tokenized(batches, backend):
+        for batch, tokens in _tokenized(batches, Encoder(backend)):
             _append(writer, batch, *tokens)
         writer.finish(funnel.to_json())
 
@@ -207,13 +172,13 @@ def _batches(documents: Iterator[KeptDocument]) -> Iterator[list[KeptDocument]]:
 
 
 def _tokenized(
-    batches: Iterator[list[KeptDocument]], backend: Tokenizer
-) -> Iterator[tuple[list[KeptDocument], _Tokens]]:
+    batches: Iterator[list[KeptDocument]], encode: Encoder
+) -> Iterator[tuple[list[KeptDocument], Tokens]]:
     """Each batch with its tokens; the next is read while the Rust threads work on this one."""
-    waiting: deque[tuple[list[KeptDocument], Future[_Tokens]]] = deque()
+    waiting: deque[tuple[list[KeptDocument], Future[Tokens]]] = deque()
     with ThreadPoolExecutor(max_workers=1) as tokenizing:
         for batch in batches:
-            waiting.append((batch, tokenizing.submit(_tokenize, batch, backend)))
+            waiting.append((batch, tokenizing.submit(_tokenize, batch, encode)))
             if len(waiting) > 1:
                 done, tokens = waiting.popleft()
                 yield done, tokens.result()
@@ -221,12 +186,12 @@ def _tokenized(
             yield done, tokens.result()
 
 
-def _tokenize(batch: list[KeptDocument], backend: Tokenizer) -> _Tokens:
+def _tokenize(batch: list[KeptDocument], encode: Encoder) -> Tokens:
     """The documents of a batch, one after the other."""
     pieces = [
         (number, piece) for number, kept in enumerate(batch) for piece in _cut(kept.document.text)
     ]
-    encoded = [_encode(backend, group) for group in _groups([piece for _, piece in pieces])]
+    encoded = [encode(group) for group in _groups([piece for _, piece in pieces])]
     ids, word_starts, piece_lengths = map(np.concatenate, zip(*encoded, strict=True))
     lengths = np.zeros(len(batch), dtype=np.int64)
     np.add.at(lengths, [number for number, _ in pieces], piece_lengths)
@@ -272,23 +237,3 @@ def _groups(texts: list[str]) -> Iterator[list[str]]:
             group, num_characters = [], 0
     if group:
         yield group
-
-
-def _word_ids(encoding: Encoding) -> list[int]:
-    """The word of each token; -1 where the tokenizer knows of none."""
-    word_ids: list[int | None] = encoding.word_ids
-    if None in word_ids:
-        return [-1 if word is None else word for word in word_ids]
-    return cast(list[int], word_ids)
-
-
-def _encode(backend: Tokenizer, texts: list[str]) -> _Tokens:
-    encodings = backend.encode_batch(texts, add_special_tokens=False)
-    lengths = np.asarray([len(encoding) for encoding in encodings], dtype=np.int64)
-    num_tokens = int(lengths.sum())
-    ids = np.fromiter(chain.from_iterable(e.ids for e in encodings), np.int32, num_tokens)
-    words = np.fromiter(chain.from_iterable(_word_ids(e) for e in encodings), np.int64, num_tokens)
-    word_starts = np.ones(num_tokens, dtype=bool)
-    word_starts[1:] = words[1:] != words[:-1]
-    word_starts[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
-    return ids, word_starts, lengths

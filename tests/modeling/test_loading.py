@@ -375,3 +375,15 @@ def test_a_hub_that_is_down_or_silent_is_given_up_soon(children_of_ports, silent
         assert f"http://127.0.0.1:{port} cannot be reached" in message
         assert ("ReadTimeout" in message) == (port == silent_server)
         assert "no cached copy" in message
+
+
+def test_a_tokenizer_with_token_types_goes_with_a_model_without(tokenizer, save):
+    from transformers import DistilBertConfig, DistilBertForMaskedLM
+
+    config = DistilBertConfig(
+        vocab_size=len(tokenizer), dim=16, n_layers=1, n_heads=2, hidden_dim=24,
+        max_position_embeddings=64,
+    )  # fmt: skip
+    loaded = load(save(DistilBertForMaskedLM(config), tokenizer))
+    assert "token_type_ids" in loaded.tokenizer.model_input_names
+    assert not loaded.has_token_types

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from mlmtune.config import CorpusConfig, SourceConfig, TokenizationConfig
 from mlmtune.errors import DataError, ResourceError
 from mlmtune.tokens import tokenization
+from mlmtune.tokens.encoding import Encoder, plain_backend
 from mlmtune.tokens.store import TokenStore
-from mlmtune.tokens.tokenization import SpecialTokens, open_store, plain_backend
+from mlmtune.tokens.tokenization import SpecialTokens, open_store
 
 TEXTS = [
     "The storage account.",
@@ -414,13 +415,39 @@ def test_the_frame_is_whole_under_a_tokenizer_that_truncates_and_pads(tokenizer)
     batch=st.integers(1, 60),
 )  # fmt: skip
 def test_a_document_in_pieces_gives_the_tokens_of_the_whole(kind, request, text, piece, batch):
-    backend = plain_backend(request.getfixturevalue(kind))
-    whole_ids, whole_starts, _ = tokenization._encode(backend, [text])
+    encode = Encoder(plain_backend(request.getfixturevalue(kind)))
+    whole_ids, whole_starts, _ = encode([text])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokenization, "PIECE_CHARACTERS", piece)
         patch.setattr(tokenization, "BATCH_CHARACTERS", batch)
         pieces = list(tokenization._cut(text))
-        encoded = [tokenization._encode(backend, group) for group in tokenization._groups(pieces)]
+        encoded = [encode(group) for group in tokenization._groups(pieces)]
     assert "".join(pieces) == text
     assert np.concatenate([ids for ids, _, _ in encoded]).tolist() == whole_ids.tolist()
     assert np.concatenate([starts for _, starts, _ in encoded]).tolist() == whole_starts.tolist()
+
+
+@given(
+    texts=st.lists(
+        st.text(alphabet="abdeginorst STOR.,'#_-\n\té文字 [MASK]", max_size=60), max_size=5
+    )
+)
+def test_pieces_that_continue_words_are_known_without_offsets(tokenizer, texts):
+    backend = plain_backend(tokenizer)
+    fast, slow = Encoder(backend), Encoder(backend)
+    assert fast._continues_word is not None
+    slow._continues_word = None
+    for quick, exact in zip(fast(texts), slow(texts), strict=True):
+        assert quick.tolist() == exact.tolist()
+
+
+def test_offsets_are_kept_where_the_vocabulary_does_not_tell(tokenizer, byte_tokenizer):
+    assert Encoder(plain_backend(byte_tokenizer))._continues_word is None
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    content["pre_tokenizer"] = {"type": "WhitespaceSplit"}  # there "##" may begin a word
+    backend = type(tokenizer.backend_tokenizer).from_str(json.dumps(content))
+    encode = Encoder(backend)
+    assert encode._continues_word is None
+    piece = next(token for token in tokenizer.get_vocab() if token.startswith("##"))
+    ids, word_starts, _ = encode([f"{piece} {piece}"])
+    assert (len(ids), word_starts.tolist()) == (2, [True, True])

@@ -1,0 +1,106 @@
+"""Texts -> ids: the tokenizer's Rust half, without special tokens, truncation or padding."""
+
+import json
+import string
+from itertools import chain
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Encoding, Tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+Tokens = tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.int64]]
+"""Ids of texts, one text after the other; whether each begins a word; tokens of each text."""
+
+
+def plain_backend(tokenizer: "PreTrainedTokenizerFast") -> Tokenizer:
+    """A copy of the Rust tokenizer that neither truncates nor pads, and reads `[MASK]` as text."""
+    backend = Tokenizer.from_str(_without_special_pieces(tokenizer.backend_tokenizer.to_str()))
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = True
+    return backend
+
+
+def _without_special_pieces(tokenizer_json: str) -> str:
+    """Rename the vocabulary entries of special tokens, ids kept, so that no text spells them.
+
+    `encode_special_tokens` alone does not do: where the vocabulary itself has `</s>`, a Unigram
+    model prefers it to its letters, and a model of whole words looks it up.
+    """
+    content = json.loads(tokenizer_json)
+    model = content["model"]
+    if model["type"] == "BPE" and not model.get("ignore_merges"):
+        return tokenizer_json  # reaches an entry by merges alone, and none makes a special token
+    special = {token["content"] for token in content["added_tokens"] if token["special"]}
+    special.discard(model.get("unk_token"))  # found by its name; unknown text becomes it anyway
+    entries = model["vocab"]
+    names = {name for name, _ in entries} if isinstance(entries, list) else set(entries)
+    hidden = {name: f"\0{name}\0" for name in special & names}
+    if isinstance(entries, list):  # Unigram
+        model["vocab"] = [[hidden.get(name, name), score] for name, score in entries]
+    else:
+        model["vocab"] = {hidden.get(name, name): id_ for name, id_ in entries.items()}
+    content["added_tokens"] = [t for t in content["added_tokens"] if t["content"] not in hidden]
+    return json.dumps(content)
+
+
+class Encoder:
+    """A Rust tokenizer that gives ids as arrays, and says which tokens begin a word.
+
+    Args:
+        backend: as `plain_backend` makes it.
+    """
+
+    def __init__(self, backend: Tokenizer) -> None:
+        self._backend = backend
+        self._continues_word = _continuing_pieces(backend)
+
+    def __call__(self, texts: list[str]) -> Tokens:
+        """Tokens of all texts, without special ones."""
+        is_told_by_id = self._continues_word is not None
+        encode = self._backend.encode_batch_fast if is_told_by_id else self._backend.encode_batch
+        encodings = encode(texts, add_special_tokens=False)
+        lengths = np.asarray([len(encoding) for encoding in encodings], dtype=np.int64)
+        num_tokens = int(lengths.sum())
+        ids = np.fromiter(chain.from_iterable(e.ids for e in encodings), np.int32, num_tokens)
+        if self._continues_word is not None:
+            return ids, ~self._continues_word[ids], lengths
+        words = chain.from_iterable(_word_ids(e) for e in encodings)
+        word_ids = np.fromiter(words, np.int64, num_tokens)
+        word_starts = np.ones(num_tokens, dtype=bool)
+        word_starts[1:] = word_ids[1:] != word_ids[:-1]
+        word_starts[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
+        return ids, word_starts, lengths
+
+
+def _continuing_pieces(backend: Tokenizer) -> NDArray[np.bool_] | None:
+    """(V,) whether an id continues a word, where the vocabulary alone tells; else None.
+
+    It does for BERT's kind: WordPiece marks what continues a word, and no word of the text begins
+    with that mark, since the pre-tokenizer sets punctuation apart. Then the tokenizer need not keep
+    track of words and offsets, which takes a quarter of its time.
+    """
+    content = json.loads(backend.to_str())
+    model, pre_tokenizer = content["model"], content["pre_tokenizer"] or {}
+    prefix = model.get("continuing_subword_prefix")
+    if model["type"] != "WordPiece" or pre_tokenizer.get("type") != "BertPreTokenizer":
+        return None
+    if not prefix or prefix[0] not in string.punctuation:
+        return None
+    added = {token["content"] for token in content["added_tokens"]}
+    continues = np.zeros(max(backend.get_vocab().values()) + 1, dtype=bool)
+    for token, id_ in model["vocab"].items():
+        continues[id_] = token.startswith(prefix) and token not in added
+    return continues
+
+
+def _word_ids(encoding: Encoding) -> list[int]:
+    """The word of each token; -1 where the tokenizer knows of none."""
+    word_ids: list[int | None] = encoding.word_ids
+    if None in word_ids:
+        return [-1 if word is None else word for word in word_ids]
+    return cast(list[int], word_ids)
