@@ -16,6 +16,7 @@ import typer
 
 from mlmtune import __version__
 from mlmtune.errors import ConfigError, MlmtuneError, ResourceError, StoppedAtOnce
+from mlmtune.training.launched import follow_launcher, is_launched, report
 
 if TYPE_CHECKING:
     from mlmtune.evaluation.fill_mask import Prediction
@@ -40,6 +41,16 @@ ModelName = Annotated[
     str,
     typer.Option(
         "--model", metavar="MODEL", help="A folder, a hub name, or package://NAME/FOLDER."
+    ),
+]
+NumProcesses = Annotated[
+    str | None,
+    typer.Option(
+        "--nproc",
+        metavar="N|auto",
+        help="Run in N processes on this machine, with a GPU each where there are GPUs; auto is "
+        "one for each GPU.",
+        show_default=False,
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print the result alone.")]
@@ -84,6 +95,7 @@ def train(
             "--allow-changes", help="Resume even if data, model, seed or batch size changed."
         ),
     ] = False,
+    nproc: NumProcesses = None,
     quiet: Quiet = False,
 ) -> None:
     """Train a model on text; perplexity before and after."""
@@ -92,6 +104,7 @@ def train(
     from mlmtune.config_loading import load_config
 
     settings = load_config(config, overrides or [])
+    _run_in_processes(nproc, Path(settings.run.output_dir).expanduser())
 
     from mlmtune.training.job import Options
     from mlmtune.training.loop import train as run_training
@@ -110,7 +123,11 @@ def train(
 
 @app.command("eval")
 def evaluate(
-    model: ModelName, config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False
+    model: ModelName,
+    config: ConfigPath,
+    overrides: Overrides = None,
+    nproc: NumProcesses = None,
+    as_json: AsJson = False,
 ) -> None:
     """Measure a model on a config's validation text."""
     from mlmtune.config_loading import load_config
@@ -118,6 +135,7 @@ def evaluate(
     # The revision is that of the config's own model.
     chosen = [f"model.name_or_path={json.dumps(model)}", "model.revision=null"]
     settings = load_config(config, [*(overrides or []), *chosen])
+    _run_in_processes(nproc)
 
     from mlmtune.modeling.device import build_accelerator
     from mlmtune.training.setup import build_measurable
@@ -262,6 +280,21 @@ def init(
     print(f"wrote {target}; look it over, then: mlmtune train --config {target}")
 
 
+def _run_in_processes(nproc: str | None, run: Path | None = None) -> None:
+    """Run this command in several processes and exit as they do; return where it is to run here."""
+    if nproc is None or is_launched():
+        return
+
+    from mlmtune.training.launch import count_processes, launch
+
+    num_processes = count_processes(nproc)
+    if num_processes > 1:
+        ending = launch(num_processes, run, is_quiet=not _shows_traceback())
+        if ending.exit_code == 0:
+            sys.exit(0)
+        _fail(ending.message, ending.exit_code, ending.rank)
+
+
 def _note(line: str) -> None:
     """Say something beside the result."""
     if os.environ.get("RANK", "0") == "0":
@@ -272,31 +305,53 @@ def main() -> NoReturn:
     """Run a command; print an error as one line; exit with its code."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop_at_once)
-    # Wherever it stands: nobody should have to think about where an option for errors goes.
-    shows_traceback = "--debug" in sys.argv
+    if is_launched():
+        follow_launcher()
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         code = app(args=arguments, prog_name="mlmtune", standalone_mode=False)
         sys.stdout.flush()
-        sys.exit(code if isinstance(code, int) else 0)
-    except StoppedAtOnce as error:
-        _fail(str(error), error.exit_code)
-    except MlmtuneError as error:
-        if shows_traceback:
+    except (StoppedAtOnce, Exception) as error:
+        message, code = _explain(error)
+        if _shows_traceback() and not isinstance(error, StoppedAtOnce):
+            _tell_launcher(code, message)
             raise
-        _fail(str(error), error.exit_code)
-    except Exception as error:
-        if shows_traceback:
-            raise
-        _fail(*_explain(error))
+        _fail(message, code)
+    code = code if isinstance(code, int) else 0
+    _tell_launcher(code)
+    sys.exit(code)
+
+
+def _shows_traceback() -> bool:
+    # Wherever it stands: nobody should have to think about where an option for errors goes.
+    return "--debug" in sys.argv
 
 
 def _stop_at_once(signal_number: int, frame: FrameType | None) -> None:
+    if "WORLD_SIZE" in os.environ:
+        if sys.exc_info()[1] is not None:
+            return  # it is failing already, and its launcher stops it for another's failure
+        _ignore_signals()  # whoever signals all processes reaches this one by its launcher, too
     raise StoppedAtOnce(signal_number)
 
 
-def _explain(error: Exception) -> tuple[str, int]:
-    """Message and exit code of an error that is not one of ours."""
+def _ignore_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _tell_launcher(code: int, message: str = "") -> bool:
+    """Whether there is a launcher that prints the message and exits with the code."""
+    if not is_launched():
+        return False
+    _ignore_signals()  # it stops this process if another one failed; all is said already
+    return report(code, message)
+
+
+def _explain(error: BaseException) -> tuple[str, int]:
+    """Message and exit code of an error."""
+    if isinstance(error, MlmtuneError | StoppedAtOnce):
+        return str(error), error.exit_code
     # Typer's usage errors have moved between packages; what they can do has not.
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         message = " ".join(str(error.format_message()).split())
@@ -320,11 +375,13 @@ def _explain(error: Exception) -> tuple[str, int]:
     return f"unexpected {kind}: {error}; --debug shows where it happened", 1
 
 
-def _fail(message: str, code: int) -> NoReturn:
-    rank = os.environ.get("RANK", "0")
+def _fail(message: str, code: int, rank: int | None = None) -> NoReturn:
+    if rank is None:
+        rank = int(os.environ.get("RANK", "0"))
     # The same error in all processes is printed once; what a single one meets is printed, too.
-    if rank == "0" or code in (1, ResourceError.exit_code):
-        prefix = "mlmtune" if rank == "0" else f"mlmtune (process {rank})"
+    is_spoken = rank == 0 or code in (1, ResourceError.exit_code)
+    if not _tell_launcher(code, message) and is_spoken:
+        prefix = "mlmtune" if rank == 0 else f"mlmtune (process {rank})"
         print(f"{prefix}: {message}", file=sys.stderr)
     sys.stderr.flush()
     sys.exit(code)

@@ -14,23 +14,5 @@ if [[ $# -gt 0 && ( -e "$1" || "$1" != -* && "$1" != *=* ) ]]; then
     config="$1"
     shift
 fi
-train=(-m mlmtune train --config "$config" "$@")
-
-num_gpus=0
-case " $* " in
-    *" --help "* | *" -h "*) ;;  # starts no training
-    *)
-        # Asking PyTorch takes seconds, so only a machine with a GPU's driver is asked.
-        if [[ -e /dev/nvidiactl || -e /dev/kfd || -e /dev/dxg ]]; then
-            num_gpus="$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')"
-        fi
-        ;;
-esac
-
 # exec: a signal to this script reaches Python, which saves the run's state before it ends.
-if ((num_gpus > 1)); then
-    exec "$PYTHON" -m accelerate.commands.launch --multi_gpu --num_processes "$num_gpus" \
-        --num_machines 1 --main_process_port 0 --mixed_precision no --dynamo_backend no \
-        "${train[@]}"
-fi
-exec "$PYTHON" "${train[@]}"
+exec "$PYTHON" -m mlmtune train --nproc auto --config "$config" "$@"

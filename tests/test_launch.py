@@ -21,7 +21,9 @@ from mlmtune.training.job import Options
 from mlmtune.training.loop import train
 
 TIMEOUT_SECONDS = 240
-LAUNCH_VARIABLES = ("ACCELERATE_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_")
+LAUNCH_VARIABLES = (
+    "ACCELERATE_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_", "MLMTUNE_LAUNCH",
+)  # fmt: skip
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -32,12 +34,14 @@ def environment(**variables: str) -> dict[str, str]:
 
 @contextmanager
 def started(*arguments: Any, **variables: str) -> Iterator[subprocess.Popen[str]]:
+    """A child in a process group of its own, as a shell's foreground job is."""
     with subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=environment(**variables),
+        start_new_session=True,
     ) as child:
         try:
             yield child
@@ -57,6 +61,23 @@ def launch(*arguments: Any, **variables: str) -> subprocess.CompletedProcess[str
 
 def torchrun(num_processes: int) -> list[str]:
     return ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
+
+
+def wait_for(child: subprocess.Popen[str], beginning: str) -> None:
+    """Read what a child prints up to a line that begins so."""
+    assert child.stdout is not None
+    assert any(line.startswith(beginning) for line in child.stdout), child.communicate()
+
+
+def workers(launcher: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes that it started, by rank."""
+    children = psutil.Process(launcher.pid).children()
+    return sorted(children, key=lambda child: int(child.environ()["RANK"]))
+
+
+def status_of(run: Path) -> dict[str, Any]:
+    status: dict[str, Any] = json.loads((run / "status.json").read_text(encoding="utf-8"))
+    return status
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -90,14 +111,11 @@ def test_a_signal_saves_the_run_and_it_goes_on_to_the_same_end(
     }
     path = config_file(**sections)
     with started("-m", "mlmtune", "train", "--config", path) as child:
-        assert child.stdout is not None
-        for line in child.stdout:
-            if line.startswith("step 2/200"):
-                break
+        wait_for(child, "step 2/200")
         child.send_signal(number)
         _, err = child.communicate(timeout=TIMEOUT_SECONDS)
     run = tmp_path / "run"
-    status = json.loads((run / "status.json").read_text(encoding="utf-8"))
+    status = status_of(run)
     assert (child.returncode, status["state"], status["exit_code"]) == (code, "interrupted", code)
     [line] = err.splitlines()
     assert f"stopped by {number.name} after step" in line
@@ -129,10 +147,8 @@ def test_two_processes_take_the_same_steps_as_one(
     path = config_file("one.yaml", run={"output_dir": str(one)}, **sections)
     train(load_config(path), Options(is_quiet=True))
     path = config_file("two.yaml", run={"output_dir": str(two)}, **sections)
-    launched = launch(
-        *torchrun(2), "-m", "mlmtune", "train", "--config", path, ACCELERATE_USE_CPU="true"
-    )
-    assert launched.returncode == 0, launched.stderr
+    launched = launch("-m", "mlmtune", "train", "--nproc", 2, "--config", path)
+    assert (launched.returncode, launched.stderr) == (0, "")
     environment = json.loads((two / "environment.json").read_text(encoding="utf-8"))
     assert environment["num_processes"] == 2
     assert launched.stdout.count("step 1/3") == 1  # one of them speaks
@@ -159,14 +175,18 @@ def test_processes_that_would_run_alone_are_refused(
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-def test_accelerate_launches_a_process(config_file: Callable[..., Path], tmp_path: Path) -> None:
+def test_accelerate_launches_the_installed_command(
+    config_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    script = tmp_path / "mlmtune"  # as an installer writes it for [project.scripts]
+    script.write_text("import sys\nfrom mlmtune.cli import main\nsys.exit(main())\n")
     launched = launch(
         "-m", "accelerate.commands.launch", "--cpu", "--num_processes", 1, "--num_machines", 1,
         "--mixed_precision", "no", "--dynamo_backend", "no",
-        "-m", "mlmtune", "train", "--config", config_file(training={"max_steps": 2}),
+        script, "train", "--config", config_file(training={"max_steps": 2}),
     )  # fmt: skip
     assert launched.returncode == 0, launched.stderr
-    status = json.loads((tmp_path / "run" / "status.json").read_text(encoding="utf-8"))
+    status = status_of(tmp_path / "run")
     assert (status["state"], status["step"]) == ("finished", 2)
 
 
@@ -180,15 +200,10 @@ def test_a_signal_to_one_of_two_processes_saves_the_same_step_and_ends_both(
     }
     run = ("-m", "mlmtune", "train", "--config", config_file(**sections))
     with started(*torchrun(2), *run, ACCELERATE_USE_CPU="true") as launcher:
-        assert launcher.stdout is not None
-        for line in launcher.stdout:
-            if line.startswith("step 3/"):
-                break
-        workers = psutil.Process(launcher.pid).children()
-        [second] = [worker for worker in workers if worker.environ().get("RANK") == "1"]
-        second.send_signal(signal.SIGTERM)
+        wait_for(launcher, "step 3/")
+        workers(launcher)[1].send_signal(signal.SIGTERM)
         launcher.communicate(timeout=TIMEOUT_SECONDS)
-    status = json.loads((tmp_path / "run" / "status.json").read_text(encoding="utf-8"))
+    status = status_of(tmp_path / "run")
     assert (status["state"], status["exit_code"]) == ("interrupted", 143)
     [saved] = (tmp_path / "run" / "checkpoints").iterdir()
     assert find_fault(saved) is None
@@ -198,12 +213,64 @@ def test_a_signal_to_one_of_two_processes_saves_the_same_step_and_ends_both(
 def test_what_keeps_the_main_process_from_starting_stops_the_others_at_once(
     config_file: Callable[..., Path], tmp_path: Path
 ) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "thesis.txt").write_text("not a run", encoding="utf-8")
-    launched = launch(
-        *torchrun(2), "-m", "mlmtune", "train", "--config", config_file(), ACCELERATE_USE_CPU="true"
-    )
-    assert launched.returncode != 0
-    said = [line for line in launched.stderr.splitlines() if line.startswith("mlmtune: ")]
-    assert len(said) == 1
-    assert "is not empty" in said[0]
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "thesis.txt").write_text("not a run", encoding="utf-8")
+    of_another = '{"state": "failed", "exit_code": 5, "message": "of another day", "pid": 1}'
+    (run / "status.json").write_text(of_another, encoding="utf-8")
+    launched = launch("-m", "mlmtune", "train", "--nproc", 2, "--config", config_file())
+    assert launched.returncode == 2
+    [line] = launched.stderr.splitlines()
+    assert line.startswith("mlmtune: ")
+    assert "is not empty" in line
+    assert (run / "status.json").read_text(encoding="utf-8") == of_another
+
+
+def test_nproc_ends_as_the_run_does_and_leaves_nobody_behind(
+    config_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    sections: dict[str, dict[str, Any]] = {
+        "training": {"max_steps": 100_000, "log_every": 1},
+        "evaluation": {"every": None},
+        "checkpoint": {"every": None},
+    }
+    run = tmp_path / "run"
+    command = ("-m", "mlmtune", "train", "--nproc", 2, "--config", config_file(**sections))
+
+    with started(*command) as launcher:  # Ctrl-C reaches the terminal's whole process group
+        wait_for(launcher, "step 3/")
+        first = workers(launcher)
+        os.killpg(launcher.pid, signal.SIGINT)
+        _, err = launcher.communicate(timeout=TIMEOUT_SECONDS)
+    assert launcher.returncode == 130
+    [line] = err.splitlines()
+    [saved] = (run / "checkpoints").iterdir()
+    assert find_fault(saved) is None
+    assert f"stopped by SIGINT after step {saved.name.removeprefix('checkpoint-')};" in line
+    assert str(saved) in line
+    assert (status_of(run)["state"], status_of(run)["exit_code"]) == ("interrupted", 130)
+    assert not any(worker.is_running() for worker in first)
+
+    with started(*command, "--resume", "auto") as launcher:
+        wait_for(launcher, f"resumed from {saved}")
+        wait_for(launcher, "step ")
+        workers(launcher)[1].kill()
+        _, err = launcher.communicate(timeout=TIMEOUT_SECONDS)
+    assert launcher.returncode == 128 + signal.SIGKILL
+    [line] = err.splitlines()
+    assert line.startswith("mlmtune: process 1 was killed by SIGKILL")
+    assert status_of(run)["exit_code"] == 128 + signal.SIGKILL
+    assert status_of(run)["message"] in line
+
+    with started(*command, "--resume", "auto") as launcher:
+        wait_for(launcher, "step ")
+        orphans = workers(launcher)
+        launcher.kill()
+        # They keep its pipes open until they have saved and ended.
+        _, err = launcher.communicate(timeout=TIMEOUT_SECONDS)
+    psutil.wait_procs(orphans, timeout=TIMEOUT_SECONDS)
+    assert not any(orphan.is_running() for orphan in orphans)
+    [line] = err.splitlines()
+    assert "stopped by SIGTERM after step" in line
+    assert status_of(run)["exit_code"] == 143
+    assert len(list((run / "checkpoints").iterdir())) == 2

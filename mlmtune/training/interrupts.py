@@ -1,11 +1,16 @@
 """SIGINT and SIGTERM: the first asks the run to save and stop, the second stops it at once."""
 
+import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from mlmtune.errors import StoppedAtOnce
+
+ECHO_SECONDS = 1.0
+"""Launchers pass signals on; where all processes are signalled, each gets the same one twice."""
 
 
 class StopRequest:
@@ -13,15 +18,18 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
+        self._received_at = 0.0
 
     def __bool__(self) -> bool:
         return self.signal_number is not None
 
     def receive(self, signal_number: int, frame: FrameType | None) -> None:
         """Signal handler: note the first, give way to the second."""
-        if self.signal_number is not None:
+        now = time.monotonic()
+        if self.signal_number is None:
+            self.signal_number, self._received_at = signal_number, now
+        elif "WORLD_SIZE" not in os.environ or now - self._received_at > ECHO_SECONDS:
             raise StoppedAtOnce(signal_number)
-        self.signal_number = signal_number
 
 
 @contextmanager

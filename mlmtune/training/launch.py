@@ -1,0 +1,220 @@
+"""--nproc: this command in several processes of this machine, by torch's own launcher."""
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate.utils import parse_flag_from_env
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from mlmtune.errors import ConfigError, ResourceError, StoppedAtOnce
+from mlmtune.training.launched import LAUNCHER, REPORTS, Report, read_reports
+from mlmtune.training.run_dir import RunDir
+
+SHUTDOWN_SECONDS = 300
+"""After a signal: time for the step under way and the checkpoint, before processes are killed."""
+
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+OF_ANOTHER = (1, 128 + signal.SIGABRT)
+"""What an exchange with a process that is gone ends in; or an error that nobody foresaw."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a launch ended, as the process has it that decided it.
+
+    Attributes:
+        exit_code: of the whole launch.
+        message: one line; empty where all went well.
+        rank: the process whose message it is; 0 where the launcher itself speaks.
+    """
+
+    exit_code: int
+    message: str = ""
+    rank: int = 0
+
+
+def count_processes(asked: str) -> int:
+    """The number that `--nproc` asks for.
+
+    Raises:
+        ConfigError: it is no number, there are fewer GPUs, or this process has been launched by
+            another launcher already.
+    """
+    if "WORLD_SIZE" in os.environ:
+        raise ConfigError(
+            f"--nproc {asked}: another launcher has started this process already (WORLD_SIZE is "
+            "set); leave --nproc out, or start mlmtune by itself"
+        )
+    num_gpus = _num_gpus()
+    if asked == "auto":
+        return max(num_gpus, 1)
+    if not (asked.isascii() and asked.isdigit()) or int(asked) < 1:
+        raise ConfigError(f"--nproc {asked}: give a number of processes, or auto")
+    if 0 < num_gpus < int(asked):
+        raise ConfigError(
+            f"--nproc {asked}: each process needs a GPU of its own, and {num_gpus} can be seen "
+            "here; give that number or auto, or set ACCELERATE_USE_CPU=true to compute on CPUs"
+        )
+    return int(asked)
+
+
+def _num_gpus() -> int:
+    return 0 if parse_flag_from_env("ACCELERATE_USE_CPU") else torch.cuda.device_count()
+
+
+def launch(num_processes: int, run: Path | None, *, is_quiet: bool = True) -> Ending:
+    """Run this very command again, in several processes, and wait for them.
+
+    Args:
+        num_processes: how many; a GPU each where there are GPUs.
+        run: the run's directory, where the command has one. Its status.json is set right where
+            the main process did not know why it failed.
+        is_quiet: keep torch's launcher from logging.
+    """
+    if is_quiet:
+        logging.disable()
+    _prepare_environment(num_processes)
+    with tempfile.TemporaryDirectory(prefix="mlmtune-") as folder:
+        os.environ[REPORTS] = folder
+        failures: Mapping[int, ProcessFailure] = {}
+        signal_number: int | None = None
+        try:
+            # torch replaces ${local_rank} in arguments; "$$" keeps a dollar a dollar.
+            arguments = [argument.replace("$", "$$") for argument in sys.orig_argv[1:]]
+            config = _launch_config(num_processes, Path(folder) / "torch")
+            elastic_launch(config, sys.executable)(*arguments)
+        except ChildFailedError as error:
+            failures = error.failures
+        except SignalException as error:
+            signal_number = error.sigval
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)  # all that is left is to say how it ended
+        reports = read_reports(Path(folder))
+    if signal_number is not None:
+        ending = _ending_by_signal(reports, signal_number)
+    elif failures:
+        ending = _ending_by_failure(reports, failures)
+    else:
+        ending = Ending(0)
+    if run is not None and ending.exit_code != 0:
+        main = reports.get(0) or failures.get(0)
+        _correct_status(RunDir(run), None if main is None else main.pid, ending)
+    return ending
+
+
+def _prepare_environment(num_processes: int) -> None:
+    """Set what the processes inherit."""
+    os.environ[LAUNCHER] = str(os.getpid())
+    if _num_gpus() == 0:
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(torch.get_num_threads() // num_processes, 1)))
+    # Read by torch 2.12 and later; 30 seconds before.
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SHUTDOWN_SECONDS))
+
+
+def _launch_config(num_processes: int, folder: Path) -> LaunchConfig:
+    return LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=num_processes,
+        run_id=str(uuid.uuid4()),
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
+        max_restarts=0,
+        # Not SIGHUP: whoever starts a run by nohup wants it ignored.
+        signals_to_handle="SIGINT,SIGTERM",
+        logs_specs=DefaultLogsSpecs(log_dir=str(folder)),  # else it leaves a folder behind
+    )
+
+
+def _ending_by_signal(reports: Mapping[int, Report], signal_number: int) -> Ending:
+    """The launcher was told to stop, and passed it on."""
+    own = _first(Ending(r.exit_code, r.message, rank) for rank, r in reports.items())
+    if own is not None and own.exit_code not in (*STOPPED, *OF_ANOTHER):
+        return own  # the checkpoint could not be written
+    main = reports.get(0)
+    if main is not None and main.exit_code == 0:
+        return Ending(0)  # it was at its end already
+    code = 128 + signal_number
+    if main is not None and main.exit_code == code:
+        return Ending(code, main.message)
+    return Ending(code, str(StoppedAtOnce(signal_number)))
+
+
+def _ending_by_failure(
+    reports: Mapping[int, Report], failures: Mapping[int, ProcessFailure]
+) -> Ending:
+    """A process failed, and torch stopped the others."""
+    first_time = min(failure.timestamp for failure in failures.values())
+    endings = [
+        Ending(report.exit_code, report.message, rank)
+        for rank, report in reports.items()
+        if report.exit_code != 0
+    ]
+    endings += [
+        _unreported(rank, failure)
+        for rank, failure in failures.items()  # in the order in which they were noticed
+        # Those that do not answer SIGTERM are killed by torch after 30 seconds.
+        if rank not in reports and failure.timestamp - first_time < 20
+    ]
+    ending = _first(endings)
+    assert ending is not None
+    return ending
+
+
+def _first(endings: Iterable[Ending]) -> Ending | None:
+    """The one that brought the others down; of several that say the same, the lowest rank's."""
+    endings = [ending for ending in endings if ending.exit_code != 0]
+    if not endings:
+        return None
+    cause = min(endings, key=lambda ending: _distance(ending.exit_code))
+    same = [e for e in endings if (e.exit_code, e.message) == (cause.exit_code, cause.message)]
+    return min(same, key=lambda ending: ending.rank)
+
+
+def _distance(exit_code: int) -> int:
+    """How far from the cause a process is that ends so: errors of ours know what happened."""
+    if exit_code in STOPPED:
+        return 3
+    if exit_code in OF_ANOTHER:
+        return 2
+    return int(exit_code > 128)
+
+
+def _unreported(rank: int, failure: ProcessFailure) -> Ending:
+    if failure.exitcode >= 0:
+        return Ending(failure.exitcode, f"process {rank} failed; what it said is above")
+    name = failure.signal_name()
+    guess = " (out of memory?)" if name == "SIGKILL" else ""
+    return Ending(
+        128 - failure.exitcode,
+        f"process {rank} was killed by {name}{guess} and the others were stopped; a training run "
+        "goes on from its last checkpoint by the same command and --resume auto",
+    )
+
+
+def _correct_status(run: RunDir, pid: int | None, ending: Ending) -> None:
+    """Write the ending into status.json, if it is of this launch's main process."""
+    status = run.read_json("status.json") or {}
+    if pid is None or status.get("pid") != pid or status.get("state") == "finished":
+        return
+    if status.get("exit_code") != ending.exit_code:
+        with suppress(ResourceError):
+            run.write_status(
+                "interrupted" if ending.exit_code in STOPPED else "failed",
+                exit_code=ending.exit_code,
+                message=ending.message,
+            )

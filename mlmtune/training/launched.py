@@ -1,0 +1,72 @@
+"""What `--nproc` has the processes do that it starts: say how they ended, and not outlive it."""
+
+import json
+import os
+import signal
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+LAUNCHER = "MLMTUNE_LAUNCHER"
+"""Variable with the launcher's process id."""
+REPORTS = "MLMTUNE_REPORTS"
+"""Variable with the folder that the reports go to."""
+
+FOLLOW_SECONDS = 0.5
+"""How often a process looks whether its launcher is still there."""
+GRACE_SECONDS = 60
+"""Time to save in, once the launcher is gone."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a process ended: its exit code, and the line that says why."""
+
+    exit_code: int
+    message: str
+    pid: int
+
+
+def is_launched() -> bool:
+    """Whether this process is one of several that `--nproc` started."""
+    return LAUNCHER in os.environ and "RANK" in os.environ
+
+
+def has_launcher() -> bool:
+    """Whether the launcher is still there, to say what this process reports to it."""
+    return os.getppid() == int(os.environ[LAUNCHER])
+
+
+def follow_launcher() -> None:
+    """Stop this process when its launcher is gone, even if that was killed."""
+    threading.Thread(target=_follow, daemon=True).start()
+
+
+def _follow() -> None:
+    while has_launcher():
+        time.sleep(FOLLOW_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)  # a training run saves its state
+    time.sleep(GRACE_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def report(exit_code: int, message: str = "") -> bool:
+    """Tell the launcher how this process ends; whether it will be heard."""
+    path = Path(os.environ[REPORTS]) / f"{os.environ['RANK']}.json"
+    try:
+        path.write_text(json.dumps(asdict(Report(exit_code, message, os.getpid()))))
+    except OSError:
+        return False
+    return has_launcher()
+
+
+def read_reports(folder: Path) -> dict[int, Report]:
+    """The reports by rank, in the order in which they were written."""
+    reports = {}
+    for path in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns):
+        try:
+            reports[int(path.stem)] = Report(**json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError):  # killed, or out of room, while it wrote
+            continue
+    return reports

@@ -1,0 +1,172 @@
+"""How many processes --nproc starts, and whose ending is the launch's; without real processes."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+from mlmtune.errors import ConfigError
+from mlmtune.training import launch as launch_module
+from mlmtune.training.launch import Ending, count_processes, launch
+from mlmtune.training.launched import report
+from mlmtune.training.run_dir import RunDir
+
+PID = 4242
+
+
+@pytest.fixture(autouse=True)
+def as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A launch sets variables and signal handlers for good: its process has nothing else to do."""
+    for name in ("WORLD_SIZE", "RANK", "ACCELERATE_USE_CPU"):
+        monkeypatch.delenv(name, raising=False)
+    variables = dict(os.environ)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    os.environ.clear()
+    os.environ.update(variables)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    ("asked", "num_gpus", "expected"),
+    [("1", 0, 1), ("3", 0, 3), ("auto", 0, 1), ("auto", 4, 4), ("4", 4, 4), ("1", 4, 1)],
+)
+def test_the_number_of_processes(
+    monkeypatch: pytest.MonkeyPatch, asked: str, num_gpus: int, expected: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+    assert count_processes(asked) == expected
+
+
+@pytest.mark.parametrize("asked", ["0", "-1", "two", "", "1.5", "\u00b2"])
+def test_what_is_no_number_of_processes(asked: str) -> None:
+    with pytest.raises(ConfigError, match="give a number of processes, or auto"):
+        count_processes(asked)
+
+
+def test_each_process_has_a_gpu_unless_cpus_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError, match="and 2 can be seen here"):
+        count_processes("3")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    assert count_processes("3") == 3
+
+
+def test_a_launch_inside_a_launch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="another launcher"):
+        count_processes("2")
+
+
+def launch_that_ends(
+    monkeypatch: pytest.MonkeyPatch,
+    reported: list[tuple[int, int, str]],
+    exit_codes: list[tuple[int, int, int]] = [],  # noqa: B006
+    signal_number: signal.Signals | None = None,
+    run: Path | None = None,
+) -> Ending:
+    """A launch of processes that report (rank, exit code, message) and end so.
+
+    The launcher notices (rank, exit code, second): minus a signal's number where one killed it.
+    """
+
+    def elastic_launch(*_: Any) -> Any:
+        def go(*_: str) -> None:
+            for rank, code, message in reported:
+                os.environ["RANK"] = str(rank)
+                report(code, message)
+            if signal_number is not None:
+                raise SignalException("told to stop", signal_number)
+            failures = {rank: ProcessFailure(rank, PID, code, "") for rank, code, _ in exit_codes}
+            for rank, _, second in exit_codes:
+                failures[rank].timestamp = second
+            if failures:
+                raise ChildFailedError("mlmtune", failures)
+
+        return go
+
+    monkeypatch.setattr(launch_module, "elastic_launch", elastic_launch)
+    return launch(2, run, is_quiet=False)
+
+
+STOPPED = "stopped by SIGTERM; nothing more was saved"
+
+
+@pytest.mark.parametrize(
+    ("reported", "exit_codes", "code", "rank", "part"),
+    [
+        # All meet the same error; the launcher reaches the main process by SIGTERM all the same.
+        ([(1, 2, "wrong"), (0, 2, "wrong")], [(1, 2, 0), (0, 2, 0)], 2, 0, "wrong"),
+        ([(1, 3, "no text"), (0, 143, STOPPED)], [(1, 3, 0), (0, 143, 0)], 3, 1, "no text"),
+        # One alone is out of memory; the other cannot reach it any more.
+        ([(0, 1, "peer"), (1, 6, "memory")], [(0, 1, 0), (1, 6, 0)], 6, 1, "memory"),
+        ([(0, 1, "peer")], [(0, 1, 0), (1, -9, 0)], 137, 0, "process 1 was killed by SIGKILL"),
+        (
+            [(0, 143, STOPPED)],
+            [(1, -11, 0), (0, 143, 0)],
+            139,
+            0,
+            "process 1 was killed by SIGSEGV and",
+        ),
+        # The launcher itself kills those that hang.
+        ([(0, 1, "a bug")], [(0, 1, 0), (1, -9, 31)], 1, 0, "a bug"),
+        ([(1, 5, "nan")], [(1, 5, 0), (0, -9, 30)], 5, 1, "nan"),
+        # Nothing was reported: Python could not even start the command.
+        ([], [(1, 1, 0), (0, -15, 0)], 1, 0, "process 1 failed"),
+        ([], [(0, 1, 0), (1, 1, 0)], 1, 0, "process 0 failed"),
+        # The one that was told first knows what was saved.
+        ([(1, 143, "saved"), (0, 143, STOPPED)], [(1, 143, 0), (0, 143, 0)], 143, 1, "saved"),
+    ],
+)
+def test_the_cause_decides(
+    monkeypatch: pytest.MonkeyPatch,
+    reported: list[tuple[int, int, str]],
+    exit_codes: list[tuple[int, int, int]],
+    code: int,
+    rank: int,
+    part: str,
+) -> None:
+    ending = launch_that_ends(monkeypatch, reported, exit_codes)
+    assert (ending.exit_code, ending.rank) == (code, rank)
+    assert part in ending.message
+
+
+@pytest.mark.parametrize(
+    ("reported", "code", "message"),
+    [
+        ([(0, 130, "saved"), (1, 130, "saved")], 130, "saved"),
+        ([(0, 143, STOPPED), (1, 143, STOPPED)], 130, "stopped by SIGINT; nothing more was saved"),
+        ([(0, 6, "disk full"), (1, 6, "disk full")], 6, "disk full"),
+        ([(0, 0, ""), (1, 0, "")], 0, ""),
+        ([], 130, "stopped by SIGINT; nothing more was saved"),
+    ],
+)
+def test_a_signal_to_the_launcher(
+    monkeypatch: pytest.MonkeyPatch, reported: list[tuple[int, int, str]], code: int, message: str
+) -> None:
+    ending = launch_that_ends(monkeypatch, reported, signal_number=signal.SIGINT)
+    assert (ending.exit_code, ending.message) == (code, message)
+
+
+@pytest.mark.parametrize("is_of_this_launch", [True, False])
+def test_status_is_set_right_if_it_is_of_this_launch(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_of_this_launch: bool
+) -> None:
+    before = {"state": "running", "pid": PID if is_of_this_launch else PID + 1}
+    run = RunDir(tmp_path)
+    run.write_json("status.json", before)
+    launch_that_ends(monkeypatch, [(1, 1, "peer")], [(0, -9, 0), (1, 1, 0)], run=tmp_path)
+    status = run.read_json("status.json")
+    assert status is not None
+    if is_of_this_launch:
+        assert (status["state"], status["exit_code"]) == ("failed", 137)
+        assert "process 0 was killed" in status["message"]
+    else:
+        assert status == before
