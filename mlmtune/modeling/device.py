@@ -134,8 +134,6 @@ def build_accelerator(precision: str) -> Accelerator:
     if device.type == "cpu":
         keep_freed_memory()
     resolved = resolve_precision(precision, device)
-    # torch 2.13 has another name for it, which Accelerate and older versions do not know.
-    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     accelerator = Accelerator(
         mixed_precision="no" if resolved == "fp32" else resolved,
         # As a number it would give way to ACCELERATE_GRADIENT_ACCUMULATION_STEPS.
