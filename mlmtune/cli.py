@@ -362,7 +362,7 @@ def _explain(error: BaseException) -> tuple[str, int]:
             f"training.compile: the model cannot be compiled here ({why}); set it to false",
             ConfigError.exit_code,
         )
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if _is_out_of_memory(error):
         return (
             "out of memory; lower training.micro_batch_size and evaluation.batch_size (the result "
             "stays the same), or set training.gradient_checkpointing: true",
@@ -373,6 +373,14 @@ def _explain(error: BaseException) -> tuple[str, int]:
         return f"{where}cannot be written ({error.strerror}); make room", ResourceError.exit_code
     kind = type(error).__name__
     return f"unexpected {kind}: {error}; --debug shows where it happened", 1
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from mlmtune.modeling.device import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _fail(message: str, code: int, rank: int | None = None) -> NoReturn:
