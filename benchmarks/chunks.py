@@ -2,7 +2,7 @@
 
 Ours goes from documents in memory to a token store on disk, and then through every chunk of it; the
 peer's is `datasets.map`, which tokenizes, and again, which groups. `encode_batch` is the Rust
-tokenizer alone, which ours cannot outrun; `encode_batch_fast` is the same without offsets.
+tokenizer alone, with offsets and word numbers; `encode_batch_fast` is the same without them.
 With --memory, a process of its own builds a store over a folder of so many MB of .txt files.
 """
 

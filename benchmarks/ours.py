@@ -190,7 +190,7 @@ class Chunking:
 
 
 class Tokenizing:
-    """The Rust tokenizer alone over the same documents: as fast as the above could be at most."""
+    """The Rust tokenizer alone over the same documents."""
 
     def __init__(self, setting: Setting, method: str) -> None:
         self.backend = plain_backend(load_tokenizer(setting.model))

@@ -3,7 +3,6 @@
 What a command needs is imported when it runs: `--help` and config errors must not wait for torch.
 """
 
-import errno
 import json
 import os
 import signal
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from mlmtune import __version__
-from mlmtune.errors import ConfigError, MlmtuneError, ResourceError, StoppedAtOnce
+from mlmtune.errors import ConfigError, ResourceError, StoppedAtOnce, explain
 from mlmtune.training.launched import follow_launcher, is_launched, report
 
 if TYPE_CHECKING:
@@ -349,45 +348,24 @@ def _tell_launcher(code: int, message: str = "") -> bool:
 
 
 def _explain(error: BaseException) -> tuple[str, int]:
-    """Message and exit code of an error."""
-    if isinstance(error, MlmtuneError | StoppedAtOnce):
-        return str(error), error.exit_code
     # Typer's usage errors have moved between packages; what they can do has not.
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         message = " ".join(str(error.format_message()).split())
         return f"{message} (mlmtune --help shows what there is)", int(error.exit_code)
-    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        why = str(error).strip().splitlines()[0]
-        return (
-            f"training.compile: the model cannot be compiled here ({why}); set it to false",
-            ConfigError.exit_code,
-        )
-    if _is_out_of_memory(error):
-        return (
-            "out of memory; lower training.micro_batch_size and evaluation.batch_size (the result "
-            "stays the same), or set training.gradient_checkpointing: true",
-            ResourceError.exit_code,
-        )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}cannot be written ({error.strerror}); make room", ResourceError.exit_code
-    kind = type(error).__name__
-    return f"unexpected {kind}: {error}; --debug shows where it happened", 1
+    return explain(error)
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    if "torch" not in sys.modules:
-        return isinstance(error, MemoryError)
-    from mlmtune.modeling.device import is_out_of_memory
+def _fail(message: str, code: int, speaker: int | None = None) -> NoReturn:
+    """Print a message and exit.
 
-    return is_out_of_memory(error)
-
-
-def _fail(message: str, code: int, rank: int | None = None) -> NoReturn:
-    if rank is None:
-        rank = int(os.environ.get("RANK", "0"))
+    Args:
+        message: one line.
+        code: of the exit.
+        speaker: the process that the message is of, where a launcher speaks for it.
+    """
+    rank = int(os.environ.get("RANK", "0")) if speaker is None else speaker
     # The same error in all processes is printed once; what a single one meets is printed, too.
-    is_spoken = rank == 0 or code in (1, ResourceError.exit_code)
+    is_spoken = speaker is not None or rank == 0 or code in (1, ResourceError.exit_code)
     if not _tell_launcher(code, message) and is_spoken:
         prefix = "mlmtune" if rank == 0 else f"mlmtune (process {rank})"
         print(f"{prefix}: {message}", file=sys.stderr)

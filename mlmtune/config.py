@@ -228,9 +228,10 @@ class TrainingConfig(Section):
     global_batch_size: Positive = 16
     """Sequences in an optimizer step, over all processes."""
     micro_batch_size: Positive | Literal["auto"] | None = None
-    """Sequences computed at once on a device; accumulation follows, and the result stays the same.
-    By default as many as fall to a process; `auto` tries which fit into memory, and keeps to that
-    when the run is resumed. Where memory runs out all the same, it is halved."""
+    """Sequences computed at once on a device; accumulation follows, and a step stays the same to
+    rounding (with dropout on a GPU, which is drawn by micro-batch, in distribution alone). By
+    default as many as fall to a process; `auto` halves that until it fits into memory. Where memory
+    runs out in a step, a single process goes on with half. A resumed run keeps to it."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto` is bf16 where the device computes in it natively, else fp32. fp16 needs a GPU."""
     gradient_checkpointing: bool = False

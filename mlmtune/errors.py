@@ -4,6 +4,7 @@ An error's message is one line: what is wrong, where, and how to mend it. Only t
 (`mlmtune.cli`) prints errors and turns them into exit codes; every other module raises.
 """
 
+import errno
 import signal
 
 
@@ -75,3 +76,36 @@ class StoppedAtOnce(BaseException):
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signal_number).name}; nothing more was saved")
         self.exit_code = 128 + signal_number
+
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What backends say, whose errors are otherwise like any others: CUDA, PyTorch's CPU allocator."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device, or this machine, has no memory left."""
+    said = str(error) if isinstance(error, RuntimeError) else ""
+    return isinstance(error, MemoryError) or any(words in said for words in OUT_OF_MEMORY)
+
+
+def explain(error: BaseException) -> tuple[str, int]:
+    """Message and exit code of any error, in one line."""
+    if isinstance(error, MlmtuneError | StoppedAtOnce):
+        return str(error), error.exit_code
+    kind, said = type(error).__name__, " ".join(str(error).split())
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        why = (str(error).strip().splitlines() or [kind])[0]
+        return (
+            f"training.compile: the model cannot be compiled here ({why}); set it to false",
+            ConfigError.exit_code,
+        )
+    if is_out_of_memory(error):
+        return (
+            "out of memory; lower training.micro_batch_size and evaluation.batch_size, set "
+            "training.gradient_checkpointing: true, or use a smaller model",
+            ResourceError.exit_code,
+        )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}cannot be written ({error.strerror}); make room", ResourceError.exit_code
+    return f"unexpected {kind}: {said}; --debug shows where it happened", 1

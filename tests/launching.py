@@ -7,7 +7,9 @@ from typing import Any
 import torch
 
 TIMEOUT_SECONDS = 240
-LAUNCH_VARIABLES = ("ACCELERATE_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_")
+LAUNCH_VARIABLES = (
+    "ACCELERATE_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_", "MLMTUNE_LAUNCH",
+)  # fmt: skip
 
 
 def environment(**variables: str) -> dict[str, str]:

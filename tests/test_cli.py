@@ -239,6 +239,17 @@ def test_debug_shows_where(
         cli.main()
 
 
+def test_what_one_of_several_processes_met_is_said(
+    command: Command, monkeypatch: pytest.MonkeyPatch, config_file: Callable[..., Path]
+) -> None:
+    from mlmtune.training import launch
+
+    ending = launch.Ending(3, "no text", rank=1)
+    monkeypatch.setattr(launch, "launch", lambda *_, **__: ending)
+    result = command("train", "--nproc", "2", "--config", config_file())
+    assert (result.code, result.err) == (3, "mlmtune (process 1): no text\n")
+
+
 @pytest.mark.parametrize(
     ("error", "code", "parts"),
     [

@@ -13,23 +13,13 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from launching import TIMEOUT_SECONDS, environment, torchrun
 from safetensors.torch import load_file
 
 from mlmtune.config_loading import load_config
 from mlmtune.training.checkpoint import find_fault
 from mlmtune.training.job import Options
 from mlmtune.training.loop import train
-
-TIMEOUT_SECONDS = 240
-LAUNCH_VARIABLES = (
-    "ACCELERATE_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_", "MLMTUNE_LAUNCH",
-)  # fmt: skip
-
-
-def environment(**variables: str) -> dict[str, str]:
-    """A child's: as many threads as here, for the same bits, and no launcher's leftovers."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCH_VARIABLES)}
-    return {**kept, "OMP_NUM_THREADS": str(torch.get_num_threads()), **variables}
 
 
 @contextmanager
@@ -57,10 +47,6 @@ def launch(*arguments: Any, **variables: str) -> subprocess.CompletedProcess[str
         env=environment(**variables),
         timeout=TIMEOUT_SECONDS,
     )
-
-
-def torchrun(num_processes: int) -> list[str]:
-    return ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
 
 
 def wait_for(child: subprocess.Popen[str], beginning: str) -> None:
@@ -166,7 +152,7 @@ def test_processes_that_would_run_alone_are_refused(
     config_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # with GPUs plain torchrun would be right
-    launched = launch(*torchrun(2), "-m", "mlmtune", "train", "--config", config_file())
+    launched = launch(*torchrun("-m", "mlmtune", "train", "--config", config_file())[1:])
     assert launched.returncode != 0
     said = [line for line in launched.stderr.splitlines() if line.startswith("mlmtune: ")]
     assert len(said) == 1
@@ -199,7 +185,7 @@ def test_a_signal_to_one_of_two_processes_saves_the_same_step_and_ends_both(
         "checkpoint": {"every": None},
     }
     run = ("-m", "mlmtune", "train", "--config", config_file(**sections))
-    with started(*torchrun(2), *run, ACCELERATE_USE_CPU="true") as launcher:
+    with started(*torchrun(*run)[1:], ACCELERATE_USE_CPU="true") as launcher:
         wait_for(launcher, "step 3/")
         workers(launcher)[1].send_signal(signal.SIGTERM)
         launcher.communicate(timeout=TIMEOUT_SECONDS)

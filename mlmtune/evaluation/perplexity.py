@@ -17,9 +17,9 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
 from mlmtune.config import EvaluationConfig, MaskingConfig
-from mlmtune.errors import DataError, DivergedError, ResourceError
+from mlmtune.errors import DataError, DivergedError, ResourceError, is_out_of_memory
 from mlmtune.masking.collator import IGNORE_INDEX, MaskingCollator
-from mlmtune.modeling.device import free_cached_memory, is_out_of_memory
+from mlmtune.modeling.device import free_cached_memory
 from mlmtune.modeling.masked_head import MaskedHead
 from mlmtune.randomness import key, permute
 from mlmtune.tokens.chunking import ChunkView
@@ -93,7 +93,7 @@ class Evaluator:
         tokenizer: names the mask token.
         config: seed, rate, batch size, and how many chunks.
         with_token_type_ids: whether the model has token types.
-        pads_masked_positions: for a compiled model; see MaskingCollator.
+        is_for_compiled_model: for a compiled model; see MaskingCollator.
     """
 
     def __init__(
@@ -103,14 +103,14 @@ class Evaluator:
         config: EvaluationConfig,
         *,
         with_token_type_ids: bool,
-        pads_masked_positions: bool = False,
+        is_for_compiled_model: bool = False,
     ) -> None:
         self._view = view
         self._collator = MaskingCollator(
             tokenizer,
             MaskingConfig(mlm_probability=config.mlm_probability),
             with_token_type_ids=with_token_type_ids,
-            pads_masked_positions=pads_masked_positions,
+            is_for_compiled_model=is_for_compiled_model,
         )
         self._seed = config.seed
         self._batch_size = config.batch_size

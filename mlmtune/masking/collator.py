@@ -75,8 +75,8 @@ class MaskingCollator:
         tokenizer: names the mask token, and the tokens that must not be drawn as replacements.
         config: strategy and rates.
         with_token_type_ids: whether the model has token types.
-        pads_masked_positions: make M nearly always the same for batches of one shape, as a
-            compiled model wants it.
+        is_for_compiled_model: give batches of one shape nearly always the same M, by padding, and
+            an attention mask.
 
     Raises:
         ConfigError: the tokenizer has no mask token.
@@ -88,7 +88,7 @@ class MaskingCollator:
         config: MaskingConfig,
         *,
         with_token_type_ids: bool,
-        pads_masked_positions: bool = False,
+        is_for_compiled_model: bool = False,
     ) -> None:
         if tokenizer.mask_token_id is None:
             raise ConfigError(
@@ -100,7 +100,7 @@ class MaskingCollator:
         self._config = config
         self._select = SELECTORS[config.strategy]
         self._with_token_type_ids = with_token_type_ids
-        self._pads_masked_positions = pads_masked_positions
+        self._is_for_compiled_model = is_for_compiled_model
 
     def __call__(self, chunks: ChunkBatch, keys: UInt64Array) -> MaskedBatch:
         """Mask a batch.
@@ -121,13 +121,14 @@ class MaskingCollator:
         )
         attention_mask = None
         width = corrupted.shape[1]
-        if (chunks.lengths < width).any():
+        # One that is always there keeps a compiled model to one graph.
+        if self._is_for_compiled_model or (chunks.lengths < width).any():
             attention_mask = torch.from_numpy(
                 (np.arange(width) < chunks.lengths[:, None]).astype(np.int64)
             )
         positions = np.flatnonzero(selected)
         num_masked_tokens = len(positions)
-        if self._pads_masked_positions:
+        if self._is_for_compiled_model:
             positions = self._padded(positions, selected)
         return MaskedBatch(
             input_ids=torch.from_numpy(corrupted),

@@ -17,7 +17,6 @@ from accelerate.utils import (
     broadcast_object_list,
     parse_flag_from_env,
 )  # fmt: skip
-from accelerate.utils.memory import should_reduce_batch_size
 
 from mlmtune.errors import ConfigError, MlmtuneError
 
@@ -92,14 +91,6 @@ def _survives_bf16() -> bool:
         finally:
             os._exit(status)  # an error must not go on as a second copy of the whole program
     return os.waitpid(child, 0)[1] == 0
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device, or this machine, has no memory left."""
-    # Accelerate knows the words of each backend; PyTorch has a class for accelerators alone.
-    return isinstance(error, MemoryError) or (
-        isinstance(error, Exception) and should_reduce_batch_size(error)
-    )
 
 
 def free_cached_memory(device: torch.device) -> None:

@@ -24,19 +24,21 @@ DRAWS_IN_64_BITS = 4
 class KeyedDropout(TorchFunctionMode):
     """While active, `torch.nn.functional.dropout` draws by these keys, wherever it is called.
 
-    Modules call it, and so do the attention functions of transformers. Tensors whose first
-    dimension is not B, or B times as many heads, are left to PyTorch, and so are other devices.
+    Modules call it, and so does the eager attention of transformers. A tensor of at least three
+    dimensions, of which the first is B or B times as many heads, is drawn by sequence; one of two,
+    such as an embedding of positions, is the same for all sequences. Others are left to PyTorch.
 
     Args:
         row_keys: (B,) one key for each sequence of the batch that is about to be computed.
+        shared_key: (1,) for what belongs to no sequence.
         num_calls: how often dropout was drawn before in this forward pass.
     """
 
     _active: ClassVar[list["KeyedDropout"]] = []
 
-    def __init__(self, row_keys: UInt64Array, num_calls: int = 0) -> None:
+    def __init__(self, row_keys: UInt64Array, shared_key: UInt64Array, num_calls: int = 0) -> None:
         super().__init__()
-        self._row_keys = row_keys
+        self._row_keys, self._shared_key = row_keys, shared_key
         self._num_calls = num_calls
 
     def __enter__(self) -> Self:
@@ -55,7 +57,8 @@ class KeyedDropout(TorchFunctionMode):
         """`context_fn` of torch.utils.checkpoint: what is computed again is dropped as before."""
         again: AbstractContextManager[Any] = nullcontext()
         if cls._active:
-            again = cls(cls._active[-1]._row_keys, cls._active[-1]._num_calls)
+            now = cls._active[-1]
+            again = cls(now._row_keys, now._shared_key, now._num_calls)
         return nullcontext(), again
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -66,17 +69,17 @@ class KeyedDropout(TorchFunctionMode):
     def _dropout(
         self, input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
     ) -> torch.Tensor:
-        num_rows = len(self._row_keys)
+        keys = self._row_keys if input.ndim > 2 else self._shared_key
         num_levels_dropped = round(p * LEVELS)
         if (
             not training
             or not 0 < num_levels_dropped < LEVELS
             or input.device.type != "cpu"
-            or input.shape[0] % num_rows
+            or input.shape[0] % len(keys)
         ):
             return functional.dropout(input, p, training, inplace)
         self._num_calls += 1
-        draws = _draw(key(self._row_keys, self._num_calls), input.numel() // num_rows)
+        draws = _draw(key(keys, self._num_calls), input.numel() // len(keys))
         keep = draws.reshape(input.shape) >= num_levels_dropped - LEVELS // 2
         scale = LEVELS / (LEVELS - num_levels_dropped)
         kept: torch.Tensor = _Keep.apply(input, keep, scale)  # type: ignore[no-untyped-call]

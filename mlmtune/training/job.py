@@ -81,8 +81,12 @@ class Job:
     @property
     def keys_dropout(self) -> bool:
         """Whether dropout is drawn by the keys of sequences, not by the device's generator."""
-        # A compiled model has dropout of its own.
-        return self.accelerator.device.type == "cpu" and not self.config.training.compile
+        # A compiled model has dropout of its own, and so has attention that is not eager.
+        return (
+            self.accelerator.device.type == "cpu"
+            and not self.config.training.compile
+            and self.parts.loaded.attn_implementation == "eager"
+        )
 
     @property
     def plain_optimizer(self) -> torch.optim.Optimizer:
@@ -100,6 +104,13 @@ def start(
 ) -> Job:
     bare = parts.loaded.model
     if parts.config.training.compile:
+        if parts.config.chunking.mode == "per_document":
+            raise ConfigError(
+                "training.compile needs sequences of one length; set it to false, or "
+                "chunking.mode: concatenate"
+            )
+        # A graph for each shape: whole and last batches, in training and evaluation.
+        torch._dynamo.config.recompile_limit = 32
         bare.compile(dynamic=False)
     if parts.config.training.gradient_checkpointing:
         _enable_checkpointing(bare, is_compiled=parts.config.training.compile)
@@ -230,7 +241,7 @@ def with_recorded_choices(config: Config, options: Options) -> Config:
     """
     run = Path(config.run.output_dir)
     if options.resume != "auto":
-        run = Path(options.resume).parent.parent
+        run = Path(options.resume).expanduser().resolve().parent.parent
     path = run.expanduser() / "config.resolved.yaml"
     if options.resume == "never" or not path.is_file():
         return config

@@ -18,11 +18,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from mlmtune.errors import ConfigError, ResourceError, StoppedAtOnce
-from mlmtune.training.launched import LAUNCHER, REPORTS, Report, read_reports
+from mlmtune.training.launched import GRACE_SECONDS, LAUNCHER, REPORTS, Report, read_reports
 from mlmtune.training.run_dir import RunDir
-
-SHUTDOWN_SECONDS = 300
-"""After a signal: time for the step under way and the checkpoint, before processes are killed."""
 
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 OF_ANOTHER = (1, 128 + signal.SIGABRT)
@@ -121,7 +118,7 @@ def _prepare_environment(num_processes: int) -> None:
         os.environ["ACCELERATE_USE_CPU"] = "true"
     os.environ.setdefault("OMP_NUM_THREADS", str(max(torch.get_num_threads() // num_processes, 1)))
     # Read by torch 2.12 and later; 30 seconds before.
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SHUTDOWN_SECONDS))
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(GRACE_SECONDS))
 
 
 def _launch_config(num_processes: int, folder: Path) -> LaunchConfig:
@@ -170,9 +167,8 @@ def _ending_by_failure(
         # Those that do not answer SIGTERM are killed by torch after 30 seconds.
         if rank not in reports and failure.timestamp - first_time < 20
     ]
-    ending = _first(endings)
-    assert ending is not None
-    return ending
+    # Without any, all had done their work and said so before Python's end went wrong.
+    return _first(endings) or Ending(0)
 
 
 def _first(endings: Iterable[Ending]) -> Ending | None:

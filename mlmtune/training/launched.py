@@ -15,8 +15,8 @@ REPORTS = "MLMTUNE_REPORTS"
 
 FOLLOW_SECONDS = 0.5
 """How often a process looks whether its launcher is still there."""
-GRACE_SECONDS = 60
-"""Time to save in, once the launcher is gone."""
+GRACE_SECONDS = 300
+"""After a signal, or without a launcher: time for the step under way and the checkpoint."""
 
 
 @dataclass(frozen=True)

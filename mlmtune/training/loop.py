@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,9 +20,10 @@ from mlmtune.errors import (
     ConfigError,
     DivergedError,
     Interrupted,
-    MlmtuneError,
     ResourceError,
     StoppedAtOnce,
+    explain,
+    is_out_of_memory,
 )  # fmt: skip
 from mlmtune.evaluation.perplexity import Evaluation
 from mlmtune.masking.collator import MaskedBatch
@@ -29,7 +31,6 @@ from mlmtune.modeling.device import (
     build_accelerator,
     decided_by_main,
     free_cached_memory,
-    is_out_of_memory,
 )  # fmt: skip
 from mlmtune.modeling.dropout import KeyedDropout
 from mlmtune.training.checkpoint import checkpoint_path, prune, save_checkpoint
@@ -64,11 +65,15 @@ def train(config: Config, options: Options) -> dict[str, Any] | None:
         MlmtuneError: see `mlmtune.errors`; status.json holds the reason too.
     """
     with ExitStack() as stack:
+        asked = config.training.micro_batch_size
         config = with_recorded_choices(config, options)
         accelerator = build_accelerator(config.training.precision)
-        stack.callback(_leave, accelerator)
+        stack.push(partial(_leave, accelerator))
         progress = Progress(is_main=accelerator.is_main_process, is_quiet=options.is_quiet)
         stack.callback(progress.stop)
+        kept = config.training.micro_batch_size
+        if isinstance(asked, int) and asked != kept:
+            progress.say(f"micro batches of {kept} as in this run so far, not of {asked}")
         run = _open_run(config, options, accelerator, stack)
         if options.resume == "auto" and is_complete(run, config):
             progress.result(f"{run.path} is already complete; see {run.model}")
@@ -124,9 +129,7 @@ def _recording_failure(run: RunDir, accelerator: Accelerator) -> Iterator[None]:
         yield
     except BaseException as error:
         if accelerator.is_main_process:
-            exit_code, message = 1, f"{type(error).__name__}: {error}"
-            if isinstance(error, MlmtuneError | StoppedAtOnce):
-                exit_code, message = error.exit_code, str(error)
+            message, exit_code = explain(error)
             stopped = isinstance(error, Interrupted | StoppedAtOnce)
             with suppress(ResourceError):  # a full disk must not hide what happened first
                 run.write_status(
@@ -135,10 +138,12 @@ def _recording_failure(run: RunDir, accelerator: Accelerator) -> Iterator[None]:
         raise
 
 
-def _leave(accelerator: Accelerator) -> None:
+def _leave(accelerator: Accelerator, kind: type[BaseException] | None, *_: object) -> None:
     """Take the process group down; gloo hangs on it now and then unless the model went first."""
     accelerator.free_memory()
-    accelerator.end_training()
+    # NCCL would wait here for processes that are still in the step in which this one failed.
+    if accelerator.device.type == "cpu" or kind is None or issubclass(kind, Interrupted):
+        accelerator.end_training()
 
 
 def _see_the_same(job: Job) -> None:
@@ -215,7 +220,10 @@ def _train_to_the_end(job: Job) -> None:
         if agreed.signal_number is not None:
             _save_and_stop(job, agreed.signal_number)
 
+        parts = job.parts
         learning_rate, gradient_norm = take_step(job, batches, agreed.num_masked_tokens)
+        if job.parts is not parts:  # smaller micro-batches from here on
+            _write_resolved_config(job)
         state.elapsed_seconds = clock.elapsed_seconds
         job.progress.step()
 
@@ -316,7 +324,6 @@ def _add_up_gradients(job: Job, batches: list[MaskedBatch], scale: float) -> lis
             raise
     # Here, not above: the error holds on to the tensors that did not fit.
     shrink_micro_batch(job)
-    _write_resolved_config(job)
     job.optimizer.zero_grad()
     free_cached_memory(job.accelerator.device)
     return _add_up_gradients(job, job.parts.stream.micro_batches(job.state.step), scale)
@@ -325,7 +332,9 @@ def _add_up_gradients(job: Job, batches: list[MaskedBatch], scale: float) -> lis
 def _add_gradients(job: Job, batches: list[MaskedBatch], index: int, scale: float) -> torch.Tensor:
     accelerator, stream = job.accelerator, job.parts.stream
     torch.manual_seed(stream.generator_seed(job.state.step, index))
-    dropout = KeyedDropout(stream.dropout_keys(job.state.step, index))
+    dropout = KeyedDropout(
+        stream.dropout_keys(job.state.step, index), stream.shared_dropout_key(job.state.step)
+    )
     exchanges = index == len(batches) - 1
     with nullcontext() if exchanges else accelerator.no_sync(job.model):
         with dropout if job.keys_dropout else nullcontext():

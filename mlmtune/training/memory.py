@@ -1,6 +1,7 @@
 """Memory: what a run takes, what there is, and the micro batch that fits.
 
-The global batch never changes: a smaller micro batch means more accumulation, and the same result.
+The global batch never changes: a smaller micro batch means more accumulation, and the same steps to
+rounding (on a GPU dropout, if there is any, is drawn anew).
 """
 
 import os
@@ -10,8 +11,8 @@ from typing import Any
 import psutil
 import torch
 
-from mlmtune.errors import ResourceError
-from mlmtune.modeling.device import free_cached_memory, is_out_of_memory
+from mlmtune.errors import ResourceError, is_out_of_memory
+from mlmtune.modeling.device import free_cached_memory
 from mlmtune.training.job import Job
 from mlmtune.training.setup import Parts
 
@@ -51,20 +52,22 @@ def estimate_memory(parts: Parts, micro_batch_size: int) -> int:
 
 
 def available_bytes() -> int:
-    """Memory of this machine, or of this container, that nothing uses yet."""
+    """Memory of this machine, or of this container, that nothing uses or only the file cache."""
     available = int(psutil.virtual_memory().available)
     try:
         limit = int((CGROUP / "memory.max").read_text())
-        available = min(available, limit - int((CGROUP / "memory.current").read_text()))
-    except (OSError, ValueError):  # no container, or one without a limit ("max")
-        pass
-    return max(available, 0)
+        used = int((CGROUP / "memory.current").read_text())
+        counts = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        cached = int(counts["active_file"]) + int(counts["inactive_file"])
+    except (OSError, ValueError, KeyError):  # no container, or one without a limit ("max")
+        return available
+    return max(min(available, limit - used + cached), 0)
 
 
 def fit_micro_batch(job: Job) -> None:
-    """Find the largest micro batch that fits, halving; all processes settle on the same.
+    """Halve the micro batch until it fits, and record it; all processes settle on the same.
 
-    On a GPU, a micro batch of real chunks is computed, forward and backward, beside memory set
+    On a GPU, micro batches of real chunks are computed, forward and backward, beside memory set
     aside for the moments that the first step will add. On a CPU nothing is tried, because a
     process that asks for too much is killed without a word: there the estimate decides.
 
@@ -73,7 +76,9 @@ def fit_micro_batch(job: Job) -> None:
     """
     while not _fits_everywhere(job):
         _halve(job)
-    job.progress.say(f"micro batches of {job.parts.plan.micro_batch_size} fit into memory")
+    size = job.parts.plan.micro_batch_size
+    job.parts = job.parts.with_micro_batch_size(size)
+    job.progress.say(f"micro batches of {size} fit into memory")
 
 
 def shrink_micro_batch(job: Job) -> None:
@@ -87,8 +92,7 @@ def shrink_micro_batch(job: Job) -> None:
     if job.accelerator.num_processes > 1:
         raise ResourceError(
             f"out of memory in step {job.state.step + 1} with micro batches of {size}; go on with "
-            f"--resume auto training.micro_batch_size={max(1, size // 2)} (the result stays the "
-            "same)"
+            f"--resume auto training.micro_batch_size={max(1, size // 2)} (the steps stay the same)"
         )
     _halve(job)
     plan = job.parts.plan
@@ -133,9 +137,10 @@ def _can_compute(job: Job) -> bool:
         if not job.plain_optimizer.state:
             num_bytes = MOMENTS_BYTES_PER_PARAMETER * job.parts.loaded.num_parameters
             moments = torch.empty(num_bytes, dtype=torch.uint8, device=device)
-        batch = job.parts.stream.micro_batches(job.state.step)[0]
-        with job.accelerator.no_sync(job.model):
-            job.accelerator.backward(job.parts.head.loss_sum(job.model, batch.to(device)))
+        # The second one finds the gradients of the first in memory.
+        for batch in job.parts.stream.micro_batches(job.state.step)[:2]:
+            with job.accelerator.no_sync(job.model):
+                job.accelerator.backward(job.parts.head.loss_sum(job.model, batch.to(device)))
         del moments
     except Exception as error:
         if not is_out_of_memory(error):

@@ -2,8 +2,11 @@
 
 import os
 import shutil
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
+
+import torch
 
 from mlmtune.evaluation.fill_mask import fill_mask
 from mlmtune.training.checkpoint import checkpoint_path, load_weights, save_model
@@ -113,8 +116,11 @@ def _show_examples(job: Job) -> None:
 def fill_examples(job: Job) -> list[Any]:
     if not job.accelerator.is_main_process:
         return []
-    return [
-        [[asdict(prediction) for prediction in mask] for mask in
-         fill_mask(job.module, job.parts.loaded.tokenizer, text)]
-        for text in job.config.evaluation.examples
-    ]  # fmt: skip
+    # Sentences are of any length: a compiled model would be compiled anew for each.
+    plainly = job.config.training.compile
+    with torch.compiler.set_stance("force_eager") if plainly else nullcontext():
+        return [
+            [[asdict(prediction) for prediction in mask] for mask in
+             fill_mask(job.module, job.parts.loaded.tokenizer, text)]
+            for text in job.config.evaluation.examples
+        ]  # fmt: skip

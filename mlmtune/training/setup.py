@@ -108,7 +108,7 @@ def build_measurable(
         loaded.tokenizer,
         config.evaluation,
         with_token_type_ids=loaded.has_token_types,
-        pads_masked_positions=config.training.compile,
+        is_for_compiled_model=config.training.compile,
     )
     return Measurable(loaded, head, store, splits, evaluator)
 
@@ -131,7 +131,7 @@ def build_parts(config: Config, accelerator: Accelerator, say: Callable[[str], N
         loaded.tokenizer,
         config.masking,
         with_token_type_ids=loaded.has_token_types,
-        pads_masked_positions=config.training.compile,
+        is_for_compiled_model=config.training.compile,
     )
     stream = TrainingStream(
         train, collator, plan, seed=config.run.seed, process_index=accelerator.process_index

@@ -84,6 +84,10 @@ class TrainingStream:
         items = self._items[micro_batch * size : (micro_batch + 1) * size]
         return key(self._seed, DROPOUT_STREAM, step, items)
 
+    def shared_dropout_key(self, step: int) -> UInt64Array:
+        """(1,) a key for what all sequences of a step share."""
+        return key(self._seed, DROPOUT_STREAM, step)
+
     def generator_seed(self, step: int, micro_batch: int) -> int:
         """Seed of what a device draws by itself, so that no generator's state need be saved."""
         seed = key(self._seed, GENERATOR_STREAM, step, micro_batch, self._process_index)

@@ -32,7 +32,7 @@ def collate(tokenizer):
             tokenizer,
             MaskingConfig(**settings),
             with_token_type_ids=with_token_type_ids,
-            pads_masked_positions=padded,
+            is_for_compiled_model=padded,
         )
         return collator(chunks, keys)
 

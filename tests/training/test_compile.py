@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from mlmtune.errors import ConfigError
 from mlmtune.masking.collator import COUNT_MULTIPLE
 from mlmtune.modeling.masked_head import MaskedHead
 
@@ -50,4 +51,19 @@ def test_a_compiled_run_takes_the_same_steps_with_one_graph(
 def test_the_result_loads_as_one_that_was_not_compiled(runs: Any) -> None:
     run = runs.train(training={**TRAINING, "max_steps": 2, "compile": True})
     expected = runs.train("expected", training={**TRAINING, "max_steps": 2})
-    assert run.weights.keys() == expected.weights.keys()
+    weights = run.weights
+    assert weights.keys() == expected.weights.keys()
+    for name, weight in expected.weights.items():
+        assert torch.allclose(weights[name], weight, rtol=1e-4, atol=1e-6), name
+
+
+def test_sentences_of_other_lengths_are_not_compiled(runs: Any) -> None:
+    examples = ["the [MASK] .", "the storage account of the [MASK] is the cluster ."]
+    evaluation = {"every": None, "max_chunks": 4, "batch_size": 4, "examples": examples}
+    runs.train(training={**TRAINING, "max_steps": 2, "compile": True}, evaluation=evaluation)
+    assert counters["stats"]["unique_graphs"] == 2
+
+
+def test_sequences_of_many_lengths_are_refused(runs: Any) -> None:
+    with pytest.raises(ConfigError, match=r"chunking\.mode: concatenate"):
+        runs.train(training={**TRAINING, "compile": True}, chunking={"mode": "per_document"})

@@ -121,6 +121,8 @@ STOPPED = "stopped by SIGTERM; nothing more was saved"
         # Nothing was reported: Python could not even start the command.
         ([], [(1, 1, 0), (0, -15, 0)], 1, 0, "process 1 failed"),
         ([], [(0, 1, 0), (1, 1, 0)], 1, 0, "process 0 failed"),
+        # All was done; a library fell over while Python ended.
+        ([(0, 0, ""), (1, 0, "")], [(1, -11, 0)], 0, 0, ""),
         # The one that was told first knows what was saved.
         ([(1, 143, "saved"), (0, 143, STOPPED)], [(1, 143, 0), (0, 143, 0)], 143, 1, "saved"),
     ],

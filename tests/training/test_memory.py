@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import yaml
 
-from mlmtune.errors import Interrupted, ResourceError
-from mlmtune.modeling.device import is_out_of_memory
+from mlmtune.errors import Interrupted, ResourceError, is_out_of_memory
 from mlmtune.modeling.masked_head import MaskedHead
 from mlmtune.training import loop, memory
 
@@ -166,6 +166,25 @@ def test_auto_finds_the_largest_by_halving_and_keeps_to_it(
     assert recorded(run)["micro_batch_size"] == 2
 
 
+def test_auto_is_recorded_where_the_first_size_fits(runs: Any) -> None:
+    run = runs.train(training={**SIZES, "micro_batch_size": "auto"})
+    assert recorded(run)["micro_batch_size"] == 8
+
+
+def test_a_larger_micro_batch_than_fitted_is_not_taken_without_a_word(
+    runs: Any, room_for: Callable[[int], list[int]], stopping_after: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    room_for(4)
+    sections: dict[str, Any] = {
+        "training": {**SIZES, "micro_batch_size": 8}, "evaluation": {"batch_size": 4},
+    }  # fmt: skip
+    with stopping_after(2), pytest.raises(Interrupted):
+        runs.train(**sections)
+    runs.train(**sections, resume="auto")
+    assert "micro batches of 4 as in this run so far, not of 8" in capsys.readouterr().out
+
+
 def test_a_trial_on_a_device_leaves_no_trace(
     runs: Any, room_for: Callable[[int], list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,13 +199,16 @@ def test_a_trial_on_a_device_leaves_no_trace(
 
 
 def test_the_container_s_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory_of_the_machine = SimpleNamespace(available=9000)
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: memory_of_the_machine)
     monkeypatch.setattr(memory, "CGROUP", tmp_path)
-    of_the_machine = memory.available_bytes()
+    assert memory.available_bytes() == 9000
     (tmp_path / "memory.max").write_text("max\n")
-    assert memory.available_bytes() == pytest.approx(of_the_machine, rel=0.2)
+    assert memory.available_bytes() == 9000
     (tmp_path / "memory.max").write_text("5000\n")
-    (tmp_path / "memory.current").write_text("3000\n")
-    assert memory.available_bytes() == 2000
+    (tmp_path / "memory.current").write_text("4000\n")
+    (tmp_path / "memory.stat").write_text("anon 1500\nactive_file 500\ninactive_file 2000\n")
+    assert memory.available_bytes() == 5000 - 4000 + 2500  # the file cache gives way
 
 
 def test_several_processes_are_told_how_to_go_on(
