@@ -146,7 +146,7 @@ def _ending_by_signal(reports: Mapping[int, Report], signal_number: int) -> Endi
     if main is not None and main.exit_code == 0:
         return Ending(0)  # it was at its end already
     code = 128 + signal_number
-    if main is not None and main.exit_code == code:
+    if main is not None and main.exit_code in STOPPED:
         return Ending(code, main.message)
     return Ending(code, str(StoppedAtOnce(signal_number)))
 

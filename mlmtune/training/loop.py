@@ -261,13 +261,14 @@ def agree(job: Job, num_masked_tokens: int) -> _Agreement:
     if job.accelerator.num_processes == 1:
         return _Agreement(num_masked_tokens, signal_number, is_late)
     mine = torch.tensor(
-        [num_masked_tokens, bool(job.stop), is_late and job.accelerator.is_main_process],
+        [num_masked_tokens, is_late and job.accelerator.is_main_process,
+         signal_number == signal.SIGINT, signal_number == signal.SIGTERM],
         dtype=torch.int64, device=job.accelerator.device,
     )  # fmt: skip
-    masked, stopped, late = job.accelerator.reduce(mine, reduction="sum").tolist()
-    if stopped and signal_number is None:
-        signal_number = int(signal.SIGTERM)
-    return _Agreement(masked, signal_number if stopped else None, bool(late))
+    masked, late, interrupts, terms = job.accelerator.reduce(mine, reduction="sum").tolist()
+    # The same in all, so that they say the same: it may not have reached each of them yet.
+    agreed = signal.SIGINT if interrupts else signal.SIGTERM if terms else None
+    return _Agreement(masked, agreed, bool(late))
 
 
 def take_step(job: Job, batches: list[MaskedBatch], num_masked_tokens: int) -> tuple[float, float]:
