@@ -84,6 +84,7 @@ def _plan_lines(parts: Parts, device: str) -> Iterator[tuple[str, str]]:
     yield (
         "device",
         f"{device}, {config.training.precision}, {loaded.attn_implementation} attention, "
+        f"{'compiled, ' if config.training.compile else ''}"
         f"head on {'masked positions' if parts.head.is_sparse else 'all positions'}",
     )
     for kind in ("files", "documents"):

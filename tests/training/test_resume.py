@@ -12,6 +12,7 @@ from runs import assert_same_end
 
 from mlmtune.errors import CheckpointError, Interrupted
 from mlmtune.evaluation.perplexity import Evaluator
+from mlmtune.modeling import loading
 from mlmtune.training import checkpoint, loop
 
 # Epochs end in steps 4 and 7; evaluations take four batches; metrics span two steps.
@@ -262,3 +263,18 @@ def test_what_only_shows_may_change(runs: Any, stopped: Any, expected: Any) -> N
     sections = changed("training", log_every=1)
     run = runs.train(**{**sections, "checkpoint": {"every": 1, "keep": 5}}, resume="auto")
     assert run.model_bytes == expected.model_bytes
+
+
+def test_a_resumed_run_keeps_what_was_decided_for_it(
+    runs: Any, stopped: Any, expected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = [(None, None, None, None, "sdpa")]  # another version's table, or another machine's
+    monkeypatch.setattr(loading, "ATTENTION_TABLE", chosen)
+    run = runs.train(**SECTIONS, resume="auto")
+    assert "attn_implementation: eager" in (run.path / "config.resolved.yaml").read_text()
+    assert run.model_bytes == expected.model_bytes
+
+
+def test_a_choice_of_the_user_s_own_that_changed_is_refused(runs: Any, stopped: Any) -> None:
+    with pytest.raises(CheckpointError, match=r"model\.attn_implementation: eager in the "):
+        runs.train(**changed("model", attn_implementation="sdpa"), resume="auto")
