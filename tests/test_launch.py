@@ -21,6 +21,13 @@ from mlmtune.training.checkpoint import find_fault
 from mlmtune.training.job import Options
 from mlmtune.training.loop import train
 
+ENDLESS: dict[str, dict[str, Any]] = {
+    "training": {"max_steps": 100_000, "log_every": 1},
+    "evaluation": {"every": None},
+    "checkpoint": {"every": None},
+}
+"""A run that ends by what is done to it, and saves nothing before."""
+
 
 @contextmanager
 def started(*arguments: Any, **variables: str) -> Iterator[subprocess.Popen[str]]:
@@ -179,12 +186,7 @@ def test_accelerate_launches_the_installed_command(
 def test_a_signal_to_one_of_two_processes_saves_the_same_step_and_ends_both(
     config_file: Callable[..., Path], tmp_path: Path
 ) -> None:
-    sections: dict[str, dict[str, Any]] = {
-        "training": {"max_steps": 100_000, "log_every": 1},
-        "evaluation": {"every": None},
-        "checkpoint": {"every": None},
-    }
-    run = ("-m", "mlmtune", "train", "--config", config_file(**sections))
+    run = ("-m", "mlmtune", "train", "--config", config_file(**ENDLESS))
     with started(*torchrun(*run)[1:], ACCELERATE_USE_CPU="true") as launcher:
         wait_for(launcher, "step 3/")
         workers(launcher)[1].send_signal(signal.SIGTERM)
@@ -215,13 +217,8 @@ def test_what_keeps_the_main_process_from_starting_stops_the_others_at_once(
 def test_nproc_ends_as_the_run_does_and_leaves_nobody_behind(
     config_file: Callable[..., Path], tmp_path: Path
 ) -> None:
-    sections: dict[str, dict[str, Any]] = {
-        "training": {"max_steps": 100_000, "log_every": 1},
-        "evaluation": {"every": None},
-        "checkpoint": {"every": None},
-    }
     run = tmp_path / "run"
-    command = ("-m", "mlmtune", "train", "--nproc", 2, "--config", config_file(**sections))
+    command = ("-m", "mlmtune", "train", "--nproc", 2, "--config", config_file(**ENDLESS))
 
     with started(*command) as launcher:  # Ctrl-C reaches the terminal's whole process group
         wait_for(launcher, "step 3/")
