@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from mlmtune import __version__
+from mlmtune.console import Console
 from mlmtune.errors import ConfigError, ResourceError, StoppedAtOnce, explain
 from mlmtune.training.launched import follow_launcher, is_launched, report
 
@@ -53,6 +54,10 @@ NumProcesses = Annotated[
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print the result alone.")]
+Refresh = Annotated[
+    bool,
+    typer.Option("--refresh", help="Look up again where branches of git repositories are."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -140,9 +145,12 @@ def evaluate(
     from mlmtune.training.setup import build_measurable
 
     accelerator = build_accelerator(settings.training.precision)
-    measurable = build_measurable(settings, accelerator, _note)
+    console = Console(is_main=accelerator.is_main_process, notes_to_stderr=True)
+    measurable = build_measurable(settings, accelerator, console)
     if measurable.loaded.head_is_new:
-        _note(f"{model} has no masked-LM head; it gets a new one, so its perplexity says little")
+        console.say(
+            f"{model} has no masked-LM head; it gets a new one, so its perplexity says little"
+        )
     prepared = accelerator.prepare_model(measurable.loaded.model, evaluation_mode=True)
     evaluation = measurable.evaluator.run(
         accelerator, accelerator.unwrap_model(prepared), measurable.head
@@ -194,7 +202,10 @@ def fill(
         seed=0,
     )
     if loaded.head_is_new:
-        _note(f"{model} has no masked-LM head; it gets a new one, so its predictions mean nothing")
+        console = Console(notes_to_stderr=True)
+        console.say(
+            f"{model} has no masked-LM head; it gets a new one, so its predictions mean nothing"
+        )
     filled = [fill_mask(loaded.model, loaded.tokenizer, text, top_k) for text in sentences]
     if as_json:
         _print_predictions_as_json(sentences, filled)
@@ -233,6 +244,12 @@ def check(
         bool,
         typer.Option("--measure", help="Take ten real steps: speed, finish time, peak memory."),
     ] = False,
+    chunks: Annotated[
+        int, typer.Option(min=1, metavar="N", help="How many chunks to show with their masks.")
+    ] = 1,
+    masks: Annotated[
+        int, typer.Option(min=1, metavar="N", help="How many epochs' masks to show of each.")
+    ] = 1,
 ) -> None:
     """Show what a config would do, without training."""
     from mlmtune.config_loading import load_config
@@ -241,7 +258,50 @@ def check(
 
     from mlmtune.training.preview import preview
 
-    preview(settings, measure=measure)
+    preview(settings, measure=measure, num_chunks=chunks, num_masks=masks)
+
+
+@app.command()
+def corpus(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the cleaned documents to FILE.jsonl or FILE.parquet.",
+            show_default=False,
+        ),
+    ] = None,
+    refresh: Refresh = False,
+) -> None:
+    """Show what a corpus comes to: found, cleaned, left out, kept."""
+    from mlmtune.config_loading import load_config
+
+    settings = load_config(config, overrides or [])
+
+    from mlmtune.training.corpus_commands import show_corpus
+
+    console = Console(notes_to_stderr=True)
+    show_corpus(settings, console, as_json=as_json, export_to=export, refresh=refresh)
+
+
+@app.command()
+def prepare(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    refresh: Refresh = False,
+    quiet: Quiet = False,
+) -> None:
+    """Read, clean and tokenize a corpus ahead of training."""
+    from mlmtune.config_loading import load_config
+
+    settings = load_config(config, overrides or [])
+
+    from mlmtune.training.corpus_commands import prepare_store
+
+    prepare_store(settings, Console(is_quiet=quiet), refresh=refresh)
 
 
 @app.command()
@@ -292,12 +352,6 @@ def _run_in_processes(nproc: str | None, run: Path | None = None) -> None:
         if ending.exit_code == 0:
             sys.exit(0)
         _fail(ending.message, ending.exit_code, ending.rank)
-
-
-def _note(line: str) -> None:
-    """Say something beside the result."""
-    if os.environ.get("RANK", "0") == "0":
-        print(line, file=sys.stderr)
 
 
 def main() -> NoReturn:

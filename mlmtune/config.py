@@ -5,9 +5,10 @@ is its documentation; `mlmtune.config_loading` reads the file. Nothing here impo
 config is reported at once.
 """
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -46,11 +47,24 @@ class ModelConfig(Section):
     CPUs they do with it, too)."""
 
 
+class CleaningConfig(Section):
+    """What is done to all text. What each step takes away is counted in the corpus report."""
+
+    unicode: Literal["nfc", "keep"] = "nfc"
+    """Compose characters (Unicode NFC), so that the same word is always the same characters."""
+    control_characters: Literal["drop", "keep"] = "drop"
+    """Control characters, byte order marks and zero-width spaces, which no one sees. Line ends are
+    made the same in any case."""
+    white_space: Literal["tidy", "keep"] = "tidy"
+    """`tidy`: no white space at the ends of lines, at most one blank line in a row, plain spaces in
+    place of no-break and other wide ones. Indentation stays."""
+
+
 class MarkdownConfig(Section):
     """What becomes of the parts of a Markdown page that are not prose. Front matter is left out."""
 
-    code_blocks: Literal["keep", "drop"] = "keep"
-    """Fenced and indented code: kept without its fences, or dropped."""
+    code_blocks: Literal["keep", "drop", "replace"] = "keep"
+    """Fenced and indented code: kept without its fences, dropped, or replaced by `[code]`."""
     tables: Literal["text", "drop"] = "text"
     """Tables: one line a row, cells separated by ` | `, or dropped."""
     html: Literal["text", "drop"] = "text"
@@ -66,35 +80,154 @@ class MarkdownConfig(Section):
 
 
 class SourceConfig(Section):
-    """One place that text comes from."""
+    """One place that text comes from: a `path`, a `git` repository, or a `dataset`."""
 
-    format: Literal["markdown", "text", "lines", "json", "python"]
+    format: Literal["markdown", "text", "lines", "json", "csv", "parquet", "python", "dataset"]
     """`markdown` and `text`: a file is a document. `lines`: a line is a document. `json`: a JSON
-    list of strings or objects, or JSON Lines. `python`: the strings in a list or mapping assigned
-    to the name `text_field` in a Python file, which is parsed and never run."""
-    path: str | list[str]
-    """A file, a folder, a glob, or `package://NAME/PATH` inside an installed package; or a list of
-    them. Files may be compressed (`.gz`)."""
+    list of strings or objects, or JSON Lines. `csv`: a row is a document (tabs where the name ends
+    in `.tsv`). `parquet`: a row is a document (Arrow files, too). `python`: the strings in a list
+    or mapping assigned to the name `text_field` in a Python file, which is parsed and never run.
+    `dataset`: a row of a Hugging Face dataset is a document."""
+    path: str | list[str] | None = None
+    """A file, a folder, a glob, `package://NAME/PATH` inside an installed package, or a location
+    that fsspec opens (`s3://`, `gs://`, `https://`); or a list of them. Files may be compressed
+    (`.gz`, `.bz2`, `.xz`)."""
+    git: str | None = None
+    """URL of a repository (`https://`, `ssh://` or `file://`). Only the files that `include` names
+    are fetched, once, without history; credentials are git's own business and never stand here."""
+    dataset: str | None = None
+    """With `format: dataset`: a name on the Hugging Face hub, or a folder that `save_to_disk`
+    wrote."""
+    dataset_config: str | None = None
+    """With `dataset`: which of its configurations (`20231101.zh`)."""
+    split: str | None = None
+    """With `dataset`: which split; `train` where there is none given."""
+    streaming: bool = False
+    """With `dataset`: read from the hub as it goes, without storing the dataset first; needs
+    `max_documents`, which are then the first ones."""
+    revision: str | None = None
+    """With `git` and `dataset`: branch, tag or commit; the default branch where empty. A branch of
+    a repository is looked up once and then stays at that commit."""
     include: list[str] | None = None
     """Globs below a folder that name the files to read, as in a .gitignore; by default the format's
     usual endings."""
     exclude: list[str] = []
     """Globs below a folder that name files to leave out."""
     text_field: str | None = None
-    """`json`: the field that holds the text (by default `text`, else `content` under its `title`);
-    `python`: the name that the strings are assigned to."""
+    """`json`, `csv`, `parquet`, `dataset`: the field that holds the text (by default `text`, else
+    `content` under its `title`); `python`: the name that the strings are assigned to."""
+    markup: Literal["markdown", "html", "none"] | None = None
+    """What the text is written in: `html` takes tags and entities (`<br />`, `&amp;`) out of it. By
+    default `markdown` for that format, and `none` for the others."""
     max_documents: Positive | None = None
     """Take a random subset of this many documents, drawn by `corpus.split_seed`."""
+    weight: Annotated[float, Field(gt=0.0, le=1000.0)] = 1.0
+    """How often an epoch sees this source: 0.5 is half of it (the other half comes in the next
+    epoch), 3 is all of it three times, masked anew each time."""
     name: str | None = None
     """Name of the source in reports; by default its path."""
 
+    @property
+    def location(self) -> str:
+        """Where it is, in a few words."""
+        where = self.path or self.git or self.dataset or ""
+        return where if isinstance(where, str) else ", ".join(where)
+
     @model_validator(mode="after")
-    def _text_field_fits_the_format(self) -> "SourceConfig":
+    def _is_in_one_place(self) -> "SourceConfig":
+        places = [name for name in ("path", "git", "dataset") if getattr(self, name) is not None]
+        if self.path == []:
+            raise ValueError("path is an empty list; name a file or folder")
+        if not places:
+            raise ValueError("says nowhere to read from; give a path, git or dataset")
+        if len(places) > 1:
+            raise ValueError(f"{' and '.join(places)} contradict each other; keep one of them")
+        if (self.format == "dataset") != (self.dataset is not None):
+            raise ValueError("format: dataset and dataset: NAME go together; give both or neither")
+        return self
+
+    @model_validator(mode="after")
+    def _its_keys_fit_its_place(self) -> "SourceConfig":
+        fields = ("json", "csv", "parquet", "python", "dataset")
+        kinds = {
+            "text_field": fields,
+            **dict.fromkeys(("dataset_config", "split"), ("dataset",)),
+        }
+        for name, formats in kinds.items():
+            if getattr(self, name) is not None and self.format not in formats:
+                raise ValueError(f"{name} has no meaning for format {self.format!r}; remove it")
         if self.format == "python" and self.text_field is None:
             raise ValueError("format 'python' needs text_field: the name the strings belong to")
-        if self.text_field is not None and self.format not in ("json", "python"):
-            raise ValueError(f"text_field has no meaning for format {self.format!r}; remove it")
+        if self.revision is not None and self.path is not None:
+            raise ValueError("revision has no meaning for a path; remove it")
+        if self.streaming and self.dataset is None:
+            raise ValueError("streaming has no meaning without a dataset; remove it")
+        if self.streaming and self.max_documents is None:
+            raise ValueError("streaming needs max_documents: how many to take")
+        if self.dataset is not None and (self.include is not None or self.exclude):
+            raise ValueError("include and exclude name files, which a dataset has none of; remove")
         return self
+
+    @model_validator(mode="after")
+    def _holds_no_secret(self) -> "SourceConfig":
+        paths = self.path if isinstance(self.path, list) else [self.path]
+        for where in (*paths, self.git):
+            if where is not None and (fault := _fault_of_url(where)):
+                raise ValueError(fault)
+        if self.git is not None and not re.match(r"(https|ssh|file)://[^-]", self.git):
+            raise ValueError("git needs a URL that begins with https://, ssh:// or file://")
+        if self.revision is not None and not re.fullmatch(r"[\w][\w./+@-]*", self.revision):
+            raise ValueError("revision is no name of a branch, tag or commit")
+        return self
+
+
+def _fault_of_url(url: str) -> str | None:
+    """What is wrong with a URL that holds a password: it would end up in copies of the config.
+
+    Never the URL itself: what this says is printed.
+    """
+    scheme, separator, rest = url.partition("://")
+    user, has_user, _ = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")
+    if not separator or not has_user or (scheme == "ssh" and ":" not in user):
+        return None
+    return (
+        "the URL holds credentials, which would be copied into the run; take them out and let "
+        "git's credential helper, ssh or the environment give them"
+    )
+
+
+class NearDuplicatesConfig(Section):
+    """Documents that are nearly the same (MinHash, Broder 1997); needs the extra `dedup`."""
+
+    threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.8
+    """Share of common shingles (Jaccard similarity, as MinHash estimates it) from which on two
+    documents are near-duplicates."""
+    shingle: Positive = 5
+    """Words in a shingle; each Chinese or Japanese character is a word."""
+    num_perm: Annotated[int, Field(ge=16, le=1024)] = 128
+    """Permutations: the estimate's standard error is at most 0.5 / sqrt(num_perm)."""
+
+
+def _evaluation_sets(value: Any) -> Any:
+    """A path alone stands for a source whose format its ending tells."""
+    entries = [value] if isinstance(value, str | dict) else value
+    if not isinstance(entries, list):
+        return value
+    return [
+        {"path": entry, "format": _format_of(entry)} if isinstance(entry, str) else entry
+        for entry in entries
+    ]
+
+
+def _format_of(path: str) -> str:
+    name = re.sub(r"\.(gz|bz2|xz)$", "", path.lower())
+    formats = {
+        "markdown": (".md", ".markdown", ".mdx"),
+        "json": (".json", ".jsonl", ".ndjson"),
+        "csv": (".csv", ".tsv"),
+        "parquet": (".parquet", ".arrow", ".feather", ".ipc"),
+    }
+    return next((f for f, endings in formats.items() if name.endswith(endings)), "lines")
 
 
 class CorpusConfig(Section):
@@ -116,16 +249,33 @@ class CorpusConfig(Section):
     split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the split and of `max_documents`. Apart from `run.seed`, so that runs with different
     seeds are measured on the same validation text."""
+    cleaning: CleaningConfig = CleaningConfig()
+    """What is done to all text."""
+    markdown: MarkdownConfig = MarkdownConfig()
+    """How Markdown becomes text."""
     min_characters: Annotated[int, Field(ge=0)] = 0
     """Documents shorter than this after cleaning are left out (and counted)."""
+    max_characters: Positive | None = None
+    """Documents longer than this after cleaning are left out (and counted)."""
+    min_letter_share: Probability = 0.0
+    """Documents with a smaller share of letters, of all characters but white space, are left out
+    (and counted): tables of numbers, encoded data."""
     deduplicate: bool = True
     """Leave out documents that equal an earlier one but for white space (and count them). Training
     documents that equal a given validation document go in any case."""
+    near_duplicates: NearDuplicatesConfig | None = None
+    """Leave out documents that nearly equal an earlier one; those of validation count as earlier
+    than all of training. Off where empty; `{}` takes the usual threshold."""
+    exclude_overlap_with: Annotated[list[SourceConfig], BeforeValidator(_evaluation_sets)] = []
+    """Text that must not be learned, such as a downstream test set: a path, a source, or a list of
+    them. Documents that share `overlap_words` words in a row with it are left out and listed."""
+    overlap_words: Annotated[int, Field(ge=5)] = 13
+    """Words in a row that count as overlap (13 in Brown et al. 2020, appendix C); each Chinese or
+    Japanese character is a word. Text of fewer words, but at least 5, is searched for as a
+    whole."""
     on_error: Literal["fail", "skip"] = "fail"
     """What a broken record does (a JSON line that does not parse, a truncated `.gz`): stop with its
     file and line, or be left out and counted."""
-    markdown: MarkdownConfig = MarkdownConfig()
-    """How Markdown becomes text."""
 
     @model_validator(mode="after")
     def _chunk_limits_belong_to_split_by_chunk(self) -> "CorpusConfig":
@@ -144,7 +294,11 @@ class TokenizationConfig(Section):
     """How documents become tokens, and where the tokens are kept."""
 
     cache_dir: str | None = None
-    """Folder for tokenized corpora; by default $MLMTUNE_CACHE, else ~/.cache/mlmtune."""
+    """Folder for what is fetched, cleaned and tokenized; by default $MLMTUNE_CACHE, else
+    ~/.cache/mlmtune."""
+    store: str | None = None
+    """Folder of the tokenized corpus, which `mlmtune prepare` writes and every other command opens
+    where it lies, on a machine without the text, too; by default inside the cache."""
 
 
 class ChunkingConfig(Section):

@@ -68,6 +68,8 @@ def report(error: ValidationError, document: Document, overridden: list[KeyPath]
                 path = (*path, finding["loc"][len(path)])
                 what, names = _unknown_key(path, _section_in(found.annotation))
                 suggested.update(names)
+            case "value_error" if document.has_problem_below(path):
+                continue  # a key that could not be read breaks the rules between keys, too
             case "value_error":  # a rule between the keys of a section
                 what = str(finding["ctx"]["error"])
             case _:

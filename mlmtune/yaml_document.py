@@ -64,6 +64,10 @@ class Document:
         if not any((p.origin, p.key) == (problem.origin, problem.key) for p in self.problems):
             self.problems.append(problem)
 
+    def has_problem_below(self, path: KeyPath) -> bool:
+        """Whether a key of the section at `path` could not be read."""
+        return any(problem.key.startswith(dotted(path) + ".") for problem in self.problems)
+
     def value_at(self, path: KeyPath) -> Any:
         """The value at a path that exists."""
         value = self.value

@@ -1,7 +1,8 @@
 """What the tests share: a tiny tokenizer, tiny models and a small corpus, all made here."""
 
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,21 +104,29 @@ def make_store() -> Callable[..., Any]:
     """Builds a token store in memory from the ids of each document."""
     import numpy as np
 
-    from mlmtune.tokens.store import TokenStore
+    from mlmtune.tokens.store import Shard, StoredSource, TokenStore
 
     def make(
-        documents: Sequence[Sequence[int]], word_starts: Sequence[bool] | None = None
+        documents: Sequence[Sequence[int]],
+        word_starts: Sequence[bool] | None = None,
+        sources: Sequence[int] | None = None,
     ) -> TokenStore:
         ids = np.asarray([id_ for document in documents for id_ in document], dtype=np.uint16)
         starts = np.ones(len(ids), bool) if word_starts is None else np.asarray(word_starts, bool)
+        lengths = np.asarray([len(document) for document in documents], dtype=np.int64)
+        document_sources = np.asarray(sources or [0] * len(documents), dtype=np.uint16)
         return TokenStore(
-            ids=ids,
-            word_starts=np.packbits(starts),
-            offsets=np.cumsum([0, *map(len, documents)], dtype=np.int64),
+            shards=(Shard(ids, np.packbits(starts)),),
+            lengths=lengths,
             content_hashes=np.arange(len(documents), dtype=np.uint64),
-            given=np.zeros(len(documents), dtype=bool),
-            num_characters=np.asarray([5 * len(d) for d in documents], dtype=np.int64),
+            num_characters=5 * lengths,
+            document_sources=document_sources,
+            sources=tuple(
+                StoredSource(f"source {number}", False, int(lengths.sum()), 0)
+                for number in range(int(document_sources.max(initial=0)) + 1)
+            ),
             funnel={},
+            made_of={"fingerprint": "made in memory"},
             directory=Path("nowhere"),
         )
 
@@ -167,6 +176,32 @@ def token_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     cache = tmp_path / "cache"
     monkeypatch.setenv("MLMTUNE_CACHE", str(cache))
     return cache
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    """No module inherits Accelerate's state, which a command that fails leaves as it is."""
+    yield
+    if "accelerate.state" in sys.modules:
+        state = sys.modules["accelerate.state"]
+        state.AcceleratorState._reset_state(True)
+        state.PartialState._reset_state()
+
+
+@pytest.fixture
+def console() -> Any:
+    """A console that keeps what is said, in `lines`."""
+    from mlmtune.console import Console
+
+    class Listener(Console):
+        def __init__(self) -> None:
+            super().__init__(is_quiet=True)
+            self.lines: list[str] = []
+
+        def say(self, line: str) -> None:
+            self.lines.append(line)
+
+    return Listener()
 
 
 @pytest.fixture

@@ -30,6 +30,8 @@ class Result:
 
 Command = Callable[..., Result]
 
+COMMANDS = ("train", "eval", "fill", "check", "corpus", "prepare", "init")
+
 
 @pytest.fixture
 def command(
@@ -65,7 +67,7 @@ def assert_fails(result: Result, code: int, *parts: str) -> None:
 # -------------------------------------------------------------------------- help and version
 
 
-@pytest.mark.parametrize("name", ["train", "eval", "fill", "check", "init"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_has_help(command: Command, name: str) -> None:
     result = command(name, "--help")
     assert result.code == 0
@@ -75,7 +77,7 @@ def test_each_command_has_help(command: Command, name: str) -> None:
 
 def test_help_lists_the_commands_and_exit_codes(command: Command) -> None:
     shown = command("--help").out
-    for name in ("train", "eval", "fill", "check", "init"):
+    for name in COMMANDS:
         assert f"\n  {name} " in shown
     shown = " ".join(shown.split())
     for code in ("2 config", "3 data", "4 checkpoint", "5 diverged", "6 memory", "7 hub", "130"):
@@ -415,13 +417,131 @@ def test_check_shows_what_a_run_would_do(
     assert items["steps"].startswith("6 of 8 chunks")
     assert "tokens an epoch" in items["masked"]
     assert "GB" in items["memory"]
-    assert sum(line.endswith(".txt") for line in lines) == 3  # samples, by their files
-    masked = lines[next(n for n, line in enumerate(lines) if "first training chunk" in line) + 1]
-    assert "[CLS]" in masked
-    assert " -> " in masked
-    assert "[[" in masked
+    shown = next(n for n, line in enumerate(lines) if "first training chunk" in line)
+    assert sum(line.endswith(".txt") for line in lines[:shown]) == 3  # samples, by their files
+    assert lines[shown + 1].startswith("chunk ")
+    assert lines[shown + 2] == "  [CLS]"
+    assert lines[shown + 3].endswith(".txt")  # the first document of the chunk
+    assert "[[" in lines[shown + 4]
+    assert " -> " in lines[shown + 4]
+    assert "tokens are predicted; of these" in result.out
     assert "tokens/s" not in result.out
     assert not (tmp_path / "run").exists()  # nothing is written
+
+
+def test_check_shows_as_many_chunks_and_masks_as_asked(
+    command: Command, config_file: Callable[..., Path]
+) -> None:
+    result = command("check", "--config", config_file(), "--chunks", "2", "--masks", "3")
+    assert result.code == 0
+    lines = result.out.splitlines()
+    labels = [line for line in lines if line.startswith("chunk ")]
+    assert [label.rpartition(" ")[2] for label in labels] == ["1", "2", "3"] * 2
+    shown = "\n".join(lines[lines.index(labels[0]) : lines.index(labels[3])])
+    texts = shown.split("chunk ")[1:]
+    assert len({text.partition("\n")[2] for text in texts}) == 3  # three masks of one chunk
+    assert "\033[" not in result.out  # colours are for terminals
+
+
+# ------------------------------------------------------------------------- corpus and prepare
+
+
+def test_corpus_shows_what_comes_of_the_text(
+    command: Command, config_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    result = command("corpus", "--config", config_file())
+    assert result.code == 0
+    for part in ("40 files found, 40 read", "documents", "characters", "training", "tokens a word"):
+        assert part in result.out
+    assert "reading and tokenizing" in result.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_corpus_prints_what_a_run_writes(
+    command: Command, config_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = config_file()
+    printed = json.loads(command("corpus", "--config", path, "--json").out)
+    assert command("train", "--config", path, "training.max_steps=1").code == 0
+    written = json.loads((tmp_path / "run" / "corpus.json").read_text(encoding="utf-8"))
+    assert printed == written
+
+
+def test_corpus_exports_the_cleaned_documents(
+    command: Command, config_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    result = command("corpus", "--config", config_file(), "--export", tmp_path / "out.jsonl")
+    assert result.code == 0
+    assert "wrote 40 documents" in result.err
+    assert len((tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()) == 40
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "part"),
+    [("out.doc", 2, ".jsonl or .parquet"), ("no/such/folder/out.jsonl", 6, "cannot be written")],
+)
+def test_an_export_that_cannot_be_is_said(
+    command: Command, config_file: Callable[..., Path], tmp_path: Path, name: str, code: int,
+    part: str,
+) -> None:  # fmt: skip
+    result = command("corpus", "--config", config_file(), "--export", tmp_path / name)
+    assert result.code == code
+    assert part in result.err.splitlines()[-1]
+
+
+def test_a_prepared_store_is_opened_where_it_lies_without_the_text(
+    command: Command, config_file: Callable[..., Path], corpus_dir: Path, model_dir: Path,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    text = tmp_path / "text"
+    shutil.copytree(corpus_dir, text)
+    path = config_file(
+        corpus={"sources": [{"format": "text", "path": str(text)}]},
+        tokenization={"store": str(tmp_path / "store"), "cache_dir": str(tmp_path / "cheap")},
+    )
+    result = command("prepare", "--config", path)
+    assert result.code == 0
+    assert result.out.splitlines()[-1] == f"the tokenized corpus is in {tmp_path / 'store'}"
+    expected = command("eval", "--config", path, "--model", model_dir, "--json")
+
+    shutil.rmtree(text)
+    shutil.rmtree(tmp_path / "cheap")
+    result = command("eval", "--config", path, "--model", model_dir, "--json")
+    assert result.code == 0
+    assert "the text cannot be looked at here" in result.err
+    assert result.out == expected.out
+    assert command("check", "--config", path).code == 0
+    export = command("corpus", "--config", path, "--export", tmp_path / "out.jsonl")
+    assert export.code == 3
+    assert "the text is not here" in export.err.splitlines()[-1]
+
+
+def test_a_store_that_other_settings_made_is_refused_and_prepare_replaces_it(
+    command: Command, config_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = config_file(tokenization={"store": str(tmp_path / "store")})
+    assert command("prepare", "--config", path).code == 0
+    assert_fails(
+        command("check", "--config", path, "corpus.min_characters=5"),
+        2, "was made with another corpus section", "mlmtune prepare",
+    )  # fmt: skip
+    assert command("prepare", "--config", path, "corpus.min_characters=5").code == 0
+    assert command("check", "--config", path, "corpus.min_characters=5").code == 0
+
+
+def test_a_changed_text_is_read_again_and_that_is_said(
+    command: Command, config_file: Callable[..., Path], corpus_dir: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "text"
+    shutil.copytree(corpus_dir, text)
+    sources = [{"format": "text", "path": str(text)}]
+    for name, settings in (("cached", {}), ("named", {"store": str(tmp_path / "store")})):
+        path = config_file(f"{name}.yaml", corpus={"sources": sources}, tokenization=settings)
+        assert "has changed" not in command("prepare", "--config", path).out
+        (text / f"new for {name}.txt").write_text(f"a new {name} file", encoding="utf-8")
+        result = command("check", "--config", path)
+        assert "the text has changed since it was last read" in result.out
+        assert "has changed" not in command("check", "--config", path).out
 
 
 def test_check_measures(command: Command, config_file: Callable[..., Path], tmp_path: Path) -> None:

@@ -112,7 +112,8 @@ class TestProblems:
             ),
             (
                 "tokenization:\n  zzz: 3\n",
-                "my.yaml:10: tokenization.zzz: unknown key; the keys of tokenization are cache_dir",
+                "my.yaml:10: tokenization.zzz: unknown key; the keys of tokenization are cache_dir "
+                "and store",
             ),
             (
                 "training:\n  epochs: abc\n",
@@ -224,7 +225,7 @@ class TestProblems:
     def test_a_missing_key_is_told_where_its_section_stands(self, file: Path) -> None:
         assert problems(file, LEAST.replace("    - format: text\n      path", "    - path")) == [
             "my.yaml:7: corpus.sources.0.format: missing; "
-            "it is 'markdown', 'text', 'lines', 'json' or 'python'"
+            "it is 'markdown', 'text', 'lines', 'json', 'csv', 'parquet', 'python' or 'dataset'"
         ]
 
     @pytest.mark.parametrize(("key", "typo"), [("output_dir", "output_dri"), ("run", "rum")])
@@ -475,7 +476,7 @@ def configs(draw: st.DrawFn) -> Config:
                 "sources": draw(
                     st.lists(
                         st.fixed_dictionaries(
-                            {"format": st.just("text"), "path": TEXT | st.lists(TEXT)},
+                            {"format": st.just("text"), "path": TEXT | st.lists(TEXT, min_size=1)},
                             optional={"name": TEXT, "include": st.lists(TEXT)},
                         ),
                         min_size=1,

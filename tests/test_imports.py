@@ -12,8 +12,8 @@ ROOT = Path(mlmtune.__file__).parent
 
 # Lowest first; a package may import from its own row and from those above it in this list.
 LAYERS = (
-    {"__init__", "config", "config_loading", "config_problems", "errors", "locations",
-     "randomness", "yaml_document"},
+    {"__init__", "config", "config_loading", "config_problems", "console", "errors", "hub",
+     "locations", "randomness", "yaml_document"},
     {"corpus"},
     {"tokens"},
     {"masking"},
@@ -24,9 +24,12 @@ LAYERS = (
     {"__main__"},
 )  # fmt: skip
 
-# Where an import waits until it is needed: commands must start without torch, and the hub's
-# client is loaded only for names on the hub.
-MAY_IMPORT_IN_FUNCTIONS = {"cli.py", "modeling/loading.py"}
+# Where an import waits until it is needed: commands must start without torch, the clients of the
+# hub and of other places are loaded only where something lies there, and extras may be missing.
+MAY_IMPORT_IN_FUNCTIONS = {
+    "cli.py", "hub.py", "modeling/loading.py",
+    "corpus/hub.py", "corpus/near_duplicates.py", "corpus/readers.py", "corpus/remote.py",
+}  # fmt: skip
 
 SOURCES = sorted(ROOT.rglob("*.py"))
 

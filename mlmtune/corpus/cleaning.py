@@ -1,316 +1,195 @@
-"""Raw text to the text a model learns from.
+"""Raw text to the text a model learns from, in steps that are configured and counted."""
 
-Markdown is parsed, not searched: markdown-it tells what is prose, code, table or HTML, and this
-module writes each as plain lines. What only a renderer needs (marks, link targets, comments,
-directives of a docs site) is nothing to predict, and goes.
-"""
-
-import html
 import re
+import string
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
+from typing import Literal
 
 import xxhash
-from markdown_it import MarkdownIt
-from markdown_it.common.html_blocks import block_names
-from markdown_it.token import Token
 
-from mlmtune.config import MarkdownConfig
+from mlmtune.config import CleaningConfig, MarkdownConfig
+from mlmtune.corpus.html_text import html_text
+from mlmtune.corpus.markdown_text import markdown_text
 
-CLEANING_VERSION = 1
+CLEANING_VERSION = 2
 """To be raised with every change of what cleaning yields: stored tokens are made anew."""
 
+STEPS = (
+    "line_ends",
+    "control_characters",
+    "front_matter",
+    "comments",
+    "directives",
+    "images",
+    "links",
+    "code_blocks",
+    "tables",
+    "html",
+    "markup",
+    "unicode",
+    "white_space",
+)
+"""What takes characters away, in the order of work. `markup` are the marks of Markdown itself."""
+
+
+def clean(
+    text: str,
+    markup: Literal["markdown", "html", "none"],
+    cleaning: CleaningConfig,
+    markdown: MarkdownConfig,
+    removed: Counter[str],
+) -> str:
+    """The text that a model learns from.
+
+    Args:
+        text: a document as it was read.
+        markup: what it is written in.
+        cleaning: what is done to all text.
+        markdown: how Markdown becomes text.
+        removed: the characters that each of STEPS takes away are added to it, in sum
+            `len(text) - len(result)`. A step that makes text longer counts below zero.
+    """
+    text = _without_hidden(text, cleaning, removed)
+    if markup == "markdown":
+        text = markdown_text(text, markdown, removed)
+    elif markup == "html":
+        text = html_text(text, removed)
+    if markup != "none":
+        text = _without_hidden(text, cleaning, removed)  # an entity can spell any character
+    if cleaning.unicode == "nfc":
+        composed = unicodedata.normalize("NFC", text)
+        removed["unicode"] += len(text) - len(composed)
+        text = composed
+    if cleaning.white_space == "tidy":
+        tidy = _tidy(text)
+        removed["white_space"] += len(text) - len(tidy)
+        text = tidy
+    return text
+
+
 # One search tells that most texts need nothing done.
-_IRREGULAR = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff]")
+_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u200b\u2028\u2029\u2060\ufeff\ud800-\udfff]")
 _LINE_ENDS = re.compile("\r\n?|[\v\f\x85\u2028\u2029]")
-_CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff]")
+# Zero-width joiners are not among them: some scripts are spelt with them.
+_CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u200b\u2060\ufeff]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
-def normalize(text: str) -> str:
-    """Text with one kind of line end, without control characters and byte order marks.
+def _without_hidden(text: str, cleaning: CleaningConfig, removed: Counter[str]) -> str:
+    """One kind of line end, no characters that no one sees, and none that no encoding holds.
 
-    Halves of surrogate pairs, which JSON can spell but no encoding holds, become U+FFFD.
+    The last are halves of surrogate pairs, which JSON can spell; they become U+FFFD.
     """
-    if not _IRREGULAR.search(text):
+    if not _HIDDEN.search(text):
         return text
-    text = _LINE_ENDS.sub("\n", text)
-    text = _CONTROLS.sub("", text)
-    return _SURROGATES.sub("\ufffd", text)
+    lines = _LINE_ENDS.sub("\n", text)
+    removed["line_ends"] += len(text) - len(lines)
+    visible = _CONTROLS.sub("", lines) if cleaning.control_characters == "drop" else lines
+    removed["control_characters"] += len(lines) - len(visible)
+    return _SURROGATES.sub("\ufffd", visible)
 
 
-def clean_plain(text: str) -> str:
-    """Normalised text without white space at its ends; all else stays as it is."""
-    return normalize(text).strip()
+_WIDE_SPACE = re.compile("[\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]")
+_BLANK_LINES = re.compile(r"\n{3,}")
 
 
-_HASH_SLICE_CHARACTERS = 1 << 20
+def _tidy(text: str) -> str:
+    if not text.isascii():
+        text = _WIDE_SPACE.sub(" ", text)
+    if " \n" in text or "\t\n" in text:
+        text = "\n".join([line.rstrip(" \t") for line in text.split("\n")])
+    if "\n\n\n" in text:
+        text = _BLANK_LINES.sub("\n\n", text)
+    return text.strip(" \t\n")
+
+
+_SLICE_CHARACTERS = 1 << 20
 _WHITE_SPACE = re.compile(r"\s")
 
 
-def content_hash(text: str) -> int:
-    """128 bits that are equal for texts that differ in white space and Unicode composition only."""
-    state = xxhash.xxh3_128()
-    # A slice ends at white space, so that no word and no composed character is cut.
-    start, separator = 0, b""
+def slices(text: str) -> Iterator[str]:
+    """A long text in pieces. Each ends at white space: no word and no composed character is cut."""
+    start = 0
     while start < len(text):
-        space = _WHITE_SPACE.search(text, start + _HASH_SLICE_CHARACTERS)
+        space = _WHITE_SPACE.search(text, start + _SLICE_CHARACTERS)
         end = space.start() if space else len(text)
-        words = " ".join(unicodedata.normalize("NFC", text[start:end]).split())
-        if words:
-            state.update(separator)
-            state.update(words.encode())
-            separator = b" "
+        yield text[start:end]
         start = end
+
+
+def content_hash(text: str) -> int:
+    """64 bits that are equal for texts that differ in white space and Unicode composition only."""
+    state = xxhash.xxh3_64()
+    separator = b""
+    for piece in slices(text):
+        words_of_piece = " ".join(unicodedata.normalize("NFC", piece).split())
+        if words_of_piece:
+            state.update(separator)
+            state.update(words_of_piece.encode())
+            separator = b" "
     return state.intdigest()
 
 
-# Each level costs a few frames of Python's stack. The parser drops blocks that are deeper, and
-# takes deeper inline marks for text; its time for a row of open brackets grows with the limit.
-_MAX_BLOCK_NESTING = 100
-_MAX_INLINE_NESTING = 20
-
-# Its first line but for comments has to look like YAML: a page may open with a rule.
-_FRONT_MATTER = re.compile(
-    r"---[ \t]*\n(?=---|\.\.\.|(?:[ \t]*(?:#.*)?\n)*[\w\"'.-]+[ \t]*:)"
-    r"(?:.*\n)*?(?:---|\.\.\.)[ \t]*(?:\n|\Z)"
+# Ideographs and kana: scripts that set no space between words.
+_UNSPACED = (
+    "\u3005-\u3007\u3021-\u3029\u3031-\u3035\u303b\u303c\u3041-\u3096\u309d-\u309f\u30a1-\u30fa"
+    "\u30fc-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f"
+    "\U0001b000-\U0001b16f\U00020000-\U0003ffff"
 )
-_ATTRIBUTE = r"""(?:\s+[\w-]+\s*=\s*(?:"[^"]*"|'[^']*'))"""
-_DIRECTIVE = re.compile(
-    rf"""
-      (?P<code>(?P<ticks>`+)(?!`).{{1,500}}?(?<!`)(?P=ticks)(?!`))
-    | :::+[ \t]*image\b(?P<image>{_ATTRIBUTE}*)\s*(?::::*|$)
-    | ^[ \t]*:::+[ \t]*(?:[A-Za-z][^\n]*)?$\n?           # ::: zone pivot="x", ::: on its own
-    | \[![\w-]+\s*\[[^][\n]*\]\s*\([^()\n]*\)\s*\]?      # [!INCLUDE [title](file)]
-    | \[!(?:div|video)\b[^]\n]*\]                        # [!div class="checklist"]
-    | ^[ \t]*\[!\w+\][ \t]*\n?                           # [!NOTE]
-    """,
-    re.VERBOSE | re.MULTILINE | re.DOTALL | re.IGNORECASE,
-)
-_ALTERNATIVE_TEXT = re.compile(r"""\balt-text\s*=\s*(?:"([^"]*)"|'([^']*)')""")
-_TAB_HEADING = re.compile(r"\[(.+?)\]\(#tab/[^)]*\)\s*$")
-_TASK_BOX = re.compile(r"\A\[[ xX]\][ \t]+")
-_HEADING_ID = re.compile(r"\s*\{#[\w.:-]+\}\s*$")
-
-# No prose has paragraphs as long; parsed, one would take hundreds of times its size in memory.
-_MAX_PARAGRAPH_CHARACTERS = 1 << 18
-
-# Inline text without any of these means itself.
-_INLINE_MARKUP = re.compile(r"[\\`*_~\[<&]|  \n")
-_WIDE = "\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef"
-_BREAK_BETWEEN_WIDE = re.compile(f"(?<=[{_WIDE}])[ \t]*\n[ \t]*(?=[{_WIDE}])")
-_SOFT_BREAK = re.compile(r"[ \t]*\n[ \t]*")
-_HARD_BREAK = re.compile(r"[ \t]*\v[ \t\v]*")
-_SPACES = re.compile(r"[ \t]{2,}")
+_ASCII_WORD = re.compile(r"\w+", re.ASCII)
 
 
-class _Parser(MarkdownIt):
-    """markdown-it without what protects a browser: here every link target is but text."""
+def words(text: str) -> list[str]:
+    """The casefolded words of a text, without punctuation.
 
-    def validateLink(self, url: str) -> bool:
-        return True
-
-    def normalizeLink(self, url: str) -> str:
-        return url
-
-
-@cache
-def _block_parser() -> MarkdownIt:
-    """A parser that leaves inline text for later, which is most often free of markup."""
-    parser = _Parser("commonmark", {"maxNesting": _MAX_BLOCK_NESTING}).enable("table")
-    parser.core.ruler.enableOnly(["normalize", "block"])
-    return parser
-
-
-@cache
-def _inline_parser() -> MarkdownIt:
-    return _Parser("commonmark", {"maxNesting": _MAX_INLINE_NESTING}).enable("strikethrough")
-
-
-def clean_markdown(text: str, config: MarkdownConfig) -> str:
-    """The prose of a Markdown page, with its code and tables where the config keeps them.
-
-    Blocks are separated by a blank line, the items of a tight list and the rows of a table by a
-    line end. Headings and items are plain lines; bullets, numbers and emphasis marks go, and so do
-    front matter and comments. A page nested over a hundred levels deep is given as it stands.
+    Each ideograph and each kana is a word of its own.
     """
-    source = normalize(text).lstrip("\n")
-    front_matter = _FRONT_MATTER.match(source)
-    if front_matter:
-        source = source[front_matter.end() :]
-    environment: dict[str, Any] = {}
-    tokens = _block_parser().parse(source, environment)
-    if any(token.level >= _MAX_BLOCK_NESTING - 1 for token in tokens):
-        return source.strip()
-    return _Page(config, environment).write(tokens)
+    folded = text.casefold()
+    pattern = _ASCII_WORD if folded.isascii() else _word()
+    return pattern.findall(folded)
 
 
-class _Page:
-    """Writes the tokens of one page as text."""
-
-    def __init__(self, config: MarkdownConfig, environment: dict[str, Any]) -> None:
-        self.config = config
-        self.environment = environment
-        """Reference definitions of the page, found by the block parser."""
-
-    def write(self, tokens: list[Token]) -> str:
-        parts: list[str] = []
-        previous_is_tight = False
-        for block, is_tight in self._blocks(tokens):
-            if block.strip():
-                if parts:
-                    parts.append("\n" if is_tight and previous_is_tight else "\n\n")
-                parts.append(block.strip("\n"))
-                previous_is_tight = is_tight
-        return "".join(parts).strip()
-
-    def _blocks(self, tokens: list[Token]) -> Iterator[tuple[str, bool]]:
-        """The text of each block, and whether it is a paragraph of a tight list."""
-        rows: list[str] = []
-        cells: list[str] = []
-        opening = Token("paragraph_open", "p", 1)
-        for token in tokens:
-            match token.type:
-                case "heading_open" | "paragraph_open" | "th_open" | "td_open":
-                    opening = token
-                case "inline":
-                    if opening.tag in ("th", "td"):
-                        cells.append(self._inline(token.content).replace("\n", " "))
-                    elif opening.type == "heading_open":
-                        yield self._heading(token.content), False
-                    else:
-                        yield _TASK_BOX.sub("", self._inline(token.content)), opening.hidden
-                case "fence":
-                    yield self._code(token.content), False
-                case "code_block":
-                    # On the site's pages an indent too much makes code of a directive.
-                    yield self._code(self._without_directives(token.content)), False
-                case "html_block" if self.config.html == "text":
-                    yield _html_text(token.content), False
-                case "tr_close":
-                    rows.append(" | ".join(cells).strip(" |"))
-                    cells = []
-                case "table_close":
-                    if self.config.tables == "text":
-                        yield "\n".join(row for row in rows if row), False
-                    rows = []
-
-    def _code(self, content: str) -> str:
-        return content.rstrip() if self.config.code_blocks == "keep" else ""
-
-    def _heading(self, content: str) -> str:
-        if self.config.directives == "drop":
-            content = _HEADING_ID.sub("", _TAB_HEADING.sub(r"\1", content))
-        return self._inline(content)
-
-    def _without_directives(self, content: str) -> str:
-        if self.config.directives == "keep" or not ("[!" in content or ":::" in content):
-            return content
-        return _DIRECTIVE.sub(self._instead_of_directive, content)
-
-    def _instead_of_directive(self, found: re.Match[str]) -> str:
-        if found["code"]:
-            return found["code"]
-        alternative = _ALTERNATIVE_TEXT.search(found["image"] or "")
-        if alternative and self.config.images == "text":
-            return alternative[1] or alternative[2] or ""
-        return ""
-
-    def _inline(self, content: str) -> str:
-        content = self._without_directives(content)
-        if len(content) <= _MAX_PARAGRAPH_CHARACTERS and _INLINE_MARKUP.search(content):
-            parser = _inline_parser()
-            tokens: list[Token] = []
-            parser.inline.parse(content, parser, self.environment, tokens)
-            content = self._inline_text(tokens)
-        content = _BREAK_BETWEEN_WIDE.sub("", content)
-        content = _SOFT_BREAK.sub(" ", content)
-        content = _HARD_BREAK.sub("\n", content)
-        return _SPACES.sub(" ", content).strip()
-
-    def _inline_text(self, tokens: list[Token]) -> str:
-        parts: list[str] = []
-        link: Token | None = None
-        for token in tokens:
-            if token.type == "link_open":
-                link = token
-            elif token.type == "link_close":
-                if link is not None and self.config.links == "keep" and link.markup != "autolink":
-                    parts.append(f" ({link.attrs['href']})")
-                link = None
-            elif link is None or self.config.links != "drop":
-                parts.append(self._inline_part(token))
-        return "".join(parts)
-
-    def _inline_part(self, token: Token) -> str:
-        match token.type:
-            case "softbreak":
-                return "\n"
-            case "hardbreak":
-                return "\v"
-            case "image":
-                keep = self.config.images == "text"
-                return self._inline_text(token.children or []) if keep else ""
-            case "html_inline":
-                return self._inline_tag(token.content)
-            case _:  # text and code; the marks of emphasis have no content
-                return token.content
-
-    def _inline_tag(self, tag: str) -> str:
-        name = _TAG_NAME.match(tag)
-        if name and name[1].lower() in _BLOCK_ELEMENTS:
-            return "\v"
-        return tag if _is_placeholder(tag) and self.config.html == "text" else ""
+@cache
+def _word() -> re.Pattern[str]:
+    letters = rf"[^\W{_UNSPACED}]"
+    return re.compile(rf"{letters}++(?:[{_marks()}]++{letters}*+)*+|[{_UNSPACED}]")
 
 
-_BLOCK_ELEMENTS = frozenset((*block_names, "br", "pre"))
-_INLINE_ELEMENTS = re.compile(
-    "a|abbr|acronym|area|audio|b|bdi|bdo|big|button|canvas|cite|code|data|datalist|del|dfn|em|embed"
-    "|font|g|i|img|input|ins|kbd|label|map|mark|meta|meter|nobr|object|output|path|picture|progress"
-    "|q|rp|rt|ruby|s|samp|script|select|slot|small|source|span|strike|strong|style|sub|sup|svg"
-    "|template|textarea|time|tt|u|use|var|video|wbr"
-)
-_TAG_NAME = re.compile(r"</?([A-Za-z][\w:.-]*)")
-_MARKUP = re.compile(
-    r"<!--.*?(?:-->|\Z)"
-    r"|<(?P<raw>script|style|svg|template|iframe)\b.*?(?:</(?P=raw)\s*>|\Z)"
-    r"|<[!?][^>]*>"
-    r"""|</?[A-Za-z][^<>"']*(?:(?:"[^"]{0,1000}"|'[^']{0,1000}')[^<>"']*){0,50}>"""
-    r"|</?[A-Za-z][^<>]*>",
-    re.DOTALL | re.IGNORECASE,
-)
-_CELL_MARK = "\v"
+@cache
+def _letters() -> re.Pattern[str]:
+    return re.compile(rf"[^\W\d_]+|[{_marks()}]+")
 
 
-def _is_placeholder(tag: str) -> bool:
-    """Whether angle brackets hold no element of HTML but a word of the text: `<resource-group>`."""
-    name = _TAG_NAME.match(tag)
-    if name is None or "=" in tag:
-        return False
-    element = name[1].lower()
-    return element not in _BLOCK_ELEMENTS and not _INLINE_ELEMENTS.fullmatch(element)
+@cache
+def _marks() -> str:
+    """What is written on, after or between letters as a part of them: vowel signs, joiners."""
+    # A class of characters up to here is looked up; one beyond is compared with each in turn.
+    characters = map(chr, range(0x10000))
+    marks = [c for c in characters if unicodedata.category(c).startswith("M")]
+    return "\u200c\u200d" + "".join(marks)
 
 
-def _html_text(content: str) -> str:
-    """The text of an HTML block: block elements on lines of their own, ` | ` between cells."""
-    marked = html.unescape(_MARKUP.sub(_instead_of_markup, content))
-    lines = (
-        _SPACES.sub(" ", line.replace(_CELL_MARK, " | ")).strip(" |\t")
-        for line in marked.split("\n")
-    )
-    return "\n".join(line for line in lines if line)
+_ASCII_LETTERS = string.ascii_letters.encode()
+_ASCII_WHITE_SPACE = "".join(c for c in map(chr, range(128)) if c.isspace()).encode()
+_NOT_ASCII = re.compile("[^\0-\x7f]+")
 
 
-def _instead_of_markup(found: re.Match[str]) -> str:
-    tag = found[0]
-    name = _TAG_NAME.match(tag)
-    if name is None or found["raw"]:
-        return ""
-    element = name[1].lower()
-    if element in ("td", "th"):
-        return "" if tag.startswith("</") else _CELL_MARK
-    if element in _BLOCK_ELEMENTS:
-        return "\n"
-    return tag if _is_placeholder(tag) else ""
+def letter_share(text: str) -> float:
+    """Letters over characters that are not white space; 0 for text that has none of those.
+
+    Marks count as the letters that they belong to.
+    """
+    num_letters = num_visible = 0
+    for start in range(0, len(text), _SLICE_CHARACTERS):
+        part = text[start : start + _SLICE_CHARACTERS]
+        ascii_part = part.encode("ascii", "ignore")
+        num_letters += len(ascii_part) - len(ascii_part.translate(None, _ASCII_LETTERS))
+        num_visible += len(ascii_part.translate(None, _ASCII_WHITE_SPACE))
+        if len(ascii_part) < len(part):
+            other_part = "".join(_NOT_ASCII.findall(part))
+            num_letters += sum(map(len, _letters().findall(other_part)))
+            num_visible += sum(map(len, other_part.split()))
+    return num_letters / num_visible if num_visible else 0.0

@@ -3,21 +3,37 @@
 What a file is gets decided from its first bytes, so that a large binary costs one short read.
 """
 
+import bz2
 import codecs
 import gzip
+import io
+import lzma
 import os
 import unicodedata
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, NamedTuple
+from functools import partial
+from typing import IO, Any, AnyStr, Literal, NamedTuple
 
 import charset_normalizer
+
+MAX_DOCUMENT_BYTES = 1 << 26
+"""More is no document: memory would have to hold it several times over."""
 
 _PREFIX_BYTES = 1 << 18
 _LEGACY_SAMPLE_BYTES = 1 << 13
 _PLAUSIBILITY_CHARACTERS = 1 << 12
+
+# mypy takes none of these for an IO, though each has all of its methods.
+_DECOMPRESSORS: dict[str, Callable[[IO[bytes]], Any]] = {
+    ".gz": lambda raw: gzip.GzipFile(fileobj=raw),
+    ".bz2": bz2.BZ2File,
+    ".xz": lzma.LZMAFile,
+}
+COMPRESSIONS: tuple[str, ...] = tuple(_DECOMPRESSORS)
+"""The endings of compressed files."""
 
 # Text holds hardly any control characters; compressed or compiled bytes hold about 10 %.
 _MAX_CONTROL_SHARE = 0.05
@@ -91,31 +107,33 @@ class Encoding(NamedTuple):
 
 
 def read_bytes(path: str) -> bytes:
-    """The content of a file, `.gz` undone, once its start has been seen to be text.
+    """The content of a file, decompressed, once its start has been seen to be text.
 
     Raises:
-        FileLeftOut: missing, unreadable, damaged, empty, binary or undecodable.
+        FileLeftOut: missing, unreadable, damaged, empty, too large, binary or undecodable.
     """
-    return _read(path, None)[0]
+    return _read(path, MAX_DOCUMENT_BYTES)[0]
 
 
-def _read(path: str, max_bytes: int | None) -> tuple[bytes, Encoding]:
-    with _open(path) as stream:
+def _read(path: str, max_bytes: int) -> tuple[bytes, Encoding]:
+    with open_bytes(path) as stream:
         encoding = _detect_from_start(stream)
-        content = stream.read() if max_bytes is None else stream.read(max_bytes + 1)
-    if max_bytes is not None and len(content) > max_bytes:
+        content = stream.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        roomier = "text" if max_bytes < MAX_DOCUMENT_BYTES else "lines"
         raise FileLeftOut(
             "too_large",
-            f"over {max_bytes >> 20} MiB is no page of Markdown; read it with format: text",
+            f"over {max_bytes >> 20} MiB is too much for one document; cut it, or read it with "
+            f"format: {roomier}",
         )
     return content, encoding
 
 
-def read_text(path: str, max_bytes: int | None = None) -> str:
+def read_text(path: str, max_bytes: int = MAX_DOCUMENT_BYTES) -> str:
     """The text of a file.
 
     Raises:
-        FileLeftOut: see `read_bytes`; or the file has more than `max_bytes`.
+        FileLeftOut: see `read_bytes`.
     """
     content, encoding = _read(path, max_bytes)
     try:
@@ -135,48 +153,83 @@ def read_text(path: str, max_bytes: int | None = None) -> str:
 def iter_lines(path: str) -> Iterator[tuple[int, str | BrokenRecord]]:
     """The lines of a file with their numbers from 1, without their ends, in flat memory.
 
-    The encoding is told from the start of the file; a later line that does not fit it is given as
-    a `BrokenRecord`.
+    The encoding is told from the start of the file; a later line that does not fit it, or that is
+    too long for a document, is given as a `BrokenRecord`.
 
     Raises:
-        FileLeftOut: see `read_bytes`; also midway, when a `.gz` turns out to be damaged.
+        FileLeftOut: see `read_bytes`; also midway, when a compressed file turns out to be damaged.
     """
-    with _open(path) as stream:
+    with open_bytes(path) as stream:
         encoding = _detect_from_start(stream)
         stream.seek(encoding.mark_bytes)
         if encoding.name in _MULTIBYTE_UNITS:
             yield from _iter_wide_lines(stream, encoding.name)
             return
         # In every other encoding the byte 0x0A is a line's end, so that a bad line spoils no other.
-        offset = encoding.mark_bytes
-        for number, line in enumerate(stream, start=1):
+        for number, line in _numbered_lines(stream, b"\n"):
+            if isinstance(line, BrokenRecord):
+                yield number, line
+                continue
             try:
                 yield number, line.decode(encoding.name).rstrip("\r\n")
             except UnicodeDecodeError as error:
-                where = f"not {encoding.name} at byte {offset + error.start} of the file"
+                first_bad = stream.tell() - len(line) + error.start
+                where = f"not {encoding.name} at byte {first_bad} of the file"
                 yield number, BrokenRecord(f":{number}", f"{where}; convert the file to UTF-8")
-            offset += len(line)
 
 
 def _iter_wide_lines(stream: IO[bytes], encoding: str) -> Iterator[tuple[int, str | BrokenRecord]]:
     """Lines of UTF-16 or UTF-32, where an error leaves no way to find the next line."""
-    decoder = codecs.getincrementaldecoder(encoding)()
-    number, unfinished, at_end = 1, "", False
-    while not at_end:
-        content = stream.read(_PREFIX_BYTES)
-        at_end = not content
+    number = 0
+    with io.TextIOWrapper(stream, encoding, newline="\n") as lines:
         try:
-            unfinished += decoder.decode(content, final=at_end)
+            for number, line in _numbered_lines(lines, "\n"):
+                yield number, line.rstrip("\r\n") if isinstance(line, str) else line
         except UnicodeDecodeError:
             message = f"not {encoding} from here on; convert the file to UTF-8"
-            yield number, BrokenRecord(f":{number}", message)
-            return
-        *lines, unfinished = unfinished.split("\n")
-        for line in lines:
-            yield number, line.rstrip("\r")
-            number += 1
-    if unfinished:
-        yield number, unfinished
+            yield number + 1, BrokenRecord(f":{number + 1}", message)
+
+
+def _numbered_lines(
+    stream: IO[AnyStr], line_end: AnyStr
+) -> Iterator[tuple[int, AnyStr | BrokenRecord]]:
+    """The lines of a stream with their ends; a longer one than memory should hold is skipped."""
+    lines = iter(partial(stream.readline, MAX_DOCUMENT_BYTES + 1), line_end[:0])
+    for number, line in enumerate(lines, start=1):
+        if len(line) <= MAX_DOCUMENT_BYTES:
+            yield number, line
+            continue
+        while line and not line.endswith(line_end):
+            line = stream.readline(MAX_DOCUMENT_BYTES)
+        message = f"a line of over {MAX_DOCUMENT_BYTES >> 20} MiB; cut it"
+        yield number, BrokenRecord(f":{number}", message)
+
+
+@contextmanager
+def open_text(
+    path: str, errors: Literal["strict", "surrogateescape"] = "strict"
+) -> Iterator[io.TextIOWrapper]:
+    """A file as a stream of text, line ends as they are; the encoding is told from its start.
+
+    Args:
+        path: the file.
+        errors: with `surrogateescape`, bytes that do not decode become lone surrogates, as far as
+            the encoding lets them.
+
+    Raises:
+        FileLeftOut: see `read_bytes`; also midway.
+    """
+    with open_bytes(path) as stream:
+        encoding = _detect_from_start(stream)
+        stream.seek(encoding.mark_bytes)
+        with io.TextIOWrapper(stream, encoding.name, errors, newline="") as text:
+            try:
+                yield text
+            except UnicodeDecodeError as error:
+                # What did not decode is the last that was taken from the stream.
+                first_bad = stream.tell() - len(error.object) + error.start
+                detail = f"not {encoding.name} at byte {first_bad}; convert the file to UTF-8"
+                raise FileLeftOut("undecodable", detail) from error
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
@@ -184,27 +237,43 @@ def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
+def uncompressed_name(path: str) -> str:
+    """The name of a file in small letters, without the ending of its compression."""
+    name = os.path.basename(path).lower()
+    stem, ending = os.path.splitext(name)
+    return stem if ending in _DECOMPRESSORS else name
+
+
 @contextmanager
-def _open(path: str) -> Iterator[IO[bytes]]:
-    """The file's bytes, `.gz` undone; every fault of reading becomes a `FileLeftOut`."""
+def open_bytes(path: str) -> Iterator[IO[bytes]]:
+    """The file's bytes, decompressed by its ending; every fault of reading is a `FileLeftOut`."""
+    ending = os.path.splitext(path)[1].lower()
     try:
         with open(path, "rb", opener=_open_without_waiting) as raw:
-            if path.lower().endswith(".gz"):
-                yield gzip.GzipFile(fileobj=raw)  # type: ignore[misc]
-            else:
-                yield raw
+            # A file of no bytes is empty, whatever its ending promises.
+            is_compressed = ending in _DECOMPRESSORS and raw.peek(1)
+            yield _DECOMPRESSORS[ending](raw) if is_compressed else raw
     except FileNotFoundError as error:
         raise FileLeftOut(
             "vanished", "was there when the folder was listed, and is gone"
         ) from error
     except EOFError as error:
         raise FileLeftOut(
-            "truncated", "the .gz ends too early; fetch it again", broken=True
+            "truncated", f"the {ending} ends too early; fetch it again", broken=True
         ) from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise FileLeftOut("damaged", f"not a sound .gz ({error})", broken=True) from error
+    except (zlib.error, lzma.LZMAError) as error:
+        raise _damaged(ending, error) from error
     except OSError as error:
+        # Not from the operating system: what is in the file made no sense to a decoder.
+        if error.errno is None:
+            raise _damaged(ending, error) from error
         raise FileLeftOut("unreadable", error.strerror or str(error)) from error
+
+
+def _damaged(ending: str, error: Exception) -> FileLeftOut:
+    said = " ".join(str(error).split())
+    detail = f"not a sound {ending or 'file'} ({said}); fetch it again"
+    return FileLeftOut("damaged", detail, broken=True)
 
 
 def _detect_from_start(stream: IO[bytes]) -> Encoding:

@@ -1,29 +1,61 @@
-"""What became of every file and document: counts that add up."""
+"""What became of every file, document and character: counts that add up."""
 
 from collections import Counter
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-_MAX_NAMED = 100
+from mlmtune.corpus.cleaning import STEPS
+
+REASONS = (
+    "broken",
+    "empty",
+    "too_short",
+    "too_long",
+    "few_letters",
+    "duplicate",
+    "not_sampled",
+    "overlap",
+    "near_duplicate",
+)
+"""Why a document is left out, in the order in which it is decided."""
 
 
-class _SourceCounts:
-    """The counts of one source."""
+@dataclass
+class SourceFunnel:
+    """The counts of one source, or of all together.
 
-    def __init__(self) -> None:
-        self.files_read = 0
-        self.files_left_out: Counter[str] = Counter()
-        self.documents_kept = 0
-        self.documents_left_out: Counter[str] = Counter()
-        self.characters = 0
+    Attributes:
+        files_read: files that gave documents.
+        files_left_out: those that gave none, by reason: `empty`, `binary`, `undecodable`,
+            `unreadable`, `vanished`, `too_large`, `not_a_file`, `link_outside`, `link_broken`; and,
+            where `corpus.on_error` is `skip`, `truncated`, `damaged`, `broken`.
+        documents_kept: what is in the corpus.
+        documents_left_out: by one of `REASONS`.
+        characters_found: of all documents, before cleaning.
+        cleaned_away: characters by cleaning step.
+        characters_left_out: of cleaned documents that are not in the corpus, by reason.
+        characters_kept: what is in the corpus.
+    """
 
-    def add(self, other: "_SourceCounts") -> None:
-        self.files_read += other.files_read
-        self.files_left_out += other.files_left_out
-        self.documents_kept += other.documents_kept
-        self.documents_left_out += other.documents_left_out
-        self.characters += other.characters
+    files_read: int = 0
+    files_left_out: Counter[str] = field(default_factory=Counter)
+    documents_kept: int = 0
+    documents_left_out: Counter[str] = field(default_factory=Counter)
+    characters_found: int = 0
+    cleaned_away: Counter[str] = field(default_factory=Counter)
+    characters_left_out: Counter[str] = field(default_factory=Counter)
+    characters_kept: int = 0
+
+    def add(self, other: "SourceFunnel") -> None:
+        """Add another's counts to these."""
+        for name, value in vars(other).items():
+            if isinstance(value, Counter):
+                getattr(self, name).update(value)
+            else:
+                setattr(self, name, getattr(self, name) + value)
 
     def to_json(self) -> dict[str, Any]:
+        """Found, kept and left out; each found is the sum of what follows it."""
         return {
             "files": {
                 "found": self.files_read + self.files_left_out.total(),
@@ -33,64 +65,79 @@ class _SourceCounts:
             "documents": {
                 "found": self.documents_kept + self.documents_left_out.total(),
                 "kept": self.documents_kept,
-                "left_out": dict(sorted(self.documents_left_out.items())),
+                "left_out": _in_order(self.documents_left_out, REASONS),
             },
-            "characters": self.characters,
+            "characters": {
+                "found": self.characters_found,
+                "cleaned_away": _in_order(self.cleaned_away, STEPS),
+                "left_out": _in_order(self.characters_left_out, REASONS),
+                "kept": self.characters_kept,
+            },
         }
 
 
-class Funnel:
-    """Counts what goes into the corpus and what is left out, by source and by reason.
+def _in_order(counts: Counter[str], names: tuple[str, ...]) -> dict[str, int]:
+    return {name: counts[name] for name in names if counts[name]}
 
-    Nothing is counted twice: what was found is the sum of what was kept and what was left out.
 
-    Reasons for files: `empty`, `binary`, `undecodable`, `unreadable`, `vanished`, `too_large`,
-    `not_a_file`, `link_outside`, `link_broken`; and, where `corpus.on_error` is `skip`,
-    `truncated`, `damaged`, `broken`.
-    Reasons for documents: `empty`, `too_short`, `duplicate`, `not_sampled`, `broken`.
+class Pair(NamedTuple):
+    """A document that is left out, and the one that it repeats.
+
+    Attributes:
+        document: its source and id.
+        repeats: source and id of the other.
+        similarity: 1.0 where they are equal.
     """
 
-    def __init__(self) -> None:
-        self._sources: dict[str, _SourceCounts] = {}
-        self._files_left_out: list[dict[str, str]] = []
-        self._records_broken: list[dict[str, str]] = []
+    document: str
+    repeats: str
+    similarity: float
 
-    def add_source(self, source: str) -> None:
-        """List a source, so that it is reported even where nothing comes of it."""
-        self._sources.setdefault(source, _SourceCounts())
 
-    def file_read(self, source: str) -> None:
-        """A file gave its documents."""
-        self._sources[source].files_read += 1
+class Overlap(NamedTuple):
+    """A document that is left out because of text that must not be learned.
 
-    def file_left_out(self, source: str, path: str, reason: str, detail: str) -> None:
-        """A file gave nothing; the first hundred are named."""
-        self._sources[source].files_left_out[reason] += 1
-        if len(self._files_left_out) < _MAX_NAMED:
-            self._files_left_out.append({"path": path, "reason": reason, "detail": detail})
+    Attributes:
+        document: its source and id.
+        words: the first words that it shares.
+    """
 
-    def document_kept(self, source: str, num_characters: int) -> None:
-        """A document is part of the corpus."""
-        self._sources[source].documents_kept += 1
-        self._sources[source].characters += num_characters
+    document: str
+    words: str
 
-    def document_left_out(self, source: str, reason: str) -> None:
-        """A document is not part of the corpus."""
-        self._sources[source].documents_left_out[reason] += 1
 
-    def record_broken(self, source: str, place: str, detail: str) -> None:
-        """A record could not be read; the first hundred are named."""
-        self.document_left_out(source, "broken")
-        if len(self._records_broken) < _MAX_NAMED:
-            self._records_broken.append({"place": place, "detail": detail})
+@dataclass
+class Funnel:
+    """Counts by source, with examples.
 
-    def num_kept(self, source: str) -> int:
-        """Documents kept of a source so far."""
-        return self._sources[source].documents_kept
+    Attributes:
+        sources: the counts of each source, by its name.
+        files_left_out: path, reason and detail of some files.
+        records_broken: place and detail of some records.
+        duplicates: some of them.
+        near_duplicates: some of them, the least similar first.
+        overlaps: documents that share text with `exclude_overlap_with`.
+        num_references_too_short: texts of it that are too short to be searched for.
+    """
+
+    sources: dict[str, SourceFunnel]
+    files_left_out: list[dict[str, str]] = field(default_factory=list)
+    records_broken: list[dict[str, str]] = field(default_factory=list)
+    duplicates: list[Pair] = field(default_factory=list)
+    near_duplicates: list[Pair] = field(default_factory=list)
+    overlaps: list[Overlap] = field(default_factory=list)
+    num_references_too_short: int = 0
+
+    def total(self) -> SourceFunnel:
+        """The counts of all sources together."""
+        total = SourceFunnel()
+        for source in self.sources.values():
+            total.add(source)
+        return total
 
     def summary(self) -> str:
         """One line: how much was found and kept, and the count of each reason."""
-        counts = self.to_json()
+        counts = self.total().to_json()
         parts = []
         for what, done in (("files", "read"), ("documents", "kept")):
             found, kept, left_out = (counts[what][key] for key in ("found", done, "left_out"))
@@ -99,13 +146,14 @@ class Funnel:
         return "; ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
-        """All counts, in total and by source, with the first files and records left out."""
-        total = _SourceCounts()
-        for counts in self._sources.values():
-            total.add(counts)
+        """All counts, in total and by source, with the examples."""
         return {
-            **total.to_json(),
-            "sources": {name: counts.to_json() for name, counts in self._sources.items()},
-            "files_left_out": list(self._files_left_out),
-            "records_broken": list(self._records_broken),
+            **self.total().to_json(),
+            "sources": {name: counts.to_json() for name, counts in self.sources.items()},
+            "files_left_out": self.files_left_out,
+            "records_broken": self.records_broken,
+            "duplicates": [pair._asdict() for pair in self.duplicates],
+            "near_duplicates": [pair._asdict() for pair in self.near_duplicates],
+            "overlaps": [overlap._asdict() for overlap in self.overlaps],
+            "references_too_short": self.num_references_too_short,
         }

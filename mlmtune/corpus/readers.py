@@ -3,27 +3,50 @@
 A reader gives the text as it stands in the file; cleaning comes after. A record that is broken is
 given as a `BrokenRecord` in its place, so that the others are not lost.
 
-To add a format: a row in `READERS` and one in `ENDINGS`, and its name in `SourceConfig.format`.
+To add a format: a row in `READERS` and one in `ENDINGS`, and its name in `SourceConfig.format`. A
+dataset is no file, and is read by `mlmtune.corpus.hub`.
 """
 
 import ast
+import csv
 import json
+import re
+import textwrap
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any
+from itertools import count
+from typing import IO, TYPE_CHECKING, Any, TextIO
 
 from mlmtune.corpus.decoding import (
+    COMPRESSIONS,
+    MAX_DOCUMENT_BYTES,
     BrokenRecord,
     FileLeftOut,
     iter_lines,
+    open_bytes,
+    open_text,
     read_bytes,
     read_text,
+    uncompressed_name,
 )
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # What the parser makes of a page takes 20 times its size in memory, and in odd cases much more.
 _MAX_PAGE_BYTES = 8 << 20
+
+_JSON_DECODER = json.JSONDecoder()
+_JSON_LIST_CHARACTERS = 1 << 18
+_JSON_SPACES = re.compile(r"[ \t\r\n]*")
+
+# The parser takes 4 bytes for each; an open quote fills it with the rest of the file.
+_MAX_FIELD_CHARACTERS = 1 << 26
+_UNDECODED = re.compile("[\udc80-\udcff]")
+
+_PARQUET_BATCH_ROWS = 64
+_PARQUET_BUFFER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +93,16 @@ def read_lines(path: str, text_field: str | None) -> Iterator[Record]:
 
 
 def read_json(path: str, text_field: str | None) -> Iterator[Record]:
-    """A JSON list at once, or JSON Lines as a stream."""
-    lines = iter_lines(path)
-    if not path.lower().removesuffix(".gz").endswith((".jsonl", ".ndjson")):
-        start = []
-        for number, line in lines:
-            if isinstance(line, str) and line.lstrip().startswith("["):
-                del line
-                yield from _read_json_list(path, text_field)
+    """A JSON list or JSON Lines, told apart by the name or else the first character."""
+    if not uncompressed_name(path).endswith((".jsonl", ".ndjson")):
+        with open_text(path) as stream:
+            start = stream.read(_JSON_LIST_CHARACTERS)
+            if start.lstrip().startswith("["):
+                for number, value in enumerate(_iter_json_list(start, stream), start=1):
+                    yield record_of(value, text_field, f"#{number}", f" (item {number})")
                 return
-            start.append((number, line))
-            if isinstance(line, BrokenRecord) or line.strip():
-                break
-        lines = chain(start, lines)
 
-    for number, line in lines:
+    for number, line in iter_lines(path):
         if isinstance(line, BrokenRecord):
             yield line
         elif line.strip():
@@ -93,61 +111,269 @@ def read_json(path: str, text_field: str | None) -> Iterator[Record]:
             except (ValueError, RecursionError) as error:
                 yield BrokenRecord(f":{number}", f"not a line of JSON ({_describe(error)})")
             else:
-                yield _json_record(value, text_field, f"#{number}", f":{number}")
+                yield record_of(value, text_field, f"#{number}", f":{number}")
 
 
-def _read_json_list(path: str, text_field: str | None) -> Iterator[Record]:
-    try:
-        values = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        detail = f"line {error.lineno} is not JSON ({error.msg})"
-        raise FileLeftOut(
-            "broken", f"{detail}; for one value a line, end the name in .jsonl", broken=True
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise FileLeftOut("broken", f"not JSON ({_describe(error)})", broken=True) from error
-    for number, value in enumerate(values, start=1):
-        yield _json_record(value, text_field, f"#{number}", f" (item {number})")
-
-
-def _json_record(value: Any, text_field: str | None, place: str, where: str) -> Record:
-    """The text of one JSON value.
+def _iter_json_list(start: str, stream: TextIO) -> Iterator[Any]:
+    """The items of a JSON list, each as soon as all of it is read.
 
     Args:
-        value: a string, or an object that holds the text.
-        text_field: the field that holds it; None for the default ones.
+        start: the first characters of the file.
+        stream: those that follow.
+
+    Raises:
+        FileLeftOut: what comes next is not JSON.
+    """
+    opening = start.index("[") + 1
+    text, num_lines = start[opening:], start.count("\n", 0, opening)
+    place, mark = 0, "["
+    while mark != "]":
+        try:
+            place = _skip_spaces(text, place)
+            if mark == "[" and text.startswith("]", place):
+                place += 1
+                break
+            value, end = _JSON_DECODER.raw_decode(text, place)
+            end = _skip_spaces(text, end)
+            if not text.startswith((",", "]"), end):
+                raise json.JSONDecodeError("Expecting ',' or ']'", text, end)
+        except json.JSONDecodeError as error:
+            if len(text) - place >= MAX_DOCUMENT_BYTES:
+                raise _too_long_item(num_lines + 1 + text.count("\n", 0, place)) from None
+            more = stream.read(max(_JSON_LIST_CHARACTERS, len(text))) if _is_cut(error) else ""
+            if not more:
+                raise _broken_list(num_lines + error.lineno, error.msg) from error
+            num_lines += text.count("\n", 0, place)
+            text, place = text[place:] + more, 0
+        except (ValueError, RecursionError) as error:
+            raise FileLeftOut("broken", f"not JSON ({_describe(error)})", broken=True) from error
+        else:
+            yield value
+            place, mark = end + 1, text[end]
+
+    while place < len(text):
+        place = _skip_spaces(text, place)
+        num_lines += text.count("\n", 0, place)
+        if place < len(text):
+            raise _broken_list(num_lines + 1, "Extra data after the list")
+        text, place = stream.read(_JSON_LIST_CHARACTERS), 0
+
+
+def _skip_spaces(text: str, place: int) -> int:
+    spaces = _JSON_SPACES.match(text, place)
+    assert spaces is not None
+    return spaces.end()
+
+
+def _is_cut(error: json.JSONDecodeError) -> bool:
+    """Whether more characters may mend it: no token but a string is longer than `-Infinity`."""
+    return error.msg.startswith("Unterminated string") or error.pos > len(error.doc) - 16
+
+
+def _broken_list(line: int, message: str) -> FileLeftOut:
+    detail = f"line {line} is not JSON ({message}); for one value a line, end the name in .jsonl"
+    return FileLeftOut("broken", detail, broken=True)
+
+
+def _too_long_item(line: int) -> FileLeftOut:
+    detail = f"line {line}: an item of over {MAX_DOCUMENT_BYTES >> 20} MiB; cut it"
+    return FileLeftOut("broken", detail, broken=True)
+
+
+def record_of(value: Any, text_field: str | None, place: str, where: str) -> Record:
+    """The text of one value of a format that has fields.
+
+    Args:
+        value: a string, or a mapping that holds the text.
+        text_field: the field that holds it; by default `text`, else `content` under its `title`.
         place: names the document within its file.
         where: names the record in an error.
     """
     if isinstance(value, str):
         return RawDocument(value, place)
-    if not isinstance(value, dict):
-        return BrokenRecord(where, f"a string or an object is needed, not {_json_type(value)}")
+    if not isinstance(value, Mapping):
+        return BrokenRecord(where, f"a string or an object is needed, not {_kind(value)}")
 
     field = text_field or next((name for name in ("text", "content") if name in value), "text")
     if field not in value:
-        fields = ", ".join(value) or "none"
-        return BrokenRecord(where, f"no field '{field}'; the fields are: {fields} (set text_field)")
+        there = f"no field '{field}'; the fields are: {_listed(value)}"
+        return BrokenRecord(where, f"{there} (set text_field)")
     text = value[field]
     if not isinstance(text, str):
-        return BrokenRecord(where, f"field '{field}' is {_json_type(text)}, not a string")
+        return BrokenRecord(where, f"field '{field}' is {_kind(text)}, not a string")
     if text_field is None and field == "content" and value.get("title") is not None:
         title = value["title"]
         if not isinstance(title, str):
-            return BrokenRecord(where, f"field 'title' is {_json_type(title)}, not a string")
+            return BrokenRecord(where, f"field 'title' is {_kind(title)}, not a string")
         text = f"{title}\n\n{text}"
     return RawDocument(text, place)
 
 
-def _json_type(value: Any) -> str:
-    names = {dict: "an object", list: "a list", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number" if not isinstance(value, str) else "a string")
+_KINDS: dict[type, str] = {
+    **{dict: "an object", list: "a list", str: "a string", type(None): "null"},
+    **{bool: "a boolean", int: "a number", float: "a number"},
+}
+
+
+def _kind(value: object) -> str:
+    return _KINDS.get(type(value), f"of type {type(value).__name__}")
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Names in one line, which may be a whole text where a header is missing."""
+    return textwrap.shorten(", ".join(names)[:400], 300, placeholder=" ...") or "none"
+
+
+def text_columns(columns: Sequence[str], text_field: str | None) -> list[str]:
+    """Those columns of a table that `record_of` takes the text from.
+
+    Raises:
+        FileLeftOut: the table has none of the name.
+    """
+    if text_field is None and "text" not in columns and "content" in columns:
+        return [name for name in ("title", "content") if name in columns]
+    column = text_field or "text"
+    if column not in columns:
+        there = f"no column '{column}'; the columns are: {_listed(columns)}"
+        raise FileLeftOut("broken", f"{there} (set text_field)", broken=True)
+    return [column]
 
 
 def _describe(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg} at column {error.colno}"
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def read_csv(path: str, text_field: str | None) -> Iterator[Record]:
+    """A document for each row below the header, as in RFC 4180; tabs part the fields of a `.tsv`.
+
+    A field that begins with a quote ends at the next one that is not doubled, be it lines later.
+    """
+    csv.field_size_limit(_MAX_FIELD_CHARACTERS)  # there is one for the whole process
+    delimiter = "\t" if uncompressed_name(path).endswith(".tsv") else ","
+    with open_text(path, errors="surrogateescape") as stream:
+        rows = _iter_csv_rows(stream, delimiter)
+        _, header = next(rows, (0, None))
+        if header is None:
+            return
+        if isinstance(header, BrokenRecord):
+            raise FileLeftOut("broken", f"its header is {header.message}", broken=True)
+        indices = {name: header.index(name) for name in text_columns(header, text_field)}
+        for number, (line, row) in enumerate(rows, start=1):
+            if isinstance(row, BrokenRecord):
+                yield row
+            elif len(row) != len(header):
+                message = f"a row of {len(row)} fields below a header of {len(header)}"
+                yield BrokenRecord(f":{line}", message)
+            else:
+                value = {name: row[index] for name, index in indices.items()}
+                if any(_UNDECODED.search(text) for text in value.values()):
+                    message = f"not {stream.encoding}; convert the file to UTF-8"
+                    yield BrokenRecord(f":{line}", message)
+                else:
+                    yield record_of(value, text_field, f"#{number}", f":{line}")
+
+
+def _iter_csv_rows(
+    stream: TextIO, delimiter: str
+) -> Iterator[tuple[int, list[str] | BrokenRecord]]:
+    """(line where it begins, fields) of each row that is not blank."""
+    # Not strict, an open quote would take the rest of the file for one field without a word.
+    rows = csv.reader(stream, delimiter=delimiter, strict=True)
+    while True:
+        line = rows.line_num + 1
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield line, BrokenRecord(f":{line}", f"not CSV ({error}); mend its quotes")
+        else:
+            if row:
+                yield line, row
+
+
+def read_parquet(path: str, text_field: str | None) -> Iterator[Record]:
+    """A document for each row of a Parquet file, an Arrow file or an Arrow stream."""
+    import pyarrow as pa  # takes 0.1 s
+
+    number = 0
+    with open_bytes(path) as file:
+        try:
+            for batch in _iter_batches(file, text_field):
+                columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+                for row in range(batch.num_rows):
+                    number += 1
+                    where = f" (row {number})"
+                    try:
+                        value = {name: column[row].as_py() for name, column in columns.items()}
+                    except UnicodeDecodeError:
+                        yield BrokenRecord(where, "its text is not UTF-8")
+                    else:
+                        yield record_of(value, text_field, f"#{number}", where)
+        except (pa.ArrowException, UnicodeDecodeError, MemoryError) as error:
+            # Lengths are read from the file, so that wrong ones may exceed all memory.
+            said = " ".join(str(error).split()) or "more memory is asked for than there is"
+            detail = f"not a sound Parquet or Arrow file ({said}); fetch it again"
+            raise FileLeftOut("damaged", detail, broken=True) from error
+
+
+def _iter_batches(file: IO[bytes], text_field: str | None) -> "Iterator[pa.RecordBatch]":
+    """The columns that hold the text, some rows at a time. What the file is tells its start."""
+    start = file.read(8)
+    file.seek(0)
+    if start.startswith(b"PAR1"):
+        return _iter_parquet(file, text_field)
+    if start.startswith(b"ARROW1"):
+        return _iter_arrow(file, text_field, is_stream=False)
+    if start.startswith(b"\xff\xff\xff\xff"):  # a message follows
+        return _iter_arrow(file, text_field, is_stream=True)
+    if not start:
+        raise FileLeftOut("empty", "no bytes")
+    raise FileLeftOut("damaged", "neither Parquet nor Arrow", broken=True)
+
+
+def _iter_parquet(file: IO[bytes], text_field: str | None) -> "Iterator[pa.RecordBatch]":
+    from pyarrow.parquet import ParquetFile
+
+    # By default a whole row group is read ahead, which may be the whole file.
+    table = ParquetFile(file, buffer_size=_PARQUET_BUFFER_BYTES, pre_buffer=False)
+    columns = _string_columns(table.schema_arrow, text_field)
+    yield from table.iter_batches(_PARQUET_BATCH_ROWS, columns=columns, use_threads=False)
+
+
+def _iter_arrow(
+    file: IO[bytes], text_field: str | None, *, is_stream: bool
+) -> "Iterator[pa.RecordBatch]":
+    from pyarrow import ipc
+
+    open_arrow = ipc.open_stream if is_stream else ipc.open_file
+    schema = open_arrow(file).schema
+    fields = [schema.names.index(name) for name in _string_columns(schema, text_field)]
+    file.seek(0)
+    reader = open_arrow(file, options=ipc.IpcReadOptions(included_fields=fields, use_threads=False))
+    batches = reader if is_stream else map(reader.get_batch, range(reader.num_record_batches))
+    for batch in batches:
+        # Offsets are taken as they stand in the file: wrong ones would end the process.
+        batch.validate(full=True)
+        yield batch
+
+
+def _string_columns(schema: "pa.Schema", text_field: str | None) -> list[str]:
+    """The `text_columns` of a table that has types."""
+    from pyarrow import types
+
+    columns = text_columns(schema.names, text_field)
+    for column in columns:
+        kind = schema.types[schema.names.index(column)]
+        values = kind.value_type if types.is_dictionary(kind) else kind
+        if not (
+            types.is_string(values) or types.is_large_string(values) or types.is_string_view(values)
+        ):
+            detail = f"column '{column}' holds {kind}, not strings"
+            raise FileLeftOut("broken", detail, broken=True)
+    return columns
 
 
 def read_python(path: str, text_field: str | None) -> Iterator[Record]:
@@ -165,9 +391,8 @@ def read_python(path: str, text_field: str | None) -> Iterator[Record]:
 
     assigned = _assignments(module)
     if text_field not in assigned:
-        names = ", ".join(list(assigned)[:10]) or "none"
-        detail = f"nothing is assigned to '{text_field}'; the names are: {names} (set text_field)"
-        raise FileLeftOut("broken", detail, broken=True)
+        there = f"nothing is assigned to '{text_field}'; the names are: {_listed(assigned)}"
+        raise FileLeftOut("broken", f"{there} (set text_field)", broken=True)
     yield from _python_records(assigned[text_field], text_field)
 
 
@@ -197,6 +422,7 @@ def _python_records(value: ast.expr, name: str) -> Iterator[Record]:
             detail = f"line {value.lineno}: '{name}' is no list, tuple, set or mapping of strings"
             raise FileLeftOut("broken", detail, broken=True)
 
+    places: set[str] = set()
     for key, text in zip(keys, texts, strict=True):
         where = f":{text.lineno}"
         try:
@@ -210,7 +436,16 @@ def _python_records(value: ast.expr, name: str) -> Iterator[Record]:
             kind = type(literal).__name__
             yield BrokenRecord(where, f"an element of '{name}' is of type {kind}, not a string")
         else:
-            yield RawDocument(literal, f"#{place}")
+            # A mapping may be written with a key twice; both texts are there to be read.
+            unique = next(name for name in _numbered(f"#{place}") if name not in places)
+            places.add(unique)
+            yield RawDocument(literal, unique)
+
+
+def _numbered(name: str) -> Iterator[str]:
+    """A name, and then the same with a number."""
+    yield name
+    yield from (f"{name} ({number})" for number in count(2))
 
 
 READERS: dict[str, Reader] = {
@@ -218,6 +453,8 @@ READERS: dict[str, Reader] = {
     "text": read_plain,
     "lines": read_lines,
     "json": read_json,
+    "csv": read_csv,
+    "parquet": read_parquet,
     "python": read_python,
 }
 
@@ -226,6 +463,21 @@ ENDINGS: dict[str, tuple[str, ...]] = {
     "text": (".txt",),
     "lines": (".txt", ".tokens", ".raw"),
     "json": (".json", ".jsonl", ".ndjson"),
+    "csv": (".csv", ".tsv"),
+    "parquet": (".parquet", ".arrow", ".feather", ".ipc"),
     "python": (".py",),
 }
-"""The endings that are read below a folder, each also followed by `.gz`."""
+"""The endings of each format, before those of a compression."""
+
+# No one compresses them once more, and they are not read from start to end.
+_COMPRESSED_WITHIN = frozenset({"parquet"})
+
+
+def file_endings(format_: str) -> tuple[str, ...]:
+    """The endings that are read below a folder: a format's own, and each with a compression."""
+    endings = ENDINGS[format_]
+    if format_ in _COMPRESSED_WITHIN:
+        return endings
+    return endings + tuple(
+        ending + compression for compression in COMPRESSIONS for ending in endings
+    )

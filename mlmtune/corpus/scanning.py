@@ -1,4 +1,4 @@
-"""Which files make up the corpus: found once, in a fixed order, before anything is read."""
+"""What makes up the corpus: files and datasets, found once, in a fixed order, before it is read."""
 
 import difflib
 import os
@@ -12,7 +12,8 @@ from pathlib import Path, PurePosixPath
 import xxhash
 
 from mlmtune.config import CorpusConfig, SourceConfig
-from mlmtune.corpus.readers import ENDINGS
+from mlmtune.corpus import git, hub, remote
+from mlmtune.corpus.readers import file_endings
 from mlmtune.errors import DataError
 from mlmtune.locations import resolve
 
@@ -26,15 +27,15 @@ class ListedFile:
 
     Attributes:
         id: path below the source's root, with `/`; names the file within its source.
-        path: where it is.
-        size: bytes.
-        mtime_ns: time of its last change, nanoseconds.
+        path: where it is: a path, or a URL for `remote`.
+        size: bytes; 0 where a server does not tell.
+        version: changes with the content: time of the last change, commit, entity tag.
     """
 
     id: str
     path: str
     size: int
-    mtime_ns: int
+    version: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class PassedOver:
 
 @dataclass(frozen=True, slots=True)
 class ListedSource:
-    """The files of one source.
+    """What one source holds.
 
     Attributes:
         config: the source in the config.
@@ -56,68 +57,130 @@ class ListedSource:
         validation: it is one of `validation_sources`.
         files: sorted by id.
         passed_over: what matched but cannot be read.
+        dataset: in the place of files, where the source is a dataset.
     """
 
     config: SourceConfig
     name: str
     validation: bool
     files: tuple[ListedFile, ...]
-    passed_over: tuple[PassedOver, ...]
+    passed_over: tuple[PassedOver, ...] = ()
+    dataset: hub.ListedDataset | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """All files of the corpus; those of `validation_sources` first."""
+    """All that the corpus is made of.
+
+    Attributes:
+        sources: those of `validation_sources` first.
+        references: those of `exclude_overlap_with`.
+    """
 
     sources: tuple[ListedSource, ...]
+    references: tuple[ListedSource, ...] = ()
 
     def signature(self) -> str:
-        """A digest of every file's source, id, size, time of change, and whether it may be read."""
+        """A digest of every file's source, id, size, version, and whether it may be read."""
         state = xxhash.xxh3_128()
-        for source in self.sources:
+        for source in (*self.sources, *self.references):
             state.update(f"{source.name}\0{source.validation}\0{len(source.files)}\0".encode())
             for file in source.files:
-                # A file whose permission is mended keeps its size and time.
-                is_readable = os.access(file.path, os.R_OK)
-                line = f"{file.id}\0{file.size}\0{file.mtime_ns}\0{is_readable}\0"
-                state.update(line.encode("utf-8", "surrogateescape"))
+                state.update(describe_file(file))
+            if source.dataset is not None:
+                state.update(source.dataset.signature.encode())
         return state.hexdigest()
 
 
-def scan(config: CorpusConfig) -> Listing:
+def describe_file(file: ListedFile) -> bytes:
+    """What a file's content follows from, for a digest."""
+    # A file whose permission is mended keeps its size and time.
+    is_readable = remote.is_remote(file.path) or os.access(file.path, os.R_OK)
+    line = f"{file.id}\0{file.size}\0{file.version}\0{is_readable}\0"
+    return line.encode("utf-8", "surrogateescape")
+
+
+def scan(
+    config: CorpusConfig, git_cache: Path, say: Callable[[str], None], *, refresh: bool = False
+) -> Listing:
     """List the files of every source, in an order that is the same on every machine.
 
     Folders are walked to their depths, but for links out of them and version control's own folders.
+    Files of git repositories are fetched where they are not in the cache yet.
+
+    Args:
+        config: the section `corpus`.
+        git_cache: where repositories are kept.
+        say: told in one line what takes time.
+        refresh: look up again where branches of git repositories are.
 
     Raises:
         DataError: a path does not exist, or no file of a source matches.
-        ConfigError: a `package://` path cannot be resolved.
+        ConfigError: a `package://` path cannot be resolved, or a program or plugin is missing.
+        HubError: a repository, dataset or remote location cannot be reached.
     """
     named: Counter[str] = Counter()
-    sources = []
-    sections = (("validation_sources", config.validation_sources), ("sources", config.sources))
-    for section, source_configs in sections:
-        for index, source_config in enumerate(source_configs):
-            paths = _paths(source_config)
-            name = source_config.name or ", ".join(paths)
+
+    def listed(section: str, sources: list[SourceConfig]) -> Iterator[ListedSource]:
+        for index, source in enumerate(sources):
+            name = source.name or remote.without_query(source.location)
             named[name] += 1
             if named[name] > 1:
                 name = f"{name} ({named[name]})"
-            files, passed_over = _scan_source(source_config, f"corpus.{section}[{index}]")
-            is_validation = section == "validation_sources"
-            sources.append(ListedSource(source_config, name, is_validation, files, passed_over))
-    return Listing(tuple(sources))
+            validation = section == "validation_sources"
+            where = f"corpus.{section}[{index}]"
+            if source.dataset is not None:
+                dataset = hub.locate(source, where, say)
+                yield ListedSource(source, name, validation, (), dataset=dataset)
+            elif source.git is not None:
+                files, passed_over = _fetch_source(source, where, git_cache, say, refresh)
+                yield ListedSource(source, name, validation, files, passed_over)
+            else:
+                files, passed_over = _scan_source(source, where)
+                yield ListedSource(source, name, validation, files, passed_over)
+
+    validation = tuple(listed("validation_sources", config.validation_sources))
+    training = tuple(listed("sources", config.sources))
+    references = tuple(listed("exclude_overlap_with", config.exclude_overlap_with))
+    return Listing((*validation, *training), references)
 
 
 def _paths(source: SourceConfig) -> list[str]:
+    assert source.path is not None
     return [source.path] if isinstance(source.path, str) else source.path
+
+
+def _fetch_source(
+    source: SourceConfig, where: str, cache: Path, say: Callable[[str], None], refresh: bool
+) -> tuple[tuple[ListedFile, ...], tuple[PassedOver, ...]]:
+    """The files of a git repository, fetched; see `_scan_source`."""
+    assert source.git is not None
+    selects = _Selection(source)
+    checkout = git.fetch(
+        source.git, source.revision, selects, selects.name, cache, say, refresh=refresh
+    )
+    files = []
+    for folder, _, names in os.walk(checkout.folder):
+        for name in names:
+            path = os.path.join(folder, name)
+            below = os.path.relpath(path, checkout.folder)
+            files.append(ListedFile(below, path, os.lstat(path).st_size, checkout.commit))
+    passed_over = tuple(PassedOver(*entry) for entry in checkout.passed_over)
+    if not files and not passed_over:
+        raise DataError(
+            f"{where}.git: no file at commit {checkout.commit[:12]} matches "
+            f"{', '.join(selects.patterns)}; set {where}.include"
+        )
+    return tuple(sorted(files, key=lambda file: file.id)), passed_over
 
 
 def _scan_source(
     source: SourceConfig, where: str
 ) -> tuple[tuple[ListedFile, ...], tuple[PassedOver, ...]]:
     """The files of one source, by id; `where` is its place in the config."""
-    walks = [_Walk(location, source, where) for location in _paths(source)]
+    selects = _Selection(source)
+    local = [path for path in _paths(source) if not remote.is_remote(path)]
+    walks = [_Walk(location, selects, where) for location in local]
     # Ids of several paths are told apart by the folders that their roots do not share.
     common = os.path.commonpath([walk.root for walk in walks]) if walks else ""
     files: dict[str, ListedFile] = {}
@@ -133,14 +196,47 @@ def _scan_source(
                 # Found twice, through a link or a second path: folders are listed in no order.
                 if path in files:
                     file_id = min(file_id, files[path].id)
-                files[path] = ListedFile(file_id, path, outcome.st_size, outcome.st_mtime_ns)
+                version = str(outcome.st_mtime_ns)
+                files[path] = ListedFile(file_id, path, outcome.st_size, version)
         endings_seen += walk.endings_passed
+    for location in _paths(source):
+        if remote.is_remote(location):
+            for found in remote.list_remote(location, selects, where):
+                files[found.url] = ListedFile(found.id, found.url, found.size or 0, found.version)
     if not files and not passed_over:
         raise _nothing_matched(source, where, endings_seen)
     return (
         tuple(sorted(files.values(), key=lambda file: file.id)),
         tuple(sorted(passed_over.values(), key=lambda entry: entry.path)),
     )
+
+
+class _Selection:
+    """Whether a source wants a file, by its path below the source's root.
+
+    Attributes:
+        patterns: what it goes by, for people.
+        name: the same for the same choice.
+    """
+
+    def __init__(self, source: SourceConfig) -> None:
+        self._exclude = [_matcher(glob) for glob in source.exclude]
+        if source.include is None:
+            endings = file_endings(source.format)
+            self.patterns: tuple[str, ...] = endings
+            self.includes: Callable[[str], bool] = lambda below: below.lower().endswith(endings)
+        else:
+            includes = [_matcher(glob) for glob in source.include]
+            self.patterns = tuple(source.include)
+            self.includes = lambda below: any(matches(below) for matches in includes)
+        self.name = xxhash.xxh3_64_hexdigest(repr((self.patterns, source.exclude)).encode())
+
+    def __call__(self, below: str) -> bool:
+        return self.includes(below) and not self.excludes(below)
+
+    def excludes(self, below: str) -> bool:
+        """Whether a file, or a folder with all in it, is left out whatever its name."""
+        return any(excludes(below) for excludes in self._exclude)
 
 
 class _Walk:
@@ -151,13 +247,13 @@ class _Walk:
         endings_passed: how many files of each ending did not match.
     """
 
-    def __init__(self, location: str, source: SourceConfig, where: str) -> None:
+    def __init__(self, location: str, selects: _Selection, where: str) -> None:
         fixed, pattern = _split_glob(location)
         path = resolve(fixed)
         if not os.path.lexists(path):
             raise DataError(f"{where}.path: {fixed} does not exist{_nearest(path)}")
         self.endings_passed: Counter[str] = Counter()
-        self._exclude = [_matcher(glob) for glob in source.exclude]
+        self._selects = selects
         self._named_file: str | None = None
         if os.path.isdir(path):
             self.root = os.path.realpath(path)
@@ -165,13 +261,6 @@ class _Walk:
             # The folder may be a link, the file itself is looked at as it is.
             self.root = os.path.realpath(path.parent)
             self._named_file = path.name
-
-        if source.include is None:
-            endings = tuple(e + gz for e in ENDINGS[source.format] for gz in ("", ".gz"))
-            self._include: Callable[[str], bool] = lambda below: below.lower().endswith(endings)
-        else:
-            includes = [_matcher(glob) for glob in source.include]
-            self._include = lambda below: any(matches(below) for matches in includes)
         self._glob = re.compile(_translate(pattern)) if pattern else None
         self._max_depth = None if not pattern or "**" in pattern else pattern.count("/")
 
@@ -197,7 +286,7 @@ class _Walk:
                 continue
             for entry in entries:
                 name = f"{below}/{entry.name}" if below else entry.name
-                if any(excludes(name) for excludes in self._exclude):
+                if self._selects.excludes(name):
                     continue
                 fits = self._glob is not None and self._glob.fullmatch(name) is not None
                 if entry.is_dir(follow_symlinks=False):
@@ -205,7 +294,7 @@ class _Walk:
                     if entry.name not in _VERSION_CONTROL_FOLDERS and (matched or fits or deeper):
                         stack.append((name, matched or fits))
                     continue
-                if not (fits or (matched and self._include(name))):
+                if not (fits or (matched and self._selects.includes(name))):
                     if not entry.is_symlink():
                         self.endings_passed[PurePosixPath(name).suffix or "none"] += 1
                     continue
@@ -301,7 +390,7 @@ def _nearest(path: Path) -> str:
 
 def _nothing_matched(source: SourceConfig, where: str, endings: Counter[str]) -> DataError:
     paths = ", ".join(_paths(source))
-    wanted = ", ".join(source.include or ENDINGS[source.format])
+    wanted = ", ".join(_Selection(source).patterns)
     there = ", ".join(f"{count} of {ending}" for ending, count in endings.most_common(5))
     found = f"the files there are: {there}" if there else "there is no file at all"
     return DataError(

@@ -15,12 +15,11 @@ import transformers
 from numpy.typing import NDArray
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from mlmtune import hub
 from mlmtune.config import ModelConfig
 from mlmtune.errors import ConfigError, HubError
+from mlmtune.hub import HUB_TIMEOUT_SECONDS
 from mlmtune.locations import resolve
-
-HUB_TIMEOUT_SECONDS = 5.0
-"""How long the hub may take to answer before it counts as out of reach."""
 
 HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.jinja"]
 """What a masked language model needs of its repository; weights in pickles only if need be."""
@@ -91,70 +90,51 @@ def locate_model(name_or_path: str, revision: str | None) -> Path:
                 "folder; give the folder that save_pretrained() wrote"
             )
         return path
-    looks_like_a_path = name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1
-    if looks_like_a_path or path.exists():
+    if not hub.is_name(name_or_path) or path.exists():
         raise ConfigError(f"model.name_or_path: there is no folder {name_or_path}")
     return _fetch_from_hub(name_or_path, revision)
 
 
 def _fetch_from_hub(name: str, revision: str | None) -> Path:
     """Download what is not cached yet; the cache alone where the hub cannot be reached."""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )  # fmt: skip
-
-    def from_cache(reason: str) -> Path:
-        try:
-            folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
-        except LocalEntryNotFoundError as error:
-            raise HubError(
-                f"model.name_or_path: {name}: {reason}, and there is no cached copy; "
-                "give a folder, or try again with the hub in reach"
-            ) from error
-        has_weights = any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
-        if not (folder / "config.json").is_file() or not has_weights:
-            raise HubError(
-                f"model.name_or_path: {name}: {reason}, and the cached copy is not whole; "
-                "try again with the hub in reach"
-            )
-        return folder
-
-    if HF_HUB_OFFLINE:
-        return from_cache("HF_HUB_OFFLINE is set")
     try:
-        # Asked once with a short timeout: the download itself would go on trying for minutes.
-        info = HfApi().model_info(name, revision=revision, timeout=HUB_TIMEOUT_SECONDS)
-        names = [file.rfilename for file in info.siblings or []]
-        patterns = list(HUB_FILES)
-        if not any(file.endswith(".safetensors") and "/" not in file for file in names):
-            patterns.append("pytorch_model*.bin")
-        return Path(
-            snapshot_download(name, revision=revision, allow_patterns=patterns,
-                              ignore_patterns=["*/*"])
-        )  # fmt: skip
-    except HFValidationError as error:
-        raise ConfigError(
-            f"model.name_or_path: {name} is neither a folder nor a name on the hub"
-        ) from error
-    except GatedRepoError as error:
+        return hub.ask(lambda: _download(name, revision), "model", name, revision, "model")
+    except hub.OutOfReach as reason:
+        return _from_cache(name, revision, str(reason))
+
+
+def _download(name: str, revision: str | None) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+
+    # Asked once with a short timeout: the download itself would go on trying for minutes.
+    info = HfApi().model_info(name, revision=revision, timeout=HUB_TIMEOUT_SECONDS)
+    names = [file.rfilename for file in info.siblings or []]
+    patterns = list(HUB_FILES)
+    if not any(file.endswith(".safetensors") and "/" not in file for file in names):
+        patterns.append("pytorch_model*.bin")
+    return Path(
+        snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"])
+    )
+
+
+def _from_cache(name: str, revision: str | None, reason: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError as error:
         raise HubError(
-            f"model.name_or_path: {name} is gated; ask for access on its page and set HF_TOKEN"
+            f"model.name_or_path: {name}: {reason}, and there is no cached copy; "
+            "give a folder, or try again with the hub in reach"
         ) from error
-    except RevisionNotFoundError as error:
-        raise HubError(f"model.revision: {name} has no revision {revision!r}") from error
-    except RepositoryNotFoundError as error:
+    has_weights = any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
+    if not (folder / "config.json").is_file() or not has_weights:
         raise HubError(
-            f"model.name_or_path: there is no folder {name}, and no such model on {ENDPOINT} "
-            "(or it is private: set HF_TOKEN)"
-        ) from error
-    except Exception as error:  # the client's network errors share no base between versions
-        return from_cache(f"{ENDPOINT} cannot be reached ({type(error).__name__})")
+            f"model.name_or_path: {name}: {reason}, and the cached copy is not whole; "
+            "try again with the hub in reach"
+        )
+    return folder
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:

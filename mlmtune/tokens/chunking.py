@@ -7,7 +7,7 @@ the numbers that describe the stream are held; ids stay in the store.
 Legend: B chunks, T tokens in a chunk, D documents, N chunks of a view.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmtune.config import ChunkingConfig, CorpusConfig, TokenizationConfig
+from mlmtune.console import Console
+from mlmtune.corpus.scanning import Listing
 from mlmtune.corpus.splitting import validation_mask
 from mlmtune.errors import ConfigError, DataError
 from mlmtune.randomness import key, permute
@@ -58,6 +60,7 @@ class ChunkView:
         config: how to cut.
         special_tokens: the tokenizer's frame.
         pad_token_id: fills what is shorter than the longest of a batch.
+        separates_sources: no chunk holds text of two sources, so that they can be weighted.
     """
 
     def __init__(
@@ -67,15 +70,18 @@ class ChunkView:
         config: ChunkingConfig,
         special_tokens: SpecialTokens,
         pad_token_id: int,
+        *,
+        separates_sources: bool = False,
     ) -> None:
         self.num_documents: int | None = len(documents)
         self.num_characters: int | None = int(store.num_characters[documents].sum())
-        self.num_body_tokens = int(store.document_lengths()[documents].sum())
-        documents = documents[store.document_lengths()[documents] > 0]
+        self.num_body_tokens = int(store.lengths[documents].sum())
+        documents = documents[store.lengths[documents] > 0]
         self._store = store
+        self._documents = documents
         self._pad_token_id = pad_token_id
         self._token_offsets = store.offsets[documents]
-        body_lengths = store.document_lengths()[documents]
+        body_lengths = store.lengths[documents]
         self._body_lengths = body_lengths
 
         per_document = config.mode == "per_document"
@@ -104,22 +110,38 @@ class ChunkView:
             self.num_tokens_truncated = 0
             spans = body_lengths + len(before) + len(after)
         self._stream_offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(spans)])
-        self._stream_length = int(self._stream_offsets[-1])
-        if not per_document and not frame_documents and len(documents) > 0:
-            self._stream_length -= len(after)  # separators stand between documents only
 
-        self._chunk_offsets: NDArray[np.int64] | None = None
-        self.num_tokens_dropped = 0
+        # A piece of the stream is cut into chunks by itself: a document, a source, or all of it.
+        sources = store.document_sources[documents]
         if per_document:
-            chunks_of = -(-spans // window)
-            self._chunk_offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(chunks_of)])
-            num_chunks = int(self._chunk_offsets[-1])
-        elif config.last_chunk == "drop":
-            num_chunks, self.num_tokens_dropped = divmod(self._stream_length, window)
+            first_documents = np.arange(len(documents))
+        elif separates_sources:
+            first_documents = np.flatnonzero(np.diff(sources, prepend=-1))
         else:
-            num_chunks = -(-self._stream_length // window)
+            first_documents = np.arange(min(len(documents), 1))
+        bounds = self._stream_offsets[np.append(first_documents, len(documents))]
+        self._piece_starts, self._piece_ends = bounds[:-1], bounds[1:]
+        if not per_document and not frame_documents:
+            self._piece_ends = self._piece_ends - len(after)  # separators stand between documents
+
+        lengths = self._piece_ends - self._piece_starts
+        chunks_of, rest = np.divmod(lengths, window)
+        self.num_tokens_dropped = 0
+        if config.last_chunk == "drop" and not per_document:
+            self.num_tokens_dropped = int(rest.sum())
+            lengths = lengths - rest
+        else:
+            chunks_of = chunks_of + (rest > 0)
+        self._chunk_offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(chunks_of)])
         self._selection: NDArray[np.int64] | None = None
-        self._num_chunks = num_chunks
+        self._num_chunks = int(self._chunk_offsets[-1])
+
+        frame = len(self._frame[0]) + len(self._frame[1])
+        self._num_tokens = int(lengths.sum()) + self._num_chunks * frame
+        # By source; where a piece holds several, nobody asks.
+        piece_sources, num_sources = sources[first_documents], len(store.sources)
+        self.num_chunks_by_source = _sums(piece_sources, chunks_of, num_sources)
+        self.num_tokens_by_source = _sums(piece_sources, lengths + chunks_of * frame, num_sources)
 
     def select(self, chunks: NDArray[np.int64]) -> "ChunkView":
         """A view of some of this view's chunks, in the order given.
@@ -148,13 +170,9 @@ class ChunkView:
         """(B,) start of each chunk in the stream, and (B,) number of stream tokens in it."""
         if self._selection is not None:
             chunks = self._selection[chunks]
-        if self._chunk_offsets is None:
-            starts = chunks * self._window
-            return starts, np.minimum(self._window, self._stream_length - starts)
-        document = np.searchsorted(self._chunk_offsets, chunks, side="right") - 1
-        starts = self._stream_offsets[document]
-        starts = starts + (chunks - self._chunk_offsets[document]) * self._window
-        return starts, np.minimum(self._window, self._stream_offsets[document + 1] - starts)
+        piece = np.searchsorted(self._chunk_offsets, chunks, side="right") - 1
+        starts = self._piece_starts[piece] + (chunks - self._chunk_offsets[piece]) * self._window
+        return starts, np.minimum(self._window, self._piece_ends[piece] - starts)
 
     def token_counts(self, vocabulary_size: int) -> NDArray[np.int64]:
         """(V,) how often each id occurs in the view's chunks, special tokens left out."""
@@ -170,10 +188,29 @@ class ChunkView:
     @property
     def num_tokens(self) -> int:
         """Tokens of all chunks together, special tokens included."""
-        frame = len(self._frame[0]) + len(self._frame[1])
         if self._selection is not None:
             return int(self.lengths(np.arange(len(self))).sum())
-        return self._stream_length - self.num_tokens_dropped + len(self) * frame
+        return self._num_tokens
+
+    def documents_in(self, chunk: int) -> list[tuple[int, int]]:
+        """Where in a chunk which documents are: column of its first token there, and its number.
+
+        Numbers are those of the store; columns count the chunk's prefix, too.
+        """
+        starts, num_stream = (int(value[0]) for value in self._windows(np.asarray([chunk])))
+        first, end = np.searchsorted(
+            self._stream_offsets, [starts, starts + num_stream], side="right"
+        )
+        prefix = len(self._frame[0])
+        return [
+            (
+                prefix + max(int(self._stream_offsets[place]) - starts, 0),
+                int(self._documents[place]),
+            )
+            for place in range(first - 1, end)
+            if place < len(self._documents)
+            and int(self._stream_offsets[place]) < starts + num_stream
+        ]
 
     def batch(self, chunks: NDArray[np.int64]) -> ChunkBatch:
         """Put chunks together, padded to the longest of them.
@@ -195,9 +232,8 @@ class ChunkView:
         tokens = (self._token_offsets[document] + place)[is_body]
 
         body = np.full((len(chunks), width), self._pad_token_id, dtype=np.int64)
-        body[is_body] = self._store.ids[tokens]
         word_starts = np.zeros(body.shape, dtype=bool)
-        word_starts[is_body] = self._store.starts_word(tokens)
+        body[is_body], word_starts[is_body] = self._store.tokens_at(tokens)
         word_starts[:, 0] |= is_body[:, 0]
         if len(self._before):
             at = inside & (place < 0)
@@ -222,12 +258,27 @@ class ChunkView:
         return ChunkBatch(input_ids, lengths, special, framed_word_starts)
 
 
+def _sums(
+    groups: NDArray[np.uint16], values: NDArray[np.int64], num_groups: int
+) -> NDArray[np.int64]:
+    sums = np.zeros(num_groups, dtype=np.int64)
+    np.add.at(sums, groups, values)
+    return sums
+
+
 @dataclass(frozen=True)
 class Splits:
-    """The two sides of a corpus, as chunks."""
+    """The two sides of a corpus, as chunks.
+
+    Attributes:
+        train: to learn from.
+        validation: to measure on.
+        weights: (S,) how often an epoch sees each of the store's sources.
+    """
 
     train: ChunkView
     validation: ChunkView
+    weights: NDArray[np.float64]
 
 
 def open_splits(
@@ -235,7 +286,10 @@ def open_splits(
     tokenization: TokenizationConfig,
     chunking: ChunkingConfig,
     tokenizer: "PreTrainedTokenizerFast",
-    say: Callable[[str], None],
+    listing: Listing | None,
+    console: Console,
+    *,
+    rebuilds: bool = False,
 ) -> tuple[TokenStore, Splits]:
     """A corpus's token store (built if need be) and its two sides as chunks.
 
@@ -243,7 +297,7 @@ def open_splits(
         DataError: there is no usable text, or a side has no chunk.
         ResourceError: the token cache cannot be written.
     """
-    store = open_store(corpus, tokenization, tokenizer, say)
+    store = open_store(corpus, tokenization, tokenizer, listing, console, rebuilds=rebuilds)
     pad_token_id = tokenizer.pad_token_id
     splits = build_splits(
         store,
@@ -253,7 +307,7 @@ def open_splits(
         0 if pad_token_id is None else int(pad_token_id),
     )
     if corpus.split_by == "chunk":
-        say(
+        console.say(
             "corpus.split_by: chunk puts parts of one document on both sides; the validation "
             "perplexity leaks and looks better than it is"
         )
@@ -272,15 +326,23 @@ def build_splits(
     Raises:
         DataError: a side has no chunk.
     """
+    weights = np.ones(len(store.sources))
+    weights[len(corpus.validation_sources) :] = [source.weight for source in corpus.sources]
+    is_weighted = bool((weights != 1.0).any())
 
-    def view(documents: NDArray[np.int64]) -> ChunkView:
-        return ChunkView(store, documents, chunking, special_tokens, pad_token_id)
+    def view(documents: NDArray[np.int64], *, separates_sources: bool = False) -> ChunkView:
+        return ChunkView(
+            store, documents, chunking, special_tokens, pad_token_id,
+            separates_sources=separates_sources,
+        )  # fmt: skip
 
     if corpus.split_by == "chunk":
-        splits = _split_by_chunk(view(np.arange(store.num_documents)), corpus)
+        train, validation = _split_by_chunk(view(np.arange(store.num_documents)), corpus)
     else:
         on_validation = validation_mask(store.content_hashes, store.given, corpus)
-        splits = Splits(view(np.flatnonzero(~on_validation)), view(np.flatnonzero(on_validation)))
+        train = view(np.flatnonzero(~on_validation), separates_sources=is_weighted)
+        validation = view(np.flatnonzero(on_validation))
+    splits = Splits(train, validation, weights)
     for side, chunks in (("training", splits.train), ("validation", splits.validation)):
         if len(chunks) == 0:
             remedy = "add text"
@@ -293,11 +355,11 @@ def build_splits(
     return splits
 
 
-def _split_by_chunk(chunks: ChunkView, corpus: CorpusConfig) -> Splits:
+def _split_by_chunk(chunks: ChunkView, corpus: CorpusConfig) -> tuple[ChunkView, ChunkView]:
     order = permute(
         np.arange(len(chunks)), len(chunks), key(corpus.split_seed, SPLIT_BY_CHUNK_STREAM)
     )
     fraction = max(1, round(corpus.validation_fraction * len(chunks)))
     num_validation = min(corpus.max_validation_chunks or fraction, max(len(chunks) - 1, 0))
     train = order[num_validation:][: corpus.max_train_chunks]
-    return Splits(chunks.select(np.sort(train)), chunks.select(np.sort(order[:num_validation])))
+    return chunks.select(np.sort(train)), chunks.select(np.sort(order[:num_validation]))

@@ -1,96 +1,67 @@
 """TokenStore: a tokenized corpus on disk, memory-mapped.
 
-A store is a folder of flat little-endian arrays, documents one after the other:
+A store is a folder: a manifest, and shards of some ten million tokens each.
 
-    ids.bin               body ids, uint16 or int32; special tokens are never stored
-    word_starts.bin       one bit a token, most significant first: the token begins a word
-    offsets.bin           int64, num_documents + 1: where each document's ids begin and end
-    content_hashes.bin    uint64 a document: decides its side of the split
-    given.bin             uint8 a document: 1 if it came from `corpus.validation_sources`
-    num_characters.bin    int64 a document
-    documents.jsonl       id and source of each document, a line each
-    store.json            dtype, counts and the corpus funnel; written last
+    store.json             the manifest, written last: format_version, dtype of the ids, `made_of`
+                           (what the store follows from), sources, shards with their sizes, funnel
+    shard-00000/           documents one after the other, as flat little-endian arrays:
+      ids.bin              body ids, uint16 or int32; special tokens are never stored
+      word_starts.bin      one bit a token, most significant first: the token begins a word
+      lengths.bin          int64 a document: its number of tokens
+      content_hashes.bin   uint64 a document: decides its side of the split
+      num_characters.bin   int64 a document
+      sources.bin          uint16 a document: its source, by the manifest's list
+      documents.jsonl      id of each document, a line each
 
-A store is written under a temporary name and renamed when it is whole, so a folder with the
-final name is always complete.
+A shard is written under a temporary name and renamed when it is whole, and so is the store: each
+is finished or absent. What was interrupted goes on after the last finished shard.
 """
 
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-FORMAT_VERSION = 1
+from mlmtune.errors import DataError
 
-ARRAYS = ("ids", "word_starts", "offsets", "content_hashes", "given", "num_characters")
+FORMAT_VERSION = 2
+
+SHARD_TOKENS = 1 << 25
+"""Tokens in a shard, more or less: a minute of work."""
+
+ARRAYS = {
+    "word_starts": "<u1",
+    "lengths": "<i8",
+    "content_hashes": "<u8",
+    "num_characters": "<i8",
+    "sources": "<u2",
+}
+"""What a shard holds beside `ids`, whose type is the manifest's."""
+
+_MANIFEST = "store.json"
+_DOCUMENTS = "documents.jsonl"
+_PARTIAL = ".partial"
+_MADE_OF = "made_of.json"
 
 
 @dataclass(frozen=True)
-class TokenStore:
-    """A tokenized corpus, opened for reading.
+class Shard:
+    """Some documents of a store, memory-mapped.
 
     Attributes:
-        ids: (num_tokens,) uint16 or int32.
-        word_starts: (ceil(num_tokens / 8),) uint8, packed bits.
-        offsets: (num_documents + 1,) int64.
-        content_hashes: (num_documents,) uint64.
-        given: (num_documents,) bool; the document came from `corpus.validation_sources`.
-        num_characters: (num_documents,) int64.
-        funnel: what was found, read and left out, as in corpus.json.
-        directory: where the store lies.
+        ids: (n,) uint16 or int32.
+        word_starts: (ceil(n / 8),) uint8, packed bits.
     """
 
     ids: NDArray[Any]
     word_starts: NDArray[np.uint8]
-    offsets: NDArray[np.int64]
-    content_hashes: NDArray[np.uint64]
-    given: NDArray[np.bool_]
-    num_characters: NDArray[np.int64]
-    funnel: dict[str, Any]
-    directory: Path
-
-    @classmethod
-    def open(cls, directory: Path) -> Self:
-        """Map a finished store."""
-        header = json.loads((directory / "store.json").read_text(encoding="utf-8"))
-
-        def array(name: str, dtype: str) -> NDArray[Any]:
-            path = directory / f"{name}.bin"
-            if path.stat().st_size == 0:
-                return np.empty(0, dtype=dtype)
-            return np.memmap(path, dtype=dtype, mode="r")
-
-        return cls(
-            ids=array("ids", header["dtype"]),
-            word_starts=array("word_starts", "u1"),
-            offsets=array("offsets", "<i8"),
-            content_hashes=array("content_hashes", "<u8"),
-            given=np.asarray(array("given", "u1"), dtype=bool),
-            num_characters=array("num_characters", "<i8"),
-            funnel=header["funnel"],
-            directory=directory,
-        )
-
-    @property
-    def num_documents(self) -> int:
-        """Number of documents, of both sides of the split."""
-        return len(self.offsets) - 1
-
-    @property
-    def num_tokens(self) -> int:
-        """Number of body tokens."""
-        return len(self.ids)
-
-    def document_lengths(self) -> NDArray[np.int64]:
-        """(num_documents,) number of body tokens of each document."""
-        return np.diff(self.offsets)
 
     def starts_word(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether the tokens at `positions` begin a word; any shape."""
@@ -99,22 +70,235 @@ class TokenStore:
         return bits.astype(bool)
 
 
-class StoreWriter:
-    """Appends documents to a store that is being written. Made by `writing`."""
+@dataclass(frozen=True)
+class StoredSource:
+    """A source of the corpus.
 
-    def __init__(self, directory: Path, vocabulary_size: int) -> None:
-        self.directory = directory
-        self.dtype = "<u2" if vocabulary_size <= 2**16 else "<i4"
-        self._files: dict[str, BinaryIO] = {
-            name: (directory / f"{name}.bin").open("wb") for name in ARRAYS
+    Attributes:
+        name: in reports.
+        validation: it is one of `corpus.validation_sources`.
+        num_tokens: of its documents that are in the store.
+        num_unknown_tokens: those that stand for what the tokenizer does not know.
+    """
+
+    name: str
+    validation: bool
+    num_tokens: int
+    num_unknown_tokens: int
+
+
+@dataclass(frozen=True)
+class TokenStore:
+    """A tokenized corpus, opened for reading.
+
+    A position is the number of a token in the store, whatever shard it is in.
+
+    Attributes:
+        shards: in order.
+        lengths: (num_documents,) int64, tokens of each document.
+        content_hashes: (num_documents,) uint64.
+        num_characters: (num_documents,) int64.
+        document_sources: (num_documents,) uint16, indices into `sources`.
+        sources: where the documents come from.
+        funnel: what was found, read and left out, as in corpus.json.
+        made_of: what the store follows from, by name; see `tokenization.describe`.
+        directory: where the store lies.
+    """
+
+    shards: tuple[Shard, ...]
+    lengths: NDArray[np.int64]
+    content_hashes: NDArray[np.uint64]
+    num_characters: NDArray[np.int64]
+    document_sources: NDArray[np.uint16]
+    sources: tuple[StoredSource, ...]
+    funnel: dict[str, Any]
+    made_of: dict[str, Any]
+    directory: Path
+
+    @classmethod
+    def open(cls, directory: Path) -> Self:
+        """Map a finished store.
+
+        Raises:
+            DataError: it is of another version, or its files are not what its manifest says.
+        """
+        manifest = read_manifest(directory)
+        shards, tables = [], []
+        for entry in manifest["shards"]:
+            arrays = _map_shard(directory / entry["name"], manifest["dtype"], entry)
+            shards.append(Shard(arrays.pop("ids"), arrays.pop("word_starts")))
+            tables.append(arrays)
+        joined = {
+            name: np.concatenate([np.empty(0, ARRAYS[name]), *(table[name] for table in tables)])
+            for name in ("lengths", "content_hashes", "num_characters", "sources")
         }
-        self._documents = (directory / "documents.jsonl").open("w", encoding="utf-8")
-        self._num_tokens = 0
-        self._loose_bits: NDArray[np.bool_] = np.empty(0, dtype=bool)
-        self._write("offsets", np.zeros(1, dtype="<i8"))
+        return cls(
+            shards=tuple(shards),
+            lengths=joined["lengths"],
+            content_hashes=joined["content_hashes"],
+            num_characters=joined["num_characters"],
+            document_sources=joined["sources"],
+            sources=tuple(StoredSource(**source) for source in manifest["sources"]),
+            funnel=manifest["funnel"],
+            made_of=manifest["made_of"],
+            directory=directory,
+        )
 
-    def _write(self, name: str, values: NDArray[Any]) -> None:
-        self._files[name].write(values.tobytes())
+    @property
+    def fingerprint(self) -> str:
+        """Equal for stores of the same text, cleaned and tokenized in the same way."""
+        return str(self.made_of["fingerprint"])
+
+    @property
+    def num_documents(self) -> int:
+        """Number of documents, of both sides of the split."""
+        return len(self.lengths)
+
+    @cached_property
+    def offsets(self) -> NDArray[np.int64]:
+        """(num_documents + 1,) the position where each document begins, and the end."""
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.lengths)])
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of body tokens."""
+        return int(self._shard_offsets[-1])
+
+    @cached_property
+    def given(self) -> NDArray[np.bool_]:
+        """(num_documents,) whether a document came from `corpus.validation_sources`."""
+        return np.asarray([source.validation for source in self.sources], bool)[
+            self.document_sources
+        ]
+
+    @cached_property
+    def _shard_offsets(self) -> NDArray[np.int64]:
+        return np.cumsum([0, *(len(shard.ids) for shard in self.shards)], dtype=np.int64)
+
+    def tokens_at(self, positions: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """(n,) ids of the tokens at some positions, and whether each begins a word."""
+        if len(self.shards) == 1:
+            return self.shards[0].ids[positions], self.shards[0].starts_word(positions)
+        shards = np.searchsorted(self._shard_offsets, positions, side="right") - 1
+        ids = np.empty(positions.shape, dtype=np.int32)
+        starts = np.empty(positions.shape, dtype=bool)
+        for number in np.unique(shards).tolist():
+            here = shards == number
+            local = positions[here] - self._shard_offsets[number]
+            ids[here] = self.shards[number].ids[local]
+            starts[here] = self.shards[number].starts_word(local)
+        return ids, starts
+
+    def document_ids(self, documents: Sequence[int]) -> list[str]:
+        """The ids of some documents within their sources."""
+        wanted = set(documents)
+        found: dict[int, str] = {}
+        number = 0
+        for shard in range(len(self.shards)):
+            with (self.directory / _shard_name(shard) / _DOCUMENTS).open(encoding="utf-8") as file:
+                for line in file:
+                    if number in wanted:
+                        found[number] = json.loads(line)
+                    number += 1
+        return [found[document] for document in documents]
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """The content of store.json.
+
+    Raises:
+        DataError: there is none, or it is of another version.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads((directory / _MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{directory}: no token store (it has no {_MANIFEST})") from error
+    except ValueError as error:
+        raise DataError(f"{directory / _MANIFEST}: damaged; delete the store") from error
+    version = manifest.get("format_version")
+    if version != FORMAT_VERSION:
+        raise DataError(
+            f"{directory}: a token store of format {version}, and this is mlmtune of format "
+            f"{FORMAT_VERSION}; delete it and run `mlmtune prepare` again"
+        )
+    return manifest
+
+
+def is_finished(directory: Path) -> bool:
+    """Whether there is a whole store."""
+    return (directory / _MANIFEST).exists()
+
+
+def _map_shard(folder: Path, dtype: str, entry: dict[str, Any]) -> dict[str, NDArray[Any]]:
+    arrays = {}
+    for name, kind in {"ids": dtype, **ARRAYS}.items():
+        path = folder / f"{name}.bin"
+        count = {"ids": entry["num_tokens"], "word_starts": -(-entry["num_tokens"] // 8)}.get(
+            name, entry["num_documents"]
+        )
+        size = path.stat().st_size if path.exists() else -1
+        if size != count * np.dtype(kind).itemsize:
+            raise DataError(
+                f"{path}: {'missing' if size < 0 else 'cut short or damaged'}; copy the store "
+                "again, or delete it and run `mlmtune prepare`"
+            )
+        arrays[name] = np.memmap(path, kind, "r") if count else np.empty(0, kind)
+    return arrays
+
+
+def _shard_name(number: int) -> str:
+    return f"shard-{number:05d}"
+
+
+class StoreWriter:
+    """Writes a store, shard by shard, beside the place where it will be.
+
+    Args:
+        directory: where the store will be.
+        vocabulary_size: decides how wide an id is.
+        unknown_id: stands for what the tokenizer does not know; counted.
+        sources: name of each source, and whether it is one of `corpus.validation_sources`.
+        made_of: what the store follows from. What an interrupted writer of the same left is gone on
+            with; what others left is deleted.
+
+    Attributes:
+        num_documents: how many are in finished shards: where to go on.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        vocabulary_size: int,
+        unknown_id: int | None,
+        sources: Sequence[tuple[str, bool]],
+        made_of: dict[str, str],
+    ) -> None:
+        self._unknown_id = unknown_id
+        self._sources = sources
+        self._directory = directory
+        self._temporary = directory.with_name(directory.name + _PARTIAL)
+        self._dtype = "<u2" if vocabulary_size <= 2**16 else "<i4"
+        self._made_of = made_of
+        marker = self._temporary / _MADE_OF
+        if not (marker.exists() and marker.read_text(encoding="utf-8") == json.dumps(made_of)):
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            self._temporary.mkdir(parents=True)
+            marker.write_text(json.dumps(made_of), encoding="utf-8")
+        self._shards: list[dict[str, Any]] = list(self._finished_shards())
+        self._batches: list[dict[str, NDArray[Any]]] = []
+        self._ids: list[str] = []
+        self._num_tokens = 0
+
+    @property
+    def num_documents(self) -> int:
+        """Documents in finished shards."""
+        return sum(shard["num_documents"] for shard in self._shards)
+
+    def _finished_shards(self) -> Iterator[dict[str, Any]]:
+        number = 0
+        while (path := self._temporary / _shard_name(number) / "shard.json").exists():
+            yield json.loads(path.read_text(encoding="utf-8"))
+            number += 1
 
     def append(
         self,
@@ -122,9 +306,9 @@ class StoreWriter:
         word_starts: NDArray[np.bool_],
         lengths: NDArray[np.int64],
         content_hashes: NDArray[np.uint64],
-        given: NDArray[np.bool_],
         num_characters: NDArray[np.int64],
-        names: list[tuple[str, str]],
+        sources: NDArray[np.uint16],
+        document_ids: Sequence[str],
     ) -> None:
         """Append a batch of documents.
 
@@ -133,58 +317,91 @@ class StoreWriter:
             word_starts: (n,) whether each token begins a word.
             lengths: (D,) tokens of each document; they add up to n.
             content_hashes: (D,) hash of each document's normalised text.
-            given: (D,) whether the document was given for validation.
             num_characters: (D,) characters of each document.
-            names: (D,) id and source of each document.
+            sources: (D,) index of each document's source.
+            document_ids: (D,) id of each document within its source.
         """
-        self._write("ids", ids.astype(self.dtype))
-        self._write("offsets", (self._num_tokens + np.cumsum(lengths)).astype("<i8"))
-        self._write("content_hashes", content_hashes.astype("<u8"))
-        self._write("given", given.astype("u1"))
-        self._write("num_characters", num_characters.astype("<i8"))
-        for id_, source in names:
-            self._documents.write(json.dumps({"id": id_, "source": source}) + "\n")
+        self._batches.append(
+            {
+                "ids": ids.astype(self._dtype),
+                "word_starts": word_starts,
+                "lengths": lengths,
+                "content_hashes": content_hashes,
+                "num_characters": num_characters,
+                "sources": sources,
+            }
+        )
+        self._ids += document_ids
         self._num_tokens += len(ids)
+        if self._num_tokens >= SHARD_TOKENS:
+            self._finish_shard()
 
-        loose = np.concatenate([self._loose_bits, word_starts])
-        whole = len(loose) - len(loose) % 8
-        self._write("word_starts", np.packbits(loose[:whole]))
-        self._loose_bits = loose[whole:]
+    def _finish_shard(self) -> None:
+        arrays = {
+            name: np.concatenate([batch[name] for batch in self._batches])
+            for name in self._batches[0]
+        }
+        name = _shard_name(len(self._shards))
+        entry = {
+            "name": name,
+            "num_documents": len(self._ids),
+            "num_tokens": self._num_tokens,
+            "tokens_by_source": self._by_source(arrays, np.ones(self._num_tokens)),
+            "unknown_by_source": self._by_source(arrays, arrays["ids"] == self._unknown_id),
+        }
+        arrays["word_starts"] = np.packbits(arrays["word_starts"])
+        temporary = self._temporary / (name + _PARTIAL)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        for array, kind in {"ids": self._dtype, **ARRAYS}.items():
+            _write_durably(temporary / f"{array}.bin", arrays[array].astype(kind, copy=False).data)
+        lines = "".join(json.dumps(id_) + "\n" for id_ in self._ids)
+        _write_durably(temporary / _DOCUMENTS, lines.encode())
+        _write_durably(temporary / "shard.json", json.dumps(entry).encode())
+        temporary.rename(self._temporary / name)
+        self._shards.append(entry)
+        self._batches, self._ids, self._num_tokens = [], [], 0
+
+    def _by_source(self, arrays: dict[str, NDArray[Any]], counted: NDArray[Any]) -> list[int]:
+        """The sum of a number a token over each source's documents."""
+        sums = np.concatenate([[0], np.cumsum(counted, dtype=np.int64)])
+        ends = np.cumsum(arrays["lengths"])
+        of_document = sums[ends] - sums[ends - arrays["lengths"]]
+        by_source = np.zeros(len(self._sources), dtype=np.int64)
+        np.add.at(by_source, arrays["sources"], of_document)
+        return [int(count) for count in by_source]
 
     def finish(self, funnel: dict[str, Any]) -> None:
-        """Write what is left and the header, and make all of it durable."""
-        self._write("word_starts", np.packbits(self._loose_bits))
-        header = {"format_version": FORMAT_VERSION, "dtype": self.dtype, "funnel": funnel}
-        with (self.directory / "store.json").open("w", encoding="utf-8") as file:
-            json.dump(header, file)
-            for written in [*self._all_files(), file]:
-                written.flush()
-                os.fsync(written.fileno())
-        self.close()
+        """Write what is left and the manifest, and give the store its name."""
+        if self._batches:
+            self._finish_shard()
+        sources = [
+            StoredSource(
+                name,
+                validation,
+                num_tokens=sum(shard["tokens_by_source"][number] for shard in self._shards),
+                num_unknown_tokens=sum(
+                    shard["unknown_by_source"][number] for shard in self._shards
+                ),
+            )
+            for number, (name, validation) in enumerate(self._sources)
+        ]
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            "dtype": self._dtype,
+            "made_of": self._made_of,
+            "sources": [asdict(source) for source in sources],
+            "shards": self._shards,
+            "funnel": funnel,
+        }
+        _write_durably(self._temporary / _MANIFEST, json.dumps(manifest, indent=1).encode())
+        (self._temporary / _MADE_OF).unlink()
+        shutil.rmtree(self._directory, ignore_errors=True)
+        self._temporary.rename(self._directory)
 
-    def close(self) -> None:
-        """Close all files; safe to call twice."""
-        for file in self._all_files():
-            file.close()
 
-    def _all_files(self) -> list[IO[Any]]:
-        return [*self._files.values(), self._documents]
-
-
-@contextmanager
-def writing(directory: Path, vocabulary_size: int) -> Iterator[StoreWriter]:
-    """Write a store beside `directory` and rename it there once the block ends without an error.
-
-    What an interrupted writer left is removed. The caller holds the store's lock.
-    """
-    temporary = directory.with_name(directory.name + ".partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    writer = StoreWriter(temporary, vocabulary_size)
-    try:
-        yield writer
-        temporary.rename(directory)
-    except BaseException:
-        writer.close()
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+def _write_durably(path: Path, content: bytes | memoryview) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

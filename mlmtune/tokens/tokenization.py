@@ -1,10 +1,9 @@
 """Documents -> TokenStore: each document is tokenized once, by the tokenizer's Rust threads."""
 
 import json
-import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +16,21 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from mlmtune.config import CorpusConfig, TokenizationConfig
+from mlmtune.console import Console
 from mlmtune.corpus.cleaning import CLEANING_VERSION
-from mlmtune.corpus.funnel import Funnel
-from mlmtune.corpus.reading import KeptDocument, read_documents
+from mlmtune.corpus.corpus import read_corpus
+from mlmtune.corpus.document import Document
 from mlmtune.corpus.scanning import Listing, scan
-from mlmtune.errors import ResourceError
+from mlmtune.errors import ConfigError, MlmtuneError, ResourceError
+from mlmtune.locations import cache_directory
 from mlmtune.tokens.encoding import Encoder, Tokens, plain_backend
-from mlmtune.tokens.store import FORMAT_VERSION, StoreWriter, TokenStore, writing
+from mlmtune.tokens.store import (
+    FORMAT_VERSION,
+    StoreWriter,
+    TokenStore,
+    is_finished,
+    read_manifest,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -75,40 +82,92 @@ class SpecialTokens:
         return cls(tuple(encoding.ids[: body[0]]), tuple(encoding.ids[body[-1] + 1 :]), separator)
 
 
-def cache_directory(config: TokenizationConfig) -> Path:
-    """The folder that holds token stores, made if it is not there.
+@dataclass(frozen=True)
+class Ingredients:
+    """What a store is made of, found out before it is opened or built.
+
+    Attributes:
+        listing: the text.
+        made_of: what the store follows from, by name; `fingerprint` sums it up.
+    """
+
+    listing: Listing
+    made_of: dict[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the store within the cache."""
+        return self.made_of["fingerprint"]
+
+
+def describe(config: CorpusConfig, listing: Listing, backend: Tokenizer) -> Ingredients:
+    """What a store of this text follows from: files (paths, sizes, times), settings, tokenizer."""
+    apart = set(FIELDS_APART)
+    if config.near_duplicates is not None:
+        apart -= {"validation_fraction", "split_by"}  # they say which near-duplicate stays
+    sections = config.model_dump(exclude=apart)
+    for section in ("sources", "validation_sources", "exclude_overlap_with"):
+        for source in sections[section]:
+            del source["weight"]
+    made_of = {
+        "format": f"{FORMAT_VERSION}.{CLEANING_VERSION}",
+        "corpus": _digest(json.dumps(sections, sort_keys=True)),
+        "text": listing.signature(),
+        "tokenizer": _digest(backend.to_str()),
+    }
+    made_of["fingerprint"] = _digest("\0".join(made_of.values()))
+    return Ingredients(listing, made_of)
+
+
+def _digest(text: str) -> str:
+    return xxhash.xxh3_128_hexdigest(text.encode())
+
+
+def list_text(
+    corpus: CorpusConfig,
+    tokenization: TokenizationConfig,
+    console: Console,
+    *,
+    refresh: bool = False,
+) -> Listing | None:
+    """What the corpus is made of; repositories are fetched into the cache.
+
+    Args:
+        corpus: where the text is.
+        tokenization: where things are kept.
+        console: shows what takes time.
+        refresh: look up again where branches are.
+
+    Returns:
+        None if the text is not to be reached and `tokenization.store` is there, so that it has to
+        do as it is: a machine may have the store alone.
 
     Raises:
-        ResourceError: it cannot be made or written.
+        MlmtuneError: the text is not to be reached; see `scanning.scan`.
     """
-    default = os.environ.get("MLMTUNE_CACHE") or "~/.cache/mlmtune"
-    directory = Path(config.cache_dir or default).expanduser() / "tokens"
+    cache = cache_directory(tokenization.cache_dir, "git")
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResourceError(
-            f"{directory}: the token cache cannot be made ({error.strerror}); "
-            "set tokenization.cache_dir or MLMTUNE_CACHE to a folder that can be written"
-        ) from error
-    return directory
+        return scan(corpus, cache, console.say, refresh=refresh)
+    except MlmtuneError as error:
+        store = _named_store(tokenization)
+        if store is None or not is_finished(store):
+            raise
+        console.say(f"using {store} as it is; the text cannot be looked at here ({error})")
+        return None
 
 
-def fingerprint(config: CorpusConfig, listing: Listing, backend: Tokenizer) -> str:
-    """Name of a store: the files (paths, sizes, times), how they are read, and the tokenizer."""
-    parts = [
-        f"{FORMAT_VERSION}.{CLEANING_VERSION}",
-        json.dumps(config.model_dump(exclude=FIELDS_APART), sort_keys=True),
-        listing.signature(),
-        backend.to_str(),
-    ]
-    return xxhash.xxh3_128_hexdigest("\0".join(parts).encode())
+def _named_store(tokenization: TokenizationConfig) -> Path | None:
+    return None if tokenization.store is None else Path(tokenization.store).expanduser()
 
 
 def open_store(
     corpus: CorpusConfig,
     tokenization: TokenizationConfig,
     tokenizer: "PreTrainedTokenizerFast",
-    say: Callable[[str], None],
+    listing: Listing | None,
+    console: Console,
+    *,
+    rebuilds: bool = False,
 ) -> TokenStore:
     """Open the corpus's token store; read and tokenize the corpus first if there is none yet.
 
@@ -116,54 +175,128 @@ def open_store(
     that times out, and nothing is left locked when the builder dies.
 
     Args:
-        corpus: where the text is.
+        corpus: how the text is read.
         tokenization: where stores are kept.
         tokenizer: a fast tokenizer.
-        say: told in one line what takes time.
+        listing: the text, from `list_text`.
+        console: shows what takes time.
+        rebuilds: make the store that `tokenization.store` names anew where it was made with other
+            settings or another tokenizer, rather than refuse it.
 
     Raises:
-        DataError: there is no usable text.
+        DataError: there is no usable text, or the store is damaged.
+        ConfigError: the store that `tokenization.store` names does not fit the config.
         ResourceError: the cache cannot be written.
     """
-    listing = scan(corpus)
     backend = plain_backend(tokenizer)
-    name = fingerprint(corpus, listing, backend)
-    directory = cache_directory(tokenization) / name
-    if not directory.exists():
-        try:
-            with FileLock(directory.with_name(name + ".lock")):
-                if not directory.exists():
-                    say("reading and tokenizing the corpus (once; the result is cached)")
-                    _build(directory, corpus, listing, backend)
-        except OSError as error:
-            raise ResourceError(
-                f"{directory.parent}: the token cache cannot be written ({error.strerror}); "
-                "make room, or set tokenization.cache_dir to another place"
-            ) from error
+    ingredients = describe(corpus, listing or Listing(()), backend)
+    named = _named_store(tokenization)
+    if named is not None and is_finished(named) and (listing is None or not rebuilds):
+        _check_fits(named, ingredients)
+    cache = cache_directory(tokenization.cache_dir, "tokens")
+    directory = named or cache / ingredients.fingerprint
+    if listing is not None and not _holds(directory, ingredients):
+        _build_once(directory, corpus, tokenization, ingredients, tokenizer, console)
     return TokenStore.open(directory)
+
+
+def _check_fits(directory: Path, wanted: Ingredients) -> None:
+    """Refuse a named store that other settings made. It may have taken hours to make.
+
+    Raises:
+        ConfigError: it does not fit.
+    """
+    made_of = read_manifest(directory)["made_of"]
+    names = {
+        "format": "another version of mlmtune",
+        "corpus": "another corpus section",
+        "tokenizer": "another tokenizer",
+    }
+    for name, what in names.items():
+        if made_of[name] != wanted.made_of[name]:
+            raise ConfigError(
+                f"tokenization.store: {directory} was made with {what}; name another folder, or "
+                "make it anew by `mlmtune prepare`"
+            )
+
+
+def _holds(directory: Path, ingredients: Ingredients) -> bool:
+    return is_finished(directory) and read_manifest(directory)["made_of"] == ingredients.made_of
+
+
+def _build_once(
+    directory: Path,
+    corpus: CorpusConfig,
+    tokenization: TokenizationConfig,
+    ingredients: Ingredients,
+    tokenizer: "PreTrainedTokenizerFast",
+    console: Console,
+) -> None:
+    """Build the store, unless another process has done so by the time the lock is free."""
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(directory.with_name(directory.name + ".lock")):
+            if not _holds(directory, ingredients):
+                _say_why(directory, ingredients, console)
+                _build(directory, corpus, tokenization, ingredients, tokenizer, console)
+    except OSError as error:
+        raise ResourceError(
+            f"{error.filename or directory.parent}: the token cache cannot be written "
+            f"({error.strerror}); make room, or set tokenization.cache_dir to another place"
+        ) from error
+
+
+def _say_why(directory: Path, ingredients: Ingredients, console: Console) -> None:
+    """Say that the corpus is read, and whether its text has changed since it last was."""
+    made_of = ingredients.made_of
+    # Stores in the cache are named by their text: what was made last of these settings is noted.
+    settings = _digest(made_of["corpus"] + made_of["tokenizer"])
+    latest = directory.with_name(f"latest-{settings}.txt")
+    last = latest.read_text(encoding="utf-8") if latest.exists() else made_of["text"]
+    if is_finished(directory):
+        last = read_manifest(directory)["made_of"]["text"]
+    if last != made_of["text"]:
+        console.say("the text has changed since it was last read")
+    console.say("reading and tokenizing the corpus (once; the result is kept)")
+    if directory.name == ingredients.fingerprint:
+        latest.write_text(made_of["text"], encoding="utf-8")
 
 
 def _build(
     directory: Path,
     corpus: CorpusConfig,
-    listing: Listing,
-    backend: Tokenizer,
+    tokenization: TokenizationConfig,
+    ingredients: Ingredients,
+    tokenizer: "PreTrainedTokenizerFast",
+    console: Console,
 ) -> None:
-    funnel = Funnel()
-    largest_id = max(backend.get_vocab().values())
-    with writing(directory, largest_id + 1) as writer:
-        batches = _batches(read_documents(corpus, listing, funnel))
-        for batch, tokens in _tokenized(batches, Encoder(backend)):
+    backend = plain_backend(tokenizer)
+    cleaned = cache_directory(tokenization.cache_dir, "cleaned")
+    texts = read_corpus(corpus, ingredients.listing, cleaned, console)
+    writer = StoreWriter(
+        directory,
+        vocabulary_size=max(backend.get_vocab().values()) + 1,
+        unknown_id=tokenizer.unk_token_id,
+        sources=[(source.name, source.validation) for source in texts.sources],
+        made_of=ingredients.made_of,
+    )
+    start = writer.num_documents
+    total = texts.funnel.total()
+    with console.bar(
+        total=total.documents_kept, initial=start, unit="document", what="tokenizing"
+    ) as bar:
+        for batch, tokens in _tokenized(_batches(texts.documents(start)), Encoder(backend)):
             _append(writer, batch, *tokens)
-        writer.finish(funnel.to_json())
+            bar.update(len(batch))
+    writer.finish(texts.funnel.to_json())
 
 
-def _batches(documents: Iterator[KeptDocument]) -> Iterator[list[KeptDocument]]:
-    batch: list[KeptDocument] = []
+def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    batch: list[Document] = []
     num_characters = 0
-    for kept in documents:
-        batch.append(kept)
-        num_characters += len(kept.document.text)
+    for document in documents:
+        batch.append(document)
+        num_characters += len(document.text)
         if len(batch) == BATCH_DOCUMENTS or num_characters >= BATCH_CHARACTERS:
             yield batch
             batch, num_characters = [], 0
@@ -172,10 +305,10 @@ def _batches(documents: Iterator[KeptDocument]) -> Iterator[list[KeptDocument]]:
 
 
 def _tokenized(
-    batches: Iterator[list[KeptDocument]], encode: Encoder
-) -> Iterator[tuple[list[KeptDocument], Tokens]]:
+    batches: Iterator[list[Document]], encode: Encoder
+) -> Iterator[tuple[list[Document], Tokens]]:
     """Each batch with its tokens; the next is read while the Rust threads work on this one."""
-    waiting: deque[tuple[list[KeptDocument], Future[Tokens]]] = deque()
+    waiting: deque[tuple[list[Document], Future[Tokens]]] = deque()
     with ThreadPoolExecutor(max_workers=1) as tokenizing:
         for batch in batches:
             waiting.append((batch, tokenizing.submit(_tokenize, batch, encode)))
@@ -186,10 +319,10 @@ def _tokenized(
             yield done, tokens.result()
 
 
-def _tokenize(batch: list[KeptDocument], encode: Encoder) -> Tokens:
+def _tokenize(batch: list[Document], encode: Encoder) -> Tokens:
     """The documents of a batch, one after the other."""
     pieces = [
-        (number, piece) for number, kept in enumerate(batch) for piece in _cut(kept.document.text)
+        (number, piece) for number, document in enumerate(batch) for piece in _cut(document.text)
     ]
     encoded = [encode(group) for group in _groups([piece for _, piece in pieces])]
     ids, word_starts, piece_lengths = map(np.concatenate, zip(*encoded, strict=True))
@@ -200,7 +333,7 @@ def _tokenize(batch: list[KeptDocument], encode: Encoder) -> Tokens:
 
 def _append(
     writer: StoreWriter,
-    batch: list[KeptDocument],
+    batch: list[Document],
     ids: NDArray[np.int32],
     word_starts: NDArray[np.bool_],
     lengths: NDArray[np.int64],
@@ -209,10 +342,10 @@ def _append(
         ids,
         word_starts,
         lengths,
-        np.asarray([kept.content_hash for kept in batch], dtype=np.uint64),
-        np.asarray([kept.validation for kept in batch], dtype=bool),
-        np.asarray([len(kept.document.text) for kept in batch], dtype=np.int64),
-        [(kept.document.id, kept.document.source) for kept in batch],
+        content_hashes=np.asarray([document.content_hash for document in batch], dtype=np.uint64),
+        num_characters=np.asarray([len(document.text) for document in batch], dtype=np.int64),
+        sources=np.asarray([document.source for document in batch], dtype=np.uint16),
+        document_ids=[document.id for document in batch],
     )
 
 

@@ -157,11 +157,12 @@ def _identity(parts: Parts, accelerator: Accelerator) -> dict[str, Any]:
             include={"name_or_path", "revision", "attn_implementation", "dropout"}
         ),
         "corpus": {
-            "fingerprint": parts.store.directory.name,
+            "fingerprint": parts.store.fingerprint,
             **config.corpus.model_dump(
                 include={"validation_fraction", "split_by", "split_seed", "max_train_chunks",
                          "max_validation_chunks"}
             ),
+            "weights": [source.weight for source in config.corpus.sources],
         },
         "chunking": config.chunking.model_dump(),
         "masking": config.masking.model_dump(),

@@ -33,6 +33,7 @@ from mlmtune.modeling.device import (
     free_cached_memory,
 )  # fmt: skip
 from mlmtune.modeling.dropout import KeyedDropout
+from mlmtune.tokens.summary import summarize as summarize_corpus
 from mlmtune.training.checkpoint import checkpoint_path, prune, save_checkpoint
 from mlmtune.training.environment import describe_environment
 from mlmtune.training.interrupts import listening
@@ -49,7 +50,7 @@ from mlmtune.training.optimization import learning_rate_at
 from mlmtune.training.progress import Clock, Progress, StepReport
 from mlmtune.training.results import export, fill_examples, summarize
 from mlmtune.training.run_dir import RunDir, open_run_dir
-from mlmtune.training.setup import build_parts, corpus_summary
+from mlmtune.training.setup import build_parts
 
 MAX_OVERFLOWS_IN_A_ROW = 25
 """fp16 halves its loss scale at each overflow; after so many in a row there is no scale left."""
@@ -81,7 +82,7 @@ def train(config: Config, options: Options) -> dict[str, Any] | None:
         if accelerator.is_main_process:
             run.write_status("preparing")
         stack.enter_context(_recording_failure(run, accelerator))
-        parts = build_parts(config, accelerator, progress.say)
+        parts = build_parts(config, accelerator, progress)
         if options.overwrite and accelerator.is_main_process:
             run.clear()  # not before the new run is known to start
         stop = stack.enter_context(listening())
@@ -152,7 +153,7 @@ def _see_the_same(job: Job) -> None:
     Raises:
         CheckpointError: they do; the machines do not share the corpus or the output directory.
     """
-    mine = (job.parts.store.directory.name, len(job.parts.splits.train), job.state.step)
+    mine = (job.parts.store.fingerprint, len(job.parts.splits.train), job.state.step)
     seen = gather_object([mine])
     if len(set(seen)) > 1:
         raise CheckpointError(
@@ -169,7 +170,11 @@ def _write_records(job: Job, options: Options) -> None:
         job.run.write_text("config.yaml", options.config_text)
     _write_resolved_config(job)
     job.run.write_json("environment.json", describe_environment(job.accelerator.num_processes))
-    job.run.write_json("corpus.json", corpus_summary(job.parts))
+    parts = job.parts
+    summary = summarize_corpus(
+        parts.store, parts.splits, parts.loaded.tokenizer, job.config.corpus.split_seed
+    )
+    job.run.write_json("corpus.json", summary)
     job.run.write_status("running", step=job.state.step, max_steps=job.parts.plan.max_steps)
 
 

@@ -9,12 +9,13 @@ import numpy as np
 from tqdm import tqdm
 
 from mlmtune.config import Config
-from mlmtune.corpus.reading import CleanDocument, read_file
-from mlmtune.corpus.scanning import ListedFile, ListedSource, scan
-from mlmtune.masking.collator import IGNORE_INDEX, MaskedBatch
+from mlmtune.console import Console
+from mlmtune.corpus.reading import CleanDocument, Reader, Tally
+from mlmtune.corpus.scanning import ListedFile, ListedSource
 from mlmtune.modeling.device import build_accelerator
 from mlmtune.randomness import key, permute
 from mlmtune.tokens.chunking import ChunkView
+from mlmtune.tokens.tokenization import list_text
 from mlmtune.training.environment import peak_memory_bytes
 from mlmtune.training.interrupts import StopRequest
 from mlmtune.training.job import start
@@ -23,6 +24,7 @@ from mlmtune.training.memory import estimate_memory, fit_micro_batch
 from mlmtune.training.progress import Progress
 from mlmtune.training.run_dir import RunDir
 from mlmtune.training.setup import Parts, build_parts
+from mlmtune.training.shown_masks import show_masks
 
 NUM_SAMPLES = 3
 SAMPLE_CHARACTERS = 300
@@ -34,27 +36,30 @@ SAMPLE_STREAM = 0xC4EC
 """Keeps the choice of samples apart from the other draws of `corpus.split_seed`."""
 
 
-def preview(config: Config, *, measure: bool) -> None:
-    """Print the plan of a run, samples of its text, and one chunk with its masks.
+def preview(config: Config, *, measure: bool, num_chunks: int, num_masks: int) -> None:
+    """Print the plan of a run, samples of its text, and chunks with their masks.
 
     Args:
         config: the run's config.
         measure: take ten real steps, and say how fast they were.
+        num_chunks: how many chunks to show: the first that would be trained on.
+        num_masks: how many epochs' masks to show of each.
 
     Raises:
         MlmtuneError: what would keep the run from starting.
     """
     accelerator = build_accelerator(config.training.precision)
     progress = Progress(is_main=accelerator.is_main_process, is_quiet=False)
-    parts = build_parts(config, accelerator, progress.say)
+    parts = build_parts(config, accelerator, progress)
 
     for name, text in _plan_lines(parts, str(accelerator.device)):
         progress.result(f"{name:<12}{text}")
-    progress.result("\nsamples of the text, cleaned")
-    for sample in _samples(config):
+    samples = list(_samples(config, progress))
+    if samples:
+        progress.result("\nsamples of the text, cleaned")
+    for sample in samples:
         progress.result(f"{sample.id}\n{_indent(_shorten(sample.text))}")
-    progress.result("\nthe first training chunk, [[original -> what the model sees]]")
-    progress.result(_indent(_decode(parts, parts.stream.micro_batches(0)[0], row=0)))
+    show_masks(parts, progress, num_chunks=num_chunks, num_masks=num_masks)
     if measure:
         progress.result("")
         job = start(parts, accelerator, RunDir(Path()), progress, StopRequest())
@@ -124,18 +129,23 @@ def _masked_tokens_an_epoch(parts: Parts) -> int:
     return round(parts.splits.train.num_body_tokens * parts.config.masking.mlm_probability)
 
 
-def _samples(config: Config) -> Iterator[CleanDocument]:
+def _samples(config: Config, console: Console) -> Iterator[CleanDocument]:
     """One document each of a few files, drawn by the split's seed."""
+    corpus = config.corpus
+    listing = list_text(corpus, config.tokenization, console)
+    if listing is None:
+        return
     files: list[tuple[ListedSource, ListedFile]] = [
-        (source, file) for source in scan(config.corpus).sources for file in source.files
+        (source, file) for source in listing.sources for file in source.files
     ]
-    order = permute(np.arange(len(files)), len(files), key(config.corpus.split_seed, SAMPLE_STREAM))
+    order = permute(np.arange(len(files)), len(files), key(corpus.split_seed, SAMPLE_STREAM))
     found = 0
     for place in order:
         source, file = files[place]
-        for event in read_file(file, source.config, config.corpus.markdown):
+        reader = Reader(source.config, corpus.cleaning, corpus.markdown)
+        for event in reader.read_file(file, Tally()):
             if isinstance(event, CleanDocument) and len(event.text) >= max(
-                config.corpus.min_characters, 1
+                corpus.min_characters, 1
             ):
                 yield event
                 found += 1
@@ -144,29 +154,6 @@ def _samples(config: Config) -> Iterator[CleanDocument]:
                     return
                 if len(files) >= NUM_SAMPLES:
                     break
-
-
-def _decode(parts: Parts, batch: MaskedBatch, row: int) -> str:
-    """A chunk as text, with each predicted token as [[original -> what the model sees]]."""
-    tokenizer = parts.loaded.tokenizer
-    pieces: list[str] = []
-    run: list[int] = []
-
-    def flush() -> None:
-        if run:
-            pieces.append(str(tokenizer.decode(run)))
-            run.clear()
-
-    for seen, label in zip(batch.input_ids[row].tolist(), batch.labels[row].tolist(), strict=True):
-        if label == IGNORE_INDEX:
-            run.append(seen)
-            continue
-        flush()
-        original = str(tokenizer.convert_ids_to_tokens(label))
-        shown = "itself" if seen == label else str(tokenizer.convert_ids_to_tokens(seen))
-        pieces.append(f"[[{original} -> {shown}]]")
-    flush()
-    return " ".join(pieces)
 
 
 def _show_measured(parts: Parts, seconds: list[float], peak_bytes: int, progress: Progress) -> None:

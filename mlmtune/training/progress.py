@@ -1,6 +1,5 @@
 """What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere."""
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tqdm import tqdm
+
+from mlmtune.console import Console
 
 
 class Clock:
@@ -71,33 +72,15 @@ class StepReport:
         )
 
 
-class Progress:
-    """Prints for the main process; silent in the others.
+class Progress(Console):
+    """A console with the bar of a run's steps."""
 
-    Args:
-        is_main: whether this process prints at all.
-        is_quiet: leave out everything but what `result` prints.
-    """
-
-    def __init__(self, *, is_main: bool, is_quiet: bool) -> None:
-        self._speaks = is_main and not is_quiet
-        self._is_main = is_main
-        self._bar: tqdm[Any] | None = None
-
-    def say(self, line: str) -> None:
-        """Print a line, above the bar if there is one."""
-        if self._speaks:
-            self._print(line)
-
-    def result(self, line: str) -> None:
-        """Print a line of the result, quiet or not."""
-        if self._is_main:
-            self._print(line)
+    _bar: "tqdm[Any] | None" = None
 
     def start(self, step: int, max_steps: int) -> None:
         """Begin the bar, where standard error is a terminal."""
-        if self._speaks and sys.stderr.isatty():
-            self._bar = tqdm(total=max_steps, initial=step, unit="step", dynamic_ncols=True)
+        bar = self.bar(total=max_steps, initial=step, unit="step")
+        self._bar = None if bar.disable else bar
 
     def step(self) -> None:
         """One optimizer step was taken."""
@@ -118,7 +101,3 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-
-    def _print(self, line: str) -> None:
-        tqdm.write(line, file=sys.stdout)
-        sys.stdout.flush()

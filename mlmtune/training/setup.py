@@ -3,22 +3,31 @@
 `mlmtune check` stops here and shows what it got; `train` goes on.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from accelerate import Accelerator
+from transformers import PreTrainedTokenizerFast
 
 from mlmtune.config import Config
-from mlmtune.corpus.scanning import scan
+from mlmtune.console import Console
+from mlmtune.corpus.scanning import Listing
 from mlmtune.evaluation.fill_mask import encode_masked_text
 from mlmtune.evaluation.perplexity import Evaluator
 from mlmtune.masking.collator import MaskingCollator
 from mlmtune.modeling.device import precision_of
-from mlmtune.modeling.loading import LoadedModel, load_pretrained, start_from_frequencies
+from mlmtune.modeling.loading import (
+    LoadedModel,
+    load_pretrained,
+    load_tokenizer,
+    locate_model,
+    start_from_frequencies,
+)
 from mlmtune.modeling.masked_head import MaskedHead
-from mlmtune.tokens.chunking import ChunkView, Splits, open_splits
+from mlmtune.tokens.chunking import Splits, open_splits
+from mlmtune.tokens.mixing import Mixture
 from mlmtune.tokens.store import TokenStore
+from mlmtune.tokens.tokenization import list_text
 from mlmtune.training.plan import Plan, default_epochs
 from mlmtune.training.stream import TrainingStream
 
@@ -68,20 +77,58 @@ class Parts(Measurable):
         )
 
 
-def build_measurable(
-    config: Config, accelerator: Accelerator, say: Callable[[str], None]
-) -> Measurable:
+@dataclass(frozen=True)
+class Prepared:
+    """A corpus without a model: what `mlmtune prepare` and `mlmtune corpus` need.
+
+    Attributes:
+        listing: the text; None where there is the store alone.
+        tokenizer: what the store was made with.
+        store: the tokenized corpus.
+        splits: its two sides, as chunks.
+    """
+
+    listing: Listing | None
+    tokenizer: PreTrainedTokenizerFast
+    store: TokenStore
+    splits: Splits
+
+
+def prepare(config: Config, console: Console, *, rebuilds: bool, refresh: bool) -> Prepared:
+    """Read, clean and tokenize a corpus, unless that is done already.
+
+    Args:
+        config: as loaded.
+        console: shows what takes time.
+        rebuilds: see `open_store`.
+        refresh: look up again where branches are.
+
+    Raises:
+        MlmtuneError: text and tokenizer are not there, or do not fit the config.
+    """
+    listing = list_text(config.corpus, config.tokenization, console, refresh=refresh)
+    folder = locate_model(config.model.name_or_path, config.model.revision)
+    tokenizer = load_tokenizer(folder)
+    store, splits = open_splits(
+        config.corpus, config.tokenization, config.chunking, tokenizer, listing, console,
+        rebuilds=rebuilds,
+    )  # fmt: skip
+    return Prepared(listing, tokenizer, store, splits)
+
+
+def build_measurable(config: Config, accelerator: Accelerator, console: Console) -> Measurable:
     """Load the model, then the corpus.
 
     Args:
         config: as loaded.
         accelerator: device, precision and processes.
-        say: told in one line what takes time or was decided.
+        console: shows what takes time or was decided.
 
     Raises:
         MlmtuneError: model, tokenizer and text do not fit, or are not there.
     """
-    scan(config.corpus)  # a path that is not there is told before a model is loaded
+    # A path that is not there is told before a model is loaded.
+    listing = list_text(config.corpus, config.tokenization, console)
     loaded = load_pretrained(
         config.model,
         chunk_length=config.chunking.chunk_length,
@@ -93,12 +140,12 @@ def build_measurable(
         encode_masked_text(loaded.tokenizer, text)  # a sentence without a mask is told now
     head = MaskedHead(loaded.model, len(loaded.tokenizer))
     if not head.is_sparse:
-        say(
+        console.say(
             f"{type(loaded.model).__name__} cannot predict masked positions alone; its head runs "
             "on every position, which is slower"
         )
     store, splits = open_splits(
-        config.corpus, config.tokenization, config.chunking, loaded.tokenizer, say
+        config.corpus, config.tokenization, config.chunking, loaded.tokenizer, listing, console
     )
     if loaded.head_is_new:
         vocabulary_size = loaded.model.get_input_embeddings().num_embeddings
@@ -113,18 +160,19 @@ def build_measurable(
     return Measurable(loaded, head, store, splits, evaluator)
 
 
-def build_parts(config: Config, accelerator: Accelerator, say: Callable[[str], None]) -> Parts:
+def build_parts(config: Config, accelerator: Accelerator, console: Console) -> Parts:
     """Load model and corpus, and plan the run on them.
 
     Raises:
         MlmtuneError: anything that keeps the run from starting.
     """
-    measurable = build_measurable(config, accelerator, say)
+    measurable = build_measurable(config, accelerator, console)
     loaded, train = measurable.loaded, measurable.splits.train
+    mixture = Mixture.of(train, measurable.splits.weights)
     plan = Plan.of(
         config.training,
-        num_chunks=len(train),
-        num_tokens=train.num_tokens,
+        num_chunks=len(mixture),
+        num_tokens=mixture.num_tokens,
         num_processes=accelerator.num_processes,
     )
     collator = MaskingCollator(
@@ -134,8 +182,9 @@ def build_parts(config: Config, accelerator: Accelerator, say: Callable[[str], N
         is_for_compiled_model=config.training.compile,
     )
     stream = TrainingStream(
-        train, collator, plan, seed=config.run.seed, process_index=accelerator.process_index
-    )
+        train, mixture, collator, plan, seed=config.run.seed,
+        process_index=accelerator.process_index,
+    )  # fmt: skip
     return Parts(
         **vars(measurable),
         config=_with_choices(config, accelerator, loaded, plan),
@@ -163,25 +212,3 @@ def _with_choices(
             for section, values in choices.items()
         }
     )
-
-
-def corpus_summary(parts: Parts) -> dict[str, Any]:
-    """corpus.json: the funnel, then what became of the documents that were kept."""
-
-    def side(view: ChunkView) -> dict[str, int | None]:
-        return {
-            "documents": view.num_documents,
-            "characters": view.num_characters,
-            "tokens": view.num_body_tokens,
-            "tokens_dropped": view.num_tokens_dropped,
-            "tokens_truncated": view.num_tokens_truncated,
-            "chunks": len(view),
-        }
-
-    return {
-        **parts.store.funnel,
-        "tokens": parts.store.num_tokens,
-        "fingerprint": parts.store.directory.name,
-        "train": side(parts.splits.train),
-        "validation": side(parts.splits.validation),
-    }

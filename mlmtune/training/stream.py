@@ -1,7 +1,7 @@
 """The training data as an endless stream: any step's batch is a function of its number.
 
 Item n = step * G + i of the stream (G sequences in a global batch) lies in epoch n // N at place
-n % N, and a permutation keyed by the epoch turns the place into a chunk. Its masks are keyed by
+n % N, and `Mixture.draw` turns the two into a chunk. Its masks are keyed by
 (seed, epoch, occurrence, chunk). So nothing depends on workers, on how a batch is shared between
 processes and micro-batches, or on where a run was resumed.
 """
@@ -10,15 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmtune.masking.collator import MaskedBatch, MaskingCollator
-from mlmtune.randomness import UInt64Array, key, permute
+from mlmtune.randomness import UInt64Array, key
 from mlmtune.tokens.chunking import ChunkView
+from mlmtune.tokens.mixing import Mixture
 from mlmtune.training.plan import Plan
 
-ORDER_STREAM, MASK_STREAM, DROPOUT_STREAM, GENERATOR_STREAM = 0x7A01, 0x7A02, 0x7A03, 0x7A04
+MASK_STREAM, DROPOUT_STREAM, GENERATOR_STREAM = 0x7A02, 0x7A03, 0x7A04
 """Keep the draws of `run.seed` apart."""
-
-FIRST_OCCURRENCE = 0
-"""Tells apart the repeats of a chunk within one epoch; each chunk occurs once."""
 
 
 class TrainingStream:
@@ -26,6 +24,7 @@ class TrainingStream:
 
     Args:
         view: training chunks.
+        mixture: which of them stand where in an epoch.
         collator: masks them.
         plan: batch sizes and number of processes.
         seed: `run.seed`.
@@ -35,6 +34,7 @@ class TrainingStream:
     def __init__(
         self,
         view: ChunkView,
+        mixture: Mixture,
         collator: MaskingCollator,
         plan: Plan,
         *,
@@ -42,6 +42,7 @@ class TrainingStream:
         process_index: int,
     ) -> None:
         self._view = view
+        self._mixture = mixture
         self._collator = collator
         self._plan = plan
         self._seed = seed
@@ -52,31 +53,48 @@ class TrainingStream:
     def with_plan(self, plan: Plan) -> "TrainingStream":
         """The same batches, cut into micro-batches as another plan says."""
         return TrainingStream(
-            self._view, self._collator, plan, seed=self._seed, process_index=self._process_index
-        )
+            self._view, self._mixture, self._collator, plan, seed=self._seed,
+            process_index=self._process_index,
+        )  # fmt: skip
 
     def micro_batches(self, step: int) -> list[MaskedBatch]:
         """This process's micro-batches of a step, counted from 0; there is at least one."""
-        epochs, chunks = self._chunks(step, self._items)
-        keys = key(self._seed, MASK_STREAM, epochs, FIRST_OCCURRENCE, chunks)
+        epochs, occurrences, chunks = self._chunks(step, self._items)
+        keys = key(self._seed, MASK_STREAM, epochs, occurrences, chunks)
         size = self._plan.micro_batch_size
         return [
             self._collator(self._view.batch(chunks[i : i + size]), keys[i : i + size])
             for i in range(0, len(chunks), size)
         ]
 
+    def shown(self, number: int, epoch: int) -> tuple[int, MaskedBatch]:
+        """A chunk that the first epoch begins with, as another epoch masks it.
+
+        Args:
+            number: its place in the first epoch.
+            epoch: whose masks.
+
+        Returns:
+            Which chunk, and a batch of it alone.
+        """
+        epochs, places = np.zeros(1, np.int64), np.asarray([number])
+        chunks, _ = self._mixture.draw(self._seed, epochs, places)
+        keys = key(self._seed, MASK_STREAM, epoch, 0, chunks)
+        return int(chunks[0]), self._collator(self._view.batch(chunks), keys)
+
     def num_tokens(self, step: int) -> int:
         """Tokens of a step over all processes, padding left out."""
-        _, chunks = self._chunks(step, np.arange(self._plan.global_batch_size))
+        _, _, chunks = self._chunks(step, np.arange(self._plan.global_batch_size))
         return int(self._view.lengths(chunks).sum())
 
     def _chunks(
         self, step: int, items: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Epoch and chunk of some items (by place in the global batch) of a step."""
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Epoch, occurrence and chunk of some items (by place in the global batch) of a step."""
         numbers = step * self._plan.global_batch_size + items
-        epochs, places = np.divmod(numbers, self._plan.num_chunks)
-        return epochs, permute(places, self._plan.num_chunks, key(self._seed, ORDER_STREAM, epochs))
+        epochs, places = np.divmod(numbers, len(self._mixture))
+        chunks, occurrences = self._mixture.draw(self._seed, epochs, places)
+        return epochs, occurrences, chunks
 
     def dropout_keys(self, step: int, micro_batch: int) -> UInt64Array:
         """(B,) a key for each sequence of a micro-batch, whatever process computes it."""

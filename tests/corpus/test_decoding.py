@@ -1,4 +1,7 @@
+import bz2
 import gzip
+import lzma
+import os
 import tracemalloc
 
 import pytest
@@ -6,13 +9,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlmtune.corpus import decoding
-from mlmtune.corpus.decoding import BrokenRecord, FileLeftOut, iter_lines, read_text
+from mlmtune.corpus.decoding import (
+    COMPRESSIONS,
+    BrokenRecord,
+    FileLeftOut,
+    iter_lines,
+    open_bytes,
+    open_text,
+    read_text,
+    uncompressed_name,
+)
 
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\1\0\0\0\1\0\x08\x02\0\0\0" + bytes(range(256)) * 20
 FRENCH = "Le garçon est allé à l'école, où il a étudié la littérature."
 RUSSIAN = "Все счастливые семьи похожи друг на друга, каждая несчастлива по-своему."
 CHINESE = "今天天气很好，我们去公园散步。\n微软公司发布了新的产品。\n"
 JAPANESE = "今日は天気がいいので、公園へ散歩に行きましょう。明日は雨が降るでしょう。"
+
+COMPRESS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
 
 texts = st.text(st.characters(categories=["L", "N", "P", "Zs"], include_characters="\n\t"))
 
@@ -159,23 +173,92 @@ def test_utf16_that_ends_within_a_character_is_a_broken_record(write):
     assert isinstance(lines[-1][1], BrokenRecord)
 
 
-def test_gz_is_undone(write):
-    path = write(gzip.compress("zwölf\nzeilen".encode()), "file.txt.gz")
+def test_a_wide_line_longer_than_any_buffer_is_one_line(write):
+    text = "word " * decoding._PREFIX_BYTES
+    assert list(iter_lines(write(f"{text}\nend".encode("utf-16")))) == [(1, text), (2, "end")]
+
+
+def test_a_stream_of_text_keeps_its_line_ends(write):
+    with open_text(write("\ufeffzwölf\r\nzeilen\r".encode("utf-16-le"))) as stream:
+        assert stream.read() == "zwölf\r\nzeilen\r"
+
+
+def test_a_stream_of_text_names_the_byte_that_does_not_decode(write):
+    start = b"\xef\xbb\xbf" + b"fine\n" * decoding._PREFIX_BYTES
+    path = write(start + b"caf\xe9\nlast\n")
+    with pytest.raises(FileLeftOut, match=f"byte {len(start) + 3};"), open_text(path) as stream:
+        stream.read()
+    with open_text(path, errors="surrogateescape") as stream:
+        assert stream.read().endswith("caf\udce9\nlast\n")
+
+
+def test_every_compression_is_tested():
+    assert set(COMPRESS) == set(COMPRESSIONS)
+
+
+@pytest.mark.parametrize("ending", [*COMPRESSIONS, ".GZ"])
+def test_compression_is_undone(write, ending):
+    content = COMPRESS[ending.lower()]("zwölf\nzeilen".encode())
+    path = write(content, f"file.txt{ending}")
     assert read_text(path) == "zwölf\nzeilen"
     assert [line for _, line in iter_lines(path)] == ["zwölf", "zeilen"]
+    assert uncompressed_name(path) == "file.txt"
+
+
+@pytest.mark.parametrize("ending", COMPRESSIONS)
+def test_archives_written_one_behind_the_other_are_read_as_one(write, ending):
+    compress = COMPRESS[ending]
+    assert read_text(write(compress(b"one ") + compress(b"two"), f"file{ending}")) == "one two"
 
 
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
         (lambda c: c[:-20], "truncated"),
-        (lambda c: b"no gzip at all", "damaged"),
+        (lambda c: c[:2000] + bytes(64) + c[2064:], "damaged"),
+        (lambda c: b"no archive at all", "damaged"),
         (lambda c: b"", "empty"),
     ],
 )
-def test_a_damaged_gz_is_told_apart(write, damage, reason):
-    content = gzip.compress(b"".join(b"%d words\n" % i for i in range(5000)))
-    assert reason_of(write(damage(content), "file.gz")) == reason
+@pytest.mark.parametrize("ending", COMPRESSIONS)
+def test_damaged_archives_are_told_apart(write, ending, damage, reason):
+    content = COMPRESS[ending](b"".join(b"%d words\n" % (i * i) for i in range(5000)))
+    with pytest.raises(FileLeftOut) as caught:
+        read_text(write(damage(content), f"file{ending}"))
+    assert caught.value.reason == reason
+    assert caught.value.broken == (reason != "empty")
+
+
+@pytest.mark.parametrize("ending", COMPRESSIONS)
+def test_lines_before_the_damage_are_read(write, ending):
+    content = COMPRESS[ending](os.urandom(1 << 19).hex("\n", 32).encode())
+    lines = []
+    with pytest.raises(FileLeftOut, match="truncated"):
+        lines.extend(line for _, line in iter_lines(write(content[:-20], f"file{ending}")))
+    # `extend` keeps what it was given before the fault.
+    assert {len(line) for line in lines} == {64}
+
+
+@pytest.mark.parametrize("ending", COMPRESSIONS)
+def test_compressed_lines_stream(write, ending):
+    num_lines = 10_000
+    path = write(COMPRESS[ending](b"%02000d\n" % 0 * num_lines), f"file{ending}")
+    tracemalloc.start()
+    assert sum(1 for _ in iter_lines(path)) == num_lines
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # 20 MB of lines; an .xz looks back on 8 MiB.
+    assert peak < 10 << 20
+
+
+def test_what_a_decoder_cannot_make_sense_of_is_damage_and_no_fault_of_the_system(write):
+    path = write(b"x", "file.arrow")
+    with (
+        pytest.raises(FileLeftOut, match=r"sound \.arrow \(no sense\)") as caught,
+        open_bytes(path),
+    ):
+        raise OSError("no\nsense")
+    assert caught.value.broken
 
 
 def test_a_file_that_is_gone_is_vanished(tmp_path):

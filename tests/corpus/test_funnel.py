@@ -1,67 +1,72 @@
 import json
+from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlmtune.corpus.funnel import Funnel
+from mlmtune.corpus.funnel import Funnel, Overlap, Pair, SourceFunnel
 
-events = st.lists(
-    st.tuples(
-        st.sampled_from(["a", "b"]),
-        st.sampled_from(["read", "left", "kept", "short", "duplicate", "broken"]),
-    )
+NAMES = ("empty", "duplicate", "overlap")
+STEP_NAMES = ("links", "markup")
+
+
+def counts_of(names):
+    return st.dictionaries(st.sampled_from(names), st.integers(1, 99)).map(Counter)
+
+
+SOURCES = st.builds(
+    SourceFunnel,
+    files_read=st.integers(0, 99),
+    files_left_out=counts_of(NAMES),
+    documents_kept=st.integers(0, 99),
+    documents_left_out=counts_of(NAMES),
+    characters_found=st.integers(0, 99),
+    cleaned_away=counts_of(STEP_NAMES),
+    characters_left_out=counts_of(NAMES),
+    characters_kept=st.integers(0, 99),
 )
 
 
-@given(events=events)
-def test_counts_add_up(events):
-    funnel = Funnel()
-    for source in ("a", "b"):
-        funnel.add_source(source)
-    for source, event in events:
-        match event:
-            case "read":
-                funnel.file_read(source)
-            case "left":
-                funnel.file_left_out(source, "path", "binary", "")
-            case "kept":
-                funnel.document_kept(source, 10)
-            case "short" | "duplicate":
-                funnel.document_left_out(source, event)
-            case "broken":
-                funnel.record_broken(source, "path:1", "")
-
+@given(one=SOURCES, other=SOURCES)
+def test_the_total_is_the_sum_of_the_sources(one, other):
+    funnel = Funnel({"one": one, "other": other})
     counts = json.loads(json.dumps(funnel.to_json()))
-    num_files = sum(event in ("read", "left") for _, event in events)
-    for part in (counts, *counts["sources"].values()):
-        files, documents = part["files"], part["documents"]
-        assert files["found"] == files["read"] + sum(files["left_out"].values())
-        assert documents["found"] == documents["kept"] + sum(documents["left_out"].values())
-        assert part["characters"] == 10 * documents["kept"]
-    assert counts["files"]["found"] == num_files
-    assert counts["documents"]["found"] == len(events) - num_files
-    assert sum(part["files"]["found"] for part in counts["sources"].values()) == num_files
+    for what, done in (("files", "read"), ("documents", "kept"), ("characters", "kept")):
+        parts = [counts[what], *(counts["sources"][name][what] for name in ("one", "other"))]
+        total, first, second = parts
+        assert total["found"] == first["found"] + second["found"]
+        assert total[done] == first[done] + second[done]
+        for reason in NAMES:
+            assert total["left_out"].get(reason, 0) == (
+                first["left_out"].get(reason, 0) + second["left_out"].get(reason, 0)
+            )
+        if what != "characters":
+            assert total["found"] == total[done] + sum(total["left_out"].values())
 
 
-def test_names_are_bounded_and_counts_are_not():
-    funnel = Funnel()
-    funnel.add_source("a")
-    for number in range(150):
-        funnel.file_left_out("a", f"{number}.md", "binary", "no text")
-        funnel.record_broken("a", f"x:{number}", "no JSON")
-    counts = funnel.to_json()
-    assert len(counts["files_left_out"]) == len(counts["records_broken"]) == 100
-    assert counts["files_left_out"][0] == {"path": "0.md", "reason": "binary", "detail": "no text"}
-    assert counts["files"]["left_out"] == {"binary": 150}
-    assert counts["documents"]["left_out"] == {"broken": 150}
+def test_steps_and_reasons_are_in_the_order_of_work_and_none_is_zero():
+    source = SourceFunnel(
+        cleaned_away=Counter(markup=-1, images=5, tables=0),
+        documents_left_out=Counter(overlap=1, broken=2, empty=0),
+    )
+    counts = source.to_json()
+    assert list(counts["characters"]["cleaned_away"].items()) == [("images", 5), ("markup", -1)]
+    assert list(counts["documents"]["left_out"].items()) == [("broken", 2), ("overlap", 1)]
+
+
+def test_examples_are_plain_json():
+    funnel = Funnel(
+        {}, duplicates=[Pair("s: a", "s: b", 1.0)], overlaps=[Overlap("s: c", "some words")]
+    )
+    counts = json.loads(json.dumps(funnel.to_json()))
+    assert counts["duplicates"] == [{"document": "s: a", "repeats": "s: b", "similarity": 1.0}]
+    assert counts["overlaps"] == [{"document": "s: c", "words": "some words"}]
 
 
 def test_summary_is_one_line_with_each_reason():
-    funnel = Funnel()
-    funnel.add_source("a")
-    funnel.file_read("a")
-    funnel.file_left_out("a", "b.md", "binary", "")
-    funnel.document_left_out("a", "too_short")
-    assert funnel.summary() == (
+    source = SourceFunnel(
+        files_read=1, files_left_out=Counter(binary=1), documents_left_out=Counter(too_short=1)
+    )
+    assert Funnel({"a": source}).summary() == (
         "2 files found, 1 read (1 binary); 1 documents found, 0 kept (1 too_short)"
     )

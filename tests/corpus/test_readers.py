@@ -1,13 +1,32 @@
+import bz2
+import csv
+import datetime
 import gzip
+import io
 import json
+import lzma
+import subprocess
+import sys
 import tracemalloc
 from typing import get_args
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlmtune.config import SourceConfig
+from mlmtune.corpus import readers
 from mlmtune.corpus.decoding import BrokenRecord, FileLeftOut
-from mlmtune.corpus.readers import ENDINGS, READERS, RawDocument
+from mlmtune.corpus.readers import (
+    ENDINGS,
+    READERS,
+    RawDocument,
+    file_endings,
+    record_of,
+    text_columns,
+)
 
 
 @pytest.fixture
@@ -25,10 +44,73 @@ def texts(records):
     return [record.text for record in records]
 
 
+def fault_of(read, *arguments):
+    """What is said of a file that is broken."""
+    with pytest.raises(FileLeftOut) as caught:
+        read(*arguments)
+    assert caught.value.broken
+    return str(caught.value)
+
+
+def peak_of(format_, path):
+    """Number of records, and the most memory that Python took for them."""
+    tracemalloc.start()
+    num_records = sum(1 for _ in READERS[format_](str(path), None))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return num_records, peak
+
+
 def test_every_format_of_the_config_has_a_reader_and_endings():
     formats = set(get_args(SourceConfig.model_fields["format"].annotation))
-    assert set(READERS) == formats
-    assert set(ENDINGS) == formats
+    # A dataset is no file.
+    assert set(READERS) == formats - {"dataset"}
+    assert set(ENDINGS) == set(READERS)
+
+
+def test_endings_are_those_of_the_format_and_of_each_compression():
+    assert file_endings("text") == (".txt", ".txt.gz", ".txt.bz2", ".txt.xz")
+    assert file_endings("parquet") == ENDINGS["parquet"]
+
+
+@pytest.mark.parametrize(
+    ("value", "record"),
+    [
+        ("plain", RawDocument("plain", "#1")),
+        ({"title": "T", "content": "c"}, RawDocument("T\n\nc", "#1")),
+        (
+            {"text": datetime.date.min},
+            BrokenRecord(":1", "field 'text' is of type date, not a string"),
+        ),
+        ({"text": 5.5}, BrokenRecord(":1", "field 'text' is a number, not a string")),
+        ([], BrokenRecord(":1", "a string or an object is needed, not a list")),
+    ],
+)
+def test_a_value_is_a_document_or_says_why_not(value, record):
+    assert record_of(value, None, "#1", ":1") == record
+
+
+@pytest.mark.parametrize(
+    ("columns", "text_field", "taken"),
+    [
+        (["id", "text", "content", "title"], None, ["text"]),
+        (["content", "title"], None, ["title", "content"]),
+        (["content"], None, ["content"]),
+        (["content", "title"], "content", ["content"]),
+    ],
+)
+def test_only_the_columns_that_the_text_is_taken_from_are_needed(columns, text_field, taken):
+    assert text_columns(columns, text_field) == taken
+    row = {name: name for name in columns}
+    needed = {name: name for name in taken}
+    assert record_of(row, text_field, "", "") == record_of(needed, text_field, "", "")
+
+
+def test_many_columns_are_listed_in_one_short_line():
+    with pytest.raises(FileLeftOut, match=r"the columns are: column\n?") as caught:
+        text_columns([f"column\n{number}" for number in range(10_000)], None)
+    assert "\n" not in caught.value.detail
+    assert len(caught.value.detail) < 400
 
 
 @pytest.mark.parametrize("format_", ["markdown", "text"])
@@ -120,16 +202,340 @@ def test_a_broken_json_list_names_its_line(read):
     assert caught.value.broken
 
 
-def test_json_lines_stream(tmp_path):
-    path = tmp_path / "a.jsonl"
-    with path.open("w") as file:
-        for number in range(20_000):
-            file.write(f'{{"text": "{number} {"word " * 40}"}}\n')
-    tracemalloc.start()
-    assert sum(1 for _ in READERS["json"](str(path), None)) == 20_000
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+json_values = st.recursive(
+    st.text() | st.floats(allow_nan=False) | st.integers() | st.booleans() | st.none(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+
+
+@given(
+    values=st.lists(json_values),
+    indent=st.none() | st.integers(0, 3),
+    num_characters=st.integers(1, 40),
+)
+def test_a_json_list_is_read_piece_by_piece_as_it_is_read_at_once(values, indent, num_characters):
+    written = json.dumps(values, indent=indent, ensure_ascii=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readers, "_JSON_LIST_CHARACTERS", num_characters)
+        stream = io.StringIO(written, newline="")
+        items = list(readers._iter_json_list(stream.read(num_characters), stream))
+    assert items == values
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('["a"', "line 1 is not JSON (Expecting ',' or ']')"),
+        ('["a",\n\n"b', "line 3 is not JSON (Unterminated string"),
+        ('["a"\n"b"]', "line 2 is not JSON (Expecting ',' or ']')"),
+        ('["a",]', "line 1 is not JSON (Expecting value)"),
+        ('[,"a"]', "line 1 is not JSON (Expecting value)"),
+        ('["a"]\n\n["b"]', "line 3 is not JSON (Extra data after the list)"),
+        ('["a", {"text": "b\nc"}]', "line 1 is not JSON (Invalid control character at)"),
+        ("[" * 100_000, "not JSON (nested too deeply)"),
+        ("[" + "1" * 10_000 + "]", "not JSON (Exceeds the limit"),
+    ],
+)
+def test_what_is_broken_about_a_json_list_is_said(read, content, message):
+    assert message in fault_of(read, "json", "a.json", content)
+
+
+def test_items_before_the_fault_of_a_json_list_are_read(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('["one", "two", three]')
+    records = READERS["json"](str(path), None)
+    assert [next(records).text, next(records).text] == ["one", "two"]
+    with pytest.raises(FileLeftOut, match="broken"):
+        next(records)
+
+
+def test_a_fault_in_a_json_list_is_known_before_the_rest_is_read():
+    stream = io.StringIO('"text"' * 10_000)
+    with pytest.raises(FileLeftOut, match="line 2"):
+        list(readers._iter_json_list('["a",\n "b" "c", "and some more"', stream))
+    assert stream.tell() == 0
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_json_streams(tmp_path, name):
+    path = tmp_path / name
+    items = [json.dumps({"text": f"{number} {'word ' * 40}"}) for number in range(20_000)]
+    path.write_text("\n".join(items) if name == "a.jsonl" else f"[{', '.join(items)}]")
+    num_records, peak = peak_of("json", path)
+    assert num_records == 20_000
     assert peak < path.stat().st_size / 2
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("content", ['"one"\r\n\r\n"two"\r\n', '[\r\n"one",\r\n"two"]\r\n'])
+def test_json_from_windows(read, content, encoding):
+    assert texts(read("json", "a.json", content.encode(encoding))) == ["one", "two"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize(("name", "delimiter"), [("a.csv", ","), ("a.tsv", "\t"), ("a", ",")])
+def test_csv_rows_are_documents(read, name, delimiter, line_end, encoding):
+    rows = [["id", "text"], ["1", 'Zwölf, "so\tto say"'], [], ["2", "two\n\nlines"], ["3", ""]]
+    content = io.StringIO(newline="")
+    writer = csv.writer(
+        content, delimiter=delimiter, lineterminator=line_end, quoting=csv.QUOTE_ALL
+    )
+    writer.writerows(rows)
+    assert read("csv", name, content.getvalue().encode(encoding)) == [
+        RawDocument('Zwölf, "so\tto say"', "#1"),
+        RawDocument("two\n\nlines", "#2"),
+        RawDocument("", "#3"),
+    ]
+
+
+def test_tabs_are_told_by_the_ending_of_a_compressed_file_too(read):
+    assert texts(read("csv", "a.TSV.gz", gzip.compress(b"id\ttext\n1\ta, b\n"))) == ["a, b"]
+
+
+@pytest.mark.parametrize(
+    ("header", "text_field", "text"),
+    [
+        ("text,content,title", None, "1"),
+        ("other,content,title", None, "3\n\n2"),
+        ("other,content,title", "content", "2"),
+        ("text,text,title", None, "1"),
+    ],
+)
+def test_csv_columns(read, header, text_field, text):
+    assert texts(read("csv", "a.csv", f"{header}\n1,2,3\n", text_field)) == [text]
+
+
+@pytest.mark.parametrize("content", ["\n\r\n\n", "text\n", "text"])
+def test_csv_without_rows_holds_nothing(read, content):
+    assert read("csv", "a.csv", content) == []
+
+
+def test_a_missing_csv_column_lists_those_there(read):
+    said = fault_of(read, "csv", "a.csv", 'id,"the body"\n1,x\n', "text")
+    assert "no column 'text'; the columns are: id, the body (set text_field)" in said
+
+
+def test_a_header_that_is_no_csv_leaves_the_file_out(read):
+    assert "its header is not CSV" in fault_of(read, "csv", "a.csv", '"id" x,text\n1,2\n')
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("1", "a row of 1 fields below a header of 2"),
+        ("1,2,3", "a row of 3 fields below a header of 2"),
+        ('1,"a" b', "',' expected after '\"'"),
+    ],
+)
+def test_a_broken_csv_row_is_named_by_its_line_and_spoils_no_other(read, row, message):
+    first, broken, last = read("csv", "a.csv", f'id,text\n1,"two\nlines"\n\n{row}\n3,last\n')
+    assert texts([first, last]) == ["two\nlines", "last"]
+    assert [first.place, last.place] == ["#1", "#3"]
+    assert broken.place == ":5"
+    assert message in broken.message
+
+
+def test_a_csv_quote_that_is_never_closed_is_named_where_it_opens(read):
+    first, broken = read("csv", "a.csv", 'id,text\n1,one\n2,"two\n3,three\n4,four\n')
+    assert first.text == "one"
+    assert broken.place == ":3"
+    assert "unexpected end of data" in broken.message
+
+
+def test_a_csv_field_may_be_long_but_not_endless(read, monkeypatch):
+    long = "word " * 40_000  # the csv module's own limit is lower
+    assert texts(read("csv", "a.csv", f"text\n{long}\n")) == [long]
+    monkeypatch.setattr(readers, "_MAX_FIELD_CHARACTERS", 1000)
+    broken, last = read("csv", "a.csv", f"text\n{long}\nlast\n")
+    assert "larger than field limit (1000)" in broken.message
+    assert last.text == "last"
+
+
+def test_a_csv_row_that_does_not_decode_spoils_no_other(read):
+    fine = b"1,fine\n" * 40_000
+    content = b'id,text\n%s2,"bad\xff\nline"\n\xff,text\n3,last\n' % fine
+    *_, broken, other_field, last = read("csv", "a.csv", content)
+    assert broken == BrokenRecord(":40002", "not utf-8; convert the file to UTF-8")
+    assert texts([other_field, last]) == ["text", "last"]
+
+
+def test_utf16_csv_that_does_not_decode_is_read_up_to_there(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(("text\n" + "word\n" * 200_000).encode("utf-16") + b"\x41")
+    records = READERS["csv"](str(path), None)
+    assert next(records).text == "word"
+    with pytest.raises(FileLeftOut, match="undecodable"):
+        list(records)
+
+
+def test_csv_streams(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text\n" + f'"{"word " * 40}\n"\n' * 20_000)
+    num_records, peak = peak_of("csv", path)
+    assert num_records == 20_000
+    assert peak < path.stat().st_size / 4
+
+
+def as_parquet(table, **options):
+    content = io.BytesIO()
+    pq.write_table(table, content, **options)
+    return content.getvalue()
+
+
+def as_arrow(new_writer):
+    def write(table):
+        content = io.BytesIO()
+        with new_writer(content, table.schema) as writer:
+            writer.write_table(table, max_chunksize=2)
+        return content.getvalue()
+
+    return write
+
+
+TABLE_WRITERS = {
+    "parquet": as_parquet,
+    "Arrow file": as_arrow(pa.ipc.new_file),
+    "Arrow stream": as_arrow(pa.ipc.new_stream),
+}
+every_table = pytest.mark.parametrize("write", TABLE_WRITERS.values(), ids=TABLE_WRITERS)
+
+
+@every_table
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.string(),
+        pa.large_string(),
+        pa.string_view(),
+        pa.dictionary(pa.int32(), pa.string()),
+    ],
+    ids=str,
+)
+def test_rows_of_tables_are_documents(read, write, kind):
+    column = ["one", "zwölf", "", "one", "two\nlines"]
+    table = pa.table({"id": [1, 2, 3, 4, 5], "text": pa.array(column).cast(kind)})
+    records = read("parquet", "table", write(table))
+    assert texts(records) == column
+    assert [record.place for record in records] == ["#1", "#2", "#3", "#4", "#5"]
+
+
+@every_table
+@pytest.mark.parametrize(
+    ("names", "text_field", "text"),
+    [
+        (["text", "content", "title"], None, "1"),
+        (["other", "content", "title"], None, "3\n\n2"),
+        (["other", "content", "title"], "content", "2"),
+        (["other", "a.b", "title"], "a.b", "2"),
+    ],
+)
+def test_columns_of_tables(read, write, names, text_field, text):
+    table = pa.table([["1"], ["2"], ["3"]], names=names)
+    assert texts(read("parquet", "table", write(table), text_field)) == [text]
+
+
+@every_table
+def test_a_null_is_a_broken_record_as_it_is_in_json(read, write):
+    first, broken, last = read("parquet", "table", write(pa.table({"text": ["one", None, "two"]})))
+    assert texts([first, last]) == ["one", "two"]
+    assert broken == BrokenRecord(" (row 2)", "field 'text' is null, not a string")
+
+
+@every_table
+def test_a_missing_column_lists_those_there(read, write):
+    content = write(pa.table({"id": [1], "body": ["x"]}))
+    said = fault_of(read, "parquet", "table", content)
+    assert "no column 'text'; the columns are: id, body (set text_field)" in said
+
+
+@every_table
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [([1, 2], "int64"), ([0.5], "double"), ([["x"]], "list<"), ([b"x"], "binary")],
+)
+def test_a_column_that_holds_no_strings_is_named_with_its_type(read, write, column, kind):
+    said = fault_of(read, "parquet", "table", write(pa.table({"text": column})))
+    assert f"column 'text' holds {kind}" in said
+
+
+@every_table
+def test_a_table_without_rows_holds_nothing(read, write):
+    assert read("parquet", "table", write(pa.table({"text": pa.array([], pa.string())}))) == []
+
+
+@every_table
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_truncated_table_is_damaged(read, write, share):
+    content = write(pa.table({"text": [f"{number} words" for number in range(100)]}))
+    assert "damaged" in fault_of(read, "parquet", "table", content[: int(len(content) * share)])
+
+
+def test_tables_with_damaged_content_are_told(read):
+    text = "some words " * 20
+    content = as_parquet(pa.table({"text": [text] * 50}), compression="none", use_dictionary=False)
+    start = content.index(text.encode())
+    for place in (start - 4, start - 12):  # the length of the text, and the header of the page
+        damaged = content[:place] + b"\xff\xff\xff\x7f" + content[place + 4 :]
+        assert "damaged" in fault_of(read, "parquet", "a.parquet", damaged)
+
+
+@pytest.mark.parametrize("name", ["Arrow file", "Arrow stream"])
+def test_arrow_offsets_that_lead_out_of_the_file_are_damage(read, name):
+    content = TABLE_WRITERS[name](pa.table({"text": ["one", "three"]}))
+    offsets = (0).to_bytes(4, "little") + (3).to_bytes(4, "little") + (8).to_bytes(4, "little")
+    assert content.count(offsets) == 1
+    damaged = content.replace(offsets, offsets[:4] + b"\xff\xff\xff\x7f" + offsets[8:])
+    assert "damaged" in fault_of(read, "parquet", "table", damaged)
+
+
+def test_an_arrow_length_beyond_all_memory_is_damage(read):
+    table = pa.table({"text": ["one", "three"]})
+    content = TABLE_WRITERS["Arrow stream"](table)
+    stream = pa.BufferReader(content)
+    pa.ipc.read_message(stream)  # the schema
+    length = pa.ipc.read_message(stream).body.size.to_bytes(8, "little")
+    place = content.rindex(length, 0, content.index(b"onethree") - 12)
+    damaged = content[:place] + (1 << 60).to_bytes(8, "little") + content[place + 8 :]
+    assert "more memory is asked for than there is" in fault_of(read, "parquet", "table", damaged)
+
+
+def test_an_arrow_column_whose_name_is_not_utf8_is_damage(read):
+    content = TABLE_WRITERS["Arrow stream"](pa.table({"text": ["one"]}))
+    said = fault_of(read, "parquet", "table", content.replace(b"text", b"te\xfft"))
+    assert "damaged" in said
+
+
+def test_a_parquet_text_that_is_not_utf8_spoils_no_other(read):
+    options = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    content = as_parquet(pa.table({"text": ["one", "zwei", "three"]}), **options)
+    assert content.count(b"zwei") == 1
+    first, broken, last = read("parquet", "a.parquet", content.replace(b"zwei", b"zw\xffi"))
+    assert texts([first, last]) == ["one", "three"]
+    assert broken == BrokenRecord(" (row 2)", "its text is not UTF-8")
+
+
+def test_parquet_streams_within_a_row_group(tmp_path):
+    path = tmp_path / "a.parquet"
+    column = [f"{number} {'word ' * 200}" for number in range(20_000)]
+    pq.write_table(pa.table({"text": column}), path, compression="none", use_dictionary=False)
+    assert pq.ParquetFile(path).num_row_groups == 1
+    pool = pa.system_memory_pool()
+    default = pa.default_memory_pool()
+    pa.set_memory_pool(pool)
+    before = pool.max_memory()
+    try:
+        num_records, peak = peak_of("parquet", path)
+    finally:
+        pa.set_memory_pool(default)
+    assert num_records == 20_000
+    assert peak + pool.max_memory() - before < path.stat().st_size / 2
+
+
+def test_pyarrow_is_imported_only_to_read_tables():
+    code = "import sys, mlmtune.corpus.readers; sys.exit('pyarrow' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 PYTHON = '''
@@ -156,6 +562,14 @@ def test_python_mapping_names_documents_by_key(read):
         RawDocument("x", "#a"),
         RawDocument("y", "#2"),
     ]
+
+
+def test_python_keys_that_are_repeated_name_distinct_documents(read):
+    content = 'x = {"a": "1", "a (2)": "2", "a": "3", "a": "4", 1: "5", "1": "6"}'
+    records = read("python", "a.py", content, "x")
+    assert texts(records) == ["1", "2", "3", "4", "5", "6"]
+    assert len({record.place for record in records}) == 6
+    assert [record.place for record in records[:3]] == ["#a", "#a (2)", "#a (3)"]
 
 
 def test_python_set_keeps_the_order_it_is_written_in(read):
@@ -201,15 +615,21 @@ def test_the_topics_of_the_standard_library():
         ("lines", "word\n", None),
         ("json", '"word"', None),
         ("json", '["word"]', None),
+        ("csv", "text\nword\n", None),
         ("python", "x = ['word']", "x"),
     ],
 )
-def test_every_format_may_be_compressed(read, format_, content, field):
-    assert texts(read(format_, "a.gz", gzip.compress(content.encode()), field)) == ["word"]
+@pytest.mark.parametrize(
+    ("ending", "compress"),
+    [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)],
+)
+def test_every_format_of_text_may_be_compressed(read, format_, content, field, ending, compress):
+    assert texts(read(format_, f"a{ending}", compress(content.encode()), field)) == ["word"]
 
 
 @pytest.mark.parametrize("format_", sorted(READERS))
 @pytest.mark.parametrize("content", [b"\x89PNG\r\n\0\0" + bytes(range(256)), b""])
-def test_no_format_takes_what_is_no_text(read, format_, content):
-    with pytest.raises(FileLeftOut, match=r"binary|empty"):
+def test_no_format_takes_what_it_is_not(read, format_, content):
+    reason = "damaged" if format_ == "parquet" else "binary"
+    with pytest.raises(FileLeftOut, match=reason if content else "empty"):
         read(format_, "a.bin", content, "x")

@@ -1,12 +1,18 @@
 import os
 import socket
+from pathlib import Path
 
+import fsspec
 import pytest
 
 from mlmtune.config import CorpusConfig, SourceConfig
 from mlmtune.corpus import scanning
-from mlmtune.corpus.scanning import scan
+from mlmtune.corpus.scanning import scan as scan_into
 from mlmtune.errors import ConfigError, DataError
+
+
+def scan(config):
+    return scan_into(config, Path("no repository"), pytest.fail)
 
 
 @pytest.fixture
@@ -48,7 +54,7 @@ def test_a_listed_file_tells_where_it_is_how_large_and_how_old(tree):
     (file,) = scan_one(root).files
     status = os.stat(root / "sub/a.md")
     assert (file.id, file.path) == ("sub/a.md", str(root / "sub/a.md"))
-    assert (file.size, file.mtime_ns) == (status.st_size, status.st_mtime_ns)
+    assert (file.size, file.version) == (status.st_size, str(status.st_mtime_ns))
 
 
 def test_very_deep_folders_are_walked(tmp_path):
@@ -252,3 +258,23 @@ def test_names_that_are_not_unicode_are_listed(tmp_path):
     (listed,) = listing.sources
     assert os.fsencode(listed.files[0].path) == name
     assert listing.signature()
+
+
+def test_a_file_url_is_a_local_path(tree):
+    root = tree("a.md", "b/c.md")
+    listed = scan_one(f"file://{root}")
+    assert [(file.id, file.path) for file in listed.files] == [
+        ("a.md", f"{root}/a.md"),
+        ("b/c.md", f"{root}/b/c.md"),
+    ]
+    assert ids(f"file://{root}/b/*.md") == ["c.md"]
+
+
+def test_remote_files_are_listed_by_id_with_local_ones_of_their_source(tree):
+    memory = fsspec.filesystem("memory")
+    memory.pipe({"/scanned/x.md": b"x", "/scanned/y.txt": b"y"})
+    try:
+        listed = scan_one([str(tree("a.md")), "memory://scanned"])
+    finally:
+        memory.rm("/scanned", recursive=True)
+    assert [(file.id, file.size) for file in listed.files] == [("a.md", 4), ("x.md", 1)]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mlmtune.config import ChunkingConfig, CorpusConfig, SourceConfig, TokenizationConfig
 from mlmtune.errors import ConfigError, DataError
 from mlmtune.tokens.chunking import ChunkView, build_splits, open_splits
-from mlmtune.tokens.tokenization import SpecialTokens
+from mlmtune.tokens.tokenization import SpecialTokens, list_text
 
 PAD, CLS, SEP, END = 0, 2, 3, 4
 BERT = SpecialTokens((CLS,), (SEP,), (SEP,))
@@ -322,16 +322,17 @@ def test_a_validation_side_that_is_all_dropped_is_said(make_store):
         split(store, chunking, validation_fraction=0.01)
 
 
-def test_opening_a_corpus_gives_both_sides_and_warns_of_a_leak(corpus_dir, tokenizer):
+def test_opening_a_corpus_gives_both_sides_and_warns_of_a_leak(corpus_dir, tokenizer, console):
     def open_(**settings):
-        said = []
+        console.lines.clear()
         corpus = CorpusConfig(
             sources=[SourceConfig(format="text", path=str(corpus_dir))], **settings
         )
         store, splits = open_splits(
-            corpus, TokenizationConfig(), ChunkingConfig(chunk_length=16), tokenizer, said.append
-        )
-        return store, splits, [line for line in said if "leak" in line]
+            corpus, TokenizationConfig(), ChunkingConfig(chunk_length=16), tokenizer,
+            list_text(corpus, TokenizationConfig(), console), console,
+        )  # fmt: skip
+        return store, splits, [line for line in console.lines if "leak" in line]
 
     store, splits, leaks = open_(validation_fraction=0.2)
     assert leaks == []

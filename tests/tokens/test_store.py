@@ -8,11 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlmtune.tokens.store import TokenStore, writing
+from mlmtune.errors import DataError
+from mlmtune.tokens import store as store_module
+from mlmtune.tokens.store import StoreWriter, TokenStore, is_finished
 
 DOCUMENTS = st.lists(
     st.lists(st.tuples(st.integers(0, 999), st.booleans()), max_size=20), max_size=12
 )
+SOURCES = [("given", True), ("docs", False)]
+UNKNOWN = 3
+
+
+def writer_of(path, vocabulary_size=1000, **made_of):
+    return StoreWriter(path, vocabulary_size, UNKNOWN, SOURCES, {"fingerprint": "f", **made_of})
 
 
 def append(writer, documents, first=0):
@@ -24,42 +32,74 @@ def append(writer, documents, first=0):
         word_starts=np.asarray([start for _, start in tokens], dtype=bool),
         lengths=np.asarray([len(document) for document in documents], dtype=np.int64),
         content_hashes=np.asarray([2**64 - 1 - n for n in numbers], dtype=np.uint64),
-        given=np.asarray([n % 3 == 0 for n in numbers], dtype=bool),
         num_characters=np.asarray([7 * n for n in numbers], dtype=np.int64),
-        names=[(f"{n}.txt", "a source") for n in numbers],
+        sources=np.asarray([n % 3 != 0 for n in numbers], dtype=np.uint16),
+        document_ids=[f"{n}.txt" for n in numbers],
     )
 
 
+def write(path, documents, **arguments):
+    writer = writer_of(path, **arguments)
+    append(writer, documents)
+    writer.finish({})
+    return TokenStore.open(path)
+
+
+@pytest.mark.parametrize("shard_tokens", [1, 30, 1000])
 @given(batches=st.lists(DOCUMENTS, max_size=4))
 @settings(max_examples=30)
-def test_what_is_appended_is_what_is_opened(batches):
-    """Above all the packed bits, whose batches do not end on whole bytes."""
+def test_what_is_appended_is_what_is_opened(shard_tokens, batches):
+    """Above all the packed bits, whose shards do not end on whole bytes."""
     documents = [document for batch in batches for document in batch]
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(store_module, "SHARD_TOKENS", shard_tokens)
         path = Path(folder) / "store"
-        with writing(path, vocabulary_size=1000) as writer:
-            for number, batch in enumerate(batches):
-                append(writer, batch, first=sum(map(len, batches[:number])))
-            writer.finish({"documents": len(documents)})
+        writer = writer_of(path)
+        for number, batch in enumerate(batches):
+            append(writer, batch, first=sum(map(len, batches[:number])))
+        writer.finish({"documents": len(documents)})
         store = TokenStore.open(path)
 
         assert store.num_documents == len(documents)
         assert store.num_tokens == sum(map(len, documents))
         for number, document in enumerate(documents):
             start, end = store.offsets[number : number + 2]
-            positions = np.arange(start, end)
-            ids, starts = store.ids[start:end], store.starts_word(positions)
+            ids, starts = store.tokens_at(np.arange(start, end))
             assert list(zip(ids.tolist(), starts.tolist(), strict=True)) == document
         numbers = np.arange(len(documents))
-        assert store.document_lengths().tolist() == [len(document) for document in documents]
+        assert store.lengths.tolist() == [len(document) for document in documents]
         assert store.content_hashes.tolist() == [2**64 - 1 - n for n in numbers.tolist()]
         assert store.given.tolist() == (numbers % 3 == 0).tolist()
         assert store.num_characters.tolist() == (7 * numbers).tolist()
         assert store.funnel == {"documents": len(documents)}
-        lines = (path / "documents.jsonl").read_text(encoding="utf-8").splitlines()
-        assert [json.loads(line) for line in lines] == [
-            {"id": f"{n}.txt", "source": "a source"} for n in numbers
-        ]
+        wanted = numbers[::-2].tolist()
+        assert store.document_ids(wanted) == [f"{n}.txt" for n in wanted]
+
+        for number, source in enumerate(store.sources):
+            tokens = [
+                id_
+                for n, document in enumerate(documents)
+                for id_, _ in document
+                if (n % 3 != 0) == number
+            ]
+            assert source.num_tokens == len(tokens)
+            assert source.num_unknown_tokens == tokens.count(UNKNOWN)
+
+
+def test_positions_of_several_shards_come_in_any_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "SHARD_TOKENS", 2)
+    writer = writer_of(tmp_path / "store")
+    for number in range(5):
+        append(writer, [[(10 * number, True), (10 * number + 1, False)]], first=number)
+    writer.finish({})
+    store = TokenStore.open(tmp_path / "store")
+    assert len(store.shards) == 5
+    ids, starts = store.tokens_at(np.asarray([9, 0, 3, 8]))
+    assert ids.tolist() == [41, 0, 11, 40]
+    assert starts.tolist() == [False, True, False, True]
 
 
 @pytest.mark.parametrize(
@@ -68,68 +108,100 @@ def test_what_is_appended_is_what_is_opened(batches):
 )
 def test_ids_are_as_narrow_as_the_vocabulary_allows(tmp_path, vocabulary_size, dtype):
     path = tmp_path / "store"
-    with writing(path, vocabulary_size) as writer:
-        append(writer, [[(0, True), (vocabulary_size - 1, False)]])
-        writer.finish({})
-    store = TokenStore.open(path)
-    assert store.ids.dtype == dtype
-    assert store.ids.tolist() == [0, vocabulary_size - 1]
-    assert (path / "ids.bin").stat().st_size == 2 * np.dtype(dtype).itemsize
+    store = write(
+        path, [[(0, True), (vocabulary_size - 1, False)]], vocabulary_size=vocabulary_size
+    )
+    (shard,) = store.shards
+    assert shard.ids.dtype == dtype
+    assert shard.ids.tolist() == [0, vocabulary_size - 1]
+    assert (path / "shard-00000" / "ids.bin").stat().st_size == 2 * np.dtype(dtype).itemsize
 
 
 def test_an_opened_store_is_mapped_and_cannot_be_changed(tmp_path):
-    with writing(tmp_path / "store", 1000) as writer:
-        append(writer, [[(5, True)]])
-        writer.finish({})
-    store = TokenStore.open(tmp_path / "store")
-    assert isinstance(store.ids, np.memmap)
+    (shard,) = write(tmp_path / "store", [[(5, True)]]).shards
+    assert isinstance(shard.ids, np.memmap)
     with pytest.raises(ValueError, match="read-only"):
-        store.ids[0] = 1
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_a_writer_that_fails_leaves_nothing(tmp_path, error):
-    path = tmp_path / "store"
-
-    def fail():
-        with writing(path, 1000) as writer:
-            append(writer, [[(5, True)]])
-            raise error
-
-    with pytest.raises(error):
-        fail()
-    assert list(tmp_path.iterdir()) == []
+        shard.ids[0] = 1
 
 
 def test_a_store_is_not_there_before_it_is_whole(tmp_path):
     path = tmp_path / "store"
-    with writing(path, 1000) as writer:
-        append(writer, [[(5, True)]])
-        assert not path.exists()
-        writer.finish({})
-        assert not path.exists()
+    writer = writer_of(path)
+    append(writer, [[(5, True)]])
+    assert not is_finished(path)
+    writer.finish({})
     assert TokenStore.open(path).num_tokens == 1
     assert list(tmp_path.iterdir()) == [path]
+    assert sorted(entry.name for entry in path.iterdir()) == ["shard-00000", "store.json"]
 
 
-def test_what_a_killed_writer_left_does_not_get_into_the_next_store(tmp_path):
-    left = tmp_path / "store.partial"
-    left.mkdir()
-    (left / "ids.bin").write_bytes(b"\1\2\3\4")
-    (left / "of_another_version.bin").write_bytes(b"\1")
-    with writing(tmp_path / "store", 1000) as writer:
-        append(writer, [[(5, True)]])
-        writer.finish({})
-    assert TokenStore.open(tmp_path / "store").ids.tolist() == [5]
-    assert not left.exists()
-    assert not (tmp_path / "store" / "of_another_version.bin").exists()
+def test_an_interrupted_writer_goes_on_after_its_last_finished_shard(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "SHARD_TOKENS", 2)
+    documents = [[(number, True), (7, False)] for number in range(5)]
+    first = writer_of(tmp_path / "store")
+    for number in range(3):
+        append(first, documents[number : number + 1], first=number)
+    half = tmp_path / "store.partial" / "shard-00003.partial"
+    half.mkdir()
+    (half / "ids.bin").write_bytes(b"killed in here")
+    finished = tmp_path / "store.partial" / "shard-00001" / "ids.bin"
+    before = finished.stat().st_mtime_ns
+
+    second = writer_of(tmp_path / "store")
+    assert second.num_documents == 3
+    assert finished.stat().st_mtime_ns == before
+    for number in range(3, 5):
+        append(second, documents[number : number + 1], first=number)
+    second.finish({})
+    store = TokenStore.open(tmp_path / "store")
+    assert store.tokens_at(np.arange(10))[0].tolist() == [0, 7, 1, 7, 2, 7, 3, 7, 4, 7]
+    assert store.document_ids([4]) == ["4.txt"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["store"]
+
+
+def test_what_a_writer_of_something_else_left_does_not_get_into_the_store(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "SHARD_TOKENS", 1)
+    append(writer_of(tmp_path / "store", text="old"), [[(5, True)]])
+    writer = writer_of(tmp_path / "store", text="new")
+    assert writer.num_documents == 0
+    append(writer, [[(6, True)]])
+    writer.finish({})
+    assert TokenStore.open(tmp_path / "store").tokens_at(np.arange(1))[0].tolist() == [6]
 
 
 def test_every_file_is_flushed_to_the_disk_before_the_store_gets_its_name(tmp_path, monkeypatch):
     """Else a power cut leaves a store of the right name with empty files."""
     flushed = set()
     monkeypatch.setattr("os.fsync", lambda number: flushed.add(os.fstat(number).st_ino))
-    with writing(tmp_path / "store", 1000) as writer:
-        append(writer, [[(5, True)]])
-        writer.finish({})
-    assert flushed == {path.stat().st_ino for path in (tmp_path / "store").iterdir()}
+    write(tmp_path / "store", [[(5, True)]])
+    files = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+    assert len(files) == 9
+    assert {path.stat().st_ino for path in files} <= flushed
+
+
+@pytest.mark.parametrize("name", ["ids", "word_starts", "lengths", "sources", "content_hashes"])
+@pytest.mark.parametrize("damage", ["cut short", "missing"])
+def test_a_copy_that_is_not_whole_is_refused_by_its_file(tmp_path, name, damage):
+    write(tmp_path / "store", [[(5, True), (6, False)]])
+    path = tmp_path / "store" / "shard-00000" / f"{name}.bin"
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match=rf"{name}\.bin: {damage}"):
+        TokenStore.open(tmp_path / "store")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no token store"),
+        ("{", "damaged"),
+        (json.dumps({"format_version": 1}), "format 1"),
+    ],
+)
+def test_what_is_no_store_is_said(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "store.json").write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        TokenStore.open(tmp_path)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlmtune.config import CorpusConfig, SourceConfig, TokenizationConfig
+from mlmtune.console import Console
 from mlmtune.errors import DataError, ResourceError
 from mlmtune.tokens import tokenization
 from mlmtune.tokens.encoding import Encoder, plain_backend
 from mlmtune.tokens.store import TokenStore
-from mlmtune.tokens.tokenization import SpecialTokens, open_store
+from mlmtune.tokens.tokenization import SpecialTokens, list_text, open_store
 
 TEXTS = [
     "The storage account.",
@@ -41,15 +43,26 @@ def corpus(tmp_path):
     return write
 
 
+def open_(corpus, tokenizer, tokenization=None, console=None, **options):
+    tokenization = tokenization or TokenizationConfig()
+    console = console or Console(is_quiet=True)
+    listing = list_text(corpus, tokenization, console)
+    return open_store(corpus, tokenization, tokenizer, listing, console, **options)
+
+
 def build(corpus, tokenizer):
     """The store, and whether it had to be built."""
-    said = []
-    store = open_store(corpus, TokenizationConfig(), tokenizer, said.append)
-    return store, bool(said)
+    with patch.object(tokenization, "_build", wraps=tokenization._build) as build_:
+        return open_(corpus, tokenizer), build_.called
+
+
+def ids_of(store):
+    return store.tokens_at(np.arange(store.num_tokens))[0].tolist()
 
 
 def documents_of(store):
-    return [store.ids[a:b].tolist() for a, b in zip(store.offsets, store.offsets[1:], strict=False)]
+    ids = ids_of(store)
+    return [ids[a:b] for a, b in zip(store.offsets, store.offsets[1:], strict=False)]
 
 
 @pytest.fixture(params=["tokenizer", "byte_tokenizer"])
@@ -84,13 +97,13 @@ def test_word_starts_are_the_borders_of_word_ids(
         words = any_tokenizer(text, add_special_tokens=False).word_ids()
         expected += [i == 0 or word != words[i - 1] for i, word in enumerate(words)]
     assert 0 < sum(expected) < len(expected)
-    assert store.starts_word(np.arange(store.num_tokens)).tolist() == expected
+    assert store.tokens_at(np.arange(store.num_tokens))[1].tolist() == expected
 
 
 def test_names_and_hashes_belong_to_their_documents(corpus, tokenizer):
     store, _ = build(corpus(), tokenizer)
-    lines = (store.directory / "documents.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["id"] for line in lines] == [f"{n:03}.txt" for n in range(len(TEXTS))]
+    numbers = range(len(TEXTS))
+    assert store.document_ids(numbers) == [f"{n:03}.txt" for n in numbers]
     alone, _ = build(corpus(TEXTS[:1]), tokenizer)
     assert len(set(store.content_hashes.tolist())) == len(TEXTS)
     assert alone.content_hashes[0] == store.content_hashes[0]
@@ -143,8 +156,8 @@ def test_text_that_spells_a_special_token_stays_text(corpus, tokenizer_of_each_k
     store, _ = build(corpus([text]), tokenizer_of_each_kind)
     forbidden = set(tokenizer_of_each_kind.all_special_ids)
     forbidden.discard(tokenizer_of_each_kind.unk_token_id)
-    assert len(store.ids) > 6
-    assert not forbidden & set(store.ids.tolist())
+    assert store.num_tokens > 6
+    assert not forbidden & set(ids_of(store))
 
 
 def test_plain_text_gets_the_ids_it_always_had(tokenizer_of_each_kind):
@@ -174,11 +187,11 @@ def test_a_corpus_that_was_read_is_opened_without_reading(corpus, tokenizer, mon
     config = corpus()
     first, built = build(config, tokenizer)
     assert built
-    monkeypatch.setattr(tokenization, "read_documents", lambda *_: pytest.fail("it was read again"))
+    monkeypatch.setattr(tokenization, "read_corpus", lambda *_: pytest.fail("it was read again"))
     second, built = build(config, tokenizer)
     assert not built
     assert second.directory == first.directory
-    assert second.ids.tolist() == first.ids.tolist()
+    assert ids_of(second) == ids_of(first)
     assert second.funnel == first.funnel
 
 
@@ -231,7 +244,7 @@ def test_a_tokenizers_truncation_does_not_make_another_store(corpus, tokenizer):
 
 def test_the_config_names_the_cache_before_the_environment_does(corpus, tokenizer, tmp_path):
     config = TokenizationConfig(cache_dir=str(tmp_path / "elsewhere"))
-    store = open_store(corpus(), config, tokenizer, lambda _: None)
+    store = open_(corpus(), tokenizer, config)
     assert store.directory.parent == tmp_path / "elsewhere" / "tokens"
 
 
@@ -241,12 +254,12 @@ CHILD = """
 import sys, time
 from tokenizers import Tokenizer
 from mlmtune.config import CorpusConfig, SourceConfig, TokenizationConfig
+from mlmtune.console import Console
 from mlmtune.tokens import tokenization
 
 class TokenizerOfTheChild:
     backend_tokenizer = Tokenizer.from_file(sys.argv[2])
-    def __len__(self):
-        return self.backend_tokenizer.get_vocab_size()
+    unk_token_id = 1
 
 append = tokenization._append
 def append_slowly(*arguments):
@@ -259,7 +272,9 @@ tokenization.BATCH_DOCUMENTS = 2
 corpus = CorpusConfig(sources=[SourceConfig(format="text", path=sys.argv[1])])
 print("ready", flush=True)
 sys.stdin.readline()
-store = tokenization.open_store(corpus, TokenizationConfig(), TokenizerOfTheChild(), print)
+config, console = TokenizationConfig(), Console(is_quiet=True)
+listing = tokenization.list_text(corpus, config, console)
+store = tokenization.open_store(corpus, config, TokenizerOfTheChild(), listing, console)
 print(store.directory, flush=True)
 """
 
@@ -348,13 +363,13 @@ def test_a_cache_that_cannot_be_locked_is_said(corpus, tokenizer):
 
 
 def test_a_full_disk_is_said(corpus, tokenizer, monkeypatch, token_cache):
-    def no_space(*_):
+    def no_space(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("mlmtune.tokens.store.StoreWriter.append", no_space)
     with pytest.raises(ResourceError, match="No space left"):
         build(corpus(), tokenizer)
-    assert not [path for path in (token_cache / "tokens").iterdir() if path.is_dir()]
+    assert not list((token_cache / "tokens").glob("*/store.json"))
 
 
 # The frame.

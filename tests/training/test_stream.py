@@ -10,6 +10,7 @@ import torch
 from mlmtune.config import ChunkingConfig, MaskingConfig
 from mlmtune.masking.collator import IGNORE_INDEX, MaskedBatch, MaskingCollator
 from mlmtune.tokens.chunking import ChunkView
+from mlmtune.tokens.mixing import Mixture
 from mlmtune.tokens.tokenization import SpecialTokens
 from mlmtune.training.plan import Plan
 from mlmtune.training.stream import TrainingStream
@@ -51,7 +52,8 @@ def stream(view: ChunkView, tokenizer: Any) -> Callable[..., TrainingStream]:
             num_processes=num_processes,
             max_steps=100,
         )
-        return TrainingStream(view, collator, plan, seed=seed, process_index=process)
+        mixture = Mixture.of(view, np.ones(1))
+        return TrainingStream(view, mixture, collator, plan, seed=seed, process_index=process)
 
     return make
 

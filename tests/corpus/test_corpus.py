@@ -1,9 +1,9 @@
 import gzip
-import heapq
 import json
 import os
-import pickle
+import tempfile
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlmtune.config import CorpusConfig, SourceConfig
-from mlmtune.corpus.funnel import Funnel
-from mlmtune.corpus.reading import FileOutcome, read_documents, read_file
+from mlmtune.console import Console
+from mlmtune.corpus.corpus import read_corpus
 from mlmtune.corpus.scanning import scan
 from mlmtune.corpus.splitting import validation_mask
 from mlmtune.errors import DataError
@@ -21,12 +21,14 @@ from mlmtune.errors import DataError
 class Reading:
     """What came of reading a corpus."""
 
-    def __init__(self, config):
-        funnel = Funnel()
-        self.listing = scan(config)
-        self.kept = list(read_documents(config, self.listing, funnel))
-        self.counts = funnel.to_json()
-        self.texts = [kept.document.text for kept in self.kept]
+    def __init__(self, config, listing=None):
+        with tempfile.TemporaryDirectory() as cache:
+            listing = listing or scan(config, Path(cache) / "git", str)
+            corpus = read_corpus(config, listing, Path(cache), Console(is_quiet=True))
+            self.kept = list(corpus.documents())
+        self.counts = corpus.funnel.to_json()
+        self.texts = [document.text for document in self.kept]
+        self.ids = [document.id for document in self.kept]
         self.left_out = self.counts["documents"]["left_out"]
 
 
@@ -55,16 +57,16 @@ def read(*sources, **fields):
 
 def test_documents_come_in_the_order_of_their_files(folder):
     reading = read(source(folder({"b.txt": "two", "a.txt": "one"}), name="docs"))
-    documents = [kept.document for kept in reading.kept]
-    assert [(d.text, d.id, d.source) for d in documents] == [
-        ("one", "a.txt", "docs"),
-        ("two", "b.txt", "docs"),
+    assert [(d.text, d.id, d.source) for d in reading.kept] == [
+        ("one", "a.txt", 0),
+        ("two", "b.txt", 0),
     ]
+    assert list(reading.counts["sources"]) == ["docs"]
 
 
 def test_an_id_names_the_line(folder):
     path = folder({"a.jsonl": '"one"\n\n"two"\n'})
-    assert [k.document.id for k in read(source(path, "json")).kept] == ["a.jsonl#1", "a.jsonl#3"]
+    assert read(source(path, "json")).ids == ["a.jsonl#1", "a.jsonl#3"]
 
 
 def test_markdown_is_cleaned_and_text_is_not(folder):
@@ -96,7 +98,10 @@ def test_everything_left_out_is_counted_and_files_are_named(folder):
         "kept": 1,
         "left_out": {"duplicate": 1, "empty": 1, "too_short": 1},
     }
-    assert reading.counts["characters"] == len("long enough")
+    assert reading.counts["characters"]["kept"] == len("long enough")
+    assert reading.counts["characters"]["left_out"] == {
+        "too_short": len("short"), "duplicate": len("long\n enough"),
+    }  # fmt: skip
     named = {
         os.path.basename(entry["path"]): entry["reason"]
         for entry in reading.counts["files_left_out"]
@@ -134,15 +139,23 @@ def test_the_funnel_adds_up_whatever_the_files_hold(
         deduplicate=deduplicate,
         on_error="skip",
     )
-    funnel = Funnel()
     try:
-        num_kept, problem = sum(1 for _ in read_documents(config, scan(config), funnel)), ""
+        reading = Reading(config)
     except DataError as error:
-        num_kept, problem = 0, str(error)
-    assert (num_kept == 0) == ("no document is left" in problem)
-    counts = funnel.to_json()
+        problem = str(error)
+    else:
+        problem = ""
+    if problem:
+        assert "no document is left" in problem
+        return
+    counts = reading.counts
     assert counts["files"]["found"] == len(files)
-    assert counts["documents"]["kept"] == num_kept
+    assert counts["documents"]["kept"] == len(reading.kept) > 0
+    assert counts["characters"]["kept"] == sum(map(len, reading.texts))
+    characters = counts["characters"]
+    assert characters["found"] == characters["kept"] + sum(
+        sum(characters[part].values()) for part in ("cleaned_away", "left_out")
+    )
     if format_ in ("text", "markdown"):
         assert counts["documents"]["found"] == counts["files"]["read"]
 
@@ -165,10 +178,10 @@ def test_a_training_document_that_equals_a_validation_document_goes(folder, dedu
     train = folder({"a.txt": "seen in both", "b.txt": "only here"})
     validation = folder({"x.txt": "seen in both", "y.txt": "seen  in both"}, "validation")
     reading = read(source(train), validation_sources=[source(validation)], deduplicate=deduplicate)
-    assert [(k.document.id, k.validation) for k in reading.kept] == [
-        ("x.txt", True),
-        *([] if deduplicate else [("y.txt", True)]),
-        ("b.txt", False),
+    assert [(document.id, document.source) for document in reading.kept] == [
+        ("x.txt", 0),
+        *([] if deduplicate else [("y.txt", 0)]),
+        ("b.txt", 1),
     ]
 
 
@@ -210,15 +223,6 @@ def test_a_document_that_was_not_sampled_does_not_shut_out_its_equal(folder):
     path = folder({"a.txt": "\n".join(f"line {n}" for n in range(20))})
     reading = read(source(path, "lines", max_documents=1), source(path, "lines"))
     assert len(reading.texts) == 20
-
-
-def test_sampling_holds_no_more_than_it_keeps(folder, monkeypatch):
-    path = folder({"a.txt": "\n".join(f"line {n}" for n in range(2000))})
-    sizes = []
-    push = heapq.heappush
-    monkeypatch.setattr(heapq, "heappush", lambda h, e: (push(h, e), sizes.append(len(h))))
-    read(source(path, "lines", max_documents=7))
-    assert max(sizes) == 7
 
 
 BROKEN = {
@@ -263,23 +267,23 @@ def test_a_gz_that_breaks_midway_gives_what_came_before(folder):
     assert reading.counts["files"]["read"] == 1
 
 
-def test_a_file_that_vanishes_is_named_and_the_rest_is_read(folder):
+def test_a_file_that_vanishes_is_named_and_the_rest_is_read(folder, tmp_path):
     path = folder({"a.txt": "here", "b.txt": "gone"})
     config = CorpusConfig(sources=[source(path)])
-    listing = scan(config)
+    listing = scan(config, tmp_path, str)
     os.unlink(f"{path}/b.txt")
-    funnel = Funnel()
-    assert len(list(read_documents(config, listing, funnel))) == 1
-    assert funnel.to_json()["files"]["left_out"] == {"vanished": 1}
+    reading = Reading(config, listing)
+    assert reading.texts == ["here"]
+    assert reading.counts["files"]["left_out"] == {"vanished": 1}
 
 
-def test_a_pipe_in_the_place_of_a_file_does_not_block(folder):
+def test_a_pipe_in_the_place_of_a_file_does_not_block(folder, tmp_path):
     path = folder({"a.txt": "here", "b.txt": "file"})
     config = CorpusConfig(sources=[source(path)])
-    listing = scan(config)
+    listing = scan(config, tmp_path, str)
     os.unlink(f"{path}/b.txt")
     os.mkfifo(f"{path}/b.txt")
-    assert len(list(read_documents(config, listing, Funnel()))) == 1
+    assert Reading(config, listing).texts == ["here"]
 
 
 @pytest.mark.parametrize(
@@ -323,31 +327,6 @@ def test_all_of_the_training_text_in_validation_is_an_error(folder):
     path = folder({"a.txt": "words"})
     with pytest.raises(DataError, match=r"left to train on.*duplicate"):
         read(source(path), validation_sources=[source(path)])
-
-
-def test_reading_a_file_can_be_given_to_another_process(folder):
-    path = folder({"a.jsonl": '"one"\n5\n'})
-    config = CorpusConfig(sources=[source(path, "json")])
-    (listed,) = scan(config).sources
-    arguments = pickle.loads(pickle.dumps((listed.files[0], listed.config, config.markdown)))
-    events = pickle.loads(pickle.dumps(list(read_file(*arguments))))
-    assert events == list(read_file(listed.files[0], listed.config, config.markdown))
-    assert [type(event).__name__ for event in events] == [
-        "CleanDocument",
-        "BrokenRecord",
-        "FileOutcome",
-    ]
-    assert events[-1] == FileOutcome()
-
-
-def test_lines_are_not_read_ahead(folder):
-    path = folder({"a.txt": "\n".join(f"line {n}" for n in range(100_000))})
-    config = CorpusConfig(sources=[source(path, "lines")])
-    funnel = Funnel()
-    documents = read_documents(config, scan(config), funnel)
-    next(documents)
-    assert funnel.to_json()["documents"]["found"] == 1
-    documents.close()
 
 
 def test_the_side_of_a_document_depends_on_its_content_only(folder):

@@ -1,0 +1,55 @@
+"""What a person sees while something goes on: lines, and bars on a terminal."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+
+class Console:
+    """Prints for the main process; silent in the others.
+
+    Args:
+        is_main: whether this process prints at all.
+        is_quiet: leave out everything but what `result` prints.
+        notes_to_stderr: what `say` prints stands beside the result, not in it.
+    """
+
+    def __init__(
+        self, *, is_main: bool = True, is_quiet: bool = False, notes_to_stderr: bool = False
+    ) -> None:
+        self._speaks = is_main and not is_quiet
+        self._is_main = is_main
+        self._notes_to_stderr = notes_to_stderr
+
+    def say(self, line: str) -> None:
+        """Print a line, above a bar if there is one."""
+        if self._speaks:
+            self._print(line, sys.stderr if self._notes_to_stderr else sys.stdout)
+
+    def result(self, line: str) -> None:
+        """Print a line of the result, quiet or not."""
+        if self._is_main:
+            self._print(line, sys.stdout)
+
+    def bar(self, *, total: int, unit: str, initial: int = 0, what: str = "") -> "tqdm[Any]":
+        """A bar on standard error where that is a terminal; else one that shows nothing."""
+        return tqdm(
+            total=total, initial=initial, unit=unit, desc=what or None, dynamic_ncols=True,
+            unit_scale=unit == "B", disable=not (self._speaks and sys.stderr.isatty()),
+        )  # fmt: skip
+
+    def counted(self, items: Iterable[T], *, total: int, unit: str, what: str) -> Iterator[T]:
+        """The items, under a bar that goes away once all have passed."""
+        with self.bar(total=total, unit=unit, what=what) as bar:
+            bar.leave = False
+            for item in items:
+                yield item
+                bar.update()
+
+    def _print(self, line: str, stream: Any) -> None:
+        tqdm.write(line, file=stream)
+        stream.flush()

@@ -1,0 +1,94 @@
+"""HTML, whole or as remnants in other text, to what a reader of the page sees."""
+
+import html
+import re
+from collections import Counter
+
+from markdown_it.common.html_blocks import block_names
+
+_SPACED_ELEMENTS = frozenset((*block_names, "br", "pre"))
+_INLINE_ELEMENTS = re.compile(
+    "a|abbr|acronym|area|audio|b|bdi|bdo|big|button|canvas|cite|code|data|datalist|del|dfn|em|embed"
+    "|font|g|i|img|input|ins|kbd|label|map|mark|meta|meter|nobr|object|output|path|picture|progress"
+    "|q|rp|rt|ruby|s|samp|script|select|slot|small|source|span|strike|strong|style|sub|sup|svg"
+    "|template|textarea|time|tt|u|use|var|video|wbr"
+)
+_TAG_NAME = re.compile(r"</?([A-Za-z][\w:.-]*)")
+# A comment that never ends goes on to the end of the text, as in a browser.
+_COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
+_TAG = re.compile(
+    r"<[!?][^<>]*>"
+    r"""|</?[A-Za-z][^<>"']*(?:(?:"[^"]{0,1000}"|'[^']{0,1000}')[^<>"']*){0,50}>"""
+    r"|</?[A-Za-z][^<>]*>"
+)
+_UNSEEN_ELEMENTS = [
+    (
+        re.compile(rf"<{name}(?=[\s/>]).*?</{name}\s*>", re.DOTALL | re.IGNORECASE),
+        re.compile(rf"</{name}\s*>", re.IGNORECASE),
+    )
+    for name in ("script", "style", "svg", "template", "iframe")
+]
+_ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
+_SPACES = re.compile(r"[ \t]{2,}")
+_CELL_MARK = "\v"
+
+
+def html_text(text: str, removed: Counter[str]) -> str:
+    """The text without tags, comments, scripts and styles, and with its entities resolved.
+
+    Elements that a browser sets apart stand on lines of their own, and ` | ` between the cells of a
+    row. Angle brackets that hold no element of HTML stay: `a < b`, `<resource-group>`.
+
+    Args:
+        text: may be plain text with but a few tags in it.
+        removed: takes the characters that went, as `comments` and `html`.
+    """
+    shown = _COMMENT.sub("", text)
+    removed["comments"] += len(text) - len(shown)
+    written = _TAG.sub(_instead_of_tag, _without_unseen(shown)) if "<" in shown else shown
+    if written != text:  # it is HTML, where white space means nothing
+        written = "\n".join(map(_html_line, written.split("\n")))
+    written = _ENTITY.sub(lambda found: html.unescape(found[0]), written)
+    removed["html"] += len(shown) - len(written)
+    return written
+
+
+def _html_line(line: str) -> str:
+    return _SPACES.sub(" ", line.strip(_CELL_MARK + " \t").replace(_CELL_MARK, " | "))
+
+
+def _without_unseen(text: str) -> str:
+    for element, closing_tag in _UNSEEN_ELEMENTS:
+        # Only up to the last closing tag: an open element beyond it is nothing but a tag, and a
+        # search for its end from each of many such would take quadratic time.
+        end = max((found.end() for found in closing_tag.finditer(text)), default=0)
+        if end:
+            text = element.sub("", text[:end]) + text[end:]
+    return text
+
+
+def is_spaced(tag: str) -> bool:
+    """Whether a browser begins a new line at this tag."""
+    name = _TAG_NAME.match(tag)
+    return name is not None and name[1].lower() in _SPACED_ELEMENTS
+
+
+def is_placeholder(tag: str) -> bool:
+    """Whether angle brackets hold no element of HTML but a word of the text: `<resource-group>`."""
+    name = _TAG_NAME.match(tag)
+    if name is None or "=" in tag:
+        return False
+    element = name[1].lower()
+    return element not in _SPACED_ELEMENTS and not _INLINE_ELEMENTS.fullmatch(element)
+
+
+def _instead_of_tag(found: re.Match[str]) -> str:
+    tag = found[0]
+    name = _TAG_NAME.match(tag)
+    if name is None:
+        return ""
+    if name[1].lower() in ("td", "th"):
+        return "" if tag.startswith("</") else _CELL_MARK
+    if is_spaced(tag):
+        return "\n"
+    return tag if is_placeholder(tag) else ""

@@ -1,0 +1,368 @@
+"""Hugging Face datasets: which state of one is there, and its rows.
+
+A dataset of the hub is read at one commit, which `locate` names. What the library `datasets` has
+once made of a commit stays in its cache and is read from there without asking the hub again.
+"""
+
+import errno
+import json
+import logging
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from mlmtune import hub
+from mlmtune.config import SourceConfig
+from mlmtune.corpus.decoding import BrokenRecord
+from mlmtune.corpus.readers import Record, record_of
+from mlmtune.corpus.remote import without_query
+from mlmtune.errors import ConfigError, DataError, HubError, MlmtuneError, ResourceError
+from mlmtune.locations import resolve
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_ROWS_AT_ONCE = 256
+
+# Where the text is looked for if no field is named; see `record_of`.
+_DEFAULT_FIELDS = ("text", "content", "title")
+
+
+@dataclass(frozen=True, slots=True)
+class ListedDataset:
+    """A dataset that is to be read.
+
+    Attributes:
+        signature: changes when the rows do: the commit on the hub, or a digest of a folder's state.
+        num_bytes: size of its files; None where that is not known before they are fetched.
+        where: its source's place in the config, for errors.
+    """
+
+    signature: str
+    num_bytes: int | None
+    where: str = "corpus.sources"
+
+
+def locate(source: SourceConfig, where: str, say: Callable[[str], None]) -> ListedDataset:
+    """Find a dataset: a folder, or a commit on the hub. None of its rows is read.
+
+    The hub is asked once, unless `revision` is a full commit. If it is out of reach, the commit
+    that it named last time is taken.
+
+    Args:
+        source: has a `dataset`.
+        where: its place in the config, `corpus.sources[0]`.
+        say: told in one line where a dataset of the hub comes from.
+
+    Raises:
+        ConfigError: the name can be none on the hub, or the split is not in the folder.
+        DataError: there is no such folder, or it is damaged.
+        HubError: the hub has no such dataset, or is out of reach and nothing is cached.
+    """
+    assert source.dataset is not None
+    folder = resolve(source.dataset)
+    if folder.is_dir():
+        return _locate_saved(source, folder, where)
+    if folder.exists() or not hub.is_name(source.dataset):
+        raise DataError(f"{where}.dataset: there is no folder {source.dataset}")
+    commit, note = source.revision or "", ""
+    if not _COMMIT.fullmatch(commit):
+        commit, note = _commit_of(source.dataset, source.revision, where)
+    notes = "; ".join(filter(None, (note, *hub.environment_notes())))
+    say(f"dataset {source.dataset}: commit {commit[:12]}{f' ({notes})' if notes else ''}")
+    return ListedDataset(commit, None, where)
+
+
+def read_dataset(source: SourceConfig, listed: ListedDataset) -> Iterator[Record]:
+    """The rows in their order, as documents and broken records; only the fields that are needed.
+
+    Args:
+        source: has a `dataset`.
+        listed: what `locate` found.
+
+    Raises:
+        ConfigError: there is no such configuration or split.
+        DataError: there is no field of text, or the dataset's files are broken.
+        HubError: it cannot be fetched.
+        ResourceError, OSError: there is no room for it.
+    """
+    _quiet_libraries()
+    with _errors_named(f"{listed.where}.dataset: {source.dataset}"):
+        folder = resolve(str(source.dataset))
+        if folder.is_dir():
+            dataset = _open_saved(_folder_of_split(source, folder, listed.where))
+        else:
+            dataset = _open_from_hub(source, listed)
+        fields = _text_fields(dataset, source.text_field, listed.where)
+        batches = dataset.select_columns(fields).with_format("arrow").iter(_ROWS_AT_ONCE)
+        records = _records(batches, fields, source.text_field)
+        yield from islice(records, source.max_documents if source.streaming else None)
+
+
+def _records(batches: Any, fields: Sequence[str], text_field: str | None) -> Iterator[Record]:
+    number = 0
+    for table in batches:
+        # Value by value: rows may be long, so that the texts of a batch are not all held at once.
+        for values in zip(*(table[name] for name in fields), strict=True):
+            number += 1
+            row = {name: value.as_py() for name, value in zip(fields, values, strict=True)}
+            yield record_of(row, text_field, f"#{number}", f" (row {number})")
+
+
+def _text_fields(dataset: Any, text_field: str | None, where: str) -> list[str]:
+    """The columns to read; the others are left alone, whatever it would take to decode them."""
+    features = dataset.features
+    # Of some files that are streamed the columns are not known before the first row.
+    columns = list(next(iter(dataset), {}) if features is None else features)
+    fault = record_of(dict.fromkeys(columns, ""), text_field, "", "")
+    if isinstance(fault, BrokenRecord):
+        raise DataError(f"{where}.text_field: {fault.message}")
+    field = text_field or ("text" if "text" in columns else "content")
+    kind = "null" if features is None else str(features.arrow_schema.field(field).type)
+    if not kind.startswith(("string", "large_string", "dictionary", "null")):
+        raise DataError(f"{where}.text_field: the field '{field}' holds {kind}, not strings")
+    return [text_field] if text_field else [f for f in _DEFAULT_FIELDS if f in columns]
+
+
+# A folder that save_to_disk wrote.
+
+
+def _locate_saved(source: SourceConfig, folder: Path, where: str) -> ListedDataset:
+    for key in ("dataset_config", "revision"):
+        if getattr(source, key) is not None:
+            raise ConfigError(f"{where}.{key}: has no meaning for a folder; remove it")
+    folder = _folder_of_split(source, folder, where)
+    state = _read_json(folder / "state.json", where)
+    names = ["state.json", "dataset_info.json"]
+    names += [file["filename"] for file in state["_data_files"]]
+    digest = xxhash.xxh3_128(str(state["_fingerprint"]).encode())
+    num_bytes = 0
+    for name in names:
+        try:
+            status = (folder / name).stat()
+        except OSError as error:
+            raise DataError(
+                f"{where}.dataset: {folder / name} is missing; save the dataset again"
+            ) from error
+        digest.update(f"\0{name}\0{status.st_size}\0{status.st_mtime_ns}".encode())
+        num_bytes += status.st_size
+    return ListedDataset(digest.hexdigest(), num_bytes, where)
+
+
+def _folder_of_split(source: SourceConfig, folder: Path, where: str) -> Path:
+    """The folder of one split, where there are several."""
+    if (folder / "dataset_dict.json").is_file():
+        splits = _read_json(folder / "dataset_dict.json", where)["splits"]
+        return folder / _checked_split(source, splits, where)
+    if not (folder / "state.json").is_file():
+        raise ConfigError(
+            f"{where}.dataset: {folder} was not written by save_to_disk; "
+            "if it holds files, give it as path, with their format"
+        )
+    split = _read_json(folder / "state.json", where).get("_split")
+    if source.split not in (None, split):
+        raise ConfigError(f"{where}.split: {folder} is a dataset without splits; remove it")
+    return folder
+
+
+def _read_json(path: Path, where: str) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{where}.dataset: {path} cannot be read ({error}); save the dataset again"
+        ) from error
+    return content
+
+
+def _open_saved(folder: Path) -> Any:
+    from datasets import Dataset
+
+    return Dataset.load_from_disk(str(folder))
+
+
+# The hub.
+
+
+def _commit_of(name: str, revision: str | None, where: str) -> tuple[str, str]:
+    """The commit that a branch or tag stands for, and a remark on it."""
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.file_download import repo_folder_name
+
+    def request() -> str:
+        info = HfApi().dataset_info(name, revision=revision, timeout=hub.HUB_TIMEOUT_SECONDS)
+        # Fetching the page, which is needed anyway, notes the commit for when the hub is not there.
+        with suppress(EntryNotFoundError):
+            hf_hub_download(name, "README.md", repo_type="dataset", revision=revision)
+        assert info.sha is not None
+        return info.sha
+
+    try:
+        return hub.ask(request, "dataset", name, revision, where), ""
+    except hub.OutOfReach as reason:
+        repository = Path(HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="dataset"))
+        noted = repository / "refs" / (revision or "main")
+        if not noted.is_file():
+            raise HubError(
+                f"{where}.dataset: {name}: {reason}, and there is no cached copy; "
+                "give a folder that save_to_disk wrote, or try again with the hub in reach"
+            ) from reason
+        return noted.read_text(encoding="ascii").strip(), f"the last known; {reason}"
+
+
+def _open_from_hub(source: SourceConfig, listed: ListedDataset) -> Any:
+    """The rows of one split at one commit, prepared in the cache or as a stream."""
+    from huggingface_hub import HfApi
+
+    name, commit, where = str(source.dataset), listed.signature, listed.where
+    builder = _prepared(source, commit)
+    if builder is None:
+
+        def request() -> object:
+            return HfApi().dataset_info(name, revision=commit, timeout=hub.HUB_TIMEOUT_SECONDS)
+
+        # The library would try for minutes, and then be content with any commit in its cache.
+        try:
+            hub.ask(request, "dataset", name, commit, where)
+        except hub.OutOfReach as reason:
+            raise HubError(
+                f"{where}.dataset: {name}: {reason}, and commit {commit[:12]} is not in the cache; "
+                "try again with the hub in reach"
+            ) from reason
+        builder = _builder(source, listed)
+        split = _checked_split(source, builder.config.data_files or (), where)
+        if source.streaming:
+            return builder.as_streaming_dataset(split)
+        builder.download_and_prepare()
+    return builder.as_dataset(_checked_split(source, builder.info.splits, where))
+
+
+def _prepared(source: SourceConfig, commit: str) -> Any:
+    """What an earlier run made of this very commit; None where there is nothing."""
+    from datasets import config
+    from datasets.naming import camelcase_to_snakecase
+    from datasets.packaged_modules.cache.cache import Cache
+
+    owner, _, name = str(source.dataset).rpartition("/")
+    folder = f"{owner}___{camelcase_to_snakecase(name)}".removeprefix("___")
+    configuration = source.dataset_config or _default_configuration(str(source.dataset), commit)
+    versions = Path(config.HF_DATASETS_CACHE, folder, configuration).expanduser()
+    for info in versions.glob(f"*/{commit}/dataset_info.json"):
+        return Cache(
+            repo_id=source.dataset, dataset_name=name, config_name=configuration,
+            version=info.parts[-3], hash=commit,
+        )  # fmt: skip
+    return None
+
+
+def _default_configuration(name: str, commit: str) -> str:
+    """What the dataset's page, if it is cached, says to take where no configuration is named."""
+    from huggingface_hub import DatasetCard, try_to_load_from_cache
+
+    page = try_to_load_from_cache(name, "README.md", revision=commit, repo_type="dataset")
+    described = DatasetCard.load(page).data.get("configs") if isinstance(page, str) else None
+    names = [str(entry["config_name"]) for entry in described or ()]
+    chosen = [str(entry["config_name"]) for entry in described or () if entry.get("default")]
+    return (chosen or (names if len(names) == 1 else ["default"]))[0]
+
+
+def _builder(source: SourceConfig, listed: ListedDataset) -> Any:
+    from datasets import get_dataset_config_names, load_dataset_builder
+    from datasets.data_files import EmptyDatasetError
+    from datasets.exceptions import DataFilesNotFoundError
+
+    name, commit, where = str(source.dataset), listed.signature, listed.where
+    try:
+        builder = load_dataset_builder(name, source.dataset_config, revision=commit)
+    except (EmptyDatasetError, DataFilesNotFoundError) as error:
+        raise HubError(
+            f"{where}.dataset: {name} holds no files that can be read without running a script, "
+            "which mlmtune never does; try revision: refs/convert/parquet, where the hub keeps "
+            "converted ones"
+        ) from error
+    except RuntimeError as error:
+        if "scripts are no longer supported" not in str(error):
+            raise
+        raise HubError(
+            f"{where}.dataset: {name} is made by a script of its own, which mlmtune never runs; "
+            "try revision: refs/convert/parquet, where the hub keeps converted files"
+        ) from error
+    except ValueError as error:
+        if "config" not in str(error).lower():
+            raise
+        there = ", ".join(get_dataset_config_names(name, revision=commit))
+        if source.dataset_config is None:
+            fault = f"dataset_config: {name} has several configurations: {there}; name one of them"
+        else:
+            fault = f"dataset_config: {name} has no '{source.dataset_config}'; there are: {there}"
+        raise ConfigError(f"{where}.{fault}") from error
+    if builder.hash != commit:
+        raise HubError(
+            f"{where}.dataset: {name}: commit {commit[:12]} can no longer be fetched; "
+            "try again with the hub in reach"
+        )
+    return builder
+
+
+def _checked_split(source: SourceConfig, splits: Collection[str], where: str) -> str:
+    split = source.split or "train"
+    if splits and split not in splits:
+        raise ConfigError(
+            f"{where}.split: {source.dataset} has no split '{split}'; "
+            f"the splits are: {', '.join(map(str, splits))}"
+        )
+    return split
+
+
+@contextmanager
+def _errors_named(what: str) -> Iterator[None]:
+    """Errors of the library in one line, told apart by what lies under them."""
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield
+    except (MlmtuneError, MemoryError):
+        raise
+    except Exception as error:
+        causes: list[BaseException] = [error]
+        while (cause := causes[-1].__cause__) is not None:
+            causes.append(cause)
+        for cause in causes:
+            if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise OSError(cause.errno, cause.strerror, cause.filename) from error
+            if isinstance(cause, OSError) and "Not enough disk space" in str(cause):
+                raise ResourceError(f"{what}: {_first_line(cause)}; make room") from error
+            if _is_of_the_network(cause):
+                raise HubError(f"{what}: cannot be fetched ({_first_line(cause)})") from error
+        shown = error.__cause__ if isinstance(error, DatasetsError) else error
+        raise DataError(f"{what}: cannot be read ({_first_line(shown or error)})") from error
+
+
+def _is_of_the_network(error: BaseException) -> bool:
+    # The client's errors share no base between versions but that of its HTTP library.
+    is_http = any(kind.__module__.startswith("http") for kind in type(error).__mro__)
+    return is_http or isinstance(error, ConnectionError | TimeoutError)
+
+
+def _first_line(error: BaseException) -> str:
+    # Files of the hub lie at signed addresses.
+    said = without_query((str(error).strip().splitlines() or [""])[0])[:200]
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def _quiet_libraries() -> None:
+    """What they have to say is said by us; their bars would stand beside ours."""
+    import datasets
+    import huggingface_hub
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    datasets.logging.set_verbosity(logging.CRITICAL)
+    datasets.disable_progress_bars()
+    huggingface_hub.logging.set_verbosity(logging.CRITICAL)
+    disable_progress_bars()

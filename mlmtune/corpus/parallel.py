@@ -1,0 +1,98 @@
+"""A function over many items in several processes, with the results in the items' order."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from mlmtune.errors import ResourceError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_MAX_WAITING_PER_PROCESS = 4
+"""Results that may wait for an earlier one, so that a slow item does not pile up the others'."""
+
+_shared: Any = None
+"""In a worker: what `ordered_map` was given for all items, sent once."""
+
+
+def num_processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def ordered_map(
+    function: Callable[[Item, Any], Result],
+    items: Sequence[Item],
+    shared: Any,
+    *,
+    num_processes: int,
+) -> Generator[Result, None, None]:
+    """`function(item, shared)` for each item, in order.
+
+    Started processes, not forked ones: threads of other libraries may hold locks in this one. Where
+    the caller leaves early, by an error or a signal, they are ended in the middle of their work.
+
+    Args:
+        function: at the top of a module, as for all that is pickled.
+        items: what it is called with.
+        shared: its second argument.
+        num_processes: below 2, it is called right here.
+
+    Raises:
+        ResourceError: a process died, most likely for want of memory.
+    """
+    num_processes = min(num_processes, len(items))
+    if num_processes < 2:
+        for item in items:
+            yield function(item, shared)
+        return
+
+    before = set(multiprocessing.active_children())
+    executor = ProcessPoolExecutor(
+        num_processes, multiprocessing.get_context("spawn"), _start_worker, (shared,)
+    )
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(executor.submit(_call, function, item))
+            if len(waiting) > _MAX_WAITING_PER_PROCESS * num_processes:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise ResourceError(
+            "a process that read the corpus was killed, most likely for want of memory; what was "
+            "finished is kept, so start again with more memory or fewer processors (taskset)"
+        ) from error
+    finally:
+        if waiting:  # nobody wants what is still under way
+            for process in set(multiprocessing.active_children()) - before:
+                process.terminate()
+        executor.shutdown(cancel_futures=True)
+
+
+def _start_worker(shared: Any) -> None:
+    global _shared
+    _shared = shared
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends this one
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    """End with the process that started this one, even if it is killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _call(function: Callable[[Item, Any], Result], item: Item) -> Result:
+    return function(item, _shared)

@@ -1,0 +1,321 @@
+"""Parts: the cleaned documents of some files, kept as one Parquet file each.
+
+Cleaning is the slowest thing done to a corpus, so it is done once, by all processors, a part at a
+time. A part's name follows from its files, their versions, and how they are cleaned; it is there
+when it is finished, or it is not. So what was interrupted goes on with the parts that are missing,
+and where files are added or changed, only their parts are made anew.
+
+A part is a plain Parquet file that any tool opens, with the columns
+
+    id              the document within its source
+    text            cleaned, never empty
+    content_hash    uint64 of the normalised text
+    num_characters  int32 of the text
+    letter_share    float, letters among the characters that are not white space
+
+and, under the key `mlmtune` of its metadata, a `PartCounts` as JSON.
+"""
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+from numpy.typing import NDArray
+
+from mlmtune.config import CorpusConfig
+from mlmtune.corpus.cleaning import CLEANING_VERSION
+from mlmtune.corpus.decoding import BrokenRecord
+from mlmtune.corpus.hub import ListedDataset
+from mlmtune.corpus.reading import CleanDocument, FileEvent, FileOutcome, Reader, Tally
+from mlmtune.corpus.scanning import ListedFile, ListedSource, describe_file
+
+PART_BYTES = 4 << 20
+"""Size of a part's files, more or less: some seconds of work."""
+PART_FILES = 1000
+
+_ROW_GROUP_CHARACTERS = 1 << 21
+_ROW_GROUP_DOCUMENTS = 4096
+_MAX_NAMED = 100
+_STALE_SECONDS = 3600
+_METADATA_KEY = b"mlmtune"
+_PARQUET_MARK = b"PAR1"
+
+_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("text", pa.large_string()),
+        ("content_hash", pa.uint64()),
+        ("num_characters", pa.int32()),
+        ("letter_share", pa.float32()),
+    ]
+)
+
+
+@dataclass
+class PartCounts:
+    """What became of a part's files and characters.
+
+    Attributes:
+        files_read: files that gave documents.
+        files_left_out: files that gave none, by reason.
+        named_files: path, reason and detail of the first of them.
+        num_broken: records that could not be read.
+        named_records: place and detail of the first of them.
+        first_fault: what `on_error: fail` says of the part; None where nothing is broken.
+        num_empty: documents of which cleaning left nothing.
+        num_characters: before cleaning.
+        removed: characters that cleaning took away, by step.
+    """
+
+    files_read: int = 0
+    files_left_out: Counter[str] = field(default_factory=Counter)
+    named_files: list[tuple[str, str, str]] = field(default_factory=list)
+    num_broken: int = 0
+    named_records: list[tuple[str, str]] = field(default_factory=list)
+    first_fault: str | None = None
+    num_empty: int = 0
+    num_characters: int = 0
+    removed: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some files of a source, or the dataset that it is, and the file their documents go to.
+
+    Attributes:
+        path: of the Parquet file, once it is finished.
+        source: index of the source in the listing.
+        reader: how to read and clean.
+        files: what to read; empty for a dataset.
+        dataset: in the place of files.
+    """
+
+    path: Path
+    source: int
+    reader: Reader
+    files: tuple[ListedFile, ...]
+    dataset: ListedDataset | None
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of what is to be read, as far as it is known."""
+        if self.dataset is not None:
+            return self.dataset.num_bytes or 0
+        return sum(file.size for file in self.files)
+
+    def is_finished(self) -> bool:
+        """Whether its documents are there, whole: a Parquet file ends with its mark."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(-len(_PARQUET_MARK), os.SEEK_END)
+                return file.read() == _PARQUET_MARK
+        except OSError:
+            return False
+
+
+def plan_parts(sources: Sequence[ListedSource], config: CorpusConfig, folder: Path) -> list[Part]:
+    """Divide what a listing holds into parts, in its order.
+
+    Args:
+        sources: the listing's.
+        config: the section `corpus`.
+        folder: where parts are kept.
+    """
+    parts = []
+    for index, source in enumerate(sources):
+        reader = Reader(source.config, config.cleaning, config.markdown)
+        if source.dataset is not None:
+            path = folder / _name(reader, source.dataset.signature.encode())
+            parts.append(Part(path, index, reader, (), source.dataset))
+        for files in _divide(source.files):
+            state = xxhash.xxh3_128()
+            for file in files:
+                state.update(file.path.encode("utf-8", "surrogateescape") + b"\0")
+                state.update(describe_file(file))
+            path = folder / _name(reader, state.digest())
+            parts.append(Part(path, index, reader, files, None))
+    return parts
+
+
+def _divide(files: Sequence[ListedFile]) -> Iterator[tuple[ListedFile, ...]]:
+    """Files in groups; a file that comes or goes moves the borders next to it alone."""
+    group: list[ListedFile] = []
+    num_bytes = 0
+    for file in files:
+        group.append(file)
+        num_bytes += file.size
+        may_end = num_bytes >= PART_BYTES // 4 or len(group) >= PART_FILES // 4
+        # A border that follows from a name is found again, whatever stands before it.
+        ends_here = may_end and xxhash.xxh3_64_intdigest(os.fsencode(file.id)) % 8 == 0
+        if ends_here or num_bytes >= PART_BYTES or len(group) >= PART_FILES:
+            yield tuple(group)
+            group, num_bytes = [], 0
+    if group:
+        yield tuple(group)
+
+
+def _name(reader: Reader, content: bytes) -> str:
+    """A path within the folder of parts; two levels, for folders of a million parts are slow."""
+    source = reader.source.model_dump(
+        include={"format", "text_field", "markup", "dataset", "dataset_config", "split",
+                 "streaming"}
+    )  # fmt: skip
+    if reader.source.streaming:
+        source["max_documents"] = reader.source.max_documents
+    how = [source, reader.cleaning.model_dump(), reader.markdown.model_dump()]
+    state = xxhash.xxh3_128(f"{CLEANING_VERSION}\0{json.dumps(how, sort_keys=True)}\0".encode())
+    state.update(content)
+    digest = state.hexdigest()
+    return f"{digest[:2]}/{digest[2:]}.parquet"
+
+
+def write_part(part: Part, _: Any = None) -> None:
+    """Read and clean a part's files, unless it is finished.
+
+    Raises:
+        HubError: a remote file or a dataset cannot be fetched.
+        OSError: the part cannot be written.
+    """
+    if part.is_finished():
+        return
+    part.path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_left_over(part)
+    temporary = part.path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        counts = PartCounts()
+        with pq.ParquetWriter(
+            temporary, _SCHEMA, compression="zstd", use_dictionary=False, write_statistics=False
+        ) as writer:
+            for documents in _row_groups(_documents(part, counts)):
+                writer.write_batch(_record_batch(documents))
+            writer.add_key_value_metadata({_METADATA_KEY: json.dumps(vars(counts)).encode()})
+        temporary.rename(part.path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _remove_left_over(part: Part) -> None:
+    """Delete what killed processes left of a part; another run may be writing it right now."""
+    for left in part.path.parent.glob(f"{part.path.stem}.*.partial"):
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > _STALE_SECONDS:
+                left.unlink()
+
+
+def _documents(part: Part, counts: PartCounts) -> Iterator[CleanDocument]:
+    """The documents of a part that are not empty; all else is counted."""
+    tally = Tally(removed=counts.removed)
+    for place, event in _events(part, tally):
+        match event:
+            case CleanDocument(text=""):
+                counts.num_empty += 1
+            case CleanDocument():
+                yield event
+            case BrokenRecord():
+                where = f"{place}{event.place}"
+                counts.num_broken += 1
+                counts.first_fault = counts.first_fault or f"{where}: {event.message}"
+                if len(counts.named_records) < _MAX_NAMED:
+                    counts.named_records.append((where, event.message))
+            case FileOutcome(reason=None):
+                counts.files_read += 1
+            case FileOutcome(reason=str(reason)):
+                counts.files_left_out[reason] += 1
+                if event.broken:
+                    fault = f"{place}: {reason}: {event.detail}"
+                    counts.first_fault = counts.first_fault or fault
+                if len(counts.named_files) < _MAX_NAMED:
+                    counts.named_files.append((place, reason, event.detail))
+    counts.num_characters = tally.num_characters
+
+
+def _events(part: Part, tally: Tally) -> Iterator[tuple[str, FileEvent]]:
+    """What is said of each file, with the file's path."""
+    if part.dataset is not None:
+        for event in part.reader.read_dataset(part.dataset, tally):
+            yield str(part.reader.source.dataset), event
+    for file in part.files:
+        for event in part.reader.read_file(file, tally):
+            yield file.path, event
+
+
+def _row_groups(documents: Iterator[CleanDocument]) -> Iterator[list[CleanDocument]]:
+    """Few enough at once that memory stays flat; at least one group, so that a file is written."""
+    group: list[CleanDocument] = []
+    num_characters = 0
+    for document in documents:
+        group.append(document)
+        num_characters += len(document.text)
+        if num_characters >= _ROW_GROUP_CHARACTERS or len(group) >= _ROW_GROUP_DOCUMENTS:
+            yield group
+            group, num_characters = [], 0
+    yield group
+
+
+def _record_batch(documents: list[CleanDocument]) -> pa.RecordBatch:
+    columns = [
+        # Names of files may hold bytes that are no UTF-8.
+        [document.id.encode("utf-8", "replace").decode() for document in documents],
+        [document.text for document in documents],
+        [document.content_hash for document in documents],
+        [len(document.text) for document in documents],
+        [document.letter_share for document in documents],
+    ]
+    arrays = [pa.array(c, type=f.type) for c, f in zip(columns, _SCHEMA, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA)
+
+
+class PartTable(NamedTuple):
+    """What is known of a finished part's documents, in their order.
+
+    Attributes:
+        counts: of its files and characters.
+        content_hashes: (D,) uint64.
+        num_characters: (D,) int32.
+        letter_shares: (D,) float32.
+    """
+
+    counts: PartCounts
+    content_hashes: NDArray[np.uint64]
+    num_characters: NDArray[np.int32]
+    letter_shares: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, part: Part) -> Self:
+        """Read it; no text is touched."""
+        with pq.ParquetFile(part.path) as file:
+            table = file.read(["content_hash", "num_characters", "letter_share"])
+            counts = PartCounts(**json.loads(file.metadata.metadata[_METADATA_KEY]))
+        counts.files_left_out = Counter(counts.files_left_out)
+        counts.removed = Counter(counts.removed)
+        return cls(counts, *(table[name].to_numpy() for name in table.column_names))
+
+
+def read_part(part: Part, rows: NDArray[np.int64]) -> Iterator[tuple[str, str]]:
+    """Id and text of some documents of a finished part.
+
+    Args:
+        part: which.
+        rows: their numbers, in order.
+    """
+    with pq.ParquetFile(part.path) as file:
+        first = 0
+        for group in range(file.num_row_groups):
+            end = first + file.metadata.row_group(group).num_rows
+            here = rows[np.searchsorted(rows, first) : np.searchsorted(rows, end)]
+            if len(here):
+                table = file.read_row_group(group, ["id", "text"])
+                ids, texts = table["id"], table["text"]
+                for row in (here - first).tolist():
+                    yield ids[row].as_py(), texts[row].as_py()
+            first = end

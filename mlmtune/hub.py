@@ -1,0 +1,98 @@
+"""The Hugging Face hub: asking it something once, and what the environment says of it."""
+
+import errno
+import os
+import re
+from collections.abc import Callable
+from typing import Literal, TypeVar
+
+from mlmtune.errors import ConfigError, HubError
+
+HUB_TIMEOUT_SECONDS = 5.0
+"""How long the hub may take to answer before it counts as out of reach."""
+
+_KEYS = {"model": "name_or_path", "dataset": "dataset"}
+_PLACES = ("HF_ENDPOINT", "HF_HOME", "HF_DATASETS_CACHE")
+_TRUE = ("1", "ON", "YES", "TRUE")
+
+T = TypeVar("T")
+
+
+class OutOfReach(Exception):
+    """The hub does not answer, or must not be asked. A cached copy may do, so it is no end yet."""
+
+
+def environment_notes() -> list[str]:
+    """The variables that change where models and datasets come from; of a token, that it is set."""
+    notes = [f"{name}={_without_user(os.environ[name])}" for name in _PLACES if os.getenv(name)]
+    if os.getenv("HF_HUB_OFFLINE", "").upper() in _TRUE:
+        notes.append("HF_HUB_OFFLINE is set")
+    if os.getenv("HF_TOKEN"):
+        notes.append("HF_TOKEN is set")
+    return notes
+
+
+def is_name(location: str) -> bool:
+    """Whether a location looks like a name on the hub, and not like a path."""
+    return not location.startswith((".", "/", "~")) and location.count("/") <= 1
+
+
+def ask(
+    request: Callable[[], T],
+    kind: Literal["model", "dataset"],
+    name: str,
+    revision: str | None,
+    where: str,
+) -> T:
+    """What a request to the hub gives; what goes wrong with it, in words.
+
+    Args:
+        request: makes the request, with a timeout.
+        kind: what is asked about.
+        name: its name on the hub.
+        revision: branch, tag or commit.
+        where: the section of the config that names it.
+
+    Raises:
+        OutOfReach: there is no answer, and why.
+        ConfigError: the name can be none on the hub.
+        HubError: the hub answers that there is no such thing, or that access is refused.
+        OSError: there is no room for what is fetched.
+    """
+    from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    if HF_HUB_OFFLINE:
+        raise OutOfReach("HF_HUB_OFFLINE is set")
+    endpoint, place = _without_user(ENDPOINT), f"{where}.{_KEYS[kind]}"
+    try:
+        return request()
+    except HFValidationError as error:
+        raise ConfigError(f"{place}: {name} is neither a folder nor a name on the hub") from error
+    except GatedRepoError as error:
+        raise HubError(
+            f"{place}: {name} is gated; ask for access on its page and set HF_TOKEN"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise HubError(f"{where}.revision: {name} has no revision {revision!r}") from error
+    except RepositoryNotFoundError as error:
+        raise HubError(
+            f"{place}: there is no folder {name}, and no such {kind} on {endpoint} "
+            "(or it is private: set HF_TOKEN)"
+        ) from error
+    except Exception as error:  # the client's network errors share no base between versions
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        answer = getattr(error, "response", None)
+        why = type(error).__name__ if answer is None else f"HTTP status {answer.status_code}"
+        raise OutOfReach(f"{endpoint} cannot be reached ({why})") from error
+
+
+def _without_user(url: str) -> str:
+    """A mirror's address may hold a password."""
+    return re.sub(r"//[^/@]*@", "//", url)

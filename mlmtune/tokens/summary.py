@@ -1,0 +1,143 @@
+"""What a corpus comes to, in numbers: corpus.json."""
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlmtune.randomness import key, permute
+from mlmtune.tokens.chunking import ChunkView, Splits
+from mlmtune.tokens.mixing import Mixture
+from mlmtune.tokens.store import TokenStore
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+SAMPLE_TOKENS = 1_000_000
+"""How much of the text is looked at for its words."""
+
+_SAMPLE_STREAM = 0x3A3B
+"""Keeps this draw of `corpus.split_seed` apart from the others."""
+
+_NUM_FRAGMENTED = 20
+_FRAGMENTED_PIECES = 3
+
+
+def summarize(
+    store: TokenStore, splits: Splits, tokenizer: "PreTrainedTokenizerFast", split_seed: int
+) -> dict[str, Any]:
+    """corpus.json: the funnel, then what became of the documents that were kept.
+
+    Args:
+        store: the tokenized corpus.
+        splits: its two sides.
+        tokenizer: what it was tokenized with.
+        split_seed: draws the sample of words.
+    """
+    unknown = sum(source.num_unknown_tokens for source in store.sources)
+    return {
+        **store.funnel,
+        "sources": _sources(store, splits),
+        "tokens": store.num_tokens,
+        "fingerprint": store.fingerprint,
+        "train": {**_side(splits.train), "epoch": _epoch(splits)},
+        "validation": _side(splits.validation),
+        "lengths": _lengths(store.lengths),
+        "unknown_tokens": unknown,
+        **_words(store, tokenizer, split_seed),
+    }
+
+
+def _sources(store: TokenStore, splits: Splits) -> dict[str, Any]:
+    return {
+        source.name: {
+            **store.funnel["sources"].get(source.name, {}),
+            "validation": source.validation,
+            "tokens": source.num_tokens,
+            "unknown_tokens": source.num_unknown_tokens,
+            "weight": float(weight),
+        }
+        for source, weight in zip(store.sources, splits.weights, strict=True)
+    }
+
+
+def _side(view: ChunkView) -> dict[str, int | None]:
+    return {
+        "documents": view.num_documents,
+        "characters": view.num_characters,
+        "tokens": view.num_body_tokens,
+        "tokens_dropped": view.num_tokens_dropped,
+        "tokens_truncated": view.num_tokens_truncated,
+        "chunks": len(view),
+    }
+
+
+def _epoch(splits: Splits) -> dict[str, int]:
+    """An epoch of training: sources as often as their weights say, special tokens included."""
+    mixture = Mixture.of(splits.train, splits.weights)
+    return {"chunks": len(mixture), "tokens": mixture.num_tokens}
+
+
+def _lengths(lengths: NDArray[np.int64]) -> dict[str, Any]:
+    """Tokens of the documents: quantiles, and how many lie from each power of two to the next."""
+    exponents = np.floor(np.log2(np.maximum(lengths, 1))).astype(np.int64)
+    counts = np.bincount(exponents)
+    names = ("shortest", "median", "longest")
+    return {
+        **{
+            name: int(value)
+            for name, value in zip(names, np.quantile(lengths, (0, 0.5, 1)), strict=True)
+        },
+        "histogram": [
+            {"from": 1 << exponent, "below": 2 << exponent, "documents": count}
+            for exponent, count in enumerate(counts.tolist())
+            if exponent >= exponents.min()
+        ],
+    }
+
+
+def _words(
+    store: TokenStore, tokenizer: "PreTrainedTokenizerFast", split_seed: int
+) -> dict[str, Any]:
+    """Tokens a word, and the words whose many pieces cost most, in a sample of the documents."""
+    ids, starts = _sample(store, split_seed)
+    begins = np.flatnonzero(starts)
+    num_pieces = np.diff(np.append(begins, len(ids)))
+    known = np.asarray(
+        [any(c.isalnum() for c in str(token)) and token != tokenizer.unk_token
+         for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
+    )  # fmt: skip
+    is_word = known[ids[begins]]
+    num_words = int(is_word.sum())
+    fragmented: Counter[tuple[int, ...]] = Counter()
+    for word in np.flatnonzero(is_word & (num_pieces >= _FRAGMENTED_PIECES)).tolist():
+        fragmented[tuple(ids[begins[word] : begins[word] + num_pieces[word]].tolist())] += 1
+    costliest = sorted(fragmented.items(), key=lambda item: (-(len(item[0]) - 1) * item[1], item))
+    return {
+        "sampled_words": num_words,
+        "tokens_per_word": float(num_pieces[is_word].sum() / max(num_words, 1)),
+        "fragmented_words": [
+            {
+                "word": str(tokenizer.decode(list(pieces))).strip(),
+                "pieces": [str(piece) for piece in tokenizer.convert_ids_to_tokens(list(pieces))],
+                "count": count,
+            }
+            for pieces, count in costliest[:_NUM_FRAGMENTED]
+        ],
+    }
+
+
+def _sample(store: TokenStore, split_seed: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Ids of some documents drawn at random, and whether each begins a word."""
+    order = permute(
+        np.arange(store.num_documents), store.num_documents, key(split_seed, _SAMPLE_STREAM)
+    )
+    lengths = store.lengths[order]
+    before = np.cumsum(lengths) - lengths
+    drawn = np.sort(order[before < SAMPLE_TOKENS])
+    positions = [
+        np.arange(start, min(end, start + SAMPLE_TOKENS))
+        for start, end in zip(store.offsets[drawn], store.offsets[drawn + 1], strict=True)
+    ]
+    return store.tokens_at(np.concatenate([np.empty(0, np.int64), *positions]))

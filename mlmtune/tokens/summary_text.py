@@ -1,0 +1,171 @@
+"""corpus.json for people: the funnel and all that follows, as lines for a terminal."""
+
+from collections.abc import Iterator
+from typing import Any
+
+_BAR_WIDTH = 40
+_SHOWN = 10
+
+
+def describe(summary: dict[str, Any]) -> Iterator[str]:
+    """The lines of a summary, section by section."""
+    sections = (
+        _funnel(summary),
+        _sides(summary),
+        _sources(summary),
+        _lengths(summary["lengths"]),
+        _words(summary),
+        _pairs("near-duplicates left out, the least similar first", summary["near_duplicates"]),
+        _pairs("duplicates left out", summary["duplicates"]),
+        _overlaps(summary),
+        _left_out(summary),
+    )
+    first = True
+    for section in sections:
+        lines = list(section)
+        if lines and not first:
+            yield ""
+        yield from lines
+        first = first and not lines
+
+
+def table(rows: list[list[str]]) -> Iterator[str]:
+    """Rows as lines: the first column to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for first, *others in rows:
+        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        yield "  ".join([first.ljust(widths[0]), *cells]).rstrip()
+
+
+def _number(count: int | None) -> str:
+    return "" if count is None else f"{count:,}"
+
+
+def _minus(count: int) -> str:
+    return f"{-count:+,}" if count else "0"
+
+
+def _funnel(summary: dict[str, Any]) -> Iterator[str]:
+    files, documents, characters = (summary[name] for name in ("files", "documents", "characters"))
+    if files["found"]:
+        reasons = ", ".join(f"{_words_of(r)} {n:,}" for r, n in files["left_out"].items())
+        yield f"{files['found']:,} files found, {files['read']:,} read" + (
+            f"; left out: {reasons}" if reasons else ""
+        )
+        yield ""
+    rows = [["", "documents", "characters"]]
+    rows.append(["found", _number(documents["found"]), _number(characters["found"])])
+    cleaned = characters["found"]
+    for step, count in characters["cleaned_away"].items():
+        rows.append([f"  {_words_of(step)}", "", _minus(count)])
+        cleaned -= count
+    rows.append(["cleaned", _number(documents["found"]), _number(cleaned)])
+    for reason, count in documents["left_out"].items():
+        lost = characters["left_out"].get(reason, 0)
+        rows.append([f"  {_words_of(reason)}", _minus(count), _minus(lost)])
+    rows.append(["kept", _number(documents["kept"]), _number(characters["kept"])])
+    yield from table(rows)
+
+
+def _words_of(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _sides(summary: dict[str, Any]) -> Iterator[str]:
+    rows = [["", "documents", "characters", "tokens", "chunks"]]
+    for name in ("train", "validation"):
+        side = summary[name]
+        values = (side[key] for key in ("documents", "characters", "tokens", "chunks"))
+        rows.append(["training" if name == "train" else name, *map(_number, values)])
+    yield from table(rows)
+    for name in ("train", "validation"):
+        lost = summary[name]["tokens_dropped"] + summary[name]["tokens_truncated"]
+        if lost:
+            yield f"{lost:,} tokens of {name} are cut off, as chunking says"
+    epoch = summary["train"]["epoch"]
+    yield f"an epoch is {epoch['chunks']:,} chunks, {epoch['tokens']:,} tokens with special ones"
+
+
+def _sources(summary: dict[str, Any]) -> Iterator[str]:
+    rows = [["source", "found", "kept", "characters", "tokens", "unknown", "weight"]]
+    for name, source in summary["sources"].items():
+        rows.append(
+            [
+                name + (" (validation)" if source["validation"] else ""),
+                _number(source["documents"]["found"]),
+                _number(source["documents"]["kept"]),
+                _number(source["characters"]["kept"]),
+                _number(source["tokens"]),
+                f"{source['unknown_tokens'] / max(source['tokens'], 1):.2%}",
+                f"{source['weight']:g}",
+            ]
+        )
+    yield from table(rows)
+
+
+def _lengths(lengths: dict[str, Any]) -> Iterator[str]:
+    yield (
+        f"tokens a document: from {lengths['shortest']:,} to {lengths['longest']:,}, median "
+        f"{lengths['median']:,}"
+    )
+    largest = max((bin_["documents"] for bin_ in lengths["histogram"]), default=0)
+    rows = []
+    for bin_ in lengths["histogram"]:
+        bar = "█" * -(-bin_["documents"] * _BAR_WIDTH // max(largest, 1))
+        below = bin_["below"] - 1
+        rows.append((f"{bin_['from']:,} to {below:,}", bar, f"{bin_['documents']:,}"))
+    width = max((len(row[0]) for row in rows), default=0)
+    for label, bar, count in rows:
+        yield f"  {label.rjust(width)}  {bar}{' ' * bool(bar)}{count}"
+
+
+def _words(summary: dict[str, Any]) -> Iterator[str]:
+    share = summary["unknown_tokens"] / max(summary["tokens"], 1)
+    yield (
+        f"{summary['tokens_per_word']:.2f} tokens a word (in {summary['sampled_words']:,} words); "
+        f"{share:.2%} of the tokens are unknown"
+    )
+    if summary["fragmented_words"]:
+        yield "words whose many pieces cost most"
+        rows = [
+            [f"  {word['word']}", f"{word['count']:,} x", " ".join(word["pieces"])]
+            for word in summary["fragmented_words"][:_SHOWN]
+        ]
+        widths = [max(len(row[column]) for row in rows) for column in range(2)]
+        for word, count, pieces in rows:
+            yield f"{word.ljust(widths[0])}  {count.rjust(widths[1])}  {pieces}"
+
+
+def _pairs(title: str, pairs: list[dict[str, Any]]) -> Iterator[str]:
+    if pairs:
+        yield title
+    for pair in pairs[:_SHOWN]:
+        yield f"  {pair['similarity']:.2f}  {pair['document']}"
+        yield f"        {pair['repeats']}"
+
+
+def _overlaps(summary: dict[str, Any]) -> Iterator[str]:
+    overlaps = summary["overlaps"]
+    if overlaps:
+        yield "documents left out because they share words in a row with exclude_overlap_with"
+    for overlap in overlaps[:_SHOWN]:
+        yield f"  {overlap['document']}"
+        yield f"        {overlap['words']}"
+    if len(overlaps) > _SHOWN:
+        yield f"  and {len(overlaps) - _SHOWN:,} more; --json lists them"
+    if summary["references_too_short"]:
+        yield f"{summary['references_too_short']:,} of its texts have fewer than 5 words: not used"
+
+
+def _left_out(summary: dict[str, Any]) -> Iterator[str]:
+    for title, entries, name in (
+        ("files left out", summary["files_left_out"], "path"),
+        ("records that are broken", summary["records_broken"], "place"),
+    ):
+        if entries:
+            yield title
+        for entry in entries[:_SHOWN]:
+            reason = f"{_words_of(entry['reason'])}: " if "reason" in entry else ""
+            yield f"  {entry[name]}  {reason}{entry['detail']}"
+        if len(entries) > _SHOWN:
+            yield "  and more; --json lists them"

@@ -1,0 +1,165 @@
+"""Parts: each finished or absent, found again, and made anew where something changed."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from mlmtune.config import CorpusConfig, SourceConfig
+from mlmtune.corpus import parts as parts_module
+from mlmtune.corpus.parts import PartTable, plan_parts, read_part, write_part
+from mlmtune.corpus.scanning import scan
+
+
+@pytest.fixture
+def plan(tmp_path):
+    """Parts of a folder of text files, written by a mapping of names to contents."""
+    root = tmp_path / "docs"
+    root.mkdir()
+
+    def make(files=(), cache="cache", **settings):
+        for name, text in dict(files).items():
+            (root / name).write_text(text, encoding="utf-8")
+        source = settings.pop("source", {})
+        config = CorpusConfig(
+            sources=[SourceConfig(format="text", path=str(root), **source)], **settings
+        )
+        listing = scan(config, tmp_path / "git", pytest.fail)
+        return plan_parts(listing.sources, config, tmp_path / cache)
+
+    return make
+
+
+def rows_of(part):
+    return list(read_part(part, np.arange(len(PartTable.of(part).content_hashes))))
+
+
+def test_a_part_gives_back_what_was_read(plan):
+    (part,) = plan({"a.txt": "One  text\r\n", "b.txt": "  ", "c.txt": "123 è"})
+    assert not part.is_finished()
+    write_part(part)
+    assert part.is_finished()
+    assert rows_of(part) == [("a.txt", "One  text"), ("c.txt", "123 è")]
+    table = PartTable.of(part)
+    assert table.num_characters.tolist() == [9, 5]
+    assert table.letter_shares.tolist() == pytest.approx([1.0, 0.25])
+    counts = table.counts
+    assert (counts.files_read, counts.num_empty) == (3, 1)
+    assert counts.num_characters == len("One  text\r\n") + 2 + 5
+    assert counts.num_characters - sum(counts.removed.values()) == 9 + 5
+
+
+def test_any_tool_opens_a_part(plan):
+    (part,) = plan({"a.txt": "text"})
+    write_part(part)
+    table = pq.read_table(part.path)
+    assert table.column_names == ["id", "text", "content_hash", "num_characters", "letter_share"]
+    assert table["text"].to_pylist() == ["text"]
+
+
+def test_rows_are_found_over_many_row_groups(plan, monkeypatch):
+    monkeypatch.setattr(parts_module, "_ROW_GROUP_DOCUMENTS", 3)
+    (part,) = plan({f"{number:02}.txt": str(number) for number in range(20)})
+    write_part(part)
+    assert pq.ParquetFile(part.path).num_row_groups == 7
+    wanted = np.asarray([0, 2, 3, 8, 19])
+    assert [text for _, text in read_part(part, wanted)] == ["0", "2", "3", "8", "19"]
+    assert list(read_part(part, wanted[:0])) == []
+
+
+def test_a_finished_part_is_not_written_again(plan):
+    (part,) = plan({"a.txt": "text"})
+    write_part(part)
+    before = part.path.stat().st_mtime_ns
+    (again,) = plan()
+    assert again.path == part.path
+    write_part(again)
+    assert part.path.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"cleaning": {"white_space": "keep"}},
+        {"markdown": {"links": "keep"}},
+        {"source": {"markup": "html"}},
+    ],
+)
+def test_other_cleaning_makes_other_parts(plan, settings):
+    (part,) = plan({"a.txt": "text"})
+    assert plan(**settings)[0].path != part.path
+
+
+@pytest.mark.parametrize("settings", [{"min_characters": 5}, {"source": {"weight": 2.0}}])
+def test_what_is_decided_later_does_not(plan, settings):
+    (part,) = plan({"a.txt": "text"})
+    assert plan(**settings)[0].path == part.path
+
+
+def test_a_change_touches_the_parts_beside_it_alone(plan, monkeypatch):
+    monkeypatch.setattr(parts_module, "PART_FILES", 16)
+    before = plan({f"{number:03}.txt": "x" for number in range(300)})
+    assert len(before) > 15
+    after = plan({"1505.txt": "new between two others"})
+    old, new = ({part.path for part in parts} for parts in (before, after))
+    assert 1 <= len(new - old) <= 4
+    ids = [file.id for part in after for file in part.files]
+    assert ids == sorted(ids)
+    assert len(ids) == 301
+
+
+def test_parts_are_of_some_size(plan, monkeypatch):
+    monkeypatch.setattr(parts_module, "PART_BYTES", 100)
+    for part in plan({f"{number:02}.txt": "y" * 30 for number in range(50)}):
+        assert part.num_bytes <= 130
+
+
+def test_a_writer_that_fails_leaves_nothing(plan, monkeypatch):
+    (part,) = plan({"a.txt": "text"})
+    monkeypatch.setattr(parts_module, "_record_batch", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_part(part)
+    assert [path for path in part.path.parent.iterdir() if path.is_file()] == []
+
+
+def test_what_a_killed_writer_left_goes_after_a_while(plan):
+    (part,) = plan({"a.txt": "text"})
+    part.path.parent.mkdir(parents=True)
+    old, new = (part.path.with_suffix(f".{pid}.partial") for pid in (1, 2))
+    for left in (old, new):
+        left.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    write_part(part)
+    assert not old.exists()
+    assert new.exists()  # may be another run's, at work
+    assert part.is_finished()
+
+
+@pytest.mark.parametrize("keep", [0, 40])
+def test_a_part_that_a_power_cut_left_is_made_again(plan, keep):
+    (part,) = plan({"a.txt": "text"})
+    write_part(part)
+    part.path.write_bytes(part.path.read_bytes()[:keep])
+    assert not part.is_finished()
+    write_part(part)
+    assert rows_of(part) == [("a.txt", "text")]
+
+
+def test_faults_are_counted_and_the_first_is_told(tmp_path):
+    path = tmp_path / "x.jsonl"
+    lines = ['"one"', *("{" for _ in range(150)), '"two"']
+    path.write_text("\n".join(lines), encoding="utf-8")
+    config = CorpusConfig(sources=[SourceConfig(format="json", path=str(path))])
+    (part,) = plan_parts(scan(config, Path("none"), pytest.fail).sources, config, tmp_path / "c")
+    write_part(part)
+    counts = PartTable.of(part).counts
+    assert counts.num_broken == 150
+    assert len(counts.named_records) == 100
+    assert counts.first_fault is not None
+    assert counts.first_fault.startswith(f"{path}:2: ")
+    assert json.loads(json.dumps(vars(counts))) == vars(counts) | {
+        "named_records": [list(record) for record in counts.named_records]
+    }
