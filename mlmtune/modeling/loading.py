@@ -75,6 +75,11 @@ class LoadedModel:
         return is_given and "token_type_ids" in signature(self.model.forward).parameters
 
 
+def is_on_hub(name_or_path: str) -> bool:
+    """Whether a model's name is one on the hub: it looks like one, and no file has it."""
+    return hub.is_name(name_or_path) and not resolve(name_or_path).exists()
+
+
 def locate_model(name_or_path: str, revision: str | None) -> Path:
     """The folder that holds a model: as given, inside a package, or fetched from the hub.
 
@@ -90,7 +95,7 @@ def locate_model(name_or_path: str, revision: str | None) -> Path:
                 "folder; give the folder that save_pretrained() wrote"
             )
         return path
-    if not hub.is_name(name_or_path) or path.exists():
+    if not is_on_hub(name_or_path):
         raise ConfigError(f"model.name_or_path: there is no folder {name_or_path}")
     return _fetch_from_hub(name_or_path, revision)
 

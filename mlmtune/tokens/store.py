@@ -342,12 +342,14 @@ class StoreWriter:
             for name in self._batches[0]
         }
         name = _shard_name(len(self._shards))
+        unknown = np.flatnonzero(arrays["ids"] == self._unknown_id)
+        of_document = np.searchsorted(np.cumsum(arrays["lengths"]), unknown, side="right")
         entry = {
             "name": name,
             "num_documents": len(self._ids),
             "num_tokens": self._num_tokens,
-            "tokens_by_source": self._by_source(arrays, np.ones(self._num_tokens)),
-            "unknown_by_source": self._by_source(arrays, arrays["ids"] == self._unknown_id),
+            "tokens_by_source": self._by_source(arrays["sources"], arrays["lengths"]),
+            "unknown_by_source": self._by_source(arrays["sources"][of_document], 1),
         }
         arrays["word_starts"] = np.packbits(arrays["word_starts"])
         temporary = self._temporary / (name + _PARTIAL)
@@ -362,13 +364,10 @@ class StoreWriter:
         self._shards.append(entry)
         self._batches, self._ids, self._num_tokens = [], [], 0
 
-    def _by_source(self, arrays: dict[str, NDArray[Any]], counted: NDArray[Any]) -> list[int]:
-        """The sum of a number a token over each source's documents."""
-        sums = np.concatenate([[0], np.cumsum(counted, dtype=np.int64)])
-        ends = np.cumsum(arrays["lengths"])
-        of_document = sums[ends] - sums[ends - arrays["lengths"]]
+    def _by_source(self, sources: NDArray[np.uint16], counts: NDArray[np.int64] | int) -> list[int]:
+        """The sum over each source of what is counted."""
         by_source = np.zeros(len(self._sources), dtype=np.int64)
-        np.add.at(by_source, arrays["sources"], of_document)
+        np.add.at(by_source, sources, counts)
         return [int(count) for count in by_source]
 
     def finish(self, funnel: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerFast
 
+from mlmtune import hub
 from mlmtune.config import Config
 from mlmtune.console import Console
 from mlmtune.corpus.scanning import Listing
@@ -18,6 +19,7 @@ from mlmtune.masking.collator import MaskingCollator
 from mlmtune.modeling.device import precision_of
 from mlmtune.modeling.loading import (
     LoadedModel,
+    is_on_hub,
     load_pretrained,
     load_tokenizer,
     locate_model,
@@ -107,6 +109,7 @@ def prepare(config: Config, console: Console, *, rebuilds: bool, refresh: bool) 
         MlmtuneError: text and tokenizer are not there, or do not fit the config.
     """
     listing = list_text(config.corpus, config.tokenization, console, refresh=refresh)
+    _say_what_the_hub_is(config, console)
     folder = locate_model(config.model.name_or_path, config.model.revision)
     tokenizer = load_tokenizer(folder)
     store, splits = open_splits(
@@ -114,6 +117,13 @@ def prepare(config: Config, console: Console, *, rebuilds: bool, refresh: bool) 
         rebuilds=rebuilds,
     )  # fmt: skip
     return Prepared(listing, tokenizer, store, splits)
+
+
+def _say_what_the_hub_is(config: Config, console: Console) -> None:
+    """Say which variables decide where a model of the hub comes from."""
+    notes = hub.environment_notes()
+    if notes and is_on_hub(config.model.name_or_path):
+        console.say(f"{config.model.name_or_path} from the hub ({'; '.join(notes)})")
 
 
 def build_measurable(config: Config, accelerator: Accelerator, console: Console) -> Measurable:
@@ -129,6 +139,7 @@ def build_measurable(config: Config, accelerator: Accelerator, console: Console)
     """
     # A path that is not there is told before a model is loaded.
     listing = list_text(config.corpus, config.tokenization, console)
+    _say_what_the_hub_is(config, console)
     loaded = load_pretrained(
         config.model,
         chunk_length=config.chunking.chunk_length,

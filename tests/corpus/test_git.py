@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mlmtune.corpus import git
+from mlmtune.corpus import git, git_repository
 from mlmtune.errors import ConfigError, HubError, ResourceError
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
@@ -232,7 +232,7 @@ def test_a_second_time_git_is_not_even_run(fetch, origin, git_calls):
 
 
 def test_files_in_several_requests(fetch, monkeypatch, git_calls):
-    monkeypatch.setattr(git, "_FETCHED_AT_ONCE", 2)
+    monkeypatch.setattr(git_repository, "_FETCHED_AT_ONCE", 2)
     assert len(content_of(fetch())) == 3
     assert len(fetches(git_calls())) == 3
 
