@@ -3,10 +3,10 @@
 The measure is that of Brown et al. 2020 (GPT-3, appendix C): 13 words in a row.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,65 @@ from numpy.typing import NDArray
 from mlmtune.corpus.cleaning import slices, words
 from mlmtune.corpus.ngrams import ngram_hashes, word_hashes
 
+_Unsigned = TypeVar("_Unsigned", np.uint32, np.uint64)
+
 SHORTEST = 5
 """Words of a reference text below which sharing it means nothing."""
+
+
+def word_windows(text: str, size: int) -> Iterator[tuple[int, NDArray[np.uint64]]]:
+    """The hashes of a text's words, slice by slice, each with the `size - 1` words before it.
+
+    So any `size` words in a row are in one window, and a long text takes no more memory than a
+    slice. A text of fewer words is one window, one without words none.
+
+    Yields:
+        The number of the first word in the text, and (W,) hashes.
+    """
+    first, window = 0, np.empty(0, dtype=np.uint64)
+    is_short = True
+    for piece in slices(text):
+        hashes = word_hashes(piece)
+        if len(hashes) == 0:
+            continue
+        num_past = max(0, len(window) - size + 1)
+        first, window = first + num_past, np.concatenate([window[num_past:], hashes])
+        if len(window) >= size:
+            is_short = False
+            yield first, window
+    if is_short and len(window):
+        yield first, window
+
+
+def distinct(values: NDArray[_Unsigned]) -> NDArray[_Unsigned]:
+    """The values in order, each once; np.unique takes a hundred times as long in numpy 2.4."""
+    ranked = np.sort(values)
+    is_new: NDArray[np.bool_] = np.diff(ranked, prepend=~ranked[:1]) != 0
+    return ranked[is_new]
+
+
+class _Sieve:
+    """A set of hashes, quick to ask, that takes at most one in 16 others for one of its own.
+
+    The upper bits of a hash say which bit stands for it: a Bloom filter (Bloom 1970, "Space/time
+    trade-offs in hash coding with allowable errors") of one function.
+    """
+
+    def __init__(self, hashes: NDArray[np.uint64]) -> None:
+        num_bits = max(16, (16 * len(hashes)).bit_length())
+        self.shift = np.uint64(64 - num_bits)
+        self.bytes = np.zeros(1 << (num_bits - 3), dtype=np.uint8)
+        bits = hashes >> self.shift
+        np.bitwise_or.at(self.bytes, bits >> np.uint64(3), _bit(bits))
+
+    def may_hold(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        bits = hashes >> self.shift
+        held: NDArray[np.bool_] = (self.bytes[bits >> np.uint64(3)] & _bit(bits)) != 0
+        return held
+
+
+def _bit(bits: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    return np.left_shift(np.uint8(1), (bits & np.uint64(7)).astype(np.uint8))
 
 
 @dataclass(frozen=True)
@@ -28,10 +85,15 @@ class OverlapIndex:
 
     Attributes:
         hashes: for each length the sorted hashes of its n-grams.
+        beginnings: the hashes of their first `SHORTEST` words: most places of a text need no
+            search in the long arrays.
+        num_words: n.
         num_too_short: reference texts that are not searched for.
     """
 
     hashes: dict[int, NDArray[np.uint64]]
+    beginnings: _Sieve
+    num_words: int
     num_too_short: int
 
     @classmethod
@@ -42,36 +104,49 @@ class OverlapIndex:
             texts: the references.
             num_words: n.
         """
+        beginnings = [np.empty(0, dtype=np.uint64)]
         found: dict[int, list[NDArray[np.uint64]]] = {}
         num_too_short = 0
         for text in texts:
-            hashes = word_hashes(text)
-            length = min(len(hashes), num_words)
-            if length < SHORTEST:
-                num_too_short += 1
-                continue
-            *_, rows = ngram_hashes(hashes, length)
-            found.setdefault(length, []).append(np.unique(rows))
-        joined = {length: np.unique(np.concatenate(rows)) for length, rows in found.items()}
-        return cls(dict(sorted(joined.items())), num_too_short)
+            is_too_short = True
+            for _, hashes in word_windows(text, num_words):
+                length = min(len(hashes), num_words)
+                if length >= SHORTEST:
+                    is_too_short = False
+                    rows = list(ngram_hashes(hashes, length))
+                    found.setdefault(length, []).append(rows[-1])
+                    beginnings.append(rows[SHORTEST - 1][: len(rows[-1])])
+            num_too_short += is_too_short
+        joined = {length: distinct(np.concatenate(rows)) for length, rows in found.items()}
+        sieve = _Sieve(distinct(np.concatenate(beginnings)))
+        return cls(joined, sieve, num_words, num_too_short)
 
     def first_shared(self, text: str) -> str | None:
-        """The first words in a row of a text that a reference has, too; None if there are none."""
-        hashes = word_hashes(text)
-        first: tuple[int, int] | None = None
-        longest = max(self.hashes, default=0)
-        for length, rows in enumerate(ngram_hashes(hashes, longest), start=1):
+        """The first words in a row of a text that a reference has, too; None if there are none.
+
+        The first are those that end first, and of several with one end the most.
+        """
+        for first, hashes in word_windows(text, self.num_words):
+            found = self._first_shared(hashes)
+            if found is not None:
+                begin, end = found
+                all_words = chain.from_iterable(map(words, slices(text)))
+                return " ".join(islice(all_words, first + begin, first + end))
+        return None
+
+    def _first_shared(self, hashes: NDArray[np.uint64]) -> tuple[int, int] | None:
+        """Where those of a window begin and end."""
+        found: list[tuple[int, int]] = []
+        begins = np.empty(0, dtype=np.int64)
+        for length, rows in enumerate(ngram_hashes(hashes, self.num_words), start=1):
+            if length == SHORTEST:
+                begins = np.flatnonzero(self.beginnings.may_hold(rows))
+            begins = begins[begins < len(rows)]
+            if length >= SHORTEST and len(begins) == 0:
+                break
             wanted = self.hashes.get(length)
-            if wanted is None or len(rows) == 0:
-                continue
-            place = np.searchsorted(wanted, rows)
-            is_shared = wanted[np.minimum(place, len(wanted) - 1)] == rows
-            if is_shared.any():
-                begin = int(is_shared.argmax())
-                if first is None or begin < first[0]:
-                    first = (begin, length)
-        if first is None:
-            return None
-        begin, length = first
-        all_words = chain.from_iterable(map(words, slices(text)))
-        return " ".join(islice(all_words, begin, begin + length))
+            if wanted is not None:
+                places = np.searchsorted(wanted, rows[begins])
+                is_shared = wanted[np.minimum(places, len(wanted) - 1)] == rows[begins]
+                found += [(begin, begin + length) for begin in begins[is_shared][:1].tolist()]
+        return min(found, key=lambda span: (span[1], span[0]), default=None)

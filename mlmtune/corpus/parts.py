@@ -37,6 +37,7 @@ from mlmtune.corpus.cleaning import CLEANING_VERSION
 from mlmtune.corpus.decoding import BrokenRecord
 from mlmtune.corpus.hub import ListedDataset
 from mlmtune.corpus.reading import CleanDocument, FileEvent, FileOutcome, Reader, Tally
+from mlmtune.corpus.remote import without_query
 from mlmtune.corpus.scanning import ListedFile, ListedSource, describe_file
 
 PART_BYTES = 4 << 20
@@ -167,7 +168,7 @@ def _divide(files: Sequence[ListedFile]) -> Iterator[tuple[ListedFile, ...]]:
 def _name(reader: Reader, content: bytes) -> str:
     """A path within the folder of parts; two levels, for folders of a million parts are slow."""
     source = reader.source.model_dump(
-        include={"format", "text_field", "markup", "dataset", "dataset_config", "split",
+        include={"format", "text_field", "markup", "git", "dataset", "dataset_config", "split",
                  "streaming"}
     )  # fmt: skip
     if reader.source.streaming:
@@ -240,13 +241,15 @@ def _documents(part: Part, counts: PartCounts) -> Iterator[CleanDocument]:
 
 
 def _events(part: Part, tally: Tally) -> Iterator[tuple[str, FileEvent]]:
-    """What is said of each file, with the file's path."""
+    """What is said of each file, with where a user finds it."""
+    source = part.reader.source
     if part.dataset is not None:
         for event in part.reader.read_dataset(part.dataset, tally):
-            yield str(part.reader.source.dataset), event
+            yield str(source.dataset), event
     for file in part.files:
+        place = f"{source.git}: {file.id}" if source.git else without_query(file.path)
         for event in part.reader.read_file(file, tally):
-            yield file.path, event
+            yield place, event
 
 
 def _row_groups(documents: Iterator[CleanDocument]) -> Iterator[list[CleanDocument]]:
