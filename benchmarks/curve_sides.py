@@ -15,6 +15,7 @@ import numpy as np
 import ours
 import peer
 from mlmtune.config import Config
+from mlmtune.console import Console
 from mlmtune.modeling.device import build_accelerator
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.training.setup import build_measurable
@@ -57,9 +58,10 @@ def _ours(setting: Setting, learning_rate: float, result: Path) -> list[float]:
 
 def _peer(setting: Setting, learning_rate: float, result: Path) -> list[float]:
     config = _config(setting, learning_rate)
-    view = build_measurable(
-        config, build_accelerator(setting.precision), lambda line: None
-    ).splits.train
+    measurable = build_measurable(
+        config, build_accelerator(setting.precision), Console(is_main=False)
+    )
+    view = measurable.splits.train
     side = peer.Training(setting, learning_rate, WEIGHT_DECAY, chunks=as_dataset(view))
     losses = []
     for _ in range(setting.max_steps):
@@ -76,7 +78,7 @@ CURVES = {"ours": _ours, "peer": _peer}
 def validate(setting: Setting) -> dict[str, Any]:
     """A model's folder, measured on all validation chunks."""
     accelerator = build_accelerator(setting.precision)
-    measurable = build_measurable(ours.config_for(setting), accelerator, lambda line: None)
+    measurable = build_measurable(ours.config_for(setting), accelerator, Console(is_main=False))
     assert not measurable.loaded.new_weights, "a side left weights out"
     model = accelerator.prepare_model(measurable.loaded.model, evaluation_mode=True)
     evaluation = measurable.evaluator.run(

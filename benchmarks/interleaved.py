@@ -68,6 +68,12 @@ class Child:
         theirs.close()
         self._receive()
 
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        assert self._process.pid is not None  # it was started
+        return self._process.pid
+
     def call(self, method: str, *arguments: Any) -> Any:
         """What the method returns there.
 
@@ -176,14 +182,12 @@ def median_step_seconds(blocks: Sequence[Block]) -> float:
     return statistics.median(block.seconds / block.num_steps for block in blocks)
 
 
-def summary(blocks: Mapping[str, Sequence[Block]]) -> dict[str, Any]:
-    """All that was measured, as JSON values; ratios are to the side `peer`."""
+def summary(blocks: Mapping[str, Sequence[Block]], *, to: str = "peer") -> dict[str, Any]:
+    """All that was measured, as JSON values; ratios are to the side `to`."""
     return {
-        "ratio": statistics.median(rate_ratios(blocks["ours"], blocks["peer"])),
+        "ratio": statistics.median(rate_ratios(blocks["ours"], blocks[to])),
         "ratios": {
-            name: rate_ratios(of_side, blocks["peer"])
-            for name, of_side in blocks.items()
-            if name != "peer"
+            name: rate_ratios(of_side, blocks[to]) for name, of_side in blocks.items() if name != to
         },
         "sides": {
             name: {

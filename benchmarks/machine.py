@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,11 @@ def device_name() -> str:
         return torch.cuda.get_device_name()
     name = torch.cpu.get_capabilities().get("cpu_name") or "CPU"
     return f"{name}, {torch.get_num_threads()} threads"
+
+
+def num_bytes_in(folder: Path) -> int:
+    """Size of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def matmul_rate(precision: str) -> float:

@@ -9,11 +9,10 @@ from unittest.mock import patch
 import numpy as np
 
 from interleaved import Block
-from machine import finish
+from machine import finish, num_bytes_in
 from mlmtune.config import Config, MaskingConfig
-from mlmtune.corpus.funnel import Funnel
-from mlmtune.corpus.reading import KeptDocument, read_documents
-from mlmtune.corpus.scanning import scan
+from mlmtune.console import Console
+from mlmtune.locations import cache_directory
 from mlmtune.masking.collator import MaskingCollator
 from mlmtune.masking.selection import SELECTORS
 from mlmtune.modeling.device import build_accelerator
@@ -23,7 +22,7 @@ from mlmtune.tokens import tokenization
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.encoding import plain_backend
 from mlmtune.tokens.store import TokenStore
-from mlmtune.tokens.tokenization import SpecialTokens, open_store
+from mlmtune.tokens.tokenization import SpecialTokens, list_text, open_store
 from mlmtune.training.environment import peak_memory_bytes
 from mlmtune.training.interrupts import StopRequest
 from mlmtune.training.job import Job, start
@@ -32,6 +31,7 @@ from mlmtune.training.progress import Progress
 from mlmtune.training.run_dir import RunDir
 from mlmtune.training.setup import build_measurable, build_parts
 from options import Setting
+from texts import CorpusInMemory
 
 CHUNKS_AT_ONCE = 64
 
@@ -69,7 +69,7 @@ def start_job(config: Config) -> Job:
     """A run up to where its first step could be taken."""
     accelerator = build_accelerator(config.training.precision)
     progress = Progress(is_main=False, is_quiet=True)
-    parts = build_parts(config, accelerator, progress.say)
+    parts = build_parts(config, accelerator, progress)
     return start(parts, accelerator, RunDir(Path(config.run.output_dir)), progress, StopRequest())
 
 
@@ -125,7 +125,7 @@ class Evaluation:
     def __init__(self, setting: Setting) -> None:
         config = config_for(setting)
         self.accelerator = build_accelerator(config.training.precision)
-        self.measurable = build_measurable(config, self.accelerator, lambda line: None)
+        self.measurable = build_measurable(config, self.accelerator, Console(is_main=False))
         self.model = self.accelerator.prepare_model(
             self.measurable.loaded.model, evaluation_mode=True
         )
@@ -158,8 +158,8 @@ class Chunking:
     def __init__(self, setting: Setting) -> None:
         self.config = config_for(setting, corpus={"validation_sources": []})
         self.tokenizer = load_tokenizer(setting.model)
-        self.kept = read_corpus(self.config)
-        self.num_bytes = sum(len(kept.document.text.encode()) for kept in self.kept)
+        self.corpus = CorpusInMemory.of(self.config.corpus)
+        self.num_bytes = sum(len(text.encode()) for text in self.corpus.texts)
         self.store: TokenStore | None = None
 
     def run(self, num_steps: int) -> Block:
@@ -172,19 +172,16 @@ class Chunking:
         return Block(num_steps, num_steps * self.num_bytes, time.perf_counter() - started)
 
     def _build(self) -> TokenStore:
-        shutil.rmtree(tokenization.cache_directory(self.config.tokenization))
+        shutil.rmtree(cache_directory(self.config.tokenization.cache_dir, "tokens"))
         # Reading and cleaning are done already, for both sides; all that follows is the package's.
-        with patch.object(tokenization, "read_documents", lambda *_: iter(self.kept)):
-            return open_store(
-                self.config.corpus, self.config.tokenization, self.tokenizer, lambda line: None
-            )
+        with patch.object(tokenization, "read_corpus", lambda *_: self.corpus):
+            return _open_store(self.config, self.tokenizer)
 
     def facts(self) -> dict[str, Any]:
         assert self.store is not None
-        num_bytes = sum(file.stat().st_size for file in self.store.directory.iterdir())
         return {
             "num_tokens": self.store.num_tokens,
-            "bytes_per_token": num_bytes / self.store.num_tokens,
+            "bytes_per_token": num_bytes_in(self.store.directory) / self.store.num_tokens,
             "num_documents": self.store.num_documents,
         }
 
@@ -195,7 +192,7 @@ class Tokenizing:
     def __init__(self, setting: Setting, method: str) -> None:
         self.backend = plain_backend(load_tokenizer(setting.model))
         self.method = getattr(self.backend, method)
-        self.documents = [kept.document.text for kept in read_corpus(config_for(setting))]
+        self.documents = CorpusInMemory.of(config_for(setting).corpus).texts
         self.num_bytes = sum(len(document.encode()) for document in self.documents)
 
     def run(self, num_steps: int) -> Block:
@@ -218,8 +215,7 @@ class Masking:
     def __init__(self, setting: Setting, strategy: str, assembled: bool) -> None:
         config = config_for(setting)
         tokenizer = load_tokenizer(setting.model)
-        store = open_store(config.corpus, config.tokenization, tokenizer, lambda line: None)
-        self.view = _view(store, config, tokenizer)
+        self.view = _view(_open_store(config, tokenizer), config, tokenizer)
         self.collator = MaskingCollator(
             tokenizer,
             MaskingConfig.model_validate({"strategy": strategy}),
@@ -257,7 +253,7 @@ def build_store(text: Path, model: Path, workspace: Path) -> dict[str, Any]:
     device = build_accelerator("fp32").device
     before = peak_memory_bytes(device)
     started = time.perf_counter()
-    store = open_store(config.corpus, config.tokenization, tokenizer, lambda line: None)
+    store = _open_store(config, tokenizer)
     seconds = time.perf_counter() - started
     after_store = peak_memory_bytes(device)
     view = _view(store, config, tokenizer)
@@ -273,8 +269,10 @@ def build_store(text: Path, model: Path, workspace: Path) -> dict[str, Any]:
     }
 
 
-def read_corpus(config: Config) -> list[KeptDocument]:
-    return list(read_documents(config.corpus, scan(config.corpus), Funnel()))
+def _open_store(config: Config, tokenizer: Any) -> TokenStore:
+    console = Console(is_main=False)
+    listing = list_text(config.corpus, config.tokenization, console)
+    return open_store(config.corpus, config.tokenization, tokenizer, listing, console)
 
 
 def _view(store: TokenStore, config: Config, tokenizer: Any) -> ChunkView:

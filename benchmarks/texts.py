@@ -1,19 +1,30 @@
 """The text of a benchmark: cleaned documents, written once for both sides to read."""
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Self
 
 import numpy as np
 
 from mlmtune.config import CorpusConfig, SourceConfig
 from mlmtune.config_loading import load_config, shipped_configs
+from mlmtune.console import Console
+from mlmtune.corpus.corpus import read_corpus
+from mlmtune.corpus.document import Document
 from mlmtune.corpus.funnel import Funnel
-from mlmtune.corpus.reading import read_documents
-from mlmtune.corpus.scanning import scan
+from mlmtune.corpus.scanning import ListedSource, scan
 from mlmtune.corpus.splitting import validation_mask
 from mlmtune.errors import DataError
+
+SECTION = re.compile(r"^(?=## )", re.MULTILINE)
+"""Where a page is cut, to deal its sections anew: at headings, so that no code block is torn."""
+STRIDE = 7919
+"""Sections that stood together are this far apart in a copy: a prime, so that copies differ."""
 
 FORMATS = {".md": "markdown", ".txt": "text"}
 
@@ -33,6 +44,37 @@ class Texts:
     num_train_bytes: int
 
 
+@dataclass(frozen=True)
+class CorpusInMemory:
+    """A corpus that is read and cleaned already, in the place of `mlmtune.corpus.corpus.Corpus`.
+
+    Attributes:
+        sources: where the documents come from.
+        kept: the documents.
+        funnel: what was found, kept and left out.
+    """
+
+    sources: tuple[ListedSource, ...]
+    kept: list[Document]
+    funnel: Funnel
+
+    @classmethod
+    def of(cls, config: CorpusConfig) -> Self:
+        """Read and clean it; nothing is left on disk."""
+        with TemporaryDirectory() as folder:
+            listing = scan(config, Path(folder), lambda line: None)
+            corpus = read_corpus(config, listing, Path(folder), Console(is_main=False))
+            return cls(corpus.sources, list(corpus.documents()), corpus.funnel)
+
+    @property
+    def texts(self) -> list[str]:
+        return [document.text for document in self.kept]
+
+    def documents(self, start: int = 0) -> Iterator[Document]:
+        """The documents from the one numbered `start` on."""
+        return iter(self.kept[start:])
+
+
 def prepare(
     text: Path | None,
     workspace: Path,
@@ -48,7 +90,7 @@ def prepare(
         num_validation_characters: likewise.
     """
     corpus = corpus_config(text)
-    kept = list(read_documents(corpus, scan(corpus), Funnel()))
+    kept = CorpusInMemory.of(corpus).kept
     is_validation = validation_mask(
         np.asarray([document.content_hash for document in kept], dtype=np.uint64),
         np.zeros(len(kept), dtype=bool),
@@ -56,9 +98,7 @@ def prepare(
     )
     sides = {
         name: [
-            document.document.text
-            for document, on_side in zip(kept, mask.tolist(), strict=True)
-            if on_side
+            document.text for document, on_side in zip(kept, mask.tolist(), strict=True) if on_side
         ]
         for name, mask in (("train", ~is_validation), ("validation", is_validation))
     }
@@ -107,20 +147,68 @@ def perturbed(document: str, copy: int) -> str:
 
 def write_folder(text: Path | None, folder: Path, num_characters: int) -> int:
     """Write so many characters as .txt files in folders of 1,000; returns their bytes."""
-    corpus = corpus_config(text)
-    documents = [kept.document.text for kept in read_documents(corpus, scan(corpus), Funnel())]
-    num_bytes = 0
-    for number, document in enumerate(just_reaching(documents, num_characters)):
-        path = folder / f"{number // 1000}" / f"{number}.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        num_bytes += path.write_bytes(document.encode())
-    return num_bytes
+    documents = CorpusInMemory.of(corpus_config(text)).texts
+    return _write_files(just_reaching(documents, num_characters), folder, ".txt")
+
+
+def write_pages(text: Path | None, folder: Path, num_characters: float) -> int:
+    """Write so many characters of Markdown as it is, in folders of 1,000 files; returns their bytes.
+
+    Raises:
+        DataError: the text has no Markdown.
+    """
+    listing = scan(corpus_config(text), folder, lambda line: None)
+    pages = [
+        Path(file.path).read_text(encoding="utf-8", errors="replace")
+        for source in listing.sources
+        if source.config.format == "markdown"
+        for file in source.files
+    ]
+    if not pages:
+        raise DataError(f"{text or 'the quickstart corpus'}: no .md is there; give another --text")
+    return _write_files(_first(dealt(pages), num_characters), folder, ".md")
+
+
+def dealt(pages: list[str]) -> Iterator[str]:
+    """Pages without end: as they are, then with other pages' sections under each opening.
+
+    So copies are no duplicates, and hardly near-duplicates.
+    """
+    sections = [SECTION.split(page) for page in pages]
+    later = [section for _, *rest in sections for section in rest]
+    for copy in count():
+        place = 0
+        for opening, *rest in sections:
+            drawn = [
+                later[(place + number + copy * STRIDE * (2 * number + 1)) % len(later)]
+                for number in range(len(rest))
+            ]
+            place += len(rest)
+            yield "".join([opening, *drawn, f"\nCopy {copy}.\n" if copy else ""])
 
 
 def read(path: Path) -> list[str]:
     """The documents of a file that `prepare` wrote."""
     with path.open(encoding="utf-8") as file:
         return [json.loads(line)["text"] for line in file]
+
+
+def _first(texts: Iterable[str], num_characters: float) -> Iterator[str]:
+    found = 0
+    for text in texts:
+        yield text
+        found += len(text)
+        if found >= num_characters:
+            return
+
+
+def _write_files(texts: Iterable[str], folder: Path, ending: str) -> int:
+    num_bytes = 0
+    for number, text in enumerate(texts):
+        path = folder / f"{number // 1000}" / f"{number}{ending}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        num_bytes += path.write_bytes(text.encode())
+    return num_bytes
 
 
 def _write(path: Path, documents: list[str], num_characters: int | None) -> int:

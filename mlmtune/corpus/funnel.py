@@ -27,8 +27,9 @@ class SourceFunnel:
     Attributes:
         files_read: files that gave documents.
         files_left_out: those that gave none, by reason: `empty`, `binary`, `undecodable`,
-            `unreadable`, `vanished`, `too_large`, `not_a_file`, `link_outside`, `link_broken`; and,
-            where `corpus.on_error` is `skip`, `truncated`, `damaged`, `broken`.
+            `unreadable`, `vanished`, `too_large`, `not_a_file`, `link_outside`, `link_broken`; of
+            git repositories `link`, `submodule`, `lfs_pointer`, `unsafe_path`; and, where
+            `corpus.on_error` is `skip`, `truncated`, `damaged`, `broken`.
         documents_kept: what is in the corpus.
         documents_left_out: by one of `REASONS`.
         characters_found: of all documents, before cleaning.

@@ -5,8 +5,10 @@ import texts
 
 
 def test_both_sides_read_the_same_documents(setting):
-    config = ours.config_for(setting)
-    for_validation = {kept.document.text: kept.validation for kept in ours.read_corpus(config)}
+    corpus = texts.CorpusInMemory.of(ours.config_for(setting).corpus)
+    for_validation = {
+        document.text: corpus.sources[document.source].validation for document in corpus.documents()
+    }
     cache = setting.workspace / "peer"
     for path, side in ((setting.train, False), (setting.validation, True)):
         read_by_us = [text for text, validation in for_validation.items() if validation == side]

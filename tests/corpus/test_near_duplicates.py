@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlmtune.config import NearDuplicatesConfig
+from mlmtune.corpus import cleaning
 from mlmtune.corpus.near_duplicates import (
     check_available,
     find_near_duplicates,
@@ -56,6 +57,18 @@ def test_the_signature_of_a_text_does_not_depend_on_the_others():
     assert together.shape == (4, CONFIG.num_perm)
     for row, text in zip(together, texts, strict=True):
         assert (row == signatures([text], CONFIG)[0]).all()
+
+
+def test_the_signature_of_a_text_does_not_depend_on_its_slices(monkeypatch):
+    texts = [words(range(300)), words(range(3)), "! " * 50]
+    whole = signatures(texts, CONFIG)
+    monkeypatch.setattr(cleaning, "_SLICE_CHARACTERS", 10)
+    assert (signatures(texts, CONFIG) == whole).all()
+
+
+def test_repeated_words_change_no_signature():
+    rows = signatures([words([*range(50)] * repeats) for repeats in (2, 9)], CONFIG)
+    assert (rows[0] == rows[1]).all()
 
 
 def test_texts_shorter_than_a_shingle_are_compared_as_wholes():

@@ -2,11 +2,14 @@
 
 import pickle
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlmtune.corpus.overlap import OverlapIndex
+from mlmtune.corpus import cleaning
+from mlmtune.corpus.ngrams import word_hashes
+from mlmtune.corpus.overlap import OverlapIndex, distinct, word_windows
 
 WORDS = st.lists(st.sampled_from("abcdefg"), max_size=30)
 
@@ -26,7 +29,7 @@ def shared_by_search(references, words, n):
     ]
     if not hits:
         return None
-    begin, length = min(hits)
+    begin, length = min(hits, key=lambda hit: (sum(hit), hit))
     return " ".join(words[begin : begin + length])
 
 
@@ -35,6 +38,45 @@ def test_the_first_shared_words_are_those_of_a_plain_search(references, words, n
     index = OverlapIndex.of(map(" ".join, references), n)
     assert index.first_shared(" ".join(words)) == shared_by_search(references, words, n)
     assert index.num_too_short == sum(len(reference) < 5 for reference in references)
+
+
+@given(references=st.lists(WORDS, max_size=4), words=WORDS, size=st.integers(1, 9))
+def test_what_is_found_does_not_depend_on_the_slices_of_a_text(references, words, size):
+    texts, text = list(map(" ".join, references)), " ".join(words)
+    whole = OverlapIndex.of(texts, 7)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cleaning, "_SLICE_CHARACTERS", size)
+        sliced = OverlapIndex.of(texts, 7)
+        assert sliced.first_shared(text) == whole.first_shared(text)
+    assert sliced.first_shared(text) == whole.first_shared(text)
+    assert sliced.num_too_short == whole.num_too_short
+
+
+@given(words=st.lists(st.sampled_from(["a", "b", "!"]), max_size=30), size=st.integers(1, 9))
+def test_any_words_in_a_row_are_in_one_window(words, size):
+    text = " ".join(words)
+    hashes = word_hashes(text).tolist()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cleaning, "_SLICE_CHARACTERS", 3)
+        windows = [(first, window.tolist()) for first, window in word_windows(text, size)]
+    for first, window in windows:
+        assert hashes[first : first + len(window)] == window
+    if len(hashes) < size:
+        assert windows == [(0, hashes)] * (len(hashes) > 0)
+    else:
+        begins = [first + i for first, window in windows for i in range(len(window) - size + 1)]
+        assert begins == list(range(len(hashes) - size + 1))
+
+
+@given(values=st.lists(st.one_of(st.integers(0, 9), st.integers(0, 2**64 - 1))))
+def test_distinct_values_are_those_of_a_set(values):
+    assert distinct(np.asarray(values, dtype=np.uint64)).tolist() == sorted(set(values))
+
+
+def test_few_other_hashes_pass_the_sieve():
+    index = OverlapIndex.of([f"{i} " * 13 for i in range(10_000)], 13)
+    others = np.random.default_rng(0).integers(0, 2**64, size=10_000, dtype=np.uint64)
+    assert index.beginnings.may_hold(others).mean() < 0.08
 
 
 SENTENCE = "Assign the Reader role to the managed identity of the virtual machine scale set."

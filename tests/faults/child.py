@@ -4,9 +4,11 @@ The functions that prepare a fault are called in the child before the command. T
 place of nothing: the signals, limits and files are real; only the moment is chosen.
 """
 
+import ctypes
 import os
 import resource
 import signal
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -17,7 +19,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from mlmtune.cli import main
-from mlmtune.tokens import tokenization
+from mlmtune.tokens import store, tokenization
 from mlmtune.training import loop
 from mlmtune.training.interrupts import StopRequest
 
@@ -80,6 +82,19 @@ def killed_in_tokenizing(when: Callable[[], bool], connection: Connection) -> No
         build(*arguments)
 
     tokenization._build = build_watched
+
+
+def killed_after_shards(count: int, num_tokens: int, connection: Connection) -> None:
+    """Kill this process as soon as so many shards, of so many tokens each, are finished."""
+    finish_shard = store.StoreWriter._finish_shard
+
+    def finish_and_count(writer: store.StoreWriter) -> None:
+        finish_shard(writer)
+        if len(writer._shards) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    store.SHARD_TOKENS = num_tokens
+    store.StoreWriter._finish_shard = finish_and_count
 
 
 def _watch(when: Callable[[], bool]) -> None:
@@ -153,3 +168,17 @@ def full_disk_in_saving(step: int, num_bytes: int, connection: Connection) -> No
         return save(job)
 
     loop._save = save_on_full_disk
+
+
+def full_disk(num_bytes: int, connection: Connection) -> None:
+    """The same from the start on."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
+
+
+# ------------------------------------------------------------------------------ permissions
+
+
+def without_privileges(connection: Connection) -> None:
+    """Give up what lets root read every file: all capabilities of this process."""
+    header = struct.pack("Ii", 0x20080522, 0)  # version 3 of the call, this process
+    assert ctypes.CDLL(None).capset(header, bytes(24)) == 0

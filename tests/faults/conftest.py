@@ -62,12 +62,13 @@ class Child:
 
 @pytest.fixture
 def start(runs: Runs, tmp_path: Path, token_cache: Path) -> Iterator[Callable[..., Child]]:
-    """Starts `mlmtune train` on the run of these tests, or on a name's, in a process."""
+    """Starts `mlmtune train`, or another command, on the run of these tests, or on a name's."""
     children: list[Child] = []
 
     def start_child(
-        *options: str, fault: child.Prepare | None = None, name: str = "run", **sections: Any
-    ) -> Child:
+        *options: str, command: str = "train", fault: child.Prepare | None = None,
+        name: str = "run", **sections: Any,
+    ) -> Child:  # fmt: skip
         config = runs.config(name, **{**SECTIONS, **sections})
         output = tmp_path / f"child-{len(children)}"
         output.mkdir()
@@ -75,7 +76,7 @@ def start(runs: Runs, tmp_path: Path, token_cache: Path) -> Iterator[Callable[..
         process = context.Process(
             target=child.run,
             args=(
-                ["train", "--config", str(config), *options], fault, other, output,
+                [command, "--config", str(config), *options], fault, other, output,
                 {"MLMTUNE_CACHE": str(token_cache)},
             ),
         )  # fmt: skip
