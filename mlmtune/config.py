@@ -174,7 +174,9 @@ class SourceConfig(Section):
         for where in (*paths, self.git):
             if where is not None and (fault := _fault_of_url(where)):
                 raise ValueError(fault)
-        if self.git is not None and not re.match(r"(https|ssh|file)://(?:[^-/@][^/@]*@)?+[^-@]", self.git):
+        # Neither user nor host may begin with a dash: ssh would take it for an option.
+        url = r"(https|ssh|file)://(?:[^-/@][^/@]*@)?+[^-@]"
+        if self.git is not None and not re.match(url, self.git):
             raise ValueError("git needs a URL that begins with https://, ssh:// or file://")
         if self.revision is not None and not re.fullmatch(r"[\w][\w./+@-]*", self.revision):
             raise ValueError("revision is no name of a branch, tag or commit")

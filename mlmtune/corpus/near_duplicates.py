@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmtune.config import NearDuplicatesConfig
-from mlmtune.corpus.ngrams import ngram_hashes
-from mlmtune.corpus.overlap import distinct, word_windows
+from mlmtune.corpus.ngrams import distinct, ngram_hashes, word_windows
 from mlmtune.errors import ConfigError
 from mlmtune.randomness import mix
 
@@ -66,7 +65,7 @@ def signatures(texts: list[str], config: NearDuplicatesConfig) -> NDArray[np.uin
     from rensa import RMinHash
 
     rows = np.empty((len(texts), config.num_perm), dtype=np.uint32)
-    # One by one: together they would be no faster, and take more memory.
+    # One by one: rensa is no faster with many, and long texts need not lie beside each other.
     for row, text in zip(rows, texts, strict=True):
         shingles = _shingles(text, config.shingle)
         ends = np.asarray([0, len(shingles)], dtype=np.uint64)

@@ -3,52 +3,19 @@
 The measure is that of Brown et al. 2020 (GPT-3, appendix C): 13 words in a row.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Self, TypeVar
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlmtune.corpus.cleaning import slices, words
-from mlmtune.corpus.ngrams import ngram_hashes, word_hashes
-
-_Unsigned = TypeVar("_Unsigned", np.uint32, np.uint64)
+from mlmtune.corpus.ngrams import distinct, ngram_hashes, word_windows
 
 SHORTEST = 5
 """Words of a reference text below which sharing it means nothing."""
-
-
-def word_windows(text: str, size: int) -> Iterator[tuple[int, NDArray[np.uint64]]]:
-    """The hashes of a text's words, slice by slice, each with the `size - 1` words before it.
-
-    So any `size` words in a row are in one window, and a long text takes no more memory than a
-    slice. A text of fewer words is one window, one without words none.
-
-    Yields:
-        The number of the first word in the text, and (W,) hashes.
-    """
-    first, window = 0, np.empty(0, dtype=np.uint64)
-    is_short = True
-    for piece in slices(text):
-        hashes = word_hashes(piece)
-        if len(hashes) == 0:
-            continue
-        num_past = max(0, len(window) - size + 1)
-        first, window = first + num_past, np.concatenate([window[num_past:], hashes])
-        if len(window) >= size:
-            is_short = False
-            yield first, window
-    if is_short and len(window):
-        yield first, window
-
-
-def distinct(values: NDArray[_Unsigned]) -> NDArray[_Unsigned]:
-    """The values in order, each once; np.unique takes a hundred times as long in numpy 2.4."""
-    ranked = np.sort(values)
-    is_new: NDArray[np.bool_] = np.diff(ranked, prepend=~ranked[:1]) != 0
-    return ranked[is_new]
 
 
 class _Sieve:

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlmtune.corpus import cleaning
-from mlmtune.corpus.ngrams import word_hashes
-from mlmtune.corpus.overlap import OverlapIndex, distinct, word_windows
+from mlmtune.corpus.overlap import OverlapIndex
 
 WORDS = st.lists(st.sampled_from("abcdefg"), max_size=30)
 
@@ -50,27 +49,6 @@ def test_what_is_found_does_not_depend_on_the_slices_of_a_text(references, words
         assert sliced.first_shared(text) == whole.first_shared(text)
     assert sliced.first_shared(text) == whole.first_shared(text)
     assert sliced.num_too_short == whole.num_too_short
-
-
-@given(words=st.lists(st.sampled_from(["a", "b", "!"]), max_size=30), size=st.integers(1, 9))
-def test_any_words_in_a_row_are_in_one_window(words, size):
-    text = " ".join(words)
-    hashes = word_hashes(text).tolist()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cleaning, "_SLICE_CHARACTERS", 3)
-        windows = [(first, window.tolist()) for first, window in word_windows(text, size)]
-    for first, window in windows:
-        assert hashes[first : first + len(window)] == window
-    if len(hashes) < size:
-        assert windows == [(0, hashes)] * (len(hashes) > 0)
-    else:
-        begins = [first + i for first, window in windows for i in range(len(window) - size + 1)]
-        assert begins == list(range(len(hashes) - size + 1))
-
-
-@given(values=st.lists(st.one_of(st.integers(0, 9), st.integers(0, 2**64 - 1))))
-def test_distinct_values_are_those_of_a_set(values):
-    assert distinct(np.asarray(values, dtype=np.uint64)).tolist() == sorted(set(values))
 
 
 def test_few_other_hashes_pass_the_sieve():
