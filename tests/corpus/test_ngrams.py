@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlmtune.corpus import cleaning
+from mlmtune.corpus.cleaning import words
 from mlmtune.corpus.ngrams import distinct, ngram_hashes, word_windows
 
 
