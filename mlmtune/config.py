@@ -174,6 +174,8 @@ class SourceConfig(Section):
         for where in (*paths, self.git):
             if where is not None and (fault := _fault_of_url(where)):
                 raise ValueError(fault)
+        if self.git is not None and re.search(r"[?#]", self.git):
+            raise ValueError("git takes a URL without a query; secrets do not belong into it")
         # Neither user nor host may begin with a dash: ssh would take it for an option.
         url = r"(https|ssh|file)://(?:[^-/@][^/@]*@)?+[^-@]"
         if self.git is not None and not re.match(url, self.git):
@@ -289,6 +291,18 @@ class CorpusConfig(Section):
             )
         if self.split_by == "chunk" and self.validation_sources:
             raise ValueError("split_by: chunk does not go with validation_sources; remove one")
+        if self.split_by == "chunk" and any(source.weight != 1.0 for source in self.sources):
+            raise ValueError("split_by: chunk does not go with weights of sources; remove one")
+        return self
+
+    @model_validator(mode="after")
+    def _no_key_is_ignored(self) -> "CorpusConfig":
+        for name in ("validation_sources", "exclude_overlap_with"):
+            sources: list[SourceConfig] = getattr(self, name)
+            if any(source.weight != 1.0 for source in sources):
+                raise ValueError(f"weight has no meaning in {name}, which no epoch sees; remove it")
+        if any(s.max_documents and not s.streaming for s in self.exclude_overlap_with):
+            raise ValueError("max_documents has no meaning in exclude_overlap_with; remove it")
         return self
 
 

@@ -511,9 +511,25 @@ def test_a_prepared_store_is_opened_where_it_lies_without_the_text(
     assert "the text cannot be looked at here" in result.err
     assert result.out == expected.out
     assert command("check", "--config", path).code == 0
+    for arguments in (["prepare"], ["corpus", "--refresh"]):  # which are to look at the text
+        assert_fails(command(*arguments, "--config", path), 3, "does not exist")
     export = command("corpus", "--config", path, "--export", tmp_path / "out.jsonl")
     assert export.code == 3
     assert "the text is not here" in export.err.splitlines()[-1]
+
+
+def test_a_store_is_never_written_over_something_else(
+    command: Command, config_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    path = config_file(tokenization={"store": str(folder)})
+    (folder / "thesis.txt").write_text("years of work", encoding="utf-8")
+    for name in ("prepare", "train"):
+        assert_fails(command(name, "--config", path), 2, "is no token store", "a new folder")
+    assert (folder / "thesis.txt").exists()
+    (folder / "thesis.txt").unlink()
+    assert command("prepare", "--config", path).code == 0  # an empty folder will do
 
 
 def test_a_store_that_other_settings_made_is_refused_and_prepare_replaces_it(

@@ -94,6 +94,11 @@ def test_a_loaded_config_cannot_be_changed() -> None:
         config.training.epochs = 5  # type: ignore[misc]
 
 
+TEXT = {"format": "text", "path": "x"}
+GIT = {"format": "text", "git": "https://h/x"}
+DATASET = {"format": "dataset", "dataset": "a/b"}
+
+
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
@@ -116,6 +121,30 @@ def test_a_loaded_config_cannot_be_changed() -> None:
             {"corpus": {"sources": [{"format": "text", "path": "x", "text_field": "t"}]}},
             "no meaning for format 'text'",
         ),
+        *(
+            ({"corpus": {"sources": [TEXT], **corpus}}, complaint)
+            for corpus, complaint in [
+                ({"sources": [{"format": "text"}]}, "nowhere to read from"),
+                ({"sources": [TEXT | {"git": "file:///x"}]}, "path and git contradict"),
+                ({"sources": [TEXT | {"path": []}]}, "an empty list"),
+                ({"sources": [TEXT | {"dataset": "a/b"}]}, "contradict each other"),
+                ({"sources": [{"format": "text", "dataset": "a/b"}]}, "go together"),
+                ({"sources": [TEXT | {"split": "test"}]}, "split has no meaning"),
+                ({"sources": [TEXT | {"revision": "v1"}]}, "revision has no meaning"),
+                ({"sources": [TEXT | {"streaming": True}]}, "streaming has no meaning"),
+                ({"sources": [DATASET | {"streaming": True}]}, "streaming needs max_documents"),
+                ({"sources": [DATASET | {"include": ["*"]}]}, "a dataset has none"),
+                ({"sources": [TEXT | {"path": "https://u:p@h/x"}]}, "holds credentials"),
+                ({"sources": [GIT | {"git": "https://token@h/x"}]}, "holds credentials"),
+                ({"sources": [GIT | {"git": "https://h/x?private_token=1"}]}, "without a query"),
+                ({"sources": [GIT | {"git": "ssh://git@-oProxyCommand=x/y"}]}, "begins with https"),
+                ({"sources": [GIT | {"git": "--upload-pack=x"}]}, "begins with https"),
+                ({"sources": [GIT | {"revision": "--x"}]}, "no name of a branch"),
+                ({"split_by": "chunk", "sources": [TEXT | {"weight": 2.0}]}, "weights of sources"),
+                ({"validation_sources": [TEXT | {"weight": 2.0}]}, "weight has no meaning"),
+                ({"exclude_overlap_with": [TEXT | {"max_documents": 1}]}, "max_documents has no"),
+            ]
+        ),
         ({"training": {"epochs": 0}}, "greater than 0"),
         ({"training": {"epochs": "3"}}, "valid number"),
         ({"training": {"max_steps": True}}, "valid integer"),
@@ -127,6 +156,22 @@ def test_settings_that_contradict_each_other_or_their_type_are_refused(
 ) -> None:
     with pytest.raises(ValidationError, match=complaint):
         Config.model_validate(with_settings(**settings))
+
+
+@pytest.mark.parametrize(
+    ("given", "format_"),
+    [
+        ("test.jsonl", "json"),
+        ("a/test.csv.gz", "csv"),
+        ("test.parquet", "parquet"),
+        ("page.md", "markdown"),
+        ("test.txt", "lines"),
+    ],
+)
+def test_a_path_alone_names_text_that_must_not_be_learned(given: str, format_: str) -> None:
+    corpus = {"sources": [TEXT], "exclude_overlap_with": given}
+    (source,) = CorpusConfig.model_validate(corpus).exclude_overlap_with
+    assert (source.path, source.format) == (given, format_)
 
 
 def test_shares_that_add_up_to_one_in_floating_point_are_accepted() -> None:

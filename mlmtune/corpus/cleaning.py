@@ -15,7 +15,7 @@ from mlmtune.corpus.html_text import html_text
 from mlmtune.corpus.markdown_text import markdown_text
 
 CLEANING_VERSION = 2
-"""To be raised with every change of what cleaning yields: stored tokens are made anew."""
+"""To be raised with every change of what readers and cleaning yield: all is read anew."""
 
 STEPS = (
     "line_ends",

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mlmtune.config import CorpusConfig, NearDuplicatesConfig
 from mlmtune.console import Console
+from mlmtune.corpus.decoding import printable
 from mlmtune.corpus.document import Document
 from mlmtune.corpus.filtering import (
     OUTCOMES,
@@ -20,7 +21,7 @@ from mlmtune.corpus.filtering import (
     leave_out_repeated,
 )
 from mlmtune.corpus.funnel import Funnel, Overlap, Pair, SourceFunnel
-from mlmtune.corpus.near_duplicates import check_available, find_near_duplicates, signatures
+from mlmtune.corpus.near_duplicates import check_available, find_near_duplicates, signature
 from mlmtune.corpus.overlap import OverlapIndex
 from mlmtune.corpus.parallel import num_processors, ordered_map
 from mlmtune.corpus.parts import Part, PartTable, plan_parts, read_part, write_part
@@ -34,7 +35,8 @@ _SMALL_BYTES = 1 << 20
 _MAX_NAMED_FILES = 100
 _MAX_NAMED_PAIRS = 10
 _MAX_NAMED_OVERLAPS = 10_000
-_EXAMINED_AT_ONCE = 256
+_EXAMINED_AT_ONCE = 4096
+"""Documents whose text is looked at by one process at a time."""
 
 # What to change when nothing is left, by the commonest reason.
 _REMEDIES = {
@@ -118,7 +120,7 @@ def read_corpus(config: CorpusConfig, listing: Listing, folder: Path, console: C
     duplicates = leave_out_repeated(table, listing.sources, config)
     if listing.references or config.near_duplicates is not None:
         references = plan_parts(listing.references, config, folder)
-        _leave_out_by_text(corpus, references, config, console)
+        _leave_out_by_text(corpus, references, config, folder, console)
     ids = _names(corpus, np.unique(np.asarray(duplicates, dtype=np.int64)))
     funnel.duplicates = [Pair(ids[document], ids[first], 1.0) for document, first in duplicates]
     _count_documents(corpus)
@@ -130,11 +132,12 @@ def _clean(parts: list[Part], config: CorpusConfig, console: Console) -> Iterato
     """The table of each part, written where it is not finished yet."""
     missing = {part.path: part for part in parts if not part.is_finished()}
     num_bytes = sum(part.num_bytes for part in missing.values())
+    is_small = num_bytes < _SMALL_BYTES and all(part.num_bytes for part in missing.values())
     written = ordered_map(
         write_part,
         list(missing.values()),
         None,
-        num_processes=num_processors() if num_bytes > _SMALL_BYTES else 1,
+        num_processes=1 if is_small else num_processors(),
     )
     with console.bar(total=num_bytes, unit="B", what="reading and cleaning") as bar:
         for part in parts:
@@ -169,30 +172,29 @@ def _examine(
 ) -> _Examined:
     (part, rows), (index, near) = item, shared
     overlaps: list[tuple[int, str]] = []
-    blocks = [np.empty((0, near.num_perm if near else 0), dtype=np.uint32)]
-    texts: list[str] = []
+    found = np.empty((len(rows), near.num_perm if near else 0), dtype=np.uint32)
     for number, (_, text) in enumerate(read_part(part, rows)):
         words = index.first_shared(text) if index is not None else None
         if words is not None:
             overlaps.append((number, words))
         if near is not None:
-            texts.append(text)
-            if len(texts) == _EXAMINED_AT_ONCE:
-                blocks.append(signatures(texts, near))
-                texts = []
-    if near is not None and texts:
-        blocks.append(signatures(texts, near))
-    return _Examined(overlaps, np.concatenate(blocks))
+            found[number] = signature(text, near)
+    return _Examined(overlaps, found)
 
 
 def _leave_out_by_text(
-    corpus: Corpus, references: list[Part], config: CorpusConfig, console: Console
+    corpus: Corpus, references: list[Part], config: CorpusConfig, folder: Path, console: Console
 ) -> None:
     """Leave out documents that overlap with the references, then near-duplicates."""
     table, near = corpus.table, config.near_duplicates
     index = _index_references(corpus, references, config, console)
     kept = table.kept()
-    items = [(part, table.kept_rows(number)) for number, part in enumerate(corpus.parts)]
+    items = [
+        (part, rows[begin : begin + _EXAMINED_AT_ONCE])
+        for number, part in enumerate(corpus.parts)
+        for rows in [table.kept_rows(number)]
+        for begin in range(0, len(rows), _EXAMINED_AT_ONCE)
+    ]
     examined = ordered_map(
         _examine,
         items,
@@ -200,10 +202,10 @@ def _leave_out_by_text(
         num_processes=num_processors() if table.num_characters.sum() > _SMALL_BYTES else 1,
     )
     # On disk: signatures are larger than all else that is known of a document.
-    with tempfile.TemporaryFile() as file:
+    with tempfile.TemporaryFile(dir=folder) as file:
         overlaps: list[tuple[int, str]] = []
         first = 0
-        counted = console.counted(examined, total=len(items), unit="part", what="comparing texts")
+        counted = console.counted(examined, total=len(items), unit="block", what="comparing texts")
         for (_, rows), found in zip(items, counted, strict=True):
             overlaps += [(first + number, words) for number, words in found.overlaps]
             file.write(found.signatures.tobytes())
@@ -303,7 +305,7 @@ def _count_files(
         for place in source.passed_over:
             funnel.sources[source.name].files_left_out[place.reason] += 1
             funnel.files_left_out.append(
-                {"path": place.path, "reason": place.reason, "detail": place.detail}
+                {"path": printable(place.path), "reason": place.reason, "detail": printable(place.detail)}
             )
     for part, table in zip(parts, tables, strict=True):
         counts, source_funnel = table.counts, funnel.sources[sources[part.source].name]

@@ -69,6 +69,11 @@ _WESTERN = frozenset(
 )
 
 
+def printable(name: str) -> str:
+    """A file's name for people and files: it may hold bytes that are no UTF-8."""
+    return name.encode("utf-8", "replace").decode()
+
+
 class FileLeftOut(Exception):
     """A file cannot be read as text.
 
@@ -117,8 +122,12 @@ def read_bytes(path: str) -> bytes:
 
 def _read(path: str, max_bytes: int) -> tuple[bytes, Encoding]:
     with open_bytes(path) as stream:
-        encoding = _detect_from_start(stream)
-        content = stream.read(max_bytes + 1)
+        content = stream.read(_PREFIX_BYTES)
+        is_whole = len(content) < _PREFIX_BYTES
+        encoding = detect_encoding(content, complete=is_whole)
+        if not is_whole:
+            stream.seek(0)
+            content = stream.read(max_bytes + 1)
     if len(content) > max_bytes:
         roomier = "text" if max_bytes < MAX_DOCUMENT_BYTES else "lines"
         raise FileLeftOut(

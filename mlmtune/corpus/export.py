@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from mlmtune.config import CorpusConfig
 from mlmtune.corpus.corpus import Corpus
 from mlmtune.corpus.splitting import validation_mask
-from mlmtune.errors import ConfigError
+from mlmtune.errors import ConfigError, ResourceError
 
 ENDINGS = (".jsonl", ".parquet")
 
@@ -26,14 +26,17 @@ _SCHEMA = pa.schema(
 )
 
 
-def check_ending(path: Path) -> None:
-    """Refuse a name that says no format, before anything is read.
+def check_target(path: Path) -> None:
+    """Refuse a name that says no format, or a folder that is not there, before anything is read.
 
     Raises:
         ConfigError: it ends in none of `ENDINGS`.
+        ResourceError: its folder is not there.
     """
     if path.suffix not in ENDINGS:
         raise ConfigError(f"--export {path}: give a name that ends in {' or '.join(ENDINGS)}")
+    if not path.absolute().parent.is_dir():
+        raise ResourceError(f"--export {path}: cannot be written: there is no such folder")
 
 
 def export(corpus: Corpus, config: CorpusConfig, path: Path) -> int:

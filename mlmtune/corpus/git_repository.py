@@ -55,6 +55,9 @@ _SETTINGS = (
     "core.fsmonitor=false",
     "fetch.writeCommitGraph=false",
     "gc.auto=0",
+    # A server that is silent for a minute is given up.
+    "http.lowSpeedLimit=1",
+    "http.lowSpeedTime=60",
     "maintenance.auto=false",
     # Only with this one does a server give any object by its id.
     "protocol.version=2",

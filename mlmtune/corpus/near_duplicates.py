@@ -57,23 +57,17 @@ def check_available() -> None:
         ) from error
 
 
-def signatures(texts: list[str], config: NearDuplicatesConfig) -> NDArray[np.uint32]:
-    """(D, P) signatures of some texts.
+def signature(text: str, config: NearDuplicatesConfig) -> NDArray[np.uint32]:
+    """(P,) signature of a text.
 
     A text of fewer words than a shingle is one shingle. Texts without words are like no other.
     """
     from rensa import RMinHash
 
-    rows = np.empty((len(texts), config.num_perm), dtype=np.uint32)
-    # One by one: rensa is no faster with many, and long texts need not lie beside each other.
-    for row, text in zip(rows, texts, strict=True):
-        shingles = _shingles(text, config.shingle)
-        ends = np.asarray([0, len(shingles)], dtype=np.uint64)
-        matrix = RMinHash.digest_matrix_from_flat_token_hashes(
-            shingles, ends, config.num_perm, _SEED
-        )
-        row[:] = matrix.to_rows()[0]
-    return rows
+    shingles = _shingles(text, config.shingle)
+    ends = np.asarray([0, len(shingles)], dtype=np.uint64)
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(shingles, ends, config.num_perm, _SEED)
+    return np.asarray(matrix.to_rows()[0], dtype=np.uint32)
 
 
 def _shingles(text: str, size: int) -> NDArray[np.uint64]:

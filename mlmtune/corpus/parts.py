@@ -18,10 +18,11 @@ and, under the key `mlmtune` of its metadata, a `PartCounts` as JSON.
 
 import json
 import os
+import secrets
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -34,11 +35,12 @@ from numpy.typing import NDArray
 
 from mlmtune.config import CorpusConfig
 from mlmtune.corpus.cleaning import CLEANING_VERSION
-from mlmtune.corpus.decoding import BrokenRecord
+from mlmtune.corpus.decoding import BrokenRecord, printable
 from mlmtune.corpus.hub import ListedDataset
 from mlmtune.corpus.reading import CleanDocument, FileEvent, FileOutcome, Reader, Tally
 from mlmtune.corpus.remote import without_query
 from mlmtune.corpus.scanning import ListedFile, ListedSource, describe_file
+from mlmtune.errors import DataError
 
 PART_BYTES = 4 << 20
 """Size of a part's files, more or less: some seconds of work."""
@@ -191,12 +193,14 @@ def write_part(part: Part, _: Any = None) -> None:
         return
     part.path.parent.mkdir(parents=True, exist_ok=True)
     _remove_left_over(part)
-    temporary = part.path.with_suffix(f".{os.getpid()}.partial")
+    # Not by the process alone: machines and containers that share the folder number theirs alike.
+    temporary = part.path.with_suffix(f".{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
         counts = PartCounts()
         with pq.ParquetWriter(
-            temporary, _SCHEMA, compression="zstd", use_dictionary=False, write_statistics=False
-        ) as writer:
+            temporary, _SCHEMA, compression="zstd", use_dictionary=False, write_statistics=False,
+            write_page_checksum=True,
+        ) as writer:  # fmt: skip
             for documents in _row_groups(_documents(part, counts)):
                 writer.write_batch(_record_batch(documents))
             writer.add_key_value_metadata({_METADATA_KEY: json.dumps(vars(counts)).encode()})
@@ -247,8 +251,9 @@ def _events(part: Part, tally: Tally) -> Iterator[tuple[str, FileEvent]]:
         for event in part.reader.read_dataset(part.dataset, tally):
             yield str(source.dataset), event
     for file in part.files:
-        place = f"{source.git}: {file.id}" if source.git else without_query(file.path)
-        for event in part.reader.read_file(file, tally):
+        path = f"{source.git}: {file.id}" if source.git else without_query(file.path)
+        place = printable(path)
+        for event in part.reader.read_file(file, tally, part.path.parent):
             yield place, event
 
 
@@ -267,8 +272,7 @@ def _row_groups(documents: Iterator[CleanDocument]) -> Iterator[list[CleanDocume
 
 def _record_batch(documents: list[CleanDocument]) -> pa.RecordBatch:
     columns = [
-        # Names of files may hold bytes that are no UTF-8.
-        [document.id.encode("utf-8", "replace").decode() for document in documents],
+        [printable(document.id) for document in documents],
         [document.text for document in documents],
         [document.content_hash for document in documents],
         [len(document.text) for document in documents],
@@ -276,6 +280,21 @@ def _record_batch(documents: list[CleanDocument]) -> pa.RecordBatch:
     ]
     arrays = [pa.array(c, type=f.type) for c, f in zip(columns, _SCHEMA, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA)
+
+
+@contextmanager
+def _opened(part: Part) -> Iterator[pq.ParquetFile]:
+    """A finished part's file, whose checksums are verified as it is read."""
+    try:
+        with pq.ParquetFile(part.path, page_checksum_verification=True) as file:
+            yield file
+    except (pa.ArrowException, OSError, ValueError) as error:
+        # What the operating system says has a number; what is wrong inside the file has none.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise DataError(
+            f"{part.path}: a part of the cleaned corpus is damaged; delete it, and it is made anew"
+        ) from error
 
 
 class PartTable(NamedTuple):
@@ -295,13 +314,19 @@ class PartTable(NamedTuple):
 
     @classmethod
     def of(cls, part: Part) -> Self:
-        """Read it; no text is touched."""
-        with pq.ParquetFile(part.path) as file:
+        """Read it; no text is touched.
+
+        Raises:
+            DataError: the part is damaged.
+        """
+        with _opened(part) as file:
             table = file.read(["content_hash", "num_characters", "letter_share"])
             counts = PartCounts(**json.loads(file.metadata.metadata[_METADATA_KEY]))
         counts.files_left_out = Counter(counts.files_left_out)
         counts.removed = Counter(counts.removed)
-        return cls(counts, *(table[name].to_numpy() for name in table.column_names))
+        # Their own to_numpy() imports pandas, and a signal's exception is lost in there.
+        arrays: list[Any] = [np.from_dlpack(column.combine_chunks()) for column in table.columns]
+        return cls(counts, *arrays)
 
 
 def read_part(part: Part, rows: NDArray[np.int64]) -> Iterator[tuple[str, str]]:
@@ -310,8 +335,11 @@ def read_part(part: Part, rows: NDArray[np.int64]) -> Iterator[tuple[str, str]]:
     Args:
         part: which.
         rows: their numbers, in order.
+
+    Raises:
+        DataError: the part is damaged.
     """
-    with pq.ParquetFile(part.path) as file:
+    with _opened(part) as file:
         first = 0
         for group in range(file.num_row_groups):
             end = first + file.metadata.row_group(group).num_rows

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 from mlmtune.config import CleaningConfig, MarkdownConfig, SourceConfig
@@ -10,8 +11,9 @@ from mlmtune.corpus.cleaning import clean, content_hash, letter_share
 from mlmtune.corpus.decoding import BrokenRecord, FileLeftOut
 from mlmtune.corpus.hub import ListedDataset, read_dataset
 from mlmtune.corpus.readers import READERS, Record
-from mlmtune.corpus.remote import local_copy
+from mlmtune.corpus.remote import local_copy, without_query
 from mlmtune.corpus.scanning import ListedFile
+from mlmtune.errors import HubError
 
 
 class CleanDocument(NamedTuple):
@@ -74,15 +76,29 @@ class Reader:
     cleaning: CleaningConfig
     markdown: MarkdownConfig
 
-    def read_file(self, file: ListedFile, tally: Tally) -> Iterator[FileEvent]:
-        """The documents and broken records of a file, then one `FileOutcome`."""
+    def read_file(
+        self, file: ListedFile, tally: Tally, scratch: Path | None = None
+    ) -> Iterator[FileEvent]:
+        """The documents and broken records of a file, then one `FileOutcome`.
+
+        Args:
+            file: what to read.
+            tally: counts characters.
+            scratch: where a remote file is copied to meanwhile.
+
+        Raises:
+            HubError: the file lies elsewhere and cannot be fetched.
+        """
         num_records = 0
         try:
-            with local_copy(file.path) as path:
+            with local_copy(file.path, scratch) as path:
                 for record in READERS[self.source.format](path, self.source.text_field):
                     num_records += 1
                     yield self._clean(record, file.id, tally)
         except FileLeftOut as fault:
+            if fault.reason == "unreachable":
+                # It may be there a minute later, so that it must not be noted as left out.
+                raise HubError(f"{without_query(file.path)}: {fault.detail}; try again") from fault
             if num_records == 0:
                 yield FileOutcome(fault.reason, fault.detail, fault.broken)
                 return

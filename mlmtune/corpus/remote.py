@@ -24,7 +24,7 @@ READ_SECONDS = 20.0
 
 _HTTP = ("http", "https")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_QUERY = re.compile(r"(https?://[^\s?#'\")]+)[?#]\S*?(?=[,'\")]*(?:\s|$))")
+_QUERY = re.compile(r"(https?://[^\s?#'\")]+)[?#]\S*?(?=[,'\")}\]]*(?:\s|$))")
 
 # A `?` is a wildcard but for web servers, where a query begins with it.
 _WILDCARDS = re.compile(r"[*?[]")

@@ -7,6 +7,7 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path, PurePosixPath
 
 import xxhash
@@ -80,13 +81,26 @@ class Listing:
     sources: tuple[ListedSource, ...]
     references: tuple[ListedSource, ...] = ()
 
+    def place(self) -> str:
+        """A digest of where the files are."""
+        state = xxhash.xxh3_128()
+        for source in (*self.sources, *self.references):
+            for file in source.files:
+                state.update(file.path.encode("utf-8", "surrogateescape") + b"\0")
+        return state.hexdigest()
+
     def signature(self) -> str:
-        """A digest of every file's source, id, size, version, and whether it may be read."""
+        """A digest of every file's source, id, size, version, and whether it may be read.
+
+        Not of where it is: the same files may lie elsewhere on another machine.
+        """
         state = xxhash.xxh3_128()
         for source in (*self.sources, *self.references):
             state.update(f"{source.name}\0{source.validation}\0{len(source.files)}\0".encode())
             for file in source.files:
                 state.update(describe_file(file))
+            for place in source.passed_over:
+                state.update(f"{place.path}\0{place.reason}\0".encode("utf-8", "surrogateescape"))
             if source.dataset is not None:
                 state.update(source.dataset.signature.encode())
         return state.hexdigest()
@@ -119,14 +133,15 @@ def scan(
         ConfigError: a `package://` path cannot be resolved, or a program or plugin is missing.
         HubError: a repository, dataset or remote location cannot be reached.
     """
-    named: Counter[str] = Counter()
+    named: set[str] = set()
 
     def listed(section: str, sources: list[SourceConfig]) -> Iterator[ListedSource]:
         for index, source in enumerate(sources):
-            name = source.name or remote.without_query(source.location)
-            named[name] += 1
-            if named[name] > 1:
-                name = f"{name} ({named[name]})"
+            numbers = count(2)
+            name = wanted = source.name or remote.without_query(source.location)
+            while name in named:
+                name = f"{wanted} ({next(numbers)})"
+            named.add(name)
             validation = section == "validation_sources"
             where = f"corpus.{section}[{index}]"
             if source.dataset is not None:
@@ -202,7 +217,9 @@ def _scan_source(
     for location in _paths(source):
         if remote.is_remote(location):
             for found in remote.list_remote(location, selects, where):
-                files[found.url] = ListedFile(found.id, found.url, found.size or 0, found.version)
+                # Ids of several places are told apart by the places.
+                file_id = found.id if len(_paths(source)) == 1 else remote.without_query(found.url)
+                files[found.url] = ListedFile(file_id, found.url, found.size or 0, found.version)
     if not files and not passed_over:
         raise _nothing_matched(source, where, endings_seen)
     return (

@@ -76,6 +76,9 @@ class ChunkView:
         self.num_documents: int | None = len(documents)
         self.num_characters: int | None = int(store.num_characters[documents].sum())
         self.num_body_tokens = int(store.lengths[documents].sum())
+        self.num_body_tokens_by_source = _sums(
+            store.document_sources[documents], store.lengths[documents], len(store.sources)
+        )
         documents = documents[store.lengths[documents] > 0]
         self._store = store
         self._documents = documents

@@ -28,11 +28,13 @@ class Mixture:
         num_drawn: (S,) how many of them an epoch takes.
         num_tokens: tokens of an epoch, special tokens included; rounded where part of a source is
             taken.
+        num_body_tokens_by_source: those of them that are text, by each of the store's sources.
     """
 
     num_chunks: NDArray[np.int64]
     num_drawn: NDArray[np.int64]
     num_tokens: int
+    num_body_tokens_by_source: NDArray[np.int64]
 
     @classmethod
     def of(cls, view: ChunkView, weights: NDArray[np.float64]) -> Self:
@@ -44,11 +46,12 @@ class Mixture:
         """
         if (weights == 1.0).all():
             whole = np.asarray([len(view)], dtype=np.int64)
-            return cls(whole, whole, view.num_tokens)
+            return cls(whole, whole, view.num_tokens, view.num_body_tokens_by_source)
         num_chunks, num_tokens = view.num_chunks_by_source, view.num_tokens_by_source
         wanted = np.maximum(np.rint(num_chunks * weights), num_chunks > 0).astype(np.int64)
         shares = wanted / np.maximum(num_chunks, 1)
-        return cls(num_chunks, wanted, int(np.rint((num_tokens * shares).sum())))
+        body_tokens = np.rint(view.num_body_tokens_by_source * shares).astype(np.int64)
+        return cls(num_chunks, wanted, int(np.rint((num_tokens * shares).sum())), body_tokens)
 
     def __len__(self) -> int:
         """Chunks of an epoch."""

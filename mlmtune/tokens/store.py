@@ -1,6 +1,6 @@
 """TokenStore: a tokenized corpus on disk, memory-mapped.
 
-A store is a folder: a manifest, and shards of some ten million tokens each.
+A store is a folder: a manifest, and shards of some thirty million tokens each.
 
     store.json             the manifest, written last: format_version, dtype of the ids, `made_of`
                            (what the store follows from), sources, shards with their sizes, funnel
@@ -29,7 +29,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmtune.errors import DataError
+from mlmtune.errors import ConfigError, DataError
 
 FORMAT_VERSION = 2
 
@@ -48,6 +48,7 @@ ARRAYS = {
 _MANIFEST = "store.json"
 _DOCUMENTS = "documents.jsonl"
 _PARTIAL = ".partial"
+_REPLACED = ".replaced"
 _MADE_OF = "made_of.json"
 
 
@@ -229,6 +230,19 @@ def is_finished(directory: Path) -> bool:
     return (directory / _MANIFEST).exists()
 
 
+def check_free(directory: Path) -> None:
+    """Refuse to write a store where something else is: it would be deleted.
+
+    Raises:
+        ConfigError: there is a file, or a folder with something in it that is no store.
+    """
+    is_taken = directory.exists() and not is_finished(directory)
+    if is_taken and not (directory.is_dir() and not any(directory.iterdir())):
+        raise ConfigError(
+            f"tokenization.store: {directory} is there and is no token store; name a new folder"
+        )
+
+
 def _map_shard(folder: Path, dtype: str, entry: dict[str, Any]) -> dict[str, NDArray[Any]]:
     arrays = {}
     for name, kind in {"ids": dtype, **ARRAYS}.items():
@@ -394,9 +408,14 @@ class StoreWriter:
             "funnel": funnel,
         }
         _write_durably(self._temporary / _MANIFEST, json.dumps(manifest, indent=1).encode())
-        (self._temporary / _MADE_OF).unlink()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        # At no moment is there neither the old store nor all of the new one.
+        replaced = self._directory.with_name(self._directory.name + _REPLACED)
+        shutil.rmtree(replaced, ignore_errors=True)
+        if self._directory.exists():
+            self._directory.rename(replaced)
         self._temporary.rename(self._directory)
+        (self._directory / _MADE_OF).unlink()
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _write_durably(path: Path, content: bytes | memoryview) -> None:

@@ -35,13 +35,14 @@ def summarize(
         tokenizer: what it was tokenized with.
         split_seed: draws the sample of words.
     """
+    mixture = Mixture.of(splits.train, splits.weights)
     unknown = sum(source.num_unknown_tokens for source in store.sources)
     return {
         **store.funnel,
-        "sources": _sources(store, splits),
+        "sources": _sources(store, splits, mixture),
         "tokens": store.num_tokens,
         "fingerprint": store.fingerprint,
-        "train": {**_side(splits.train), "epoch": _epoch(splits)},
+        "train": {**_side(splits.train), "epoch": _epoch(mixture)},
         "validation": _side(splits.validation),
         "lengths": _lengths(store.lengths),
         "unknown_tokens": unknown,
@@ -49,7 +50,7 @@ def summarize(
     }
 
 
-def _sources(store: TokenStore, splits: Splits) -> dict[str, Any]:
+def _sources(store: TokenStore, splits: Splits, mixture: Mixture) -> dict[str, Any]:
     return {
         source.name: {
             **store.funnel["sources"].get(source.name, {}),
@@ -57,8 +58,11 @@ def _sources(store: TokenStore, splits: Splits) -> dict[str, Any]:
             "tokens": source.num_tokens,
             "unknown_tokens": source.num_unknown_tokens,
             "weight": float(weight),
+            "epoch_tokens": int(epoch_tokens),
         }
-        for source, weight in zip(store.sources, splits.weights, strict=True)
+        for source, weight, epoch_tokens in zip(
+            store.sources, splits.weights, mixture.num_body_tokens_by_source, strict=True
+        )
     }
 
 
@@ -73,9 +77,8 @@ def _side(view: ChunkView) -> dict[str, int | None]:
     }
 
 
-def _epoch(splits: Splits) -> dict[str, int]:
+def _epoch(mixture: Mixture) -> dict[str, int]:
     """An epoch of training: sources as often as their weights say, special tokens included."""
-    mixture = Mixture.of(splits.train, splits.weights)
     return {"chunks": len(mixture), "tokens": mixture.num_tokens}
 
 

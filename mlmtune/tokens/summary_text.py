@@ -87,7 +87,7 @@ def _sides(summary: dict[str, Any]) -> Iterator[str]:
 
 
 def _sources(summary: dict[str, Any]) -> Iterator[str]:
-    rows = [["source", "found", "kept", "characters", "tokens", "unknown", "weight"]]
+    rows = [["source", "found", "kept", "characters", "tokens", "unknown", "weight", "an epoch"]]
     for name, source in summary["sources"].items():
         rows.append(
             [
@@ -98,6 +98,7 @@ def _sources(summary: dict[str, Any]) -> Iterator[str]:
                 _number(source["tokens"]),
                 f"{source['unknown_tokens'] / max(source['tokens'], 1):.2%}",
                 f"{source['weight']:g}",
+                _number(source["epoch_tokens"]),
             ]
         )
     yield from table(rows)
@@ -168,4 +169,4 @@ def _left_out(summary: dict[str, Any]) -> Iterator[str]:
             reason = f"{_words_of(entry['reason'])}: " if "reason" in entry else ""
             yield f"  {entry[name]}  {reason}{entry['detail']}"
         if len(entries) > _SHOWN:
-            yield "  and more; --json lists them"
+            yield f"  and more; --json lists the first {len(entries)}"

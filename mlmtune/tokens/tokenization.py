@@ -1,6 +1,7 @@
 """Documents -> TokenStore: each document is tokenized once, by the tokenizer's Rust threads."""
 
 import json
+import os
 import re
 from collections import deque
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from mlmtune.tokens.store import (
     FORMAT_VERSION,
     StoreWriter,
     TokenStore,
+    check_free,
     is_finished,
     read_manifest,
 )
@@ -95,9 +97,13 @@ class Ingredients:
     made_of: dict[str, str]
 
     @property
-    def fingerprint(self) -> str:
-        """Names the store within the cache."""
-        return self.made_of["fingerprint"]
+    def name(self) -> str:
+        """Names the store within the cache.
+
+        Files of two folders may have the same names, sizes and times by chance; in the cache they
+        are told apart.
+        """
+        return _digest(self.made_of["fingerprint"] + self.listing.place())
 
 
 def describe(config: CorpusConfig, listing: Listing, backend: Tokenizer) -> Ingredients:
@@ -105,6 +111,12 @@ def describe(config: CorpusConfig, listing: Listing, backend: Tokenizer) -> Ingr
     apart = set(FIELDS_APART)
     if config.near_duplicates is not None:
         apart -= {"validation_fraction", "split_by"}  # they say which near-duplicate stays
+    elif all(
+        source.max_documents is None for source in (*config.sources, *config.validation_sources)
+    ):
+        apart.add("split_seed")
+    if not config.exclude_overlap_with:
+        apart.add("overlap_words")
     sections = config.model_dump(exclude=apart)
     for section in ("sources", "validation_sources", "exclude_overlap_with"):
         for source in sections[section]:
@@ -128,6 +140,7 @@ def list_text(
     tokenization: TokenizationConfig,
     console: Console,
     *,
+    is_needed: bool = False,
     refresh: bool = False,
 ) -> Listing | None:
     """What the corpus is made of; repositories are fetched into the cache.
@@ -136,6 +149,7 @@ def list_text(
         corpus: where the text is.
         tokenization: where things are kept.
         console: shows what takes time.
+        is_needed: a finished store does not do in its place.
         refresh: look up again where branches are.
 
     Returns:
@@ -150,7 +164,7 @@ def list_text(
         return scan(corpus, cache, console.say, refresh=refresh)
     except MlmtuneError as error:
         store = _named_store(tokenization)
-        if store is None or not is_finished(store):
+        if store is None or not is_finished(store) or is_needed:
             raise
         console.say(f"using {store} as it is; the text cannot be looked at here ({error})")
         return None
@@ -191,10 +205,12 @@ def open_store(
     backend = plain_backend(tokenizer)
     ingredients = describe(corpus, listing or Listing(()), backend)
     named = _named_store(tokenization)
-    if named is not None and is_finished(named) and (listing is None or not rebuilds):
-        _check_fits(named, ingredients)
+    if named is not None:
+        check_free(named)
+        if is_finished(named) and (listing is None or not rebuilds):
+            _check_fits(named, ingredients)
     cache = cache_directory(tokenization.cache_dir, "tokens")
-    directory = named or cache / ingredients.fingerprint
+    directory = named or cache / ingredients.name
     if listing is not None and not _holds(directory, ingredients):
         _build_once(directory, corpus, tokenization, ingredients, tokenizer, console)
     return TokenStore.open(directory)
@@ -240,9 +256,10 @@ def _build_once(
                 _say_why(directory, ingredients, console)
                 _build(directory, corpus, tokenization, ingredients, tokenizer, console)
     except OSError as error:
+        why = os.strerror(error.errno) if error.errno else error
         raise ResourceError(
-            f"{error.filename or directory.parent}: the token cache cannot be written "
-            f"({error.strerror}); make room, or set tokenization.cache_dir to another place"
+            f"{error.filename or directory.parent}: the token cache cannot be written ({why}); "
+            "make room, or set tokenization.cache_dir to another place"
         ) from error
 
 
@@ -258,7 +275,7 @@ def _say_why(directory: Path, ingredients: Ingredients, console: Console) -> Non
     if last != made_of["text"]:
         console.say("the text has changed since it was last read")
     console.say("reading and tokenizing the corpus (once; the result is kept)")
-    if directory.name == ingredients.fingerprint:
+    if directory.name == ingredients.name:
         latest.write_text(made_of["text"], encoding="utf-8")
 
 

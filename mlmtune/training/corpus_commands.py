@@ -6,7 +6,7 @@ from pathlib import Path
 from mlmtune.config import Config
 from mlmtune.console import Console
 from mlmtune.corpus.corpus import read_corpus
-from mlmtune.corpus.export import check_ending, export
+from mlmtune.corpus.export import check_target, export
 from mlmtune.errors import DataError, ResourceError
 from mlmtune.locations import cache_directory
 from mlmtune.tokens.summary import summarize
@@ -39,7 +39,7 @@ def show_corpus(
         MlmtuneError: see `setup.prepare`.
     """
     if export_to is not None:
-        check_ending(export_to)
+        check_target(export_to)
     prepared = prepare(config, console, rebuilds=False, refresh=refresh)
     summary = summarize(
         prepared.store, prepared.splits, prepared.tokenizer, config.corpus.split_seed

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import yaml
 from accelerate import Accelerator
 
 from mlmtune.config import Config, Section
-from mlmtune.config_loading import load_config
+from mlmtune.config_loading import load_config, resolved_yaml
+from mlmtune.corpus.remote import without_query
 from mlmtune.errors import CheckpointError, ConfigError
 from mlmtune.modeling.device import decided_by_main
 from mlmtune.modeling.dropout import KeyedDropout
@@ -42,7 +44,8 @@ class Options:
         overwrite: delete the run that the output directory holds.
         allow_changes: resume even though seed, data, model or batch size changed.
         is_quiet: print the result alone.
-        config_text: the config file as the user wrote it, kept beside the result.
+        config_text: the config file as the user wrote it, kept beside the result without the
+            queries of its URLs.
     """
 
     resume: str = "never"
@@ -234,6 +237,11 @@ def _is_of_this_run(checkpoint: Path, job: Job) -> bool:
     return checkpoint.resolve().parent == job.run.checkpoints.resolve()
 
 
+def recorded(config: Config) -> str:
+    """The whole config as a run keeps it: without the queries of URLs, where signatures stand."""
+    return without_query(resolved_yaml(config))
+
+
 def with_recorded_choices(config: Config, options: Options) -> Config:
     """The config with what is left to mlmtune as the run that is resumed decided it.
 
@@ -273,11 +281,11 @@ def is_complete(run: RunDir, config: Config) -> bool:
     then = load_config(run.path / "config.resolved.yaml").model_dump()
     lines = [
         f"  {section}.{name}: {then[section].get(name)} then, {value} now"
-        for section, values in config.model_dump().items()
+        for section, values in yaml.safe_load(recorded(config)).items()
         for name, value in values.items()
         # What is left to mlmtune was decided then; where things lie may have changed since.
         if value not in (then[section].get(name), None, "auto")
-        and name not in ("output_dir", "cache_dir", "micro_batch_size")
+        and name not in ("output_dir", "cache_dir", "store", "micro_batch_size")
     ]
     if lines:
         raise CheckpointError(

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from mlmtune.config import Config
-from mlmtune.config_loading import resolved_yaml
+from mlmtune.corpus.remote import without_query
 from mlmtune.errors import (
     CheckpointError,
     ConfigError,
@@ -41,6 +41,7 @@ from mlmtune.training.job import (
     Job,
     Options,
     is_complete,
+    recorded,
     resume,
     start,
     with_recorded_choices,
@@ -167,7 +168,7 @@ def _write_records(job: Job, options: Options) -> None:
     if not job.accelerator.is_main_process:
         return
     if options.config_text is not None:
-        job.run.write_text("config.yaml", options.config_text)
+        job.run.write_text("config.yaml", without_query(options.config_text))
     _write_resolved_config(job)
     job.run.write_json("environment.json", describe_environment(job.accelerator.num_processes))
     parts = job.parts
@@ -180,7 +181,7 @@ def _write_records(job: Job, options: Options) -> None:
 
 def _write_resolved_config(job: Job) -> None:
     if job.accelerator.is_main_process:
-        job.run.write_text("config.resolved.yaml", resolved_yaml(job.config))
+        job.run.write_text("config.resolved.yaml", recorded(job.config))
 
 
 def _announce(job: Job) -> None:

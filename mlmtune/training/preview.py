@@ -10,11 +10,13 @@ from tqdm import tqdm
 
 from mlmtune.config import Config
 from mlmtune.console import Console
+from mlmtune.corpus.decoding import printable
 from mlmtune.corpus.reading import CleanDocument, Reader, Tally
 from mlmtune.corpus.scanning import ListedFile, ListedSource
 from mlmtune.modeling.device import build_accelerator
 from mlmtune.randomness import key, permute
 from mlmtune.tokens.chunking import ChunkView
+from mlmtune.tokens.mixing import Mixture
 from mlmtune.tokens.tokenization import list_text
 from mlmtune.training.environment import peak_memory_bytes
 from mlmtune.training.interrupts import StopRequest
@@ -58,7 +60,7 @@ def preview(config: Config, *, measure: bool, num_chunks: int, num_masks: int) -
     if samples:
         progress.result("\nsamples of the text, cleaned")
     for sample in samples:
-        progress.result(f"{sample.id}\n{_indent(_shorten(sample.text))}")
+        progress.result(f"{printable(sample.id)}\n{_indent(_shorten(sample.text))}")
     show_masks(parts, progress, num_chunks=num_chunks, num_masks=num_masks)
     if measure:
         progress.result("")
@@ -126,7 +128,9 @@ def _describe_side(view: ChunkView, total_characters: int) -> str:
 
 
 def _masked_tokens_an_epoch(parts: Parts) -> int:
-    return round(parts.splits.train.num_body_tokens * parts.config.masking.mlm_probability)
+    mixture = Mixture.of(parts.splits.train, parts.splits.weights)
+    num_tokens = int(mixture.num_body_tokens_by_source.sum())
+    return round(num_tokens * parts.config.masking.mlm_probability)
 
 
 def _samples(config: Config, console: Console) -> Iterator[CleanDocument]:

@@ -108,7 +108,9 @@ def prepare(config: Config, console: Console, *, rebuilds: bool, refresh: bool) 
     Raises:
         MlmtuneError: text and tokenizer are not there, or do not fit the config.
     """
-    listing = list_text(config.corpus, config.tokenization, console, refresh=refresh)
+    listing = list_text(
+        config.corpus, config.tokenization, console, is_needed=rebuilds or refresh, refresh=refresh
+    )
     _say_what_the_hub_is(config, console)
     folder = locate_model(config.model.name_or_path, config.model.revision)
     tokenizer = load_tokenizer(folder)

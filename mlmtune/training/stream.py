@@ -78,8 +78,8 @@ class TrainingStream:
             Which chunk, and a batch of it alone.
         """
         epochs, places = np.zeros(1, np.int64), np.asarray([number])
-        chunks, _ = self._mixture.draw(self._seed, epochs, places)
-        keys = key(self._seed, MASK_STREAM, epoch, 0, chunks)
+        chunks, occurrences = self._mixture.draw(self._seed, epochs, places)
+        keys = key(self._seed, MASK_STREAM, epoch, occurrences, chunks)
         return int(chunks[0]), self._collator(self._view.batch(chunks), keys)
 
     def num_tokens(self, step: int) -> int:

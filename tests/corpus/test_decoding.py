@@ -134,6 +134,17 @@ def test_text_over_the_limit_is_left_out(write):
     assert len(read_text(path, max_bytes=1001)) == 1001
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_a_line_that_is_too_long_is_skipped_and_no_other(write, monkeypatch, encoding, ending):
+    monkeypatch.setattr(decoding, "MAX_DOCUMENT_BYTES", 10)
+    content = f"{'a' * 9}\n{'b' * 10}\n{'c' * 35}\nd\n{'e' * 11}".encode(encoding)
+    path = write(COMPRESS.get(ending, bytes)(content), f"file.txt{ending}")
+    lines = dict(iter_lines(path))
+    assert {n: line for n, line in lines.items() if isinstance(line, str)} == {1: "a" * 9, 4: "d"}
+    assert [lines[n].place for n in (2, 3, 5)] == [":2", ":3", ":5"]
+
+
 def test_a_late_byte_decides_where_the_start_is_ascii(write):
     text = "a" * decoding._PREFIX_BYTES + "\n" + FRENCH
     assert read_text(write(text.encode("cp1252"))) == text

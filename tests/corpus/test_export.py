@@ -8,7 +8,7 @@ from mlmtune.config import CorpusConfig, SourceConfig
 from mlmtune.console import Console
 from mlmtune.corpus import export as export_module
 from mlmtune.corpus.corpus import read_corpus
-from mlmtune.corpus.export import check_ending, export
+from mlmtune.corpus.export import check_target, export
 from mlmtune.corpus.scanning import scan
 from mlmtune.errors import ConfigError
 
@@ -79,4 +79,4 @@ def test_an_export_that_fails_leaves_the_old_file(read, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["out", "out.json", "out.txt"])
 def test_a_name_that_says_no_format_is_refused(name):
     with pytest.raises(ConfigError, match=r"\.jsonl or \.parquet"):
-        check_ending(Path(name))
+        check_target(Path(name))

@@ -13,11 +13,15 @@ from mlmtune.corpus.near_duplicates import (
     check_available,
     find_near_duplicates,
     rows_per_band,
-    signatures,
+    signature,
 )
 from mlmtune.errors import ConfigError
 
 CONFIG = NearDuplicatesConfig()
+
+
+def signatures(texts, config):
+    return np.stack([signature(text, config) for text in texts])
 
 
 def words(numbers):

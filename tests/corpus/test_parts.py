@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 
 from mlmtune.config import CorpusConfig, SourceConfig
 from mlmtune.corpus import parts as parts_module
+from mlmtune.corpus.decoding import FileLeftOut
 from mlmtune.corpus.parts import PartTable, plan_parts, read_part, write_part
 from mlmtune.corpus.scanning import scan
+from mlmtune.errors import HubError
 
 
 @pytest.fixture
@@ -128,7 +131,7 @@ def test_a_writer_that_fails_leaves_nothing(plan, monkeypatch):
 def test_what_a_killed_writer_left_goes_after_a_while(plan):
     (part,) = plan({"a.txt": "text"})
     part.path.parent.mkdir(parents=True)
-    old, new = (part.path.with_suffix(f".{pid}.partial") for pid in (1, 2))
+    old, new = (part.path.with_suffix(f".{pid}.partial") for pid in ("1-0", "2-0"))
     for left in (old, new):
         left.write_bytes(b"half")
     os.utime(old, (0, 0))
@@ -136,6 +139,40 @@ def test_what_a_killed_writer_left_goes_after_a_while(plan):
     assert not old.exists()
     assert new.exists()  # may be another run's, at work
     assert part.is_finished()
+
+
+def test_two_writers_of_one_part_do_not_meet(plan, monkeypatch):
+    """On machines that share the folder, both may be process 1."""
+    (part,) = plan({"a.txt": "text"})
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    record_batch = parts_module._record_batch
+
+    def write_the_same_meanwhile(documents):
+        monkeypatch.setattr(parts_module, "_record_batch", record_batch)
+        write_part(part)
+        return record_batch(documents)
+
+    monkeypatch.setattr(parts_module, "_record_batch", write_the_same_meanwhile)
+    write_part(part)
+    assert rows_of(part) == [("a.txt", "text")]
+
+
+def test_a_file_that_cannot_be_fetched_now_is_not_noted_as_left_out(plan, monkeypatch):
+    """It may be there a minute later; a finished part would leave it out for good."""
+    (part,) = plan({"a.txt": "text"}, on_error="skip")
+
+    @contextmanager
+    def unreachable(*_):
+        raise FileLeftOut("unreachable", "status 503", broken=True)
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlmtune.corpus.reading.local_copy", unreachable)
+        with pytest.raises(HubError, match=r"a\.txt: status 503; try again"):
+            write_part(part)
+    assert not part.is_finished()
+    write_part(part)
+    assert rows_of(part) == [("a.txt", "text")]
 
 
 @pytest.mark.parametrize("keep", [0, 40])

@@ -202,6 +202,15 @@ def test_a_broken_json_list_names_its_line(read):
     assert caught.value.broken
 
 
+def test_an_item_of_a_json_list_that_is_too_long_is_not_waited_for(read, monkeypatch):
+    monkeypatch.setattr(readers, "_JSON_LIST_CHARACTERS", 10)
+    monkeypatch.setattr(readers, "MAX_DOCUMENT_BYTES", 40)
+    assert len(read("json", "a.json", json.dumps(["a" * 30] * 5))) == 5
+    with pytest.raises(FileLeftOut, match="line 3: an item of over") as caught:
+        read("json", "b.json", '["a",\n\n"' + "b" * 100 + '"]')
+    assert caught.value.broken
+
+
 json_values = st.recursive(
     st.text() | st.floats(allow_nan=False) | st.integers() | st.booleans() | st.none(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),

@@ -301,6 +301,7 @@ def test_a_local_path_is_given_back_as_it_is():
         (f"https://host/a.md{SIGNED}, docs/?.md", "https://host/a.md, docs/?.md"),
         (f"403, url='https://host/a.md{SIGNED}'", "403, url='https://host/a.md'"),
         ("https://host/a.md#part, x", "https://host/a.md, x"),
+        (f"{{path: https://host/a.md{SIGNED}}}", "{path: https://host/a.md}"),
         ("data/?.md", "data/?.md"),
         ("s3://bucket/?.md", "s3://bucket/?.md"),
     ],

@@ -1,4 +1,5 @@
 import os
+import shutil
 import socket
 from pathlib import Path
 
@@ -277,4 +278,36 @@ def test_remote_files_are_listed_by_id_with_local_ones_of_their_source(tree):
         listed = scan_one([str(tree("a.md")), "memory://scanned"])
     finally:
         memory.rm("/scanned", recursive=True)
-    assert [(file.id, file.size) for file in listed.files] == [("a.md", 4), ("x.md", 1)]
+    assert [(file.id, file.size) for file in listed.files] == [
+        ("a.md", 4),
+        ("memory://scanned/x.md", 1),
+    ]
+
+
+def test_no_two_sources_have_one_name(tree):
+    path = str(tree("a.md"))
+    sources = [
+        SourceConfig(format="markdown", path=path, name=name) for name in ("a", "a", "a (2)", "a")
+    ]
+    names = [source.name for source in scan(CorpusConfig(sources=sources)).sources]
+    assert names == ["a", "a (2)", "a (2) (2)", "a (3)"]
+
+
+def test_what_is_passed_over_is_part_of_the_signature(tree):
+    root = tree("a.md")
+    config = CorpusConfig(sources=[SourceConfig(format="markdown", path=str(root))])
+    before = scan(config).signature()
+    os.mkfifo(root / "b.md")
+    assert scan(config).signature() != before
+
+
+def test_where_files_are_is_no_part_of_the_signature_but_of_the_place(tree, tmp_path):
+    root = tree("a.md")
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy)
+    one, other = (
+        scan(CorpusConfig(sources=[SourceConfig(format="markdown", path=str(p), name="docs")]))
+        for p in (root, copy)
+    )
+    assert one.signature() == other.signature()
+    assert one.place() != other.place()

@@ -14,7 +14,7 @@ SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=4)
 
 
 def mixture(sizes, drawn):
-    return Mixture(np.asarray(sizes), np.asarray(drawn), num_tokens=0)
+    return Mixture(np.asarray(sizes), np.asarray(drawn), 0, np.asarray([0]))
 
 
 def epoch_of(mix, epoch, seed=1):
@@ -89,6 +89,7 @@ def test_weights_count_chunks_and_tokens(view):
     mix = Mixture.of(cut, np.asarray([0.5, 1.0, 3.0]))
     assert mix.num_drawn.tolist() == [3, 0, 9]
     assert mix.num_tokens == round(53 / 2 + 26 * 3)
+    assert mix.num_body_tokens_by_source.tolist() == [20, 0, 60]
 
 
 def test_a_weight_too_small_for_a_chunk_takes_one(view):

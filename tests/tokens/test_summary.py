@@ -30,11 +30,13 @@ def summary(tmp_path, tokenizer):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
-    def make(chunking=None, **settings):
+    def make(chunking=None, weight=2.0, **settings):
         config = CorpusConfig(
             sources=[
                 SourceConfig(format="text", path=str(tmp_path / "docs" / "a"), name="a"),
-                SourceConfig(format="text", path=str(tmp_path / "docs" / "b"), name="b", weight=2),
+                SourceConfig(
+                    format="text", path=str(tmp_path / "docs" / "b"), name="b", weight=weight
+                ),
             ],
             **{"min_characters": 2, "validation_fraction": 0.3, **settings},
         )
@@ -79,6 +81,14 @@ def test_an_epoch_counts_weights(summary):
     whole, _ = summary()
     assert [source["weight"] for source in whole["sources"].values()] == [1.0, 2.0]
     assert whole["train"]["epoch"]["chunks"] > whole["train"]["chunks"]
+    epoch_tokens = {name: source["epoch_tokens"] for name, source in whole["sources"].items()}
+    plain, _ = summary(weight=1.0)
+    for name, source in plain["sources"].items():
+        assert epoch_tokens[name] == source["epoch_tokens"] * whole["sources"][name]["weight"]
+    assert (
+        sum(source["epoch_tokens"] for source in plain["sources"].values())
+        == (plain["train"]["tokens"])
+    )
 
 
 def test_lengths_are_all_in_the_histogram(summary):
@@ -125,7 +135,7 @@ def test_what_chunking_cuts_off_is_told(summary):
 
 
 def test_documents_split_by_chunk_have_no_side(summary, tmp_path):
-    whole, _ = summary(split_by="chunk")
+    whole, _ = summary(weight=1.0, split_by="chunk")
     assert whole["train"]["documents"] is None
     assert any(line.startswith("training") for line in describe(whole))
 
