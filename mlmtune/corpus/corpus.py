@@ -24,7 +24,14 @@ from mlmtune.corpus.funnel import Funnel, Overlap, Pair, SourceFunnel
 from mlmtune.corpus.near_duplicates import check_available, find_near_duplicates, signature
 from mlmtune.corpus.overlap import OverlapIndex
 from mlmtune.corpus.parallel import num_processors, ordered_map
-from mlmtune.corpus.parts import Part, PartTable, plan_parts, read_part, write_part
+from mlmtune.corpus.parts import (
+    Part,
+    PartTable,
+    plan_parts,
+    read_part,
+    with_line_numbers,
+    write_part,
+)
 from mlmtune.corpus.scanning import ListedSource, Listing
 from mlmtune.corpus.splitting import validation_mask
 from mlmtune.errors import DataError
@@ -135,7 +142,7 @@ def _clean(parts: list[Part], config: CorpusConfig, console: Console) -> Iterato
     is_small = num_bytes < _SMALL_BYTES and all(part.num_bytes for part in missing.values())
     written = ordered_map(
         write_part,
-        list(missing.values()),
+        with_line_numbers(list(missing.values())),
         None,
         num_processes=1 if is_small else num_processors(),
     )
@@ -305,7 +312,11 @@ def _count_files(
         for place in source.passed_over:
             funnel.sources[source.name].files_left_out[place.reason] += 1
             funnel.files_left_out.append(
-                {"path": printable(place.path), "reason": place.reason, "detail": printable(place.detail)}
+                {
+                    "path": printable(place.path),
+                    "reason": place.reason,
+                    "detail": printable(place.detail),
+                }
             )
     for part, table in zip(parts, tables, strict=True):
         counts, source_funnel = table.counts, funnel.sources[sources[part.source].name]

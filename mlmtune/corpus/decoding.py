@@ -11,10 +11,10 @@ import lzma
 import os
 import unicodedata
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from itertools import count, pairwise
 from typing import IO, Any, AnyStr, Literal, NamedTuple
 
 import charset_normalizer
@@ -23,6 +23,7 @@ MAX_DOCUMENT_BYTES = 1 << 26
 """More is no document: memory would have to hold it several times over."""
 
 _PREFIX_BYTES = 1 << 18
+_COUNTED_BYTES = 1 << 20
 _LEGACY_SAMPLE_BYTES = 1 << 13
 _PLAUSIBILITY_CHARACTERS = 1 << 12
 
@@ -159,11 +160,54 @@ def read_text(path: str, max_bytes: int = MAX_DOCUMENT_BYTES) -> str:
         raise FileLeftOut("undecodable", f"not {encoding.name} at byte {first_bad}") from error
 
 
-def iter_lines(path: str) -> Iterator[tuple[int, str | BrokenRecord]]:
+class Span(NamedTuple):
+    """Some lines of a file: those that begin in a range of its bytes.
+
+    Attributes:
+        start: the first byte of the range.
+        end: the byte behind it.
+        num_line_ends: line ends before `start`, from which lines are numbered on.
+    """
+
+    start: int
+    end: int
+    num_line_ends: int = 0
+
+
+def can_be_cut(path: str) -> bool:
+    """Whether a file's lines can be found from anywhere in it, and so be read span by span."""
+    if path.lower().endswith(COMPRESSIONS):
+        return False
+    try:
+        with open_bytes(path) as stream:
+            return _detect_from_start(stream).name not in _MULTIBYTE_UNITS
+    except FileLeftOut:
+        return False  # is told when it is read
+
+
+def count_line_ends(path: str, places: Sequence[int]) -> list[int]:
+    """How many line ends are before each of some places of a file, given in order."""
+    counts: list[int] = []
+    num_line_ends = 0
+    with open_bytes(path) as stream:
+        for before, place in pairwise([0, *places]):
+            left = place - before
+            while left and (block := stream.read(min(left, _COUNTED_BYTES))):
+                num_line_ends += block.count(b"\n")
+                left -= len(block)
+            counts.append(num_line_ends)
+    return counts
+
+
+def iter_lines(path: str, span: Span | None = None) -> Iterator[tuple[int, str | BrokenRecord]]:
     """The lines of a file with their numbers from 1, without their ends, in flat memory.
 
     The encoding is told from the start of the file; a later line that does not fit it, or that is
     too long for a document, is given as a `BrokenRecord`.
+
+    Args:
+        path: the file.
+        span: read the lines that begin in it alone; for files that `can_be_cut`.
 
     Raises:
         FileLeftOut: see `read_bytes`; also midway, when a compressed file turns out to be damaged.
@@ -175,7 +219,9 @@ def iter_lines(path: str) -> Iterator[tuple[int, str | BrokenRecord]]:
             yield from _iter_wide_lines(stream, encoding.name)
             return
         # In every other encoding the byte 0x0A is a line's end, so that a bad line spoils no other.
-        for number, line in _numbered_lines(stream, b"\n"):
+        first = 1 if span is None else _seek_first_line(stream, span)
+        end = None if span is None else span.end
+        for number, line in _numbered_lines(stream, b"\n", first, end):
             if isinstance(line, BrokenRecord):
                 yield number, line
                 continue
@@ -185,6 +231,19 @@ def iter_lines(path: str) -> Iterator[tuple[int, str | BrokenRecord]]:
                 first_bad = stream.tell() - len(line) + error.start
                 where = f"not {encoding.name} at byte {first_bad} of the file"
                 yield number, BrokenRecord(f":{number}", f"{where}; convert the file to UTF-8")
+
+
+def _seek_first_line(stream: IO[bytes], span: Span) -> int:
+    """Go to the first line that begins in a span; gives its number."""
+    if span.start == 0:
+        return 1
+    stream.seek(span.start - 1)
+    begun = stream.readline(_COUNTED_BYTES)
+    if begun == b"\n":
+        return span.num_line_ends + 1
+    while begun and not begun.endswith(b"\n"):
+        begun = stream.readline(_COUNTED_BYTES)
+    return span.num_line_ends + 2
 
 
 def _iter_wide_lines(stream: IO[bytes], encoding: str) -> Iterator[tuple[int, str | BrokenRecord]]:
@@ -200,11 +259,22 @@ def _iter_wide_lines(stream: IO[bytes], encoding: str) -> Iterator[tuple[int, st
 
 
 def _numbered_lines(
-    stream: IO[AnyStr], line_end: AnyStr
+    stream: IO[AnyStr], line_end: AnyStr, first: int = 1, end: int | None = None
 ) -> Iterator[tuple[int, AnyStr | BrokenRecord]]:
-    """The lines of a stream with their ends; a longer one than memory should hold is skipped."""
-    lines = iter(partial(stream.readline, MAX_DOCUMENT_BYTES + 1), line_end[:0])
-    for number, line in enumerate(lines, start=1):
+    """The lines of a stream with their ends; a longer one than memory should hold is skipped.
+
+    Args:
+        stream: where the first line begins.
+        line_end: ends a line.
+        first: number of the first line.
+        end: lines that begin here or later are not read.
+    """
+    for number in count(first):
+        if end is not None and stream.tell() >= end:
+            return
+        line = stream.readline(MAX_DOCUMENT_BYTES + 1)
+        if not line:
+            return
         if len(line) <= MAX_DOCUMENT_BYTES:
             yield number, line
             continue

@@ -20,10 +20,10 @@ import json
 import os
 import secrets
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -35,16 +35,19 @@ from numpy.typing import NDArray
 
 from mlmtune.config import CorpusConfig
 from mlmtune.corpus.cleaning import CLEANING_VERSION
-from mlmtune.corpus.decoding import BrokenRecord, printable
+from mlmtune.corpus.decoding import BrokenRecord, Span, can_be_cut, count_line_ends, printable
 from mlmtune.corpus.hub import ListedDataset
+from mlmtune.corpus.readers import has_lines
 from mlmtune.corpus.reading import CleanDocument, FileEvent, FileOutcome, Reader, Tally
-from mlmtune.corpus.remote import without_query
+from mlmtune.corpus.remote import is_remote, without_query
 from mlmtune.corpus.scanning import ListedFile, ListedSource, describe_file
 from mlmtune.errors import DataError
 
 PART_BYTES = 4 << 20
 """Size of a part's files, more or less: some seconds of work."""
 PART_FILES = 1000
+SPAN_BYTES = 64 << 20
+"""A file of lines that is more than twice as large is read in spans of this size."""
 
 _ROW_GROUP_CHARACTERS = 1 << 21
 _ROW_GROUP_DOCUMENTS = 4096
@@ -140,14 +143,52 @@ def plan_parts(sources: Sequence[ListedSource], config: CorpusConfig, folder: Pa
         if source.dataset is not None:
             path = folder / _name(reader, source.dataset.signature.encode())
             parts.append(Part(path, index, reader, (), source.dataset))
-        for files in _divide(source.files):
+        files_and_spans = [
+            piece for file in source.files for piece in _cut(file, source.config.format)
+        ]
+        for files in _divide(files_and_spans):
             state = xxhash.xxh3_128()
             for file in files:
                 state.update(file.path.encode("utf-8", "surrogateescape") + b"\0")
                 state.update(describe_file(file))
+                state.update(repr(file.span).encode())
             path = folder / _name(reader, state.digest())
             parts.append(Part(path, index, reader, files, None))
     return parts
+
+
+def _cut(file: ListedFile, format_: str) -> Iterator[ListedFile]:
+    """A large file of lines in spans, so that it makes several parts."""
+    is_large = file.size > 2 * SPAN_BYTES and not is_remote(file.path)
+    if not (is_large and has_lines(file.path, format_) and can_be_cut(file.path)):
+        yield file
+        return
+    version = f"{file.version} {file.size}"
+    for start in range(0, file.size, SPAN_BYTES):
+        end = min(start + SPAN_BYTES, file.size)
+        yield ListedFile(file.id, file.path, end - start, version, Span(start, end))
+
+
+def with_line_numbers(parts: list[Part]) -> list[Part]:
+    """The parts, with the lines counted that are before their spans: for those to be written."""
+    places: defaultdict[str, list[int]] = defaultdict(list)
+    for part in parts:
+        for file in part.files:
+            if file.span is not None:
+                places[file.path].append(file.span.start)
+    counts = {
+        (path, start): number
+        for path, starts in places.items()
+        for start, number in zip(starts, count_line_ends(path, starts), strict=True)
+    }
+
+    def counted(file: ListedFile) -> ListedFile:
+        if file.span is None:
+            return file
+        number = counts[file.path, file.span.start]
+        return replace(file, span=file.span._replace(num_line_ends=number))
+
+    return [replace(part, files=tuple(map(counted, part.files))) for part in parts]
 
 
 def _divide(files: Sequence[ListedFile]) -> Iterator[tuple[ListedFile, ...]]:

@@ -23,6 +23,7 @@ from mlmtune.corpus.decoding import (
     MAX_DOCUMENT_BYTES,
     BrokenRecord,
     FileLeftOut,
+    Span,
     iter_lines,
     open_bytes,
     open_text,
@@ -47,6 +48,9 @@ _UNDECODED = re.compile("[\udc80-\udcff]")
 
 _PARQUET_BATCH_ROWS = 64
 _PARQUET_BUFFER_BYTES = 1 << 20
+
+
+_JSON_LINES = (".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +82,9 @@ def read_plain(path: str, text_field: str | None) -> Iterator[Record]:
     yield RawDocument(read_text(path))
 
 
-def read_lines(path: str, text_field: str | None) -> Iterator[Record]:
+def read_lines(path: str, text_field: str | None, span: Span | None = None) -> Iterator[Record]:
     """A document for each line that is not blank."""
-    for number, line in iter_lines(path):
+    for number, line in iter_lines(path, span):
         if isinstance(line, BrokenRecord):
             yield line
         # Files from old Macs end their lines with a carriage return alone.
@@ -92,9 +96,9 @@ def read_lines(path: str, text_field: str | None) -> Iterator[Record]:
             yield RawDocument(line, f"#{number}")
 
 
-def read_json(path: str, text_field: str | None) -> Iterator[Record]:
+def read_json(path: str, text_field: str | None, span: Span | None = None) -> Iterator[Record]:
     """A JSON list or JSON Lines, told apart by the name or else the first character."""
-    if not uncompressed_name(path).endswith((".jsonl", ".ndjson")):
+    if not uncompressed_name(path).endswith(_JSON_LINES):
         with open_text(path) as stream:
             start = stream.read(_JSON_LIST_CHARACTERS)
             if start.lstrip().startswith("["):
@@ -102,7 +106,7 @@ def read_json(path: str, text_field: str | None) -> Iterator[Record]:
                     yield record_of(value, text_field, f"#{number}", f" (item {number})")
                 return
 
-    for number, line in iter_lines(path):
+    for number, line in iter_lines(path, span):
         if isinstance(line, BrokenRecord):
             yield line
         elif line.strip():
@@ -471,6 +475,18 @@ ENDINGS: dict[str, tuple[str, ...]] = {
 
 # No one compresses them once more, and they are not read from start to end.
 _COMPRESSED_WITHIN = frozenset({"parquet"})
+
+
+LINE_READERS: dict[str, Callable[[str, str | None, Span | None], Iterator[Record]]] = {
+    "lines": read_lines,
+    "json": read_json,
+}
+"""Readers of files whose lines are records, which read any span of a file by itself."""
+
+
+def has_lines(path: str, format_: str) -> bool:
+    """Whether a file of some format is read line by line."""
+    return format_ == "lines" or (format_ == "json" and path.lower().endswith(_JSON_LINES))
 
 
 def file_endings(format_: str) -> tuple[str, ...]:

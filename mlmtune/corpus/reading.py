@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from mlmtune.config import CleaningConfig, MarkdownConfig, SourceConfig
 from mlmtune.corpus.cleaning import clean, content_hash, letter_share
-from mlmtune.corpus.decoding import BrokenRecord, FileLeftOut
+from mlmtune.corpus.decoding import BrokenRecord, FileLeftOut, Span
 from mlmtune.corpus.hub import ListedDataset, read_dataset
-from mlmtune.corpus.readers import READERS, Record
+from mlmtune.corpus.readers import LINE_READERS, READERS, Record
 from mlmtune.corpus.remote import local_copy, without_query
 from mlmtune.corpus.scanning import ListedFile
 from mlmtune.errors import HubError
@@ -90,22 +90,30 @@ class Reader:
             HubError: the file lies elsewhere and cannot be fetched.
         """
         num_records = 0
+        goes_on = file.span is not None and file.span.start > 0  # its start has the outcome
         try:
             with local_copy(file.path, scratch) as path:
-                for record in READERS[self.source.format](path, self.source.text_field):
+                for record in self._records(path, file.span):
                     num_records += 1
                     yield self._clean(record, file.id, tally)
         except FileLeftOut as fault:
             if fault.reason == "unreachable":
                 # It may be there a minute later, so that it must not be noted as left out.
                 raise HubError(f"{without_query(file.path)}: {fault.detail}; try again") from fault
-            if num_records == 0:
+            if num_records == 0 and not goes_on:
                 yield FileOutcome(fault.reason, fault.detail, fault.broken)
                 return
             # The records before the fault are in use, so that the file is not left out.
             where = f" (after {num_records} records)"
             yield BrokenRecord(where, f"{fault.reason}: {fault.detail}")
-        yield FileOutcome() if num_records else FileOutcome("empty", "holds no documents")
+        if not goes_on:
+            is_read = num_records > 0 or file.span is not None
+            yield FileOutcome() if is_read else FileOutcome("empty", "holds no documents")
+
+    def _records(self, path: str, span: Span | None) -> Iterator[Record]:
+        if span is None:
+            return READERS[self.source.format](path, self.source.text_field)
+        return LINE_READERS[self.source.format](path, self.source.text_field, span)
 
     def read_dataset(self, dataset: ListedDataset, tally: Tally) -> Iterator[FileEvent]:
         """The documents and broken records of the dataset that the source is."""

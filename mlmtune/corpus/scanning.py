@@ -14,6 +14,7 @@ import xxhash
 
 from mlmtune.config import CorpusConfig, SourceConfig
 from mlmtune.corpus import git, hub, remote
+from mlmtune.corpus.decoding import Span
 from mlmtune.corpus.readers import file_endings
 from mlmtune.errors import DataError
 from mlmtune.locations import resolve
@@ -31,12 +32,14 @@ class ListedFile:
         path: where it is: a path, or a URL for `remote`.
         size: bytes; 0 where a server does not tell.
         version: changes with the content: time of the last change, commit, entity tag.
+        span: which of its lines are meant; None for all of it.
     """
 
     id: str
     path: str
     size: int
     version: str
+    span: Span | None = None
 
 
 @dataclass(frozen=True, slots=True)

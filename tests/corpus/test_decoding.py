@@ -13,6 +13,9 @@ from mlmtune.corpus.decoding import (
     COMPRESSIONS,
     BrokenRecord,
     FileLeftOut,
+    Span,
+    can_be_cut,
+    count_line_ends,
     iter_lines,
     open_bytes,
     open_text,
@@ -278,3 +281,35 @@ def test_a_file_that_is_gone_is_vanished(tmp_path):
 
 def test_a_folder_in_the_place_of_a_file_is_unreadable(tmp_path):
     assert reason_of(str(tmp_path)) == "unreadable"
+
+
+LINES = st.lists(st.sampled_from([b"", b"a", b"two words", b"x" * 40, "gr\u00fc\u00df".encode()]))
+
+
+@given(lines=LINES, ends=st.booleans(), size=st.integers(4, 60), mark=st.booleans())
+def test_spans_of_a_file_hold_each_of_its_lines_once(tmp_path_factory, lines, ends, size, mark):
+    path = str(tmp_path_factory.mktemp("spans") / "a.txt")
+    content = (b"\xef\xbb\xbf" if mark else b"") + b"\n".join([b"first", *lines]) + b"\n" * ends
+    with open(path, "wb") as file:
+        file.write(content)
+    starts = list(range(0, len(content), size))
+    numbers = count_line_ends(path, starts)
+    found = []
+    for start, number in zip(starts, numbers, strict=True):
+        assert number == content[:start].count(b"\n")
+        found += iter_lines(path, Span(start, start + size, number))
+    assert found == list(iter_lines(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "can"),
+    [
+        ("a.txt", b"text\n", True),
+        ("a.txt.gz", gzip.compress(b"text\n"), False),
+        ("a.txt", "text\n".encode("utf-16"), False),
+        ("a.txt", b"\0\1\2\3" * 99, False),
+    ],
+)
+def test_only_files_whose_lines_are_found_anywhere_are_cut(tmp_path, name, content, can):
+    (tmp_path / name).write_bytes(content)
+    assert can_be_cut(str(tmp_path / name)) is can

@@ -12,7 +12,7 @@ import pytest
 from mlmtune.config import CorpusConfig, SourceConfig
 from mlmtune.corpus import parts as parts_module
 from mlmtune.corpus.decoding import FileLeftOut
-from mlmtune.corpus.parts import PartTable, plan_parts, read_part, write_part
+from mlmtune.corpus.parts import PartTable, plan_parts, read_part, with_line_numbers, write_part
 from mlmtune.corpus.scanning import scan
 from mlmtune.errors import HubError
 
@@ -112,6 +112,35 @@ def test_a_change_touches_the_parts_beside_it_alone(plan, monkeypatch):
     ids = [file.id for part in after for file in part.files]
     assert ids == sorted(ids)
     assert len(ids) == 301
+
+
+@pytest.mark.parametrize("format_", ["lines", "json"])
+def test_a_large_file_of_lines_is_cut_and_reads_as_it_did(tmp_path, monkeypatch, format_):
+    path = tmp_path / "large.jsonl"
+    texts = [f"line {number} " + "word " * (number % 9) for number in range(99)]
+    lines = [json.dumps({"text": text}) for text in texts]
+    lines[40] = '{"text": 5}'
+    path.write_text("\n".join(lines), encoding="utf-8")
+    config = CorpusConfig(sources=[SourceConfig(format=format_, path=str(path), include=["*"])])
+    sources = scan(config, tmp_path / "git", pytest.fail).sources
+
+    def read(folder):
+        parts = with_line_numbers(plan_parts(sources, config, tmp_path / folder))
+        for part in parts:
+            write_part(part)
+        counts = [PartTable.of(part).counts for part in parts]
+        assert sum(count.files_read for count in counts) == 1
+        named = [record for count in counts for record in count.named_records]
+        return len(parts), [row for part in parts for row in rows_of(part)], named
+
+    num_parts, rows, broken = read("whole")
+    assert num_parts == 1
+    monkeypatch.setattr(parts_module, "SPAN_BYTES", 300)
+    monkeypatch.setattr(parts_module, "PART_BYTES", 300)
+    num_parts, *found = read("cut")
+    assert num_parts > 9
+    assert found == [rows, broken]
+    assert len(broken) == (format_ == "json")
 
 
 def test_parts_are_of_some_size(plan, monkeypatch):

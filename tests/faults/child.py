@@ -84,8 +84,8 @@ def killed_in_tokenizing(when: Callable[[], bool], connection: Connection) -> No
     tokenization._build = build_watched
 
 
-def killed_after_shards(count: int, num_tokens: int, connection: Connection) -> None:
-    """Kill this process as soon as so many shards, of so many tokens each, are finished."""
+def killed_after_shards(count: int, num_documents: int, connection: Connection) -> None:
+    """Kill this process as soon as so many shards, of so many documents each, are finished."""
     finish_shard = store.StoreWriter._finish_shard
 
     def finish_and_count(writer: store.StoreWriter) -> None:
@@ -93,7 +93,7 @@ def killed_after_shards(count: int, num_tokens: int, connection: Connection) -> 
         if len(writer._shards) == count:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    store.SHARD_TOKENS = num_tokens
+    store.SHARD_TOKENS, tokenization.BATCH_DOCUMENTS = 1, num_documents
     store.StoreWriter._finish_shard = finish_and_count
 
 
@@ -175,10 +175,15 @@ def full_disk(num_bytes: int, connection: Connection) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
 
 
-# ------------------------------------------------------------------------------ permissions
+# ----------------------------------------------------------------- permissions and programs
 
 
 def without_privileges(connection: Connection) -> None:
     """Give up what lets root read every file: all capabilities of this process."""
     header = struct.pack("Ii", 0x20080522, 0)  # version 3 of the call, this process
     assert ctypes.CDLL(None).capset(header, bytes(24)) == 0
+
+
+def with_programs_of(folder: Path, connection: Connection) -> None:
+    """Find programs in this folder first."""
+    os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
