@@ -331,7 +331,7 @@ def _errors_named(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         causes: list[BaseException] = [error]
-        while (cause := causes[-1].__cause__) is not None:
+        while (cause := causes[-1].__cause__ or causes[-1].__context__) and cause not in causes:
             causes.append(cause)
         for cause in causes:
             if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -347,7 +347,11 @@ def _errors_named(what: str) -> Iterator[None]:
 def _is_of_the_network(error: BaseException) -> bool:
     # The client's errors share no base between versions but that of its HTTP library.
     is_http = any(kind.__module__.startswith("http") for kind in type(error).__mro__)
-    return is_http or isinstance(error, ConnectionError | TimeoutError)
+    # The library hides what the hub answered behind a file that is not in its cache.
+    is_hidden = type(error).__name__ == "LocalEntryNotFoundError" or "LocalEntryNotFound" in str(
+        error
+    )
+    return is_http or is_hidden or isinstance(error, ConnectionError | TimeoutError)
 
 
 def _first_line(error: BaseException) -> str:

@@ -292,7 +292,10 @@ def _iter_csv_rows(
         except StopIteration:
             return
         except csv.Error as error:
-            yield line, BrokenRecord(f":{line}", f"not CSV ({error}); mend its quotes")
+            # An open quote runs to the end of the file: what goes with it is said.
+            last = rows.line_num
+            lost = f", and with it all up to line {last:,}" if last > line else ""
+            yield line, BrokenRecord(f":{line}", f"not CSV ({error}){lost}; mend its quotes")
         else:
             if row:
                 yield line, row

@@ -350,7 +350,7 @@ def test_a_csv_quote_that_is_never_closed_is_named_where_it_opens(read):
     first, broken = read("csv", "a.csv", 'id,text\n1,one\n2,"two\n3,three\n4,four\n')
     assert first.text == "one"
     assert broken.place == ":3"
-    assert "unexpected end of data" in broken.message
+    assert "unexpected end of data), and with it all up to line 5; mend" in broken.message
 
 
 def test_a_csv_field_may_be_long_but_not_endless(read, monkeypatch):
