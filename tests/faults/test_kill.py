@@ -173,14 +173,14 @@ def test_around_the_writing_of_the_model(
     goes_on(7)
 
 
-@pytest.mark.parametrize("num_entries", [2, 3])
+@pytest.mark.parametrize("num_entries", [1, 2, 3])
 def test_while_the_token_store_is_written(
     start: Callable[..., Any],
     token_cache: Path,
     goes_on: Callable[..., str],
     num_entries: int,
 ) -> None:
-    """The second is a shard, the third the manifest, by which a store is opened."""
+    """Its mark, a shard, and the manifest, by which a store is opened."""
     fault = partial(killed_in_tokenizing, partial(is_building, token_cache, num_entries))
     assert start(fault=fault).exit_code() == KILLED
     [partial_store] = (token_cache / "tokens").glob("*.partial")
