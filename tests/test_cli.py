@@ -426,7 +426,18 @@ def test_check_shows_what_a_run_would_do(
     assert " -> " in lines[shown + 4]
     assert "tokens are predicted; of these" in result.out
     assert "tokens/s" not in result.out
+    assert "unknown to" not in result.out
     assert not (tmp_path / "run").exists()  # nothing is written
+
+
+def test_text_that_the_vocabulary_does_not_know_is_said(
+    command: Command, config_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    for number in range(20):
+        text = f"page {number} " + "服 务 " * 20
+        (tmp_path / f"{number}.txt").write_text(text, encoding="utf-8")
+    path = config_file(corpus={"sources": [{"format": "text", "path": str(tmp_path / "*.txt")}]})
+    assert "of the tokens are unknown to" in command("check", "--config", path).out
 
 
 def test_check_shows_as_many_chunks_and_masks_as_asked(

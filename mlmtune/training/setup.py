@@ -34,6 +34,10 @@ from mlmtune.training.plan import Plan, default_epochs
 from mlmtune.training.stream import TrainingStream
 
 
+UNKNOWN_SHARE = 0.05
+"""Share of unknown tokens beyond which a model learns little from a text."""
+
+
 @dataclass(frozen=True)
 class Measurable:
     """A model beside the text it is measured on: what `mlmtune eval` needs, and `train` first.
@@ -160,6 +164,12 @@ def build_measurable(config: Config, accelerator: Accelerator, console: Console)
     store, splits = open_splits(
         config.corpus, config.tokenization, config.chunking, loaded.tokenizer, listing, console
     )
+    unknown = sum(source.num_unknown_tokens for source in store.sources) / store.num_tokens
+    if unknown > UNKNOWN_SHARE:
+        console.say(
+            f"{unknown:.0%} of the tokens are unknown to {config.model.name_or_path}: its "
+            "vocabulary is not made for this text"
+        )
     if loaded.head_is_new:
         vocabulary_size = loaded.model.get_input_embeddings().num_embeddings
         start_from_frequencies(loaded, splits.train.token_counts(vocabulary_size))
