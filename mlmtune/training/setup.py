@@ -33,7 +33,6 @@ from mlmtune.tokens.tokenization import list_text
 from mlmtune.training.plan import Plan, default_epochs
 from mlmtune.training.stream import TrainingStream
 
-
 UNKNOWN_SHARE = 0.05
 """Share of unknown tokens beyond which a model learns little from a text."""
 
