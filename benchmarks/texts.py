@@ -152,7 +152,7 @@ def write_folder(text: Path | None, folder: Path, num_characters: int) -> int:
 
 
 def write_pages(text: Path | None, folder: Path, num_characters: float) -> int:
-    """Write so many characters of Markdown as it is, in folders of 1,000 files; returns their bytes.
+    """Write so many characters as .md files, which are not cleaned; returns their bytes.
 
     Raises:
         DataError: the text has no Markdown.

@@ -29,6 +29,13 @@ def test_a_ratio_is_taken_within_its_round():
     assert result["sides"]["peer"]["step_seconds"] == pytest.approx(10 / 12)
 
 
+def test_ratios_may_be_to_another_side():
+    sides = {"ours": Fake("ours", [6.0], []), "limit": Fake("limit", [8.0], [])}
+    result = summary(interleave(sides, 1, 1, 0), to="limit")
+    assert result["ratios"] == {"ours": pytest.approx([0.75])}
+    assert result["ratio"] == pytest.approx(0.75)
+
+
 def test_sides_take_turns_and_every_other_round_goes_backwards():
     log = []
     sides = {name: Fake(name, [1.0] * 3, log) for name in ("ours", "peer")}

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = ("training", "chunks", "collator", "evaluation", "startup", "memory", "curves")
+SCRIPTS = (
+    "training", "chunks", "corpus", "collator", "evaluation", "startup", "memory", "curves",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

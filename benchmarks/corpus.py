@@ -1,0 +1,205 @@
+"""Corpus: how fast Markdown is cleaned, beside markdown-it alone; or what `prepare` costs in all.
+
+`ours` cleans in one process, `all processors` in as many as there are; `markdown-it` only parses
+the same pages, in memory, in one process. With --megabytes, folders of so many MB of Markdown are
+prepared from nothing: time, memory of all processes together, and bytes on disk. Pages are repeated
+where there are too few, with their sections dealt anew. `added` is what the comparisons allocate in
+the main process.
+"""
+
+import argparse
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from interleaved import Child, interleave, rate_ratios, run_apart, summary
+from options import add_rounds, add_text, main, parser, workspace
+from report import megabytes, spread, table, write_json
+from tree_memory import TreeMemory
+
+SAMPLE_MEGABYTES = 60
+"""Pages in a turn: starting processes takes a second of it, and should not show."""
+CHANGED_PAGE = "0/0.md"
+
+
+def command_line() -> argparse.ArgumentParser:
+    arguments = parser(__doc__)
+    add_text(arguments)
+    add_rounds(arguments, rounds=3, steps=1, warmup=0)
+    arguments.add_argument(
+        "--megabytes", metavar="MB,MB,...",
+        help="prepare so much Markdown from nothing instead, as in 20,200,2000",
+    )  # fmt: skip
+    arguments.add_argument("--near", action="store_true", help="then look for near-duplicates, too")
+    arguments.add_argument(
+        "--overlap", metavar="PATH", help="then for overlap with this text, too: a test set"
+    )
+    return arguments
+
+
+def benchmark() -> None:
+    options = command_line().parse_args()
+    if options.megabytes is None:
+        speed(options)
+    else:
+        whole(options, [float(size) for size in options.megabytes.split(",")])
+
+
+def speed(options: argparse.Namespace) -> None:
+    machine = run_apart("machine:describe")
+    with workspace() as folder:
+        pages = folder / "pages"
+        num_bytes = run_apart("texts:write_pages", options.text, pages, SAMPLE_MEGABYTES * 1e6)
+        with (
+            Child("preparation:Cleaning", pages, folder, 1) as one,
+            Child("preparation:Cleaning", pages, folder, None) as all_of_them,
+            Child("preparation:Parsing", pages) as parser_alone,
+        ):
+            sides = {"ours": one, "all processors": all_of_them, "markdown-it": parser_alone}
+            blocks = interleave(sides, options.rounds, options.steps, options.warmup)
+    result = summary(blocks, to="markdown-it")
+    speedups = rate_ratios(blocks["all processors"], blocks["ours"])
+    rows = [
+        [
+            name,
+            f"{side['rate'] / 1e6:.2f}",
+            f"{statistics.median(result['ratios'].get(name, [1.0])):.2f}",
+            spread(result["ratios"].get(name, [1.0])),
+        ]
+        for name, side in result["sides"].items()
+    ]
+    print(f"{megabytes(num_bytes)} of Markdown, {machine['device']}")
+    print(table(["side", "MB/s", "of markdown-it's", "rounds"], rows))
+    print(f"all processors: {statistics.median(speedups):.2f} times one process")
+    write_json(
+        options.json,
+        {
+            "benchmark": "corpus",
+            "num_bytes": num_bytes,
+            "rounds": options.rounds,
+            **result,
+            "speedups": speedups,
+            "machine": machine,
+        },
+    )
+
+
+def whole(options: argparse.Namespace, sizes: list[float]) -> None:
+    machine = run_apart("machine:describe")
+    compared: dict[str, dict[str, Any]] = {}  # by the reason that the funnel counts
+    if options.near:
+        compared["near_duplicate"] = {"near_duplicates": {}}
+    if options.overlap is not None:
+        compared["overlap"] = {"exclude_overlap_with": options.overlap}
+    measured = []
+    for size in sizes:
+        with workspace() as folder:
+            pages = folder / "pages"
+            num_bytes = run_apart("texts:write_pages", options.text, pages, size * 1e6)
+            say(f"{megabytes(num_bytes)} of Markdown are written")
+            model = run_apart("models:prepare", "minilm", folder)
+            steps = prepare(pages, model, folder)
+            comparisons = compare(pages, model, folder, compared)
+            measured.append({"num_bytes": num_bytes, **steps, "compared": comparisons})
+    print(f"{machine['device']}, {machine['num_cpus']} processors")
+    show_prepared(measured)
+    if compared:
+        show_compared(measured)
+    write_json(
+        options.json,
+        {"benchmark": "corpus, whole", "sizes": measured, "machine": machine},
+    )
+
+
+def prepare(pages: Path, model: Path, folder: Path) -> dict[str, Any]:
+    """Each step in a process of its own, as often as a user would start one."""
+    place: tuple[Any, ...] = (pages, model, folder, {})
+    steps = {
+        "cleaning": watch("clean", *place),
+        "tokenizing": watch("prepare", *place),
+        "opening": watch("prepare", *place),
+    }
+    with (pages / CHANGED_PAGE).open("a", encoding="utf-8") as page:
+        page.write("\nOne more line.\n")
+    return {**steps, "one_changed": watch("clean", *place)}
+
+
+def compare(
+    pages: Path, model: Path, folder: Path, compared: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """What looking for near-duplicates or overlap adds to cleaned parts that are there."""
+    if not compared:
+        return {}
+    plain = _trace(pages, model, folder, {})
+    found = {}
+    for name, settings in compared.items():
+        found[name] = watch("clean", pages, model, folder, settings)
+        found[name]["added_bytes"] = _trace(pages, model, folder, settings) - plain
+    return found
+
+
+def watch(step: str, *place: Any) -> dict[str, Any]:
+    """A step, and the memory that its process and workers took."""
+    with Child("preparation:Preparation", *place) as child, TreeMemory(child.pid) as memory:
+        result: dict[str, Any] = child.call(step)
+    say(f"{step}: {result['seconds']:.2f} s, {megabytes(memory.peak_bytes)} of memory")
+    return {
+        **result,
+        "peak_bytes": memory.peak_bytes,
+        "peak_own_bytes": memory.peak_own_bytes,
+    }
+
+
+def _trace(*place: Any) -> int:
+    with Child("preparation:Preparation", *place) as child:
+        num_bytes: int = child.call("trace")
+        return num_bytes
+
+
+def show_prepared(measured: list[dict[str, Any]]) -> None:
+    rows = [
+        [
+            megabytes(row["num_bytes"]),
+            f"{row['cleaning']['documents']['found']:,}",
+            f"{row['cleaning']['seconds']:.0f}",
+            f"{row['tokenizing']['seconds']:.0f}",
+            f"{1000 * row['opening']['seconds']:,.0f}",
+            f"{row['one_changed']['seconds']:.1f}",
+            megabytes(row["cleaning"]["peak_bytes"]),
+            megabytes(row["tokenizing"]["peak_bytes"]),
+            megabytes(row["cleaning"]["num_bytes"]),
+            megabytes(row["tokenizing"]["num_bytes"]),
+        ]
+        for row in measured
+    ]
+    header = ["text", "documents", "cleaning, s", "tokenizing, s", "opening, ms", "one changed, s"]
+    header += ["memory, cleaning", "memory, tokenizing", "cleaned/", "tokens/"]
+    print(table(header, rows))
+
+
+def show_compared(measured: list[dict[str, Any]]) -> None:
+    header = ["text", "looking for", "left out", "s", "memory", "added", "bytes a document"]
+    rows = [
+        [
+            megabytes(row["num_bytes"]),
+            name,
+            f"{found['documents']['left_out'].get(name, 0):,}",
+            f"{found['seconds']:.0f}",
+            megabytes(found["peak_bytes"]),
+            megabytes(found["added_bytes"]),
+            f"{found['added_bytes'] / found['documents']['found']:,.0f}",
+        ]
+        for row in measured
+        for name, found in row["compared"].items()
+    ]
+    print(table(header, rows))
+
+
+def say(line: str) -> None:
+    """How far it is, since large sizes take an hour."""
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main(benchmark)

@@ -1,0 +1,117 @@
+"""What `mlmtune prepare` does, in the parts that corpus.py times; run in processes of their own."""
+
+import shutil
+import time
+import tracemalloc
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from markdown_it import MarkdownIt
+
+from interleaved import Block
+from machine import num_bytes_in
+from mlmtune.config import Config, CorpusConfig, SourceConfig
+from mlmtune.console import Console
+from mlmtune.corpus import corpus
+from mlmtune.corpus.parallel import num_processors
+from mlmtune.corpus.scanning import scan
+from mlmtune.locations import cache_directory
+from mlmtune.training import setup
+
+
+class Cleaning:
+    """A folder of Markdown to cleaned parts, by so many processes; None is the package's choice."""
+
+    def __init__(self, pages: Path, workspace: Path, num_processes: int | None) -> None:
+        self.config = _corpus_config(pages)
+        self.folder = workspace / f"cleaned by {num_processes}"
+        self.listing = scan(self.config, workspace, lambda line: None)
+        self.num_bytes = num_bytes_in(pages)
+        self.num_processes = num_processes or num_processors()
+
+    def run(self, num_steps: int) -> Block:
+        started = time.perf_counter()
+        for _ in range(num_steps):
+            shutil.rmtree(self.folder, ignore_errors=True)
+            with patch.object(corpus, "num_processors", lambda: self.num_processes):
+                corpus.read_corpus(self.config, self.listing, self.folder, Console(is_main=False))
+        return Block(num_steps, num_steps * self.num_bytes, time.perf_counter() - started)
+
+
+class Parsing:
+    """The parser alone on the same pages, in memory: the least that reading Markdown takes."""
+
+    def __init__(self, pages: Path) -> None:
+        self.pages = [path.read_text(encoding="utf-8") for path in sorted(pages.rglob("*.md"))]
+        self.num_bytes = num_bytes_in(pages)
+
+    def run(self, num_steps: int) -> Block:
+        started = time.perf_counter()
+        for _ in range(num_steps):
+            for page in self.pages:
+                MarkdownIt("commonmark").parse(page)
+        return Block(num_steps, num_steps * self.num_bytes, time.perf_counter() - started)
+
+
+class Preparation:
+    """The steps of a whole preparation; what an earlier step left in the workspace is gone on with.
+
+    Args:
+        pages: a folder of Markdown.
+        model: names the tokenizer.
+        workspace: where the cache is.
+        compared: `near_duplicates` and `exclude_overlap_with` of the section `corpus`.
+    """
+
+    def __init__(self, pages: Path, model: Path, workspace: Path, compared: dict[str, Any]) -> None:
+        section = _corpus_config(pages).model_dump(exclude_unset=True)
+        self.config = Config.model_validate(
+            {
+                "run": {"output_dir": str(workspace / "run")},
+                "model": {"name_or_path": str(model)},
+                "corpus": {**section, **compared},
+                "tokenization": {"cache_dir": str(workspace / "cache")},
+            }
+        )
+        self.cleaned = cache_directory(self.config.tokenization.cache_dir, "cleaned")
+
+    def clean(self) -> dict[str, Any]:
+        """Read and clean what is not cleaned yet, and decide what stays."""
+        started = time.perf_counter()
+        documents = self._read().funnel.total().to_json()["documents"]
+        seconds = time.perf_counter() - started
+        return {
+            "seconds": seconds,
+            "documents": documents,
+            "num_bytes": num_bytes_in(self.cleaned),
+        }
+
+    def trace(self) -> int:
+        """The most bytes that the main process allocates meanwhile; those of arrays included."""
+        tracemalloc.start()
+        self._read()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return peak
+
+    def prepare(self) -> dict[str, Any]:
+        """All of `mlmtune prepare`."""
+        started = time.perf_counter()
+        store = setup.prepare(
+            self.config, Console(is_main=False), rebuilds=True, refresh=False
+        ).store
+        seconds = time.perf_counter() - started
+        return {
+            "seconds": seconds,
+            "num_tokens": store.num_tokens,
+            "num_bytes": num_bytes_in(store.directory),
+        }
+
+    def _read(self) -> corpus.Corpus:
+        listing = scan(self.config.corpus, self.cleaned, lambda line: None)
+        return corpus.read_corpus(self.config.corpus, listing, self.cleaned, Console(is_main=False))
+
+
+def _corpus_config(pages: Path) -> CorpusConfig:
+    return CorpusConfig(sources=[SourceConfig(format="markdown", path=str(pages))])

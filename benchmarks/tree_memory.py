@@ -1,0 +1,62 @@
+"""Memory of a process and of all that it started, together."""
+
+import threading
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+SECONDS_BETWEEN_LOOKS = 0.2
+
+
+class TreeMemory:
+    """Looks at a process and its descendants until it is left; used as a context manager.
+
+    Args:
+        pid: of the process.
+
+    Attributes:
+        peak_bytes: the most that they held at once. A page that several of them share counts once
+            in sum (Linux's PSS), and pages of mapped files count while they are in memory.
+        peak_own_bytes: likewise without pages of files, which the system can take back.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._root = psutil.Process(pid)
+        self._left = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self.peak_bytes = self.peak_own_bytes = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._left.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        is_last = False
+        while not is_last:
+            is_last = self._left.wait(SECONDS_BETWEEN_LOOKS)
+            held = own = 0
+            for process in self._processes():
+                try:
+                    memory = process.memory_full_info()
+                except psutil.Error:  # it has ended meanwhile
+                    continue
+                held += memory.pss
+                own += memory.rss - memory.shared
+            self.peak_bytes = max(self.peak_bytes, held)
+            self.peak_own_bytes = max(self.peak_own_bytes, own)
+
+    def _processes(self) -> list[psutil.Process]:
+        try:
+            return [self._root, *self._root.children(recursive=True)]
+        except psutil.Error:
+            return []
