@@ -341,3 +341,92 @@ def test_the_side_of_a_document_depends_on_its_content_only(folder):
     more = [json.dumps(text) for text in (*reversed(words), *"0123456789")]
     after = sides(read(source(folder({"a.jsonl": "\n".join(more)}, "more"), "json")))
     assert {text: after[text] for text in words} == before
+
+
+# What needs the text: near-duplicates, and text that must not be learned.
+
+
+def words(numbers):
+    return " ".join(f"w{number}" for number in numbers)
+
+
+@pytest.fixture
+def versions(folder):
+    """Pages in two versions each that differ in a word, so that their sides differ, too."""
+    pages = {}
+    for number in range(30):
+        draw = np.random.default_rng(number)
+        page = draw.integers(0, 9999, size=200).tolist()
+        pages[f"{number:02}-old.txt"] = words(page)
+        pages[f"{number:02}-new.txt"] = words([*page, 0])
+    return folder(pages)
+
+
+def test_of_two_versions_of_a_page_one_stays_and_it_is_that_of_validation(versions):
+    fields = {"validation_fraction": 0.3}
+    before = read(source(versions), **fields)
+    reading = read(source(versions), near_duplicates={}, **fields)
+    assert len(before.kept) == 60
+    assert len(reading.kept) == 30
+    assert len({id_[:2] for id_ in reading.ids}) == 30
+    assert reading.left_out == {"near_duplicate": 30}
+
+    hashes = np.array([document.content_hash for document in before.kept], np.uint64)
+    config = CorpusConfig(sources=[source("x")], **fields)
+    mask = validation_mask(hashes, np.zeros(len(hashes), bool), config)
+    held_out = {id_ for id_, is_held_out in zip(before.ids, mask, strict=True) if is_held_out}
+    # Of each page with a version on the validation side, that version (the first of two) stays.
+    for page in {id_[:2] for id_ in held_out}:
+        first = min((id_ for id_ in held_out if id_[:2] == page), key=before.ids.index)
+        assert first in reading.ids
+    pairs = reading.counts["near_duplicates"]
+    assert len(pairs) == 10
+    assert all(0.8 <= pair["similarity"] < 1 for pair in pairs)
+    assert all(pair["document"][-10:-8] == pair["repeats"][-10:-8] for pair in pairs)
+
+
+def test_given_validation_text_shuts_out_what_is_nearly_the_same(folder):
+    page = list(range(200))
+    train = folder({"a.txt": words([*page, 1]), "b.txt": words(range(500, 700))})
+    validation = folder({"v.txt": words(page)}, "validation")
+    reading = read(source(train), validation_sources=[source(validation)], near_duplicates={})
+    assert reading.ids == ["v.txt", "b.txt"]
+
+
+def test_documents_that_share_words_with_a_test_set_are_left_out_and_listed(folder):
+    test_set = folder({"test.jsonl": json.dumps({"text": words(range(20))}) + '\n"x y"\n'}, "test")
+    path = folder(
+        {
+            "a.txt": "before " + words(range(3, 18)) + " after",
+            "b.txt": words(range(3, 14)) + " then others",
+            "c.txt": words(range(100, 130)),
+        }
+    )
+    fields = {"exclude_overlap_with": f"{test_set}/test.jsonl"}
+    reading = read(source(path, name="docs"), **fields)
+    assert reading.ids == ["b.txt", "c.txt"]
+    assert reading.left_out == {"overlap": 1}
+    (overlap,) = reading.counts["overlaps"]
+    assert overlap == {"document": "docs: a.txt", "words": words(range(3, 16))}
+    assert reading.counts["references_too_short"] == 1
+    assert read(source(path), overlap_words=11, **fields).ids == ["c.txt"]
+
+
+def test_a_test_set_without_text_is_an_error(folder):
+    empty = folder({"test.jsonl": "\n"}, "test")
+    path = folder({"a.txt": "words"})
+    with pytest.raises(DataError, match="exclude_overlap_with: holds no text"):
+        read(source(path), exclude_overlap_with=f"{empty}/test.jsonl")
+
+
+def test_several_processes_give_what_one_does(versions, monkeypatch):
+    fields = {"near_duplicates": {}, "exclude_overlap_with": f"{versions}/07-new.txt"}
+    alone = read(source(versions), **fields)
+    monkeypatch.setattr("mlmtune.corpus.corpus._SMALL_BYTES", 0)
+    monkeypatch.setattr("mlmtune.corpus.corpus.num_processors", lambda: 2)
+    monkeypatch.setattr("mlmtune.corpus.parts.PART_FILES", 12)
+    monkeypatch.setattr("mlmtune.corpus.corpus._EXAMINED_AT_ONCE", 5)
+    together = read(source(versions), **fields)
+    assert together.kept == alone.kept
+    assert together.counts == alone.counts
+    assert alone.left_out["overlap"] == 2

@@ -42,17 +42,22 @@ def stream(view: ChunkView, tokenizer: Any) -> Callable[..., TrainingStream]:
     )
 
     def make(
-        num_processes: int = 1, micro: int = BATCH, process: int = 0, seed: int = 1
+        num_processes: int = 1,
+        micro: int = BATCH,
+        process: int = 0,
+        seed: int = 1,
+        times: int = 1,
     ) -> TrainingStream:
+        whole = np.asarray([NUM_CHUNKS])
+        mixture = Mixture(whole, times * whole, times * view.num_tokens, whole)
         plan = Plan(
-            num_chunks=NUM_CHUNKS,
+            num_chunks=len(mixture),
             num_tokens=view.num_tokens,
             global_batch_size=BATCH,
             micro_batch_size=micro,
             num_processes=num_processes,
             max_steps=100,
         )
-        mixture = Mixture.of(view, np.ones(1))
         return TrainingStream(view, mixture, collator, plan, seed=seed, process_index=process)
 
     return make
@@ -104,6 +109,25 @@ def test_each_epoch_is_a_permutation_of_all_chunks(
         assert sorted(epoch) == sorted(chunks)
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
     assert epochs[0] != chunks
+
+
+def test_repeats_within_an_epoch_have_masks_of_their_own(
+    stream: Callable[..., TrainingStream],
+) -> None:
+    times = 3
+    taken = [
+        row
+        for step in range(-(-times * NUM_CHUNKS // BATCH))
+        for row in rows(stream(times=times).micro_batches(step))
+    ][: times * NUM_CHUNKS]
+    masks: dict[tuple[int, ...], set[Row]] = {}
+    for original, row in zip(originals(taken), taken, strict=True):
+        masks.setdefault(original, set()).add(row)
+    assert len(masks) == NUM_CHUNKS
+    # The shortest chunks have 5 words, of which now and then none is selected twice.
+    assert sum(map(len, masks.values())) > 0.9 * len(taken)
+    once = rows(stream().micro_batches(0))
+    assert {original for original in originals(once)} <= set(masks)
 
 
 def test_masks_are_drawn_anew_each_epoch(stream: Callable[..., TrainingStream]) -> None:
