@@ -127,7 +127,7 @@ def test_repeats_within_an_epoch_have_masks_of_their_own(
     # The shortest chunks have 5 words, of which now and then none is selected twice.
     assert sum(map(len, masks.values())) > 0.9 * len(taken)
     once = rows(stream().micro_batches(0))
-    assert {original for original in originals(once)} <= set(masks)
+    assert set(originals(once)) <= set(masks)
 
 
 def test_masks_are_drawn_anew_each_epoch(stream: Callable[..., TrainingStream]) -> None:
