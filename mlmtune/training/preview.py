@@ -9,7 +9,6 @@ import numpy as np
 from tqdm import tqdm
 
 from mlmtune.config import Config
-from mlmtune.console import Console
 from mlmtune.corpus.decoding import printable
 from mlmtune.corpus.reading import CleanDocument, Reader, Tally
 from mlmtune.corpus.scanning import ListedFile, ListedSource
@@ -17,7 +16,6 @@ from mlmtune.modeling.device import build_accelerator
 from mlmtune.randomness import key, permute
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.mixing import Mixture
-from mlmtune.tokens.tokenization import list_text
 from mlmtune.training.environment import peak_memory_bytes
 from mlmtune.training.interrupts import StopRequest
 from mlmtune.training.job import start
@@ -56,7 +54,7 @@ def preview(config: Config, *, measure: bool, num_chunks: int, num_masks: int) -
 
     for name, text in _plan_lines(parts, str(accelerator.device)):
         progress.result(f"{name:<12}{text}")
-    samples = list(_samples(config, progress))
+    samples = list(_samples(parts))
     if samples:
         progress.result("\nsamples of the text, cleaned")
     for sample in samples:
@@ -133,14 +131,13 @@ def _masked_tokens_an_epoch(parts: Parts) -> int:
     return round(num_tokens * parts.config.masking.mlm_probability)
 
 
-def _samples(config: Config, console: Console) -> Iterator[CleanDocument]:
+def _samples(parts: Parts) -> Iterator[CleanDocument]:
     """One document each of a few files, drawn by the split's seed."""
-    corpus = config.corpus
-    listing = list_text(corpus, config.tokenization, console)
-    if listing is None:
+    corpus = parts.config.corpus
+    if parts.listing is None:
         return
     files: list[tuple[ListedSource, ListedFile]] = [
-        (source, file) for source in listing.sources for file in source.files
+        (source, file) for source in parts.listing.sources for file in source.files
     ]
     order = permute(np.arange(len(files)), len(files), key(corpus.split_seed, SAMPLE_STREAM))
     found = 0

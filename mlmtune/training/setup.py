@@ -42,6 +42,7 @@ class Measurable:
     """A model beside the text it is measured on: what `mlmtune eval` needs, and `train` first.
 
     Attributes:
+        listing: the text; None where there is the store alone.
         loaded: tokenizer and model.
         head: runs the model on masked positions.
         store: the tokenized corpus, both sides.
@@ -49,6 +50,7 @@ class Measurable:
         evaluator: validation on fixed masks.
     """
 
+    listing: Listing | None
     loaded: LoadedModel
     head: MaskedHead
     store: TokenStore
@@ -179,7 +181,7 @@ def build_measurable(config: Config, accelerator: Accelerator, console: Console)
         with_token_type_ids=loaded.has_token_types,
         is_for_compiled_model=config.training.compile,
     )
-    return Measurable(loaded, head, store, splits, evaluator)
+    return Measurable(listing, loaded, head, store, splits, evaluator)
 
 
 def build_parts(config: Config, accelerator: Accelerator, console: Console) -> Parts:
