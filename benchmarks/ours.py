@@ -14,7 +14,7 @@ from mlmtune.config import Config, MaskingConfig
 from mlmtune.console import Console
 from mlmtune.locations import cache_directory
 from mlmtune.masking.collator import MaskingCollator
-from mlmtune.masking.selection import SELECTORS
+from mlmtune.masking.selection import STRATEGIES
 from mlmtune.modeling.device import build_accelerator
 from mlmtune.modeling.loading import load_tokenizer
 from mlmtune.randomness import key
@@ -206,7 +206,7 @@ class Tokenizing:
 
 def strategies() -> list[str]:
     """The masking strategies there are."""
-    return list(SELECTORS)
+    return list(STRATEGIES)
 
 
 class Masking:
@@ -235,7 +235,7 @@ class Masking:
             if self.assembled:
                 first = self.num_batches * self.batch_size
                 chunks = self.view.batch((first + numbers) % len(self.view))
-            self.collator(chunks, keys)
+            self.collator(chunks, keys, 0.15)
         return Block(num_steps, num_steps * self.batch_size, time.perf_counter() - started)
 
 

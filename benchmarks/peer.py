@@ -257,8 +257,9 @@ class Chunking:
         return {"num_tokens": num_tokens, "bytes_per_token": num_bytes / num_tokens}
 
 
-WHOLE_WORDS = {"token": False, "whole_word": True}
-"""Our strategies that the peer's collator has, too, and whether it masks whole words there."""
+WHOLE_WORDS = {"token": False, "whole_word": True, "span": True}
+"""Our strategies, and whether they are set beside the peer's masking of whole words. It has no
+spans; whole words are what comes nearest."""
 
 
 def strategies() -> list[str]:

@@ -196,6 +196,7 @@ def fill(
 
     loaded = load_pretrained(
         ModelConfig(name_or_path=model),
+        objective="mlm",
         chunk_length=1,
         device=torch.device("cpu"),
         precision="fp32",
@@ -244,11 +245,14 @@ def check(
         bool,
         typer.Option("--measure", help="Take ten real steps: speed, finish time, peak memory."),
     ] = False,
+    masks: Annotated[
+        bool, typer.Option("--masks", help="Show every masking strategy beside the config's.")
+    ] = False,
     chunks: Annotated[
         int, typer.Option(min=1, metavar="N", help="How many chunks to show with their masks.")
     ] = 1,
-    masks: Annotated[
-        int, typer.Option(min=1, metavar="N", help="How many epochs' masks to show of each.")
+    draws: Annotated[
+        int, typer.Option(min=1, metavar="N", help="How many draws of masks to show of each.")
     ] = 1,
 ) -> None:
     """Show what a config would do, without training."""
@@ -258,7 +262,7 @@ def check(
 
     from mlmtune.training.preview import preview
 
-    preview(settings, measure=measure, num_chunks=chunks, num_masks=masks)
+    preview(settings, measure=measure, num_chunks=chunks, num_draws=draws, compares=masks)
 
 
 @app.command()

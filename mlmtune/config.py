@@ -11,7 +11,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+MaskingRate = Annotated[float, Field(gt=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+
+Strategy = Literal["token", "whole_word", "span"]
+Objective = Literal["mlm", "mlm+nsp", "mlm+sop"]
 
 
 class Section(BaseModel):
@@ -249,7 +253,7 @@ class CorpusConfig(Section):
     max_train_chunks: Positive | None = None
     """With `split_by: chunk`: how many chunks to train on."""
     max_validation_chunks: Positive | None = None
-    """With `split_by: chunk`: how many chunks to validate on."""
+    """With `split_by: chunk`: how many chunks to validate on; taken first."""
     split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the split and of `max_documents`. Apart from `run.seed`, so that runs with different
     seeds are measured on the same validation text."""
@@ -315,6 +319,13 @@ class TokenizationConfig(Section):
     store: str | None = None
     """Folder of the tokenized corpus, which `mlmtune prepare` writes and every other command opens
     where it lies, on a machine without the text, too; by default inside the cache."""
+    word_segmenter: Literal["rjieba"] | None = None
+    """What finds the words of scripts without spaces, for `masking.strategy: whole_word` and
+    `span`: `rjieba` (extra `zh`) for Chinese. Where empty, words are the tokenizer's own: what
+    stands between spaces and punctuation, and in Chinese single characters or whole clauses."""
+    language: Annotated[str, Field(pattern="^[a-z]{2,3}$")] = "en"
+    """The text's language (ISO 639), which tells where sentences end, for `objective: mlm+nsp` and
+    `mlm+sop` (extra `sentences`). Chinese and Japanese full stops end one in any."""
 
 
 class ChunkingConfig(Section):
@@ -340,22 +351,46 @@ class ChunkingConfig(Section):
         return self
 
 
+class RateSchedule(Section):
+    """A masking rate that moves in a line over the run (Ankner et al. 2023: from 0.30 to 0.15)."""
+
+    start: MaskingRate
+    """At the first step."""
+    end: MaskingRate
+    """At the last step."""
+
+
 class MaskingConfig(Section):
     """Which tokens are predicted, and what stands in their place (Devlin et al. 2019, 3.1)."""
 
-    strategy: Literal["token"] = "token"
-    """`token`: each token is selected on its own."""
-    mlm_probability: Annotated[float, Field(gt=0.0, le=1.0)] = 0.15
-    """Probability that a token is selected."""
+    strategy: Strategy = "token"
+    """`token`: each token is selected on its own. `whole_word`: all tokens of a word or none.
+    `span`: some words in a row, of a length that is drawn (SpanBERT: Joshi et al. 2020, 3.1)."""
+    mlm_probability: MaskingRate | RateSchedule = 0.15
+    """Probability that a token is selected, whatever the strategy. `{start: 0.30, end: 0.15}` moves
+    it over the run."""
     mask_replace_prob: Probability = 0.8
-    """Share of the selected tokens that become the mask token."""
+    """Share of the selected tokens that become the mask token; what is selected together has one
+    fate."""
     random_replace_prob: Probability = 0.1
-    """Share that become a random token. The rest stay as they are."""
+    """Share that become random tokens. The rest stay as they are."""
+    span_geometric_p: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    """With `span`: a span has n words with a probability in proportion to (1 - p) ** (n - 1)."""
+    span_max_words: Positive = 10
+    """With `span`: the most words in a span; with 0.2 a span has 3.8 words on average."""
 
     @model_validator(mode="after")
     def _shares_add_up(self) -> "MaskingConfig":
         if self.mask_replace_prob + self.random_replace_prob > 1.0 + 1e-9:
             raise ValueError("mask_replace_prob + random_replace_prob must not exceed 1")
+        return self
+
+    @model_validator(mode="after")
+    def _spans_need_their_strategy(self) -> "MaskingConfig":
+        fields = type(self).model_fields
+        for name in ("span_geometric_p", "span_max_words"):
+            if self.strategy != "span" and getattr(self, name) != fields[name].default:
+                raise ValueError(f"{name} has no meaning without strategy: span; remove it")
         return self
 
 
@@ -432,7 +467,9 @@ class EvaluationConfig(Section):
     """Steps between evaluations, or `epoch`. Before and after training it is always measured."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the validation masks. Apart from `run.seed`, so that runs compare."""
-    mlm_probability: Annotated[float, Field(gt=0.0, le=1.0)] = 0.15
+    strategy: Strategy = "token"
+    """How validation tokens are selected, whatever `masking.strategy` is."""
+    mlm_probability: MaskingRate = 0.15
     """Masking rate of validation, whatever the training rate is."""
     max_chunks: Positive | None = None
     """Evaluate a fixed random subset of this many chunks."""
@@ -462,7 +499,31 @@ class Config(Section):
     tokenization: TokenizationConfig = TokenizationConfig()
     chunking: ChunkingConfig = ChunkingConfig()
     masking: MaskingConfig = MaskingConfig()
+    objective: Objective = "mlm"
+    """What the model learns. `mlm`: masked language modelling. `mlm+nsp` adds next-sentence
+    prediction (Devlin et al. 2019, 3.1), `mlm+sop` sentence order (Lan et al. 2020, 3.1); both cut
+    the text into pairs of `chunking.chunk_length` tokens and need a model with a head for pairs."""
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+
+    @model_validator(mode="after")
+    def _pairs_are_cut_in_one_way(self) -> "Config":
+        if self.objective == "mlm":
+            if self.tokenization.language != "en":
+                raise ValueError(
+                    "tokenization.language has no meaning with objective: mlm; remove it"
+                )
+            return self
+        if self.chunking != ChunkingConfig(chunk_length=self.chunking.chunk_length):
+            raise ValueError(
+                f"objective: {self.objective} cuts text into pairs of sentences; of chunking keep "
+                "chunk_length alone"
+            )
+        if self.corpus.split_by == "chunk":
+            raise ValueError(
+                f"objective: {self.objective} needs corpus.split_by: document, so that the "
+                "sentences of a pair are on one side"
+            )
+        return self

@@ -15,25 +15,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import yaml
 from hypothesis import settings
+from vocabulary import VOCABULARY, WORDS
 
 pytest.register_assert_rewrite("runs")
 
 settings.register_profile("mlmtune", deadline=None, max_examples=50)
 settings.load_profile("mlmtune")
-
-WORDS = (  # noqa: SIM905
-    "the a of to in and is on for with storage account key vault cluster node pool network "
-    "policy container image registry secret token deploy create delete update list resource "
-    "group portal command line interface azure service server client request response data "
-    "model train test value name type file folder text word sentence document page table "
-    "running stopped started ready pending failed succeeded small large new old first last"
-).split()
-SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-UNUSED_TOKENS = [f"[unused{number}]" for number in range(5)]
-PIECES = ["##s", "##ed", "##ing", "##er", "##ly", *"abcdefghijklmnopqrstuvwxyz0123456789"]
-PIECES += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz0123456789"] + list(".,:;-[]")
-# Each once: an id of its own for every token.
-VOCABULARY = list(dict.fromkeys([*SPECIAL_TOKENS, *UNUSED_TOKENS, *WORDS, *PIECES]))
 
 
 @pytest.fixture(scope="session")
@@ -104,7 +91,7 @@ def make_store() -> Callable[..., Any]:
     """Builds a token store in memory from the ids of each document."""
     import numpy as np
 
-    from mlmtune.tokens.store import Shard, StoredSource, TokenStore
+    from mlmtune.tokens.store import Shard, StoredSource, TokenStore, count_by_source
 
     def make(
         documents: Sequence[Sequence[int]],
@@ -115,6 +102,8 @@ def make_store() -> Callable[..., Any]:
         starts = np.ones(len(ids), bool) if word_starts is None else np.asarray(word_starts, bool)
         lengths = np.asarray([len(document) for document in documents], dtype=np.int64)
         document_sources = np.asarray(sources or [0] * len(documents), dtype=np.uint16)
+        sizes = np.bincount(document_sources, weights=lengths, minlength=1)
+        words = count_by_source(starts, lengths, document_sources, len(sizes))
         return TokenStore(
             shards=(Shard(ids, np.packbits(starts)),),
             lengths=lengths,
@@ -122,12 +111,13 @@ def make_store() -> Callable[..., Any]:
             num_characters=5 * lengths,
             document_sources=document_sources,
             sources=tuple(
-                StoredSource(f"source {number}", False, int(lengths.sum()), 0)
-                for number in range(int(document_sources.max(initial=0)) + 1)
+                StoredSource(f"source {number}", False, int(size), 0, num_words)
+                for number, (size, num_words) in enumerate(zip(sizes, words, strict=True))
             ),
             funnel={},
             made_of={"fingerprint": "made in memory"},
             directory=Path("nowhere"),
+            num_documents_of_shards=(len(documents),),
         )
 
     return make
@@ -170,6 +160,47 @@ def corpus_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def pair_model_dir(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of two layers with random weights and heads for masked words and for pairs."""
+    import torch
+    from transformers import BertConfig, BertForPreTraining
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-bert-of-pairs"
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        pad_token_id=0,
+    )
+    BertForPreTraining(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sentences_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty text files of 3 to 9 sentences, each file about a few words of its own."""
+    import random
+
+    folder = tmp_path_factory.mktemp("sentences")
+    draw = random.Random(1)
+    for number in range(40):
+        words = draw.sample(WORDS, k=4)
+        sentences = [
+            " ".join(draw.choices(words, k=draw.randint(3, 6))).capitalize() + "."
+            for _ in range(draw.randint(3, 9))
+        ]
+        (folder / f"{number:02}.txt").write_text(" ".join(sentences) + "\n", encoding="utf-8")
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def token_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Each test has a token cache of its own."""
@@ -208,8 +239,8 @@ def console() -> Any:
 def config_file(tmp_path: Path, model_dir: Path, corpus_dir: Path) -> Callable[..., Path]:
     """Writes a config for a run of a few small steps; arguments are sections that replace keys."""
 
-    def write(name: str = "config.yaml", **sections: dict[str, Any]) -> Path:
-        config: dict[str, dict[str, Any]] = {
+    def write(name: str = "config.yaml", **sections: Any) -> Path:
+        config: dict[str, Any] = {
             "run": {"output_dir": str(tmp_path / "run")},
             "model": {"name_or_path": str(model_dir)},
             "corpus": {
@@ -225,12 +256,26 @@ def config_file(tmp_path: Path, model_dir: Path, corpus_dir: Path) -> Callable[.
             "checkpoint": {"every": 2},
         }  # fmt: skip
         for section, values in sections.items():
-            config.setdefault(section, {}).update(values)
+            if isinstance(values, dict):
+                config.setdefault(section, {}).update(values)
+            else:
+                config[section] = values
         path = tmp_path / name
         path.write_text(yaml.safe_dump(config), encoding="utf-8")
         return path
 
     return write
+
+
+@pytest.fixture
+def pair_sections(pair_model_dir: Path, sentences_dir: Path) -> dict[str, Any]:
+    """What makes a config one of next-sentence prediction."""
+    return {
+        "objective": "mlm+nsp",
+        "model": {"name_or_path": str(pair_model_dir)},
+        "corpus": {"sources": [{"format": "text", "path": str(sentences_dir)}]},
+        "chunking": {"chunk_length": 32},
+    }
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ class Runs:
         self._folder = folder
         self._config_file = config_file
 
-    def config(self, name: str = "run", **sections: dict[str, Any]) -> Path:
+    def config(self, name: str = "run", **sections: Any) -> Path:
         output = {"output_dir": str(self._folder / name), **sections.pop("run", {})}
         return self._config_file(f"{name}.yaml", run=output, **sections)
 
@@ -84,7 +84,7 @@ class Runs:
         resume: str = "never",
         overwrite: bool = False,
         allow_changes: bool = False,
-        **sections: dict[str, Any],
+        **sections: Any,
     ) -> Run:
         path = self.config(name, **sections)
         options = Options(
@@ -106,3 +106,11 @@ def assert_same_end(run: Run, expected: Run) -> None:
     results, others = run.json("train_results.json"), expected.json("train_results.json")
     for key in ("train_loss", "num_tokens", "num_masked_tokens", "global_step", "epoch"):
         assert results[key] == others[key]
+
+
+def assert_same_course_from(step: int, run: Run, expected: Run) -> None:
+    """Weights and metrics after a step, to the bit, of a run that was resumed elsewhere."""
+    assert run.model_bytes == expected.model_bytes
+    later = [record for record in expected.metrics if record["step"] > step]
+    assert later
+    assert run.metrics == later

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -414,12 +415,12 @@ def test_check_shows_what_a_run_would_do(
         assert "documents" in items[side]
         assert " tokens, " in items[side]
         assert " chunks" in items[side]
-    assert items["steps"].startswith("6 of 8 chunks")
+    assert items["steps"].startswith("6 of 8 sequences")
     assert "tokens an epoch" in items["masked"]
     assert "GB" in items["memory"]
-    shown = next(n for n, line in enumerate(lines) if "first training chunk" in line)
+    shown = next(n for n, line in enumerate(lines) if "first training sequences" in line)
     assert sum(line.endswith(".txt") for line in lines[:shown]) == 3  # samples, by their files
-    assert lines[shown + 1].startswith("chunk ")
+    assert lines[shown + 1].startswith("sequence ")
     assert lines[shown + 2] == "  [CLS]"
     assert lines[shown + 3].endswith(".txt")  # the first document of the chunk
     assert "[[" in lines[shown + 4]
@@ -440,18 +441,56 @@ def test_text_that_the_vocabulary_does_not_know_is_said(
     assert "of the tokens are unknown to" in command("check", "--config", path).out
 
 
-def test_check_shows_as_many_chunks_and_masks_as_asked(
+def test_check_shows_as_many_chunks_and_draws_as_asked(
     command: Command, config_file: Callable[..., Path]
 ) -> None:
-    result = command("check", "--config", config_file(), "--chunks", "2", "--masks", "3")
+    result = command("check", "--config", config_file(), "--chunks", "2", "--draws", "3")
     assert result.code == 0
     lines = result.out.splitlines()
-    labels = [line for line in lines if line.startswith("chunk ")]
+    labels = [line for line in lines if line.startswith("sequence ")]
     assert [label.rpartition(" ")[2] for label in labels] == ["1", "2", "3"] * 2
     shown = "\n".join(lines[lines.index(labels[0]) : lines.index(labels[3])])
-    texts = shown.split("chunk ")[1:]
+    texts = shown.split("sequence ")[1:]
     assert len({text.partition("\n")[2] for text in texts}) == 3  # three masks of one chunk
     assert "\033[" not in result.out  # colours are for terminals
+
+
+def test_check_shows_the_configs_strategy_or_all_with_their_rates_and_words(
+    command: Command, config_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    text = tmp_path / "text"
+    text.mkdir()
+    for number in range(20):
+        (text / f"{number}.txt").write_text("the pools, nodes and keys" * 9, encoding="utf-8")
+    path = config_file(
+        masking={"strategy": "whole_word"},
+        corpus={"sources": [{"format": "text", "path": str(text)}], "deduplicate": False},
+    )
+    alone, together = (command("check", "--config", path, *flags) for flags in ([], ["--masks"]))
+    assert alone.out.count("masking.strategy:") == 1
+    assert "masking.strategy: whole_word" in alone.out
+    parts = together.out.split("masking.strategy: ")[1:]
+    assert [part.split()[0] for part in parts] == ["token", "whole_word", "span"]
+    for part in parts:
+        assert re.search(r"in \d+ sequences 1\d\.\d% of [\d,]+ tokens are predicted", part)
+        assert "masked words by their tokens" in part
+    token, words, span = parts
+    assert words.strip() == alone.out.split("masking.strategy: ")[1].strip()
+    assert set(re.findall(r"(\d+)% of them whole", words + span)) == {"100"}
+    assert set(re.findall(r"(\d+)% of them whole", token)) > {"100"}
+    assert "spans by their words" in span
+    assert "spans by their words" not in token + words
+
+
+def test_check_shows_pairs(
+    command: Command, config_file: Callable[..., Path], pair_sections: dict[str, Any]
+) -> None:
+    result = command("check", "--config", config_file(**pair_sections), "--chunks", "8")
+    assert result.code == 0
+    assert re.search(r"pairs +\d+ an epoch, of \d+ tokens on average; it leaves out", result.out)
+    assert "-- B is from another document" in result.out
+    assert "-- B follows A" in result.out
+    assert "of the pairs do not belong together" in result.out
 
 
 # ------------------------------------------------------------------------- corpus and prepare

@@ -77,6 +77,7 @@ def test_every_section_of_the_design_is_there() -> None:
         "tokenization",
         "chunking",
         "masking",
+        "objective",
         "optimizer",
         "training",
         "evaluation",

@@ -112,8 +112,8 @@ class TestProblems:
             ),
             (
                 "tokenization:\n  zzz: 3\n",
-                "my.yaml:10: tokenization.zzz: unknown key; the keys of tokenization are cache_dir "
-                "and store",
+                "my.yaml:10: tokenization.zzz: unknown key; the keys of tokenization are "
+                "cache_dir, store, word_segmenter and language",
             ),
             (
                 "training:\n  epochs: abc\n",
@@ -509,8 +509,7 @@ def test_a_resolved_config_holds_every_key(file: Path) -> None:
     text = resolved_yaml(loaded(file))
     for section, field in Config.model_fields.items():
         assert f"\n{section}:" in f"\n{text}"
-        assert field.annotation is not None
-        for key in field.annotation.model_fields:
+        for key in getattr(field.annotation, "model_fields", ()):
             assert f"\n  {key}:" in text
 
 

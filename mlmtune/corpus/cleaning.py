@@ -133,12 +133,12 @@ def content_hash(text: str) -> int:
     return state.intdigest()
 
 
-# Ideographs and kana: scripts that set no space between words.
-_UNSPACED = (
+UNSPACED = (
     "\u3005-\u3007\u3021-\u3029\u3031-\u3035\u303b\u303c\u3041-\u3096\u309d-\u309f\u30a1-\u30fa"
     "\u30fc-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f"
     "\U0001b000-\U0001b16f\U00020000-\U0003ffff"
 )
+"""Ideographs and kana, for a class in a pattern: scripts that set no space between words."""
 _ASCII_WORD = re.compile(r"\w+", re.ASCII)
 
 
@@ -154,8 +154,8 @@ def words(text: str) -> list[str]:
 
 @cache
 def _word() -> re.Pattern[str]:
-    letters = rf"[^\W{_UNSPACED}]"
-    return re.compile(rf"{letters}++(?:[{_marks()}]++{letters}*+)*+|[{_UNSPACED}]")
+    letters = rf"[^\W{UNSPACED}]"
+    return re.compile(rf"{letters}++(?:[{_marks()}]++{letters}*+)*+|[{UNSPACED}]")
 
 
 @cache

@@ -7,6 +7,7 @@ import torch
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 from mlmtune.errors import ConfigError
+from mlmtune.modeling.pair_head import token_logits
 
 ANY_MASK = "[MASK]"
 """What a user may write for any tokenizer's own mask token."""
@@ -59,7 +60,8 @@ def fill_mask(
     """The `top_k` likeliest tokens for each mask in `text`, from left to right.
 
     Args:
-        model: a masked language model, on any device; left in the mode it was in.
+        model: a masked language model, with or without a head for pairs, on any device; left in
+            the mode it was in.
         tokenizer: the model's.
         text: a sentence with at least one mask token, or `[MASK]`.
         top_k: number of candidates a mask.
@@ -76,7 +78,8 @@ def fill_mask(
     model.eval()
     try:
         with torch.inference_mode():
-            logits = model(**encoding.to(device)).logits[0].float().cpu()  # (T, V)
+            output = model(**encoding.to(device))
+            logits = token_logits(output)[0].float().cpu()  # (T, V)
     finally:
         model.train(was_training)
     top_k = min(top_k, logits.shape[-1])

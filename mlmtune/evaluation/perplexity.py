@@ -2,17 +2,20 @@
 
 The masks are a function of (`evaluation.seed`, chunk, position), so every run, batch size and
 number of processes measures the same tokens. Perplexity is exp of the mean cross entropy, in
-nats, over the masked tokens.
+nats, over the masked tokens. It is measured on chunks whatever the objective is, so that runs
+compare; an objective with pairs is measured on pairs besides.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
@@ -23,6 +26,7 @@ from mlmtune.modeling.device import free_cached_memory
 from mlmtune.modeling.masked_head import MaskedHead
 from mlmtune.randomness import key, permute
 from mlmtune.tokens.chunking import ChunkView
+from mlmtune.tokens.pairs import PairSequences
 
 SUBSET_STREAM, MASK_STREAM = 0xE7A1, 0xE7A2
 """Keep the draws of `evaluation.seed` apart: which chunks, and which tokens."""
@@ -32,6 +36,12 @@ BATCHES_BETWEEN_EXCHANGES = 8
 
 LARGEST_EXPONENT = 709.0
 """exp() of more does not fit a float."""
+
+NUM_SUMS = 7
+"""Sums that a batch gives; see `Evaluator`."""
+
+Numbers = NDArray[np.int64]
+Sums = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,9 @@ class Evaluation:
         accuracy: share of the masked tokens whose likeliest prediction is right.
         num_masked_tokens: how many tokens that rests on.
         num_chunks: how many chunks were evaluated.
+        pair_loss: mean cross entropy of the pairs' labels, in nats; None without pairs.
+        pair_accuracy: share of the pairs that were told right.
+        num_pairs: how many pairs that rests on.
     """
 
     loss: float
@@ -53,10 +66,17 @@ class Evaluation:
     accuracy: float
     num_masked_tokens: int
     num_chunks: int
+    pair_loss: float | None = None
+    pair_accuracy: float | None = None
+    num_pairs: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return asdict(self)
+        """The fields as JSON values; those of pairs where there are some."""
+        fields = asdict(self)
+        if self.num_pairs is None:
+            for name in ("pair_loss", "pair_accuracy", "num_pairs"):
+                del fields[name]
+        return fields
 
     def table(self) -> str:
         """All of it for people, a line each, to more digits than anyone needs."""
@@ -79,9 +99,12 @@ class Evaluation:
         interval = ""
         if self.perplexity_interval is not None:
             interval = " [{:.2f}, {:.2f}]".format(*self.perplexity_interval)
+        pairs = ""
+        if self.num_pairs is not None:
+            pairs = f"; {self.pair_accuracy:.1%} of {self.num_pairs:,} pairs right"
         return (
             f"perplexity {perplexity}{interval}, accuracy {self.accuracy:.1%} "
-            f"on {self.num_masked_tokens:,} masked tokens"
+            f"on {self.num_masked_tokens:,} masked tokens{pairs}"
         )
 
 
@@ -94,6 +117,7 @@ class Evaluator:
         config: seed, rate, batch size, and how many chunks.
         with_token_type_ids: whether the model has token types.
         is_for_compiled_model: for a compiled model; see MaskingCollator.
+        pairs: validation pairs, drawn by `evaluation.seed`, for an objective that has some.
     """
 
     def __init__(
@@ -104,14 +128,16 @@ class Evaluator:
         *,
         with_token_type_ids: bool,
         is_for_compiled_model: bool = False,
+        pairs: PairSequences | None = None,
     ) -> None:
         self._view = view
         self._collator = MaskingCollator(
             tokenizer,
-            MaskingConfig(mlm_probability=config.mlm_probability),
+            MaskingConfig(strategy=config.strategy, mlm_probability=config.mlm_probability),
             with_token_type_ids=with_token_type_ids,
             is_for_compiled_model=is_for_compiled_model,
         )
+        self._mlm_probability = config.mlm_probability
         self._seed = config.seed
         self._batch_size = config.batch_size
         self._fitting_size = config.batch_size
@@ -119,6 +145,9 @@ class Evaluator:
         if config.max_chunks is not None and config.max_chunks < len(view):
             order = permute(self.chunks, len(view), key(config.seed, SUBSET_STREAM))
             self.chunks = np.sort(order[: config.max_chunks])
+        self._pairs = pairs
+        # They stand in an order of their own, so that the first ones are a random subset.
+        self._pair_places = np.arange(0 if pairs is None else len(pairs))[: config.max_chunks]
 
     def run(
         self,
@@ -143,58 +172,77 @@ class Evaluator:
             DivergedError: the loss is not a finite number.
             ResourceError: memory does not suffice for one sequence.
         """
-        mine = self.chunks[accelerator.process_index :: accelerator.num_processes]
-        largest_share = -(-len(self.chunks) // accelerator.num_processes)
-        sums = np.zeros(7)
         was_training = model.training
         model.eval()
         try:
             with torch.inference_mode():
-                for number, start in enumerate(range(0, largest_share, self._batch_size)):
-                    if _any_should_stop(accelerator, number, should_stop):
-                        return None
-                    chunks = mine[start : start + self._batch_size]
-                    if len(chunks) > 0:
-                        sums += self._sums(accelerator, model, head, chunks)
+                of_chunks = partial(self._chunk_sums, accelerator, model, head)
+                sums = self._add_up(accelerator, self.chunks, of_chunks, should_stop)
+                if sums is None:
+                    return None
+                evaluation = _summarize(sums.tolist())
+                if self._pairs is None:
+                    return evaluation
+                of_pairs = partial(self._pair_sums, accelerator, model, head, self._pairs)
+                sums = self._add_up(accelerator, self._pair_places, of_pairs, should_stop)
         finally:
             model.train(was_training)
+        return None if sums is None else _with_pairs(evaluation, sums.tolist())
+
+    def _add_up(
+        self,
+        accelerator: Accelerator,
+        sequences: Numbers,
+        sums_of: Callable[[Numbers], Sums],
+        should_stop: Callable[[], bool],
+    ) -> Sums | None:
+        """The sums over all sequences, shared out over the processes; None if told to stop."""
+        mine = sequences[accelerator.process_index :: accelerator.num_processes]
+        largest_share = -(-len(sequences) // accelerator.num_processes)
+        sums = np.zeros(NUM_SUMS)
+        for number, start in enumerate(range(0, largest_share, self._batch_size)):
+            if _any_should_stop(accelerator, number, should_stop):
+                return None
+            batch = mine[start : start + self._batch_size]
+            if len(batch) > 0:
+                sums += self._sums(accelerator, batch, sums_of)
         if accelerator.num_processes > 1:
             on_device = torch.from_numpy(sums).to(accelerator.device)
             sums = accelerator.reduce(on_device, reduction="sum").cpu().numpy()
-        return _summarize(sums.tolist())
+        return sums
 
     def _sums(
-        self, accelerator: Accelerator, model: Any, head: MaskedHead, chunks: np.ndarray[Any, Any]
-    ) -> np.ndarray[Any, Any]:
+        self, accelerator: Accelerator, batch: Numbers, sums_of: Callable[[Numbers], Sums]
+    ) -> Sums:
         """The sums of a batch, in smaller ones from where memory has run out."""
-        num_batches = -(-len(chunks) // self._fitting_size)
+        num_batches = -(-len(batch) // self._fitting_size)
         try:
-            batches = np.array_split(chunks, num_batches)
-            sums = [self._batch_sums(accelerator, model, head, batch) for batch in batches]
-            total: np.ndarray[Any, Any] = np.stack(sums).sum(axis=0)
+            sums = [sums_of(part) for part in np.array_split(batch, num_batches)]
+            total: Sums = np.stack(sums).sum(axis=0)
             return total
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
         # Here, not above: the error holds on to the tensors that did not fit.
-        self._fitting_size = min(self._fitting_size, len(chunks)) // 2
+        self._fitting_size = min(self._fitting_size, len(batch)) // 2
         if self._fitting_size == 0:
             raise ResourceError(
                 "out of memory with one validation chunk; lower chunking.chunk_length, or use a "
                 "smaller model"
             )
         free_cached_memory(accelerator.device)
-        return self._sums(accelerator, model, head, chunks)
+        return self._sums(accelerator, batch, sums_of)
 
-    def _batch_sums(
-        self, accelerator: Accelerator, model: Any, head: MaskedHead, chunks: np.ndarray[Any, Any]
-    ) -> np.ndarray[Any, Any]:
+    def _chunk_sums(
+        self, accelerator: Accelerator, model: Any, head: MaskedHead, chunks: Numbers
+    ) -> Sums:
         """Sums over chunks of: 1, loss l, masked tokens n, correct, l * l, l * n, n * n."""
-        batch = self._collator(self._view.batch(chunks), key(self._seed, MASK_STREAM, chunks))
+        keys = key(self._seed, MASK_STREAM, chunks)
+        batch = self._collator(self._view.batch(chunks), keys, self._mlm_probability)
         rows = batch.masked_positions.numpy() // batch.input_ids.shape[1]
         on_device = batch.to(accelerator.device)
         labels = on_device.masked_labels()
-        logits = head.logits(model, on_device).float()
+        logits = head.outputs(model, on_device).logits.float()
         losses = functional.cross_entropy(
             logits, labels, reduction="none", ignore_index=IGNORE_INDEX
         )
@@ -206,6 +254,24 @@ class Evaluator:
             [len(chunks), loss.sum(), masked.sum(), correct,
              (loss * loss).sum(), (loss * masked).sum(), (masked * masked).sum()]
         )  # fmt: skip
+
+    def _pair_sums(
+        self,
+        accelerator: Accelerator,
+        model: Any,
+        head: MaskedHead,
+        pairs: PairSequences,
+        places: Numbers,
+    ) -> Sums:
+        """Sums over pairs of: 1, loss, correct; zeros behind them."""
+        chunks, keys = pairs.batch(np.zeros_like(places), places)
+        batch = self._collator(chunks, keys, self._mlm_probability).to(accelerator.device)
+        losses = head.losses(model, batch)
+        assert losses.pair is not None
+        assert losses.num_pairs_correct is not None
+        sums = np.zeros(NUM_SUMS)
+        sums[:3] = len(places), float(losses.pair), float(losses.num_pairs_correct)
+        return sums
 
 
 def _any_should_stop(
@@ -239,7 +305,8 @@ def _summarize(sums: list[float]) -> Evaluation:
         variance = num_chunks / (num_chunks - 1) * max(spread, 0.0) / num_masked**2
         half_width = 1.96 * math.sqrt(variance)
         if loss + half_width < LARGEST_EXPONENT:
-            interval = (math.exp(loss - half_width), math.exp(loss + half_width))
+            # No loss is below 0, so no perplexity below 1.
+            interval = (math.exp(max(loss - half_width, 0.0)), math.exp(loss + half_width))
     return Evaluation(
         loss=loss,
         perplexity=math.exp(loss) if loss < LARGEST_EXPONENT else None,
@@ -247,4 +314,14 @@ def _summarize(sums: list[float]) -> Evaluation:
         accuracy=num_correct / num_masked,
         num_masked_tokens=int(num_masked),
         num_chunks=int(num_chunks),
+    )
+
+
+def _with_pairs(evaluation: Evaluation, sums: list[float]) -> Evaluation:
+    num_pairs, loss_sum, num_correct = sums[:3]
+    return replace(
+        evaluation,
+        pair_loss=loss_sum / num_pairs,
+        pair_accuracy=num_correct / num_pairs,
+        num_pairs=int(num_pairs),
     )

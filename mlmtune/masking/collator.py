@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mlmtune.config import MaskingConfig
 from mlmtune.errors import ConfigError
 from mlmtune.masking.corruption import corrupt, replacement_ids
-from mlmtune.masking.selection import SELECTORS
+from mlmtune.masking.selection import STRATEGIES, highest_mlm_probability, select
 from mlmtune.randomness import UInt64Array
 from mlmtune.tokens.chunking import ChunkBatch
 
@@ -23,6 +23,9 @@ IGNORE_INDEX = -100
 
 COUNT_MULTIPLE = 64
 """Padded counts of masked positions are multiples of this, which suits matrix units too."""
+
+TOKENS_TOGETHER = {"token": 1, "whole_word": 4, "span": 16}
+"""How many tokens are selected together, at most about: the more, the more the counts vary."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,10 @@ class MaskedBatch:
             collator pads them, followed by positions whose label is -100.
         num_masked_tokens: how many of them are masked; known without waiting for a device.
         attention_mask: (B, T) int64, 0 at padding; None where nothing is padded.
-        token_type_ids: (B, T) int64 zeros; None where the model has none.
+        token_type_ids: (B, T) int64, 1 in the second segment of a pair and else 0; None where the
+            model has none.
+        pair_labels: (B,) int64, 1 where the segments of a pair do not belong together as they
+            stand; None where sequences are no pairs.
     """
 
     input_ids: torch.Tensor
@@ -45,6 +51,7 @@ class MaskedBatch:
     num_masked_tokens: int
     attention_mask: torch.Tensor | None
     token_type_ids: torch.Tensor | None
+    pair_labels: torch.Tensor | None = None
 
     def masked_labels(self) -> torch.Tensor:
         """(M,) the labels at `masked_positions`."""
@@ -98,21 +105,26 @@ class MaskingCollator:
         self._mask_token_id = int(tokenizer.mask_token_id)
         self._replacements = replacement_ids(tokenizer)
         self._config = config
-        self._select = SELECTORS[config.strategy]
+        self._heads = STRATEGIES[config.strategy]
         self._with_token_type_ids = with_token_type_ids
         self._is_for_compiled_model = is_for_compiled_model
 
-    def __call__(self, chunks: ChunkBatch, keys: UInt64Array) -> MaskedBatch:
+    def __call__(
+        self, chunks: ChunkBatch, keys: UInt64Array, mlm_probability: float
+    ) -> MaskedBatch:
         """Mask a batch.
 
         Args:
             chunks: B chunks of up to T tokens.
             keys: (B,) one key a chunk: equal keys, equal masks.
+            mlm_probability: the rate, which may change over a run.
         """
-        selected = self._select(chunks, keys, self._config.mlm_probability)
+        heads = self._heads(chunks, keys, self._config)
+        selected = select(chunks, keys, heads, mlm_probability)
         corrupted = corrupt(
             chunks.input_ids,
             selected,
+            heads,
             keys,
             mask_token_id=self._mask_token_id,
             replacements=self._replacements,
@@ -136,20 +148,29 @@ class MaskingCollator:
             masked_positions=torch.from_numpy(positions),
             num_masked_tokens=num_masked_tokens,
             attention_mask=attention_mask,
-            token_type_ids=(
-                torch.zeros(corrupted.shape, dtype=torch.int64)
-                if self._with_token_type_ids
-                else None
-            ),
+            token_type_ids=self._token_type_ids(chunks),
+            pair_labels=_tensor(chunks.pair_labels),
         )
+
+    def _token_type_ids(self, chunks: ChunkBatch) -> torch.Tensor | None:
+        if not self._with_token_type_ids:
+            return None
+        if chunks.token_type_ids is None:
+            return torch.zeros(chunks.input_ids.shape, dtype=torch.int64)
+        return torch.from_numpy(chunks.token_type_ids)
 
     def _padded(
         self, positions: NDArray[np.int64], selected: NDArray[np.bool_]
     ) -> NDArray[np.int64]:
         """Positions up to a count that a batch of this shape does not exceed once in a billion."""
-        expected = self._config.mlm_probability * selected.size
-        largest = max(expected + 6.0 * math.sqrt(expected), len(positions))
+        expected = highest_mlm_probability(self._config.mlm_probability) * selected.size
+        spread = math.sqrt(expected * TOKENS_TOGETHER[self._config.strategy])
+        largest = max(expected + 6.0 * spread, len(positions))
         count = min(-int(-largest // COUNT_MULTIPLE) * COUNT_MULTIPLE, selected.size)
         # Fewer than all positions are masked wherever something is left to pad.
         filler = np.full(count - len(positions), np.argmin(selected), dtype=np.int64)
         return np.concatenate([positions, filler])
+
+
+def _tensor(array: NDArray[np.int64] | None) -> torch.Tensor | None:
+    return None if array is None else torch.from_numpy(array)

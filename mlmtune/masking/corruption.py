@@ -35,6 +35,7 @@ def replacement_ids(tokenizer: "PreTrainedTokenizerFast") -> NDArray[np.int64]:
 def corrupt(
     input_ids: NDArray[np.int64],
     selected: NDArray[np.bool_],
+    heads: NDArray[np.int64],
     keys: UInt64Array,
     *,
     mask_token_id: int,
@@ -47,18 +48,19 @@ def corrupt(
     Args:
         input_ids: (B, T) the original ids; left as they are.
         selected: (B, T) which tokens are predicted.
+        heads: (B, T) first token of what is selected together, and so has one fate.
         keys: (B,) one key a sequence; with the position it decides every draw.
         mask_token_id: id of [MASK].
         replacements: (K,) ids that a random token is drawn from, uniformly.
         mask_replace_prob: share of the selected tokens that become the mask.
-        random_replace_prob: share that become a random token; the rest stay.
+        random_replace_prob: share that become random tokens, each drawn for itself; the rest stay.
 
     Returns:
         (B, T) what the model sees.
     """
     rows, columns = np.nonzero(selected)
-    positions = columns.astype(np.uint64)
-    action = uniform(key(keys[rows], ACTION_STREAM), positions)
+    units = heads[rows, columns].astype(np.uint64)
+    action = uniform(key(keys[rows], ACTION_STREAM), units)
     becomes_mask = action < mask_replace_prob
     becomes_random = ~becomes_mask & (action < mask_replace_prob + random_replace_prob)
 

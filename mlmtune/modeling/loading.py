@@ -4,6 +4,7 @@ All checks that need no weights come first, so a wrong choice is reported within
 """
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -13,13 +14,21 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
 
 from mlmtune import hub
-from mlmtune.config import ModelConfig
+from mlmtune.config import ModelConfig, Objective
 from mlmtune.errors import ConfigError, HubError
 from mlmtune.hub import HUB_TIMEOUT_SECONDS
 from mlmtune.locations import resolve
+from mlmtune.modeling.kept_weights import read_kept_weights
+from mlmtune.modeling.pair_head import has_pair_head, model_types_with_pair_head
 
 HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.jinja"]
 """What a masked language model needs of its repository; weights in pickles only if need be."""
@@ -43,9 +52,13 @@ class LoadedModel:
     """A model that is ready to train or to evaluate, and its tokenizer.
 
     Attributes:
-        model: an `AutoModelForMaskedLM`, in fp32, on the CPU.
+        model: an `AutoModelForMaskedLM`, or an `AutoModelForPreTraining` where the objective has
+            pairs; in fp32, on the CPU.
         tokenizer: its fast tokenizer.
         new_weights: names of the weights that the checkpoint does not hold; drawn anew.
+        new_pair_weights: those of them that only pairs need: of the head for pairs, and of the
+            pooler before it. None where the objective has no pairs.
+        kept_weights: what the checkpoint holds besides, by name; to be saved with the model.
         attn_implementation: what `auto` became.
         context_length: the longest input the model takes; None where it has no limit.
     """
@@ -53,6 +66,8 @@ class LoadedModel:
     model: Any
     tokenizer: PreTrainedTokenizerFast
     new_weights: tuple[str, ...]
+    new_pair_weights: tuple[str, ...]
+    kept_weights: dict[str, torch.Tensor]
     attn_implementation: str
     context_length: int | None
 
@@ -60,7 +75,13 @@ class LoadedModel:
     def head_is_new(self) -> bool:
         """Whether the head that predicts tokens starts from random weights."""
         prefix = f"{self.model.base_model_prefix}."
-        return any(not name.startswith(prefix) for name in self.new_weights)
+        new_here = set(self.new_weights) - set(self.new_pair_weights)
+        return any(not name.startswith(prefix) for name in new_here)
+
+    @property
+    def pair_head_is_new(self) -> bool:
+        """Whether the head for pairs, or the pooler before it, starts from random weights."""
+        return bool(self.new_pair_weights)
 
     @property
     def num_parameters(self) -> int:
@@ -174,19 +195,26 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def load_pretrained(
-    config: ModelConfig, *, chunk_length: int, device: torch.device, precision: str, seed: int
+    config: ModelConfig,
+    *,
+    objective: Objective,
+    chunk_length: int,
+    device: torch.device,
+    precision: str,
+    seed: int,
 ) -> LoadedModel:
     """Load tokenizer and model, and check that they fit each other and the chunks.
 
     Args:
         config: which model, and how it runs.
+        objective: which heads it has.
         chunk_length: longest input, special tokens included.
         device: where the model will run.
         precision: what it will compute in; with the device it decides how attention is computed.
         seed: draws the weights that the checkpoint does not hold.
 
     Raises:
-        ConfigError: tokenizer, model and chunks do not fit.
+        ConfigError: tokenizer, model, objective and chunks do not fit.
         HubError: the hub cannot be reached, or has no such model.
     """
     _quiet_libraries()
@@ -197,6 +225,9 @@ def load_pretrained(
     except Exception as error:
         raise ConfigError(_why_not_loadable(config.name_or_path, error)) from error
     _check_vocabulary(config.name_or_path, tokenizer, model_config)
+    has_pairs = objective != "mlm"
+    if has_pairs:
+        _check_pair_head(config.name_or_path, objective, model_config)
     if config.dropout is not None:
         _set_dropout(model_config, config.dropout)
     attention: str = config.attn_implementation
@@ -207,8 +238,9 @@ def load_pretrained(
         )
 
     torch.manual_seed(seed)
+    auto_class = AutoModelForPreTraining if has_pairs else AutoModelForMaskedLM
     try:
-        model, report = AutoModelForMaskedLM.from_pretrained(
+        model, report = auto_class.from_pretrained(
             folder,
             config=model_config,
             dtype=torch.float32,
@@ -231,9 +263,11 @@ def load_pretrained(
     return LoadedModel(
         model,
         tokenizer,
-        tuple(sorted(report["missing_keys"])),
-        model.config._attn_implementation,
-        context_length,
+        new_weights=tuple(sorted(report["missing_keys"])),
+        new_pair_weights=_pair_weights(model, report["missing_keys"]) if has_pairs else (),
+        kept_weights=read_kept_weights(folder, model, report["unexpected_keys"]),
+        attn_implementation=model.config._attn_implementation,
+        context_length=context_length,
     )
 
 
@@ -270,6 +304,25 @@ def _check_encoder(name: str, model: Any, missing: set[str]) -> None:
             + (f" and {len(lost) - 1} more" if len(lost) > 1 else "")
             + "); its files are damaged or of another architecture: fetch or save it again"
         )
+
+
+def _check_pair_head(name: str, objective: Objective, model_config: Any) -> None:
+    if not has_pair_head(type(model_config)):
+        raise ConfigError(
+            f"objective: {objective} needs a head for pairs of sentences, which {name} "
+            f"({model_config.model_type}) cannot have; choose a model of one of the kinds that "
+            f"can ({', '.join(model_types_with_pair_head())}), or set objective: mlm"
+        )
+
+
+def _pair_weights(model: Any, names: Collection[str]) -> tuple[str, ...]:
+    """Those of some weights that the masked-LM head does without; in the encoder, the pooler's."""
+    with torch.device("meta"):
+        masked_lm = AutoModelForMaskedLM.from_config(  # type: ignore[no-untyped-call]
+            model.config
+        ).state_dict()
+    encoder = f"{model.base_model_prefix}."
+    return tuple(sorted(n for n in names if n not in masked_lm or n.startswith(encoder)))
 
 
 def _check_vocabulary(name: str, tokenizer: PreTrainedTokenizerFast, model_config: Any) -> None:

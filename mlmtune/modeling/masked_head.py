@@ -5,6 +5,7 @@ encoder (`model.base_model`) hands the head only the rows at masked positions; t
 runs unchanged. Whether an architecture allows it is found out on a small batch, not guessed.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,9 +13,39 @@ from torch import nn
 from torch.nn import functional
 
 from mlmtune.masking.collator import IGNORE_INDEX, MaskedBatch
+from mlmtune.modeling.pair_head import pair_logits, token_logits
 
 PROBE_TOLERANCE = 1e-4
 """Largest difference of logits, relative to their size, at which the two ways count as equal."""
+
+
+@dataclass(frozen=True)
+class HeadOutputs:
+    """What a model says of a batch.
+
+    Attributes:
+        logits: (M, V) at the masked positions.
+        pair_logits: (B, 2) whether the segments of a pair belong together as they stand; None for
+            a model without a head for pairs.
+    """
+
+    logits: torch.Tensor
+    pair_logits: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Sums over a batch, in nats, in fp32. Scalars.
+
+    Attributes:
+        mlm: cross entropies of the masked tokens.
+        pair: cross entropies of the pairs; None where sequences are no pairs.
+        num_pairs_correct: pairs whose likelier label is right.
+    """
+
+    mlm: torch.Tensor
+    pair: torch.Tensor | None = None
+    num_pairs_correct: torch.Tensor | None = None
 
 
 class MaskedHead:
@@ -43,25 +74,27 @@ class MaskedHead:
         output.last_hidden_state = rows
         return output
 
-    def logits(self, model: Any, batch: MaskedBatch) -> torch.Tensor:
-        """(M, V) logits at the batch's masked positions.
+    def outputs(self, model: Any, batch: MaskedBatch) -> HeadOutputs:
+        """Logits at the batch's masked positions, and of its pairs.
 
         Args:
             model: the model given at the start, bare or wrapped for training.
             batch: on the model's device.
         """
         if not self.is_sparse:
-            dense: torch.Tensor = model(**batch.model_inputs()).logits  # (B, T, V)
-            return dense.reshape(-1, dense.shape[-1]).index_select(0, batch.masked_positions)
+            output = model(**batch.model_inputs())
+            dense = token_logits(output)  # (B, T, V)
+            rows = dense.reshape(-1, dense.shape[-1]).index_select(0, batch.masked_positions)
+            return HeadOutputs(rows, pair_logits(output))
         self._rows = batch.masked_positions
         try:
-            logits: torch.Tensor = model(**batch.model_inputs()).logits  # (1, M, V)
+            output = model(**batch.model_inputs())
         finally:
             self._rows = None
-        return logits[0]
+        return HeadOutputs(token_logits(output)[0], pair_logits(output))  # of (1, M, V)
 
-    def loss_sum(self, model: Any, batch: MaskedBatch) -> torch.Tensor:
-        """Sum of the cross entropies of a batch's masked tokens, in nats, in fp32.
+    def losses(self, model: Any, batch: MaskedBatch) -> Losses:
+        """The losses of a batch.
 
         Args:
             model: the model given at the start, bare or wrapped for training.
@@ -69,14 +102,22 @@ class MaskedHead:
         """
         if batch.num_masked_tokens == 0:
             # The model still runs, so that every process takes part in the exchange of gradients.
-            unused: torch.Tensor = model(**batch.model_inputs()).logits
-            return unused.float().sum() * 0.0
-        return functional.cross_entropy(
-            self.logits(model, batch).float(),  # (M, V)
-            batch.masked_labels(),
-            reduction="sum",
-            ignore_index=IGNORE_INDEX,
-        )
+            output = model(**batch.model_inputs())
+            mlm, of_pairs = token_logits(output).float().sum() * 0.0, pair_logits(output)
+        else:
+            outputs = self.outputs(model, batch)
+            of_pairs = outputs.pair_logits
+            mlm = functional.cross_entropy(
+                outputs.logits.float(),
+                batch.masked_labels(),
+                reduction="sum",
+                ignore_index=IGNORE_INDEX,
+            )
+        if batch.pair_labels is None:
+            return Losses(mlm)
+        assert of_pairs is not None  # loading has seen to it
+        pair = functional.cross_entropy(of_pairs.float(), batch.pair_labels, reduction="sum")
+        return Losses(mlm, pair, (of_pairs.argmax(dim=-1) == batch.pair_labels).sum())
 
     def _agrees_with_the_full_head(self, model: Any, vocab_size: int) -> bool:
         """Whether both ways give the same logits on a small batch without dropout."""
@@ -88,9 +129,9 @@ class MaskedHead:
         model.eval()
         try:
             with torch.no_grad():
-                dense = model(input_ids=ids).logits
+                dense = token_logits(model(input_ids=ids))
                 expected = dense.reshape(-1, dense.shape[-1])[rows]
-                actual = self.logits(model, batch)
+                actual = self.outputs(model, batch).logits
                 scale = expected.abs().max().clamp(min=1e-6)
                 return actual.shape == expected.shape and bool(
                     ((actual - expected).abs().max() / scale) <= PROBE_TOLERANCE

@@ -9,28 +9,17 @@ Legend: B chunks, T tokens in a chunk, D documents, N chunks of a view.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmtune.config import ChunkingConfig, CorpusConfig, TokenizationConfig
-from mlmtune.console import Console
-from mlmtune.corpus.scanning import Listing
-from mlmtune.corpus.splitting import validation_mask
-from mlmtune.errors import ConfigError, DataError
-from mlmtune.randomness import key, permute
+from mlmtune.config import ChunkingConfig
+from mlmtune.errors import ConfigError
 from mlmtune.tokens.store import TokenStore
-from mlmtune.tokens.tokenization import SpecialTokens, open_store
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+from mlmtune.tokens.tokenization import SpecialTokens
 
 BLOCK_CHUNKS = 4096
 """Chunks put together at once where all of a view is gone through."""
-
-SPLIT_BY_CHUNK_STREAM = 0x5B1C
-"""Keeps the draw of `split_by: chunk` apart from the other draws by `corpus.split_seed`."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +32,16 @@ class ChunkBatch:
         special_tokens_mask: (B, T) bool; True at special tokens and padding.
         word_starts: (B, T) bool; True where a word begins. A chunk's first body token always
             begins one, even if the chunk's border cut the word. False at special tokens.
+        token_type_ids: (B, T) int64, of pairs; None where all of a chunk is one segment.
+        pair_labels: (B,) int64, of pairs: 1 where the second segment does not follow the first.
     """
 
     input_ids: NDArray[np.int64]
     lengths: NDArray[np.int64]
     special_tokens_mask: NDArray[np.bool_]
     word_starts: NDArray[np.bool_]
+    token_type_ids: NDArray[np.int64] | None = None
+    pair_labels: NDArray[np.int64] | None = None
 
 
 class ChunkView:
@@ -267,102 +260,3 @@ def _sums(
     sums = np.zeros(num_groups, dtype=np.int64)
     np.add.at(sums, groups, values)
     return sums
-
-
-@dataclass(frozen=True)
-class Splits:
-    """The two sides of a corpus, as chunks.
-
-    Attributes:
-        train: to learn from.
-        validation: to measure on.
-        weights: (S,) how often an epoch sees each of the store's sources.
-    """
-
-    train: ChunkView
-    validation: ChunkView
-    weights: NDArray[np.float64]
-
-
-def open_splits(
-    corpus: CorpusConfig,
-    tokenization: TokenizationConfig,
-    chunking: ChunkingConfig,
-    tokenizer: "PreTrainedTokenizerFast",
-    listing: Listing | None,
-    console: Console,
-    *,
-    rebuilds: bool = False,
-) -> tuple[TokenStore, Splits]:
-    """A corpus's token store (built if need be) and its two sides as chunks.
-
-    Raises:
-        DataError: there is no usable text, or a side has no chunk.
-        ResourceError: the token cache cannot be written.
-    """
-    store = open_store(corpus, tokenization, tokenizer, listing, console, rebuilds=rebuilds)
-    pad_token_id = tokenizer.pad_token_id
-    splits = build_splits(
-        store,
-        corpus,
-        chunking,
-        SpecialTokens.of(tokenizer),
-        0 if pad_token_id is None else int(pad_token_id),
-    )
-    if corpus.split_by == "chunk":
-        console.say(
-            "corpus.split_by: chunk puts parts of one document on both sides; the validation "
-            "perplexity leaks and looks better than it is"
-        )
-    return store, splits
-
-
-def build_splits(
-    store: TokenStore,
-    corpus: CorpusConfig,
-    chunking: ChunkingConfig,
-    special_tokens: SpecialTokens,
-    pad_token_id: int,
-) -> Splits:
-    """Split the store's documents (or, where the config insists, its chunks) into two views.
-
-    Raises:
-        DataError: a side has no chunk.
-    """
-    weights = np.ones(len(store.sources))
-    weights[len(corpus.validation_sources) :] = [source.weight for source in corpus.sources]
-    is_weighted = bool((weights != 1.0).any())
-
-    def view(documents: NDArray[np.int64], *, separates_sources: bool = False) -> ChunkView:
-        return ChunkView(
-            store, documents, chunking, special_tokens, pad_token_id,
-            separates_sources=separates_sources,
-        )  # fmt: skip
-
-    if corpus.split_by == "chunk":
-        train, validation = _split_by_chunk(view(np.arange(store.num_documents)), corpus)
-    else:
-        on_validation = validation_mask(store.content_hashes, store.given, corpus)
-        train = view(np.flatnonzero(~on_validation), separates_sources=is_weighted)
-        validation = view(np.flatnonzero(on_validation))
-    splits = Splits(train, validation, weights)
-    for side, chunks in (("training", splits.train), ("validation", splits.validation)):
-        if len(chunks) == 0:
-            remedy = "add text"
-            if chunks.num_tokens_dropped:
-                remedy += ", or set chunking.last_chunk: keep"
-            raise DataError(
-                f"the {side} text ({chunks.num_body_tokens} tokens) makes no chunk of "
-                f"{chunking.chunk_length} tokens; {remedy}"
-            )
-    return splits
-
-
-def _split_by_chunk(chunks: ChunkView, corpus: CorpusConfig) -> tuple[ChunkView, ChunkView]:
-    order = permute(
-        np.arange(len(chunks)), len(chunks), key(corpus.split_seed, SPLIT_BY_CHUNK_STREAM)
-    )
-    fraction = max(1, round(corpus.validation_fraction * len(chunks)))
-    num_validation = min(corpus.max_validation_chunks or fraction, max(len(chunks) - 1, 0))
-    train = order[num_validation:][: corpus.max_train_chunks]
-    return chunks.select(np.sort(train)), chunks.select(np.sort(order[:num_validation]))

@@ -2,18 +2,33 @@
 
 import json
 import string
+import unicodedata
 from itertools import chain
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
+
+from mlmtune.errors import ConfigError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 Tokens = tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.int64]]
 """Ids of texts, one text after the other; whether each begins a word; tokens of each text."""
+
+
+class Offsets(NamedTuple):
+    """Where the n tokens of a text stand in it, in characters.
+
+    Attributes:
+        starts: (n,) the first character of each token.
+        ends: (n,) the one after its last. Several tokens may share a character.
+    """
+
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
 
 
 def plain_backend(tokenizer: "PreTrainedTokenizerFast") -> Tokenizer:
@@ -48,6 +63,18 @@ def _without_special_pieces(tokenizer_json: str) -> str:
     return json.dumps(content)
 
 
+def framed(tokenizer: "PreTrainedTokenizerFast", *, is_pair: bool = False) -> Encoding:
+    """Some text, or two, between the special tokens of the tokenizer's template.
+
+    There is a token of each text: one that the tokenizer drops whole says nothing of the frame.
+    """
+    backend = plain_backend(tokenizer)
+    for text in chain("a", backend.get_vocab()):
+        if len(backend.encode(text, add_special_tokens=False)):
+            return backend.encode(text, text if is_pair else None)
+    raise ConfigError(f"{tokenizer.name_or_path}: the tokenizer makes no token of any text")
+
+
 class Encoder:
     """A Rust tokenizer that gives ids as arrays, and says which tokens begin a word.
 
@@ -58,6 +85,7 @@ class Encoder:
     def __init__(self, backend: Tokenizer) -> None:
         self._backend = backend
         self._continues_word = _continuing_pieces(backend)
+        self._is_punctuation = _punctuation_pieces(backend)
 
     def __call__(self, texts: list[str]) -> Tokens:
         """Tokens of all texts, without special ones."""
@@ -74,7 +102,19 @@ class Encoder:
         word_starts = np.ones(num_tokens, dtype=bool)
         word_starts[1:] = word_ids[1:] != word_ids[:-1]
         word_starts[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
+        # Where words are told by spaces alone, the full stop at its end is no part of a word.
+        is_apart = self._is_punctuation[ids]
+        word_starts |= is_apart
+        word_starts[1:] |= is_apart[:-1]
         return ids, word_starts, lengths
+
+    def offsets(self, texts: list[str]) -> list[Offsets]:
+        """Where the tokens of each text stand in it; those that a call gives the ids of."""
+        encodings = self._backend.encode_batch(texts, add_special_tokens=False)
+        return [
+            Offsets(*np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2).T)
+            for encoding in encodings
+        ]
 
 
 def _continuing_pieces(backend: Tokenizer) -> NDArray[np.bool_] | None:
@@ -96,6 +136,21 @@ def _continuing_pieces(backend: Tokenizer) -> NDArray[np.bool_] | None:
     for token, id_ in model["vocab"].items():
         continues[id_] = token.startswith(prefix) and token not in added
     return continues
+
+
+def _punctuation_pieces(backend: Tokenizer) -> NDArray[np.bool_]:
+    """(V,) whether an id is punctuation and nothing else, but for a mark of the space before it."""
+    is_byte_level = '"ByteLevel"' in backend.to_str()
+    vocabulary = backend.get_vocab()
+    is_punctuation = np.zeros(max(vocabulary.values()) + 1, dtype=bool)
+    for token, id_ in vocabulary.items():
+        characters = token.lstrip("\u2581\u0120")  # of SentencePiece, and of byte-level BPE
+        # There any other character stands for a byte of one.
+        is_punctuation[id_] = bool(characters) and all(
+            c in string.punctuation or (not is_byte_level and unicodedata.category(c)[0] == "P")
+            for c in characters
+        )
+    return is_punctuation
 
 
 def _word_ids(encoding: Encoding) -> list[int]:

@@ -7,16 +7,35 @@ epoch are shuffled together. Nothing is drawn one after the other, so any place 
 """
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlmtune.randomness import key, permute
-from mlmtune.tokens.chunking import ChunkView
 
 ORDER_STREAM, MIX_STREAM = 0x7A01, 0x7A05
 """Keep the order of an epoch and that of a source's row apart from other draws of `run.seed`."""
+
+
+class Countable(Protocol):
+    """Sequences that lie one source after the other: a `ChunkView` or a `PairView`.
+
+    Attributes:
+        num_tokens: of all of them, special tokens included.
+        num_chunks_by_source: (S,) sequences.
+        num_tokens_by_source: (S,) special tokens included.
+        num_body_tokens_by_source: (S,) without them.
+    """
+
+    num_chunks_by_source: NDArray[np.int64]
+    num_tokens_by_source: NDArray[np.int64]
+    num_body_tokens_by_source: NDArray[np.int64]
+
+    def __len__(self) -> int: ...
+
+    @property
+    def num_tokens(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -37,11 +56,11 @@ class Mixture:
     num_body_tokens_by_source: NDArray[np.int64]
 
     @classmethod
-    def of(cls, view: ChunkView, weights: NDArray[np.float64]) -> Self:
+    def of(cls, view: Countable, weights: NDArray[np.float64]) -> Self:
         """The mixture of a view's chunks.
 
         Args:
-            view: training chunks; cut source by source, where the weights differ from 1.
+            view: chunks or pairs; cut source by source, where the weights differ from 1.
             weights: (S,) one for each of the store's sources.
         """
         if (weights == 1.0).all():

@@ -12,6 +12,7 @@ A store is a folder: a manifest, and shards of some thirty million tokens each.
       num_characters.bin   int64 a document
       sources.bin          uint16 a document: its source, by the manifest's list
       documents.jsonl      id of each document, a line each
+    words-rjieba/          bits that were found later, from other rules; see `marks`
 
 A shard is written under a temporary name and renamed when it is whole, and so is the store: each
 is finished or absent. What was interrupted goes on after the last finished shard.
@@ -21,7 +22,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -31,7 +32,7 @@ from numpy.typing import NDArray
 
 from mlmtune.errors import ConfigError, DataError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 SHARD_TOKENS = 1 << 25
 """Tokens in a shard, more or less: a minute of work."""
@@ -80,12 +81,14 @@ class StoredSource:
         validation: it is one of `corpus.validation_sources`.
         num_tokens: of its documents that are in the store.
         num_unknown_tokens: those that stand for what the tokenizer does not know.
+        num_words: those that begin a word.
     """
 
     name: str
     validation: bool
     num_tokens: int
     num_unknown_tokens: int
+    num_words: int
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ class TokenStore:
         funnel: what was found, read and left out, as in corpus.json.
         made_of: what the store follows from, by name; see `tokenization.describe`.
         directory: where the store lies.
+        num_documents_of_shards: how many documents each shard holds.
     """
 
     shards: tuple[Shard, ...]
@@ -115,6 +119,7 @@ class TokenStore:
     funnel: dict[str, Any]
     made_of: dict[str, Any]
     directory: Path
+    num_documents_of_shards: tuple[int, ...]
 
     @classmethod
     def open(cls, directory: Path) -> Self:
@@ -143,6 +148,28 @@ class TokenStore:
             funnel=manifest["funnel"],
             made_of=manifest["made_of"],
             directory=directory,
+            num_documents_of_shards=tuple(entry["num_documents"] for entry in manifest["shards"]),
+        )
+
+    def with_word_starts(
+        self, word_starts: Sequence[NDArray[np.uint8]], num_words: Sequence[int]
+    ) -> Self:
+        """The same tokens with other words.
+
+        Args:
+            word_starts: packed bits of each shard.
+            num_words: words of each source.
+        """
+        return replace(
+            self,
+            shards=tuple(
+                replace(shard, word_starts=bits)
+                for shard, bits in zip(self.shards, word_starts, strict=True)
+            ),
+            sources=tuple(
+                replace(source, num_words=count)
+                for source, count in zip(self.sources, num_words, strict=True)
+            ),
         )
 
     @property
@@ -163,7 +190,7 @@ class TokenStore:
     @property
     def num_tokens(self) -> int:
         """Number of body tokens."""
-        return int(self._shard_offsets[-1])
+        return int(self.shard_offsets[-1])
 
     @cached_property
     def given(self) -> NDArray[np.bool_]:
@@ -173,19 +200,20 @@ class TokenStore:
         ]
 
     @cached_property
-    def _shard_offsets(self) -> NDArray[np.int64]:
+    def shard_offsets(self) -> NDArray[np.int64]:
+        """(shards + 1,) the position where each shard begins, and the end."""
         return np.cumsum([0, *(len(shard.ids) for shard in self.shards)], dtype=np.int64)
 
     def tokens_at(self, positions: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """(n,) ids of the tokens at some positions, and whether each begins a word."""
         if len(self.shards) == 1:
             return self.shards[0].ids[positions], self.shards[0].starts_word(positions)
-        shards = np.searchsorted(self._shard_offsets, positions, side="right") - 1
+        shards = np.searchsorted(self.shard_offsets, positions, side="right") - 1
         ids = np.empty(positions.shape, dtype=np.int32)
         starts = np.empty(positions.shape, dtype=bool)
         for number in np.unique(shards).tolist():
             here = shards == number
-            local = positions[here] - self._shard_offsets[number]
+            local = positions[here] - self.shard_offsets[number]
             ids[here] = self.shards[number].ids[local]
             starts[here] = self.shards[number].starts_word(local)
         return ids, starts
@@ -362,18 +390,21 @@ class StoreWriter:
             "name": name,
             "num_documents": len(self._ids),
             "num_tokens": self._num_tokens,
-            "tokens_by_source": self._by_source(arrays["sources"], arrays["lengths"]),
-            "unknown_by_source": self._by_source(arrays["sources"][of_document], 1),
+            "num_tokens_by_source": self._by_source(arrays["sources"], arrays["lengths"]),
+            "num_unknown_tokens_by_source": self._by_source(arrays["sources"][of_document], 1),
+            "num_words_by_source": count_by_source(
+                arrays["word_starts"], arrays["lengths"], arrays["sources"], len(self._sources)
+            ),
         }
         arrays["word_starts"] = np.packbits(arrays["word_starts"])
         temporary = self._temporary / (name + _PARTIAL)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         for array, kind in {"ids": self._dtype, **ARRAYS}.items():
-            _write_durably(temporary / f"{array}.bin", arrays[array].astype(kind, copy=False).data)
+            write_durably(temporary / f"{array}.bin", arrays[array].astype(kind, copy=False).data)
         lines = "".join(json.dumps(id_) + "\n" for id_ in self._ids)
-        _write_durably(temporary / _DOCUMENTS, lines.encode())
-        _write_durably(temporary / "shard.json", json.dumps(entry).encode())
+        write_durably(temporary / _DOCUMENTS, lines.encode())
+        write_durably(temporary / "shard.json", json.dumps(entry).encode())
         temporary.rename(self._temporary / name)
         self._shards.append(entry)
         self._batches, self._ids, self._num_tokens = [], [], 0
@@ -388,14 +419,12 @@ class StoreWriter:
         """Write what is left and the manifest, and give the store its name."""
         if self._batches:
             self._finish_shard()
+        counts = ("num_tokens", "num_unknown_tokens", "num_words")
         sources = [
             StoredSource(
                 name,
                 validation,
-                num_tokens=sum(shard["tokens_by_source"][number] for shard in self._shards),
-                num_unknown_tokens=sum(
-                    shard["unknown_by_source"][number] for shard in self._shards
-                ),
+                **{c: sum(s[f"{c}_by_source"][number] for s in self._shards) for c in counts},
             )
             for number, (name, validation) in enumerate(self._sources)
         ]
@@ -407,7 +436,7 @@ class StoreWriter:
             "shards": self._shards,
             "funnel": funnel,
         }
-        _write_durably(self._temporary / _MANIFEST, json.dumps(manifest, indent=1).encode())
+        write_durably(self._temporary / _MANIFEST, json.dumps(manifest, indent=1).encode())
         # At no moment is there neither the old store nor all of the new one.
         replaced = self._directory.with_name(self._directory.name + _REPLACED)
         shutil.rmtree(replaced, ignore_errors=True)
@@ -418,7 +447,29 @@ class StoreWriter:
         shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _write_durably(path: Path, content: bytes | memoryview) -> None:
+def count_by_source(
+    bits: NDArray[np.bool_],
+    lengths: NDArray[np.int64],
+    sources: NDArray[np.uint16],
+    num_sources: int,
+) -> list[int]:
+    """How many bits are set in the documents of each source.
+
+    Args:
+        bits: (n,) one a token.
+        lengths: (D,) tokens of each document; they add up to n.
+        sources: (D,) index of each document's source.
+        num_sources: how many there are.
+    """
+    before = np.concatenate([np.zeros(1, np.int64), np.cumsum(bits)])
+    ends = np.cumsum(lengths)
+    by_source = np.zeros(num_sources, dtype=np.int64)
+    np.add.at(by_source, sources, before[ends] - before[ends - lengths])
+    return [int(count) for count in by_source]
+
+
+def write_durably(path: Path, content: bytes | memoryview) -> None:
+    """Write a file that is on the disk when this returns."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmtune.randomness import key, permute
-from mlmtune.tokens.chunking import ChunkView, Splits
+from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.mixing import Mixture
+from mlmtune.tokens.splits import Splits
 from mlmtune.tokens.store import TokenStore
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from mlmtune.corpus.document import Document
 from mlmtune.corpus.scanning import Listing, scan
 from mlmtune.errors import ConfigError, MlmtuneError, ResourceError
 from mlmtune.locations import cache_directory
-from mlmtune.tokens.encoding import Encoder, Tokens, plain_backend
+from mlmtune.tokens.encoding import Encoder, Tokens, framed, plain_backend
 from mlmtune.tokens.store import (
     FORMAT_VERSION,
     StoreWriter,
@@ -71,7 +71,7 @@ class SpecialTokens:
     @classmethod
     def of(cls, tokenizer: "PreTrainedTokenizerFast") -> "SpecialTokens":
         """Read the frame off the tokenizer's template; else take its cls and sep tokens."""
-        encoding = plain_backend(tokenizer).encode("a", add_special_tokens=True)
+        encoding = framed(tokenizer)
         is_special = np.asarray(encoding.special_tokens_mask, dtype=bool)
         body = np.flatnonzero(~is_special)
         separator_id = tokenizer.sep_token_id
@@ -302,13 +302,14 @@ def _build(
     with console.bar(
         total=total.documents_kept, initial=start, unit="document", what="tokenizing"
     ) as bar:
-        for batch, tokens in _tokenized(_batches(texts.documents(start)), Encoder(backend)):
+        for batch, tokens in _tokenized(batches(texts.documents(start)), Encoder(backend)):
             _append(writer, batch, *tokens)
             bar.update(len(batch))
     writer.finish(texts.funnel.to_json())
 
 
-def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+def batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    """The documents in groups that are worth handing over to the tokenizer."""
     batch: list[Document] = []
     num_characters = 0
     for document in documents:
@@ -338,13 +339,13 @@ def _tokenized(
 
 def _tokenize(batch: list[Document], encode: Encoder) -> Tokens:
     """The documents of a batch, one after the other."""
-    pieces = [
-        (number, piece) for number, document in enumerate(batch) for piece in _cut(document.text)
+    handed_over = [
+        (number, piece) for number, document in enumerate(batch) for piece in pieces(document.text)
     ]
-    encoded = [encode(group) for group in _groups([piece for _, piece in pieces])]
+    encoded = [encode(group) for group in groups([piece for _, piece in handed_over])]
     ids, word_starts, piece_lengths = map(np.concatenate, zip(*encoded, strict=True))
     lengths = np.zeros(len(batch), dtype=np.int64)
-    np.add.at(lengths, [number for number, _ in pieces], piece_lengths)
+    np.add.at(lengths, [number for number, _ in handed_over], piece_lengths)
     return ids, word_starts, lengths
 
 
@@ -366,7 +367,7 @@ def _append(
     )
 
 
-def _cut(text: str) -> Iterator[str]:
+def pieces(text: str) -> Iterator[str]:
     """A long text in pieces that give the same tokens; each but the first begins with a space."""
     start = 0
     while place := SINGLE_SPACE.search(text, start + PIECE_CHARACTERS):
@@ -375,7 +376,7 @@ def _cut(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def _groups(texts: list[str]) -> Iterator[list[str]]:
+def groups(texts: list[str]) -> Iterator[list[str]]:
     """The texts in order, in groups that just reach BATCH_CHARACTERS."""
     group: list[str] = []
     num_characters = 0

@@ -13,7 +13,7 @@ and the step. A checkpoint is written under a temporary name, made durable, and 
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ import torch
 import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from mlmtune.errors import CheckpointError
 from mlmtune.training.run_dir import TEMPORARY_PREFIX, removing, write_json, writing_to
@@ -47,6 +47,9 @@ class TrainState:
     loss_sum: float = 0.0
     window_loss_sum: float = 0.0
     window_num_masked_tokens: int = 0
+    window_pair_loss_sum: float = 0.0
+    window_num_pairs_correct: float = 0.0
+    window_num_pairs: int = 0
     num_skipped_steps: int = 0
     num_overflows_in_a_row: int = 0
     scaler: dict[str, Any] | None = None
@@ -78,9 +81,21 @@ def list_checkpoints(directory: Path) -> list[Path]:
     return sorted((p for p in directory.iterdir() if step_of(p) >= 0), key=step_of, reverse=True)
 
 
-def save_model(directory: Path, model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Write what from_pretrained() and pipeline("fill-mask") need."""
-    model.save_pretrained(directory)
+def save_model(
+    directory: Path,
+    model: Any,
+    tokenizer: PreTrainedTokenizerFast,
+    kept_weights: Mapping[str, torch.Tensor],
+) -> None:
+    """Write what from_pretrained() and pipeline("fill-mask") need.
+
+    Args:
+        directory: made if it is not there.
+        model: a masked language model, bare.
+        tokenizer: its tokenizer.
+        kept_weights: what other classes find besides; see `modeling.kept_weights`.
+    """
+    model.save_pretrained(directory, state_dict={**model.state_dict(), **kept_weights})
     tokenizer.save_pretrained(directory)
 
 
@@ -88,6 +103,7 @@ def save_checkpoint(
     directory: Path,
     model: Any,
     tokenizer: PreTrainedTokenizerFast,
+    kept_weights: Mapping[str, torch.Tensor],
     optimizer: torch.optim.Optimizer,
     state: TrainState,
 ) -> Path:
@@ -101,7 +117,7 @@ def save_checkpoint(
     shutil.rmtree(temporary, ignore_errors=True)
     with writing_to(final, "older checkpoints are as they were"), removing(temporary):
         temporary.mkdir(parents=True)
-        save_model(temporary, model, tokenizer)
+        save_model(temporary, model, tokenizer, kept_weights)
         _save_optimizer(optimizer, temporary / "optimizer.safetensors")
         write_json(temporary / "state.json", asdict(state))
         files = sorted(p for p in temporary.rglob("*") if p.is_file())
@@ -173,8 +189,8 @@ def load_state(path: Path) -> TrainState:
 def load_weights(path: Path, model: Any) -> None:
     """Put a checkpoint's weights into `model`, by the way from_pretrained() reads them."""
     with _reading(path):
-        saved, report = AutoModelForMaskedLM.from_pretrained(
-            path, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+        saved, report = type(model).from_pretrained(
+            path, dtype=torch.float32, output_loading_info=True
         )
     if report["missing_keys"]:
         raise CheckpointError(f"{path}: weights are missing: {sorted(report['missing_keys'])[:3]}")

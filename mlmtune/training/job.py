@@ -32,6 +32,11 @@ from mlmtune.training.progress import Progress
 from mlmtune.training.run_dir import RunDir
 from mlmtune.training.setup import Parts
 
+MAY_CHANGE = (
+    "run.output_dir", "tokenization.cache_dir", "tokenization.store", "training.micro_batch_size",
+)  # fmt: skip
+"""What a finished run may be asked for differently: none of it is about the result."""
+
 SectionT = TypeVar("SectionT", bound=Section)
 
 
@@ -107,10 +112,10 @@ def start(
 ) -> Job:
     bare = parts.loaded.model
     if parts.config.training.compile:
-        if parts.config.chunking.mode == "per_document":
+        if parts.config.chunking.mode == "per_document" or parts.splits.train_pairs is not None:
             raise ConfigError(
                 "training.compile needs sequences of one length; set it to false, or "
-                "chunking.mode: concatenate"
+                "chunking.mode: concatenate and objective: mlm"
             )
         # A graph for each shape: whole and last batches, in training and evaluation.
         torch._dynamo.config.recompile_limit = 32
@@ -166,6 +171,7 @@ def _identity(parts: Parts, accelerator: Accelerator) -> dict[str, Any]:
                          "max_validation_chunks"}
             ),
             "weights": [source.weight for source in config.corpus.sources],
+            "marks": parts.splits.marks,
         },
         "chunking": config.chunking.model_dump(),
         "masking": config.masking.model_dump(),
@@ -177,15 +183,13 @@ def _identity(parts: Parts, accelerator: Accelerator) -> dict[str, Any]:
             "max_steps (or as many as its epochs or tokens take)": parts.plan.max_steps,
         },
         "evaluation": config.evaluation.model_dump(
-            include={"seed", "mlm_probability", "max_chunks"}
+            include={"seed", "strategy", "mlm_probability", "max_chunks"}
         ),
     }  # fmt: skip
-    flat = {
-        f"{section}.{name}": value
-        for section, values in sections.items()
-        for name, value in values.items()
-    }
-    return {**flat, "num_processes": accelerator.num_processes}
+    flat = _flat(sections)
+    return {
+        **flat, "objective": config.objective, "num_processes": accelerator.num_processes,
+    }  # fmt: skip
 
 
 def resume(job: Job, options: Options) -> None:
@@ -278,14 +282,12 @@ def is_complete(run: RunDir, config: Config) -> bool:
     """
     if (run.read_json("status.json") or {}).get("state") != "finished":
         return False
-    then = load_config(run.path / "config.resolved.yaml").model_dump()
+    then = _flat(load_config(run.path / "config.resolved.yaml").model_dump())
     lines = [
-        f"  {section}.{name}: {then[section].get(name)} then, {value} now"
-        for section, values in yaml.safe_load(recorded(config)).items()
-        for name, value in values.items()
+        f"  {name}: {then.get(name)} then, {value} now"
+        for name, value in _flat(yaml.safe_load(recorded(config))).items()
         # What is left to mlmtune was decided then; where things lie may have changed since.
-        if value not in (then[section].get(name), None, "auto")
-        and name not in ("output_dir", "cache_dir", "store", "micro_batch_size")
+        if value not in (then.get(name), None, "auto") and name not in MAY_CHANGE
     ]
     if lines:
         raise CheckpointError(
@@ -293,6 +295,17 @@ def is_complete(run: RunDir, config: Config) -> bool:
             "run.output_dir to another place, or replace it by --overwrite:\n" + "\n".join(lines)
         )
     return True
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """The keys of all sections under their dotted names."""
+    flat: dict[str, Any] = {}
+    for section, values in config.items():
+        if isinstance(values, dict):
+            flat |= {f"{section}.{name}": value for name, value in values.items()}
+        else:
+            flat[section] = values
+    return flat
 
 
 def _keep_the_best(job: Job, resumed_from: Path) -> None:

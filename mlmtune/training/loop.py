@@ -33,6 +33,7 @@ from mlmtune.modeling.device import (
     free_cached_memory,
 )  # fmt: skip
 from mlmtune.modeling.dropout import KeyedDropout
+from mlmtune.tokens.pairs import PairSequences
 from mlmtune.tokens.summary import summarize as summarize_corpus
 from mlmtune.training.checkpoint import checkpoint_path, prune, save_checkpoint
 from mlmtune.training.environment import describe_environment
@@ -192,6 +193,11 @@ def _announce(job: Job) -> None:
             f"{job.config.model.name_or_path} has no masked-LM head; it gets a new one that knows "
             "token frequencies alone, so the perplexity before training says little"
         )
+    if parts.loaded.pair_head_is_new and job.state.step == 0:
+        say(
+            f"{job.config.model.name_or_path} has no head for pairs; it gets a new one, which "
+            "guesses at first"
+        )
     for kind in ("files", "documents"):
         left_out = parts.store.funnel[kind]["left_out"]
         if left_out:
@@ -208,6 +214,8 @@ def _announce(job: Job) -> None:
         f"({plan.num_processes} x {plan.num_accumulation} x {plan.micro_batch_size}: processes x "
         f"accumulation x micro batch), {plan.num_epochs:.2f} epochs"
     )
+    if isinstance(parts.stream.sequences, PairSequences):
+        say(f"training pairs: {parts.stream.sequences.describe()}")
 
 
 # ----------------------------------------------------------------------------------- the steps
@@ -227,7 +235,7 @@ def _train_to_the_end(job: Job) -> None:
             _save_and_stop(job, agreed.signal_number)
 
         parts = job.parts
-        learning_rate, gradient_norm = take_step(job, batches, agreed.num_masked_tokens)
+        taken = take_step(job, batches, agreed.num_masked_tokens)
         if job.parts is not parts:  # smaller micro-batches from here on
             _write_resolved_config(job)
         state.elapsed_seconds = clock.elapsed_seconds
@@ -235,7 +243,7 @@ def _train_to_the_end(job: Job) -> None:
 
         last = state.step == plan.max_steps or agreed.is_out_of_time
         if last or plan.is_due(state.step, job.config.training.log_every):
-            _log(job, learning_rate, gradient_norm, clock)
+            _log(job, taken, clock)
         with clock.aside():
             improved = False
             if last or plan.is_due(state.step, job.config.evaluation.every):
@@ -277,25 +285,42 @@ def agree(job: Job, num_masked_tokens: int) -> _Agreement:
     return _Agreement(masked, agreed, bool(late))
 
 
-def take_step(job: Job, batches: list[MaskedBatch], num_masked_tokens: int) -> tuple[float, float]:
+@dataclass(frozen=True)
+class _Taken:
+    """What a step was taken with.
+
+    Attributes:
+        learning_rate: of the optimizer.
+        gradient_norm: before clipping; not finite where fp16 overflowed.
+        mlm_probability: the masking rate.
+    """
+
+    learning_rate: float
+    gradient_norm: float
+    mlm_probability: float
+
+
+def take_step(job: Job, batches: list[MaskedBatch], num_masked_tokens: int) -> _Taken:
     """One optimizer step: every masked token of the global batch weighs the same.
 
     The loss of each micro-batch is a sum over its masked tokens, divided by the masked tokens of
-    the whole step over all processes. DDP averages gradients over processes, so their number is
-    multiplied back in.
-
-    Returns:
-        The learning rate, and the norm of the gradient before clipping.
+    the whole step over all processes; that of its pairs, if there are any, by the pairs of the
+    step, and added. DDP averages gradients over processes, so their number is multiplied back in.
 
     Raises:
         DivergedError: loss or gradient is not finite; the weights are as before the step.
         ResourceError: memory does not suffice, even for smaller micro-batches.
     """
     accelerator, state, config = job.accelerator, job.state, job.config
-    scale = accelerator.num_processes / max(num_masked_tokens, 1)
-    total = _total(job, _add_up_gradients(job, batches, scale))
-    if not math.isfinite(total):
-        raise DivergedError(_diverged(f"the loss of step {state.step + 1} is {total}", job))
+    scales = _Scales(
+        accelerator.num_processes / max(num_masked_tokens, 1),
+        accelerator.num_processes / job.parts.plan.global_batch_size,
+    )
+    mlm_loss, pair_loss, num_pairs_correct = _totals(job, _add_up_gradients(job, batches, scales))
+    if not math.isfinite(mlm_loss + pair_loss):
+        raise DivergedError(
+            _diverged(f"the loss of step {state.step + 1} is {mlm_loss + pair_loss}", job)
+        )
 
     learning_rate = learning_rate_at(state.step, job.parts.plan.max_steps, config.optimizer)
     for group in job.optimizer.param_groups:
@@ -312,20 +337,32 @@ def take_step(job: Job, batches: list[MaskedBatch], num_masked_tokens: int) -> t
     state.step += 1
     state.num_tokens += job.parts.stream.num_tokens(state.step - 1)
     state.num_masked_tokens += num_masked_tokens
-    state.loss_sum += total
-    state.window_loss_sum += total
+    state.loss_sum += mlm_loss
+    state.window_loss_sum += mlm_loss
     state.window_num_masked_tokens += num_masked_tokens
-    return learning_rate, norm
+    state.window_pair_loss_sum += pair_loss
+    state.window_num_pairs_correct += num_pairs_correct
+    state.window_num_pairs += job.parts.plan.global_batch_size
+    return _Taken(learning_rate, norm, job.parts.stream.mlm_probability(state.step - 1))
 
 
-def _add_up_gradients(job: Job, batches: list[MaskedBatch], scale: float) -> list[torch.Tensor]:
+@dataclass(frozen=True)
+class _Scales:
+    """What sums of losses are multiplied by before their gradients are taken."""
+
+    mlm: float
+    pair: float
+
+
+def _add_up_gradients(job: Job, batches: list[MaskedBatch], scales: _Scales) -> list[torch.Tensor]:
     """Forward and backward of a step's micro-batches; of smaller ones where memory runs out.
 
     Returns:
-        The sum of losses of each micro-batch.
+        For each micro-batch (3,): the sums of the losses of tokens and of pairs, and the pairs that
+        are right.
     """
     try:
-        return [_add_gradients(job, batches, index, scale) for index in range(len(batches))]
+        return [_add_gradients(job, batches, index, scales) for index in range(len(batches))]
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -333,10 +370,12 @@ def _add_up_gradients(job: Job, batches: list[MaskedBatch], scale: float) -> lis
     shrink_micro_batch(job)
     job.optimizer.zero_grad()
     free_cached_memory(job.accelerator.device)
-    return _add_up_gradients(job, job.parts.stream.micro_batches(job.state.step), scale)
+    return _add_up_gradients(job, job.parts.stream.micro_batches(job.state.step), scales)
 
 
-def _add_gradients(job: Job, batches: list[MaskedBatch], index: int, scale: float) -> torch.Tensor:
+def _add_gradients(
+    job: Job, batches: list[MaskedBatch], index: int, scales: _Scales
+) -> torch.Tensor:
     accelerator, stream = job.accelerator, job.parts.stream
     torch.manual_seed(stream.generator_seed(job.state.step, index))
     dropout = KeyedDropout(
@@ -345,17 +384,23 @@ def _add_gradients(job: Job, batches: list[MaskedBatch], index: int, scale: floa
     exchanges = index == len(batches) - 1
     with nullcontext() if exchanges else accelerator.no_sync(job.model):
         with dropout if job.keys_dropout else nullcontext():
-            loss_sum = job.parts.head.loss_sum(job.model, batches[index].to(accelerator.device))
-        accelerator.backward(loss_sum * scale)
-    return loss_sum.detach()
+            losses = job.parts.head.losses(job.model, batches[index].to(accelerator.device))
+        loss = losses.mlm * scales.mlm
+        if losses.pair is not None:
+            loss = loss + losses.pair * scales.pair
+        accelerator.backward(loss)
+    nothing = torch.zeros_like(losses.mlm)
+    parts = (losses.mlm, losses.pair, losses.num_pairs_correct)
+    return torch.stack([nothing if part is None else part.detach().float() for part in parts])
 
 
-def _total(job: Job, losses: list[torch.Tensor]) -> float:
-    """The losses of all micro-batches of all processes, added up in double precision."""
-    mine = torch.stack(losses).cpu().double().sum()
-    if job.accelerator.num_processes == 1:
-        return float(mine)
-    return float(job.accelerator.reduce(mine.to(job.accelerator.device), reduction="sum"))
+def _totals(job: Job, losses: list[torch.Tensor]) -> list[float]:
+    """(3,) of all micro-batches of all processes, added up in double precision."""
+    mine = torch.stack(losses).cpu().double().sum(dim=0)
+    if job.accelerator.num_processes > 1:
+        mine = job.accelerator.reduce(mine.to(job.accelerator.device), reduction="sum")
+    totals: list[float] = mine.tolist()
+    return totals
 
 
 def _count_overflow(job: Job) -> None:
@@ -379,14 +424,21 @@ def _diverged(what: str, job: Job) -> str:
     )
 
 
-def _log(job: Job, learning_rate: float, gradient_norm: float, clock: Clock) -> None:
+def _log(job: Job, taken: _Taken, clock: Clock) -> None:
     state, plan = job.state, job.parts.plan
+    pairs: dict[str, float] = {}
+    if job.parts.splits.train_pairs is not None:
+        pairs = {
+            "pair_loss": state.window_pair_loss_sum / state.window_num_pairs,
+            "pair_accuracy": state.window_num_pairs_correct / state.window_num_pairs,
+        }
     report = StepReport(
         step=state.step,
         max_steps=plan.max_steps,
         epoch=plan.epoch_at(state.step),
         loss=state.window_loss_sum / max(state.window_num_masked_tokens, 1),
-        learning_rate=learning_rate,
+        pair_accuracy=pairs.get("pair_accuracy"),
+        learning_rate=taken.learning_rate,
         tokens_per_second=clock.tokens_per_second(state.num_tokens),
         seconds_left=clock.seconds_left(state.step, plan.max_steps),
     )
@@ -396,8 +448,10 @@ def _log(job: Job, learning_rate: float, gradient_norm: float, clock: Clock) -> 
                 "step": report.step,
                 "epoch": report.epoch,
                 "loss": report.loss,
-                "learning_rate": learning_rate,
-                "grad_norm": gradient_norm if math.isfinite(gradient_norm) else None,
+                **pairs,
+                "learning_rate": taken.learning_rate,
+                "mlm_probability": taken.mlm_probability,
+                "grad_norm": taken.gradient_norm if math.isfinite(taken.gradient_norm) else None,
                 "num_tokens": state.num_tokens,
                 "num_masked_tokens": state.window_num_masked_tokens,
                 "tokens_per_second": report.tokens_per_second,
@@ -406,6 +460,8 @@ def _log(job: Job, learning_rate: float, gradient_norm: float, clock: Clock) -> 
         job.run.write_status("running", step=state.step, max_steps=plan.max_steps)
     job.progress.log(report)
     state.window_loss_sum, state.window_num_masked_tokens = 0.0, 0
+    state.window_pair_loss_sum, state.window_num_pairs_correct = 0.0, 0.0
+    state.window_num_pairs = 0
 
 
 # --------------------------------------------------------------------- evaluating and saving
@@ -476,9 +532,10 @@ def _save(job: Job) -> Path:
     if job.accelerator.scaler is not None:
         job.state.scaler = job.accelerator.scaler.state_dict()
     if job.accelerator.is_main_process:
+        loaded = job.parts.loaded
         save_checkpoint(
-            job.run.checkpoints, job.module, job.parts.loaded.tokenizer, job.plain_optimizer,
-            job.state,
+            job.run.checkpoints, job.module, loaded.tokenizer, loaded.kept_weights,
+            job.plain_optimizer, job.state,
         )  # fmt: skip
         best = job.state.best_step if job.config.checkpoint.export == "best" else None
         prune(job.run.checkpoints, job.config.checkpoint.keep, best)

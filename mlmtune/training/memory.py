@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from mlmtune.errors import ResourceError, is_out_of_memory
+from mlmtune.masking.selection import highest_mlm_probability
 from mlmtune.modeling.device import free_cached_memory
 from mlmtune.training.job import Job
 from mlmtune.training.setup import Parts
@@ -46,7 +47,8 @@ def estimate_memory(parts: Parts, micro_batch_size: int) -> int:
     activations = micro_batch_size * tokens * layers * by_layer * width
     positions = micro_batch_size * tokens
     if parts.head.is_sparse:
-        positions = round(positions * config.masking.mlm_probability)
+        rate = highest_mlm_probability(config.masking.mlm_probability)
+        positions = round(positions * rate)
     logits = positions * len(parts.loaded.tokenizer) * 3 * 4
     return BYTES_PER_PARAMETER * parts.loaded.num_parameters + activations + logits
 
@@ -140,7 +142,10 @@ def _can_compute(job: Job) -> bool:
         # The second one finds the gradients of the first in memory.
         for batch in job.parts.stream.micro_batches(job.state.step)[:2]:
             with job.accelerator.no_sync(job.model):
-                job.accelerator.backward(job.parts.head.loss_sum(job.model, batch.to(device)))
+                losses = job.parts.head.losses(job.model, batch.to(device))
+                job.accelerator.backward(
+                    losses.mlm if losses.pair is None else losses.mlm + losses.pair
+                )
         del moments
     except Exception as error:
         if not is_out_of_memory(error):

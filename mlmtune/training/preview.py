@@ -12,10 +12,12 @@ from mlmtune.config import Config
 from mlmtune.corpus.decoding import printable
 from mlmtune.corpus.reading import CleanDocument, Reader, Tally
 from mlmtune.corpus.scanning import ListedFile, ListedSource
+from mlmtune.masking.selection import mean_mlm_probability
 from mlmtune.modeling.device import build_accelerator
 from mlmtune.randomness import key, permute
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.mixing import Mixture
+from mlmtune.tokens.pairs import PairSequences
 from mlmtune.training.environment import peak_memory_bytes
 from mlmtune.training.interrupts import StopRequest
 from mlmtune.training.job import start
@@ -36,14 +38,17 @@ SAMPLE_STREAM = 0xC4EC
 """Keeps the choice of samples apart from the other draws of `corpus.split_seed`."""
 
 
-def preview(config: Config, *, measure: bool, num_chunks: int, num_masks: int) -> None:
+def preview(
+    config: Config, *, measure: bool, num_chunks: int, num_draws: int, compares: bool
+) -> None:
     """Print the plan of a run, samples of its text, and chunks with their masks.
 
     Args:
         config: the run's config.
         measure: take ten real steps, and say how fast they were.
         num_chunks: how many chunks to show: the first that would be trained on.
-        num_masks: how many epochs' masks to show of each.
+        num_draws: how many draws of masks to show of each.
+        compares: show every masking strategy, not the config's alone.
 
     Raises:
         MlmtuneError: what would keep the run from starting.
@@ -59,7 +64,7 @@ def preview(config: Config, *, measure: bool, num_chunks: int, num_masks: int) -
         progress.result("\nsamples of the text, cleaned")
     for sample in samples:
         progress.result(f"{printable(sample.id)}\n{_indent(_shorten(sample.text))}")
-    show_masks(parts, progress, num_chunks=num_chunks, num_masks=num_masks)
+    show_masks(parts, progress, num_chunks=num_chunks, num_draws=num_draws, compares=compares)
     if measure:
         progress.result("")
         job = start(parts, accelerator, RunDir(Path()), progress, StopRequest())
@@ -103,9 +108,11 @@ def _plan_lines(parts: Parts, device: str) -> Iterator[tuple[str, str]]:
         )
     for name, view in (("training", splits.train), ("validation", splits.validation)):
         yield name, _describe_side(view, parts.store.num_characters.sum())
+    if isinstance(parts.stream.sequences, PairSequences):
+        yield "pairs", parts.stream.sequences.describe()
     yield (
         "steps",
-        f"{plan.max_steps:,} of {plan.global_batch_size} chunks ({plan.num_processes} processes "
+        f"{plan.max_steps:,} of {plan.global_batch_size} sequences ({plan.num_processes} processes "
         f"x {plan.num_accumulation} accumulation x {plan.micro_batch_size} micro batch), "
         f"{plan.num_epochs:.2f} epochs",
     )
@@ -126,9 +133,10 @@ def _describe_side(view: ChunkView, total_characters: int) -> str:
 
 
 def _masked_tokens_an_epoch(parts: Parts) -> int:
-    mixture = Mixture.of(parts.splits.train, parts.splits.weights)
+    splits = parts.splits
+    mixture = Mixture.of(splits.train_pairs or splits.train, splits.weights)
     num_tokens = int(mixture.num_body_tokens_by_source.sum())
-    return round(num_tokens * parts.config.masking.mlm_probability)
+    return round(num_tokens * mean_mlm_probability(parts.config.masking.mlm_probability))
 
 
 def _samples(parts: Parts) -> Iterator[CleanDocument]:

@@ -59,15 +59,18 @@ class StepReport:
     max_steps: int
     epoch: float
     loss: float
+    pair_accuracy: float | None
     learning_rate: float
     tokens_per_second: float
     seconds_left: float
 
     def describe(self) -> str:
         """The line for a log file."""
+        pairs = "" if self.pair_accuracy is None else f"{self.pair_accuracy:.1%} of pairs right  "
         return (
             f"step {self.step}/{self.max_steps}  epoch {self.epoch:.2f}  loss {self.loss:.3f}  "
-            f"learning rate {self.learning_rate:.2e}  {self.tokens_per_second:,.0f} tokens/s  "
+            f"{pairs}learning rate {self.learning_rate:.2e}  "
+            f"{self.tokens_per_second:,.0f} tokens/s  "
             f"{tqdm.format_interval(self.seconds_left)} left"
         )
 

@@ -32,6 +32,11 @@ def export(job: Job) -> dict[str, Any]:
         **evaluation,
         "loss_before": state.evaluation_before["loss"],
         "accuracy_before": state.evaluation_before["accuracy"],
+        **{
+            f"{name}_before": state.evaluation_before[name]
+            for name in ("pair_loss", "pair_accuracy")
+            if name in evaluation
+        },
         "step": step,
         "model_head_was_new": job.parts.loaded.head_is_new,
     }
@@ -74,7 +79,8 @@ def _write_model(job: Job) -> None:
     temporary = job.run.path / f"{TEMPORARY_PREFIX}model"
     shutil.rmtree(temporary, ignore_errors=True)
     with writing_to(job.run.model, CHECKPOINTS_STAY), removing(temporary):
-        save_model(temporary, job.module, job.parts.loaded.tokenizer)
+        loaded = job.parts.loaded
+        save_model(temporary, job.module, loaded.tokenizer, loaded.kept_weights)
         shutil.rmtree(job.run.model, ignore_errors=True)
         os.replace(temporary, job.run.model)
 
@@ -89,6 +95,11 @@ def summarize(job: Job, results: dict[str, Any]) -> None:
         + (f" (95 % interval {interval[0]:.2f} to {interval[1]:.2f})" if interval else "")
         + f", on {results['eval_num_masked_tokens']:,} masked tokens of validation text"
     )
+    if "eval_pair_accuracy" in results:
+        show(
+            f"pairs told right: {results['eval_pair_accuracy_before']:.1%} before, "
+            f"{results['eval_pair_accuracy']:.1%} after, of {results['eval_num_pairs']:,}"
+        )
     show(
         f"{results['train_tokens_per_second']:,.0f} tokens/s, {results['train_runtime']:.0f} s, "
         f"peak memory {results['peak_memory_bytes'] / 1e9:.2f} GB"

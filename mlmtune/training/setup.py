@@ -6,6 +6,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerFast
 
@@ -26,8 +27,10 @@ from mlmtune.modeling.loading import (
     start_from_frequencies,
 )
 from mlmtune.modeling.masked_head import MaskedHead
-from mlmtune.tokens.chunking import Splits, open_splits
 from mlmtune.tokens.mixing import Mixture
+from mlmtune.tokens.pairs import PairSequences
+from mlmtune.tokens.sequences import ChunkSequences, Sequences
+from mlmtune.tokens.splits import Splits, Uses, needed_markers, open_splits
 from mlmtune.tokens.store import TokenStore
 from mlmtune.tokens.tokenization import list_text
 from mlmtune.training.plan import Plan, default_epochs
@@ -113,6 +116,7 @@ def prepare(config: Config, console: Console, *, rebuilds: bool, refresh: bool) 
     Raises:
         MlmtuneError: text and tokenizer are not there, or do not fit the config.
     """
+    needed_markers(config.tokenization, _uses(config))
     listing = list_text(
         config.corpus, config.tokenization, console, is_needed=rebuilds or refresh, refresh=refresh
     )
@@ -120,10 +124,15 @@ def prepare(config: Config, console: Console, *, rebuilds: bool, refresh: bool) 
     folder = locate_model(config.model.name_or_path, config.model.revision)
     tokenizer = load_tokenizer(folder)
     store, splits = open_splits(
-        config.corpus, config.tokenization, config.chunking, tokenizer, listing, console,
-        rebuilds=rebuilds,
+        config.corpus, config.tokenization, config.chunking, _uses(config), tokenizer, listing,
+        console, rebuilds=rebuilds,
     )  # fmt: skip
     return Prepared(listing, tokenizer, store, splits)
+
+
+def _uses(config: Config) -> Uses:
+    strategies = {"masking": config.masking.strategy, "evaluation": config.evaluation.strategy}
+    return Uses(config.objective, strategies)
 
 
 def _say_what_the_hub_is(config: Config, console: Console) -> None:
@@ -144,11 +153,13 @@ def build_measurable(config: Config, accelerator: Accelerator, console: Console)
     Raises:
         MlmtuneError: model, tokenizer and text do not fit, or are not there.
     """
-    # A path that is not there is told before a model is loaded.
+    # What is not there is told before a model is loaded.
+    needed_markers(config.tokenization, _uses(config))
     listing = list_text(config.corpus, config.tokenization, console)
     _say_what_the_hub_is(config, console)
     loaded = load_pretrained(
         config.model,
+        objective=config.objective,
         chunk_length=config.chunking.chunk_length,
         device=accelerator.device,
         precision=precision_of(accelerator),
@@ -163,8 +174,9 @@ def build_measurable(config: Config, accelerator: Accelerator, console: Console)
             "on every position, which is slower"
         )
     store, splits = open_splits(
-        config.corpus, config.tokenization, config.chunking, loaded.tokenizer, listing, console
-    )
+        config.corpus, config.tokenization, config.chunking, _uses(config), loaded.tokenizer,
+        listing, console,
+    )  # fmt: skip
     unknown = sum(source.num_unknown_tokens for source in store.sources) / store.num_tokens
     if unknown > UNKNOWN_SHARE:
         console.say(
@@ -180,8 +192,17 @@ def build_measurable(config: Config, accelerator: Accelerator, console: Console)
         config.evaluation,
         with_token_type_ids=loaded.has_token_types,
         is_for_compiled_model=config.training.compile,
+        pairs=_validation_pairs(splits, config),
     )
     return Measurable(listing, loaded, head, store, splits, evaluator)
+
+
+def _validation_pairs(splits: Splits, config: Config) -> PairSequences | None:
+    pairs = splits.validation_pairs
+    if pairs is None:
+        return None
+    mixture = Mixture.of(pairs, np.ones_like(splits.weights))  # what is measured has no weights
+    return PairSequences(pairs, mixture, config.objective, config.evaluation.seed)
 
 
 def build_parts(config: Config, accelerator: Accelerator, console: Console) -> Parts:
@@ -191,8 +212,8 @@ def build_parts(config: Config, accelerator: Accelerator, console: Console) -> P
         MlmtuneError: anything that keeps the run from starting.
     """
     measurable = build_measurable(config, accelerator, console)
-    loaded, train = measurable.loaded, measurable.splits.train
-    mixture = Mixture.of(train, measurable.splits.weights)
+    loaded, splits = measurable.loaded, measurable.splits
+    mixture = Mixture.of(splits.train_pairs or splits.train, splits.weights)
     plan = Plan.of(
         config.training,
         num_chunks=len(mixture),
@@ -205,8 +226,13 @@ def build_parts(config: Config, accelerator: Accelerator, console: Console) -> P
         with_token_type_ids=loaded.has_token_types,
         is_for_compiled_model=config.training.compile,
     )
+    sequences: Sequences
+    if splits.train_pairs is None:
+        sequences = ChunkSequences(splits.train, mixture, config.run.seed)
+    else:
+        sequences = PairSequences(splits.train_pairs, mixture, config.objective, config.run.seed)
     stream = TrainingStream(
-        train, mixture, collator, plan, seed=config.run.seed,
+        sequences, collator, config.masking.mlm_probability, plan, seed=config.run.seed,
         process_index=accelerator.process_index,
     )  # fmt: skip
     return Parts(

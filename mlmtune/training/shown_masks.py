@@ -1,104 +1,219 @@
-"""Chunks as a model will see them: document borders, masked words, and how often each happens."""
+"""Sequences as a model will see them: document borders, masked words, and how often what is."""
 
 import sys
+from dataclasses import dataclass
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
+from mlmtune.config import MaskingConfig, Strategy
 from mlmtune.console import Console
-from mlmtune.masking.collator import IGNORE_INDEX, MaskedBatch
+from mlmtune.masking.collator import IGNORE_INDEX, MaskedBatch, MaskingCollator
+from mlmtune.masking.selection import STRATEGIES
+from mlmtune.randomness import UInt64Array, key
+from mlmtune.tokens.chunking import ChunkBatch
 from mlmtune.training.setup import Parts
 
-NUM_MEASURED_CHUNKS = 256
-"""Chunks that the realised rates are counted on."""
+NUM_MEASURED = 256
+"""Sequences that the realised rates are counted on."""
 
+LONGEST_SHOWN = 6
+"""Words of so many tokens and of more are one row of the histogram."""
+
+_BAR_WIDTH = 40
 _GREEN, _RED, _DIM, _PLAIN = "\033[32m", "\033[31m", "\033[2m", "\033[0m"
 
+_WHAT_IT_DOES: dict[Strategy, str] = {
+    "token": "each token on its own",
+    "whole_word": "all tokens of a word or none",
+    "span": "some words in a row",
+}
 
-def show_masks(parts: Parts, console: Console, *, num_chunks: int, num_masks: int) -> None:
-    """Print the first chunks of the first epoch, each with the masks of some epochs.
+
+@dataclass(frozen=True)
+class _Masked:
+    """Sequences, and what a strategy makes of them."""
+
+    chunks: ChunkBatch
+    heads: NDArray[np.int64]
+    batch: MaskedBatch
+
+    @property
+    def selected(self) -> NDArray[np.bool_]:
+        """(B, T) which tokens are predicted."""
+        is_predicted: NDArray[np.bool_] = self.batch.labels.numpy() != IGNORE_INDEX
+        return is_predicted
+
+
+def show_masks(
+    parts: Parts, console: Console, *, num_chunks: int, num_draws: int, compares: bool
+) -> None:
+    """Print the first sequences of the first epoch with their masks, and how often what happens.
 
     On a terminal a predicted token is green, and what stands in its place red.
 
     Args:
         parts: the run's.
         console: where to.
-        num_chunks: how many chunks.
-        num_masks: epochs whose masks are shown of each.
+        num_chunks: how many sequences.
+        num_draws: how many draws of masks of each; the first is what the first epoch will see.
+        compares: show every strategy in turn, not the config's alone.
     """
-    console.result("\nthe first training chunks, [[original -> what the model sees]]")
-    for number in range(min(num_chunks, parts.plan.num_chunks)):
-        for epoch in range(num_masks):
-            chunk, batch = parts.stream.shown(number, epoch)
-            label = f"chunk {chunk:,}" + (f", masks of epoch {epoch + 1}" if num_masks > 1 else "")
-            console.result(f"{label}\n{_decode(parts, batch, chunk)}")
-    console.result(_rates(parts))
+    masking = parts.config.masking
+    strategies = list(STRATEGIES) if compares else [masking.strategy]
+    for strategy in strategies:
+        show = _Shown(parts, masking.model_copy(update={"strategy": strategy}))
+        console.result(f"\nmasking.strategy: {strategy} ({_WHAT_IT_DOES[strategy]})")
+        console.result("the first training sequences, [[original -> what the model sees]]")
+        for place in range(min(num_chunks, len(parts.stream.sequences))):
+            for draw in range(num_draws):
+                label = f"sequence {place + 1}" + (f", draw {draw + 1}" if num_draws > 1 else "")
+                console.result(f"{label}\n{show.sequence(place, draw)}")
+        for line in show.statistics():
+            console.result(line)
 
 
-def _decode(parts: Parts, batch: MaskedBatch, chunk: int) -> str:
-    """A chunk as text, each document after a line that names it."""
-    tokenizer, store = parts.loaded.tokenizer, parts.store
-    documents = parts.splits.train.documents_in(chunk)
-    ids = store.document_ids([document for _, document in documents])
-    names = [
-        f"{store.sources[store.document_sources[document]].name}: {id_}"
-        for (_, document), id_ in zip(documents, ids, strict=True)
+class _Shown:
+    """A strategy's masks, in words.
+
+    Args:
+        parts: the run's.
+        config: the section `masking` with the strategy.
+    """
+
+    def __init__(self, parts: Parts, config: MaskingConfig) -> None:
+        self._parts = parts
+        self._config = config
+        self._collator = MaskingCollator(
+            parts.loaded.tokenizer, config, with_token_type_ids=parts.loaded.has_token_types
+        )
+
+    def _mask(self, places: NDArray[np.int64], draw: int) -> _Masked:
+        stream = self._parts.stream
+        chunks, keys = stream.sequences.batch(np.zeros_like(places), places)
+        if draw:
+            keys = key(keys, draw)
+        heads = self._heads(chunks, keys)
+        return _Masked(chunks, heads, self._collator(chunks, keys, stream.mlm_probability(0)))
+
+    def _heads(self, chunks: ChunkBatch, keys: UInt64Array) -> NDArray[np.int64]:
+        return STRATEGIES[self._config.strategy](chunks, keys, self._config)
+
+    def sequence(self, place: int, draw: int) -> str:
+        """A sequence as text, each document after a line that names it."""
+        masked = self._mask(np.asarray([place]), draw)
+        tokenizer, store = self._parts.loaded.tokenizer, self._parts.store
+        documents = self._parts.stream.sequences.documents_at(place)
+        ids = store.document_ids([document for _, document in documents])
+        borders = {
+            column: f"{store.sources[store.document_sources[document]].name}: {id_}"
+            for (column, document), id_ in zip(documents, ids, strict=True)
+        }
+        lines: list[str] = []
+        pieces: list[str] = []
+        plain: list[int] = []
+
+        def flush() -> None:
+            if plain:
+                pieces.append(str(tokenizer.decode(plain)))
+                plain.clear()
+
+        def end_line() -> None:
+            flush()
+            if pieces:
+                lines.append("  " + " ".join(pieces))
+                pieces.clear()
+
+        batch = masked.batch
+        columns = zip(batch.input_ids[0].tolist(), batch.labels[0].tolist(), strict=True)
+        for column, (seen, label) in enumerate(columns):
+            if column in borders:
+                end_line()
+                lines.append(_coloured(f"  -- {borders[column]}", _DIM))
+            if label == IGNORE_INDEX:
+                plain.append(seen)
+                continue
+            flush()
+            original = str(tokenizer.convert_ids_to_tokens(label))
+            shown = "itself" if seen == label else str(tokenizer.convert_ids_to_tokens(seen))
+            pieces.append(f"[[{_coloured(original, _GREEN)} -> {_coloured(shown, _RED)}]]")
+        end_line()
+        if batch.pair_labels is not None:
+            lines.append(_coloured(f"  -- {self._relation(int(batch.pair_labels[0]))}", _DIM))
+        return "\n".join(lines)
+
+    def _relation(self, pair_label: int) -> str:
+        if self._parts.config.objective == "mlm+nsp":
+            return "B is from another document" if pair_label else "B follows A"
+        return "B stands before A" if pair_label else "A stands before B"
+
+    def statistics(self) -> list[str]:
+        """How often tokens are selected and what becomes of them, and how long the words are."""
+        masked = self._mask(np.arange(min(NUM_MEASURED, len(self._parts.stream.sequences))), 0)
+        lines = [self._rates(masked), *_word_lengths(masked)]
+        if self._config.strategy == "span":
+            lines += _span_lengths(masked, self._config.span_max_words)
+        if masked.chunks.pair_labels is not None:
+            share = float(masked.chunks.pair_labels.mean())
+            lines.append(f"{share:.1%} of the pairs do not belong together as they stand")
+        return lines
+
+    def _rates(self, masked: _Masked) -> str:
+        selected = masked.selected
+        seen, labels = masked.batch.input_ids.numpy(), masked.batch.labels.numpy()
+        is_mask = seen[selected] == self._parts.loaded.tokenizer.mask_token_id
+        is_same = seen[selected] == labels[selected]
+        num_maskable = int((~masked.chunks.special_tokens_mask).sum())
+        num_selected = max(int(selected.sum()), 1)
+        return (
+            f"in {len(selected)} sequences {selected.sum() / max(num_maskable, 1):.1%} of "
+            f"{num_maskable:,} tokens are predicted; of these "
+            f"{is_mask.sum() / num_selected:.1%} are masked, "
+            f"{(~is_mask & ~is_same).sum() / num_selected:.1%} another token, "
+            f"{is_same.sum() / num_selected:.1%} themselves"
+        )
+
+
+def _word_lengths(masked: _Masked) -> list[str]:
+    """Words with a predicted token by their number of tokens, and how many are predicted whole."""
+    body = ~masked.chunks.special_tokens_mask
+    word = np.cumsum((masked.chunks.word_starts & body)[body])  # of each body token, from 1
+    sizes = np.bincount(word)
+    predicted = np.bincount(word, weights=masked.selected[body])
+    is_touched = predicted > 0
+    lengths = np.minimum(sizes[is_touched], LONGEST_SHOWN)
+    is_whole = predicted[is_touched] == sizes[is_touched]
+    counts = np.bincount(lengths, minlength=LONGEST_SHOWN + 1)[1:]
+    whole = np.bincount(lengths, weights=is_whole, minlength=LONGEST_SHOWN + 1)[1:]
+    rows = [
+        (f"{length}{'+' if length == LONGEST_SHOWN else ''}", int(count),
+         f"{num_whole / count:.0%} of them whole")
+        for length, (count, num_whole) in enumerate(zip(counts, whole, strict=True), start=1)
+        if count
+    ]  # fmt: skip
+    return ["masked words by their tokens", *_bars(rows)]
+
+
+def _span_lengths(masked: _Masked, longest: int) -> list[str]:
+    """Spans that are predicted, by their number of words."""
+    rows, columns = np.nonzero(masked.selected & masked.chunks.word_starts)
+    spans = rows * masked.heads.shape[1] + masked.heads[rows, columns]
+    _, num_words = np.unique(spans, return_counts=True)
+    counts = np.bincount(num_words, minlength=longest + 1)[1:]
+    bars = [(str(n), int(count), "") for n, count in enumerate(counts, start=1) if count]
+    return [f"spans by their words ({num_words.mean():.1f} on average)", *_bars(bars)]
+
+
+def _bars(rows: list[tuple[str, int, str]]) -> list[str]:
+    """A histogram: label, count and note of each bar."""
+    total = max(sum(count for _, count, _ in rows), 1)
+    largest = max((count for _, count, _ in rows), default=1)
+    return [
+        f"  {label:>3}  {_coloured('█' * -(-_BAR_WIDTH * count // largest), _GREEN)} "
+        f"{count / total:.1%}" + (f", {note}" if note else "")
+        for label, count, note in rows
     ]
-    borders = dict(zip((column for column, _ in documents), names, strict=True))
-    lines: list[str] = []
-    pieces: list[str] = []
-    plain: list[int] = []
-
-    def flush() -> None:
-        if plain:
-            pieces.append(str(tokenizer.decode(plain)))
-            plain.clear()
-
-    def end_line() -> None:
-        flush()
-        if pieces:
-            lines.append("  " + " ".join(pieces))
-            pieces.clear()
-
-    columns = zip(batch.input_ids[0].tolist(), batch.labels[0].tolist(), strict=True)
-    for column, (seen, label) in enumerate(columns):
-        if column in borders:
-            end_line()
-            lines.append(_coloured(f"  -- {borders[column]}", _DIM))
-        if label == IGNORE_INDEX:
-            plain.append(seen)
-            continue
-        flush()
-        original = str(tokenizer.convert_ids_to_tokens(label))
-        shown = "itself" if seen == label else str(tokenizer.convert_ids_to_tokens(seen))
-        pieces.append(f"[[{_coloured(original, _GREEN)} -> {_coloured(shown, _RED)}]]")
-    end_line()
-    return "\n".join(lines)
 
 
 def _coloured(text: str, colour: str) -> str:
     return f"{colour}{text}{_PLAIN}" if sys.stdout.isatty() else text
-
-
-def _rates(parts: Parts) -> str:
-    """How often tokens are selected, and what becomes of those, counted on some chunks."""
-    counts: torch.Tensor = torch.zeros(4, dtype=torch.int64)
-    view, mask_token_id = parts.splits.train, parts.loaded.tokenizer.mask_token_id
-    num_chunks = min(NUM_MEASURED_CHUNKS, parts.plan.num_chunks)
-    num_maskable = 0
-    for number in range(num_chunks):
-        chunk, batch = parts.stream.shown(number, 0)
-        seen, labels = batch.input_ids[batch.labels != IGNORE_INDEX], batch.masked_labels()
-        labels = labels[labels != IGNORE_INDEX]
-        is_mask, is_same = seen == mask_token_id, seen == labels
-        counts += torch.stack(
-            [torch.tensor(len(seen)), is_mask.sum(), (~is_mask & ~is_same).sum(), is_same.sum()]
-        )
-        special = view.batch(np.asarray([chunk])).special_tokens_mask
-        num_maskable += int((~special).sum())
-    selected, masked, replaced, same = counts.tolist()
-    return (
-        f"in {num_chunks} chunks {selected / max(num_maskable, 1):.1%} of {num_maskable:,} tokens "
-        f"are predicted; of these {masked / max(selected, 1):.1%} are masked, "
-        f"{replaced / max(selected, 1):.1%} another token, {same / max(selected, 1):.1%} themselves"
-    )

@@ -1,21 +1,21 @@
 """The training data as an endless stream: any step's batch is a function of its number.
 
 Item n = step * G + i of the stream (G sequences in a global batch) lies in epoch n // N at place
-n % N, and `Mixture.draw` turns the two into a chunk. Its masks are keyed by
-(seed, epoch, occurrence, chunk). So nothing depends on workers, on how a batch is shared between
-processes and micro-batches, or on where a run was resumed.
+n % N, and `Sequences` knows what stands there and how it is masked. So nothing depends on workers,
+on how a batch is shared between processes and micro-batches, or on where a run was resumed.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlmtune.config import RateSchedule
 from mlmtune.masking.collator import MaskedBatch, MaskingCollator
+from mlmtune.masking.selection import mlm_probability_at
 from mlmtune.randomness import UInt64Array, key
-from mlmtune.tokens.chunking import ChunkView
-from mlmtune.tokens.mixing import Mixture
+from mlmtune.tokens.sequences import Sequences
 from mlmtune.training.plan import Plan
 
-MASK_STREAM, DROPOUT_STREAM, GENERATOR_STREAM = 0x7A02, 0x7A03, 0x7A04
+DROPOUT_STREAM, GENERATOR_STREAM = 0x7A03, 0x7A04
 """Keep the draws of `run.seed` apart."""
 
 
@@ -23,27 +23,27 @@ class TrainingStream:
     """Masked batches by step.
 
     Args:
-        view: training chunks.
-        mixture: which of them stand where in an epoch.
-        collator: masks them.
-        plan: batch sizes and number of processes.
+        sequences: what stands at each place of each epoch.
+        collator: masks it.
+        mlm_probability: `masking.mlm_probability`, a rate or how it moves.
+        plan: batch sizes, steps and number of processes.
         seed: `run.seed`.
         process_index: which process's share to yield.
     """
 
     def __init__(
         self,
-        view: ChunkView,
-        mixture: Mixture,
+        sequences: Sequences,
         collator: MaskingCollator,
+        mlm_probability: float | RateSchedule,
         plan: Plan,
         *,
         seed: int,
         process_index: int,
     ) -> None:
-        self._view = view
-        self._mixture = mixture
+        self.sequences = sequences
         self._collator = collator
+        self._mlm_probability = mlm_probability
         self._plan = plan
         self._seed = seed
         self._process_index = process_index
@@ -53,48 +53,38 @@ class TrainingStream:
     def with_plan(self, plan: Plan) -> "TrainingStream":
         """The same batches, cut into micro-batches as another plan says."""
         return TrainingStream(
-            self._view, self._mixture, self._collator, plan, seed=self._seed,
+            self.sequences, self._collator, self._mlm_probability, plan, seed=self._seed,
             process_index=self._process_index,
         )  # fmt: skip
 
+    def mlm_probability(self, step: int) -> float:
+        """The masking rate of a step, counted from 0."""
+        return mlm_probability_at(step, self._plan.max_steps, self._mlm_probability)
+
     def micro_batches(self, step: int) -> list[MaskedBatch]:
         """This process's micro-batches of a step, counted from 0; there is at least one."""
-        epochs, occurrences, chunks = self._chunks(step, self._items)
-        keys = key(self._seed, MASK_STREAM, epochs, occurrences, chunks)
+        epochs, places = self._places(step, self._items)
         size = self._plan.micro_batch_size
         return [
-            self._collator(self._view.batch(chunks[i : i + size]), keys[i : i + size])
-            for i in range(0, len(chunks), size)
+            self._collator(
+                *self.sequences.batch(epochs[i : i + size], places[i : i + size]),
+                self.mlm_probability(step),
+            )
+            for i in range(0, len(places), size)
         ]
-
-    def shown(self, number: int, epoch: int) -> tuple[int, MaskedBatch]:
-        """A chunk that the first epoch begins with, as another epoch masks it.
-
-        Args:
-            number: its place in the first epoch.
-            epoch: whose masks.
-
-        Returns:
-            Which chunk, and a batch of it alone.
-        """
-        epochs, places = np.zeros(1, np.int64), np.asarray([number])
-        chunks, occurrences = self._mixture.draw(self._seed, epochs, places)
-        keys = key(self._seed, MASK_STREAM, epoch, occurrences, chunks)
-        return int(chunks[0]), self._collator(self._view.batch(chunks), keys)
 
     def num_tokens(self, step: int) -> int:
         """Tokens of a step over all processes, padding left out."""
-        _, _, chunks = self._chunks(step, np.arange(self._plan.global_batch_size))
-        return int(self._view.lengths(chunks).sum())
+        return self.sequences.num_tokens(
+            *self._places(step, np.arange(self._plan.global_batch_size))
+        )
 
-    def _chunks(
+    def _places(
         self, step: int, items: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Epoch, occurrence and chunk of some items (by place in the global batch) of a step."""
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Epoch and place of some items (by place in the global batch) of a step."""
         numbers = step * self._plan.global_batch_size + items
-        epochs, places = np.divmod(numbers, len(self._mixture))
-        chunks, occurrences = self._mixture.draw(self._seed, epochs, places)
-        return epochs, occurrences, chunks
+        return np.divmod(numbers, len(self.sequences))
 
     def dropout_keys(self, step: int, micro_batch: int) -> UInt64Array:
         """(B,) a key for each sequence of a micro-batch, whatever process computes it."""

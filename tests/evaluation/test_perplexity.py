@@ -78,7 +78,8 @@ def reference(model, tokenizer, view, mlm_probability=0.15):
     losses, hits = [], []
     for chunk in range(len(view)):
         chunks = np.asarray([chunk])
-        batch = collator(view.batch(chunks), key(0, perplexity.MASK_STREAM, chunks))
+        keys = key(0, perplexity.MASK_STREAM, chunks)
+        batch = collator(view.batch(chunks), keys, mlm_probability)
         with torch.no_grad():
             logits = model(**batch.model_inputs()).logits[0].double()
         positions = (batch.labels[0] != -100).nonzero()[:, 0].tolist()

@@ -34,7 +34,7 @@ def collate(tokenizer):
             with_token_type_ids=with_token_type_ids,
             is_for_compiled_model=padded,
         )
-        return collator(chunks, keys)
+        return collator(chunks, keys, settings.get("mlm_probability", 0.15))
 
     return collate_chunks
 

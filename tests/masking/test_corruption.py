@@ -15,11 +15,12 @@ ORIGINAL = 99
 """Not among the allowed ids, so that every replacement is seen."""
 
 
-def corrupted(selected, mask=0.8, random=0.1, seed=0, ids=None, keys=None):
+def corrupted(selected, mask=0.8, random=0.1, seed=0, ids=None, keys=None, heads=None):
     ids = np.full(selected.shape, ORIGINAL) if ids is None else ids
     return corrupt(
         ids,
         selected,
+        np.broadcast_to(np.arange(selected.shape[1]), selected.shape) if heads is None else heads,
         key(seed, np.arange(len(selected))) if keys is None else keys,
         mask_token_id=MASK,
         replacements=ALLOWED,

@@ -18,10 +18,15 @@ from mlmtune.modeling.loading import load_pretrained, load_tokenizer, locate_mod
 CPU = torch.device("cpu")
 
 
-def load(name, chunk_length=16, seed=0, precision="fp32", **settings):
+def load(name, chunk_length=16, seed=0, precision="fp32", objective="mlm", **settings):
     config = ModelConfig(name_or_path=str(name), **settings)
     return load_pretrained(
-        config, chunk_length=chunk_length, device=CPU, precision=precision, seed=seed
+        config,
+        objective=objective,
+        chunk_length=chunk_length,
+        device=CPU,
+        precision=precision,
+        seed=seed,
     )
 
 

@@ -108,7 +108,7 @@ def test_logits_and_gradients_equal_those_of_the_whole_head(model_type, training
     head = MaskedHead(model, VOCAB_SIZE)
     assert head.is_sparse
     assert model.training is training
-    logits = head.logits(model, batch)
+    logits = head.outputs(model, batch).logits
     assert logits.shape == (9, VOCAB_SIZE)
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
     actual_gradients = gradients(model, summed_loss(logits, batch))
@@ -123,7 +123,7 @@ def test_the_head_is_run_on_masked_positions_only():
     model, seen = make_model("bert", ARCHITECTURES["bert"]), []
     head = MaskedHead(model, VOCAB_SIZE)
     model.cls.register_forward_hook(lambda module, args, output: seen.append(output.shape))
-    head.logits(model, make_batch())
+    head.outputs(model, make_batch())
     assert seen == [(1, 9, VOCAB_SIZE)]
 
 
@@ -133,7 +133,7 @@ def test_an_ordinary_forward_call_is_as_before(model_type):
     before = model(input_ids=batch.input_ids).logits
     head = MaskedHead(model, VOCAB_SIZE)
     assert torch.equal(model(input_ids=batch.input_ids).logits, before)
-    head.logits(model, batch)
+    head.outputs(model, batch)
     assert torch.equal(model(input_ids=batch.input_ids).logits, before)
     with_tuple = model(input_ids=batch.input_ids, return_dict=False)
     assert torch.equal(with_tuple[0], before)
@@ -144,14 +144,14 @@ def test_a_failed_call_has_no_effect_on_the_next():
     head = MaskedHead(model, VOCAB_SIZE)
     too_long = replace(batch, input_ids=torch.full((1, 50), 7))
     with pytest.raises((RuntimeError, IndexError)):
-        head.logits(model, too_long)
+        head.outputs(model, too_long)
     assert model(input_ids=batch.input_ids).logits.shape == (3, 12, VOCAB_SIZE)
 
 
 def test_a_batch_without_masked_tokens_has_a_loss_of_zero_with_gradients():
     """A process whose micro-batch has none must take part in the backward pass all the same."""
     model, batch = make_model("bert", ARCHITECTURES["bert"]), make_batch(num_masked=0)
-    logits = MaskedHead(model, VOCAB_SIZE).logits(model, batch)
+    logits = MaskedHead(model, VOCAB_SIZE).outputs(model, batch).logits
     assert logits.shape == (0, VOCAB_SIZE)
     found = gradients(model, summed_loss(logits, batch))
     assert found.keys() == {name for name, _ in model.named_parameters()}
@@ -164,14 +164,14 @@ def test_an_architecture_that_does_not_allow_it_runs_the_whole_head(model_type):
     expected = dense_logits(model, batch)
     head = MaskedHead(model, VOCAB_SIZE)
     assert not head.is_sparse
-    torch.testing.assert_close(head.logits(model, batch), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(head.outputs(model, batch).logits, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_an_encoder_with_a_decoder_has_the_right_logits_either_way():
     model, batch = make_model("bart", BART), make_batch()
     expected = dense_logits(model, batch)
     torch.testing.assert_close(
-        MaskedHead(model, VOCAB_SIZE).logits(model, batch), expected, rtol=1e-5, atol=1e-5
+        MaskedHead(model, VOCAB_SIZE).outputs(model, batch).logits, expected, rtol=1e-5, atol=1e-5
     )
 
 
@@ -214,7 +214,7 @@ def test_encoders_that_return_tuples_or_records_are_both_cut(as_tuple):
     expected = dense_logits(model, batch)
     head = MaskedHead(model, VOCAB_SIZE)
     assert head.is_sparse
-    torch.testing.assert_close(head.logits(model, batch), expected)
+    torch.testing.assert_close(head.outputs(model, batch).logits, expected)
 
 
 def test_a_head_that_looks_at_neighbours_is_found_out():
@@ -223,4 +223,4 @@ def test_a_head_that_looks_at_neighbours_is_found_out():
     expected = dense_logits(model, batch)
     head = MaskedHead(model, VOCAB_SIZE)
     assert not head.is_sparse
-    torch.testing.assert_close(head.logits(model, batch), expected)
+    torch.testing.assert_close(head.outputs(model, batch).logits, expected)

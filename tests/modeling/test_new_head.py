@@ -12,6 +12,7 @@ from mlmtune.modeling.loading import LoadedModel, load_pretrained, start_from_fr
 def load(folder) -> LoadedModel:
     return load_pretrained(
         ModelConfig(name_or_path=str(folder)),
+        objective="mlm",
         chunk_length=16,
         device=torch.device("cpu"),
         precision="fp32",

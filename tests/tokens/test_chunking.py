@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from mlmtune.config import ChunkingConfig, CorpusConfig, SourceConfig, TokenizationConfig
 from mlmtune.errors import ConfigError, DataError
-from mlmtune.tokens.chunking import ChunkView, build_splits, open_splits
+from mlmtune.tokens.chunking import ChunkView
+from mlmtune.tokens.splits import Uses, build_splits, open_splits
 from mlmtune.tokens.tokenization import SpecialTokens, list_text
 
 PAD, CLS, SEP, END = 0, 2, 3, 4
@@ -329,7 +330,7 @@ def test_opening_a_corpus_gives_both_sides_and_warns_of_a_leak(corpus_dir, token
             sources=[SourceConfig(format="text", path=str(corpus_dir))], **settings
         )
         store, splits = open_splits(
-            corpus, TokenizationConfig(), ChunkingConfig(chunk_length=16), tokenizer,
+            corpus, TokenizationConfig(), ChunkingConfig(chunk_length=16), Uses(), tokenizer,
             list_text(corpus, TokenizationConfig(), console), console,
         )  # fmt: skip
         return store, splits, [line for line in console.lines if "leak" in line]
@@ -344,6 +345,9 @@ def test_opening_a_corpus_gives_both_sides_and_warns_of_a_leak(corpus_dir, token
     assert re.fullmatch(r"(\w+ ?)+", tokenizer.decode(first[1:5]))
     *_, leaks = open_(split_by="chunk")
     assert len(leaks) == 1
+    assert not any("left to train on" in line for line in console.lines)
+    open_(split_by="chunk", max_validation_chunks=1000)
+    assert any("1 are left to train on" in line for line in console.lines)
 
 
 def test_token_counts_are_of_the_views_documents_alone(make_store):

@@ -7,7 +7,7 @@ import pytest
 
 from mlmtune.config import ChunkingConfig, CorpusConfig, SourceConfig, TokenizationConfig
 from mlmtune.console import Console
-from mlmtune.tokens.chunking import open_splits
+from mlmtune.tokens.splits import Uses, open_splits
 from mlmtune.tokens.summary import summarize
 from mlmtune.tokens.summary_text import describe
 from mlmtune.tokens.tokenization import list_text
@@ -43,7 +43,7 @@ def summary(tmp_path, tokenizer):
         console, tokenization = Console(is_quiet=True), TokenizationConfig()
         listing = list_text(config, tokenization, console)
         store, splits = open_splits(
-            config, tokenization, chunking or ChunkingConfig(chunk_length=16), tokenizer,
+            config, tokenization, chunking or ChunkingConfig(chunk_length=16), Uses(), tokenizer,
             listing, console,
         )  # fmt: skip
         return json.loads(json.dumps(summarize(store, splits, tokenizer, 0))), store

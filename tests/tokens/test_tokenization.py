@@ -2,6 +2,7 @@ import copy
 import json
 import os
 import signal
+import string
 import subprocess
 import sys
 from pathlib import Path
@@ -87,15 +88,20 @@ def test_no_document_is_lost_where_a_batch_is_full_of_characters(corpus, tokeniz
 
 
 @pytest.mark.parametrize("batch_documents", [1, 2, 256])
-def test_word_starts_are_the_borders_of_word_ids(
+def test_word_starts_are_the_borders_of_word_ids_and_punctuation(
     corpus, any_tokenizer, monkeypatch, batch_documents
 ):
     monkeypatch.setattr(tokenization, "BATCH_DOCUMENTS", batch_documents)
     store, _ = build(corpus(), any_tokenizer)
     expected = []
     for text in TEXTS:
-        words = any_tokenizer(text, add_special_tokens=False).word_ids()
-        expected += [i == 0 or word != words[i - 1] for i, word in enumerate(words)]
+        encoding = any_tokenizer(text, add_special_tokens=False)
+        words, tokens = encoding.word_ids(), encoding.tokens()
+        is_apart = [token.lstrip("Ġ") in set(string.punctuation) for token in tokens]
+        expected += [
+            i == 0 or word != words[i - 1] or is_apart[i] or is_apart[i - 1]
+            for i, word in enumerate(words)
+        ]
     assert 0 < sum(expected) < len(expected)
     assert store.tokens_at(np.arange(store.num_tokens))[1].tolist() == expected
 
@@ -435,8 +441,8 @@ def test_a_document_in_pieces_gives_the_tokens_of_the_whole(kind, request, text,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokenization, "PIECE_CHARACTERS", piece)
         patch.setattr(tokenization, "BATCH_CHARACTERS", batch)
-        pieces = list(tokenization._cut(text))
-        encoded = [encode(group) for group in tokenization._groups(pieces)]
+        pieces = list(tokenization.pieces(text))
+        encoded = [encode(group) for group in tokenization.groups(pieces)]
     assert "".join(pieces) == text
     assert np.concatenate([ids for ids, _, _ in encoded]).tolist() == whole_ids.tolist()
     assert np.concatenate([starts for _, starts, _ in encoded]).tolist() == whole_starts.tolist()

@@ -29,8 +29,10 @@ FILES = ["config.json", "model.safetensors", "optimizer.safetensors", "state.jso
 
 
 @pytest.fixture(scope="module")
-def trained(model_dir: Path, tokenizer: Any) -> tuple[Any, Any, torch.optim.Optimizer]:
-    """A model and an optimizer that have taken two steps."""
+def trained(
+    model_dir: Path, tokenizer: Any
+) -> tuple[Any, Any, dict[str, torch.Tensor], torch.optim.Optimizer]:
+    """A model and an optimizer that have taken two steps, with no weights kept besides."""
     model = AutoModelForMaskedLM.from_pretrained(model_dir)
     optimizer = build_optimizer(model, OptimizerConfig(learning_rate=0.01))
     torch.manual_seed(1)
@@ -38,7 +40,7 @@ def trained(model_dir: Path, tokenizer: Any) -> tuple[Any, Any, torch.optim.Opti
         for parameter in model.parameters():
             parameter.grad = torch.randn_like(parameter)
         optimizer.step()
-    return model, tokenizer, optimizer
+    return model, tokenizer, {}, optimizer
 
 
 @pytest.fixture
@@ -82,7 +84,7 @@ def test_weights_and_optimizer_come_back_to_the_bit(
         assert torch.equal(expected, actual), name
         state = optimizer.state[actual]
         assert state.keys() == {"step", "exp_avg", "exp_avg_sq"}
-        for key, value in trained[2].state[expected].items():
+        for key, value in trained[3].state[expected].items():
             assert torch.equal(value, state[key]), (name, key)
             assert value.dtype == state[key].dtype
 

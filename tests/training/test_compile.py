@@ -9,7 +9,7 @@ from torch._dynamo.utils import counters
 
 from mlmtune.errors import ConfigError
 from mlmtune.masking.collator import COUNT_MULTIPLE
-from mlmtune.modeling.masked_head import MaskedHead
+from mlmtune.modeling.masked_head import Losses, MaskedHead
 
 TRAINING = {"max_steps": 5, "global_batch_size": 8, "micro_batch_size": 4}
 
@@ -29,15 +29,15 @@ def test_a_compiled_run_takes_the_same_steps_with_one_graph(
     runs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = set()
-    loss_sum = MaskedHead.loss_sum
+    losses = MaskedHead.losses
 
-    def note(head: MaskedHead, model: Any, batch: Any) -> torch.Tensor:
+    def note(head: MaskedHead, model: Any, batch: Any) -> Losses:
         counts.add((len(batch.masked_positions), batch.num_masked_tokens))
-        return loss_sum(head, model, batch)
+        return losses(head, model, batch)
 
     evaluation = {"every": None, "max_chunks": 4, "batch_size": 4}
     expected = runs.train("expected", training=TRAINING, evaluation=evaluation)
-    monkeypatch.setattr(MaskedHead, "loss_sum", note)
+    monkeypatch.setattr(MaskedHead, "losses", note)
     run = runs.train(training={**TRAINING, "compile": True}, evaluation=evaluation)
     assert run.losses == pytest.approx(expected.losses, rel=1e-6)
     assert run.evaluations == pytest.approx(expected.evaluations, rel=1e-6)

@@ -17,7 +17,7 @@ from mlmtune.config_loading import load_config
 from mlmtune.console import Console
 from mlmtune.errors import CheckpointError, ConfigError, DataError, DivergedError
 from mlmtune.modeling.device import build_accelerator
-from mlmtune.modeling.masked_head import MaskedHead
+from mlmtune.modeling.masked_head import Losses, MaskedHead
 from mlmtune.training import loop
 from mlmtune.training.checkpoint import find_fault
 from mlmtune.training.run_dir import OWN_FILES
@@ -106,7 +106,7 @@ def test_metrics_are_json_lines(runs: Any) -> None:
     records = [json.loads(line, parse_constant=pytest.fail) for line in lines]
     assert [r["step"] for r in records if "loss" in r] == [2, 4, 6]
     assert [r["step"] for r in records if "eval_loss" in r] == [0, 3, 6]
-    keys = {"step", "epoch", "loss", "learning_rate", "grad_norm", "num_tokens",
+    keys = {"step", "epoch", "loss", "learning_rate", "mlm_probability", "grad_norm", "num_tokens",
             "num_masked_tokens", "tokens_per_second"}  # fmt: skip
     for record in records:
         assert "eval_loss" in record or record.keys() == keys
@@ -347,18 +347,18 @@ def test_nothing_is_trained_on_a_loss_that_is_no_number(
     runs: Any, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     modules: list[Any] = []  # the model at each step
-    loss_sum = MaskedHead.loss_sum
+    losses = MaskedHead.losses
 
-    def broken(head: MaskedHead, model: Any, batch: Any) -> torch.Tensor:
+    def broken(head: MaskedHead, model: Any, batch: Any) -> Losses:
         modules.append(model)
-        loss: torch.Tensor = loss_sum(head, model, batch)
+        loss = losses(head, model, batch).mlm
         if len(modules) == 3:
             if where == "loss":
-                return loss * math.nan
+                return Losses(loss * math.nan)
             loss.register_hook(lambda gradient: gradient * math.inf)
-        return loss
+        return Losses(loss)
 
-    monkeypatch.setattr(MaskedHead, "loss_sum", broken)
+    monkeypatch.setattr(MaskedHead, "losses", broken)
     with pytest.raises(DivergedError, match=f"the {where} of step 3 is (nan|inf)") as caught:
         runs.train()
     assert caught.value.exit_code == 5

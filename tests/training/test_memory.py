@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from mlmtune.errors import Interrupted, ResourceError, is_out_of_memory
-from mlmtune.modeling.masked_head import MaskedHead
+from mlmtune.modeling.masked_head import HeadOutputs, Losses, MaskedHead
 from mlmtune.training import loop, memory
 
 # Bits depend on how a batch is cut; these runs are cut the same way in the end.
@@ -20,7 +20,7 @@ SIZES = {"max_steps": 4, "global_batch_size": 8}
 @pytest.fixture
 def room_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
     """Makes every larger batch run out of memory, as CUDA says it; gives the sizes tried."""
-    loss_sum, logits = MaskedHead.loss_sum, MaskedHead.logits
+    losses, outputs = MaskedHead.losses, MaskedHead.outputs
 
     def limit(num_sequences: int) -> list[int]:
         tried = []
@@ -30,17 +30,17 @@ def room_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
             if tried[-1] > num_sequences:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-        def limited_loss_sum(head: MaskedHead, model: Any, batch: Any) -> torch.Tensor:
+        def limited_losses(head: MaskedHead, model: Any, batch: Any) -> Losses:
             check(batch)
-            return loss_sum(head, model, batch)
+            return losses(head, model, batch)
 
-        def limited_logits(head: MaskedHead, model: Any, batch: Any) -> torch.Tensor:
+        def limited_outputs(head: MaskedHead, model: Any, batch: Any) -> HeadOutputs:
             if not model.training:
                 check(batch)
-            return logits(head, model, batch)
+            return outputs(head, model, batch)
 
-        monkeypatch.setattr(MaskedHead, "loss_sum", limited_loss_sum)
-        monkeypatch.setattr(MaskedHead, "logits", limited_logits)
+        monkeypatch.setattr(MaskedHead, "losses", limited_losses)
+        monkeypatch.setattr(MaskedHead, "outputs", limited_outputs)
         return tried
 
     return limit
@@ -101,10 +101,10 @@ def test_one_sequence_that_does_not_fit_ends_the_run(
 def test_training_that_does_not_fit_at_all_names_the_remedies(
     runs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: Any) -> torch.Tensor:
+    def refuse(*_: Any) -> Losses:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(MaskedHead, "loss_sum", refuse)
+    monkeypatch.setattr(MaskedHead, "losses", refuse)
     with pytest.raises(ResourceError, match="gradient_checkpointing: true") as caught:
         runs.train(training=SIZES)
     assert caught.value.exit_code == 6
@@ -113,10 +113,10 @@ def test_training_that_does_not_fit_at_all_names_the_remedies(
 def test_other_errors_are_not_taken_for_a_lack_of_memory(
     runs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: Any) -> torch.Tensor:
+    def fail(*_: Any) -> Losses:
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(MaskedHead, "loss_sum", fail)
+    monkeypatch.setattr(MaskedHead, "losses", fail)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         runs.train(training=SIZES)
 
@@ -216,14 +216,14 @@ def test_several_processes_are_told_how_to_go_on(
 ) -> None:
     take_step = loop.take_step
 
-    def refuse(*_: Any) -> torch.Tensor:
+    def refuse(*_: Any) -> Losses:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     def with_a_neighbour(job: Any, *arguments: Any) -> Any:
         monkeypatch.setattr(type(job.accelerator), "num_processes", 2)
         return take_step(job, *arguments)
 
-    monkeypatch.setattr(MaskedHead, "loss_sum", refuse)
+    monkeypatch.setattr(MaskedHead, "losses", refuse)
     monkeypatch.setattr(loop, "take_step", with_a_neighbour)
     with pytest.raises(ResourceError, match=r"--resume auto training\.micro_batch_size=4"):
         runs.train(training=SIZES)

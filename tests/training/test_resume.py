@@ -38,7 +38,7 @@ def expected(runs: Any, kept: Path) -> Any:
 
 def stop_in_evaluation(patch: pytest.MonkeyPatch, at: int) -> None:
     """Get a signal in the second batch of the evaluation after step `at`."""
-    evaluate, batch_sums = loop._evaluate, Evaluator._batch_sums
+    evaluate, chunk_sums = loop._evaluate, Evaluator._chunk_sums
     batches: list[int] = []
     step = [0]
 
@@ -50,10 +50,10 @@ def stop_in_evaluation(patch: pytest.MonkeyPatch, at: int) -> None:
         batches.append(step[0])
         if batches.count(at) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return batch_sums(self, *arguments)
+        return chunk_sums(self, *arguments)
 
     patch.setattr(loop, "_evaluate", note_step)
-    patch.setattr(Evaluator, "_batch_sums", count)
+    patch.setattr(Evaluator, "_chunk_sums", count)
 
 
 def stop_after_evaluation(patch: pytest.MonkeyPatch, at: int) -> None:
@@ -118,13 +118,13 @@ def test_stopped_in_the_evaluation_before_the_first_step(
     runs: Any, expected: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        batch_sums = Evaluator._batch_sums
+        chunk_sums = Evaluator._chunk_sums
 
         def stop(self: Evaluator, *arguments: Any) -> Any:
             os.kill(os.getpid(), signal.SIGINT)
-            return batch_sums(self, *arguments)
+            return chunk_sums(self, *arguments)
 
-        patch.setattr(Evaluator, "_batch_sums", stop)
+        patch.setattr(Evaluator, "_chunk_sums", stop)
         with pytest.raises(Interrupted, match="before the first step") as caught:
             runs.train(**SECTIONS)
     assert caught.value.exit_code == 130

@@ -11,6 +11,7 @@ from mlmtune.config import ChunkingConfig, MaskingConfig
 from mlmtune.masking.collator import IGNORE_INDEX, MaskedBatch, MaskingCollator
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.mixing import Mixture
+from mlmtune.tokens.sequences import ChunkSequences
 from mlmtune.tokens.tokenization import SpecialTokens
 from mlmtune.training.plan import Plan
 from mlmtune.training.stream import TrainingStream
@@ -58,7 +59,10 @@ def stream(view: ChunkView, tokenizer: Any) -> Callable[..., TrainingStream]:
             num_processes=num_processes,
             max_steps=100,
         )
-        return TrainingStream(view, mixture, collator, plan, seed=seed, process_index=process)
+        return TrainingStream(
+            ChunkSequences(view, mixture, seed), collator, 0.3, plan, seed=seed,
+            process_index=process,
+        )  # fmt: skip
 
     return make
 

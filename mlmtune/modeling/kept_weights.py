@@ -1,0 +1,92 @@
+"""What a checkpoint holds besides the model that is trained: a pooler, heads for other tasks.
+
+A masked language model leaves them out when it is saved, and a classifier that is fine-tuned on the
+result would start from a pooler of random weights. So they are read here and saved with the rest.
+"""
+
+import json
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers.core_model_loading import WeightRenaming
+from transformers.modeling_utils import load_state_dict
+from transformers.utils import (
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+)
+
+WEIGHT_FILES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
+"""The first of them that a folder has holds its weights, as in from_pretrained()."""
+
+
+def read_kept_weights(
+    folder: Path, model: Any, unexpected: Collection[str]
+) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint for which a model has no place. Only these are read.
+
+    What the architecture itself declares to be obsolete is not among those that loading reports,
+    and is not kept. Neither are buffers of integers (`position_ids`), nor copies of the embeddings
+    under another name, which would go on to hold what they were before training.
+
+    Args:
+        folder: a checkpoint, in one file or several, as safetensors or pickled.
+        model: as from_pretrained() has loaded it from there, not trained yet.
+        unexpected: the `unexpected_keys` that it reported.
+
+    Returns:
+        By the names under which the other classes of the architecture look for them; fp32.
+    """
+    if not unexpected:
+        return {}
+    prefix = f"{model.base_model_prefix}."
+    embeddings = model.get_input_embeddings().weight
+    has_prefix, kept = False, {}
+    for saved_as, read in _tensors(folder):
+        has_prefix |= saved_as.startswith(prefix)
+        name = _name_when_loaded(saved_as, model)
+        if name not in unexpected:
+            continue
+        tensor = read()
+        is_copy = tensor.shape == embeddings.shape and torch.equal(tensor.float(), embeddings)
+        if tensor.is_floating_point() and not is_copy:
+            # A copy: what was read is a view of the file, which may be replaced during the run.
+            kept[name] = tensor.to(torch.float32, copy=True)
+    if has_prefix:
+        return kept
+    # The checkpoint is a bare encoder's; among the weights of a model with a head, its have one.
+    return {prefix + name: tensor for name, tensor in kept.items()}
+
+
+def _tensors(folder: Path) -> Iterator[tuple[str, Callable[[], torch.Tensor]]]:
+    """Each tensor's name, and how to read it."""
+    for path in _weight_files(folder):
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                for name in file.keys():  # noqa: SIM118
+                    yield name, partial(file.get_tensor, name)
+        else:
+            tensors = load_state_dict(path)  # mapped where the format allows it
+            for name in tensors:
+                yield name, partial(tensors.__getitem__, name)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    path = next(folder / name for name in WEIGHT_FILES if (folder / name).is_file())
+    if path.suffix != ".json":
+        return [path]
+    index = json.loads(path.read_text(encoding="utf-8"))
+    return [folder / name for name in sorted(set(index["weight_map"].values()))]
+
+
+def _name_when_loaded(name: str, model: Any) -> str:
+    """The name that from_pretrained() makes of one in a file, such as `weight` of `gamma`."""
+    for conversion in getattr(model, "_weight_conversions", None) or []:
+        if isinstance(conversion, WeightRenaming):
+            name, _ = conversion.rename_source_key(name)
+    return name

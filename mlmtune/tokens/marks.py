@@ -1,0 +1,268 @@
+"""Marks: a bit for each token of a store, found after the store was made and kept inside it.
+
+A *marker* reads the documents once more and says which tokens it marks: those that begin a word by
+a segmenter (`words`), or a sentence (`sentences`). The store stays as it is; another marker, or
+none, opens the same one.
+
+    words-rjieba/            inside the store, under the marker's name
+      marks.json             written last: what the marks follow from, and how many each source has
+      shard-00000.bin        packed bits of the store's first shard, as in word_starts.bin
+
+Each shard's bits are written under a temporary name and renamed; what was interrupted goes on after
+the last whole one.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from mlmtune.console import Console
+from mlmtune.corpus.document import Document
+from mlmtune.errors import ConfigError, DataError, ResourceError
+from mlmtune.tokens.encoding import Encoder, Offsets
+from mlmtune.tokens.store import TokenStore, count_by_source, write_durably
+from mlmtune.tokens.tokenization import batches, groups, pieces
+
+FORMAT_VERSION = 1
+
+Reader = Callable[[int], Iterator[Document]]
+"""The documents of a store, from a number on."""
+
+_MANIFEST = "marks.json"
+_PARTIAL = ".partial"
+
+
+@dataclass(frozen=True)
+class Marker:
+    """A rule that marks tokens.
+
+    Attributes:
+        name: of its folder inside a store.
+        made_by: the library that the rule comes from, with its version; None where it is not
+            installed, so that nothing can be marked here and what is there is taken as it is.
+        how_to_install: what to say then.
+        purpose: what is going on while it works, in a few words.
+        concerns: whether a text has anything to mark; where not, its marks are the store's own
+            word starts.
+        mark: (text, offsets of its n tokens, (n,) the store's own word starts) -> (n,) bool.
+    """
+
+    name: str
+    made_by: str | None
+    how_to_install: str
+    purpose: str
+    concerns: Callable[[str], bool]
+    mark: Callable[[str, Offsets, NDArray[np.bool_]], NDArray[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What a marker found in a store.
+
+    Attributes:
+        shards: (ceil(n / 8),) uint8 packed bits of each shard's n tokens.
+        num_by_source: marked tokens of each of the store's sources.
+        fingerprint: equal for equal marks.
+    """
+
+    shards: tuple[NDArray[np.uint8], ...]
+    num_by_source: tuple[int, ...]
+    fingerprint: str
+
+    def positions(self, store: TokenStore) -> NDArray[np.int64]:
+        """The positions of all marked tokens of the store, in order."""
+        found = [
+            start + np.flatnonzero(np.unpackbits(bits, count=len(shard.ids)))
+            for start, bits, shard in zip(
+                store.shard_offsets, self.shards, store.shards, strict=False
+            )
+        ]
+        return np.concatenate([np.empty(0, np.int64), *found])
+
+
+def open_marks(
+    marker: Marker,
+    store: TokenStore,
+    read: Reader | None,
+    encode: Encoder,
+    console: Console,
+) -> Marks:
+    """A marker's marks of a store; found first if they are not there yet.
+
+    Args:
+        marker: the rule.
+        store: the tokenized corpus.
+        read: the store's documents from a number on; None where the text is not at hand.
+        encode: the tokenizer that made the store.
+        console: shows how far it is.
+
+    Raises:
+        ConfigError: they are not there, and text or library are missing to find them.
+        DataError: the text is no longer what the store was made of.
+        ResourceError: the store's folder cannot be written.
+    """
+    folder = store.directory / marker.name
+    made_of = {
+        "format": FORMAT_VERSION,
+        "store": store.fingerprint,
+        "made_by": marker.made_by,
+    }
+    if not _fits(folder, made_of, any_version=read is None or marker.made_by is None):
+        if marker.made_by is None:
+            raise ConfigError(marker.how_to_install)
+        if read is None:
+            raise ConfigError(
+                f"{store.directory} has no marks {marker.name!r}, and the text to find them in is "
+                "not here; run `mlmtune prepare` with this config where it is"
+            )
+        try:
+            with FileLock(folder.with_name(folder.name + ".lock")):
+                if not _fits(folder, made_of):
+                    _build(folder, made_of, marker, store, read, encode, console)
+        except OSError as error:
+            raise ResourceError(
+                f"{error.filename or folder}: cannot be written ({error.strerror or error}); make "
+                "room, or set tokenization.store to another place"
+            ) from error
+    return _open(folder, store)
+
+
+def _fits(folder: Path, wanted: dict[str, Any], *, any_version: bool = False) -> bool:
+    try:
+        made_of = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["made_of"]
+    except (OSError, ValueError, KeyError):
+        return False
+    if any_version:
+        wanted = {**wanted, "made_by": made_of.get("made_by")}
+    return bool(made_of == wanted)
+
+
+def _open(folder: Path, store: TokenStore) -> Marks:
+    manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+    shards = []
+    for number, shard in enumerate(store.shards):
+        path = folder / _shard_name(number)
+        size = -(-len(shard.ids) // 8)
+        if not path.is_file() or path.stat().st_size != size:
+            raise DataError(f"{path}: missing or damaged; delete the folder {folder}")
+        shards.append(np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8))
+    fingerprint = json.dumps(manifest["made_of"])
+    return Marks(tuple(shards), tuple(manifest["num_by_source"]), fingerprint)
+
+
+def _shard_name(number: int) -> str:
+    return f"shard-{number:05d}.bin"
+
+
+def _build(
+    folder: Path,
+    made_of: dict[str, Any],
+    marker: Marker,
+    store: TokenStore,
+    read: Reader,
+    encode: Encoder,
+    console: Console,
+) -> None:
+    partial = folder.with_name(folder.name + _PARTIAL)
+    begun = partial / "made_of.json"
+    if not (begun.is_file() and begun.read_text(encoding="utf-8") == json.dumps(made_of)):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        begun.write_text(json.dumps(made_of), encoding="utf-8")
+    first_documents = np.cumsum([0, *store.num_documents_of_shards]).tolist()
+    done = 0
+    while done < len(store.shards) and (partial / _shard_name(done)).is_file():
+        done += 1
+    documents = read(first_documents[done])
+    counts = np.zeros(len(store.sources), dtype=np.int64)
+    with console.bar(
+        total=store.num_documents, initial=first_documents[done], unit="document",
+        what=marker.purpose,
+    ) as bar:  # fmt: skip
+        for number in range(len(store.shards)):
+            path = partial / _shard_name(number)
+            numbers = range(first_documents[number], first_documents[number + 1])
+            if number >= done:
+                marks = _mark_shard(numbers, marker, store, documents, encode, bar.update)
+                write_durably(path.with_suffix(_PARTIAL), np.packbits(marks).data)
+                path.with_suffix(_PARTIAL).rename(path)
+            bits = np.unpackbits(np.fromfile(path, np.uint8), count=len(store.shards[number].ids))
+            here = slice(numbers.start, numbers.stop)
+            counts += count_by_source(
+                bits.astype(bool),
+                store.lengths[here],
+                store.document_sources[here],
+                len(store.sources),
+            )
+    manifest = {"made_of": made_of, "num_by_source": counts.tolist()}
+    write_durably(partial / _MANIFEST, json.dumps(manifest, indent=1).encode())
+    begun.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def _mark_shard(
+    numbers: range,
+    marker: Marker,
+    store: TokenStore,
+    documents: Iterator[Document],
+    encode: Encoder,
+    advance: Callable[[int], Any],
+) -> NDArray[np.bool_]:
+    """(n,) the marks of a shard's tokens.
+
+    Args:
+        numbers: its documents.
+        marker: the rule.
+        store: the tokenized corpus.
+        documents: from the shard's first on; those of the shard are taken.
+        encode: the tokenizer.
+        advance: told how many documents are done.
+    """
+    start, end = store.offsets[numbers.start], store.offsets[numbers.stop]
+    marks = store.tokens_at(np.arange(start, end))[1]
+    number = numbers.start
+    for batch in batches(islice(documents, len(numbers))):
+        places = [
+            (document, store.offsets[number + i] - start, store.lengths[number + i])
+            for i, document in enumerate(batch)
+        ]
+        concerned = [place for place in places if marker.concerns(place[0].text)]
+        found = _offsets([document.text for document, _, _ in concerned], encode)
+        for (document, begin, length), offsets in zip(concerned, found, strict=True):
+            if len(offsets.starts) != length:
+                raise DataError(
+                    f"{document.id}: the text has changed since it was tokenized; run `mlmtune "
+                    "prepare` again"
+                )
+            here = slice(begin, begin + length)
+            marks[here] = marker.mark(document.text, offsets, marks[here])
+        number += len(batch)
+        advance(len(batch))
+    if number != numbers.stop:
+        raise DataError("the text has changed since it was tokenized; run `mlmtune prepare` again")
+    return marks
+
+
+def _offsets(texts: list[str], encode: Encoder) -> Iterator[Offsets]:
+    """Where the tokens of each text stand in it."""
+    cut = [list(pieces(text)) for text in texts]
+    handed_over = groups([piece for text in cut for piece in text])
+    found = chain.from_iterable(encode.offsets(group) for group in handed_over)
+    for text in cut:
+        begin = 0
+        starts, ends = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        for piece in text:
+            offsets = next(found)
+            starts.append(begin + offsets.starts)
+            ends.append(begin + offsets.ends)
+            begin += len(piece)
+        yield Offsets(np.concatenate(starts), np.concatenate(ends))

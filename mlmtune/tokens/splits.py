@@ -1,0 +1,251 @@
+"""A corpus's two sides, as chunks and, where the objective needs them, as pairs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlmtune.config import ChunkingConfig, CorpusConfig, Objective, Strategy, TokenizationConfig
+from mlmtune.console import Console
+from mlmtune.corpus.corpus import read_corpus
+from mlmtune.corpus.document import Document
+from mlmtune.corpus.scanning import Listing
+from mlmtune.corpus.splitting import validation_mask
+from mlmtune.errors import ConfigError, DataError
+from mlmtune.locations import cache_directory
+from mlmtune.randomness import key, permute
+from mlmtune.tokens.chunking import ChunkView
+from mlmtune.tokens.encoding import Encoder, plain_backend
+from mlmtune.tokens.marks import Marker, Marks, Reader, open_marks
+from mlmtune.tokens.pairs import PairFrame, PairView
+from mlmtune.tokens.sentences import SENTENCES, sentence_marker
+from mlmtune.tokens.store import TokenStore
+from mlmtune.tokens.tokenization import SpecialTokens, open_store
+from mlmtune.tokens.words import WORDS, check_words, word_marker
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+SPLIT_BY_CHUNK_STREAM = 0x5B1C
+"""Keeps the draw of `split_by: chunk` apart from the other draws by `corpus.split_seed`."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The two sides of a corpus.
+
+    Attributes:
+        train: chunks to learn from.
+        validation: chunks to measure on.
+        weights: (S,) how often an epoch sees each of the store's sources.
+        train_pairs: pairs to learn from; None for an objective without them.
+        validation_pairs: pairs to measure on.
+        marks: fingerprints of what words and sentences were found by.
+    """
+
+    train: ChunkView
+    validation: ChunkView
+    weights: NDArray[np.float64]
+    train_pairs: PairView | None = None
+    validation_pairs: PairView | None = None
+    marks: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Uses:
+    """What will be done with the text, which decides what has to be known of it.
+
+    Attributes:
+        objective: pairs need to know where sentences begin.
+        strategies: by config section, how tokens are selected.
+    """
+
+    objective: Objective = "mlm"
+    strategies: dict[str, Strategy] = field(default_factory=dict)
+
+    @property
+    def word_strategies(self) -> dict[str, Strategy]:
+        """Those that have to know where words begin."""
+        return {section: s for section, s in self.strategies.items() if s != "token"}
+
+
+def open_splits(
+    corpus: CorpusConfig,
+    tokenization: TokenizationConfig,
+    chunking: ChunkingConfig,
+    uses: Uses,
+    tokenizer: "PreTrainedTokenizerFast",
+    listing: Listing | None,
+    console: Console,
+    *,
+    rebuilds: bool = False,
+) -> tuple[TokenStore, Splits]:
+    """A corpus's token store (built if need be) and its two sides.
+
+    Raises:
+        ConfigError: an extra is missing, or the words are none.
+        DataError: there is no usable text, or a side has no chunk or no pair.
+        ResourceError: the token cache cannot be written.
+    """
+    store = open_store(corpus, tokenization, tokenizer, listing, console, rebuilds=rebuilds)
+    backend = plain_backend(tokenizer)
+    read: Reader | None = None
+    if listing is not None:
+        read = partial(_documents, corpus, tokenization, listing, console)
+    found = {
+        marker.name: open_marks(marker, store, read, Encoder(backend), console)
+        for marker in needed_markers(tokenization, uses)
+    }
+    if (words := found.get(f"{WORDS}{tokenization.word_segmenter}")) is not None:
+        store = store.with_word_starts(words.shards, words.num_by_source)
+    for section, strategy in uses.word_strategies.items():
+        note = check_words(store, section, strategy)
+        if note is not None:
+            console.say(note)
+    pad_token_id = tokenizer.pad_token_id
+    splits = build_splits(
+        store,
+        corpus,
+        chunking,
+        SpecialTokens.of(tokenizer),
+        0 if pad_token_id is None else int(pad_token_id),
+    )
+    if corpus.split_by == "chunk":
+        console.say(
+            "corpus.split_by: chunk puts parts of one document on both sides; the validation "
+            "perplexity leaks and looks better than it is"
+        )
+        if len(splits.train) < len(splits.validation):
+            console.say(
+                f"of {len(splits.train) + len(splits.validation):,} chunks "
+                f"{len(splits.train):,} are left to train on; lower corpus.max_validation_chunks"
+            )
+    if (sentences := found.get(f"{SENTENCES}{tokenization.language}")) is not None:
+        frame = PairFrame.of(tokenizer)
+        splits = _with_pairs(splits, store, sentences, corpus, chunking, frame, uses.objective)
+    marks = {name: marks.fingerprint for name, marks in found.items()}
+    return store, replace(splits, marks=marks)
+
+
+def needed_markers(tokenization: TokenizationConfig, uses: Uses) -> list[Marker]:
+    """What has to be known of the text besides its tokens.
+
+    Raises:
+        ConfigError: an extra is missing, and there is no store that may know it already.
+    """
+    markers = []
+    if tokenization.word_segmenter is not None:
+        markers.append(word_marker(tokenization.word_segmenter))
+    if uses.objective != "mlm":
+        markers.append(sentence_marker(tokenization.language))
+    for marker in markers:
+        if marker.made_by is None and tokenization.store is None:
+            raise ConfigError(marker.how_to_install)
+    return markers
+
+
+def _documents(
+    corpus: CorpusConfig,
+    tokenization: TokenizationConfig,
+    listing: Listing,
+    console: Console,
+    start: int,
+) -> Iterator[Document]:
+    cleaned = cache_directory(tokenization.cache_dir, "cleaned")
+    return read_corpus(corpus, listing, cleaned, console).documents(start)
+
+
+def build_splits(
+    store: TokenStore,
+    corpus: CorpusConfig,
+    chunking: ChunkingConfig,
+    special_tokens: SpecialTokens,
+    pad_token_id: int,
+) -> Splits:
+    """Split the store's documents (or, where the config insists, its chunks) into two views.
+
+    Raises:
+        DataError: a side has no chunk.
+    """
+    weights = np.ones(len(store.sources))
+    weights[len(corpus.validation_sources) :] = [source.weight for source in corpus.sources]
+    is_weighted = bool((weights != 1.0).any())
+
+    def view(documents: NDArray[np.int64], *, separates_sources: bool = False) -> ChunkView:
+        return ChunkView(
+            store, documents, chunking, special_tokens, pad_token_id,
+            separates_sources=separates_sources,
+        )  # fmt: skip
+
+    if corpus.split_by == "chunk":
+        train, validation = _split_by_chunk(view(np.arange(store.num_documents)), corpus)
+    else:
+        on_train, on_validation = _documents_of_sides(store, corpus)
+        train = view(on_train, separates_sources=is_weighted)
+        validation = view(on_validation)
+    splits = Splits(train, validation, weights)
+    for side, chunks in (("training", splits.train), ("validation", splits.validation)):
+        if len(chunks) == 0:
+            remedy = "add text"
+            if chunks.num_tokens_dropped:
+                remedy += ", or set chunking.last_chunk: keep"
+            raise DataError(
+                f"the {side} text ({chunks.num_body_tokens} tokens) makes no chunk of "
+                f"{chunking.chunk_length} tokens; {remedy}"
+            )
+    return splits
+
+
+def _documents_of_sides(
+    store: TokenStore, corpus: CorpusConfig
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The numbers of the documents to train on, and of those to validate on."""
+    on_validation = validation_mask(store.content_hashes, store.given, corpus)
+    return np.flatnonzero(~on_validation), np.flatnonzero(on_validation)
+
+
+def _with_pairs(
+    splits: Splits,
+    store: TokenStore,
+    sentences: Marks,
+    corpus: CorpusConfig,
+    chunking: ChunkingConfig,
+    frame: PairFrame,
+    objective: Objective,
+) -> Splits:
+    """The splits with their pairs.
+
+    Raises:
+        DataError: a side has none, or all of those to train on are of one document.
+    """
+    positions = sentences.positions(store)
+    train, validation = (
+        PairView(store, positions, documents, chunking.chunk_length, frame)
+        for documents in _documents_of_sides(store, corpus)
+    )
+    for side, pairs in (("training", train), ("validation", validation)):
+        if len(pairs) == 0:
+            raise DataError(
+                f"objective: {objective}: no document of the {side} text has two sentences in a "
+                "row; add longer documents, or set objective: mlm"
+            )
+    if objective == "mlm+nsp" and len(np.unique(train.documents)) == 1:
+        raise DataError(
+            "objective: mlm+nsp takes the second segment from another document, and all of the "
+            "training text is one; give it as several (corpus.sources.format), or set objective: "
+            "mlm+sop"
+        )
+    return replace(splits, train_pairs=train, validation_pairs=validation)
+
+
+def _split_by_chunk(chunks: ChunkView, corpus: CorpusConfig) -> tuple[ChunkView, ChunkView]:
+    order = permute(
+        np.arange(len(chunks)), len(chunks), key(corpus.split_seed, SPLIT_BY_CHUNK_STREAM)
+    )
+    fraction = max(1, round(corpus.validation_fraction * len(chunks)))
+    num_validation = min(corpus.max_validation_chunks or fraction, max(len(chunks) - 1, 0))
+    train = order[num_validation:][: corpus.max_train_chunks]
+    return chunks.select(np.sort(train)), chunks.select(np.sort(order[:num_validation]))

@@ -1,0 +1,143 @@
+"""Words of scripts that set no space between them, for masking whole words.
+
+What a tokenizer takes for a word in such a script is a single character (BERT) or all up to the
+next punctuation mark (byte-level BPE, Unigram). A segmenter finds the words; each token then begins
+a word, or goes on with the one before it.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlmtune.config import Strategy
+from mlmtune.corpus.cleaning import UNSPACED
+from mlmtune.errors import ConfigError
+from mlmtune.tokens.encoding import Offsets
+from mlmtune.tokens.marks import Marker
+from mlmtune.tokens.store import TokenStore
+
+WORDS = "words-"
+"""Begins the names of marks of words."""
+
+LEAST_WORDS_PER_TOKEN = 0.2
+"""Fewer words than this for each token are no words."""
+
+MOST_WORDS_PER_TOKEN = 0.97
+"""With more words than this for each token, masking words is masking tokens."""
+
+_RUN = re.compile(f"[{UNSPACED}]+")
+
+
+def _cut_by_rjieba() -> Callable[[str], list[str]]:
+    from rjieba import cut
+
+    return lambda text: cut(text, True)  # with its model for words that its dictionary lacks
+
+
+SEGMENTERS: dict[str, tuple[str, Callable[[], Callable[[str], list[str]]]]] = {
+    "rjieba": ("zh", _cut_by_rjieba),
+}
+"""By the name of its package: the extra that installs it, and how to get its function that cuts a
+text into words."""
+
+
+def word_marker(segmenter: str) -> Marker:
+    """Marks where words begin: by a segmenter in scripts without spaces, else by the tokenizer.
+
+    Args:
+        segmenter: `tokenization.word_segmenter`.
+    """
+    extra, load = SEGMENTERS[segmenter]
+    load_once = cache(load)
+    try:
+        made_by = f"{segmenter} {version(segmenter)}"
+    except PackageNotFoundError:
+        made_by = None
+    return Marker(
+        name=f"{WORDS}{segmenter}",
+        made_by=made_by,
+        how_to_install=(
+            f"tokenization.word_segmenter: {segmenter} is not installed; "
+            f'pip install "mlmtune[{extra}]"'
+        ),
+        purpose="finding words",
+        concerns=lambda text: _RUN.search(text) is not None,
+        mark=lambda text, offsets, own: word_starts(text, offsets, own, load_once()),
+    )
+
+
+def word_starts(
+    text: str,
+    offsets: Offsets,
+    own: NDArray[np.bool_],
+    cut: Callable[[str], list[str]],
+) -> NDArray[np.bool_]:
+    """(n,) whether each token begins a word.
+
+    Inside a run of characters without spaces a token begins a word where one of the segmenter's
+    begins; at the run's edges always; elsewhere where the tokenizer says so. A token over the
+    border of two words makes them one, and the later tokens of a character never begin any.
+
+    Args:
+        text: of a document.
+        offsets: of its tokens.
+        own: (n,) which tokens begin a word of the tokenizer's.
+        cut: cuts a run into words.
+    """
+    is_unspaced = np.zeros(len(text) + 1, dtype=bool)
+    is_border = np.zeros(len(text) + 1, dtype=bool)
+    for begin, end, borders in _runs(text, cut):
+        is_unspaced[begin:end] = True
+        is_border[borders] = True
+    starts = offsets.starts
+    touches = is_unspaced[starts] | (is_unspaced[starts - 1] & (starts > 0))
+    ends_before = np.concatenate([np.zeros(1, np.int64), offsets.ends[:-1]])
+    begins = is_border[starts] & (starts >= ends_before)
+    marks = np.where(touches, begins, own)
+    marks[:1] = True
+    return marks
+
+
+def _runs(
+    text: str, cut: Callable[[str], list[str]]
+) -> Iterator[tuple[int, int, NDArray[np.int64]]]:
+    """Where each run of unspaced characters begins and ends, and the borders of its words."""
+    for run in _RUN.finditer(text):
+        lengths = [0, *map(len, cut(run.group()))]
+        yield run.start(), run.end(), run.start() + np.cumsum(lengths)
+
+
+def check_words(store: TokenStore, section: str, strategy: Strategy) -> str | None:
+    """Refuse words that are none; say where they are tokens.
+
+    Args:
+        store: with the words that will be masked.
+        section: of the config, for the message.
+        strategy: what is masked.
+
+    Returns:
+        A line for people where masking words is the same as masking tokens.
+
+    Raises:
+        ConfigError: the words of a source have more than five tokens on average: they are whole
+            sentences of a script without spaces, or codes.
+    """
+    for source in store.sources:
+        if source.num_words < LEAST_WORDS_PER_TOKEN * source.num_tokens:
+            raise ConfigError(
+                f"{section}.strategy: {strategy}: the words of {source.name} have "
+                f"{source.num_tokens / max(source.num_words, 1):.1f} tokens on average, so they "
+                "are no words (a script without spaces, or codes); set "
+                "tokenization.word_segmenter: rjieba for Chinese, or strategy: token"
+            )
+    num_words = sum(source.num_words for source in store.sources)
+    if num_words > MOST_WORDS_PER_TOKEN * store.num_tokens:
+        return (
+            f"{section}.strategy: {strategy}: nearly every token is a word of its own, so words "
+            "are masked like tokens; for Chinese set tokenization.word_segmenter: rjieba"
+        )
+    return None

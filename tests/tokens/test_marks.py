@@ -1,0 +1,201 @@
+"""Marks are found once, beside the store, and belong to its tokens."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mlmtune.config import CorpusConfig, SourceConfig, TokenizationConfig
+from mlmtune.corpus.corpus import read_corpus
+from mlmtune.errors import ConfigError, DataError, ResourceError
+from mlmtune.locations import cache_directory
+from mlmtune.tokens import marks as marks_module
+from mlmtune.tokens import store as store_module
+from mlmtune.tokens import tokenization
+from mlmtune.tokens.encoding import Encoder, plain_backend
+from mlmtune.tokens.marks import Marker, open_marks
+from mlmtune.tokens.tokenization import list_text, open_store
+
+TEXTS = ["the storage account and the key", "a", "", "no such thing", "the cluster the node"] * 3
+
+
+class Text:
+    """A corpus of short files, and its store."""
+
+    def __init__(self, folder, tokenizer, console):
+        self.folder = folder
+        folder.mkdir()
+        for number, text in enumerate(TEXTS):
+            (folder / f"{number:02}.txt").write_text(f"{text} {number}" if text else "", "utf-8")
+        self.config = CorpusConfig(sources=[SourceConfig(format="text", path=str(folder))])
+        self.tokenizer, self.console = tokenizer, console
+        self.encode = Encoder(plain_backend(tokenizer))
+        self.read_from = []
+
+    def store(self):
+        listing = list_text(self.config, TokenizationConfig(), self.console)
+        return open_store(self.config, TokenizationConfig(), self.tokenizer, listing, self.console)
+
+    def read(self, start):
+        self.read_from.append(start)
+        listing = list_text(self.config, TokenizationConfig(), self.console)
+        cleaned = cache_directory(None, "cleaned")
+        return read_corpus(self.config, listing, cleaned, self.console).documents(start)
+
+
+@pytest.fixture
+def text(tmp_path, tokenizer, console):
+    return Text(tmp_path / "text", tokenizer, console)
+
+
+def the_marker(made_by="rule 1", word="the", name="the"):
+    """Marks the tokens that spell a word, where the text has it; elsewhere words as they are."""
+
+    def mark(text, offsets, own):
+        spelled = [text[s:e] for s, e in zip(offsets.starts, offsets.ends, strict=True)]
+        return np.asarray([token == word for token in spelled], dtype=bool)
+
+    return Marker(name, made_by, "install the rule", "marking", lambda text: word in text, mark)
+
+
+def expected(store, tokenizer, word="the"):
+    """(n,) bool, document by document."""
+    found = []
+    for begin, end in zip(store.offsets[:-1], store.offsets[1:], strict=True):
+        ids, own = store.tokens_at(np.arange(begin, end))
+        is_word = ids == tokenizer.convert_tokens_to_ids(word)
+        found.append(is_word if is_word.any() else own)
+    return np.concatenate(found)
+
+
+@pytest.mark.parametrize("shard_tokens", [1, 9, 10**6])
+def test_marks_are_those_of_the_rule_in_any_shards(text, tokenizer, monkeypatch, shard_tokens):
+    monkeypatch.setattr(store_module, "SHARD_TOKENS", shard_tokens)
+    monkeypatch.setattr(tokenization, "BATCH_DOCUMENTS", 2)
+    store = text.store()
+    marks = open_marks(the_marker(), store, text.read, text.encode, text.console)
+    wanted = expected(store, tokenizer)
+    assert marks.positions(store).tolist() == np.flatnonzero(wanted).tolist()
+    assert marks.num_by_source == (int(wanted.sum()),)
+    marked = store.with_word_starts(marks.shards, marks.num_by_source)
+    ids, starts = marked.tokens_at(np.arange(store.num_tokens))
+    assert np.array_equal(starts, wanted)
+    assert np.array_equal(ids, store.tokens_at(np.arange(store.num_tokens))[0])
+    assert marked.sources[0].num_words == wanted.sum()
+
+
+def test_they_are_found_once_and_the_store_stays_as_it_is(text):
+    store = text.store()
+    before = {path: path.stat().st_mtime_ns for path in store.directory.rglob("*")}
+    first = open_marks(the_marker(), store, text.read, text.encode, text.console)
+    again = open_marks(the_marker(), store, text.read, text.encode, text.console)
+    assert first.fingerprint == again.fingerprint
+    assert text.read_from == [0]
+    after = {path: path.stat().st_mtime_ns for path in before if path != store.directory}
+    assert after == {path: time for path, time in before.items() if path != store.directory}
+    assert text.store().fingerprint == store.fingerprint
+
+
+def test_other_rules_have_marks_of_their_own(text):
+    store = text.store()
+    found = {
+        word: open_marks(
+            the_marker(word=word, name=word), store, text.read, text.encode, text.console
+        )
+        for word in ("the", "key")
+    }
+    assert found["the"].positions(store).tolist() != found["key"].positions(store).tolist()
+    assert {path.name for path in store.directory.iterdir()} >= {"the", "key"}
+
+
+def test_another_version_of_the_rule_marks_anew(text):
+    store = text.store()
+    open_marks(the_marker("rule 1"), store, text.read, text.encode, text.console)
+    newer = open_marks(
+        the_marker("rule 2", word="key"), store, text.read, text.encode, text.console
+    )
+    assert text.read_from == [0, 0]
+    assert "rule 2" in newer.fingerprint
+
+
+def test_a_machine_with_the_store_alone_takes_what_is_there(text):
+    store = text.store()
+    found = open_marks(the_marker("rule 1"), store, text.read, text.encode, text.console)
+    for marker, read in ((the_marker("rule 2"), None), (the_marker(None), None),
+                         (the_marker(None), text.read)):  # fmt: skip
+        taken = open_marks(marker, store, read, text.encode, text.console)
+        assert taken.fingerprint == found.fingerprint
+
+
+def test_what_is_not_there_and_cannot_be_found_is_said(text):
+    store = text.store()
+    with pytest.raises(ConfigError, match=r"has no marks 'the'.*`mlmtune prepare`"):
+        open_marks(the_marker(), store, None, text.encode, text.console)
+    with pytest.raises(ConfigError, match="install the rule"):
+        open_marks(the_marker(None), store, text.read, text.encode, text.console)
+
+
+def test_an_interrupted_search_goes_on_where_it_stopped(text, tokenizer, monkeypatch):
+    monkeypatch.setattr(store_module, "SHARD_TOKENS", 9)
+    monkeypatch.setattr(tokenization, "BATCH_DOCUMENTS", 1)
+    store = text.store()
+    assert len(store.shards) > 3
+    mark_shard, done = marks_module._mark_shard, []
+
+    def stop(numbers, *arguments):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(numbers)
+        return mark_shard(numbers, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(marks_module, "_mark_shard", stop)
+        with pytest.raises(KeyboardInterrupt):
+            open_marks(the_marker(), store, text.read, text.encode, text.console)
+    assert not (store.directory / "the").exists()
+    marks = open_marks(the_marker(), store, text.read, text.encode, text.console)
+    assert text.read_from == [0, done[-1].stop]
+    wanted = np.flatnonzero(expected(store, tokenizer))
+    assert marks.positions(store).tolist() == wanted.tolist()
+    assert marks.num_by_source == (len(wanted),)
+
+
+def test_what_another_rule_left_unfinished_is_not_gone_on_with(text, tokenizer, monkeypatch):
+    store = text.store()
+    partial = store.directory / "the.partial"
+    partial.mkdir()
+    (partial / "made_of.json").write_text(json.dumps({"made_by": "rule 0"}), "utf-8")
+    (partial / "shard-00000.bin").write_bytes(b"\xff" * -(-store.num_tokens // 8))
+    marks = open_marks(the_marker(), store, text.read, text.encode, text.console)
+    wanted = np.flatnonzero(expected(store, tokenizer))
+    assert marks.positions(store).tolist() == wanted.tolist()
+
+
+def test_text_that_is_no_longer_the_stores_is_refused(text):
+    store = text.store()
+    (text.folder / "00.txt").write_text("the storage account", "utf-8")
+    with pytest.raises(DataError, match=r"00\.txt: the text has changed since it was tokenized"):
+        open_marks(the_marker(), store, text.read, text.encode, text.console)
+
+
+def test_a_document_that_is_gone_is_noticed(text):
+    store = text.store()
+    (text.folder / "14.txt").unlink()
+    with pytest.raises(DataError, match="the text has changed since it was tokenized"):
+        open_marks(the_marker(), store, text.read, text.encode, text.console)
+
+
+def test_damaged_marks_are_named(text):
+    store = text.store()
+    open_marks(the_marker(), store, text.read, text.encode, text.console)
+    path = store.directory / "the" / "shard-00000.bin"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"shard-00000\.bin: missing or damaged; delete the folder"):
+        open_marks(the_marker(), store, text.read, text.encode, text.console)
+
+
+def test_a_store_that_cannot_be_written_is_said(text, monkeypatch):
+    store = text.store()
+    (store.directory / "the.partial").write_text("a file where a folder should be", "utf-8")
+    with pytest.raises(ResourceError, match=r"the\.partial.*cannot be written"):
+        open_marks(the_marker(), store, text.read, text.encode, text.console)

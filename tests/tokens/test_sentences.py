@@ -1,0 +1,71 @@
+"""Where sentences begin, and the token that begins each."""
+
+import importlib.metadata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlmtune.config import TokenizationConfig
+from mlmtune.errors import ConfigError
+from mlmtune.tokens import sentences as sentences_module
+from mlmtune.tokens.encoding import Encoder, plain_backend
+from mlmtune.tokens.sentences import sentence_starts
+from mlmtune.tokens.splits import Uses, needed_markers
+
+KINDS = pytest.mark.parametrize("kind", ["tokenizer", "byte_tokenizer"])
+
+
+@pytest.fixture
+def sentences(request):
+    """The text of each sentence, by the tokens that are marked."""
+
+    def cut(kind, text, language="en"):
+        encode = Encoder(plain_backend(request.getfixturevalue(kind)))
+        offsets = encode.offsets([text])[0]
+        marks = sentence_starts(text, offsets, language)
+        places = [int(start) for start, mark in zip(offsets.starts, marks, strict=True) if mark]
+        return [text[b:e].strip() for b, e in zip(places, [*places[1:], len(text)], strict=True)]
+
+    return cut
+
+
+@KINDS
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Create a pool. Start the node!  Is it ready?",
+         ["Create a pool.", "Start the node!", "Is it ready?"]),
+        ("Ask Dr. Node, e.g. for v1.2.3. Then stop.",
+         ["Ask Dr. Node, e.g. for v1.2.3.", "Then stop."]),
+        ("A heading\n\nThe text goes on\nover a line. The end",
+         ["A heading", "The text goes on\nover a line.", "The end"]),
+        ("Items:\n- one node\n- two nodes", ["Items:", "- one node", "- two nodes"]),
+        ("员工很多。你好！真的吗？是的", ["员工很多。", "你好！", "真的吗？", "是的"]),
+        ("no end at all", ["no end at all"]),
+        ("space between.\n \n\nAnd after.\n\n ", ["space between.", "And after."]),
+    ],
+)  # fmt: skip
+def test_sentences_end_where_people_would_say_so(sentences, kind, text, expected):
+    assert sentences(kind, text) == expected
+
+
+@KINDS
+@given(text=st.text(alphabet="aB .!\n-。é", max_size=40))
+def test_the_first_token_begins_a_sentence_and_no_text_is_too_strange(request, kind, text):
+    encode = Encoder(plain_backend(request.getfixturevalue(kind)))
+    offsets = encode.offsets([text])[0]
+    marks = sentence_starts(text, offsets, "en")
+    assert marks.shape == offsets.starts.shape
+    assert marks[:1].all()
+
+
+def test_a_missing_splitter_is_told_before_any_text_is_read(monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(sentences_module, "version", missing)
+    assert needed_markers(TokenizationConfig(), Uses("mlm")) == []
+    for objective in ("mlm+nsp", "mlm+sop"):
+        with pytest.raises(ConfigError, match=r'sentencex.*pip install "mlmtune\[sentences\]"'):
+            needed_markers(TokenizationConfig(), Uses(objective))
