@@ -124,23 +124,34 @@ class _Shown:
                 lines.append("  " + " ".join(pieces))
                 pieces.clear()
 
-        batch = masked.batch
-        columns = zip(batch.input_ids[0].tolist(), batch.labels[0].tolist(), strict=True)
-        for column, (seen, label) in enumerate(columns):
+        batch, selected = masked.batch, masked.selected[0]
+        seen, labels, heads = batch.input_ids[0].numpy(), batch.labels[0].numpy(), masked.heads[0]
+        column = 0
+        while column < len(seen):
             if column in borders:
                 end_line()
                 lines.append(_coloured(f"  -- {borders[column]}", _DIM))
-            if label == IGNORE_INDEX:
-                plain.append(seen)
+            if not selected[column]:
+                plain.append(int(seen[column]))
+                column += 1
                 continue
             flush()
-            original = str(tokenizer.convert_ids_to_tokens(label))
-            shown = "itself" if seen == label else str(tokenizer.convert_ids_to_tokens(seen))
-            pieces.append(f"[[{_coloured(original, _GREEN)} -> {_coloured(shown, _RED)}]]")
+            end = column + 1  # what was selected together is shown together
+            while end < len(seen) and selected[end] and heads[end] == heads[column]:
+                end += 1
+            pieces.append(self._prediction(seen[column:end], labels[column:end]))
+            column = end
         end_line()
         if batch.pair_labels is not None:
             lines.append(_coloured(f"  -- {self._relation(int(batch.pair_labels[0]))}", _DIM))
         return "\n".join(lines)
+
+    def _prediction(self, seen: NDArray[np.int64], labels: NDArray[np.int64]) -> str:
+        """What stood in a few places, and what stands there now."""
+        to_tokens = self._parts.loaded.tokenizer.convert_ids_to_tokens
+        original, now = (" ".join(map(str, to_tokens(ids.tolist()))) for ids in (labels, seen))
+        shown = "itself" if original == now else now
+        return f"[[{_coloured(original, _GREEN)} -> {_coloured(shown, _RED)}]]"
 
     def _relation(self, pair_label: int) -> str:
         if self._parts.config.objective == "mlm+nsp":

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from mlmtune.config import ChunkingConfig, MaskingConfig
 from mlmtune.errors import ConfigError
 from mlmtune.masking.collator import COUNT_MULTIPLE, IGNORE_INDEX, MaskingCollator
+from mlmtune.masking.selection import STRATEGIES
 from mlmtune.randomness import key
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.tokenization import SpecialTokens
@@ -72,13 +74,45 @@ def test_padding_the_positions_adds_only_what_is_not_predicted(view, collate, se
     assert count % COUNT_MULTIPLE == 0 or count == plain.labels.numel()
 
 
-def test_padded_counts_are_the_same_for_batches_of_one_shape(view, collate):
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_padded_counts_are_the_same_for_batches_of_one_shape(view, collate, strategy):
     chunks = view.batch(np.arange(len(view)).repeat(50))
+    starts = np.random.default_rng(0).random(chunks.word_starts.shape) < 0.5
+    chunks = replace(chunks, word_starts=(starts | chunks.word_starts[:, :1]) & chunks.word_starts)
     counts = {
-        len(collate(chunks, key(seed, np.arange(50 * len(view))), padded=True).masked_positions)
+        len(
+            collate(
+                chunks, key(seed, np.arange(50 * len(view))), padded=True, strategy=strategy
+            ).masked_positions
+        )
         for seed in range(50)
     }
     assert len(counts) == 1
+
+
+def test_a_moving_rate_is_padded_up_to_its_highest(view, collate, tokenizer):
+    chunks, keys = view.batch(np.arange(len(view)).repeat(50)), key(0, np.arange(50 * len(view)))
+    collator = MaskingCollator(
+        tokenizer,
+        MaskingConfig(mlm_probability={"start": 0.1, "end": 0.4}),
+        with_token_type_ids=False,
+        is_for_compiled_model=True,
+    )
+    counts = {len(collator(chunks, keys, rate).masked_positions) for rate in (0.1, 0.25, 0.4)}
+    assert len(counts) == 1
+
+
+def test_pairs_bring_their_token_types_and_labels(view, collate):
+    chunks, keys = view.batch(np.arange(3)), key(0, np.arange(3))
+    types = np.zeros_like(chunks.input_ids)
+    types[:, 5:] = 1
+    pairs = replace(chunks, token_type_ids=types, pair_labels=np.asarray([0, 1, 1]))
+    batch = collate(pairs, keys, with_token_type_ids=True)
+    assert batch.token_type_ids.tolist() == types.tolist()
+    assert batch.pair_labels.tolist() == [0, 1, 1]
+    assert batch.to(torch.device("meta")).pair_labels.device.type == "meta"
+    assert collate(pairs, keys).token_type_ids is None
+    assert collate(chunks, keys).pair_labels is None
 
 
 @given(seed=st.integers(0, 2**63), data=st.data())

@@ -71,6 +71,40 @@ def test_the_shares_are_what_was_asked_for(shares):
         assert abs(share - expected) <= 4 * np.sqrt(max(expected * (1 - expected), 0) / n) + 1e-12
 
 
+def in_units(shape, length):
+    """Heads of units of so many tokens each."""
+    columns = np.arange(shape[1]) // length * length
+    return np.broadcast_to(columns, shape)
+
+
+@given(seed=st.integers(0, 2**63), length=st.integers(1, 7))
+def test_what_is_selected_together_has_one_fate(seed, length):
+    shape = (20, 42)
+    result = corrupted(np.ones(shape, bool), 0.4, 0.3, seed=seed, heads=in_units(shape, length))
+    fates = np.where(result == MASK, 0, np.where(result == ORIGINAL, 1, 2))
+    of_units = fates.reshape(20, 42 // length, length) if 42 % length == 0 else fates[:, :, None]
+    assert (of_units == of_units[..., :1]).all()
+
+
+def test_the_shares_are_those_of_units_over_a_million_tokens():
+    shape, length = (4000, 252), 3
+    result = corrupted(np.ones(shape, bool), heads=in_units(shape, length))[:, ::length]
+    for share, expected in (
+        ((result == MASK).mean(), 0.8),
+        (np.isin(result, ALLOWED).mean(), 0.1),
+        ((result == ORIGINAL).mean(), 0.1),
+    ):
+        assert abs(share - expected) < 4 * np.sqrt(expected * (1 - expected) / result.size)
+
+
+def test_random_tokens_of_a_unit_are_drawn_apart():
+    shape = (2000, 200)
+    result = corrupted(np.ones(shape, bool), 0.0, 1.0, heads=in_units(shape, 2))
+    same = (result[:, ::2] == result[:, 1::2]).mean()
+    chance = 1 / len(ALLOWED)
+    assert abs(same - chance) < 4 * np.sqrt(chance * (1 - chance) / (result.size / 2))
+
+
 def test_a_tokens_fate_is_not_tied_to_its_selection():
     """Selection and fate are draws apart: the selected at a low rate get the same shares."""
     from mlmtune.randomness import uniform
