@@ -19,7 +19,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from mlmtune.cli import main
-from mlmtune.tokens import store, tokenization
+from mlmtune.tokens import marks, store, tokenization
 from mlmtune.training import loop
 from mlmtune.training.interrupts import StopRequest
 
@@ -84,6 +84,17 @@ def killed_in_tokenizing(when: Callable[[], bool], connection: Connection) -> No
     tokenization._build = build_watched
 
 
+def killed_in_marking(when: Callable[[], bool], connection: Connection) -> None:
+    """The same while marks are found beside the store."""
+    build = marks._build
+
+    def build_watched(*arguments: Any) -> None:
+        _watch(when)
+        build(*arguments)
+
+    marks._build = build_watched
+
+
 def killed_after_shards(count: int, num_documents: int, connection: Connection) -> None:
     """Kill this process as soon as so many shards, of so many documents each, are finished."""
     finish_shard = store.StoreWriter._finish_shard
@@ -116,6 +127,11 @@ def has_entries(folder: Path, count: int) -> bool:
 def is_building(cache: Path, count: int) -> bool:
     """Whether a token store is being written and has so many files."""
     return any(has_entries(path, count) for path in (cache / "tokens").glob("*.partial"))
+
+
+def is_marking(cache: Path, count: int) -> bool:
+    """Whether marks are being written and have so many files."""
+    return any(has_entries(path, count) for path in (cache / "tokens").glob("*/*.partial"))
 
 
 def is_there(path: Path) -> bool:

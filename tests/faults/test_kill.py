@@ -13,8 +13,10 @@ from child import (
     has_entries,
     is_building,
     is_gone,
+    is_marking,
     is_there,
     killed_in_exporting,
+    killed_in_marking,
     killed_in_saving,
     killed_in_tokenizing,
 )
@@ -187,3 +189,25 @@ def test_while_the_token_store_is_written(
     assert len(list(partial_store.iterdir())) == num_entries
     assert "tokenizing the corpus" in goes_on(None)
     assert not partial_store.exists()
+
+
+@pytest.mark.parametrize("num_entries", [1, 2, 3])
+def test_while_marks_are_written(
+    start: Callable[..., Any], token_cache: Path, num_entries: int
+) -> None:
+    """What they follow from, a shard, and the manifest, by which they are opened."""
+    words = {"tokenization": {"word_segmenter": "rjieba"}}
+    fault = partial(killed_in_marking, partial(is_marking, token_cache, num_entries))
+    assert start(command="prepare", fault=fault, **words).exit_code() == KILLED
+    [unfinished] = (token_cache / "tokens").glob("*/*.partial")
+    assert len(list(unfinished.iterdir())) == num_entries
+    store = unfinished.parent
+    shard = (store / "shard-00000" / "word_starts.bin").read_bytes()
+
+    assert start(command="prepare", **words).exit_code() == 0
+    assert not unfinished.exists()
+    # There is no Chinese in this text, so its words are the tokenizer's.
+    assert (store / "words-rjieba" / "shard-00000.bin").read_bytes() == shard
+    assert {path.name for path in (store / "words-rjieba").iterdir()} == {
+        "marks.json", "shard-00000.bin",
+    }  # fmt: skip
