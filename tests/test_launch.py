@@ -155,6 +155,32 @@ def test_two_processes_take_the_same_steps_as_one(
         assert torch.allclose(weight, expected_weights[name], rtol=1e-5, atol=1e-7), name
 
 
+def test_two_processes_find_words_and_pairs_once_and_take_the_same_steps(
+    config_file: Callable[..., Path], tmp_path: Path, pair_sections: dict[str, Any]
+) -> None:
+    """The two segments of an exchange may fall to different processes."""
+    sections = {
+        **pair_sections,
+        "masking": {"strategy": "whole_word"},
+        "tokenization": {"word_segmenter": "rjieba"},
+        "optimizer": {"adam_epsilon": 1e-3},
+        "training": {"max_steps": 3, "global_batch_size": 9, "micro_batch_size": 2},
+    }
+    one, two = tmp_path / "one", tmp_path / "two"
+    path = config_file("two.yaml", run={"output_dir": str(two)}, **sections)
+    launched = launch("-m", "mlmtune", "train", "--nproc", 2, "--config", path)
+    assert (launched.returncode, launched.stderr) == (0, "")
+    path = config_file("one.yaml", run={"output_dir": str(one)}, **sections)
+    train(load_config(path), Options(is_quiet=True))
+    for record, expected in zip(records(two), records(one), strict=True):
+        assert record.keys() == expected.keys()
+        for key in expected:
+            assert record[key] == pytest.approx(expected[key], rel=1e-4), key
+    results = [json.loads((run / "eval_results.json").read_text("utf-8")) for run in (one, two)]
+    assert results[0]["pair_accuracy"] == results[1]["pair_accuracy"]
+    assert results[0]["num_pairs"] == results[1]["num_pairs"]
+
+
 def test_processes_that_would_run_alone_are_refused(
     config_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

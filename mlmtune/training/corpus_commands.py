@@ -27,6 +27,8 @@ def prepare_store(config: Config, console: Console, *, refresh: bool) -> None:
         f"{len(store.shards):,} shards; {len(splits.train):,} training and "
         f"{len(splits.validation):,} validation chunks of {config.chunking.chunk_length}"
     )
+    if splits.marks:
+        console.result(f"found in it besides: {', '.join(splits.marks)}")
     console.result(f"the tokenized corpus is in {store.directory}")
 
 
