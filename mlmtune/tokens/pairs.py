@@ -93,6 +93,7 @@ class PairView:
         frame: the tokenizer's special tokens.
 
     Attributes:
+        num_documents: those that have a window.
         num_tokens_left_out: body tokens in windows of a single sentence.
         num_chunks_by_source: windows of each source.
         num_tokens_by_source: tokens of each source's windows, special tokens included.
@@ -108,6 +109,7 @@ class PairView:
         frame: PairFrame,
     ) -> None:
         self._room = pair_length - len(frame)
+        self._half = self._room // 2
         if self._room < 2:
             raise ConfigError(
                 f"chunking.chunk_length {pair_length} leaves no room for two sentences between the "
@@ -119,7 +121,8 @@ class PairView:
         self._lay_out_sentences(sentence_starts, documents)
         self._lay_out_windows()
 
-        sources = store.document_sources[self.documents]
+        sources = store.document_sources[self.documents(np.arange(len(self)))]
+        self.num_documents = int((np.diff(self._of[self._first], prepend=-1) > 0).sum())
         sizes = self._ends[self._last] - self._starts[self._first]
         num_sources = len(store.sources)
         self.num_chunks_by_source = np.bincount(sources, minlength=num_sources)
@@ -142,7 +145,8 @@ class PairView:
         is_inside = (inside < len(ends)) & (
             sentence_starts >= begins[np.minimum(inside, len(begins) - 1)]
         )
-        starts = np.unique(np.concatenate([begins, sentence_starts[is_inside]]))
+        starts = np.sort(np.concatenate([begins, sentence_starts[is_inside]]))
+        starts = starts[np.diff(starts, prepend=-1) > 0]
         of = np.searchsorted(ends, starts, side="right")
         lengths = np.minimum(np.append(starts[1:], ends[-1:]), ends[of]) - starts
         num_pieces = -(-lengths // self._half)
@@ -154,7 +158,6 @@ class PairView:
         self._starts = np.repeat(starts, num_pieces) + piece * size
         self._of = np.repeat(of, num_pieces)
         self._ends = np.minimum(np.append(self._starts[1:], ends[-1:]), ends[self._of])
-        self._num_documents = len(documents)
         self._document_numbers = documents
         self._last_of_document = np.searchsorted(self._starts, ends, side="left") - 1
 
@@ -162,9 +165,8 @@ class PairView:
         """The first and last sentence of each window of two or more, document by document."""
         last = np.searchsorted(self._ends, self._starts + self._room, side="right") - 1
         last = np.minimum(last, self._last_of_document[self._of])
-        first_of_document = np.append(0, self._last_of_document + 1)[:-1]
         firsts = []
-        current = first_of_document[: self._num_documents]
+        current = np.append(0, self._last_of_document + 1)[:-1]  # the first of each document
         while len(current):  # a window of each document at a time
             firsts.append(current)
             following = last[current] + 1
@@ -173,15 +175,10 @@ class PairView:
         first = first[last[first] > first]
         self._first, self._last = first, last[first]
 
-    @property
-    def _half(self) -> int:
-        return self._room // 2
-
-    @property
-    def documents(self) -> NDArray[np.int64]:
-        """(N,) the store's document that each window is of."""
-        documents: NDArray[np.int64] = self._document_numbers[self._of[self._first]]
-        return documents
+    def documents(self, windows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(B,) the store's document that each window is of."""
+        found: NDArray[np.int64] = self._document_numbers[self._of[self._first[windows]]]
+        return found
 
     def __len__(self) -> int:
         return len(self._first)
@@ -358,23 +355,26 @@ class PairSequences:
         self, epochs: NDArray[np.int64], places: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], UInt64Array]:
         """(B, 2, 2) segments, (B,) labels, and (B,) a key of each pair."""
-        windows, borders, keys = self._parted(epochs, places)
-        seconds = borders
         coins = key(self._seed, LABEL_STREAM, epochs)
-        if self._exchanges:
-            others = np.minimum(places ^ 1, len(self) - 1)
-            other_windows, other_borders, _ = self._parted(epochs, others)
-            documents = self._view.documents
-            labels = (uniform(coins, (places >> 1).astype(np.uint64)) < 0.5) & (
-                documents[windows] != documents[other_windows]
-            )
-            seconds = np.where(labels, other_borders, borders)
-        else:
-            labels = uniform(coins, places.astype(np.uint64)) < 0.5
-        segments = self._view.segments(windows, borders, seconds)
         if not self._exchanges:
-            segments[labels] = segments[labels, ::-1]
-        return segments, labels.astype(np.int64), keys
+            windows, borders, keys = self._parted(epochs, places)
+            swapped = uniform(coins, places.astype(np.uint64)) < 0.5
+            segments = self._view.segments(windows, borders, borders)
+            segments[swapped] = segments[swapped, ::-1]
+            return segments, swapped.astype(np.int64), keys
+
+        partners = np.minimum(places ^ 1, len(self) - 1)
+        both, all_borders, all_keys = self._parted(
+            np.tile(epochs, 2), np.concatenate([places, partners])
+        )
+        windows, others = np.split(both, 2)
+        borders, other_borders = np.split(all_borders, 2)
+        keys = all_keys[: len(places)]
+        exchanged = (uniform(coins, (places >> 1).astype(np.uint64)) < 0.5) & (
+            self._view.documents(windows) != self._view.documents(others)
+        )
+        seconds = np.where(exchanged, other_borders, borders)
+        return self._view.segments(windows, borders, seconds), exchanged.astype(np.int64), keys
 
     def _parted(
         self, epochs: NDArray[np.int64], places: NDArray[np.int64]

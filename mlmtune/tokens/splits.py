@@ -232,7 +232,7 @@ def _with_pairs(
                 f"objective: {objective}: no document of the {side} text has two sentences in a "
                 "row; add longer documents, or set objective: mlm"
             )
-    if objective == "mlm+nsp" and len(np.unique(train.documents)) == 1:
+    if objective == "mlm+nsp" and train.num_documents == 1:
         raise DataError(
             "objective: mlm+nsp takes the second segment from another document, and all of the "
             "training text is one; give it as several (corpus.sources.format), or set objective: "
