@@ -335,15 +335,17 @@ class PairSequences:
 
     def describe(self) -> str:
         """What an epoch sees, and what it leaves out, in a line."""
-        view, unseen = self._view, self.num_tokens_unseen()
-        total = int(view.num_body_tokens_by_source.sum()) + view.num_tokens_left_out
+        view, alone = self._view, self._view.num_tokens_left_out
+        # Weights leave out whole windows, as they are asked to.
+        unseen = self.num_tokens_unseen() if len(self) == len(view) else alone
+        total = int(view.num_body_tokens_by_source.sum()) + alone
         line = (
             f"{len(self):,} an epoch, of {view.num_tokens / len(view):.0f} tokens on average; it "
-            f"leaves out {unseen:,} tokens ({unseen / total:.1%}): {view.num_tokens_left_out:,} "
-            "stand in documents, or at their ends, without a second sentence"
+            f"leaves out {unseen:,} tokens ({unseen / total:.1%}): {alone:,} stand in documents, "
+            "or at their ends, without a second sentence"
         )
-        if unseen > view.num_tokens_left_out:
-            line += f", {unseen - view.num_tokens_left_out:,} do not fit beside a segment from afar"
+        if unseen > alone:
+            line += f", {unseen - alone:,} do not fit beside a segment from afar"
         return line
 
     def documents_at(self, place: int) -> list[tuple[int, int]]:
