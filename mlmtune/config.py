@@ -8,7 +8,7 @@ config is reported at once.
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 MaskingRate = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -323,9 +323,16 @@ class TokenizationConfig(Section):
     """What finds the words of scripts without spaces, for `masking.strategy: whole_word` and
     `span`: `rjieba` (extra `zh`) for Chinese. Where empty, words are the tokenizer's own: what
     stands between spaces and punctuation, and in Chinese single characters or whole clauses."""
-    language: Annotated[str, Field(pattern="^[a-z]{2,3}$")] = "en"
+    language: str = "en"
     """The text's language (ISO 639), which tells where sentences end, for `objective: mlm+nsp` and
     `mlm+sop` (extra `sentences`). Chinese and Japanese full stops end one in any."""
+
+    @field_validator("language")
+    @classmethod
+    def _is_a_code(cls, language: str) -> str:
+        if not re.fullmatch("[a-z]{2,3}", language):
+            raise ValueError(f"expected a code of ISO 639, such as en or zh, got {language!r}")
+        return language
 
 
 class ChunkingConfig(Section):

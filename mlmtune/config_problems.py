@@ -59,13 +59,16 @@ def report(error: ValidationError, document: Document, overridden: list[KeyPath]
     suggested: set[str] = set()
     missing: list[tuple[KeyPath, str]] = []
     for finding in error.errors(include_url=False):
-        path, found = _locate(finding["loc"])
+        located = _locate(finding["loc"], document)
+        if located is None:
+            continue
+        path, found = located
         match finding["type"]:
             case "missing":
                 missing.append((path, _missing(found)))
                 continue
             case "extra_forbidden":
-                path = (*path, finding["loc"][len(path)])
+                path = (*path, finding["loc"][-1])
                 what, names = _unknown_key(path, _section_in(found.annotation))
                 suggested.update(names)
             case "value_error" if document.has_problem_below(path):
@@ -83,21 +86,34 @@ def report(error: ValidationError, document: Document, overridden: list[KeyPath]
             document.report(path, what)
 
 
-def _locate(location: tuple[int | str, ...]) -> tuple[KeyPath, FieldInfo]:
-    """The longest path of keys at the start of pydantic's location, and the field there.
+def _locate(
+    location: tuple[int | str, ...], document: Document
+) -> tuple[KeyPath, FieldInfo] | None:
+    """The path of keys at the start of pydantic's location, as far as it goes, and the field there.
 
-    What follows in a location is pydantic's own, such as the branch of a union that failed.
+    What follows in a location is pydantic's own, such as the branch of a union that failed. Where
+    one branch is a section, each finding speaks of a branch; None for the one that was not meant.
     """
-    field = FieldInfo(annotation=Config)
-    for depth, part in enumerate(location):
+    field: FieldInfo = FieldInfo(annotation=Config)
+    path: KeyPath = ()
+    for part in location:
         section, item = _section_in(field.annotation), _list_item(field.annotation)
+        if section is not None and len(_alternatives(_optional_of(field.annotation))) > 1:
+            is_meant = isinstance(document.value_at(path), dict)
+            if is_meant != (part == section.__name__):
+                return None
+            if not is_meant:
+                return path, field
+            field = FieldInfo(annotation=section)
+            continue
         if section is not None and part in section.model_fields:
             field = section.model_fields[str(part)]
         elif item is not None and isinstance(part, int):
             field = FieldInfo.from_annotation(item)
         else:
-            return location[:depth], field
-    return location, field
+            return path, field
+        path = (*path, part)
+    return path, field
 
 
 def _alternatives(annotation: Any) -> list[Any]:
@@ -113,8 +129,9 @@ def _optional_of(annotation: Any) -> Any:
 
 
 def _section_in(annotation: Any) -> type[BaseModel] | None:
-    kind = _optional_of(annotation)
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    """The section that a field is, or may be."""
+    kinds = [kind for kind in _alternatives(annotation) if isinstance(kind, type)]
+    return next((kind for kind in kinds if issubclass(kind, BaseModel)), None)
 
 
 def _list_item(annotation: Any) -> Any:
@@ -202,8 +219,11 @@ def _expectation(annotation: Any, metadata: list[Any], plural: bool = False) -> 
         return _listed([repr(value) for value in get_args(annotation)])
     if get_origin(annotation) is list:
         word = f"a list of {_expectation(get_args(annotation)[0], [], plural=True)}"
-    elif _section_in(annotation) is not None:
+    elif (section := _section_in(annotation)) is not None:
+        keys = _required_keys(section)
         word = "sections" if plural else "a section"
+        if keys and not plural:
+            word += f" of {_listed(keys, 'and')}"
     else:
         word = _KINDS[annotation][plural]
     return word + _bounds(metadata)

@@ -111,6 +111,39 @@ class TestProblems:
                 "did you mean 'training.epochs'?",
             ),
             (
+                "masking:\n  mlm_probability: {start: 0.3}\n",
+                "my.yaml:10: masking.mlm_probability.end: missing; it is a number > 0 and <= 1",
+            ),
+            (
+                "masking:\n  mlm_probability: {start: 0.3, end: 2}\n",
+                "my.yaml:10: masking.mlm_probability.end: expected a number > 0 and <= 1, got 2",
+            ),
+            (
+                "masking:\n  mlm_probability: high\n",
+                "my.yaml:10: masking.mlm_probability: expected a number > 0 and <= 1 or a section "
+                "of start and end, got 'high'",
+            ),
+            (
+                "masking:\n  mlm_probability: {start: 0.3, end: 0.2, mid: 0.2}\n",
+                "my.yaml:10: masking.mlm_probability.mid: unknown key; the keys of "
+                "masking.mlm_probability are start and end",
+            ),
+            (
+                "masking:\n  strategy: whole_words\n",
+                "my.yaml:10: masking.strategy: expected 'token', 'whole_word' or 'span', got "
+                "'whole_words'; did you mean 'whole_word'?",
+            ),
+            (
+                "objective: mlm+nps\n",
+                "my.yaml:9: objective: expected 'mlm', 'mlm+nsp' or 'mlm+sop', got 'mlm+nps'; did "
+                "you mean 'mlm+nsp'?",
+            ),
+            (
+                "objective: mlm+nsp\ntokenization:\n  language: english\n",
+                "my.yaml:11: tokenization.language: expected a code of ISO 639, such as en or zh, "
+                "got 'english'",
+            ),
+            (
                 "tokenization:\n  zzz: 3\n",
                 "my.yaml:10: tokenization.zzz: unknown key; the keys of tokenization are "
                 "cache_dir, store, word_segmenter and language",
