@@ -87,6 +87,42 @@ def byte_tokenizer() -> Any:
 
 
 @pytest.fixture(scope="session")
+def unigram_tokenizer() -> Any:
+    """A Unigram tokenizer as of SentencePiece, its pieces with their spaces; ALBERT's template."""
+    from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+    from tokenizers.models import Unigram
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"]
+    pieces = dict.fromkeys(special, 0.0)
+    pieces |= {f"\u2581{word}": -6.0 for word in WORDS}
+    pieces |= dict.fromkeys(["s", "ed", "ing", "er", "ly", "\u2581", ".", ",", ":", ";", "-"], -8.0)
+    pieces |= dict.fromkeys("abcdefghijklmnopqrstuvwxyz0123456789[]", -12.0) | {
+        "s": -8.0,
+        "\u2581a": -6.0,
+    }
+    backend = Tokenizer(Unigram(list(pieces.items()), unk_id=special.index("<unk>")))
+    backend.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.decoder = decoders.Metaspace()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, special.index(token)) for token in ("[CLS]", "[SEP]")],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=64,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token=AddedToken("[MASK]", lstrip=True),
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+@pytest.fixture(scope="session")
 def make_store() -> Callable[..., Any]:
     """Builds a token store in memory from the ids of each document."""
     import numpy as np

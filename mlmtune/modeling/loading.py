@@ -252,6 +252,7 @@ def load_pretrained(
     except Exception as error:
         raise ConfigError(_why_not_loadable(config.name_or_path, error)) from error
     _check_encoder(config.name_or_path, model, report["missing_keys"])
+    _keep_attention_type(model)
     context_length = _context_length(model, tokenizer)
     if context_length is not None and chunk_length > context_length:
         raise ConfigError(
@@ -292,6 +293,17 @@ def start_from_frequencies(loaded: LoadedModel, token_counts: NDArray[np.int64])
     with torch.no_grad():
         bias.copy_((smoothed / smoothed.sum()).log())
     return True
+
+
+def _keep_attention_type(model: Any) -> None:
+    """Let BigBird compute each input by its own kind of attention.
+
+    At its first short input it would turn from sparse to full attention, and never back.
+    """
+    encoder = model.base_model
+    if hasattr(encoder, "set_attention_type"):
+        own = encoder.attention_type
+        encoder.register_forward_pre_hook(lambda module, args: module.set_attention_type(own))
 
 
 def _check_encoder(name: str, model: Any, missing: set[str]) -> None:
