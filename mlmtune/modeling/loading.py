@@ -224,6 +224,7 @@ def load_pretrained(
         model_config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
         raise ConfigError(_why_not_loadable(config.name_or_path, error)) from error
+    _check_no_decoder(config.name_or_path, model_config)
     _check_vocabulary(config.name_or_path, tokenizer, model_config)
     has_pairs = objective != "mlm"
     if has_pairs:
@@ -335,6 +336,16 @@ def _pair_weights(model: Any, names: Collection[str]) -> tuple[str, ...]:
         ).state_dict()
     encoder = f"{model.base_model_prefix}."
     return tuple(sorted(n for n in names if n not in masked_lm or n.startswith(encoder)))
+
+
+def _check_no_decoder(name: str, model_config: Any) -> None:
+    """BART has a class for masked tokens, whose decoder would be fed masked text to predict it."""
+    if getattr(model_config, "is_encoder_decoder", False):
+        raise ConfigError(
+            f"model.name_or_path: {name} ({model_config.model_type}) is an encoder with a decoder, "
+            "which is not trained on masked tokens alone; choose one of the BERT kind (BERT, "
+            "RoBERTa, DeBERTa, ModernBERT, ...)"
+        )
 
 
 def _check_vocabulary(name: str, tokenizer: PreTrainedTokenizerFast, model_config: Any) -> None:
