@@ -282,3 +282,11 @@ def test_safetensors_go_before_pickles(base: Callable[..., Path]) -> None:
     expected = load_file(folder / "model.safetensors")
     for name, tensor in read(folder).items():
         assert torch.equal(tensor, expected[name])
+
+
+def test_old_names_are_those_of_today(base: Callable[..., Path]) -> None:
+    folder = rewrite(
+        base("BertForPreTraining"),
+        lambda t: (as_years_ago(t), t.update({"head.LayerNorm.gamma": torch.ones(3)})),
+    )
+    assert read(folder).keys() == WHOLE["BertForPreTraining"] | {"head.LayerNorm.weight"}
