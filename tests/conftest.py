@@ -87,6 +87,42 @@ def byte_tokenizer() -> Any:
 
 
 @pytest.fixture(scope="session")
+def unigram_tokenizer() -> Any:
+    """A Unigram tokenizer as of SentencePiece, its pieces with their spaces; ALBERT's template."""
+    from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+    from tokenizers.models import Unigram
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"]
+    pieces = dict.fromkeys(special, 0.0)
+    pieces |= {f"\u2581{word}": -6.0 for word in WORDS}
+    pieces |= dict.fromkeys(["s", "ed", "ing", "er", "ly", "\u2581", ".", ",", ":", ";", "-"], -8.0)
+    pieces |= dict.fromkeys("abcdefghijklmnopqrstuvwxyz0123456789[]", -12.0) | {
+        "s": -8.0,
+        "\u2581a": -6.0,
+    }
+    backend = Tokenizer(Unigram(list(pieces.items()), unk_id=special.index("<unk>")))
+    backend.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.decoder = decoders.Metaspace()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, special.index(token)) for token in ("[CLS]", "[SEP]")],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=64,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token=AddedToken("[MASK]", lstrip=True),
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+@pytest.fixture(scope="session")
 def make_store() -> Callable[..., Any]:
     """Builds a token store in memory from the ids of each document."""
     import numpy as np
@@ -123,15 +159,13 @@ def make_store() -> Callable[..., Any]:
     return make
 
 
-@pytest.fixture(scope="session")
-def model_dir(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT of two layers with random weights, an MLM head, and no dropout; 64 positions."""
+def save_tiny_bert(folder: Path, tokenizer: Any, class_name: str) -> Path:
+    """Write a BERT of two layers with random weights and no dropout; 64 positions."""
     import torch
-    from transformers import BertConfig, BertForMaskedLM
+    import transformers
 
-    folder = tmp_path_factory.mktemp("models") / "tiny-bert"
     torch.manual_seed(0)
-    config = BertConfig(
+    config = transformers.BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=16,
         num_hidden_layers=2,
@@ -142,9 +176,16 @@ def model_dir(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
         attention_probs_dropout_prob=0.0,
         pad_token_id=0,
     )
-    BertForMaskedLM(config).save_pretrained(folder)
+    getattr(transformers, class_name)(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def model_dir(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT with a head for masked words."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-bert"
+    return save_tiny_bert(folder, tokenizer, "BertForMaskedLM")
 
 
 @pytest.fixture(scope="session")
@@ -162,26 +203,9 @@ def corpus_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def pair_model_dir(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT of two layers with random weights and heads for masked words and for pairs."""
-    import torch
-    from transformers import BertConfig, BertForPreTraining
-
+    """A tiny BERT with heads for masked words and for pairs."""
     folder = tmp_path_factory.mktemp("models") / "tiny-bert-of-pairs"
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=64,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        pad_token_id=0,
-    )
-    BertForPreTraining(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_tiny_bert(folder, tokenizer, "BertForPreTraining")
 
 
 @pytest.fixture(scope="session")

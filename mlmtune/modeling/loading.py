@@ -224,6 +224,7 @@ def load_pretrained(
         model_config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
         raise ConfigError(_why_not_loadable(config.name_or_path, error)) from error
+    _check_no_decoder(config.name_or_path, model_config)
     _check_vocabulary(config.name_or_path, tokenizer, model_config)
     has_pairs = objective != "mlm"
     if has_pairs:
@@ -252,6 +253,7 @@ def load_pretrained(
     except Exception as error:
         raise ConfigError(_why_not_loadable(config.name_or_path, error)) from error
     _check_encoder(config.name_or_path, model, report["missing_keys"])
+    _keep_attention_type(model)
     context_length = _context_length(model, tokenizer)
     if context_length is not None and chunk_length > context_length:
         raise ConfigError(
@@ -294,6 +296,17 @@ def start_from_frequencies(loaded: LoadedModel, token_counts: NDArray[np.int64])
     return True
 
 
+def _keep_attention_type(model: Any) -> None:
+    """Let BigBird compute each input by its own kind of attention.
+
+    At its first short input it would turn from sparse to full attention, and never back.
+    """
+    encoder = model.base_model
+    if hasattr(encoder, "set_attention_type"):
+        own = encoder.attention_type
+        encoder.register_forward_pre_hook(lambda module, args: module.set_attention_type(own))
+
+
 def _check_encoder(name: str, model: Any, missing: set[str]) -> None:
     """A head may be new; an encoder that is in part new would be ruined without a word."""
     encoder = f"{model.base_model_prefix}."
@@ -323,6 +336,16 @@ def _pair_weights(model: Any, names: Collection[str]) -> tuple[str, ...]:
         ).state_dict()
     encoder = f"{model.base_model_prefix}."
     return tuple(sorted(n for n in names if n not in masked_lm or n.startswith(encoder)))
+
+
+def _check_no_decoder(name: str, model_config: Any) -> None:
+    """BART has a class for masked tokens, whose decoder would be fed masked text to predict it."""
+    if getattr(model_config, "is_encoder_decoder", False):
+        raise ConfigError(
+            f"model.name_or_path: {name} ({model_config.model_type}) is an encoder with a decoder, "
+            "which is not trained on masked tokens alone; choose one of the BERT kind (BERT, "
+            "RoBERTa, DeBERTa, ModernBERT, ...)"
+        )
 
 
 def _check_vocabulary(name: str, tokenizer: PreTrainedTokenizerFast, model_config: Any) -> None:

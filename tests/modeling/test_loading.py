@@ -157,6 +157,84 @@ def test_a_folder_without_a_tokenizer_is_refused(copied):
         load(folder)
 
 
+# Which heads are new.
+
+BOTH_HEADS, MLM_HEAD, POOLER, BARE = (
+    ("BertForPreTraining", {}),
+    ("BertForMaskedLM", {}),
+    ("BertModel", {}),
+    ("BertModel", {"add_pooling_layer": False}),
+)
+
+
+def save_bert(tokenizer, save, kind):
+    import transformers
+
+    class_name, settings = kind
+    config = small_config(tokenizer, transformers.BertConfig)
+    return save(getattr(transformers, class_name)(config, **settings))
+
+
+@pytest.mark.parametrize(
+    ("kind", "objective", "head_is_new", "pair_head_is_new", "kept"),
+    [
+        (BOTH_HEADS, "mlm", False, False, {"bert.pooler.dense", "cls.seq_relationship"}),
+        (BOTH_HEADS, "mlm+nsp", False, False, set()),
+        (MLM_HEAD, "mlm", False, False, set()),
+        (MLM_HEAD, "mlm+sop", False, True, set()),
+        (POOLER, "mlm", True, False, {"bert.pooler.dense"}),
+        (POOLER, "mlm+nsp", True, True, set()),
+        (BARE, "mlm", True, False, set()),
+        (BARE, "mlm+nsp", True, True, set()),
+    ],
+)
+def test_each_head_is_new_where_the_checkpoint_lacks_it(
+    tokenizer, save, kind, objective, head_is_new, pair_head_is_new, kept
+):
+    loaded = load(save_bert(tokenizer, save, kind), objective=objective)
+    assert loaded.head_is_new is head_is_new
+    assert loaded.pair_head_is_new is pair_head_is_new
+    assert {name.rpartition(".")[0] for name in loaded.kept_weights} == kept
+    new_here = {name.rpartition(".")[0] for name in loaded.new_pair_weights}
+    has_pooler = kind in (BOTH_HEADS, POOLER)
+    expected = {"cls.seq_relationship"} | (set() if has_pooler else {"bert.pooler.dense"})
+    assert new_here == (expected if pair_head_is_new else set())
+
+
+def test_the_pooler_of_a_bare_encoder_serves_its_new_head_for_pairs(tokenizer, save):
+    from transformers import BertModel
+
+    folder = save_bert(tokenizer, save, POOLER)
+    pooler = load(folder, objective="mlm+nsp").model.bert.pooler.dense.weight
+    assert torch.equal(pooler, BertModel.from_pretrained(folder).pooler.dense.weight)
+
+
+def test_an_albert_has_its_own_head_for_pairs(tokenizer, save):
+    from transformers import AlbertConfig, AlbertForMaskedLM, AlbertForPreTraining
+
+    config = small_config(tokenizer, AlbertConfig, embedding_size=8)
+    assert not load(save(AlbertForPreTraining(config)), objective="mlm+sop").new_weights
+    loaded = load(save(AlbertForMaskedLM(config)), objective="mlm+sop")
+    assert loaded.pair_head_is_new
+    assert not loaded.head_is_new
+    assert {name.split(".")[-2] for name in loaded.new_weights} == {"pooler", "classifier"}
+
+
+@pytest.mark.parametrize("objective", ["mlm+nsp", "mlm+sop"])
+def test_an_architecture_without_a_head_for_pairs_is_refused(byte_tokenizer, save, objective):
+    from transformers import RobertaConfig, RobertaForMaskedLM
+
+    config = small_config(byte_tokenizer, RobertaConfig, max_position_embeddings=66)
+    folder = save(RobertaForMaskedLM(config), byte_tokenizer)
+    with pytest.raises(ConfigError) as error:
+        load(folder, objective=objective)
+    assert str(error.value).startswith(
+        f"objective: {objective} needs a head for pairs of sentences, which {folder} (roberta) "
+        "cannot have; choose a model of one of the kinds that can (albert, bert, "
+    )
+    assert str(error.value).endswith("or set objective: mlm")
+
+
 # How long an input may be.
 
 
@@ -238,6 +316,25 @@ def test_attention_is_as_asked(model_dir, asked, precision, used):
     assert loaded.attn_implementation == loaded.model.config._attn_implementation == used
 
 
+def test_a_short_input_does_not_change_how_a_long_one_is_attended(tokenizer, save):
+    """By itself BigBird would go on with full attention, and so would all of its training."""
+    from transformers import BigBirdConfig, BigBirdForMaskedLM
+
+    config = small_config(tokenizer, BigBirdConfig, max_position_embeddings=512, block_size=16,
+                          num_random_blocks=2)  # fmt: skip
+    long_tokenizer = copy.deepcopy(tokenizer)
+    long_tokenizer.model_max_length = 512
+    folder = save(BigBirdForMaskedLM(config), long_tokenizer)
+    ids = torch.randint(5, 100, (1, 512))
+    expected = BigBirdForMaskedLM.from_pretrained(folder)(input_ids=ids).logits
+    model = load(folder, chunk_length=512).model.eval()
+    for _ in range(2):
+        model(input_ids=ids[:, :20])
+        assert torch.equal(model(input_ids=ids).logits, expected)
+    full = BigBirdForMaskedLM.from_pretrained(folder, attention_type="original_full")
+    assert not torch.equal(full(input_ids=ids).logits, expected)
+
+
 # What is no model.
 
 
@@ -291,6 +388,13 @@ def test_a_causal_model_is_refused(byte_tokenizer, save):
                         n_positions=64)  # fmt: skip
     with pytest.raises(ConfigError, match="not a masked language model that transformers knows"):
         load(save(GPT2LMHeadModel(config), byte_tokenizer))
+
+
+@pytest.mark.parametrize("model_type", ["bart", "t5"])
+def test_an_encoder_with_a_decoder_is_refused(copied, model_type):
+    folder = copied(model_type=model_type, is_encoder_decoder=True, classifier_dropout=0.0)
+    with pytest.raises(ConfigError, match=rf"\({model_type}\) is an encoder with a decoder.*BERT"):
+        load(folder)
 
 
 def test_broken_weights_are_said_in_one_line(copied):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer
 
 from mlmtune.config import OptimizerConfig
 from mlmtune.errors import CheckpointError
@@ -87,6 +87,25 @@ def test_weights_and_optimizer_come_back_to_the_bit(
         for key, value in trained[3].state[expected].items():
             assert torch.equal(value, state[key]), (name, key)
             assert value.dtype == state[key].dtype
+
+
+def test_weights_that_are_kept_are_saved_and_loaded_by_the_class_that_has_them(
+    tmp_path: Path, trained: Any, model_dir: Path
+) -> None:
+    model, tokenizer, _, optimizer = trained
+    kept = {
+        "cls.seq_relationship.weight": torch.ones(2, 16),
+        "bert.pooler.dense.bias": torch.ones(16),
+    }
+    path = save_checkpoint(
+        tmp_path, model, tokenizer, kept, optimizer, TrainState(identity={}, step=1)
+    )
+    whole, report = AutoModelForPreTraining.from_pretrained(path, output_loading_info=True)
+    assert report["missing_keys"] == {"cls.seq_relationship.bias", "bert.pooler.dense.weight"}
+    assert all(torch.equal(whole.state_dict()[name], tensor) for name, tensor in kept.items())
+    again = AutoModelForMaskedLM.from_pretrained(model_dir)
+    load_weights(path, again)
+    assert all(torch.equal(again.state_dict()[n], w) for n, w in model.state_dict().items())
 
 
 def test_state_comes_back(tmp_path: Path, trained: Any) -> None:

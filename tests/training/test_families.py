@@ -1,0 +1,241 @@
+"""Each family of models trains, and its result loads: the rows of docs/models.md."""
+
+import copy
+import math
+import random
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoTokenizer,
+    pipeline,
+)
+from vocabulary import WORDS
+
+from mlmtune.config_loading import load_config
+from mlmtune.console import Console
+from mlmtune.masking.collator import IGNORE_INDEX
+from mlmtune.modeling.device import build_accelerator
+from mlmtune.modeling.pair_head import model_types_with_pair_head
+from mlmtune.training.setup import build_parts
+
+WORDPIECE, BYTE_BPE, UNIGRAM = "tokenizer", "byte_tokenizer", "unigram_tokenizer"
+SIZES = {
+    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
+}  # fmt: skip
+LONG = 512
+STILL = r"_global\.|\.pooler\.|\.embed_positions\.|\.bottleneck\.attention\."
+"""Weights that two steps need not move: of Longformer's global attention and of poolers, which
+masked tokens do without; RoFormer's sines; and MobileBERT's before scores that are all but equal.
+"""
+
+
+@dataclass(frozen=True)
+class Family:
+    """How a tiny model of a family is built.
+
+    Attributes:
+        tokenizer: the fixture of the kind of tokenizer that the family has.
+        settings: of its config, apart from SIZES.
+        chunk_length: what it is trained on.
+        num_padding_positions: rows of positions that are no input's.
+        is_sparse: whether its head runs on masked positions only.
+    """
+
+    tokenizer: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    chunk_length: int = 32
+    num_padding_positions: int = 0
+    is_sparse: bool = True
+
+
+SMALL_EMBEDDINGS = {"embedding_size": 8}
+MOBILEBERT = SMALL_EMBEDDINGS | {"intra_bottleneck_size": 8, "true_hidden_size": 8}
+DISENTANGLED = {
+    "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False,
+}  # fmt: skip
+GROUPS = (
+    "q_groups", "k_groups", "v_groups", "post_attention_groups", "intermediate_groups",
+    "output_groups",
+)  # fmt: skip
+FUNNEL = {
+    "d_model": 16, "n_head": 2, "d_head": 8, "d_inner": 24, "block_sizes": [1, 1],
+    "num_decoder_layers": 1,
+}  # fmt: skip
+OWN_NAMES = {"distilbert", "funnel"}
+"""Families whose configs call sizes otherwise."""
+
+FAMILIES = {
+    "bert": Family(WORDPIECE),
+    "distilbert": Family(WORDPIECE, {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24}),
+    "electra": Family(WORDPIECE, SMALL_EMBEDDINGS),
+    "albert": Family(UNIGRAM, SMALL_EMBEDDINGS),
+    "roberta": Family(BYTE_BPE, num_padding_positions=2),
+    "xlm-roberta": Family(UNIGRAM, {"pad_token_id": 0}, num_padding_positions=1),
+    "deberta-v2": Family(UNIGRAM, DISENTANGLED),
+    "modernbert": Family(BYTE_BPE),
+    "mpnet": Family(WORDPIECE, num_padding_positions=2),
+    "mobilebert": Family(WORDPIECE, MOBILEBERT),
+    "longformer": Family(
+        BYTE_BPE, {"attention_window": [32, 64]}, chunk_length=LONG, num_padding_positions=2
+    ),
+    "big_bird": Family(UNIGRAM, {"block_size": 16, "num_random_blocks": 2}, chunk_length=LONG),
+    "megatron-bert": Family(WORDPIECE),
+    "ernie": Family(WORDPIECE),
+    "fnet": Family(UNIGRAM),
+    "camembert": Family(UNIGRAM, num_padding_positions=1),
+    "xmod": Family(UNIGRAM, {"default_language": "en_XX"}, num_padding_positions=1),
+    "xlm-roberta-xl": Family(UNIGRAM, num_padding_positions=1),
+    "rembert": Family(UNIGRAM, {"input_embedding_size": 8, "output_embedding_size": 8}),
+    "deberta": Family(BYTE_BPE, DISENTANGLED),
+    "roberta-prelayernorm": Family(BYTE_BPE, num_padding_positions=2),
+    "data2vec-text": Family(BYTE_BPE, num_padding_positions=2),
+    "ibert": Family(BYTE_BPE, num_padding_positions=2),
+    "eurobert": Family(BYTE_BPE, {"num_key_value_heads": 2}),
+    "roformer": Family(WORDPIECE, {"embedding_size": 16}),
+    "convbert": Family(WORDPIECE, {"embedding_size": 16}),
+    "squeezebert": Family(WORDPIECE, {"embedding_size": 16} | dict.fromkeys(GROUPS, 1)),
+    "nomic_bert": Family(WORDPIECE),
+    "funnel": Family(WORDPIECE, FUNNEL),
+}
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty texts of sentences whose words often have two tokens."""
+    folder = tmp_path_factory.mktemp("text")
+    draw = random.Random(0)
+    for number in range(40):
+        words = [word + draw.choice(["", "s", "ed"]) for word in draw.choices(WORDS, k=120)]
+        sentences = [" ".join(words[at : at + 6]).capitalize() for at in range(0, 120, 6)]
+        (folder / f"{number}.txt").write_text(". ".join(sentences) + ".", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def model_of(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """Saves a tiny model of a family with its tokenizer."""
+
+    def save(model_type: str, auto_class: Any = AutoModelForMaskedLM) -> Path:
+        family = FAMILIES[model_type]
+        tokenizer = copy.deepcopy(request.getfixturevalue(family.tokenizer))
+        tokenizer.model_max_length = family.chunk_length
+        config = AutoConfig.for_model(model_type, **{
+            **({} if model_type in OWN_NAMES else SIZES),
+            "vocab_size": len(tokenizer),
+            "max_position_embeddings": family.chunk_length + family.num_padding_positions,
+            "pad_token_id": tokenizer.pad_token_id,
+            "bos_token_id": tokenizer.cls_token_id, "cls_token_id": tokenizer.cls_token_id,
+            "eos_token_id": tokenizer.sep_token_id, "sep_token_id": tokenizer.sep_token_id,
+            **family.settings,
+        })  # fmt: skip
+        torch.manual_seed(0)
+        folder = tmp_path / model_type
+        auto_class.from_config(config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return save
+
+
+def sections_of(family: Family, folder: Path, text: Path) -> dict[str, Any]:
+    return {
+        "model": {"name_or_path": str(folder)},
+        "corpus": {"sources": [{"format": "text", "path": str(text)}]},
+        "chunking": {"chunk_length": family.chunk_length},
+        "masking": {"strategy": "whole_word"},
+        "training": {"max_steps": 2, "global_batch_size": 2 if family.chunk_length == LONG else 8},
+        "evaluation": {"every": 2},
+        "checkpoint": {"every": 2, "export": "last"},
+    }
+
+
+def assert_trained(run: Any, base: Path, auto_class: Any) -> None:
+    """Losses are finite, weights have moved, and the class of the base loads the result."""
+    assert len(run.losses) == 2
+    assert all(map(math.isfinite, [*run.losses, *run.evaluations.values()]))
+    before = auto_class.from_pretrained(base).state_dict()
+    after, report = auto_class.from_pretrained(run.path / "model", output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["mismatched_keys"]
+    still = {n for n, p in after.named_parameters() if torch.equal(p, before[n])}
+    assert all(re.search(STILL, name) for name in still), still
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_a_family_is_trained_on_masked_tokens(
+    runs: Any, model_of: Any, text: Path, model_type: str
+) -> None:
+    family = FAMILIES[model_type]
+    folder = model_of(model_type)
+    sections = sections_of(family, folder, text)
+    run = runs.train(**sections)
+    assert_trained(run, folder, AutoModelForMaskedLM)
+
+    fill = pipeline("fill-mask", model=str(run.path / "model"))
+    found = fill(f"the {fill.tokenizer.mask_token} is ready.")
+    assert len(found) == 5
+    assert all(0 < prediction["score"] < 1 for prediction in found)
+
+    parts = build_parts(load_config(runs.config(**sections)), build_accelerator("fp32"),
+                        Console(is_quiet=True))  # fmt: skip
+    assert parts.head.is_sparse == family.is_sparse
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    frame = tokenizer.cls_token_id, tokenizer.sep_token_id
+    encoded = tokenizer("the node")["input_ids"]
+    assert (encoded[0], encoded[-1]) == frame
+    for batch in parts.stream.micro_batches(0):
+        originals = torch.where(batch.labels == IGNORE_INDEX, batch.input_ids, batch.labels)
+        assert originals.shape[1] == family.chunk_length
+        for row in originals:
+            (chunk,) = row[row != tokenizer.pad_token_id][None]
+            assert (chunk[0], chunk[-1]) == frame
+
+
+@pytest.mark.parametrize(
+    ("model_type", "objective"),
+    [(t, "mlm+nsp") for t in model_types_with_pair_head()] + [("albert", "mlm+sop")],
+)
+def test_a_family_with_a_head_for_pairs_is_trained_on_them(
+    runs: Any, model_of: Any, text: Path, model_type: str, objective: str
+) -> None:
+    folder = model_of(model_type, AutoModelForPreTraining)
+    sections = sections_of(FAMILIES[model_type], folder, text)
+    run = runs.train(**sections, objective=objective)
+    assert_trained(run, folder, AutoModelForPreTraining)
+    before = load_file(folder / "model.safetensors")
+    of_pairs = [name for name in before if re.search(r"pooler\.|seq_relationship|sop_", name)]
+    assert len(of_pairs) == 4
+    assert not any(torch.equal(run.weights[name], before[name]) for name in of_pairs)
+    records = [record for record in run.metrics if "loss" in record]
+    assert all(0 < record["pair_loss"] < 5 for record in records)
+    _, report = AutoModelForMaskedLM.from_pretrained(run.path / "model", output_loading_info=True)
+    assert not report["missing_keys"]
+
+
+def test_the_page_has_a_row_for_each_family() -> None:
+    """docs/models.md says of each what is held here."""
+    page = Path(__file__).parents[2] / "docs" / "models.md"
+    kinds = {WORDPIECE: "WordPiece", BYTE_BPE: "byte-level BPE", UNIGRAM: "Unigram"}
+    lines = page.read_text(encoding="utf-8").splitlines()
+    cells = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines]
+    title, _, *rows = (row for row in cells if len(row) == 5)
+    assert title[0] == "model_type"
+    assert rows == [
+        [
+            model_type,
+            kinds[family.tokenizer],
+            str(family.chunk_length),
+            "yes" if family.is_sparse else "no",
+            "yes" if model_type in model_types_with_pair_head() else "no",
+        ]
+        for model_type, family in FAMILIES.items()
+    ]
