@@ -38,6 +38,9 @@ DROPOUT_FIELDS = (
     "hidden_dropout", "embedding_dropout", "mlp_dropout", "activation_dropout",
 )  # fmt: skip
 
+PAIR_DROPOUT_FIELDS = ("classifier_dropout_prob",)
+"""Of ALBERT's head for pairs; without pairs it is a later classifier's."""
+
 ATTENTION_TABLE = (
     # device, precision, chunks up to, with dropout -> the fastest on two CPU cores with AVX-512
     ("cpu", "bf16", 256, None, "eager"),
@@ -230,7 +233,7 @@ def load_pretrained(
     if has_pairs:
         _check_pair_head(config.name_or_path, objective, model_config)
     if config.dropout is not None:
-        _set_dropout(model_config, config.dropout)
+        _set_dropout(model_config, config.dropout, has_pairs=has_pairs)
     attention: str = config.attn_implementation
     is_free = attention == "auto"
     if is_free:
@@ -363,9 +366,9 @@ def _has_dropout(model_config: Any) -> bool:
     return any(getattr(model_config, field, 0.0) for field in DROPOUT_FIELDS)
 
 
-def _set_dropout(model_config: Any, rate: float) -> None:
-    fields = [field for field in DROPOUT_FIELDS if isinstance(
-        getattr(model_config, field, None), float | int)]  # fmt: skip
+def _set_dropout(model_config: Any, rate: float, *, has_pairs: bool) -> None:
+    fields = [field for field in (*DROPOUT_FIELDS, *(PAIR_DROPOUT_FIELDS if has_pairs else ()))
+              if isinstance(getattr(model_config, field, None), float | int)]  # fmt: skip
     if not fields:
         raise ConfigError(
             f"model.dropout: a {model_config.model_type} model has no dropout rate; remove it"

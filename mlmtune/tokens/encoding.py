@@ -3,6 +3,7 @@
 import json
 import string
 import unicodedata
+from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -85,7 +86,10 @@ class Encoder:
     def __init__(self, backend: Tokenizer) -> None:
         self._backend = backend
         self._continues_word = _continuing_pieces(backend)
-        self._is_punctuation = _punctuation_pieces(backend)
+
+    @cached_property
+    def _is_punctuation(self) -> NDArray[np.bool_]:
+        return _punctuation_pieces(self._backend)
 
     def __call__(self, texts: list[str]) -> Tokens:
         """Tokens of all texts, without special ones."""

@@ -36,6 +36,7 @@ FORMAT_VERSION = 1
 Reader = Callable[[int], Iterator[Document]]
 """The documents of a store, from a number on."""
 
+_CHANGED = "the text has changed since it was tokenized; run `mlmtune prepare` again"
 _MANIFEST = "marks.json"
 _PARTIAL = ".partial"
 
@@ -231,24 +232,22 @@ def _mark_shard(
     marks = store.tokens_at(np.arange(start, end))[1]
     number = numbers.start
     for batch in batches(islice(documents, len(numbers))):
-        places = [
-            (document, store.offsets[number + i] - start, store.lengths[number + i])
-            for i, document in enumerate(batch)
-        ]
-        concerned = [place for place in places if marker.concerns(place[0].text)]
-        found = _offsets([document.text for document, _, _ in concerned], encode)
-        for (document, begin, length), offsets in zip(concerned, found, strict=True):
-            if len(offsets.starts) != length:
-                raise DataError(
-                    f"{document.id}: the text has changed since it was tokenized; run `mlmtune "
-                    "prepare` again"
-                )
-            here = slice(begin, begin + length)
-            marks[here] = marker.mark(document.text, offsets, marks[here])
+        here = slice(number, number + len(batch))
+        hashes = [document.content_hash for document in batch]
+        if hashes != store.content_hashes[here].tolist():
+            raise DataError(_CHANGED)
+        begins, lengths = store.offsets[here] - start, store.lengths[here]
+        concerned = [i for i, document in enumerate(batch) if marker.concerns(document.text)]
+        found = _offsets([batch[i].text for i in concerned], encode)
+        for i, offsets in zip(concerned, found, strict=True):
+            if len(offsets.starts) != lengths[i]:
+                raise DataError(_CHANGED)
+            inside = slice(begins[i], begins[i] + lengths[i])
+            marks[inside] = marker.mark(batch[i].text, offsets, marks[inside])
         number += len(batch)
         advance(len(batch))
     if number != numbers.stop:
-        raise DataError("the text has changed since it was tokenized; run `mlmtune prepare` again")
+        raise DataError(_CHANGED)
     return marks
 
 

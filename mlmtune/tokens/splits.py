@@ -91,12 +91,12 @@ def open_splits(
         ResourceError: the token cache cannot be written.
     """
     store = open_store(corpus, tokenization, tokenizer, listing, console, rebuilds=rebuilds)
-    backend = plain_backend(tokenizer)
     read: Reader | None = None
     if listing is not None:
         read = partial(_documents, corpus, tokenization, listing, console)
+    encode = Encoder(plain_backend(tokenizer))
     found = {
-        marker.name: open_marks(marker, store, read, Encoder(backend), console)
+        marker.name: open_marks(marker, store, read, encode, console)
         for marker in needed_markers(tokenization, uses)
     }
     if (words := found.get(f"{WORDS}{tokenization.word_segmenter}")) is not None:

@@ -496,3 +496,20 @@ def test_a_tokenizer_with_token_types_goes_with_a_model_without(tokenizer, save)
     loaded = load(save(DistilBertForMaskedLM(config), tokenizer))
     assert "token_type_ids" in loaded.tokenizer.model_input_names
     assert not loaded.has_token_types
+
+
+def test_dropout_of_a_head_for_pairs_is_set_where_it_is_trained(save, tokenizer):
+    from transformers import AlbertConfig, AlbertForPreTraining
+
+    config = AlbertConfig(
+        vocab_size=len(tokenizer), embedding_size=8, hidden_size=16, num_hidden_layers=1,
+        num_attention_heads=2, intermediate_size=16, max_position_embeddings=40,
+        classifier_dropout_prob=0.1,
+    )  # fmt: skip
+    folder = save(AlbertForPreTraining(config))
+    rates = {
+        objective: load(folder, objective=objective, dropout=0.0).model.config
+        for objective in ("mlm", "mlm+sop")
+    }
+    assert rates["mlm"].classifier_dropout_prob == 0.1  # a classifier's, later
+    assert rates["mlm+sop"].classifier_dropout_prob == 0.0
