@@ -22,7 +22,7 @@ from transformers.utils import (
 )
 
 WEIGHT_FILES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
-"""The first of them that a folder has holds its weights, as in from_pretrained()."""
+"""The first that a folder has holds its weights, unless its config names another file."""
 
 
 def read_kept_weights(
@@ -47,7 +47,7 @@ def read_kept_weights(
     prefix = f"{model.base_model_prefix}."
     embeddings = model.get_input_embeddings().weight
     has_prefix, kept = False, {}
-    for saved_as, read in _tensors(folder):
+    for saved_as, read in _tensors(_weight_files(folder, model.config)):
         has_prefix |= saved_as.startswith(prefix)
         name = _name_when_loaded(saved_as, model)
         if name not in unexpected:
@@ -63,21 +63,21 @@ def read_kept_weights(
     return {prefix + name: tensor for name, tensor in kept.items()}
 
 
-def _tensors(folder: Path) -> Iterator[tuple[str, Callable[[], torch.Tensor]]]:
-    """Each tensor's name, and how to read it."""
-    for path in _weight_files(folder):
+def _tensors(paths: list[Path]) -> Iterator[tuple[str, Callable[[], torch.Tensor]]]:
+    """Each tensor's name, and how to read it while the iterator stands there."""
+    for path in paths:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
                 for name in file.keys():  # noqa: SIM118
                     yield name, partial(file.get_tensor, name)
         else:
-            tensors = load_state_dict(path)  # mapped where the format allows it
-            for name in tensors:
-                yield name, partial(tensors.__getitem__, name)
+            for name, tensor in load_state_dict(str(path)).items():  # mapped if it can be
+                yield name, tensor.detach
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    path = next(folder / name for name in WEIGHT_FILES if (folder / name).is_file())
+def _weight_files(folder: Path, model_config: Any) -> list[Path]:
+    names = (getattr(model_config, "transformers_weights", None), *WEIGHT_FILES)
+    path = next(folder / name for name in names if name and (folder / name).is_file())
     if path.suffix != ".json":
         return [path]
     index = json.loads(path.read_text(encoding="utf-8"))

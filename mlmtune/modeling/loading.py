@@ -60,7 +60,7 @@ class LoadedModel:
         tokenizer: its fast tokenizer.
         new_weights: names of the weights that the checkpoint does not hold; drawn anew.
         new_pair_weights: those of them that only pairs need: of the head for pairs, and of the
-            pooler before it. None where the objective has no pairs.
+            pooler before it; empty where the objective has no pairs.
         kept_weights: what the checkpoint holds besides, by name; to be saved with the model.
         attn_implementation: what `auto` became.
         context_length: the longest input the model takes; None where it has no limit.

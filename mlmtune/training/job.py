@@ -15,6 +15,7 @@ from mlmtune.corpus.remote import without_query
 from mlmtune.errors import CheckpointError, ConfigError
 from mlmtune.modeling.device import decided_by_main
 from mlmtune.modeling.dropout import KeyedDropout
+from mlmtune.modeling.unreached_weights import freeze_unreached_weights
 from mlmtune.training.checkpoint import (
     TrainState,
     checkpoint_path,
@@ -111,6 +112,7 @@ def start(
     stop: StopRequest,
 ) -> Job:
     bare = parts.loaded.model
+    freeze_unreached_weights(bare)
     if parts.config.training.compile:
         if parts.config.chunking.mode == "per_document" or parts.splits.train_pairs is not None:
             raise ConfigError(
