@@ -348,8 +348,8 @@ def test_each_command_of_the_page_loads() -> None:
     page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     block = page[page.index("```bash") :].replace("\\\n", "")
     commands = re.findall(
-        r"^bash scripts/run\.sh configs/([\w-]+)\.yaml (.+)$", block, re.MULTILINE
+        r"^(?:\w+=\S+ )?bash scripts/run\.sh configs/([\w-]+)\.yaml(.*)$", block, re.MULTILINE
     )
-    assert len(commands) == block.count("scripts/run.sh")
+    assert len(commands) == block.count("bash scripts/run.sh")
     for name, overrides in commands:
         load_config(shipped_configs()[name], shlex.split(overrides))
