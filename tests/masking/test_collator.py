@@ -41,11 +41,12 @@ def collate(tokenizer):
     return collate_chunks
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @given(seed=st.integers(0, 2**63), rate=st.floats(0.01, 1.0), data=st.data())
-def test_the_laws_of_a_masked_batch(view, collate, tokenizer, seed, rate, data):
+def test_the_laws_of_a_masked_batch(view, collate, tokenizer, strategy, seed, rate, data):
     chosen = np.asarray(data.draw(st.lists(st.integers(0, len(view) - 1), min_size=1, max_size=9)))
     chunks = view.batch(chosen)
-    batch = collate(chunks, key(seed, chosen), mlm_probability=rate)
+    batch = collate(chunks, key(seed, chosen), mlm_probability=rate, strategy=strategy)
     ids, labels = batch.input_ids.numpy(), batch.labels.numpy()
     selected = labels != IGNORE_INDEX
 
