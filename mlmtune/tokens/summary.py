@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from mlmtune.randomness import key, permute
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.mixing import Mixture
+from mlmtune.tokens.pairs import PairView
 from mlmtune.tokens.splits import Splits
 from mlmtune.tokens.store import TokenStore
 
@@ -36,15 +37,19 @@ def summarize(
         tokenizer: what it was tokenized with.
         split_seed: draws the sample of words.
     """
-    mixture = Mixture.of(splits.train, splits.weights)
+    mixture = Mixture.of(splits.train_pairs or splits.train, splits.weights)
     unknown = sum(source.num_unknown_tokens for source in store.sources)
     return {
         **store.funnel,
         "sources": _sources(store, splits, mixture),
         "tokens": store.num_tokens,
         "fingerprint": store.fingerprint,
-        "train": {**_side(splits.train), "epoch": _epoch(mixture)},
-        "validation": _side(splits.validation),
+        "train": {
+            **_side(splits.train),
+            **_pairs(splits.train_pairs),
+            "epoch": _epoch(mixture),
+        },
+        "validation": {**_side(splits.validation), **_pairs(splits.validation_pairs)},
         "lengths": _lengths(store.lengths),
         "unknown_tokens": unknown,
         **_words(store, tokenizer, split_seed),
@@ -78,8 +83,15 @@ def _side(view: ChunkView) -> dict[str, int | None]:
     }
 
 
+def _pairs(view: PairView | None) -> dict[str, Any]:
+    """Pairs, and the tokens that no pair has; nothing where the objective has no pairs."""
+    if view is None:
+        return {}
+    return {"pairs": len(view), "tokens_without_pair": view.num_tokens_left_out}
+
+
 def _epoch(mixture: Mixture) -> dict[str, int]:
-    """An epoch of training: sources as often as their weights say, special tokens included."""
+    """An epoch of training: sources as often as weights say, special tokens included."""
     return {"chunks": len(mixture), "tokens": mixture.num_tokens}
 
 

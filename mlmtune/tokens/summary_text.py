@@ -83,7 +83,11 @@ def _sides(summary: dict[str, Any]) -> Iterator[str]:
         if lost:
             yield f"{lost:,} tokens of {name} are cut off, as chunking says"
     epoch = summary["train"]["epoch"]
-    yield f"an epoch is {epoch['chunks']:,} chunks, {epoch['tokens']:,} tokens with special ones"
+    kind = "pairs" if "pairs" in summary["train"] else "chunks"
+    yield f"an epoch is {epoch['chunks']:,} {kind}, {epoch['tokens']:,} tokens with special ones"
+    for name in ("train", "validation"):
+        if left_out := summary[name].get("tokens_without_pair"):
+            yield f"{name}: {left_out:,} tokens have no second sentence to make a pair with"
 
 
 def _sources(summary: dict[str, Any]) -> Iterator[str]:

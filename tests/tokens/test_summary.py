@@ -145,3 +145,28 @@ def test_a_sample_of_a_larger_corpus_is_bounded(summary, monkeypatch):
     whole, store = summary()
     assert 0 < whole["sampled_words"] <= 100 < store.num_tokens
     assert np.isfinite(whole["tokens_per_word"])
+
+
+def test_pairs_are_counted_where_there_are_some(tmp_path, tokenizer):
+    folder = tmp_path / "sentences"
+    folder.mkdir()
+    for number in range(20):
+        text = "The node is new. " * (number % 4) + f"The pool is {number}."
+        (folder / f"{number}.txt").write_text(text, encoding="utf-8")
+    config = CorpusConfig(
+        sources=[SourceConfig(format="text", path=str(folder))], validation_fraction=0.3
+    )
+    console, tokenization = Console(is_quiet=True), TokenizationConfig()
+    listing = list_text(config, tokenization, console)
+    store, splits = open_splits(
+        config, tokenization, ChunkingConfig(chunk_length=16), Uses("mlm+nsp"), tokenizer, listing,
+        console,
+    )  # fmt: skip
+    whole = summarize(store, splits, tokenizer, 0)
+    for side, pairs in (("train", splits.train_pairs), ("validation", splits.validation_pairs)):
+        assert whole[side]["pairs"] == len(pairs)
+        assert whole[side]["tokens_without_pair"] == pairs.num_tokens_left_out
+    assert whole["train"]["epoch"]["chunks"] == len(splits.train_pairs)
+    lines = list(describe(whole))
+    assert any(line.startswith(f"an epoch is {len(splits.train_pairs)} pairs") for line in lines)
+    assert any("no second sentence to make a pair with" in line for line in lines)
