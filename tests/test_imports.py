@@ -20,6 +20,7 @@ LAYERS = (
     {"modeling"},
     {"evaluation"},
     {"training"},
+    {"proof"},
     {"cli"},
     {"__main__"},
 )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Whether adaptation helped: base against adapted, measured on the same masks."""
