@@ -128,6 +128,10 @@ class SourceConfig(Section):
     weight: Annotated[float, Field(gt=0.0, le=1000.0)] = 1.0
     """How often an epoch sees this source: 0.5 is half of it (the other half comes in the next
     epoch), 3 is all of it three times, masked anew each time."""
+    replay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Marks general text that is mixed into training against forgetting: the share of all training
+    tokens that come from this source, as often repeated as that takes. Such text is never part of
+    the validation text."""
     name: str | None = None
     """Name of the source in reports; by default its path."""
 
@@ -164,6 +168,8 @@ class SourceConfig(Section):
             raise ValueError("format 'python' needs text_field: the name the strings belong to")
         if self.revision is not None and self.path is not None:
             raise ValueError("revision has no meaning for a path; remove it")
+        if self.replay is not None and self.weight != 1.0:
+            raise ValueError("replay says how often the source is seen; remove weight")
         if self.streaming and self.dataset is None:
             raise ValueError("streaming has no meaning without a dataset; remove it")
         if self.streaming and self.max_documents is None:
@@ -216,7 +222,7 @@ class NearDuplicatesConfig(Section):
     """Permutations: the estimate's standard error is at most 0.5 / sqrt(num_perm)."""
 
 
-def _evaluation_sets(value: Any) -> Any:
+def _sources(value: Any) -> Any:
     """A path alone stands for a source whose format its ending tells."""
     entries = [value] if isinstance(value, str | dict) else value
     if not isinstance(entries, list):
@@ -274,7 +280,7 @@ class CorpusConfig(Section):
     near_duplicates: NearDuplicatesConfig | None = None
     """Leave out documents that nearly equal an earlier one; those of validation count as earlier
     than all of training. Off where empty; `{}` takes the usual threshold."""
-    exclude_overlap_with: Annotated[list[SourceConfig], BeforeValidator(_evaluation_sets)] = []
+    exclude_overlap_with: Annotated[list[SourceConfig], BeforeValidator(_sources)] = []
     """Text that must not be learned, such as a downstream test set: a path, a source, or a list of
     them. Documents that share `overlap_words` words in a row with it are left out and listed."""
     overlap_words: Annotated[int, Field(ge=5)] = 13
@@ -295,19 +301,33 @@ class CorpusConfig(Section):
             )
         if self.split_by == "chunk" and self.validation_sources:
             raise ValueError("split_by: chunk does not go with validation_sources; remove one")
-        if self.split_by == "chunk" and any(source.weight != 1.0 for source in self.sources):
-            raise ValueError("split_by: chunk does not go with weights of sources; remove one")
+        if self.split_by == "chunk" and any(s.weight != 1.0 or s.replay for s in self.sources):
+            raise ValueError("split_by: chunk does not go with weight or replay of a source")
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_left_beside_replay(self) -> "CorpusConfig":
+        shares = [source.replay for source in self.sources if source.replay is not None]
+        if len(shares) == len(self.sources):
+            raise ValueError("every source is replay; one must be the text to adapt to")
+        if sum(shares) >= 1.0:
+            raise ValueError(f"replay adds up to {sum(shares):g}; leave room for the other sources")
         return self
 
     @model_validator(mode="after")
     def _no_key_is_ignored(self) -> "CorpusConfig":
         for name in ("validation_sources", "exclude_overlap_with"):
-            sources: list[SourceConfig] = getattr(self, name)
-            if any(source.weight != 1.0 for source in sources):
-                raise ValueError(f"weight has no meaning in {name}, which no epoch sees; remove it")
+            _check_is_not_trained_on(name, getattr(self, name))
         if any(s.max_documents and not s.streaming for s in self.exclude_overlap_with):
             raise ValueError("max_documents has no meaning in exclude_overlap_with; remove it")
         return self
+
+
+def _check_is_not_trained_on(name: str, sources: list[SourceConfig]) -> None:
+    for key in ("weight", "replay"):
+        default = SourceConfig.model_fields[key].default
+        if any(getattr(source, key) != default for source in sources):
+            raise ValueError(f"{key} has no meaning in {name}, which no epoch sees; remove it")
 
 
 class TokenizationConfig(Section):
@@ -480,10 +500,23 @@ class EvaluationConfig(Section):
     """Masking rate of validation, whatever the training rate is."""
     max_chunks: Positive | None = None
     """Evaluate a fixed random subset of this many chunks."""
+    general: Annotated[list[SourceConfig], BeforeValidator(_sources)] = []
+    """General text, unlike the domain's, to measure what the model forgets; a path, a source, or a
+    list of them. What is in it is not trained on. At most `max_chunks` are evaluated, or 1,000."""
+    max_forgetting: Annotated[float, Field(gt=0.0)] | None = None
+    """Stop when the loss on general text has risen by more than this many nats a token; `model/` is
+    then the best by validation perplexity before that."""
     batch_size: Positive = 32
     """Sequences evaluated at once. The result does not depend on it."""
     examples: list[str] = []
     """Sentences with the mask token (or `[MASK]`), filled in before and after training."""
+
+    @model_validator(mode="after")
+    def _general_text_is_only_measured(self) -> "EvaluationConfig":
+        _check_is_not_trained_on("general", self.general)
+        if self.max_forgetting is not None and not self.general:
+            raise ValueError("max_forgetting needs general: text to measure it on")
+        return self
 
 
 class CheckpointConfig(Section):
@@ -514,6 +547,15 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+
+    @model_validator(mode="after")
+    def _the_last_may_have_forgotten_too_much(self) -> "Config":
+        if self.evaluation.max_forgetting is not None and self.checkpoint.export == "last":
+            raise ValueError(
+                "evaluation.max_forgetting does not go with checkpoint.export: last, which is what "
+                "has forgotten too much; remove one"
+            )
+        return self
 
     @model_validator(mode="after")
     def _pairs_are_cut_in_one_way(self) -> "Config":

@@ -145,6 +145,8 @@ def make_store() -> Callable[..., Any]:
             lengths=lengths,
             content_hashes=np.arange(len(documents), dtype=np.uint64),
             num_characters=5 * lengths,
+            num_bytes=6 * lengths,
+            num_text_words=lengths // 2,
             document_sources=document_sources,
             sources=tuple(
                 StoredSource(f"source {number}", False, int(size), 0, num_words)

@@ -141,7 +141,7 @@ DATASET = {"format": "dataset", "dataset": "a/b"}
                 ({"sources": [GIT | {"git": "ssh://git@-oProxyCommand=x/y"}]}, "begins with https"),
                 ({"sources": [GIT | {"git": "--upload-pack=x"}]}, "begins with https"),
                 ({"sources": [GIT | {"revision": "--x"}]}, "no name of a branch"),
-                ({"split_by": "chunk", "sources": [TEXT | {"weight": 2.0}]}, "weights of sources"),
+                ({"split_by": "chunk", "sources": [TEXT | {"weight": 2.0}]}, "weight or replay"),
                 ({"validation_sources": [TEXT | {"weight": 2.0}]}, "weight has no meaning"),
                 ({"exclude_overlap_with": [TEXT | {"max_documents": 1}]}, "max_documents has no"),
             ]

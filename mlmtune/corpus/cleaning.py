@@ -152,6 +152,11 @@ def words(text: str) -> list[str]:
     return pattern.findall(folded)
 
 
+def count_words(text: str) -> int:
+    """How many words `words` finds in a text of any length."""
+    return sum(len(words(piece)) for piece in slices(text))
+
+
 @cache
 def _word() -> re.Pattern[str]:
     letters = rf"[^\W{UNSPACED}]"

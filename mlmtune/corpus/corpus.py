@@ -78,12 +78,6 @@ class Corpus:
     table: DocumentTable
     funnel: Funnel
 
-    @property
-    def num_validation_documents(self) -> int:
-        """Documents of `validation_sources`, kept or not; they come first."""
-        num_sources = sum(source.validation for source in self.sources)
-        return int(self.table.source_offsets[num_sources])
-
     def documents(self, start: int = 0) -> Iterator[Document]:
         """The kept documents in order, those of `validation_sources` first.
 
@@ -273,8 +267,7 @@ def _leave_out_near_duplicates(
     order = np.flatnonzero(table.outcomes[documents] == OUTCOMES.index("kept"))
     if config.split_by == "document" and len(order) > 1:
         hashes = table.content_hashes[documents[order]]
-        given = documents[order] < corpus.num_validation_documents
-        on_validation = validation_mask(hashes, given, config)
+        on_validation = validation_mask(hashes, table.sources_of(documents[order]), config)
         order = np.concatenate([order[on_validation], order[~on_validation]])
     found = find_near_duplicates(rows, order, near.threshold)
     pairs = [(int(documents[pair.document]), int(documents[pair.kept])) for pair in found]

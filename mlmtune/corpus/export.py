@@ -78,8 +78,8 @@ def _sides(corpus: Corpus, config: CorpusConfig) -> list[str | None]:
     kept = corpus.table.kept()
     if config.split_by == "chunk":
         return [None] * len(kept)
-    given = kept < corpus.num_validation_documents
-    on_validation = validation_mask(corpus.table.content_hashes[kept], given, config)
+    sources = corpus.table.sources_of(kept)
+    on_validation = validation_mask(corpus.table.content_hashes[kept], sources, config)
     return ["validation" if held_out else "train" for held_out in on_validation.tolist()]
 
 

@@ -67,6 +67,10 @@ class DocumentTable:
         """The documents of a source."""
         return slice(int(self.source_offsets[source]), int(self.source_offsets[source + 1]))
 
+    def sources_of(self, documents: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n,) which source each of n documents is of."""
+        return np.searchsorted(self.source_offsets, documents, side="right") - 1
+
     def kept(self) -> NDArray[np.int64]:
         """The documents that are still kept."""
         return np.flatnonzero(self.outcomes == KEPT)

@@ -1,5 +1,7 @@
 """Which documents are kept for validation."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,17 +13,17 @@ _SPLIT_STREAM = 0x5350_4C49_5400  # "SPLIT": tells these draws from others with 
 
 
 def validation_mask(
-    content_hashes: NDArray[np.uint64], given: NDArray[np.bool_], config: CorpusConfig
+    content_hashes: NDArray[np.uint64], sources: NDArray[np.integer[Any]], config: CorpusConfig
 ) -> NDArray[np.bool_]:
     """Which of D documents are for validation.
 
     Where some are given for validation, it is those. Otherwise a document's side is a draw keyed by
     its content and `split_seed`, so that adding or removing others does not move it; at least one
-    document is on each side.
+    document is on each side. Replayed text is always trained on.
 
     Args:
         content_hashes: (D,) of the normalised texts.
-        given: (D,) documents of `validation_sources`.
+        sources: (D,) which source each is of, those of `validation_sources` first.
         config: the section `corpus`.
 
     Returns:
@@ -30,25 +32,30 @@ def validation_mask(
     Raises:
         DataError: there are not enough documents for two sides.
     """
+    given = sources < len(config.validation_sources)
     if given.any():
         if given.all():
             raise DataError(
                 "corpus.sources: every document is one of corpus.validation_sources; "
                 "none is left to train on"
             )
-        return given.copy()
-    if len(content_hashes) < 2:
+        return given
+    is_replayed = np.asarray([source.replay is not None for source in config.sources])
+    candidates = np.flatnonzero(~is_replayed[sources])
+    if len(candidates) < 2:
         raise DataError(
-            f"corpus.sources: {len(content_hashes)} document is too few to split into training and "
+            f"corpus.sources: {len(candidates)} document is too few to split into training and "
             "validation by document; add documents, give corpus.validation_sources, or set "
             "corpus.split_by: chunk"
         )
 
-    keys = randomness.key(config.split_seed, _SPLIT_STREAM, content_hashes)
+    keys = randomness.key(config.split_seed, _SPLIT_STREAM, content_hashes[candidates])
     draws = randomness.uniform(keys, np.zeros(1, dtype=np.uint64))
-    mask: NDArray[np.bool_] = draws < config.validation_fraction
-    if not mask.any():
-        mask[np.argmin(draws)] = True
-    elif mask.all():
-        mask[np.argmax(draws)] = False
+    is_drawn: NDArray[np.bool_] = draws < config.validation_fraction
+    if not is_drawn.any():
+        is_drawn[np.argmin(draws)] = True
+    elif is_drawn.all():
+        is_drawn[np.argmax(draws)] = False
+    mask = np.zeros(len(content_hashes), dtype=bool)
+    mask[candidates] = is_drawn
     return mask

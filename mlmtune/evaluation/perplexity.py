@@ -1,9 +1,8 @@
 """Perplexity on fixed masks: summed over tokens, divided once.
 
-The masks are a function of (`evaluation.seed`, chunk, position), so every run, batch size and
-number of processes measures the same tokens. Perplexity is exp of the mean cross entropy, in
-nats, over the masked tokens. It is measured on chunks whatever the objective is, so that runs
-compare; an objective with pairs is measured on pairs besides.
+Perplexity is exp of the mean cross entropy, in nats, over the masked tokens. It is measured on
+chunks whatever the objective is, so that runs compare; an objective with pairs is measured on pairs
+besides.
 """
 
 import math
@@ -16,20 +15,12 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
-from torch.nn import functional
-from transformers import PreTrainedTokenizerFast
 
-from mlmtune.config import EvaluationConfig, MaskingConfig
-from mlmtune.errors import DataError, DivergedError, ResourceError, is_out_of_memory
-from mlmtune.masking.collator import IGNORE_INDEX, MaskingCollator
-from mlmtune.modeling.device import free_cached_memory
+from mlmtune.config import EvaluationConfig
+from mlmtune.errors import DataError, DivergedError
+from mlmtune.evaluation.scoring import FittingBatches, FixedMasks, Numbers
 from mlmtune.modeling.masked_head import MaskedHead
-from mlmtune.randomness import key, permute
-from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.pairs import PairSequences
-
-SUBSET_STREAM, MASK_STREAM = 0xE7A1, 0xE7A2
-"""Keep the draws of `evaluation.seed` apart: which chunks, and which tokens."""
 
 BATCHES_BETWEEN_EXCHANGES = 8
 """How often several processes ask each other whether to go on."""
@@ -37,10 +28,9 @@ BATCHES_BETWEEN_EXCHANGES = 8
 LARGEST_EXPONENT = 709.0
 """exp() of more does not fit a float."""
 
-NUM_SUMS = 7
+NUM_SUMS = 8
 """Sums that a batch gives; see `Evaluator`."""
 
-Numbers = NDArray[np.int64]
 Sums = NDArray[np.float64]
 
 
@@ -53,29 +43,37 @@ class Evaluation:
         perplexity: exp(loss); None where that does not fit a float.
         perplexity_interval: 95 % interval, from the spread between chunks; None with one chunk.
         accuracy: share of the masked tokens whose likeliest prediction is right.
+        accuracy_top5: share of them that are among the five likeliest predictions.
         num_masked_tokens: how many tokens that rests on.
         num_chunks: how many chunks were evaluated.
         pair_loss: mean cross entropy of the pairs' labels, in nats; None without pairs.
         pair_accuracy: share of the pairs that were told right.
         num_pairs: how many pairs that rests on.
+        general: the same on general text; None where there is none.
     """
 
     loss: float
     perplexity: float | None
     perplexity_interval: tuple[float, float] | None
     accuracy: float
+    accuracy_top5: float
     num_masked_tokens: int
     num_chunks: int
     pair_loss: float | None = None
     pair_accuracy: float | None = None
     num_pairs: int | None = None
+    general: "Evaluation | None" = None
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values; those of pairs where there are some."""
+        """The fields as JSON values; those of pairs and of general text where there are some."""
         fields = asdict(self)
+        del fields["general"]
         if self.num_pairs is None:
             for name in ("pair_loss", "pair_accuracy", "num_pairs"):
                 del fields[name]
+        if self.general is not None:
+            general = self.general.to_json()
+            fields |= {f"general_{name}": value for name, value in general.items()}
         return fields
 
     def table(self) -> str:
@@ -105,46 +103,29 @@ class Evaluation:
         return (
             f"perplexity {perplexity}{interval}, accuracy {self.accuracy:.1%} "
             f"on {self.num_masked_tokens:,} masked tokens{pairs}"
+            + (f"; general text: {self.general.describe()}" if self.general is not None else "")
         )
 
 
 class Evaluator:
-    """Measures a model on the chunks of one view with fixed masks.
+    """Measures a model on fixed masks.
 
     Args:
-        view: validation chunks.
-        tokenizer: names the mask token.
-        config: seed, rate, batch size, and how many chunks.
-        with_token_type_ids: whether the model has token types.
-        is_for_compiled_model: for a compiled model; see MaskingCollator.
+        masks: the chunks to measure on.
+        config: how many sequences at once, which the result does not depend on; of pairs, how many
+            and at which masking rate.
         pairs: validation pairs, drawn by `evaluation.seed`, for an objective that has some.
     """
 
     def __init__(
         self,
-        view: ChunkView,
-        tokenizer: PreTrainedTokenizerFast,
+        masks: FixedMasks,
         config: EvaluationConfig,
-        *,
-        with_token_type_ids: bool,
-        is_for_compiled_model: bool = False,
         pairs: PairSequences | None = None,
     ) -> None:
-        self._view = view
-        self._collator = MaskingCollator(
-            tokenizer,
-            MaskingConfig(strategy=config.strategy, mlm_probability=config.mlm_probability),
-            with_token_type_ids=with_token_type_ids,
-            is_for_compiled_model=is_for_compiled_model,
-        )
+        self._masks = masks
         self._mlm_probability = config.mlm_probability
-        self._seed = config.seed
         self._batch_size = config.batch_size
-        self._fitting_size = config.batch_size
-        self.chunks = np.arange(len(view))
-        if config.max_chunks is not None and config.max_chunks < len(view):
-            order = permute(self.chunks, len(view), key(config.seed, SUBSET_STREAM))
-            self.chunks = np.sort(order[: config.max_chunks])
         self._pairs = pairs
         # They stand in an order of their own, so that the first ones are a random subset.
         self._pair_places = np.arange(0 if pairs is None else len(pairs))[: config.max_chunks]
@@ -177,7 +158,7 @@ class Evaluator:
         try:
             with torch.inference_mode():
                 of_chunks = partial(self._chunk_sums, accelerator, model, head)
-                sums = self._add_up(accelerator, self.chunks, of_chunks, should_stop)
+                sums = self._add_up(accelerator, self._masks.chunks, of_chunks, should_stop)
                 if sums is None:
                     return None
                 evaluation = _summarize(sums.tolist())
@@ -199,59 +180,29 @@ class Evaluator:
         """The sums over all sequences, shared out over the processes; None if told to stop."""
         mine = sequences[accelerator.process_index :: accelerator.num_processes]
         largest_share = -(-len(sequences) // accelerator.num_processes)
+        batches = FittingBatches(self._batch_size, accelerator.device)
         sums = np.zeros(NUM_SUMS)
         for number, start in enumerate(range(0, largest_share, self._batch_size)):
             if _any_should_stop(accelerator, number, should_stop):
                 return None
             batch = mine[start : start + self._batch_size]
             if len(batch) > 0:
-                sums += self._sums(accelerator, batch, sums_of)
+                sums += np.stack(batches.map(sums_of, batch)).sum(axis=0)
         if accelerator.num_processes > 1:
             on_device = torch.from_numpy(sums).to(accelerator.device)
             sums = accelerator.reduce(on_device, reduction="sum").cpu().numpy()
         return sums
 
-    def _sums(
-        self, accelerator: Accelerator, batch: Numbers, sums_of: Callable[[Numbers], Sums]
-    ) -> Sums:
-        """The sums of a batch, in smaller ones from where memory has run out."""
-        num_batches = -(-len(batch) // self._fitting_size)
-        try:
-            sums = [sums_of(part) for part in np.array_split(batch, num_batches)]
-            total: Sums = np.stack(sums).sum(axis=0)
-            return total
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-        # Here, not above: the error holds on to the tensors that did not fit.
-        self._fitting_size = min(self._fitting_size, len(batch)) // 2
-        if self._fitting_size == 0:
-            raise ResourceError(
-                "out of memory with one validation chunk; lower chunking.chunk_length, or use a "
-                "smaller model"
-            )
-        free_cached_memory(accelerator.device)
-        return self._sums(accelerator, batch, sums_of)
-
     def _chunk_sums(
         self, accelerator: Accelerator, model: Any, head: MaskedHead, chunks: Numbers
     ) -> Sums:
-        """Sums over chunks of: 1, loss l, masked tokens n, correct, l * l, l * n, n * n."""
-        keys = key(self._seed, MASK_STREAM, chunks)
-        batch = self._collator(self._view.batch(chunks), keys, self._mlm_probability)
-        rows = batch.masked_positions.numpy() // batch.input_ids.shape[1]
-        on_device = batch.to(accelerator.device)
-        labels = on_device.masked_labels()
-        logits = head.outputs(model, on_device).logits.float()
-        losses = functional.cross_entropy(
-            logits, labels, reduction="none", ignore_index=IGNORE_INDEX
-        )
-        loss = np.bincount(rows, weights=losses.cpu().double().numpy(), minlength=len(chunks))
-        masked_rows = rows[: batch.num_masked_tokens]
-        masked = np.bincount(masked_rows, minlength=len(chunks)).astype(np.float64)
-        correct = float((logits.argmax(dim=-1) == labels).sum())
+        """Sums over chunks: 1, loss l, masked tokens n, right, among five, l * l, l * n, n * n."""
+        scores = self._masks.score(model, head, accelerator.device, chunks)
+        rows = np.searchsorted(chunks, scores.chunks)
+        loss = np.bincount(rows, weights=scores.losses, minlength=len(chunks))
+        masked = np.bincount(rows, minlength=len(chunks)).astype(np.float64)
         return np.asarray(
-            [len(chunks), loss.sum(), masked.sum(), correct,
+            [len(chunks), loss.sum(), masked.sum(), scores.is_first.sum(), scores.is_in_five.sum(),
              (loss * loss).sum(), (loss * masked).sum(), (masked * masked).sum()]
         )  # fmt: skip
 
@@ -265,7 +216,7 @@ class Evaluator:
     ) -> Sums:
         """Sums over pairs of: 1, loss, correct; zeros behind them."""
         chunks, keys = pairs.batch(np.zeros_like(places), places)
-        batch = self._collator(chunks, keys, self._mlm_probability).to(accelerator.device)
+        batch = self._masks.collator(chunks, keys, self._mlm_probability).to(accelerator.device)
         losses = head.losses(model, batch)
         assert losses.pair is not None
         assert losses.num_pairs_correct is not None
@@ -286,7 +237,8 @@ def _any_should_stop(
 
 
 def _summarize(sums: list[float]) -> Evaluation:
-    num_chunks, loss_sum, num_masked, num_correct, loss_loss, loss_masked, masked_masked = sums
+    num_chunks, loss_sum, num_masked, num_first, num_in_five, *products = sums
+    loss_loss, loss_masked, masked_masked = products
     if num_masked == 0:
         raise DataError(
             "no token of the validation text was masked; it is too short: add text, or raise "
@@ -311,7 +263,8 @@ def _summarize(sums: list[float]) -> Evaluation:
         loss=loss,
         perplexity=math.exp(loss) if loss < LARGEST_EXPONENT else None,
         perplexity_interval=interval,
-        accuracy=num_correct / num_masked,
+        accuracy=num_first / num_masked,
+        accuracy_top5=num_in_five / num_masked,
         num_masked_tokens=int(num_masked),
         num_chunks=int(num_chunks),
     )

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from mlmtune.config import ChunkingConfig
@@ -73,7 +74,7 @@ class ChunkView:
             store.document_sources[documents], store.lengths[documents], len(store.sources)
         )
         documents = documents[store.lengths[documents] > 0]
-        self._store = store
+        self.store = store
         self._documents = documents
         self._pad_token_id = pad_token_id
         self._token_offsets = store.offsets[documents]
@@ -188,6 +189,20 @@ class ChunkView:
             return int(self.lengths(np.arange(len(self))).sum())
         return self._num_tokens
 
+    def text_fingerprint(self) -> str:
+        """Equal for views of the same documents, wherever they lie and in whatever order."""
+        hashes = np.sort(self.store.content_hashes[self._documents])
+        return xxhash.xxh3_128_hexdigest(hashes.tobytes())
+
+    def per_token(self, counts: NDArray[np.int64]) -> float:
+        """How many of something the text has for each of its tokens.
+
+        Args:
+            counts: (num_documents,) of the store: `num_text_words`, `num_bytes`.
+        """
+        num_tokens = self.store.lengths[self._documents].sum()
+        return float(counts[self._documents].sum() / max(num_tokens, 1))
+
     def documents_in(self, chunk: int) -> list[tuple[int, int]]:
         """Where in a chunk which documents are: column of its first token there, and its number.
 
@@ -208,6 +223,35 @@ class ChunkView:
             and int(self._stream_offsets[place]) < starts + num_stream
         ]
 
+    def positions(self, chunks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(B, T) where in the store each token of some chunks stands; -1 where none does."""
+        prefix, suffix = self._frame
+        starts, num_stream = self._windows(chunks)
+        document, place, inside = self._places(starts, num_stream)
+        is_body = inside & (place >= 0) & (place < self._body_lengths[document])
+        shape = (len(chunks), is_body.shape[1] + len(prefix) + len(suffix))
+        positions = np.full(shape, -1, dtype=np.int64)
+        middle = slice(len(prefix), len(prefix) + is_body.shape[1])
+        positions[:, middle] = np.where(is_body, self._token_offsets[document] + place, -1)
+        return positions
+
+    def _places(
+        self, starts: NDArray[np.int64], num_stream: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+        """Where the W stream tokens of B windows stand.
+
+        Returns:
+            (B, W) the document of each; (B, W) its place in the document's body, which it is
+            outside of if it is a special token; (B, W) whether it is inside the window.
+        """
+        columns = np.arange(int(num_stream.max()))
+        inside = columns < num_stream[:, None]
+        # Positions after a window's end repeat its last token.
+        positions = np.minimum(starts[:, None] + columns, (starts + num_stream - 1)[:, None])
+        document = np.searchsorted(self._stream_offsets, positions, side="right") - 1
+        place = positions - self._stream_offsets[document] - len(self._before)
+        return document, place, inside
+
     def batch(self, chunks: NDArray[np.int64]) -> ChunkBatch:
         """Put chunks together, padded to the longest of them.
 
@@ -216,20 +260,14 @@ class ChunkView:
         """
         prefix, suffix = self._frame
         starts, num_stream = self._windows(chunks)
-        width = int(num_stream.max())
-        columns = np.arange(width)
-        inside = columns < num_stream[:, None]
-
-        # Positions after a chunk's end repeat its last token; they are overwritten below.
-        positions = np.minimum(starts[:, None] + columns, (starts + num_stream - 1)[:, None])
-        document = np.searchsorted(self._stream_offsets, positions, side="right") - 1
-        place = positions - self._stream_offsets[document] - len(self._before)
+        document, place, inside = self._places(starts, num_stream)
         is_body = inside & (place >= 0) & (place < self._body_lengths[document])
         tokens = (self._token_offsets[document] + place)[is_body]
 
-        body = np.full((len(chunks), width), self._pad_token_id, dtype=np.int64)
+        width = is_body.shape[1]
+        body = np.full(is_body.shape, self._pad_token_id, dtype=np.int64)
         word_starts = np.zeros(body.shape, dtype=bool)
-        body[is_body], word_starts[is_body] = self._store.tokens_at(tokens)
+        body[is_body], word_starts[is_body] = self.store.tokens_at(tokens)
         word_starts[:, 0] |= is_body[:, 0]
         if len(self._before):
             at = inside & (place < 0)

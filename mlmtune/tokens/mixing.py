@@ -18,6 +18,29 @@ ORDER_STREAM, MIX_STREAM = 0x7A01, 0x7A05
 """Keep the order of an epoch and that of a source's row apart from other draws of `run.seed`."""
 
 
+def with_replay(
+    weights: NDArray[np.float64], replay: NDArray[np.float64], view: "Countable"
+) -> NDArray[np.float64]:
+    """Weights at which the replayed sources have their shares of an epoch's tokens.
+
+    Args:
+        weights: (S,) of the other sources.
+        replay: (S,) shares; 0 for what is not replayed.
+        view: what an epoch is made of, cut source by source.
+
+    Returns:
+        (S,) weights: of the others as they were. Text that there is too little of is repeated.
+    """
+    is_replayed = replay > 0
+    if not is_replayed.any():
+        return weights
+    num_tokens = view.num_tokens_by_source
+    others = float((num_tokens * weights)[~is_replayed].sum())
+    wanted = replay * others / (1.0 - replay.sum())
+    weighted: NDArray[np.float64] = np.where(is_replayed, wanted / num_tokens.clip(1), weights)
+    return weighted
+
+
 class Countable(Protocol):
     """Sequences that lie one source after the other: a `ChunkView` or a `PairView`.
 

@@ -10,6 +10,8 @@ A store is a folder: a manifest, and shards of some thirty million tokens each.
       lengths.bin          int64 a document: its number of tokens
       content_hashes.bin   uint64 a document: decides its side of the split
       num_characters.bin   int64 a document
+      num_bytes.bin        int64 a document, in UTF-8
+      num_text_words.bin   int64 a document: its words by a rule that no tokenizer changes
       sources.bin          uint16 a document: its source, by the manifest's list
       documents.jsonl      id of each document, a line each
     words-rjieba/          bits that were found later, from other rules; see `marks`
@@ -32,7 +34,7 @@ from numpy.typing import NDArray
 
 from mlmtune.errors import ConfigError, DataError
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 SHARD_TOKENS = 1 << 25
 """Tokens in a shard, more or less: a minute of work."""
@@ -42,6 +44,8 @@ ARRAYS = {
     "lengths": "<i8",
     "content_hashes": "<u8",
     "num_characters": "<i8",
+    "num_bytes": "<i8",
+    "num_text_words": "<i8",
     "sources": "<u2",
 }
 """What a shard holds beside `ids`, whose type is the manifest's."""
@@ -102,6 +106,9 @@ class TokenStore:
         lengths: (num_documents,) int64, tokens of each document.
         content_hashes: (num_documents,) uint64.
         num_characters: (num_documents,) int64.
+        num_bytes: (num_documents,) int64, of the text in UTF-8.
+        num_text_words: (num_documents,) int64, words of the text, as `cleaning.words` finds them:
+            equal for every tokenizer.
         document_sources: (num_documents,) uint16, indices into `sources`.
         sources: where the documents come from.
         funnel: what was found, read and left out, as in corpus.json.
@@ -114,6 +121,8 @@ class TokenStore:
     lengths: NDArray[np.int64]
     content_hashes: NDArray[np.uint64]
     num_characters: NDArray[np.int64]
+    num_bytes: NDArray[np.int64]
+    num_text_words: NDArray[np.int64]
     document_sources: NDArray[np.uint16]
     sources: tuple[StoredSource, ...]
     funnel: dict[str, Any]
@@ -136,13 +145,16 @@ class TokenStore:
             tables.append(arrays)
         joined = {
             name: np.concatenate([np.empty(0, ARRAYS[name]), *(table[name] for table in tables)])
-            for name in ("lengths", "content_hashes", "num_characters", "sources")
+            for name in ARRAYS
+            if name != "word_starts"
         }
         return cls(
             shards=tuple(shards),
             lengths=joined["lengths"],
             content_hashes=joined["content_hashes"],
             num_characters=joined["num_characters"],
+            num_bytes=joined["num_bytes"],
+            num_text_words=joined["num_text_words"],
             document_sources=joined["sources"],
             sources=tuple(StoredSource(**source) for source in manifest["sources"]),
             funnel=manifest["funnel"],
@@ -191,13 +203,6 @@ class TokenStore:
     def num_tokens(self) -> int:
         """Number of body tokens."""
         return int(self.shard_offsets[-1])
-
-    @cached_property
-    def given(self) -> NDArray[np.bool_]:
-        """(num_documents,) whether a document came from `corpus.validation_sources`."""
-        return np.asarray([source.validation for source in self.sources], bool)[
-            self.document_sources
-        ]
 
     @cached_property
     def shard_offsets(self) -> NDArray[np.int64]:
@@ -349,6 +354,8 @@ class StoreWriter:
         lengths: NDArray[np.int64],
         content_hashes: NDArray[np.uint64],
         num_characters: NDArray[np.int64],
+        num_bytes: NDArray[np.int64],
+        num_text_words: NDArray[np.int64],
         sources: NDArray[np.uint16],
         document_ids: Sequence[str],
     ) -> None:
@@ -360,6 +367,8 @@ class StoreWriter:
             lengths: (D,) tokens of each document; they add up to n.
             content_hashes: (D,) hash of each document's normalised text.
             num_characters: (D,) characters of each document.
+            num_bytes: (D,) bytes of each document.
+            num_text_words: (D,) words of each document.
             sources: (D,) index of each document's source.
             document_ids: (D,) id of each document within its source.
         """
@@ -370,6 +379,8 @@ class StoreWriter:
                 "lengths": lengths,
                 "content_hashes": content_hashes,
                 "num_characters": num_characters,
+                "num_bytes": num_bytes,
+                "num_text_words": num_text_words,
                 "sources": sources,
             }
         )

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from mlmtune.config import CorpusConfig, TokenizationConfig
 from mlmtune.console import Console
-from mlmtune.corpus.cleaning import CLEANING_VERSION
+from mlmtune.corpus.cleaning import CLEANING_VERSION, count_words
 from mlmtune.corpus.corpus import read_corpus
 from mlmtune.corpus.document import Document
 from mlmtune.corpus.scanning import Listing, scan
@@ -121,6 +121,8 @@ def describe(config: CorpusConfig, listing: Listing, backend: Tokenizer) -> Ingr
     for section in ("sources", "validation_sources", "exclude_overlap_with"):
         for source in sections[section]:
             del source["weight"]
+            if config.near_duplicates is None:
+                del source["replay"]  # else it says which near-duplicate stays
     made_of = {
         "format": f"{FORMAT_VERSION}.{CLEANING_VERSION}",
         "corpus": _digest(json.dumps(sections, sort_keys=True)),
@@ -362,6 +364,8 @@ def _append(
         lengths,
         content_hashes=np.asarray([document.content_hash for document in batch], dtype=np.uint64),
         num_characters=np.asarray([len(document.text) for document in batch], dtype=np.int64),
+        num_bytes=np.asarray([len(document.text.encode()) for document in batch], dtype=np.int64),
+        num_text_words=np.asarray([count_words(document.text) for document in batch], np.int64),
         sources=np.asarray([document.source for document in batch], dtype=np.uint16),
         document_ids=[document.id for document in batch],
     )

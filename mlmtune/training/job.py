@@ -173,6 +173,7 @@ def _identity(parts: Parts, accelerator: Accelerator) -> dict[str, Any]:
                          "max_validation_chunks"}
             ),
             "weights": [source.weight for source in config.corpus.sources],
+            "replay": [source.replay for source in config.corpus.sources],
             "marks": parts.splits.marks,
         },
         "chunking": config.chunking.model_dump(),
@@ -185,7 +186,7 @@ def _identity(parts: Parts, accelerator: Accelerator) -> dict[str, Any]:
             "max_steps (or as many as its epochs or tokens take)": parts.plan.max_steps,
         },
         "evaluation": config.evaluation.model_dump(
-            include={"seed", "strategy", "mlm_probability", "max_chunks"}
+            include={"seed", "strategy", "mlm_probability", "max_chunks", "general"}
         ),
     }  # fmt: skip
     flat = _flat(sections)

@@ -4,7 +4,7 @@ import math
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -50,7 +50,7 @@ from mlmtune.training.job import (
 from mlmtune.training.memory import fit_micro_batch, shrink_micro_batch
 from mlmtune.training.optimization import learning_rate_at
 from mlmtune.training.progress import Clock, Progress, StepReport
-from mlmtune.training.results import export, fill_examples, summarize
+from mlmtune.training.results import export, fill_examples, forgetting, summarize
 from mlmtune.training.run_dir import RunDir, open_run_dir
 from mlmtune.training.setup import build_parts
 
@@ -485,6 +485,18 @@ def _evaluate(job: Job) -> bool:
     state.evaluations[str(state.step)] = evaluation.to_json()
     job.progress.say(f"after step {state.step}: {evaluation.describe()}")
     _record_evaluation(job, evaluation)
+    if _forgets_too_much(job):
+        job.progress.say(
+            f"general text has lost {forgetting(state, state.step):.3f} nats a token, more than "
+            f"evaluation.max_forgetting: {job.config.evaluation.max_forgetting}; stopping"
+        )
+        if state.best_step is None:
+            job.progress.say(
+                "there was no evaluation before that, so model/ is what has forgotten; evaluate "
+                "more often (evaluation.every), lower optimizer.learning_rate, or mix in general "
+                "text (replay)"
+            )
+        return False
     if state.best_loss is not None and evaluation.loss >= state.best_loss:
         state.num_evaluations_without_improvement += 1
         return False
@@ -494,12 +506,15 @@ def _evaluate(job: Job) -> bool:
 
 
 def _measure(job: Job) -> Evaluation:
-    evaluation = job.parts.evaluator.run(
-        job.accelerator, job.module, job.parts.head, should_stop=lambda: bool(job.stop)
-    )
-    if evaluation is None:
-        _save_and_stop(job, job.stop.signal_number or signal.SIGTERM)  # or another process's
-    return evaluation
+    parts, measured = job.parts, []
+    for evaluator in filter(None, (parts.evaluator, parts.general_evaluator)):
+        evaluation = evaluator.run(
+            job.accelerator, job.module, parts.head, should_stop=lambda: bool(job.stop)
+        )
+        if evaluation is None:
+            _save_and_stop(job, job.stop.signal_number or signal.SIGTERM)  # or another process's
+        measured.append(evaluation)
+    return replace(measured[0], general=measured[1] if len(measured) > 1 else None)
 
 
 def _record_evaluation(job: Job, evaluation: Evaluation) -> None:
@@ -522,7 +537,15 @@ def _evaluation_is_pending(job: Job) -> bool:
 
 def _is_stopped_early(job: Job) -> bool:
     patience = job.config.training.early_stopping_patience
-    return patience is not None and job.state.num_evaluations_without_improvement >= patience
+    is_tired = patience is not None and job.state.num_evaluations_without_improvement >= patience
+    return is_tired or _forgets_too_much(job)
+
+
+def _forgets_too_much(job: Job) -> bool:
+    """Whether the evaluation of the current step, if there was one, says so."""
+    limit = job.config.evaluation.max_forgetting
+    is_measured = str(job.state.step) in job.state.evaluations
+    return limit is not None and is_measured and forgetting(job.state, job.state.step) > limit
 
 
 def _save(job: Job) -> Path:

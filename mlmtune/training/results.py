@@ -9,10 +9,18 @@ from typing import Any
 import torch
 
 from mlmtune.evaluation.fill_mask import fill_mask
-from mlmtune.training.checkpoint import checkpoint_path, load_weights, save_model
+from mlmtune.training.checkpoint import (
+    TrainState,
+    checkpoint_path,
+    load_weights,
+    save_model,
+)
 from mlmtune.training.environment import peak_memory_bytes
 from mlmtune.training.job import Job
 from mlmtune.training.run_dir import CHECKPOINTS_STAY, TEMPORARY_PREFIX, removing, writing_to
+
+GENERAL = ("general_loss", "general_perplexity", "general_accuracy", "general_accuracy_top5")
+"""What eval_results.json has of general text both before and after."""
 
 
 def export(job: Job) -> dict[str, Any]:
@@ -32,11 +40,13 @@ def export(job: Job) -> dict[str, Any]:
         **evaluation,
         "loss_before": state.evaluation_before["loss"],
         "accuracy_before": state.evaluation_before["accuracy"],
+        "accuracy_top5_before": state.evaluation_before["accuracy_top5"],
         **{
             f"{name}_before": state.evaluation_before[name]
-            for name in ("pair_loss", "pair_accuracy")
+            for name in ("pair_loss", "pair_accuracy", *GENERAL)
             if name in evaluation
         },
+        **({"forgetting": forgetting(state, step)} if "general_loss" in evaluation else {}),
         "step": step,
         "model_head_was_new": job.parts.loaded.head_is_new,
     }
@@ -50,6 +60,13 @@ def export(job: Job) -> dict[str, Any]:
         run.write_status("finished", exit_code=0, step=state.step, max_steps=state.step)
     job.accelerator.wait_for_everyone()
     return results
+
+
+def forgetting(state: TrainState, step: int) -> float:
+    """Nats a token that general text has lost by a step at which it was measured."""
+    assert state.evaluation_before is not None
+    before: float = state.evaluation_before["general_loss"]
+    return float(state.evaluations[str(step)]["general_loss"] - before)
 
 
 def _train_results(job: Job) -> dict[str, Any]:
@@ -99,6 +116,15 @@ def summarize(job: Job, results: dict[str, Any]) -> None:
         show(
             f"pairs told right: {results['eval_pair_accuracy_before']:.1%} before, "
             f"{results['eval_pair_accuracy']:.1%} after, of {results['eval_num_pairs']:,}"
+        )
+    if "eval_forgetting" in results:
+        before, after = (
+            results["eval_general_perplexity_before"],
+            results["eval_general_perplexity"],
+        )
+        show(
+            f"general text: perplexity {_number(before)} before, {_number(after)} after "
+            f"({results['eval_forgetting']:+.3f} nats a token)"
         )
     show(
         f"{results['train_tokens_per_second']:,.0f} tokens/s, {results['train_runtime']:.0f} s, "

@@ -16,6 +16,7 @@ from mlmtune.console import Console
 from mlmtune.corpus.scanning import Listing
 from mlmtune.evaluation.fill_mask import encode_masked_text
 from mlmtune.evaluation.perplexity import Evaluator
+from mlmtune.evaluation.scoring import FixedMasks
 from mlmtune.masking.collator import MaskingCollator
 from mlmtune.modeling.device import precision_of
 from mlmtune.modeling.loading import (
@@ -27,6 +28,7 @@ from mlmtune.modeling.loading import (
     start_from_frequencies,
 )
 from mlmtune.modeling.masked_head import MaskedHead
+from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.mixing import Mixture
 from mlmtune.tokens.pairs import PairSequences
 from mlmtune.tokens.sequences import ChunkSequences, Sequences
@@ -35,6 +37,9 @@ from mlmtune.tokens.store import TokenStore
 from mlmtune.tokens.tokenization import list_text
 from mlmtune.training.plan import Plan, default_epochs
 from mlmtune.training.stream import TrainingStream
+
+GENERAL_CHUNKS = 1000
+"""How much of general text is measured unless `evaluation.max_chunks` says otherwise."""
 
 UNKNOWN_SHARE = 0.05
 """Share of unknown tokens beyond which a model learns little from a text."""
@@ -51,6 +56,7 @@ class Measurable:
         store: the tokenized corpus, both sides.
         splits: its two sides, as chunks.
         evaluator: validation on fixed masks.
+        general_evaluator: the same on general text; None without any.
     """
 
     listing: Listing | None
@@ -59,6 +65,7 @@ class Measurable:
     store: TokenStore
     splits: Splits
     evaluator: Evaluator
+    general_evaluator: Evaluator | None
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,7 @@ def prepare(config: Config, console: Console, *, rebuilds: bool, refresh: bool) 
 
 def _uses(config: Config) -> Uses:
     strategies = {"masking": config.masking.strategy, "evaluation": config.evaluation.strategy}
-    return Uses(config.objective, strategies)
+    return Uses(config.objective, strategies, tuple(config.evaluation.general))
 
 
 def _say_what_the_hub_is(config: Config, console: Console) -> None:
@@ -186,15 +193,33 @@ def build_measurable(config: Config, accelerator: Accelerator, console: Console)
     if loaded.head_is_new:
         vocabulary_size = loaded.model.get_input_embeddings().num_embeddings
         start_from_frequencies(loaded, splits.train.token_counts(vocabulary_size))
-    evaluator = Evaluator(
-        splits.validation,
-        loaded.tokenizer,
-        config.evaluation,
-        with_token_type_ids=loaded.has_token_types,
-        is_for_compiled_model=config.training.compile,
-        pairs=_validation_pairs(splits, config),
-    )
-    return Measurable(listing, loaded, head, store, splits, evaluator)
+    masks, general_masks = fixed_masks(splits, loaded, config)
+    evaluator = Evaluator(masks, config.evaluation, _validation_pairs(splits, config))
+    general_evaluator = None
+    if general_masks is not None:
+        general_evaluator = Evaluator(general_masks, config.evaluation)
+    return Measurable(listing, loaded, head, store, splits, evaluator, general_evaluator)
+
+
+def fixed_masks(
+    splits: Splits, loaded: LoadedModel, config: Config
+) -> tuple[FixedMasks, FixedMasks | None]:
+    """The chunks that a model is measured on, masked: of the domain, and of general text."""
+
+    def masks(view: ChunkView, max_chunks: int | None) -> FixedMasks:
+        return FixedMasks(
+            view,
+            loaded.tokenizer,
+            config.evaluation.model_copy(update={"max_chunks": max_chunks}),
+            with_token_type_ids=loaded.has_token_types,
+            is_for_compiled_model=config.training.compile,
+        )
+
+    max_chunks = config.evaluation.max_chunks
+    of_domain = masks(splits.validation, max_chunks)
+    if splits.general is None:
+        return of_domain, None
+    return of_domain, masks(splits.general, max_chunks or GENERAL_CHUNKS)
 
 
 def _validation_pairs(splits: Splits, config: Config) -> PairSequences | None:

@@ -332,7 +332,7 @@ def test_all_of_the_training_text_in_validation_is_an_error(folder):
 def test_the_side_of_a_document_depends_on_its_content_only(folder):
     def sides(reading):
         hashes = np.array([kept.content_hash for kept in reading.kept], np.uint64)
-        mask = validation_mask(hashes, np.zeros(len(hashes), bool), config)
+        mask = validation_mask(hashes, np.zeros(len(hashes), int), config)
         return dict(zip(reading.texts, mask, strict=True))
 
     config = CorpusConfig(sources=[source("x")], validation_fraction=0.3)
@@ -373,7 +373,7 @@ def test_of_two_versions_of_a_page_one_stays_and_it_is_that_of_validation(versio
 
     hashes = np.array([document.content_hash for document in before.kept], np.uint64)
     config = CorpusConfig(sources=[source("x")], **fields)
-    mask = validation_mask(hashes, np.zeros(len(hashes), bool), config)
+    mask = validation_mask(hashes, np.zeros(len(hashes), int), config)
     held_out = {id_ for id_, is_held_out in zip(before.ids, mask, strict=True) if is_held_out}
     # Of each page with a version on the validation side, that version (the first of two) stays.
     for page in {id_[:2] for id_ in held_out}:

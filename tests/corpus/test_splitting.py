@@ -14,7 +14,7 @@ def config(**settings):
 
 def split(hashes, **settings):
     hashes = np.asarray(hashes, dtype=np.uint64)
-    return validation_mask(hashes, np.zeros(len(hashes), dtype=bool), config(**settings))
+    return validation_mask(hashes, np.zeros(len(hashes), dtype=int), config(**settings))
 
 
 hashes = st.lists(st.integers(0, 2**64 - 1), min_size=2, max_size=50, unique=True)
@@ -50,8 +50,11 @@ def test_a_larger_fraction_only_adds_to_validation():
 
 
 def test_given_documents_are_the_validation_side():
-    given_mask = np.array([True, False, True])
-    mask = validation_mask(np.arange(3, dtype=np.uint64), given_mask, config())
+    held_out = [SourceConfig(format="text", path="y")]
+    sources = np.array([0, 1, 0])
+    mask = validation_mask(
+        np.arange(3, dtype=np.uint64), sources, config(validation_sources=held_out)
+    )
     assert mask.tolist() == [True, False, True]
 
 
@@ -61,5 +64,23 @@ def test_a_single_document_cannot_be_split():
 
 
 def test_nothing_to_train_on_is_an_error():
+    all_given = config(validation_sources=[SourceConfig(format="text", path="y")])
     with pytest.raises(DataError, match="none is left to train on"):
-        validation_mask(np.arange(2, dtype=np.uint64), np.ones(2, dtype=bool), config())
+        validation_mask(np.arange(2, dtype=np.uint64), np.zeros(2, dtype=int), all_given)
+
+
+@given(hashes=hashes, seed=st.integers(0, 2**63 - 1), data=st.data())
+def test_replayed_text_is_trained_on_and_moves_no_other_document(hashes, seed, data):
+    replayed = SourceConfig(format="text", path="y", replay=0.5)
+    domain = SourceConfig(format="text", path="x")
+    hashes = np.asarray(hashes, dtype=np.uint64)
+    more = np.asarray(data.draw(st.lists(st.integers(0, 2**64 - 1), max_size=9)), np.uint64)
+    alone = validation_mask(
+        hashes, np.zeros(len(hashes), int), CorpusConfig(sources=[domain], split_seed=seed)
+    )
+    both = validation_mask(
+        np.concatenate([hashes, more]),
+        np.repeat([0, 1], [len(hashes), len(more)]),
+        CorpusConfig(sources=[domain, replayed], split_seed=seed),
+    )
+    assert both.tolist() == alone.tolist() + [False] * len(more)

@@ -10,8 +10,9 @@ from accelerate.state import AcceleratorState, PartialState
 
 from mlmtune.config import ChunkingConfig, EvaluationConfig, MaskingConfig
 from mlmtune.errors import DataError, DivergedError
-from mlmtune.evaluation import perplexity
-from mlmtune.evaluation.perplexity import Evaluation, Evaluator
+from mlmtune.evaluation import scoring
+from mlmtune.evaluation.perplexity import Evaluation, Evaluator, _summarize
+from mlmtune.evaluation.scoring import FixedMasks
 from mlmtune.masking.collator import MaskingCollator
 from mlmtune.modeling.masked_head import MaskedHead
 from mlmtune.randomness import key
@@ -60,12 +61,15 @@ def make_view(make_store, tokenizer, num_documents, lengths=(1, 41)):
     return ChunkView(make_store(documents), np.arange(num_documents), config, special, 0)
 
 
+def make_evaluator(view, tokenizer, **settings):
+    config = EvaluationConfig(**settings)
+    return Evaluator(FixedMasks(view, tokenizer, config, with_token_type_ids=True), config)
+
+
 @pytest.fixture
 def evaluate(accelerator, tokenizer, view):
     def run(model, view=view, **settings):
-        evaluator = Evaluator(
-            view, tokenizer, EvaluationConfig(**settings), with_token_type_ids=True
-        )
+        evaluator = make_evaluator(view, tokenizer, **settings)
         return evaluator.run(accelerator, model, MaskedHead(model, len(tokenizer)))
 
     return run
@@ -78,7 +82,7 @@ def reference(model, tokenizer, view, mlm_probability=0.15):
     losses, hits = [], []
     for chunk in range(len(view)):
         chunks = np.asarray([chunk])
-        keys = key(0, perplexity.MASK_STREAM, chunks)
+        keys = key(0, scoring.MASK_STREAM, chunks)
         batch = collator(view.batch(chunks), keys, mlm_probability)
         with torch.no_grad():
             logits = model(**batch.model_inputs()).logits[0].double()
@@ -160,7 +164,7 @@ def test_evaluating_leaves_no_gradient(model, evaluate):
 def test_a_subset_of_chunks_is_fixed(accelerator, model, tokenizer, view, evaluate):
     def chunks(**settings):
         config = EvaluationConfig(**settings)
-        return Evaluator(view, tokenizer, config, with_token_type_ids=True).chunks.tolist()
+        return FixedMasks(view, tokenizer, config, with_token_type_ids=True).chunks.tolist()
 
     subset = chunks(max_chunks=10)
     assert len(set(subset)) == 10
@@ -178,7 +182,7 @@ def test_a_subset_of_chunks_is_fixed(accelerator, model, tokenizer, view, evalua
 def test_processes_share_the_chunks_and_measure_the_same(
     accelerator, model, tokenizer, view, monkeypatch
 ):
-    evaluator = Evaluator(view, tokenizer, EvaluationConfig(), with_token_type_ids=True)
+    evaluator = make_evaluator(view, tokenizer)
     head = MaskedHead(model, len(tokenizer))
     whole = evaluator.run(accelerator, model, head)
 
@@ -214,13 +218,13 @@ def test_a_process_gives_up_when_another_is_told_to_stop(model, tokenizer, view)
             assert tensor.ndim == 0
             return tensor + 1
 
-    evaluator = Evaluator(view, tokenizer, EvaluationConfig(), with_token_type_ids=True)
+    evaluator = make_evaluator(view, tokenizer)
     head = MaskedHead(model, len(tokenizer))
     assert evaluator.run(Two(), model, head, should_stop=lambda: False) is None
 
 
 def test_it_gives_up_between_batches_when_it_is_told_to(accelerator, model, tokenizer, view):
-    evaluator = Evaluator(view, tokenizer, EvaluationConfig(batch_size=4), with_token_type_ids=True)
+    evaluator = make_evaluator(view, tokenizer, batch_size=4)
     head, answers = MaskedHead(model, len(tokenizer)), iter([False, True])
     model.train()
     assert evaluator.run(accelerator, model, head, lambda: next(answers)) is None
@@ -273,9 +277,9 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     for _ in range(1000):
         masked = draw.integers(1, 20, 60)
         losses = masked * draw.gamma(4.0, 0.5, 60)  # the true mean is 2
-        sums = [60, losses.sum(), masked.sum(), 0, (losses * losses).sum(),
+        sums = [60, losses.sum(), masked.sum(), 0, 0, (losses * losses).sum(),
                 (losses * masked).sum(), (masked * masked).sum()]  # fmt: skip
-        low, high = perplexity._summarize([float(value) for value in sums]).perplexity_interval
+        low, high = _summarize([float(value) for value in sums]).perplexity_interval
         covered += math.log(low) <= 2.0 <= math.log(high)
     assert 0.92 <= covered / 1000 <= 0.97
 
@@ -288,6 +292,6 @@ def test_one_chunk_has_no_interval(model, make_store, tokenizer, evaluate):
 
 
 def test_a_result_is_told_in_one_line():
-    found = Evaluation(2.0, math.exp(2.0), (7.0, 7.8), 0.5, 12_345, 10)
+    found = Evaluation(2.0, math.exp(2.0), (7.0, 7.8), 0.5, 0.7, 12_345, 10)
     line = "perplexity 7.39 [7.00, 7.80], accuracy 50.0% on 12,345 masked tokens"
     assert found.describe() == line

@@ -33,6 +33,8 @@ def append(writer, documents, first=0):
         lengths=np.asarray([len(document) for document in documents], dtype=np.int64),
         content_hashes=np.asarray([2**64 - 1 - n for n in numbers], dtype=np.uint64),
         num_characters=np.asarray([7 * n for n in numbers], dtype=np.int64),
+        num_bytes=np.asarray([8 * n for n in numbers], dtype=np.int64),
+        num_text_words=np.asarray([2 * n for n in numbers], dtype=np.int64),
         sources=np.asarray([n % 3 != 0 for n in numbers], dtype=np.uint16),
         document_ids=[f"{n}.txt" for n in numbers],
     )
@@ -72,8 +74,9 @@ def test_what_is_appended_is_what_is_opened(shard_tokens, batches):
         numbers = np.arange(len(documents))
         assert store.lengths.tolist() == [len(document) for document in documents]
         assert store.content_hashes.tolist() == [2**64 - 1 - n for n in numbers.tolist()]
-        assert store.given.tolist() == (numbers % 3 == 0).tolist()
         assert store.num_characters.tolist() == (7 * numbers).tolist()
+        assert store.num_bytes.tolist() == (8 * numbers).tolist()
+        assert store.num_text_words.tolist() == (2 * numbers).tolist()
         assert store.funnel == {"documents": len(documents)}
         wanted = numbers[::-2].tolist()
         assert store.document_ids(wanted) == [f"{n}.txt" for n in wanted]
@@ -175,7 +178,7 @@ def test_every_file_is_flushed_to_the_disk_before_the_store_gets_its_name(tmp_pa
     monkeypatch.setattr("os.fsync", lambda number: flushed.add(os.fstat(number).st_ino))
     write(tmp_path / "store", [[(5, True)]])
     files = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
-    assert len(files) == 9
+    assert len(files) == 11
     assert {path.stat().st_ino for path in files} <= flushed
 
 
