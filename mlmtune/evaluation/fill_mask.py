@@ -131,6 +131,7 @@ def encode_masked_text(tokenizer: PreTrainedTokenizerFast, text: str) -> BatchEn
         return_tensors="pt",
         truncation=False,
         padding=False,
+        verbose=False,  # that it is too long is said below
     )
     ids = encoding["input_ids"]
     if not (ids == tokenizer.mask_token_id).any():

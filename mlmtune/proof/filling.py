@@ -6,6 +6,7 @@ import textwrap
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from shutil import get_terminal_size
 from typing import Any
 
@@ -28,10 +29,11 @@ from mlmtune.modeling.names import short_names
 
 PROMPT = "text> "
 
-COLUMN_WIDTH = 32
-"""What is longer goes on below: two models and the words asked for fit 80 characters."""
-LABEL_WIDTH = 20
 SCORE_WIDTH = len("<0.001%")
+LABEL_WIDTH = 16
+MIN_COLUMN_WIDTH = SCORE_WIDTH + len("  rank 30,522")
+MAX_COLUMN_WIDTH = 32
+"""What is longer goes on in the line below."""
 
 Cell = list[str]
 """The lines of one place in a table."""
@@ -244,29 +246,31 @@ def _table(names: Sequence[str], masks: Sequence[MaskPredictions], width: int) -
     ranks = [[str(rank)] for rank in range(1, num_candidates + 1)]
     words = [_wrapped(target.word, LABEL_WIDTH) for target in masks[0].targets]
     labels: list[Cell] = [[""], *ranks, *words]
-    columns = [_column(name, mask, num_candidates) for name, mask in zip(names, masks, strict=True)]
     room = width - len("  ") - _widest(labels)
+    share = room // len(masks) - len("  ")
+    column_width = min(max(share, MIN_COLUMN_WIDTH), MAX_COLUMN_WIDTH)
+    columns = [
+        _column(name, mask, num_candidates, column_width)
+        for name, mask in zip(names, masks, strict=True)
+    ]
     while columns:
-        num_fitting, taken = 0, 0
-        for column in columns:
-            taken += len("  ") + _widest(column)
-            num_fitting += taken <= room
-        num_fitting = max(1, num_fitting)
+        ends = accumulate(len("  ") + _widest(column) for column in columns)
+        num_fitting = max(1, sum(end <= room for end in ends))
         yield from _side_by_side([labels, *columns[:num_fitting]])
         columns = columns[num_fitting:]
 
 
-def _column(name: str, mask: MaskPredictions, num_candidates: int) -> list[Cell]:
+def _column(name: str, mask: MaskPredictions, num_candidates: int, width: int) -> list[Cell]:
     """The name, the candidates, the targets."""
-    candidates = [_scored(p.score, _printable(p.token_str)) for p in mask.predictions]
+    candidates = [_scored(p.score, _printable(p.token_str), width) for p in mask.predictions]
     nothing: list[Cell] = [[""]] * (num_candidates - len(candidates))  # a tiny vocabulary
     targets = [
-        _wrapped(_standing(target), COLUMN_WIDTH)
+        _wrapped(_standing(target), width)
         if target.score is None
-        else _scored(target.score, _standing(target))
+        else _scored(target.score, _standing(target), width)
         for target in mask.targets
     ]
-    return [_wrapped(name, COLUMN_WIDTH), *candidates, *nothing, *targets]
+    return [_wrapped(name, width), *candidates, *nothing, *targets]
 
 
 def _side_by_side(columns: Sequence[Sequence[Cell]]) -> Iterator[str]:
@@ -280,8 +284,8 @@ def _side_by_side(columns: Sequence[Sequence[Cell]]) -> Iterator[str]:
             yield f"  {'  '.join(parts)}".rstrip()
 
 
-def _scored(score: float, text: str) -> Cell:
-    first, *rest = _wrapped(text, COLUMN_WIDTH - SCORE_WIDTH - len("  "))
+def _scored(score: float, text: str, width: int) -> Cell:
+    first, *rest = _wrapped(text, width - SCORE_WIDTH - len("  "))
     return [
         f"{_percent(score):>{SCORE_WIDTH}}  {first}",
         *(f"{'':{SCORE_WIDTH}}  {line}" for line in rest),
