@@ -7,9 +7,10 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -17,9 +18,6 @@ from mlmtune import __version__
 from mlmtune.console import Console
 from mlmtune.errors import ConfigError, ResourceError, StoppedAtOnce, explain
 from mlmtune.training.launched import follow_launcher, is_launched, report
-
-if TYPE_CHECKING:
-    from mlmtune.evaluation.fill_mask import Prediction
 
 app = typer.Typer(
     add_completion=False,
@@ -41,6 +39,14 @@ ModelName = Annotated[
     str,
     typer.Option(
         "--model", metavar="MODEL", help="A folder, a hub name, or package://NAME/FOLDER."
+    ),
+]
+ModelNames = Annotated[
+    list[str],
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        help="A folder, a hub name, or package://NAME/FOLDER; several times to compare models.",
     ),
 ]
 NumProcesses = Annotated[
@@ -163,78 +169,93 @@ def evaluate(
 
 @app.command()
 def fill(
-    model: ModelName,
+    models: ModelNames,
     texts: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="TEXT...", help="Sentences with [MASK] in them.", show_default=False
+            metavar="TEXT...",
+            help="Sentences with [MASK] in them; - reads them from standard input, one a line.",
+            show_default=False,
         ),
     ] = None,
     text_file: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Sentences, one a line.", show_default=False),
+        typer.Option(
+            metavar="FILE", help="Sentences, one a line; - is standard input.", show_default=False
+        ),
+    ] = None,
+    targets: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORD,...",
+            help="Words to look up at each mask, with commas between them: how probable each is, "
+            "and its rank in the vocabulary.",
+            show_default=False,
+        ),
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Candidates for each mask.")] = 5,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a model puts in the place of [MASK]."""
-    sentences = list(texts or [])
+    """Show what models put in the place of [MASK], side by side.
+
+    Sentences that are not given are read from standard input, one a line; on a terminal they are
+    asked for until Ctrl-D. A model's own mask token may stand for [MASK].
+
+    The JSON is a list with {text, models} for each sentence; in models {name, model, head_is_new,
+    masks} for each model; in masks {predictions, targets} for each mask; in predictions {score,
+    token, token_str, sequence}; in targets {word, pieces, token, token_str, score, rank}, the last
+    four null where no token of the vocabulary is the word.
+    """
+    words = _listed_words(targets)
+    sentences = _given_sentences(texts or [], text_file)
+    if sentences is None:
+        with suppress(ImportError):
+            import readline  # noqa: F401  # gives input() its line editing and its history
+
+    from mlmtune.proof.filling import MaskFiller, converse, show
+
+    console = Console(notes_to_stderr=True)
+    filler = MaskFiller(models, sentences or [], words, top_k, console)
+    if sentences is None:
+        converse(lambda text: show([filler.fill(text)], console, as_json=as_json), console)
+    else:
+        show(map(filler.fill, sentences), console, as_json=as_json)
+
+
+def _listed_words(targets: str | None) -> list[str]:
+    words = [word.strip() for word in (targets or "").split(",") if word.strip()]
+    if targets is not None and not words:
+        raise ConfigError("--targets: there is no word; give some, such as cluster,node")
+    return list(dict.fromkeys(words))
+
+
+def _given_sentences(texts: list[str], text_file: Path | None) -> list[str] | None:
+    """The sentences to fill; None where a person is to be asked for them."""
+    if not texts and text_file is None:
+        if sys.stdin is not None and sys.stdin.isatty():
+            return None
+        texts = ["-"]
+    sentences: list[str] = []
+    for text in texts:
+        sentences += _read_lines("-", "standard input") if text == "-" else [text]
     if text_file is not None:
-        try:
-            lines = text_file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"--text-file {text_file}: cannot be read ({error})") from error
-        sentences += [line for line in lines if line.strip()]
+        sentences += _read_lines(str(text_file), f"--text-file {text_file}")
     if not sentences:
         raise ConfigError('nothing to fill; give a sentence, such as "Deploy the [MASK] first."')
-
-    import torch
-
-    from mlmtune.config import ModelConfig
-    from mlmtune.evaluation.fill_mask import fill_mask
-    from mlmtune.modeling.loading import load_pretrained
-
-    loaded = load_pretrained(
-        ModelConfig(name_or_path=model),
-        objective="mlm",
-        chunk_length=1,
-        device=torch.device("cpu"),
-        precision="fp32",
-        seed=0,
-    )
-    if loaded.head_is_new:
-        console = Console(notes_to_stderr=True)
-        console.say(
-            f"{model} has no masked-LM head; it gets a new one, so its predictions mean nothing"
-        )
-    filled = [fill_mask(loaded.model, loaded.tokenizer, text, top_k) for text in sentences]
-    if as_json:
-        _print_predictions_as_json(sentences, filled)
-    else:
-        _print_predictions(sentences, filled)
+    return sentences
 
 
-def _print_predictions_as_json(
-    sentences: list[str], filled: list[list[list["Prediction"]]]
-) -> None:
-    from dataclasses import asdict
-
-    records = [
-        {"text": text, "masks": [[asdict(prediction) for prediction in mask] for mask in masks]}
-        for text, masks in zip(sentences, filled, strict=True)
-    ]
-    print(json.dumps(records, indent=2, ensure_ascii=False))
-
-
-def _print_predictions(sentences: list[str], filled: list[list[list["Prediction"]]]) -> None:
-    for text, masks in zip(sentences, filled, strict=True):
-        print(text)
-        for number, mask in enumerate(masks, start=1):
-            if len(masks) > 1:
-                print(f"  mask {number} of {len(masks)}")
-            width = max(len(prediction.token_str) for prediction in mask)
-            for p in mask:
-                print(f"  {p.score:6.1%}  {p.token:>6}  {p.token_str:<{width}}  {p.sequence}")
+def _read_lines(path: str, where: str) -> list[str]:
+    """The lines of a file, or of standard input for `-`, that are not blank."""
+    try:
+        if path != "-":
+            content = Path(path).read_bytes()
+        else:
+            content = b"" if sys.stdin is None else sys.stdin.buffer.read()
+        lines = content.decode("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{where}: cannot be read ({error})") from error
+    return [line for line in lines if line.strip()]
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """The commands: what they print, and the one line and exit code of each thing that goes wrong."""
 
 import gzip
+import io
 import json
 import os
 import re
@@ -322,7 +323,7 @@ def test_fill_prints_candidates(command: Command, model_dir: Path) -> None:
     assert result.code == 0
     lines = result.out.splitlines()
     assert lines[0] == SENTENCES[0]
-    assert len(lines) == 1 + 3 + 1 + 2 * (1 + 3)
+    assert len(lines) == 1 + 3 + 1 + 1 + 2 * (1 + 3)
     assert all("%" in line for line in lines[1:4])
     assert [line.strip() for line in lines if "mask " in line] == ["mask 1 of 2", "mask 2 of 2"]
 
@@ -333,25 +334,97 @@ def test_fill_as_json(command: Command, model_dir: Path, tmp_path: Path) -> None
     result = command("fill", "--model", model_dir, "--json", "--text-file", file)
     records = json.loads(result.out)
     assert [record["text"] for record in records] == SENTENCES
-    assert [len(record["masks"]) for record in records] == [1, 2]
-    for candidates in (mask for record in records for mask in record["masks"]):
+    answers = [answer for record in records for answer in record["models"]]
+    assert [answer["name"] for answer in answers] == ["tiny-bert", "tiny-bert"]
+    assert [len(answer["masks"]) for answer in answers] == [1, 2]
+    for mask in (mask for answer in answers for mask in answer["masks"]):
+        candidates = mask["predictions"]
         assert len(candidates) == 5
         scores = [candidate["score"] for candidate in candidates]
         assert scores == sorted(scores, reverse=True)
         assert candidates[0].keys() == {"score", "token", "token_str", "sequence"}
+        assert mask["targets"] == []
     given = command("fill", "--model", model_dir, "--json", *SENTENCES)
     assert json.loads(given.out) == records
+
+
+def test_fill_sets_models_side_by_side(
+    command: Command, model_dir: Path, pair_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    result = command(
+        "fill", "--model", model_dir, "--model", pair_model_dir, "--top-k", 2,
+        "--targets", "node, k8s,node", SENTENCES[0],
+    )  # fmt: skip
+    assert (result.code, result.err) == (0, "")
+    text, names, *rows = result.out.splitlines()
+    assert text == SENTENCES[0]
+    assert names.split() == ["tiny-bert", "tiny-bert-of-pairs"]
+    assert [row.split()[0] for row in rows] == ["1", "2", "node", "k8s"]
+    assert all(row.count("%") == 2 for row in rows[:3])
+    assert rows[2].count("rank") == 2
+    assert rows[3].count("not one token: k ##8 ##s") == 2
+
+
+class StandardInput(io.TextIOWrapper):
+    """What is piped into the command."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [([], SENTENCES), (["-"], SENTENCES), (["--text-file", "-"], SENTENCES),
+     (["a [MASK]", "-"], ["a [MASK]", *SENTENCES])],
+)  # fmt: skip
+def test_fill_reads_standard_input(
+    command: Command,
+    model_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    expected: list[str],
+) -> None:
+    piped = "\ufeff" + "\r\n  \n".join(SENTENCES)
+    monkeypatch.setattr(sys, "stdin", StandardInput(piped.encode()))
+    result = command("fill", "--model", model_dir, "--json", *arguments)
+    assert [record["text"] for record in json.loads(result.out)] == expected
+
+
+def test_fill_leaves_standard_input_alone_where_sentences_are_given(
+    command: Command, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    piped = StandardInput(b"the [MASK]")
+    monkeypatch.setattr(sys, "stdin", piped)
+    assert command("fill", "--model", model_dir, SENTENCES[0]).out.startswith(SENTENCES[0])
+    assert piped.buffer.read() == b"the [MASK]"
 
 
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [([], "nothing to fill"), (["no mask here"], "there is no [MASK] in 'no mask here'"),
-     (["--text-file", "missing.txt"], "missing.txt"), (["[MASK] " + "the " * 80], "64")],
+     (["--text-file", "missing.txt"], "missing.txt"), (["[MASK] " + "the " * 80], "64"),
+     (["[MASK]", "--targets", " ,"], "--targets"), (["\udcff [MASK]"], "UTF-8"),
+     (["[MASK]", "--model", "./nowhere"], "./nowhere")],
 )  # fmt: skip
 def test_what_cannot_be_filled(
-    command: Command, model_dir: Path, arguments: list[str], part: str
+    command: Command,
+    model_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    part: str,
 ) -> None:
+    monkeypatch.setattr(sys, "stdin", StandardInput(b"\n \n"))
     assert_fails(command("fill", "--model", model_dir, *arguments), 2, part)
+
+
+def test_standard_input_that_is_not_utf8_or_not_there(
+    command: Command, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", StandardInput(b"\xff [MASK]\n"))
+    assert_fails(command("fill", "--model", model_dir), 2, "standard input", "utf-8")
+    monkeypatch.setattr(sys, "stdin", None)
+    assert_fails(command("fill", "--model", model_dir), 2, "nothing to fill")
 
 
 def test_eval(command: Command, model_dir: Path, config_file: Callable[..., Path]) -> None:

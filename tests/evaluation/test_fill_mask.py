@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mlmtune.errors import ConfigError
-from mlmtune.evaluation.fill_mask import fill_mask
+from mlmtune.evaluation.fill_mask import TargetWords, fill_mask, predict_masks
 
 
 def large_weights(model):
@@ -117,3 +117,107 @@ def test_a_text_longer_than_the_model_takes_is_refused(pair):
     assert len(fill_mask(model, tokenizer, fits)) == 1
     with pytest.raises(ConfigError, match=r"has \d+ tokens, .* takes 64; shorten"):
         fill_mask(model, tokenizer, "a " * 70 + "[MASK]")
+
+
+def test_a_text_that_is_not_unicode_is_refused(pair):
+    with pytest.raises(ConfigError, match="is not UTF-8 text"):
+        fill_mask(*pair, "\udcff [MASK]")
+    with pytest.raises(ConfigError, match="is not UTF-8 text"):
+        TargetWords(["\udcff"], pair[1])
+
+
+# ------------------------------------------------------------------------------------- targets
+
+
+def test_a_target_has_its_probability_and_its_rank(pair):
+    model, tokenizer = pair
+    text = "the [MASK] is [MASK]"
+    everything = fill_mask(model, tokenizer, text, top_k=len(tokenizer))
+    masks = predict_masks(model, tokenizer, text, 3, TargetWords(["a", "the"], tokenizer))
+    assert [list(mask.predictions) for mask in masks] == fill_mask(model, tokenizer, text, 3)
+    for mask, candidates in zip(masks, everything, strict=True):
+        assert [target.word for target in mask.targets] == ["a", "the"]
+        for target in mask.targets:
+            if target.token is not None:
+                assert target.score == pytest.approx(candidates[target.rank - 1].score)
+                assert candidates[target.rank - 1].score == next(
+                    c.score for c in candidates if c.token == target.token
+                )
+    assert masks[0].targets[0].token is not None
+
+
+def found(tokenizer, word, before):
+    [target] = TargetWords([word], tokenizer).at(before)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("word", "before", "token"),
+    [("storage", "the ", "storage"), ("Storage", "", "storage"), ("storage", "(", "storage"),
+     ("##s", "key", "##s"), ("[UNK]", "the ", "[UNK]"), ("[SEP]", "the ", "[SEP]"),
+     (".", "the ", ".")],
+)  # fmt: skip
+def test_a_target_of_wordpiece(tokenizer, word, before, token):
+    target = found(tokenizer, word, before)
+    assert target.token == tokenizer.convert_tokens_to_ids(token)
+    assert target.token_str == token
+
+
+def test_a_target_of_byte_level_bpe_is_taken_with_its_space(byte_tokenizer):
+    vocabulary = byte_tokenizer.get_vocab()
+    both = [
+        w[1:] for w in vocabulary if w[:1] == "\u0120" and w[1:].isalpha() and w[1:] in vocabulary
+    ]
+    assert both
+    for word in both:
+        assert found(byte_tokenizer, word, "the ").token == vocabulary[f"\u0120{word}"]
+        assert found(byte_tokenizer, word, "the\n").token == vocabulary[f"\u0120{word}"]
+        assert found(byte_tokenizer, word, "").token == vocabulary[word]
+        assert found(byte_tokenizer, word, "(").token == vocabulary[word]
+        assert found(byte_tokenizer, f"\u0120{word}", "(").token == vocabulary[f"\u0120{word}"]
+
+
+def test_a_target_of_byte_level_bpe_that_stands_within_words_alone(byte_tokenizer):
+    target = found(byte_tokenizer, "orage", "the ")
+    assert target.token_str == "orage"
+    assert len(target.pieces) > 1
+
+
+def test_a_target_of_unigram_is_taken_with_its_space(unigram_tokenizer):
+    vocabulary = unigram_tokenizer.get_vocab()
+    assert found(unigram_tokenizer, "storage", "the ").token == vocabulary["\u2581storage"]
+    assert found(unigram_tokenizer, "Storage", "").token == vocabulary["\u2581storage"]
+    assert found(unigram_tokenizer, "a", "the ").token == vocabulary["\u2581a"]
+    assert found(unigram_tokenizer, "a", "the").token == vocabulary["a"]
+    assert found(unigram_tokenizer, "ing", "delet").token == vocabulary["ing"]
+
+
+@pytest.mark.parametrize(
+    ("fixture", "word", "pieces"),
+    [("tokenizer", "k8s", ("k", "##8", "##s")), ("tokenizer", "\u4e00", ("[UNK]",)),
+     ("tokenizer", "storage account", ("storage", "account")), ("tokenizer", "\x00", ()),
+     ("byte_tokenizer", "k8s", ("\u0120", "k", "8", "s")),
+     ("unigram_tokenizer", "k8s", ("\u2581", "k", "8", "s")),
+     ("unigram_tokenizer", "\u4e00", ("\u2581", "\u4e00"))],
+)  # fmt: skip
+def test_a_target_that_is_not_one_token(request, fixture, word, pieces):
+    target = found(request.getfixturevalue(fixture), word, "the ")
+    assert (target.token, target.token_str, target.score, target.rank) == (None,) * 4
+    assert target.pieces == pieces
+
+
+@pytest.mark.parametrize(
+    ("text", "is_spaced"),
+    [("the <mask> key", [True]), ("<mask> key", [False]), ("(<mask>)", [False]),
+     ("the [MASK] <mask><mask>", [True, True, False]), ("  <mask>", [True])],
+)  # fmt: skip
+@pytest.mark.parametrize("takes_space", [True, False])
+def test_whether_a_mask_stands_after_a_space(roberta, byte_tokenizer, text, is_spaced, takes_space):
+    from tokenizers import AddedToken
+
+    tokenizer = copy.deepcopy(byte_tokenizer)
+    if takes_space:  # as RoBERTa's mask token does
+        tokenizer.add_special_tokens({"mask_token": AddedToken("<mask>", lstrip=True)})
+    masks = predict_masks(roberta, tokenizer, text, 1, TargetWords(["s"], tokenizer))
+    tokens = [mask.targets[0].token_str for mask in masks]
+    assert tokens == ["\u0120s" if spaced else "s" for spaced in is_spaced]

@@ -1,0 +1,335 @@
+"""Models fill the masks of the same sentences; what they say stands side by side."""
+
+import json
+import sys
+import textwrap
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from shutil import get_terminal_size
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from mlmtune.config import ModelConfig
+from mlmtune.console import Console
+from mlmtune.errors import MlmtuneError, StoppedAtOnce
+from mlmtune.evaluation.fill_mask import (
+    ANY_MASK,
+    MaskPredictions,
+    Target,
+    TargetWords,
+    encode_masked_text,
+    predict_masks,
+)
+from mlmtune.modeling.loading import LoadedModel, load_pretrained, load_tokenizer, locate_model
+from mlmtune.modeling.names import short_names
+
+PROMPT = "text> "
+
+SCORE_WIDTH = len("<0.001%")
+LABEL_WIDTH = 16
+MIN_COLUMN_WIDTH = SCORE_WIDTH + len("  rank 30,522")
+MAX_COLUMN_WIDTH = 32
+"""What is longer goes on in the line below."""
+
+Cell = list[str]
+"""The lines of one place in a table."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one model says of a sentence.
+
+    Attributes:
+        name: of the model, for people; unique among the models.
+        model: where it is, as it was given.
+        head_is_new: its head has learned nothing, so its predictions mean nothing.
+        masks: one for each mask, from left to right.
+    """
+
+    name: str
+    model: str
+    head_is_new: bool
+    masks: tuple[MaskPredictions, ...]
+
+
+@dataclass(frozen=True)
+class FilledText:
+    """What all models say of a sentence.
+
+    Attributes:
+        text: the sentence as it was given.
+        models: their answers, in the order in which the models were given.
+    """
+
+    text: str
+    models: tuple[Answer, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The record of `mlmtune fill --json`."""
+        return asdict(self)
+
+    def lines(self, width: int) -> Iterator[str]:
+        """For a terminal: the sentence, and a block for each mask.
+
+        Args:
+            width: of the terminal, in characters. One model's filled-in sentences are not cut.
+        """
+        yield self.text
+        for number, masks in enumerate(zip(*(a.masks for a in self.models), strict=True), start=1):
+            if len(self.models[0].masks) > 1:
+                yield f"  mask {number} of {len(self.models[0].masks)}"
+            if len(masks) == 1:
+                yield from _list(masks[0])
+            else:
+                names = [answer.name for answer in self.models]
+                yield from _table(names, masks, width)
+
+
+class MaskFiller:
+    """Models that fill the masks of the same sentences, loaded once.
+
+    Tokenizers come first: what is wrong with a sentence is told before weights are loaded.
+
+    Args:
+        locations: folders, names on a hub, or `package://NAME/FOLDER`.
+        sentences: those that are known by now.
+        words: to look up at each mask.
+        top_k: number of candidates a mask.
+        console: told which models have a new head.
+
+    Raises:
+        ConfigError: a model cannot be loaded, or a sentence has no mask or is too long for it.
+        HubError: the hub cannot be reached, or has no such model.
+    """
+
+    def __init__(
+        self,
+        locations: Sequence[str],
+        sentences: Sequence[str],
+        words: Sequence[str],
+        top_k: int,
+        console: Console,
+    ) -> None:
+        self._locations = locations
+        self._names = short_names(locations)
+        self._top_k = top_k
+        folders = [locate_model(location, None) for location in locations]
+        tokenizers = [load_tokenizer(folder) for folder in folders]
+        self._mask_tokens = {str(tokenizer.mask_token) for tokenizer in tokenizers}
+        self._targets = [TargetWords(words, tokenizer) for tokenizer in tokenizers]
+        self._check(sentences, tokenizers)
+        self._loaded: list[LoadedModel] = []
+        for location, folder in zip(locations, folders, strict=True):
+            loaded = load_pretrained(
+                # The hub is asked once, so weights and tokenizer are of one revision.
+                ModelConfig(name_or_path=str(folder)),
+                objective="mlm",
+                chunk_length=1,
+                device=torch.device("cpu"),
+                precision="fp32",
+                seed=0,
+            )
+            if loaded.head_is_new:
+                console.say(
+                    f"{location} has no masked-LM head; it gets a new one, so its predictions "
+                    "mean nothing"
+                )
+            self._loaded.append(loaded)
+        # Not every tokenizer knows how much its model takes.
+        self._check(sentences, [loaded.tokenizer for loaded in self._loaded])
+
+    def _check(
+        self, sentences: Iterable[str], tokenizers: Sequence[PreTrainedTokenizerFast]
+    ) -> None:
+        for text in sentences:
+            for tokenizer in tokenizers:
+                encode_masked_text(tokenizer, self._for_any_model(text))
+
+    def _for_any_model(self, text: str) -> str:
+        """The sentence with `[MASK]` for whichever model's mask token it has."""
+        for mask in self._mask_tokens:
+            text = text.replace(mask, ANY_MASK)
+        return text
+
+    def fill(self, text: str) -> FilledText:
+        """Let every model fill a sentence.
+
+        Raises:
+            ConfigError: it has no mask, or is too long for one of the models.
+        """
+        asked = self._for_any_model(text)
+        answers = [
+            Answer(
+                name=name,
+                model=location,
+                head_is_new=loaded.head_is_new,
+                masks=tuple(
+                    predict_masks(loaded.model, loaded.tokenizer, asked, self._top_k, targets)
+                ),
+            )
+            for name, location, loaded, targets in zip(
+                self._names, self._locations, self._loaded, self._targets, strict=True
+            )
+        ]
+        return FilledText(text, tuple(answers))
+
+
+def show(filled: Iterable[FilledText], console: Console, *, as_json: bool) -> None:
+    """Print what the models say: as tables one after the other, or as one list."""
+    if as_json:
+        records = [of_text.to_json() for of_text in filled]
+        console.result(json.dumps(records, indent=2, ensure_ascii=False))
+        return
+    for number, of_text in enumerate(filled):
+        if number:
+            console.result("")
+        # 80 where there is no terminal.
+        for line in of_text.lines(get_terminal_size().columns):
+            console.result(line)
+
+
+def converse(answer: Callable[[str], None], console: Console) -> None:
+    """Ask for sentences and answer each, until the input ends.
+
+    Args:
+        answer: prints the answer to a sentence; what is wrong with a sentence is said, and the
+            next one is asked for.
+        console: where that is said.
+    """
+    console.say(f"type a sentence with {ANY_MASK} in it; Ctrl-D ends")
+    while True:
+        try:
+            text = _ask()
+            if text.strip():
+                answer(text)
+        except EOFError:
+            console.say("")  # the shell's prompt gets a line of its own
+            return
+        except UnicodeDecodeError as error:
+            console.say(f"mlmtune: the sentence is not UTF-8 text ({error.reason})")
+        except MlmtuneError as error:
+            console.say(f"mlmtune: {error}")
+        except StoppedAtOnce:
+            console.say("")
+            raise
+
+
+def _ask() -> str:
+    if sys.stdout.isatty():
+        return input(PROMPT)
+    # There the prompt would stand between the answers.
+    print(PROMPT, end="", file=sys.stderr, flush=True)
+    return input()
+
+
+def _list(mask: MaskPredictions) -> Iterator[str]:
+    """One model's view of a mask: a line for each candidate, with the sentence filled in."""
+    rows = [
+        (_percent(p.score), _printable(p.token_str), _printable(p.sequence))
+        for p in mask.predictions
+    ]
+    for target in mask.targets:
+        score = "" if target.score is None else _percent(target.score)
+        rows.append((score, target.word, _standing(target)))
+    width = max(_width(token) for _, token, _ in rows)
+    for score, token, remark in rows:
+        yield f"  {score:>{SCORE_WIDTH}}  {_padded(token, width)}  {remark}"
+
+
+def _table(names: Sequence[str], masks: Sequence[MaskPredictions], width: int) -> Iterator[str]:
+    """Several models' views of a mask: a column for each; those that do not fit come below."""
+    num_candidates = max(len(mask.predictions) for mask in masks)
+    ranks = [[str(rank)] for rank in range(1, num_candidates + 1)]
+    words = [_wrapped(target.word, LABEL_WIDTH) for target in masks[0].targets]
+    labels: list[Cell] = [[""], *ranks, *words]
+    room = width - len("  ") - _widest(labels)
+    share = room // len(masks) - len("  ")
+    column_width = min(max(share, MIN_COLUMN_WIDTH), MAX_COLUMN_WIDTH)
+    columns = [
+        _column(name, mask, num_candidates, column_width)
+        for name, mask in zip(names, masks, strict=True)
+    ]
+    while columns:
+        ends = accumulate(len("  ") + _widest(column) for column in columns)
+        num_fitting = max(1, sum(end <= room for end in ends))
+        yield from _side_by_side([labels, *columns[:num_fitting]])
+        columns = columns[num_fitting:]
+
+
+def _column(name: str, mask: MaskPredictions, num_candidates: int, width: int) -> list[Cell]:
+    """The name, the candidates, the targets."""
+    candidates = [_scored(p.score, _printable(p.token_str), width) for p in mask.predictions]
+    nothing: list[Cell] = [[""]] * (num_candidates - len(candidates))  # a tiny vocabulary
+    targets = [
+        _wrapped(_standing(target), width)
+        if target.score is None
+        else _scored(target.score, _standing(target), width)
+        for target in mask.targets
+    ]
+    return [_wrapped(name, width), *candidates, *nothing, *targets]
+
+
+def _side_by_side(columns: Sequence[Sequence[Cell]]) -> Iterator[str]:
+    widths = [_widest(column) for column in columns]
+    for row in zip(*columns, strict=True):
+        for number in range(max(len(cell) for cell in row)):
+            parts = [
+                _padded(cell[number] if number < len(cell) else "", width)
+                for cell, width in zip(row, widths, strict=True)
+            ]
+            yield f"  {'  '.join(parts)}".rstrip()
+
+
+def _scored(score: float, text: str, width: int) -> Cell:
+    first, *rest = _wrapped(text, width - SCORE_WIDTH - len("  "))
+    return [
+        f"{_percent(score):>{SCORE_WIDTH}}  {first}",
+        *(f"{'':{SCORE_WIDTH}}  {line}" for line in rest),
+    ]
+
+
+def _standing(target: Target) -> str:
+    """How a model sees a word that was asked for."""
+    if target.rank is None:
+        return f"not one token: {' '.join(target.pieces) or 'nothing is left of it'}"
+    # Said where another token was looked up than the tokenizer would make of the word there.
+    form = "" if target.pieces == (target.token_str,) else f", as {target.token_str}"
+    return f"rank {target.rank:,}{form}"
+
+
+def _percent(score: float) -> str:
+    if score < 0.00001:
+        return "<0.001%"
+    return f"{score:.1%}" if score >= 0.01 else f"{100 * score:.2g}%"
+
+
+def _printable(text: str) -> str:
+    """The text; quoted and escaped where it would be invisible or disturb the lines."""
+    disturbs = any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in text)
+    return repr(text) if disturbs or not text.strip() else text
+
+
+def _wrapped(text: str, width: int) -> Cell:
+    return textwrap.wrap(text, width) or [""]
+
+
+def _widest(column: Iterable[Cell]) -> int:
+    return max(_width(line) for cell in column for line in cell)
+
+
+def _width(text: str) -> int:
+    """Places that a text takes in a terminal; Chinese characters take two."""
+    return sum(
+        0 if unicodedata.category(character) in ("Mn", "Me", "Cf")
+        else 2 if unicodedata.east_asian_width(character) in ("W", "F")
+        else 1
+        for character in text
+    )  # fmt: skip
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - _width(text))
