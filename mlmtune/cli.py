@@ -5,6 +5,7 @@ What a command needs is imported when it runs: `--help` and config errors must n
 
 import json
 import os
+import re
 import signal
 import sys
 from contextlib import suppress
@@ -16,7 +17,7 @@ import typer
 
 from mlmtune import __version__
 from mlmtune.console import Console
-from mlmtune.errors import ConfigError, ResourceError, StoppedAtOnce, explain
+from mlmtune.errors import ConfigError, MlmtuneError, ResourceError, StoppedAtOnce, explain
 from mlmtune.training.launched import follow_launcher, is_launched, report
 
 app = typer.Typer(
@@ -105,10 +106,13 @@ def train(
             "--allow-changes", help="Resume even if data, model, seed or batch size changed."
         ),
     ] = False,
+    no_report: Annotated[
+        bool, typer.Option("--no-report", help="Leave out the report at the end.")
+    ] = False,
     nproc: NumProcesses = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train a model on text; perplexity before and after."""
+    """Train a model on text; perplexity before and after, and a report."""
     if overwrite and resume != "never":
         raise ConfigError("--resume and --overwrite contradict each other; give one of them")
     from mlmtune.config_loading import load_config
@@ -119,7 +123,7 @@ def train(
     from mlmtune.training.job import Options
     from mlmtune.training.loop import train as run_training
 
-    run_training(
+    results = run_training(
         settings,
         Options(
             resume=resume,
@@ -129,6 +133,18 @@ def train(
             config_text=config.read_text(encoding="utf-8"),
         ),
     )
+    if results is not None and not no_report and os.environ.get("RANK", "0") == "0":
+        _report_on_finished(Path(settings.run.output_dir).expanduser(), Console(is_quiet=quiet))
+
+
+def _report_on_finished(run: Path, console: Console) -> None:
+    """Report on the run that has just come to its end, which no failure here undoes."""
+    from mlmtune.proof.report import report_on
+
+    try:
+        report_on([run], [], None, console)
+    except MlmtuneError as error:
+        console.say(f"there is no report ({error}); mlmtune report {run} makes it")
 
 
 @app.command("eval")
@@ -256,6 +272,40 @@ def _read_lines(path: str, where: str) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{where}: cannot be read ({error})") from error
     return [line for line in lines if line.strip()]
+
+
+@app.command("report")
+def report_runs(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN... [evaluation.KEY=VALUE]...",
+            help="Directories of finished runs; settings of what is measured, such as "
+            "evaluation.general.",
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Where to; the run's directory, or ./report for several.",
+            show_default=False,
+        ),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Show whether adaptation helped: base against adapted model on the same masks.
+
+    Writes report.html, report.md and report.json.
+    """
+    overrides = [argument for argument in arguments if re.match(r"\w+(\.\w+)+=", argument)]
+    runs = [Path(a).expanduser() for a in arguments if a not in overrides]
+    if not runs:
+        raise ConfigError("there is no run to report on; give a run.output_dir")
+
+    from mlmtune.proof.report import report_on
+
+    report_on(runs, overrides, output, Console(is_quiet=quiet))
 
 
 @app.command()

@@ -137,6 +137,21 @@ def prepare(config: Config, console: Console, *, rebuilds: bool, refresh: bool) 
     return Prepared(listing, tokenizer, store, splits)
 
 
+def open_text(config: Config, tokenizer: PreTrainedTokenizerFast, console: Console) -> Splits:
+    """A run's text in the tokens of any model, for measuring alone: without pairs.
+
+    Raises:
+        MlmtuneError: the text is not there, or does not fit the config.
+    """
+    listing = list_text(config.corpus, config.tokenization, console)
+    evaluation = config.evaluation
+    uses = Uses("mlm", {"evaluation": evaluation.strategy}, tuple(evaluation.general))
+    _, splits = open_splits(
+        config.corpus, config.tokenization, config.chunking, uses, tokenizer, listing, console
+    )
+    return splits
+
+
 def _uses(config: Config) -> Uses:
     strategies = {"masking": config.masking.strategy, "evaluation": config.evaluation.strategy}
     return Uses(config.objective, strategies, tuple(config.evaluation.general))

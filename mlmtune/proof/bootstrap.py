@@ -1,0 +1,68 @@
+"""How sure a measurement is: a paired bootstrap over documents.
+
+Tokens of one document are alike, so documents are drawn with replacement, not tokens (Efron and
+Tibshirani 1993, 8.6: the unit that is resampled is what is independent). All models are resampled
+by the same draws, which is what makes the interval of a difference narrow (Koehn 2004, section 4).
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlmtune.proof.findings import Estimate
+
+NUM_RESAMPLES = 2000
+SEED = 0
+FEWEST_UNITS = 20
+"""Fewer documents say little of how documents differ."""
+
+BLOCK_DRAWS = 1 << 22
+"""Draws held at once."""
+
+Sums = NDArray[np.float64]
+
+
+def resampled(by_unit: Sums) -> Sums:
+    """Sums over units that are drawn with replacement, as many as there are.
+
+    Args:
+        by_unit: (U, K) of each unit.
+
+    Returns:
+        (NUM_RESAMPLES, K), the same draws for all columns.
+    """
+    num_units = len(by_unit)
+    generator = np.random.default_rng(SEED)
+    blocks = []
+    for size in _blocks(num_units):
+        counts = generator.multinomial(num_units, np.full(num_units, 1 / num_units), size=size)
+        blocks.append(counts.astype(np.float64) @ by_unit)
+    return np.concatenate(blocks)
+
+
+def _blocks(num_units: int) -> Iterator[int]:
+    left = NUM_RESAMPLES
+    while left:
+        size = min(left, max(1, BLOCK_DRAWS // num_units))
+        yield size
+        left -= size
+
+
+def sums_by_unit(units: NDArray[np.int64], values: list[NDArray[np.float64]]) -> Sums:
+    """(U, K) sums of K values of each of n tokens over the units that these are of.
+
+    Args:
+        units: (n,) the document, or chunk, of each token.
+        values: K arrays (n,).
+    """
+    _, place = np.unique(units, return_inverse=True)
+    return np.stack([np.bincount(place, weights=value) for value in values], axis=1)
+
+
+def estimate(value: float, draws: NDArray[np.float64]) -> Estimate:
+    """A value with the interval that holds 95 % of its draws (Efron and Tibshirani 1993, 13.3)."""
+    if len(draws) < 2:
+        return Estimate(value)
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return Estimate(value, (float(low), float(high)))

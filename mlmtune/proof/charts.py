@@ -1,0 +1,184 @@
+"""Charts as SVG for a page: no scripts; colours and type come from the page's style sheet.
+
+A chart is 640 units wide and scales with its place. Series are told apart by colour and by name.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH = 640
+LEFT, RIGHT, TOP, BOTTOM = 58, 14, 26, 34
+ROW = 30
+NUM_TICKS = 5
+NUM_COLOURS = 6
+MOST_POINTS = 400
+"""A longer series is thinned out: no screen shows more."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line.
+
+    Attributes:
+        name: for the legend.
+        points: x and y, by x.
+    """
+
+    name: str
+    points: Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Range:
+    """A row of an interval chart.
+
+    Attributes:
+        name: at its left.
+        value: where the dot is.
+        interval: from where to where the bar goes.
+        shown: the value in words, at the right.
+        colour: number of its colour.
+    """
+
+    name: str
+    value: float
+    interval: tuple[float, float] | None
+    shown: str
+    colour: int
+
+
+def line_chart(title: str, series: Sequence[Series], *, height: int = 220) -> str:
+    """Lines over steps; logarithmic where the values span more than a factor of ten.
+
+    Returns an empty text where there is nothing to draw.
+    """
+    series = [Series(s.name, _thinned(s.points)) for s in series if len(s.points) > 0]
+    values = [y for s in series for _, y in s.points if math.isfinite(y)]
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    is_log = low > 0 and high / low > 10
+    if low == high:
+        low, high = low - abs(low) * 0.1 - 1e-9, high + abs(high) * 0.1 + 1e-9
+    ticks = list(_log_ticks(low, high) if is_log else _ticks(low, high))
+    low, high = min(low, ticks[0]), max(high, ticks[-1])
+    right = max(max(x for x, _ in s.points) for s in series) or 1.0
+
+    def at_x(x: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * x / right
+
+    def at_y(y: float) -> float:
+        if is_log:
+            y, bottom, top = math.log(y), math.log(low), math.log(high)
+        else:
+            bottom, top = low, high
+        return TOP + (height - TOP - BOTTOM) * (1 - (y - bottom) / (top - bottom))
+
+    parts = []
+    for tick in ticks:
+        y = at_y(tick)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" {_ys(y)}/>')
+        parts.append(f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}">{_short(tick)}</text>')
+    for tick in _ticks(0, right):
+        parts.append(
+            f'<text class="tick middle" x="{at_x(tick):.1f}" y="{height - BOTTOM + 18}">'
+            f"{_short(tick)}</text>"
+        )
+    parts.append(
+        f'<text class="tick" x="{WIDTH - RIGHT}" y="{height - 2}">step</text>'
+    )  # fmt: skip
+    for number, line in enumerate(series):
+        points = [(at_x(x), at_y(y)) for x, y in line.points if math.isfinite(y)]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        colour = f"c{number % NUM_COLOURS}"
+        parts.append(f'<polyline class="line {colour}" points="{path}"/>')
+        if len(points) <= 12:
+            parts += [f'<circle class="dot {colour}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>'
+                      for x, y in points]  # fmt: skip
+    parts += _legend([line.name for line in series])
+    return _svg(title, height, parts)
+
+
+def interval_chart(title: str, rows: Sequence[Range]) -> str:
+    """A dot with its interval for each row, on one scale; logarithmic where that helps."""
+    values = [b for row in rows for b in (row.value, *(row.interval or ()))]
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    is_log = low > 0 and high / low > 10
+    scale = math.log if is_log else float
+    span = (scale(high) - scale(low)) or 1.0
+    left, right = 190, WIDTH - 150
+
+    def at(value: float) -> float:
+        return left + (right - left) * (scale(value) - scale(low)) / span
+
+    parts = []
+    for number, row in enumerate(rows):
+        y = 16 + ROW * number
+        colour = f"c{row.colour % NUM_COLOURS}"
+        parts.append(f'<line class="grid" x1="{left}" x2="{right}" {_ys(y)}/>')
+        if row.interval is not None:
+            begin, end = (at(bound) for bound in row.interval)
+            parts.append(f'<line class="bar {colour}" x1="{begin:.1f}" x2="{end:.1f}" {_ys(y)}/>')
+        parts.append(f'<circle class="dot {colour}" cx="{at(row.value):.1f}" cy="{y}" r="6"/>')
+        parts.append(f'<text class="label" x="{left - 12}" y="{y + 5}">{_cut(row.name)}</text>')
+        parts.append(f'<text class="shown" x="{right + 14}" y="{y + 5}">{escape(row.shown)}</text>')
+    return _svg(title, 16 + ROW * len(rows), parts)
+
+
+def _svg(title: str, height: int, parts: list[str]) -> str:
+    name = escape(title, quote=True)
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{name}" '
+        f'xmlns="http://www.w3.org/2000/svg"><title>{name}</title>{"".join(parts)}</svg>'
+    )
+
+
+def _legend(names: list[str]) -> Iterator[str]:
+    x = float(LEFT)
+    for number, name in enumerate(names):
+        yield f'<circle class="dot c{number % NUM_COLOURS}" cx="{x + 5:.0f}" cy="10" r="5"/>'
+        yield f'<text class="legend" x="{x + 15:.0f}" y="14">{_cut(name)}</text>'
+        x += 34 + 7.5 * min(len(name), 24)
+
+
+def _cut(name: str) -> str:
+    return escape(name if len(name) <= 24 else f"{name[:23]}…")
+
+
+def _ys(y: float) -> str:
+    return f'y1="{y:.1f}" y2="{y:.1f}"'
+
+
+def _thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
+    every = -(-len(points) // MOST_POINTS)
+    return [*points[::every], points[-1]] if every > 1 else points
+
+
+def _ticks(low: float, high: float) -> Iterator[float]:
+    """Round numbers that cover a range."""
+    rough = (high - low) / NUM_TICKS
+    size = 10 ** math.floor(math.log10(rough))
+    step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= rough)
+    number = math.floor(low / step)
+    while number * step <= high + step * 1e-9:
+        if number * step >= low - step * 1e-9:
+            yield number * step
+        number += 1
+
+
+def _log_ticks(low: float, high: float) -> Iterator[float]:
+    for exponent in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1):
+        for factor in (1, 2, 5):
+            if low <= factor * 10**exponent <= high:
+                yield factor * 10.0**exponent
+
+
+def _short(value: float) -> str:
+    """A tick in few characters."""
+    if value != 0 and (abs(value) < 1e-3 or abs(value) >= 1e6):
+        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+    return f"{value:,.4f}".rstrip("0").rstrip(".")

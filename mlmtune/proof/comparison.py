@@ -1,0 +1,107 @@
+"""Models against their bases on the same masked tokens."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlmtune.evaluation.perplexity import LARGEST_EXPONENT
+from mlmtune.evaluation.scoring import TokenScores
+from mlmtune.proof.bootstrap import FEWEST_UNITS, estimate, resampled, sums_by_unit
+from mlmtune.proof.findings import Change, Estimate, Measurement
+from mlmtune.tokens.chunking import ChunkView
+
+
+def units_of(scores: TokenScores, view: ChunkView) -> tuple[NDArray[np.int64], bool]:
+    """(n,) what each token is resampled with; whether that is its document, and not its chunk."""
+    documents = np.searchsorted(view.store.offsets, scores.positions, side="right") - 1
+    if len(np.unique(documents)) >= FEWEST_UNITS:
+        return documents, True
+    return scores.chunks, False
+
+
+def compare(
+    scores: Mapping[str, TokenScores],
+    bases: Mapping[str, str | None],
+    units: NDArray[np.int64],
+    which: NDArray[np.bool_] | None = None,
+    per_token: tuple[float, float] | None = None,
+) -> tuple[Measurement, ...]:
+    """Measure models that were asked for the same tokens.
+
+    Args:
+        scores: of each model, by its name.
+        bases: the name of each model's base; None for a base, or where it is not among them.
+        units: (n,) what the tokens are resampled by.
+        which: (n,) the tokens to look at; all where None.
+        per_token: words and bytes of the text for each of its tokens.
+
+    Returns:
+        A measurement for each model, in their order.
+    """
+    everything = np.ones(len(units), dtype=bool) if which is None else which
+    names = list(scores)
+    values = [np.ones(int(everything.sum()))]
+    for name in names:
+        of_model = scores[name]
+        values += [
+            of_model.losses[everything],
+            of_model.is_first[everything].astype(np.float64),
+            of_model.is_in_five[everything].astype(np.float64),
+        ]
+    by_unit = sums_by_unit(units[everything], values)
+    means = by_unit.sum(axis=0) / by_unit[:, 0].sum()
+    draws = np.empty((0, by_unit.shape[1]))
+    if len(by_unit) > 1:
+        sums = resampled(by_unit)
+        draws = sums / sums[:, :1]
+
+    measured = []
+    for number, name in enumerate(names):
+        loss, first, five = (estimate(float(means[c]), draws[:, c]) for c in _columns(number))
+        change = None
+        if (base := bases[name]) in scores:
+            others = _columns(names.index(str(base)))
+            change = Change(
+                *(
+                    estimate(float(means[c] - means[o]), draws[:, c] - draws[:, o])
+                    for c, o in zip(_columns(number), others, strict=True)
+                )
+            )
+        a_word, a_byte = (None, None)
+        if per_token is not None:
+            words, num_bytes = per_token
+            a_word = _exponential(loss, 1 / words) if words else None
+            a_byte = _exponential(loss, 1 / num_bytes) if num_bytes else None
+        measured.append(
+            Measurement(
+                model=name,
+                num_masked_tokens=len(values[0]),
+                loss=loss,
+                perplexity=_exponential(loss, 1.0),
+                perplexity_per_word=a_word,
+                perplexity_per_byte=a_byte,
+                accuracy=first,
+                accuracy_top5=five,
+                change=change,
+            )
+        )
+    return tuple(measured)
+
+
+def _columns(number: int) -> range:
+    """Loss, first, five of a model, behind the column of ones."""
+    return range(1 + 3 * number, 4 + 3 * number)
+
+
+def _exponential(loss: Estimate, factor: float) -> Estimate:
+    """exp(factor * loss); what does not fit a float is None."""
+
+    def exp(nats: float) -> float | None:
+        return float(np.exp(nats * factor)) if nats * factor < LARGEST_EXPONENT else None
+
+    value = None if loss.value is None else exp(loss.value)
+    if value is None or loss.interval is None:
+        return Estimate(value)
+    low, high = (exp(bound) for bound in loss.interval)
+    return Estimate(value, None if low is None or high is None else (low, high))

@@ -1,0 +1,192 @@
+"""report.html and report.md: the same findings for a browser and for a repository."""
+
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from mlmtune.proof.charts import Range, Series, interval_chart, line_chart
+from mlmtune.proof.findings import Estimate, Report, Text
+
+
+def to_html(report: Report) -> str:
+    """One file that needs nothing else: style and charts are in it."""
+    return _render("report.html.jinja", report, escapes=True)
+
+
+def to_markdown(report: Report) -> str:
+    """Tables and words in GitHub's Markdown."""
+    return _render("report.md.jinja", report, escapes=False)
+
+
+def _render(name: str, report: Report, *, escapes: bool) -> str:
+    environment = Environment(
+        autoescape=escapes, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "perplexity": perplexity, "share": share, "nats": nats, "change": change, "count": count,
+        "cell": cell, "points": points,
+    }  # fmt: skip
+    template = environment.from_string(_resource(name))
+    return (
+        template.render(
+            report=report,
+            style=Markup(_resource("report.css")),
+            domain=[text for text in report.texts if text.kind == "domain"],
+            general=[text for text in report.texts if text.kind == "general"],
+            before_and_after=lambda text: Markup(_before_and_after(report, text)),
+            by_part=lambda text, parts: Markup(_by_part(report, parts)),
+            curves=[Markup(chart) for chart in _curves(report) if chart],
+            funnel=_funnel,
+        ).rstrip()
+        + "\n"
+    )
+
+
+def _resource(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------------ numbers
+
+
+def perplexity(estimate: Estimate | None, *, with_interval: bool = True) -> str:
+    """Two decimals; from 1,000 on none."""
+    if estimate is None:
+        return "-"
+    if estimate.value is None:
+        return "over 1e308"
+    shown = _perplexity(estimate.value)
+    if estimate.interval is not None and with_interval:
+        shown += " [{}, {}]".format(*map(_perplexity, estimate.interval))
+    return shown
+
+
+def _perplexity(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.2f}" if value >= 1.5 else f"{value:.4f}"
+
+
+def share(estimate: Estimate, *, with_interval: bool = True) -> str:
+    """In percent."""
+    shown = f"{estimate.value or 0.0:.1%}"
+    if estimate.interval is not None and with_interval:
+        low, high = (f"{100 * bound:.1f}" for bound in estimate.interval)
+        shown += f" [{low}, {high}]"
+    return shown
+
+
+def nats(estimate: Estimate) -> str:
+    """A change in nats a token, with its sign."""
+    shown = f"{estimate.value or 0.0:+.3f}"
+    if estimate.interval is not None:
+        shown += " [{:+.3f}, {:+.3f}]".format(*estimate.interval)
+    return shown
+
+
+def points(estimate: Estimate) -> str:
+    """A change of a share in percentage points, with its sign."""
+    shown = f"{100 * (estimate.value or 0.0):+.1f}"
+    if estimate.interval is not None:
+        low, high = (f"{100 * bound:+.1f}" for bound in estimate.interval)
+        shown += f" [{low}, {high}]"
+    return shown
+
+
+def change(estimate: Estimate, *, is_loss: bool = True) -> str:
+    """`better`, `worse`, or `unclear` where the interval holds 0."""
+    if estimate.interval is None or estimate.interval[0] <= 0 <= estimate.interval[1]:
+        return "unclear"
+    return "better" if (estimate.interval[1] < 0) == is_loss else "worse"
+
+
+def count(value: int | float | None) -> str:
+    """With thousands separators."""
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def cell(text: Any) -> str:
+    """Text for a cell of a Markdown table, as it stands."""
+    plain = " ".join(str(text).split())
+    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", plain)
+
+
+# ------------------------------------------------------------------------------------- charts
+
+
+def _before_and_after(report: Report, text: Text) -> str:
+    colours = {model.name: number for number, model in enumerate(report.models)}
+    return interval_chart(
+        "Perplexity of each model, with 95 % intervals",
+        [
+            Range(m.model, m.perplexity.value, m.perplexity.interval,
+                  perplexity(m.perplexity, with_interval=False), colours[m.model])
+            for m in text.measurements
+            if m.perplexity.value is not None
+        ],
+    )  # fmt: skip
+
+
+def _by_part(report: Report, parts: Sequence[Any]) -> str:
+    """The change of the loss in each part; of one run alone, for several it would be a thicket."""
+    if len(report.runs) != 1:
+        return ""
+    rows = []
+    for part in parts:
+        loss = part.measurements[-1].change.loss
+        rows.append(
+            Range(part.name, loss.value or 0.0, loss.interval, nats(Estimate(loss.value)), 1)
+        )
+    return interval_chart("Change of the loss in nats a token, with 95 % intervals", rows)
+
+
+def _curves(report: Report) -> list[str]:
+    """The curves of all runs, each kind on one plot."""
+    several = len(report.runs) > 1
+
+    def series(kind: str, key: str, what: str) -> list[Series]:
+        return [
+            Series(
+                run.name if several else what,
+                [(r["step"], r[key]) for r in getattr(run, kind) if r.get(key) is not None],
+            )
+            for run in report.runs
+        ]
+
+    general = series("evaluations", "eval_general_perplexity", "general text")
+    validation = series("evaluations", "eval_perplexity", "validation text")
+    charts = [line_chart("Perplexity", validation if several else [*validation, *general])]
+    if several:
+        charts.append(line_chart("Perplexity on general text", general))
+    charts.append(
+        line_chart(
+            "Loss in nats a token",
+            [*series("steps", "loss", "training"),
+             *([] if several else series("evaluations", "eval_loss", "validation"))],
+        )
+    )  # fmt: skip
+    charts.append(line_chart("Learning rate", series("steps", "learning_rate", "learning rate")))
+    if len({r["mlm_probability"] for run in report.runs for r in run.steps}) > 1:
+        rates = series("steps", "mlm_probability", "masking rate")
+        charts.append(line_chart("Masking rate", rates))
+    speeds = series("steps", "tokens_per_second", "tokens a second")
+    charts.append(line_chart("Tokens a second", speeds))
+    return charts
+
+
+def _funnel(corpus: dict[str, Any]) -> list[tuple[str, int, int | None]]:
+    """Rows of the corpus's funnel: what, documents, characters."""
+    documents, characters = corpus["documents"], corpus["characters"]
+    rows: list[tuple[str, int, int | None]] = [("found", documents["found"], characters["found"])]
+    for reason, number in documents["left_out"].items():
+        left_out = characters["left_out"].get(reason, 0)
+        rows.append((f"left out: {reason.replace('_', ' ')}", number, left_out))
+    rows.append(("kept", documents["kept"], characters["kept"]))
+    for name, what in (("train", "trained on"), ("validation", "validated on"),
+                       ("general", "general text, measured only")):  # fmt: skip
+        side = corpus.get(name)
+        if side is not None and side["documents"] is not None:
+            rows.append((what, side["documents"], side["characters"]))
+    return rows

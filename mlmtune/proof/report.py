@@ -1,0 +1,402 @@
+"""A report on one run or several: base against adapted model, on the same masks."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from mlmtune import __version__
+from mlmtune.config import Config, CorpusConfig, ModelConfig
+from mlmtune.config_loading import load_config
+from mlmtune.console import Console
+from mlmtune.errors import ConfigError, DataError, ResourceError
+from mlmtune.evaluation.fill_mask import encode_masked_text
+from mlmtune.evaluation.scoring import TokenScores
+from mlmtune.modeling.device import free_cached_memory
+from mlmtune.modeling.names import short_names
+from mlmtune.proof.comparison import compare, units_of
+from mlmtune.proof.examples import ask, furthest_apart, questions
+from mlmtune.proof.findings import Difference, Model, Part, Report, Run, Text
+from mlmtune.proof.measuring import Subject, load_subject, this_device, words_and_bytes
+from mlmtune.proof.rendering import to_html, to_markdown
+from mlmtune.proof.runs import FinishedRun, open_run
+from mlmtune.proof.specificity import BINS, kinds, vocabulary, words_at
+from mlmtune.proof.verdict import judge
+from mlmtune.tokens.chunking import ChunkView
+from mlmtune.tokens.splits import Splits
+from mlmtune.training.run_dir import TEMPORARY_PREFIX
+
+Opinions = Any
+NOT_COMPARED = ("run", "tokenization")
+"""Sections whose differences say nothing of what was trained."""
+
+
+def report_on(
+    paths: list[Path], overrides: list[str], output: Path | None, console: Console
+) -> None:
+    """Make a report, write it and say what it comes to.
+
+    Args:
+        paths: directories of runs.
+        overrides: of the first run's config, `evaluation.*` alone.
+        output: the folder to write to; by default that of the run, or `report` for several.
+        console: shows how far it is, and the verdicts.
+
+    Raises:
+        MlmtuneError: see `open_run`, `make_report` and `write_report`.
+    """
+    runs = [open_run(path) for path in paths]
+    report = make_report(runs, with_overrides(runs[0], overrides), console)
+    if output is None:
+        output = paths[0] if len(paths) == 1 else Path("report")
+    written = write_report(report, output)
+    for verdict in report.verdicts:
+        console.result(f"{verdict.run}: {verdict.label}. {verdict.sentence}")
+    console.result(f"the report is in {written} (also as .md and .json)")
+
+
+def make_report(runs: list[FinishedRun], config: Config, console: Console) -> Report:
+    """Measure every run's model and its base on the text and the masks of the first run.
+
+    Args:
+        runs: finished ones; several are set side by side.
+        config: of the first, with what the user wants measured differently.
+        console: shows how far it is.
+
+    Raises:
+        ConfigError: models, text and examples do not fit.
+        DataError: the text is no longer that of training, or runs were validated on different text.
+        HubError: a base model is not to be reached.
+        ResourceError: memory does not suffice for one chunk.
+    """
+    models, locations = _models(runs)
+    measured = _Measured(runs, config)
+    for model in models:
+        console.say(f"measuring {model.name}")
+        measured.add(model, locations[model.name], console)
+    models = [_with_facts(model, measured) for model in models]
+    texts = measured.texts(models)
+    of_runs = tuple(_run(run, model) for run, model in zip(runs, _adapted(models), strict=True))
+    gained, lost = measured.examples()
+    names = " and ".join(model.name for model in _adapted(models))
+    return Report(
+        title=f"{names}: did adaptation help?",
+        created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        mlmtune_version=__version__,
+        verdicts=tuple(
+            judge(model, texts, run) for model, run in zip(_adapted(models), of_runs, strict=True)
+        ),
+        models=tuple(models),
+        notes=tuple(_notes(models, texts)),
+        texts=texts,
+        general_is_missing=not config.evaluation.general,
+        gained=gained,
+        lost=lost,
+        questions=questions(config.evaluation.examples, measured.answers),
+        runs=of_runs,
+        differences=_differences(runs, [model.name for model in _adapted(models)]),
+    )
+
+
+def _models(runs: list[FinishedRun]) -> tuple[list[Model], dict[str, ModelConfig]]:
+    """Every base once, then every run's model; and where each lies."""
+    bases: dict[tuple[str, str | None], ModelConfig] = {}
+    for run in runs:
+        model = run.config.model
+        bases.setdefault((model.name_or_path, model.revision), model)
+    places = [name for name, _ in bases] + [str(run.model) for run in runs]
+    names = short_names(places)
+    name_of_base = dict(zip(bases, names, strict=False))
+    models = [
+        Model(name, is_adapted=False, base=None, location=place, head_is_new=False, tokenizer=0)
+        for name, (place, _) in zip(names, bases, strict=False)
+    ]
+    locations = dict(zip(names, bases.values(), strict=False))
+    for name, run in zip(names[len(bases) :], runs, strict=True):
+        base = name_of_base[run.config.model.name_or_path, run.config.model.revision]
+        models.append(
+            Model(name, is_adapted=True, base=base, location=str(run.model), head_is_new=False,
+                  tokenizer=0)
+        )  # fmt: skip
+        update = {"name_or_path": str(run.model), "revision": None}
+        locations[name] = run.config.model.model_copy(update=update)
+    return models, locations
+
+
+def _adapted(models: list[Model]) -> list[Model]:
+    return [model for model in models if model.is_adapted]
+
+
+class _Measured:
+    """What the models said so far, each in the tokens of its tokenizer."""
+
+    def __init__(self, runs: list[FinishedRun], config: Config) -> None:
+        self._runs = runs
+        self._config = config
+        self._domain: dict[str, TokenScores] = {}
+        self._general: dict[str, TokenScores] = {}
+        self._splits: dict[int, Splits] = {}
+        self._kept: dict[str, Subject] = {}
+        self._tokenizers: list[str] = []
+        self.tokenizer_of: dict[str, int] = {}
+        self.has_new_head: set[str] = set()
+        self.answers: dict[str, list[Opinions]] = {}
+
+    def add(self, model: Model, location: ModelConfig, console: Console) -> None:
+        """Load a model and ask it for every masked token."""
+        config = self._config
+        subject = load_subject(config, location, console)
+        for text in config.evaluation.examples:
+            encode_masked_text(subject.loaded.tokenizer, text)  # a fault in one is told at once
+        backend = subject.loaded.tokenizer.backend_tokenizer.to_str()
+        if backend not in self._tokenizers:
+            self._tokenizers.append(backend)
+        number = self._tokenizers.index(backend)
+        self.tokenizer_of[model.name] = number
+        if subject.loaded.head_is_new:
+            self.has_new_head.add(model.name)
+        if number not in self._splits:
+            self._splits[number] = subject.splits
+            _check_text(self._runs, config, subject.splits)
+        size = config.evaluation.batch_size
+        self._domain[model.name] = subject.score(subject.masks, size, console)
+        if subject.general_masks is not None:
+            self._general[model.name] = subject.score(subject.general_masks, size, console)
+        self.answers[model.name] = list(ask(model.name, subject, config.evaluation.examples))
+        if len(self._runs) == 1:
+            self._kept[model.name] = subject  # two models, for the examples
+        else:
+            del subject
+            free_cached_memory(this_device())
+
+    def texts(self, models: list[Model]) -> tuple[Text, ...]:
+        """The measurements on all texts, the domain's first."""
+        texts = [self._text("validation text", "domain", self._domain, models)]
+        if self._general:
+            view = self._splits[0].general
+            assert view is not None
+            names = ", ".join(source.name for source in view.store.sources)
+            texts.append(self._text(names, "general", self._general, models))
+        return tuple(texts)
+
+    def _text(
+        self, name: str, kind: Any, scores: dict[str, TokenScores], models: list[Model]
+    ) -> Text:
+        """One text: by tokenizer, since only the same tokens can be compared one by one."""
+        rows: dict[str, Any] = {}
+        sources: dict[str, list[Any]] = {}
+        specific: dict[str, list[Any]] = {}
+        first: tuple[int, int, bool] = (0, 0, True)
+        for number, splits in self._splits.items():
+            view = splits.validation if kind == "domain" else splits.general
+            assert view is not None
+            here = {m.name: scores[m.name] for m in models if self.tokenizer_of[m.name] == number}
+            bases = {m.name: m.base for m in models if m.name in here}
+            some = next(iter(here.values()))
+            units, by_document = units_of(some, view)
+            rows |= {
+                m.model: m for m in compare(here, bases, units, per_token=words_and_bytes(view))
+            }
+            documents = np.searchsorted(view.store.offsets, some.positions, side="right") - 1
+            if number == 0:
+                num_chunks = len(np.unique(some.chunks))
+                first = (len(np.unique(documents)), num_chunks, by_document)
+            of_source = view.store.document_sources[documents]
+            groups = {
+                view.store.sources[int(source)].name: of_source == source
+                for source in np.unique(of_source)
+            }
+            if len(groups) > 1:
+                _add_parts(sources, here, bases, units, groups)
+            if kind == "domain" and splits.general is not None:
+                groups = _by_specificity(some, view, splits.general, self._config.corpus)
+                _add_parts(specific, here, bases, units, groups)
+        order = {model.name: place for place, model in enumerate(models)}
+        return Text(
+            name=name,
+            kind=kind,
+            num_documents=first[0],
+            num_chunks=first[1],
+            interval_unit="documents" if first[2] else "chunks",
+            measurements=tuple(rows[model.name] for model in models),
+            sources=_parts(sources, order),
+            specificity=_parts(specific, order),
+        )
+
+    def examples(self) -> tuple[Any, Any]:
+        """Where the adapted model of a single run gained and lost most."""
+        if len(self._kept) != 2 or len(self._tokenizers) != 1:
+            return (), ()
+        return furthest_apart(self._kept, self._domain)
+
+
+def _add_parts(
+    parts: dict[str, list[Any]],
+    scores: Mapping[str, TokenScores],
+    bases: Mapping[str, str | None],
+    units: NDArray[np.int64],
+    groups: Mapping[str, NDArray[np.bool_]],
+) -> None:
+    for name, which in groups.items():
+        if which.any():
+            parts.setdefault(name, []).extend(compare(scores, bases, units, which))
+
+
+def _parts(parts: Mapping[str, list[Any]], order: Mapping[str, int]) -> tuple[Part, ...]:
+    return tuple(
+        Part(name, tuple(sorted(measured, key=lambda m: order[m.model])))
+        for name, measured in parts.items()
+    )
+
+
+def _by_specificity(
+    scores: TokenScores, view: ChunkView, general: ChunkView, corpus: CorpusConfig
+) -> dict[str, NDArray[np.bool_]]:
+    """The masked tokens by how much more often their word stands here than in general text."""
+    store = view.store
+    is_replayed = np.zeros(len(store.sources), dtype=bool)
+    is_replayed[len(corpus.validation_sources) :] = [s.replay is not None for s in corpus.sources]
+    words = words_at(store, scores.positions)
+    here = vocabulary(store, np.flatnonzero(~is_replayed[store.document_sources]))
+    elsewhere = vocabulary(general.store, np.arange(general.store.num_documents))
+    kind = kinds(here.frequency(words) / elsewhere.frequency(words))
+    return {name: kind == number for number, (name, _) in enumerate(BINS)}
+
+
+def _check_text(runs: list[FinishedRun], config: Config, splits: Splits) -> None:
+    """Refuse text on which the models cannot be judged.
+
+    Raises:
+        DataError: the text has changed since training, so that what is measured now may have been
+            trained on; or other runs were validated on other text.
+    """
+    first = runs[0]
+    fingerprint = splits.validation.text_fingerprint()
+    if fingerprint != first.corpus["validation"].get("fingerprint"):
+        raise DataError(
+            f"{first.path}: the corpus has changed since training, so text that was trained on may "
+            "be among what is validated on now; put it back, or train again"
+        )
+    for run in runs[1:]:
+        if run.corpus["validation"].get("fingerprint") != fingerprint:
+            raise DataError(
+                f"{run.path} was validated on other text than {first.path}, so it may have been "
+                "trained on that; give runs of one corpus and one split"
+            )
+    recorded = first.corpus["train"].get("documents_in_general", 0)
+    if config.evaluation.general and splits.num_in_general > recorded:
+        raise DataError(
+            f"evaluation.general: {splits.num_in_general - recorded:,} of its documents were "
+            f"trained on in {first.path}; name other text"
+        )
+
+
+def _with_facts(model: Model, measured: _Measured) -> Model:
+    return Model(
+        name=model.name,
+        is_adapted=model.is_adapted,
+        base=model.base,
+        location=model.location,
+        head_is_new=model.name in measured.has_new_head,
+        tokenizer=measured.tokenizer_of[model.name],
+    )
+
+
+def _notes(models: list[Model], texts: tuple[Text, ...]) -> list[str]:
+    notes = [
+        f"{model.name} has no masked-LM head of its own; it was measured with one that knows token "
+        "frequencies alone, so what it gives before training says little."
+        for model in models
+        if model.head_is_new and not model.is_adapted
+    ]
+    if len({model.tokenizer for model in models}) > 1:
+        notes.append(
+            "The models have different tokenizers. A finer one cuts a word into more pieces, and "
+            "most pieces are easy to tell from those beside them, so perplexities and accuracies a "
+            "token do not compare; those a word and a byte do."
+        )
+    notes += [
+        f"{text.name}: only {text.num_documents} documents, so intervals come from chunks; those "
+        "of one document are alike, and the intervals are narrower than they should be."
+        for text in texts
+        if text.interval_unit == "chunks"
+    ]
+    return notes
+
+
+def _run(run: FinishedRun, model: Model) -> Run:
+    return Run(
+        name=model.name,
+        path=str(run.path),
+        steps=run.steps,
+        evaluations=run.evaluations,
+        train_results=run.train_results,
+        eval_results=run.eval_results,
+        corpus=run.corpus,
+        config=run.config_text,
+        environment=run.environment,
+    )
+
+
+def _differences(runs: list[FinishedRun], names: list[str]) -> tuple[Difference, ...]:
+    """Settings that are not the same in all runs."""
+    flat = [dict(_flat(run.config.model_dump(exclude=set(NOT_COMPARED)))) for run in runs]
+    keys = list(dict.fromkeys(key for values in flat for key in values))
+    found = []
+    for key in keys:
+        values = [yaml.safe_dump(of_run.get(key), default_flow_style=True) for of_run in flat]
+        if len(set(values)) > 1:
+            shown = [value.removesuffix("\n...\n").strip() for value in values]
+            found.append(Difference(key, dict(zip(names, shown, strict=True))))
+    return tuple(found)
+
+
+def _flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        return [(prefix.removesuffix("."), value)]
+    return [pair for name, inner in value.items() for pair in _flat(inner, f"{prefix}{name}.")]
+
+
+def with_overrides(run: FinishedRun, overrides: list[str]) -> Config:
+    """A run's config with other settings of what is measured.
+
+    Raises:
+        ConfigError: an override is of something else, or wrong.
+    """
+    for override in overrides:
+        if not override.startswith("evaluation."):
+            raise ConfigError(
+                f"{override}: a report measures what was trained; only evaluation.* can be changed"
+            )
+    return load_config(run.path / "config.resolved.yaml", overrides)
+
+
+def write_report(report: Report, folder: Path) -> Path:
+    """Write report.html, report.md and report.json into a folder; returns the first.
+
+    Raises:
+        ResourceError: it cannot be written.
+    """
+    contents = {
+        "report.json": json.dumps(
+            report.to_json(), indent=1, ensure_ascii=False, allow_nan=False
+        ) + "\n",
+        "report.md": to_markdown(report),
+        "report.html": to_html(report),
+    }  # fmt: skip
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            temporary = folder / f"{TEMPORARY_PREFIX}{name}"
+            temporary.write_text(content, encoding="utf-8")
+            temporary.replace(folder / name)
+    except OSError as error:
+        raise ResourceError(
+            f"{folder}: the report cannot be written ({error.strerror}); give another --output"
+        ) from error
+    return folder / "report.html"

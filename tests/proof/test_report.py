@@ -1,0 +1,210 @@
+"""Reports on real runs of a tiny model, and what stands in their way."""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from mlmtune.console import Console
+from mlmtune.errors import ConfigError, DataError
+from mlmtune.proof.report import report_on
+from mlmtune.proof.runs import open_run
+
+GENERAL_WORDS = ["the", "key", "of", "a", "table", "is", "in", "vault"]
+
+
+class Reports:
+    """Makes reports, and reads them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __call__(self, *paths: Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
+        report_on(list(paths), list(overrides), self._folder, Console(is_quiet=True))
+        return json.loads(self.read("json"))
+
+    def read(self, ending: str) -> str:
+        return (self._folder / f"report.{ending}").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Reports:
+    return Reports(tmp_path / "report")
+
+
+@pytest.fixture
+def general(tmp_path: Path) -> dict[str, Any]:
+    folder = tmp_path / "general"
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for number in range(12):
+        text = " ".join(
+            draw.choice(["the", "key", "of", "a", "table", "is", "in", "the", "vault"], size=40)
+        )
+        (folder / f"{number:02}.txt").write_text(text, encoding="utf-8")
+    return {"format": "text", "path": str(folder), "name": "general"}
+
+
+def of(text: dict[str, Any], model: str) -> dict[str, Any]:
+    return next(m for m in text["measurements"] if m["model"] == model)
+
+
+def test_it_measures_what_the_run_measured(
+    runs: Any, report: Reports, general: dict[str, Any]
+) -> None:
+    examples = ["the [MASK] of a [MASK]"]
+    run = runs.train(evaluation={"general": [general], "examples": examples})
+    found = report(run.path)
+    results = run.json("eval_results.json")
+    base, adapted = (model["name"] for model in found["models"])
+    domain, other = found["texts"]
+    assert of(domain, base)["loss"]["value"] == pytest.approx(results["loss_before"], rel=1e-6)
+    assert of(domain, adapted)["loss"]["value"] == pytest.approx(results["loss"], rel=1e-6)
+    assert of(domain, adapted)["accuracy_top5"]["value"] == results["accuracy_top5"]
+    change = of(other, adapted)["change"]["loss"]
+    assert change["value"] == pytest.approx(results["forgetting"], abs=1e-6)
+    assert not found["general_is_missing"]
+
+    # A loss is spread over words and bytes: the text's own, counted apart from the tokenizer.
+    text = of(domain, adapted)
+    loss = text["loss"]["value"]
+    a_byte = math.log(text["perplexity_per_byte"]["value"])
+    a_word = math.log(text["perplexity_per_word"]["value"])
+    assert a_byte < loss < a_word + 1e-9
+    assert domain["specificity"]
+    assert (
+        sum(part["measurements"][0]["num_masked_tokens"] for part in domain["specificity"])
+        == (text["num_masked_tokens"])
+    )
+    assert [len(mask) for mask in found["questions"][0]["opinions"]] == [2, 2]
+    assert found["verdicts"][0]["label"] in ("improved", "no clear change", "worse")
+
+
+def test_the_changes_of_sources_add_up_to_the_whole(
+    runs: Any, report: Reports, corpus_dir: Path, general: dict[str, Any]
+) -> None:
+    sources = [{"format": "text", "path": str(corpus_dir), "name": "one"}, general]
+    run = runs.train(corpus={"sources": sources})
+    text = report(run.path)["texts"][0]
+    for number in (0, 1):
+        parts = [part["measurements"][number] for part in text["sources"]]
+        sums = sum(part["loss"]["value"] * part["num_masked_tokens"] for part in parts)
+        whole = text["measurements"][number]
+        assert sums / whole["num_masked_tokens"] == pytest.approx(whole["loss"]["value"])
+    assert {part["name"] for part in text["sources"]} == {"one", "general"}
+
+
+def test_the_page_needs_nothing_else_and_its_charts_are_whole(runs: Any, report: Reports) -> None:
+    run = runs.train(evaluation={"examples": ["<script>alert(1)</script> [MASK] | a"]})
+    found = report(run.path)
+    page, markdown = report.read("html"), report.read("md")
+    assert "<script" not in page
+    assert not re.search(r"""(src|href)\s*=|url\(|@import""", page)
+    charts = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert len(charts) >= 4
+    for chart in charts:
+        ElementTree.fromstring(chart)
+    shown = f"{of(found['texts'][0], found['models'][1]['name'])['perplexity']['value']:.2f}"
+    assert shown in page
+    assert shown in markdown
+    assert "Forgetting was not measured" in page
+    assert "Forgetting was not measured" in markdown
+    for table in re.findall(r"(?:^\|.*\n)+", markdown, re.MULTILINE):
+        columns = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
+        assert len(columns) == 1, table
+
+
+def test_general_text_may_be_named_afterwards(
+    runs: Any, report: Reports, general: dict[str, Any]
+) -> None:
+    run = runs.train()
+    assert report(run.path)["general_is_missing"]
+    named = f"evaluation.general={json.dumps(general)}"
+    assert len(report(run.path, overrides=(named,))["texts"]) == 2
+    with pytest.raises(ConfigError, match=r"training\.epochs=1: .* only evaluation"):
+        report(run.path, overrides=("training.epochs=1",))
+
+
+def test_text_that_was_trained_on_is_no_general_text(
+    runs: Any, report: Reports, corpus_dir: Path
+) -> None:
+    run = runs.train()
+    named = f"evaluation.general=[{{format: text, path: {corpus_dir}, max_documents: 20}}]"
+    with pytest.raises(DataError, match="of its documents were trained on"):
+        report(run.path, overrides=(named,))
+
+
+def test_several_runs_side_by_side(runs: Any, report: Reports, general: dict[str, Any]) -> None:
+    first = runs.train("first", evaluation={"general": [general]})
+    second = runs.train("second", optimizer={"learning_rate": 0.01})
+    found = report(first.path, second.path)
+    assert [model["name"] for model in found["models"]] == ["tiny-bert", "first", "second"]
+    assert [verdict["run"] for verdict in found["verdicts"]] == ["first", "second"]
+    differences = {d["key"]: d["values"] for d in found["differences"]}
+    assert differences["optimizer.learning_rate"] == {"first": "0.001", "second": "0.01"}
+    assert "run.output_dir" not in differences
+    alone = report(second.path)
+    assert of(found["texts"][0], "second") == of(alone["texts"][0], "second")
+
+
+def test_other_tokenizers_are_compared_by_words_and_bytes(
+    runs: Any, report: Reports, tmp_path: Path, byte_tokenizer: Any
+) -> None:
+    from conftest import save_tiny_bert
+
+    other = save_tiny_bert(tmp_path / "tiny-bytes", byte_tokenizer, "BertForMaskedLM")
+    first = runs.train("first")
+    second = runs.train("second", model={"name_or_path": str(other)})
+    found = report(first.path, second.path)
+    assert len({model["tokenizer"] for model in found["models"]}) == 2
+    assert any("different tokenizers" in note for note in found["notes"])
+    measured = found["texts"][0]["measurements"]
+    assert [m["model"] for m in measured] == ["tiny-bert", "tiny-bytes", "first", "second"]
+    assert measured[3]["change"] is not None
+    assert "not-comparable" in report.read("html")
+
+
+def test_runs_that_cannot_be_reported_on(runs: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no run in it"):
+        open_run(tmp_path)
+    run = runs.train()
+    status = run.path / "status.json"
+    finished = status.read_text(encoding="utf-8")
+    status.write_text(
+        '{"state": "running", "pid": 17, "step": 3, "max_steps": 6}', encoding="utf-8"
+    )
+    with pytest.raises(ConfigError, match=r"stopped at step 3 of 6\); go on .*--resume auto"):
+        open_run(run.path)
+    with FileLock(run.path / ".lock"), pytest.raises(ConfigError, match="in progress"):
+        open_run(run.path)
+    status.write_text(finished, encoding="utf-8")
+    (run.path / "model" / "config.json").unlink()
+    with pytest.raises(ConfigError, match="there is no model in it"):
+        open_run(run.path)
+
+
+def test_a_corpus_that_has_changed_is_refused(
+    runs: Any, report: Reports, general: dict[str, Any]
+) -> None:
+    run = runs.train(corpus={"sources": [general], "validation_fraction": 0.5})
+    file = next(Path(general["path"]).glob("*.txt"))
+    text = file.read_text(encoding="utf-8")
+    # Files may be touched and new ones may come: what was validated on is the same.
+    file.write_text(text, encoding="utf-8")
+    report(run.path)
+    for path in Path(general["path"]).glob("*.txt"):
+        path.write_text(path.read_text(encoding="utf-8") + " nodes", encoding="utf-8")
+    with pytest.raises(DataError, match="the corpus has changed since training"):
+        report(run.path)
+
+
+def test_an_example_without_a_mask_is_one_line(runs: Any, report: Reports) -> None:
+    run = runs.train()
+    with pytest.raises(ConfigError, match=r"there is no \[MASK\] in 'nothing'"):
+        report(run.path, overrides=("evaluation.examples=[nothing]",))
