@@ -3,7 +3,6 @@
 What a command needs is imported when it runs: `--help` and config errors must not wait for torch.
 """
 
-import json
 import os
 import re
 import signal
@@ -34,12 +33,6 @@ Overrides = Annotated[
         metavar="[SECTION.KEY=VALUE]...",
         help="Settings that take the place of the file's; the value is YAML.",
         show_default=False,
-    ),
-]
-ModelName = Annotated[
-    str,
-    typer.Option(
-        "--model", metavar="MODEL", help="A folder, a hub name, or package://NAME/FOLDER."
     ),
 ]
 ModelNames = Annotated[
@@ -149,38 +142,41 @@ def _report_on_finished(run: Path, console: Console) -> None:
 
 @app.command("eval")
 def evaluate(
-    model: ModelName,
-    config: ConfigPath,
+    models: ModelNames,
+    configs: Annotated[
+        list[Path],
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="Whose validation text, and general text, to measure on; may be given again.",
+        ),
+    ],
     overrides: Overrides = None,
     nproc: NumProcesses = None,
     as_json: AsJson = False,
+    dump: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.csv",
+            help="Write text, masked input and prediction of each chunk.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Measure a model on a config's validation text."""
+    """Measure models on the validation and the general text of configs, in one table."""
     from mlmtune.config_loading import load_config
 
     # The revision is that of the config's own model.
-    chosen = [f"model.name_or_path={json.dumps(model)}", "model.revision=null"]
-    settings = load_config(config, [*(overrides or []), *chosen])
+    settings = [
+        (path.stem, load_config(path, [*(overrides or []), "model.revision=null"]))
+        for path in configs
+    ]
     _run_in_processes(nproc)
 
-    from mlmtune.modeling.device import build_accelerator
-    from mlmtune.training.setup import build_measurable
+    from mlmtune.proof.evaluating import evaluate_models
 
-    accelerator = build_accelerator(settings.training.precision)
-    console = Console(is_main=accelerator.is_main_process, notes_to_stderr=True)
-    measurable = build_measurable(settings, accelerator, console)
-    if measurable.loaded.head_is_new:
-        console.say(
-            f"{model} has no masked-LM head; it gets a new one, so its perplexity says little"
-        )
-    prepared = accelerator.prepare_model(measurable.loaded.model, evaluation_mode=True)
-    evaluation = measurable.evaluator.run(
-        accelerator, accelerator.unwrap_model(prepared), measurable.head
-    )
-    assert evaluation is not None  # nothing tells this evaluation to stop
-    if accelerator.is_main_process:
-        print(json.dumps(evaluation.to_json(), indent=2) if as_json else evaluation.table())
-    accelerator.end_training()
+    console = Console(notes_to_stderr=True)
+    evaluate_models(settings, models, console, as_json=as_json, dump=dump)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """The commands: what they print, and the one line and exit code of each thing that goes wrong."""
 
+import csv
 import gzip
 import io
 import json
@@ -32,7 +33,7 @@ class Result:
 
 Command = Callable[..., Result]
 
-COMMANDS = ("train", "eval", "fill", "check", "corpus", "prepare", "init")
+COMMANDS = ("train", "eval", "report", "fill", "check", "corpus", "prepare", "init")
 
 
 @pytest.fixture
@@ -431,14 +432,46 @@ def test_eval(command: Command, model_dir: Path, config_file: Callable[..., Path
     path = config_file(model={"name_or_path": "./another"})
     measured = command("eval", "--model", model_dir, "--config", path, "--json")
     assert measured.code == 0
-    values = json.loads(measured.out)
+    [values] = json.loads(measured.out)
     assert values.keys() >= {"loss", "perplexity", "perplexity_interval", "num_masked_tokens"}
     shown = command("eval", "--model", model_dir, "--config", path)
-    assert f"{values['perplexity']:.6f}" in shown.out
+    assert f"{values['perplexity']:.2f}" in shown.out
     assert str(values["num_masked_tokens"]) in shown.out
     fewer = command("eval", "--model", model_dir, "--config", path, "--json",
                     "evaluation.max_chunks=3")  # fmt: skip
-    assert json.loads(fewer.out)["num_chunks"] == 3
+    assert json.loads(fewer.out)[0]["num_chunks"] == 3
+
+
+def test_eval_of_several_models_on_several_texts(
+    command: Command,
+    model_dir: Path,
+    pair_model_dir: Path,
+    corpus_dir: Path,
+    config_file: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    one, two = config_file("one.yaml"), config_file("two.yaml")
+    dump = tmp_path / "dump.csv"
+    asked = ("eval", "--model", model_dir, "--model", pair_model_dir)
+    result = command(*asked, "--config", one, "--json", "--dump", dump)
+    records = json.loads(result.out)
+    assert [(r["text"], r["model"]) for r in records] == [
+        ("one", "tiny-bert"), ("one", "tiny-bert-of-pairs"),
+    ]  # fmt: skip
+    assert records[0]["perplexity_per_byte"] < records[0]["perplexity"]
+    with dump.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * records[0]["num_chunks"]
+    assert all("[MASK]" not in row["original"] for row in rows)
+    assert sum(row["masked"].count("[MASK]") for row in rows) > len(rows)
+    assert all("[MASK]" not in row["prediction"] or "[MASK]" in row["masked"] for row in rows)
+
+    domain = f"corpus.sources=[{{format: text, path: {corpus_dir}, max_documents: 10}}]"
+    measured = f"evaluation.general=[{{format: text, path: {corpus_dir}, max_documents: 5}}]"
+    shown = command(*asked, "--config", one, "--config", two, domain, measured)
+    assert [line.split("  ")[0] for line in shown.out.splitlines()] == [
+        "text", *["one", "one, general"] * 2, *["two", "two, general"] * 2,
+    ]  # fmt: skip
 
 
 # ----------------------------------------------------------------------------- init and check
@@ -733,7 +766,7 @@ def test_eval_of_an_encoder_without_a_head_repeats_the_perplexity_before(
     results = json.loads((tmp_path / "run" / "eval_results.json").read_text(encoding="utf-8"))
     assert results["model_head_was_new"]
     evaluated = command("eval", "--model", str(encoder), "--config", path, "--json")
-    assert json.loads(evaluated.out)["perplexity"] == pytest.approx(
+    assert json.loads(evaluated.out)[0]["perplexity"] == pytest.approx(
         results["perplexity_before"], rel=1e-6
     )
 

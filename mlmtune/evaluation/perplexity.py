@@ -76,21 +76,6 @@ class Evaluation:
             fields |= {f"general_{name}": value for name, value in general.items()}
         return fields
 
-    def table(self) -> str:
-        """All of it for people, a line each, to more digits than anyone needs."""
-        rows = self.to_json()
-        if self.perplexity is None:
-            rows["perplexity"] = "over 1e308"
-        if self.perplexity_interval is not None:
-            rows["perplexity_interval"] = "{:.6f} to {:.6f} (95 %)".format(
-                *self.perplexity_interval
-            )
-        return "\n".join(
-            f"{name:<21}{f'{value:.6f}' if isinstance(value, float) else value}"
-            for name, value in rows.items()
-            if value is not None
-        )
-
     def describe(self) -> str:
         """One line for people."""
         perplexity = "over 1e308" if self.perplexity is None else f"{self.perplexity:.2f}"

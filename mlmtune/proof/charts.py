@@ -1,6 +1,6 @@
 """Charts as SVG for a page: no scripts; colours and type come from the page's style sheet.
 
-A chart is 640 units wide and scales with its place. Series are told apart by colour and by name.
+A chart is 480 units wide and scales with its place. Series are told apart by colour and by name.
 """
 
 import math
@@ -8,11 +8,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH = 640
-LEFT, RIGHT, TOP, BOTTOM = 58, 14, 26, 34
+WIDTH = 480
+LEFT, RIGHT, TOP, BOTTOM = 56, 10, 28, 36
+LABELS, VALUES = 150, 84
+"""Room for the names at the left of an interval chart, and for the numbers at its right."""
 ROW = 30
-NUM_TICKS = 5
+NUM_TICKS = 4
 NUM_COLOURS = 6
+LONGEST_NAME = 19
 MOST_POINTS = 400
 """A longer series is thinned out: no screen shows more."""
 
@@ -110,7 +113,7 @@ def interval_chart(title: str, rows: Sequence[Range]) -> str:
     is_log = low > 0 and high / low > 10
     scale = math.log if is_log else float
     span = (scale(high) - scale(low)) or 1.0
-    left, right = 190, WIDTH - 150
+    left, right = LABELS, WIDTH - VALUES
 
     def at(value: float) -> float:
         return left + (right - left) * (scale(value) - scale(low)) / span
@@ -142,11 +145,11 @@ def _legend(names: list[str]) -> Iterator[str]:
     for number, name in enumerate(names):
         yield f'<circle class="dot c{number % NUM_COLOURS}" cx="{x + 5:.0f}" cy="10" r="5"/>'
         yield f'<text class="legend" x="{x + 15:.0f}" y="14">{_cut(name)}</text>'
-        x += 34 + 7.5 * min(len(name), 24)
+        x += 34 + 7.5 * min(len(name), LONGEST_NAME)
 
 
 def _cut(name: str) -> str:
-    return escape(name if len(name) <= 24 else f"{name[:23]}…")
+    return escape(name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…")
 
 
 def _ys(y: float) -> str:

@@ -71,14 +71,14 @@ def compare(
         a_word, a_byte = (None, None)
         if per_token is not None:
             words, num_bytes = per_token
-            a_word = _exponential(loss, 1 / words) if words else None
-            a_byte = _exponential(loss, 1 / num_bytes) if num_bytes else None
+            a_word = exponential(loss, 1 / words) if words else None
+            a_byte = exponential(loss, 1 / num_bytes) if num_bytes else None
         measured.append(
             Measurement(
                 model=name,
                 num_masked_tokens=len(values[0]),
                 loss=loss,
-                perplexity=_exponential(loss, 1.0),
+                perplexity=exponential(loss, 1.0),
                 perplexity_per_word=a_word,
                 perplexity_per_byte=a_byte,
                 accuracy=first,
@@ -94,7 +94,7 @@ def _columns(number: int) -> range:
     return range(1 + 3 * number, 4 + 3 * number)
 
 
-def _exponential(loss: Estimate, factor: float) -> Estimate:
+def exponential(loss: Estimate, factor: float) -> Estimate:
     """exp(factor * loss); what does not fit a float is None."""
 
     def exp(nats: float) -> float | None:

@@ -20,10 +20,10 @@ SMOOTHING = 0.5
 """Added to each count: a word that was not seen is rare, not impossible."""
 
 BINS = (
-    ("8 times as frequent and more", 8.0),
-    ("2 to 8 times as frequent", 2.0),
-    ("about as frequent", 0.5),
-    ("less than half as frequent", 0.0),
+    ("8 times and more", 8.0),
+    ("2 to 8 times", 2.0),
+    ("about as often", 0.5),
+    ("less than half", 0.0),
 )
 """Name of each kind of word, and the ratio of frequencies, here to general, that it begins at."""
 

@@ -143,7 +143,7 @@ def test_eval_repeats_the_perplexity(
         config = runs.config(evaluation={"batch_size": batch_size})
         app(args=["eval", "--model", str(finished.path / "model"), "--config", str(config),
                   "--json"], standalone_mode=False)  # fmt: skip
-        measured = json.loads(capsys.readouterr().out)
+        [measured] = json.loads(capsys.readouterr().out)
         written = finished.json("eval_results.json")
         for key in ("perplexity", "loss", "accuracy", "num_masked_tokens", "num_chunks"):
             assert measured[key] == pytest.approx(written[key], rel=1e-6)

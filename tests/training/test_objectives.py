@@ -1,5 +1,6 @@
 """Objectives with pairs, from a config to a result."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -119,12 +120,12 @@ def test_the_result_has_both_heads_and_is_measured_again(
 
     capsys.readouterr()
     config = runs.config(**pair_sections)
-    app(args=["eval", "--model", str(run.path / "model"), "--config", str(config)],
+    app(args=["eval", "--model", str(run.path / "model"), "--config", str(config), "--json"],
         standalone_mode=False)  # fmt: skip
     results = run.json("eval_results.json")
-    shown = capsys.readouterr().out
-    assert f"{results['pair_accuracy']:.6f}" in shown
-    assert f"{results['loss']:.6f}" in shown
+    [measured] = json.loads(capsys.readouterr().out)
+    assert measured["pair_accuracy"] == results["pair_accuracy"]
+    assert measured["loss"] == pytest.approx(results["loss"], rel=1e-6)
 
 
 def test_a_model_without_a_head_for_pairs_is_refused_before_its_text_is_read(

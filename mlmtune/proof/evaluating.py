@@ -1,0 +1,234 @@
+"""`mlmtune eval`: several models on several texts, in one table."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from mlmtune.config import Config, ModelConfig
+from mlmtune.console import Console
+from mlmtune.errors import ConfigError, ResourceError
+from mlmtune.evaluation.perplexity import Evaluation
+from mlmtune.evaluation.scoring import FixedMasks
+from mlmtune.masking.collator import IGNORE_INDEX, MaskedBatch
+from mlmtune.modeling.device import build_accelerator, free_cached_memory
+from mlmtune.modeling.names import short_names
+from mlmtune.proof.comparison import exponential
+from mlmtune.proof.findings import Estimate
+from mlmtune.proof.measuring import words_and_bytes
+from mlmtune.proof.rendering import perplexity
+from mlmtune.tokens.chunking import ChunkView
+from mlmtune.tokens.summary_text import table
+from mlmtune.training.setup import Measurable, build_measurable, fixed_masks
+
+DUMP_COLUMNS = ("model", "text", "chunk", "source", "original", "masked", "prediction")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model on a text.
+
+    Attributes:
+        text: name of the config, and of its general text.
+        model: short name.
+        tokenizer: rows with the same number compare a token.
+        evaluation: what was measured.
+        perplexity_per_word: see `findings.Measurement`.
+        perplexity_per_byte: see `findings.Measurement`.
+    """
+
+    text: str
+    model: str
+    tokenizer: int
+    evaluation: Evaluation
+    perplexity_per_word: float | None
+    perplexity_per_byte: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """One record of `--json`."""
+        return {
+            "text": self.text,
+            "model": self.model,
+            **self.evaluation.to_json(),
+            "perplexity_per_word": self.perplexity_per_word,
+            "perplexity_per_byte": self.perplexity_per_byte,
+        }
+
+
+def evaluate_models(
+    configs: Sequence[tuple[str, Config]],
+    models: Sequence[str],
+    console: Console,
+    *,
+    as_json: bool,
+    dump: Path | None,
+) -> None:
+    """Measure each model on the validation and the general text of each config, and print it.
+
+    Args:
+        configs: name of each, and its settings.
+        models: folders, hub names, or package://NAME/FOLDER.
+        console: shows what takes time; prints the table.
+        as_json: a list of records instead.
+        dump: a file that the masked input and the predictions of each chunk are written to.
+
+    Raises:
+        MlmtuneError: a model or a text is not there, or they do not fit.
+    """
+    accelerator = build_accelerator(configs[0][1].training.precision)
+    if not accelerator.is_main_process:
+        console = Console(is_main=False)
+    if dump is not None and accelerator.num_processes > 1:
+        raise ConfigError("--dump writes what one process sees; leave --nproc out")
+    tokenizers: list[str] = []
+    rows: list[Row] = []
+    dumped: list[tuple[Any, ...]] = []
+    names = short_names(models)
+    for text, config in configs:
+        for name, model in zip(names, models, strict=True):
+            chosen = ModelConfig(
+                name_or_path=model,
+                attn_implementation=config.model.attn_implementation,
+            )
+            settings = config.model_copy(update={"model": chosen})
+            measurable = build_measurable(settings, accelerator, console)
+            if measurable.loaded.head_is_new:
+                console.say(
+                    f"{model} has no masked-LM head; it gets a new one, so its perplexity says "
+                    "little"
+                )
+            backend = measurable.loaded.tokenizer.backend_tokenizer.to_str()
+            if backend not in tokenizers:
+                tokenizers.append(backend)
+            number = tokenizers.index(backend)
+            rows += _rows(text, name, number, measurable, accelerator)
+            if dump is not None:
+                dumped += _dumped(text, name, measurable, settings, accelerator)
+            del measurable
+            free_cached_memory(accelerator.device)
+    if dump is not None:
+        _write(dump, dumped)
+    if as_json:
+        console.result(json.dumps([row.to_json() for row in rows], indent=2))
+    else:
+        for line in _table(rows):
+            console.result(line)
+    accelerator.end_training()
+
+
+def _rows(
+    text: str, name: str, tokenizer: int, measurable: Measurable, accelerator: Accelerator
+) -> list[Row]:
+    prepared = accelerator.prepare_model(measurable.loaded.model, evaluation_mode=True)
+    module = accelerator.unwrap_model(prepared)
+    rows = []
+    for what, evaluator, view in (
+        (text, measurable.evaluator, measurable.splits.validation),
+        (f"{text}, general", measurable.general_evaluator, measurable.splits.general),
+    ):
+        if evaluator is None or view is None:
+            continue
+        evaluation = evaluator.run(accelerator, module, measurable.head)
+        assert evaluation is not None  # nothing tells this evaluation to stop
+        words, num_bytes = words_and_bytes(view)
+        rows.append(
+            Row(
+                text=what,
+                model=name,
+                tokenizer=tokenizer,
+                evaluation=evaluation,
+                perplexity_per_word=_per(evaluation, words),
+                perplexity_per_byte=_per(evaluation, num_bytes),
+            )
+        )
+    return rows
+
+
+def _per(evaluation: Evaluation, per_token: float) -> float | None:
+    if not per_token:
+        return None
+    return exponential(Estimate(evaluation.loss), 1 / per_token).value
+
+
+def _table(rows: Sequence[Row]) -> list[str]:
+    compares = len({row.tokenizer for row in rows}) == 1
+    has_pairs = any(row.evaluation.num_pairs is not None for row in rows)
+    names = ["text", "model", "perplexity", "95 %", "a word", "a byte", "first", "five", "tokens"]
+    lines = [names + ["pairs"] * has_pairs]
+    for row in rows:
+        found, interval = row.evaluation, row.evaluation.perplexity_interval
+        bounds = [] if interval is None else [perplexity(Estimate(bound)) for bound in interval]
+        pairs = "" if found.pair_accuracy is None else f"{found.pair_accuracy:.1%}"
+        cells = [
+            row.text,
+            row.model,
+            perplexity(Estimate(found.perplexity)) + ("" if compares else "*"),
+            " to ".join(bounds),
+            perplexity(Estimate(row.perplexity_per_word)),
+            perplexity(Estimate(row.perplexity_per_byte)),
+            f"{found.accuracy:.1%}",
+            f"{found.accuracy_top5:.1%}",
+            f"{found.num_masked_tokens:,}",
+        ]
+        lines.append(cells + [pairs] * has_pairs)
+    shown = list(table(lines))
+    if not compares:
+        shown.append(
+            "* the tokenizers are not the same, so these do not compare; those a word and a byte do"
+        )
+    return shown
+
+
+def _dumped(
+    text: str, name: str, measurable: Measurable, config: Config, accelerator: Accelerator
+) -> list[tuple[Any, ...]]:
+    masks, general_masks = fixed_masks(measurable.splits, measurable.loaded, config)
+    found = list(_of_chunks(text, name, masks, measurable, accelerator))
+    if general_masks is not None:
+        found += _of_chunks(f"{text}, general", name, general_masks, measurable, accelerator)
+    return found
+
+
+def _of_chunks(
+    text: str, name: str, masks: FixedMasks, measurable: Measurable, accelerator: Accelerator
+) -> list[tuple[Any, ...]]:
+    """Source, text, masked input, and that with the likeliest tokens in it, of each chunk."""
+    tokenizer = measurable.loaded.tokenizer
+    view: ChunkView = masks.view
+    rows = []
+    for chunk in masks.chunks.tolist():
+        batch = masks.batch(np.asarray([chunk]))
+        with torch.inference_mode():
+            outputs = measurable.head.outputs(measurable.loaded.model, batch.to(accelerator.device))
+        likeliest = outputs.logits.argmax(dim=-1).cpu()[: batch.num_masked_tokens]
+        filled = batch.input_ids.clone().reshape(-1)
+        filled[batch.masked_positions[: batch.num_masked_tokens]] = likeliest
+        document = view.documents_in(chunk)[0][1]
+        source = view.store.sources[int(view.store.document_sources[document])].name
+        rows.append(
+            (name, text, chunk, source, tokenizer.decode(_original(batch)),
+             tokenizer.decode(batch.input_ids[0]), tokenizer.decode(filled))
+        )  # fmt: skip
+    return rows
+
+
+def _original(batch: MaskedBatch) -> torch.Tensor:
+    """(T,) the first sequence as it was before it was masked."""
+    is_masked = batch.labels[0] != IGNORE_INDEX
+    return torch.where(is_masked, batch.labels[0], batch.input_ids[0])
+
+
+def _write(path: Path, rows: Sequence[tuple[Any, ...]]) -> None:
+    try:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(DUMP_COLUMNS)
+            writer.writerows(rows)
+    except OSError as error:
+        raise ResourceError(f"--dump {path}: cannot be written ({error.strerror})") from error
