@@ -10,7 +10,7 @@ from html import escape
 
 WIDTH = 480
 LEFT, RIGHT, TOP, BOTTOM = 56, 10, 28, 36
-LABELS, VALUES = 150, 84
+LABELS, VALUES = 164, 76
 """Room for the names at the left of an interval chart, and for the numbers at its right."""
 ROW = 30
 NUM_TICKS = 4
