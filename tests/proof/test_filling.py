@@ -1,6 +1,7 @@
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import save_tiny_bert
 
 from mlmtune.errors import ConfigError
 from mlmtune.evaluation.fill_mask import MaskPredictions, Prediction, Target, fill_mask
@@ -38,15 +38,29 @@ def roberta_dir(byte_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="module")
-def albert_dir(unigram_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unigram_dir(unigram_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model whose words have their spaces in them."""
+    from transformers import BertConfig, BertForMaskedLM
+
     folder = tmp_path_factory.mktemp("models") / "tiny-unigram"
-    return save_tiny_bert(folder, unigram_tokenizer, "BertForMaskedLM")
+    torch.manual_seed(2)
+    BertForMaskedLM(BertConfig(
+        vocab_size=len(unigram_tokenizer), hidden_size=16, num_hidden_layers=1,
+        num_attention_heads=2, intermediate_size=24, max_position_embeddings=64, pad_token_id=0,
+    )).save_pretrained(folder)  # fmt: skip
+    unigram_tokenizer.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
-def headless_dir(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def headless_dir(model_dir: Path, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The encoder of the tiny BERT."""
+    from transformers import BertModel
+
     folder = tmp_path_factory.mktemp("models") / "headless"
-    return save_tiny_bert(folder, tokenizer, "BertModel")
+    BertModel.from_pretrained(model_dir, add_pooling_layer=False).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture
@@ -86,18 +100,18 @@ def test_any_of_the_models_masks_stands_for_a_mask(
 
 
 def test_targets_are_looked_up_in_each_vocabulary(
-    load: Callable[..., MaskFiller], model_dir: Path, roberta_dir: Path, albert_dir: Path
+    load: Callable[..., MaskFiller], model_dir: Path, roberta_dir: Path, unigram_dir: Path
 ) -> None:
     words = ("storage", "k8s")
-    filled = load(model_dir, roberta_dir, albert_dir, words=words).fill(TEXT)
-    bert, roberta, albert = (answer.masks[0].targets for answer in filled.models)
+    filled = load(model_dir, roberta_dir, unigram_dir, words=words).fill(TEXT)
+    bert, roberta, unigram = (answer.masks[0].targets for answer in filled.models)
     assert [target.word for target in bert] == list(words)
     assert bert[0].token_str == "storage"
-    assert albert[0].token_str == "\u2581storage"
+    assert unigram[0].token_str == "\u2581storage"
     assert roberta[0].pieces == ("\u0120st", "orage")
     assert roberta[0].token is None
     assert bert[1].pieces == ("k", "##8", "##s")
-    for target in (bert[0], albert[0]):
+    for target in (bert[0], unigram[0]):
         assert target.score is not None
         assert 0 < target.score < 1
 
@@ -144,9 +158,10 @@ def test_the_last_models_missing_folder_is_told_before_weights_are_loaded(
 
 
 def test_a_length_that_only_the_weights_tell_is_told_before_anything_is_filled(
-    tokenizer: Any, tmp_path: Path, console: Any
+    model_dir: Path, tmp_path: Path, console: Any
 ) -> None:
-    folder = save_tiny_bert(tmp_path / "unlimited", tokenizer, "BertForMaskedLM")
+    folder = tmp_path / "unlimited"
+    shutil.copytree(model_dir, folder)
     config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     del config["model_max_length"]
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
