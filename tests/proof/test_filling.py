@@ -376,6 +376,8 @@ def test_a_person_at_a_terminal_is_asked_for_sentences(terminal: Terminal) -> No
 
 def test_an_interrupt_ends_a_conversation(terminal: Terminal) -> None:
     terminal.until("text> ")
+    # Python answers a signal that comes between the prompt and the waiting at the next line only.
+    time.sleep(1)
     terminal.process.send_signal(signal.SIGINT)
     terminal.until("mlmtune: stopped by SIGINT; nothing more was saved")
     assert terminal.process.wait(60) == 130
