@@ -442,6 +442,23 @@ def test_eval(command: Command, model_dir: Path, config_file: Callable[..., Path
     assert json.loads(fewer.out)[0]["num_chunks"] == 3
 
 
+def test_train_ends_with_a_report(
+    command: Command, config_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = config_file(training={"max_steps": 1})
+    result = command("train", "--config", path)
+    assert result.code == 0
+    assert f"the report is in {tmp_path / 'run' / 'report.html'}" in result.out
+    assert (tmp_path / "run" / "report.json").is_file()
+    assert command("train", "--config", path, "--overwrite", "--no-report").code == 0
+    assert not (tmp_path / "run" / "report.html").exists()
+    again = command("report", tmp_path / "run", "--quiet")
+    assert again.code == 0
+    assert re.match(r"run: (improved|no clear change|worse)\.", again.out)
+    assert_fails(command("report", tmp_path), 2, "no run in it")
+    assert_fails(command("report", "evaluation.max_chunks=3"), 2, "no run to report on")
+
+
 def test_eval_of_several_models_on_several_texts(
     command: Command,
     model_dir: Path,

@@ -89,8 +89,9 @@ def load_subject(config: Config, model: ModelConfig, console: Console) -> Subjec
     """
     device = this_device()
     wanted = config.training.precision
-    can_be = wanted == "auto" or device.type != "cpu" or wanted == "fp32"
-    precision = resolve_precision(wanted if can_be else "auto", device)
+    if wanted == "fp16" and device.type == "cpu":
+        wanted = "auto"  # the run had a GPU, and the report may be made elsewhere
+    precision = resolve_precision(wanted, device)
     loaded = load_pretrained(
         model,
         objective="mlm",

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from filelock import FileLock
+from transformers import BertModel
 
 from mlmtune.console import Console
 from mlmtune.errors import ConfigError, DataError
@@ -168,6 +169,34 @@ def test_other_tokenizers_are_compared_by_words_and_bytes(
     assert [m["model"] for m in measured] == ["tiny-bert", "tiny-bytes", "first", "second"]
     assert measured[3]["change"] is not None
     assert "not-comparable" in report.read("html")
+
+
+def test_a_base_without_a_head_is_judged_by_what_remains(
+    runs: Any, report: Reports, model_dir: Path, tokenizer: Any, tmp_path: Path
+) -> None:
+    base = tmp_path / "headless"
+    BertModel.from_pretrained(model_dir).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    run = runs.train(model={"name_or_path": str(base)}, optimizer={"learning_rate": 0.01})
+    found = report(run.path)
+    before = of(found["texts"][0], found["models"][0]["name"])
+    results = run.json("eval_results.json")
+    assert before["loss"]["value"] == pytest.approx(results["loss_before"], rel=1e-6)
+    assert found["models"][0]["head_is_new"]
+    [verdict] = found["verdicts"]
+    assert "has no masked-LM head" in verdict["reasons"][0]
+    assert any("forgetting cannot be told" in reason for reason in verdict["reasons"])
+
+
+def test_a_run_with_pairs_is_measured_on_chunks(
+    runs: Any, report: Reports, pair_sections: dict[str, Any]
+) -> None:
+    run = runs.train(**pair_sections)
+    found = report(run.path)
+    measured = of(found["texts"][0], found["models"][1]["name"])
+    assert measured["loss"]["value"] == pytest.approx(
+        run.json("eval_results.json")["loss"], rel=1e-6
+    )
 
 
 def test_runs_that_cannot_be_reported_on(runs: Any, tmp_path: Path) -> None:
