@@ -3,8 +3,9 @@
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import yaml
@@ -21,7 +22,17 @@ from mlmtune.modeling.device import free_cached_memory
 from mlmtune.modeling.names import short_names
 from mlmtune.proof.comparison import compare, units_of
 from mlmtune.proof.examples import ask, furthest_apart, questions
-from mlmtune.proof.findings import Difference, Model, Part, Report, Run, Text
+from mlmtune.proof.findings import (
+    Difference,
+    Example,
+    Measurement,
+    Model,
+    Opinion,
+    Part,
+    Report,
+    Run,
+    Text,
+)
 from mlmtune.proof.measuring import Subject, load_subject, this_device, words_and_bytes
 from mlmtune.proof.rendering import to_html, to_markdown
 from mlmtune.proof.runs import FinishedRun, open_run
@@ -31,7 +42,6 @@ from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.splits import Splits
 from mlmtune.training.run_dir import TEMPORARY_PREFIX
 
-Opinions = Any
 NOT_COMPARED = ("run", "tokenization")
 """Sections whose differences say nothing of what was trained."""
 
@@ -79,7 +89,14 @@ def make_report(runs: list[FinishedRun], config: Config, console: Console) -> Re
     for model in models:
         console.say(f"measuring {model.name}")
         measured.add(model, locations[model.name], console)
-    models = [_with_facts(model, measured) for model in models]
+    models = [
+        replace(
+            model,
+            head_is_new=model.name in measured.has_new_head,
+            tokenizer=measured.tokenizer_of[model.name],
+        )
+        for model in models
+    ]
     texts = measured.texts(models)
     of_runs = tuple(_run(run, model) for run, model in zip(runs, _adapted(models), strict=True))
     gained, lost = measured.examples()
@@ -145,7 +162,7 @@ class _Measured:
         self._tokenizers: list[str] = []
         self.tokenizer_of: dict[str, int] = {}
         self.has_new_head: set[str] = set()
-        self.answers: dict[str, list[Opinions]] = {}
+        self.answers: dict[str, list[tuple[Opinion, ...]]] = {}
 
     def add(self, model: Model, location: ModelConfig, console: Console) -> None:
         """Load a model and ask it for every masked token."""
@@ -185,12 +202,16 @@ class _Measured:
         return tuple(texts)
 
     def _text(
-        self, name: str, kind: Any, scores: dict[str, TokenScores], models: list[Model]
+        self,
+        name: str,
+        kind: Literal["domain", "general"],
+        scores: dict[str, TokenScores],
+        models: list[Model],
     ) -> Text:
         """One text: by tokenizer, since only the same tokens can be compared one by one."""
-        rows: dict[str, Any] = {}
-        sources: dict[str, list[Any]] = {}
-        specific: dict[str, list[Any]] = {}
+        rows: dict[str, Measurement] = {}
+        sources: dict[str, list[Measurement]] = {}
+        specific: dict[str, list[Measurement]] = {}
         first: tuple[int, int, bool] = (0, 0, True)
         for number, splits in self._splits.items():
             view = splits.validation if kind == "domain" else splits.general
@@ -228,7 +249,7 @@ class _Measured:
             specificity=_parts(specific, order),
         )
 
-    def examples(self) -> tuple[Any, Any]:
+    def examples(self) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
         """Where the adapted model of a single run gained and lost most."""
         if len(self._kept) != 2 or len(self._tokenizers) != 1:
             return (), ()
@@ -236,7 +257,7 @@ class _Measured:
 
 
 def _add_parts(
-    parts: dict[str, list[Any]],
+    parts: dict[str, list[Measurement]],
     scores: Mapping[str, TokenScores],
     bases: Mapping[str, str | None],
     units: NDArray[np.int64],
@@ -247,7 +268,7 @@ def _add_parts(
             parts.setdefault(name, []).extend(compare(scores, bases, units, which))
 
 
-def _parts(parts: Mapping[str, list[Any]], order: Mapping[str, int]) -> tuple[Part, ...]:
+def _parts(parts: Mapping[str, list[Measurement]], order: Mapping[str, int]) -> tuple[Part, ...]:
     return tuple(
         Part(name, tuple(sorted(measured, key=lambda m: order[m.model])))
         for name, measured in parts.items()
@@ -294,17 +315,6 @@ def _check_text(runs: list[FinishedRun], config: Config, splits: Splits) -> None
             f"evaluation.general: {splits.num_in_general - recorded:,} of its documents were "
             f"trained on in {first.path}; name other text"
         )
-
-
-def _with_facts(model: Model, measured: _Measured) -> Model:
-    return Model(
-        name=model.name,
-        is_adapted=model.is_adapted,
-        base=model.base,
-        location=model.location,
-        head_is_new=model.name in measured.has_new_head,
-        tokenizer=measured.tokenizer_of[model.name],
-    )
 
 
 def _notes(models: list[Model], texts: tuple[Text, ...]) -> list[str]:
