@@ -1,0 +1,68 @@
+import re
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlmtune.proof.charts import WIDTH, Range, Series, interval_chart, line_chart
+
+NUMBERS = st.floats(-1e6, 1e6, allow_nan=False).map(lambda value: value if abs(value) > 1e-6 else 0)
+POINTS = st.lists(st.tuples(st.integers(0, 10_000), NUMBERS), min_size=1, max_size=30)
+
+
+def places(chart, name):
+    root = ElementTree.fromstring(chart)
+    return [
+        float(element.get(name))
+        for element in root.iter()
+        if element.get(name) is not None and "dot" in element.get("class", "")
+    ]
+
+
+@given(points=POINTS)
+def test_a_line_stays_on_its_chart(points):
+    points = sorted(points)
+    chart = line_chart("a <title>", [Series("one & only", points)])
+    root = ElementTree.fromstring(chart)
+    [line] = [element for element in root.iter() if element.tag.endswith("polyline")]
+    drawn = [tuple(map(float, point.split(","))) for point in line.get("points").split()]
+    assert len(drawn) == len(points)
+    height = float(root.get("viewBox").split()[3])
+    assert all(0 <= x <= WIDTH and 0 <= y <= height for x, y in drawn)
+    # Higher values are higher up.
+    by_value = sorted(zip([value for _, value in points], [y for _, y in drawn], strict=True))
+    ys = [y for _, y in by_value]
+    assert ys == pytest.approx(sorted(ys, reverse=True), abs=0.11)
+
+
+def test_values_over_decades_are_drawn_by_their_logarithm():
+    chart = line_chart("perplexity", [Series("all", [(0, 1000.0), (1, 100.0), (2, 10.0)])])
+    first, second, third = places(chart, "cy")[:3]  # the legend has one, too
+    assert second - first == pytest.approx(third - second, abs=0.2)
+
+
+def test_nothing_to_draw_is_no_chart():
+    assert line_chart("empty", [Series("none", [])]) == ""
+    assert line_chart("not a number", [Series("nan", [(0, float("nan"))])]) == ""
+    assert interval_chart("empty", []) == ""
+
+
+def test_a_long_series_is_thinned_and_keeps_its_end():
+    chart = line_chart("long", [Series("s", [(x, float(x)) for x in range(10_001)])])
+    [points] = re.findall(r'points="([^"]*)"', chart)
+    assert len(points.split()) <= 402
+    straight = line_chart("short", [Series("s", [(0, 0.0), (10_000, 10_000.0)])])
+    assert points.split()[-1] == re.findall(r'points="([^"]*)"', straight)[0].split()[-1]
+
+
+def test_the_dot_lies_in_its_bar():
+    rows = [
+        Range("base <b>", 500.0, (400.0, 600.0), "500", 0),
+        Range("x" * 80, 20.0, None, "20", 1),
+    ]
+    root = ElementTree.fromstring(interval_chart("before and after", rows))
+    [bar] = [element for element in root.iter() if "bar" in element.get("class", "")]
+    dots = [element for element in root.iter() if "dot" in element.get("class", "")]
+    assert float(bar.get("x1")) < float(dots[0].get("cx")) < float(bar.get("x2"))
+    assert float(dots[1].get("cx")) < float(bar.get("x1"))
