@@ -107,10 +107,13 @@ def count(value: int | float | None) -> str:
     return "-" if value is None else f"{value:,.0f}"
 
 
+_MARKUP = re.compile(r"[\\`*<>|]|\](?=\()|(?<![^\W_])_|_(?![^\W_])")
+"""What Markdown would take for markup; an underscore inside a word it leaves alone."""
+
+
 def cell(text: Any) -> str:
     """Text for a cell of a Markdown table, as it stands."""
-    plain = " ".join(str(text).split())
-    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", plain)
+    return _MARKUP.sub(r"\\\g<0>", " ".join(str(text).split()))
 
 
 # ------------------------------------------------------------------------------------- charts
