@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH = 480
+WIDTH, HEIGHT = 480, 220
 LEFT, RIGHT, TOP, BOTTOM = 56, 10, 28, 36
 LABELS, VALUES = 164, 76
 """Room for the names at the left of an interval chart, and for the numbers at its right."""
@@ -52,17 +52,23 @@ class Range:
     colour: int
 
 
-def line_chart(title: str, series: Sequence[Series], *, height: int = 220) -> str:
-    """Lines over steps; logarithmic where the values span more than a factor of ten.
+def line_chart(title: str, series: Sequence[Series], *, may_be_log: bool = False) -> str:
+    """Lines over steps.
 
-    Returns an empty text where there is nothing to draw.
+    Args:
+        title: for those who do not see it.
+        series: each in its colour.
+        may_be_log: logarithmic where the values span more than a factor of ten.
+
+    Returns:
+        SVG; an empty text where there is nothing to draw.
     """
     series = [Series(s.name, _thinned(s.points)) for s in series if len(s.points) > 0]
     values = [y for s in series for _, y in s.points if math.isfinite(y)]
     if not values:
         return ""
     low, high = min(values), max(values)
-    is_log = low > 0 and high / low > 10
+    is_log = may_be_log and low > 0 and high / low > 10
     if low == high:
         low, high = low - abs(low) * 0.1 - 1e-9, high + abs(high) * 0.1 + 1e-9
     ticks = list(_log_ticks(low, high) if is_log else _ticks(low, high))
@@ -77,7 +83,7 @@ def line_chart(title: str, series: Sequence[Series], *, height: int = 220) -> st
             y, bottom, top = math.log(y), math.log(low), math.log(high)
         else:
             bottom, top = low, high
-        return TOP + (height - TOP - BOTTOM) * (1 - (y - bottom) / (top - bottom))
+        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - (y - bottom) / (top - bottom))
 
     parts = []
     for tick in ticks:
@@ -86,22 +92,22 @@ def line_chart(title: str, series: Sequence[Series], *, height: int = 220) -> st
         parts.append(f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}">{_short(tick)}</text>')
     for tick in _ticks(0, right):
         parts.append(
-            f'<text class="tick middle" x="{at_x(tick):.1f}" y="{height - BOTTOM + 18}">'
+            f'<text class="tick middle" x="{at_x(tick):.1f}" y="{HEIGHT - BOTTOM + 18}">'
             f"{_short(tick)}</text>"
         )
     parts.append(
-        f'<text class="tick" x="{WIDTH - RIGHT}" y="{height - 2}">step</text>'
+        f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT - 2}">step</text>'
     )  # fmt: skip
     for number, line in enumerate(series):
         points = [(at_x(x), at_y(y)) for x, y in line.points if math.isfinite(y)]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        colour = f"c{number % NUM_COLOURS}"
+        colour = f"c{(number + 1) % NUM_COLOURS}"
         parts.append(f'<polyline class="line {colour}" points="{path}"/>')
         if len(points) <= 12:
             parts += [f'<circle class="dot {colour}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>'
                       for x, y in points]  # fmt: skip
     parts += _legend([line.name for line in series])
-    return _svg(title, height, parts)
+    return _svg(title, HEIGHT, parts)
 
 
 def interval_chart(title: str, rows: Sequence[Range]) -> str:
@@ -143,7 +149,7 @@ def _svg(title: str, height: int, parts: list[str]) -> str:
 def _legend(names: list[str]) -> Iterator[str]:
     x = float(LEFT)
     for number, name in enumerate(names):
-        yield f'<circle class="dot c{number % NUM_COLOURS}" cx="{x + 5:.0f}" cy="10" r="5"/>'
+        yield f'<circle class="dot c{(number + 1) % NUM_COLOURS}" cx="{x + 5:.0f}" cy="10" r="5"/>'
         yield f'<text class="legend" x="{x + 15:.0f}" y="14">{_cut(name)}</text>'
         x += 34 + 7.5 * min(len(name), LONGEST_NAME)
 

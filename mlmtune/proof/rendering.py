@@ -39,7 +39,7 @@ def _render(name: str, report: Report, *, escapes: bool) -> str:
             general=[text for text in report.texts if text.kind == "general"],
             before_and_after=lambda text: Markup(_before_and_after(report, text)),
             by_part=lambda text, parts: Markup(_by_part(report, parts)),
-            curves=[Markup(chart) for chart in _curves(report) if chart],
+            curves=[(title, Markup(chart)) for title, chart in _curves(report)],
             funnel=_funnel,
         ).rstrip()
         + "\n"
@@ -145,7 +145,7 @@ def _by_part(report: Report, parts: Sequence[Any]) -> str:
     return interval_chart("Change of the loss in nats a token, with 95 % intervals", rows)
 
 
-def _curves(report: Report) -> list[str]:
+def _curves(report: Report) -> list[tuple[str, str]]:
     """The curves of all runs, each kind on one plot."""
     several = len(report.runs) > 1
 
@@ -160,29 +160,32 @@ def _curves(report: Report) -> list[str]:
 
     general = series("evaluations", "eval_general_perplexity", "general text")
     validation = series("evaluations", "eval_perplexity", "validation text")
-    charts = [line_chart("Perplexity", validation if several else [*validation, *general])]
-    if several:
-        charts.append(line_chart("Perplexity on general text", general))
-    charts.append(
-        line_chart(
-            "Loss in nats a token",
-            [*series("steps", "loss", "training"),
-             *([] if several else series("evaluations", "eval_loss", "validation"))],
-        )
-    )  # fmt: skip
-    charts.append(line_chart("Learning rate", series("steps", "learning_rate", "learning rate")))
+    losses = series("steps", "loss", "training")
+    if not several:
+        losses += series("evaluations", "eval_loss", "validation")
+    charts = {
+        "Perplexity": validation if several else [*validation, *general],
+        "Perplexity on general text": general if several else [],
+        "Loss, nats a token": losses,
+        "Learning rate": series("steps", "learning_rate", "learning rate"),
+    }
     if len({r["mlm_probability"] for run in report.runs for r in run.steps}) > 1:
-        rates = series("steps", "mlm_probability", "masking rate")
-        charts.append(line_chart("Masking rate", rates))
-    speeds = series("steps", "tokens_per_second", "tokens a second")
-    charts.append(line_chart("Tokens a second", speeds))
-    return charts
+        charts["Masking rate"] = series("steps", "mlm_probability", "masking rate")
+    charts["Tokens a second"] = series("steps", "tokens_per_second", "tokens a second")
+    drawn = {
+        title: line_chart(title, lines, may_be_log=title.startswith("Perplexity"))
+        for title, lines in charts.items()
+    }
+    return [(title, chart) for title, chart in drawn.items() if chart]
 
 
-def _funnel(corpus: dict[str, Any]) -> list[tuple[str, int, int | None]]:
+def _funnel(corpus: dict[str, Any]) -> list[tuple[str, int | None, int | None]]:
     """Rows of the corpus's funnel: what, documents, characters."""
     documents, characters = corpus["documents"], corpus["characters"]
-    rows: list[tuple[str, int, int | None]] = [("found", documents["found"], characters["found"])]
+    rows: list[tuple[str, int | None, int | None]] = [
+        ("found", documents["found"], characters["found"]),
+        ("cleaned away", None, sum(characters["cleaned_away"].values())),
+    ]
     for reason, number in documents["left_out"].items():
         left_out = characters["left_out"].get(reason, 0)
         rows.append((f"left out: {reason.replace('_', ' ')}", number, left_out))

@@ -37,7 +37,9 @@ def test_a_line_stays_on_its_chart(points):
 
 
 def test_values_over_decades_are_drawn_by_their_logarithm():
-    chart = line_chart("perplexity", [Series("all", [(0, 1000.0), (1, 100.0), (2, 10.0)])])
+    chart = line_chart(
+        "perplexity", [Series("all", [(0, 1000.0), (1, 100.0), (2, 10.0)])], may_be_log=True
+    )
     first, second, third = places(chart, "cy")[:3]  # the legend has one, too
     assert second - first == pytest.approx(third - second, abs=0.2)
 
