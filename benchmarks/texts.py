@@ -93,7 +93,7 @@ def prepare(
     kept = CorpusInMemory.of(corpus).kept
     is_validation = validation_mask(
         np.asarray([document.content_hash for document in kept], dtype=np.uint64),
-        np.zeros(len(kept), dtype=bool),
+        np.zeros(len(kept), dtype=np.int64),
         corpus,
     )
     sides = {

@@ -204,6 +204,13 @@ def corpus_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def byte_model_dir(byte_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT whose tokenizer is a byte-level BPE."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-bytes"
+    return save_tiny_bert(folder, byte_tokenizer, "BertForMaskedLM")
+
+
+@pytest.fixture(scope="session")
 def pair_model_dir(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny BERT with heads for masked words and for pairs."""
     folder = tmp_path_factory.mktemp("models") / "tiny-bert-of-pairs"

@@ -752,7 +752,8 @@ def test_quiet_prints_the_result_alone(
     assert result.err == ""
     lines = [line for line in result.out.splitlines() if line]
     assert lines[0].startswith("perplexity ")
-    assert lines[-1] == f"the model is in {tmp_path / 'run' / 'model'}"
+    assert f"the model is in {tmp_path / 'run' / 'model'}" in lines
+    assert lines[-1].startswith(f"the report is in {tmp_path / 'run' / 'report.html'}")
 
 
 def test_the_config_is_kept_as_it_was_written(

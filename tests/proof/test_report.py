@@ -155,13 +155,10 @@ def test_several_runs_side_by_side(runs: Any, report: Reports, general: dict[str
 
 
 def test_other_tokenizers_are_compared_by_words_and_bytes(
-    runs: Any, report: Reports, tmp_path: Path, byte_tokenizer: Any
+    runs: Any, report: Reports, byte_model_dir: Path
 ) -> None:
-    from conftest import save_tiny_bert
-
-    other = save_tiny_bert(tmp_path / "tiny-bytes", byte_tokenizer, "BertForMaskedLM")
     first = runs.train("first")
-    second = runs.train("second", model={"name_or_path": str(other)})
+    second = runs.train("second", model={"name_or_path": str(byte_model_dir)})
     found = report(first.path, second.path)
     assert len({model["tokenizer"] for model in found["models"]}) == 2
     assert any("different tokenizers" in note for note in found["notes"])
