@@ -141,14 +141,14 @@ class Evaluation:
         seconds = time.perf_counter() - started
         assert evaluation is not None  # nothing tells this evaluation to stop
         self.perplexity = evaluation.perplexity
-        num_tokens = measurable.splits.validation.lengths(evaluator.chunks).sum()
+        num_tokens = measurable.splits.validation.lengths(evaluator.masks.chunks).sum()
         return Block(num_steps, num_steps * int(num_tokens), seconds)
 
     def facts(self) -> dict[str, Any]:
         return {
             "peak_memory_bytes": peak_memory_bytes(self.accelerator.device),
             "perplexity": self.perplexity,
-            "num_chunks": len(self.measurable.evaluator.chunks),
+            "num_chunks": len(self.measurable.evaluator.masks.chunks),
         }
 
 

@@ -108,7 +108,7 @@ class Evaluator:
         config: EvaluationConfig,
         pairs: PairSequences | None = None,
     ) -> None:
-        self._masks = masks
+        self.masks = masks
         self._mlm_probability = config.mlm_probability
         self._batch_size = config.batch_size
         self._pairs = pairs
@@ -143,7 +143,7 @@ class Evaluator:
         try:
             with torch.inference_mode():
                 of_chunks = partial(self._chunk_sums, accelerator, model, head)
-                sums = self._add_up(accelerator, self._masks.chunks, of_chunks, should_stop)
+                sums = self._add_up(accelerator, self.masks.chunks, of_chunks, should_stop)
                 if sums is None:
                     return None
                 evaluation = _summarize(sums.tolist())
@@ -182,7 +182,7 @@ class Evaluator:
         self, accelerator: Accelerator, model: Any, head: MaskedHead, chunks: Numbers
     ) -> Sums:
         """Sums over chunks: 1, loss l, masked tokens n, right, among five, l * l, l * n, n * n."""
-        scores = self._masks.score(model, head, accelerator.device, chunks)
+        scores = self.masks.score(model, head, accelerator.device, chunks)
         rows = np.searchsorted(chunks, scores.chunks)
         loss = np.bincount(rows, weights=scores.losses, minlength=len(chunks))
         masked = np.bincount(rows, minlength=len(chunks)).astype(np.float64)
@@ -201,7 +201,7 @@ class Evaluator:
     ) -> Sums:
         """Sums over pairs of: 1, loss, correct; zeros behind them."""
         chunks, keys = pairs.batch(np.zeros_like(places), places)
-        batch = self._masks.collator(chunks, keys, self._mlm_probability).to(accelerator.device)
+        batch = self.masks.collator(chunks, keys, self._mlm_probability).to(accelerator.device)
         losses = head.losses(model, batch)
         assert losses.pair is not None
         assert losses.num_pairs_correct is not None
