@@ -15,10 +15,8 @@ import numpy as np
 import ours
 import peer
 from mlmtune.config import Config
-from mlmtune.console import Console
 from mlmtune.modeling.device import build_accelerator
 from mlmtune.tokens.chunking import ChunkView
-from mlmtune.training.setup import build_measurable
 from options import Setting
 
 WEIGHT_DECAY = 0.01
@@ -57,9 +55,8 @@ def _ours(setting: Setting, learning_rate: float, result: Path) -> list[float]:
 
 
 def _peer(setting: Setting, learning_rate: float, result: Path) -> list[float]:
-    config = _config(setting, learning_rate)
-    measurable = build_measurable(
-        config, build_accelerator(setting.precision), Console(is_main=False)
+    measurable = ours.measurable(
+        _config(setting, learning_rate), build_accelerator(setting.precision)
     )
     view = measurable.splits.train
     side = peer.Training(setting, learning_rate, WEIGHT_DECAY, chunks=as_dataset(view))
@@ -78,7 +75,7 @@ CURVES = {"ours": _ours, "peer": _peer}
 def validate(setting: Setting) -> dict[str, Any]:
     """A model's folder, measured on all validation chunks."""
     accelerator = build_accelerator(setting.precision)
-    measurable = build_measurable(ours.config_for(setting), accelerator, Console(is_main=False))
+    measurable = ours.measurable(ours.config_for(setting), accelerator)
     assert not measurable.loaded.new_weights, "a side left weights out"
     model = accelerator.prepare_model(measurable.loaded.model, evaluation_mode=True)
     evaluation = measurable.evaluator.run(

@@ -7,6 +7,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from accelerate import Accelerator
 
 from interleaved import Block
 from machine import finish, num_bytes_in
@@ -15,7 +16,7 @@ from mlmtune.console import Console
 from mlmtune.locations import cache_directory
 from mlmtune.masking.collator import MaskingCollator
 from mlmtune.masking.selection import STRATEGIES
-from mlmtune.modeling.device import build_accelerator
+from mlmtune.modeling.device import build_accelerator, precision_of
 from mlmtune.modeling.loading import load_tokenizer
 from mlmtune.randomness import key
 from mlmtune.tokens import tokenization
@@ -29,7 +30,7 @@ from mlmtune.training.job import Job, start
 from mlmtune.training.loop import agree, take_step
 from mlmtune.training.progress import Progress
 from mlmtune.training.run_dir import RunDir
-from mlmtune.training.setup import build_measurable, build_parts
+from mlmtune.training.setup import Measurable, build_measurable, build_parts
 from options import Setting
 from texts import CorpusInMemory
 
@@ -63,6 +64,12 @@ def config_for(setting: Setting, **sections: dict[str, Any]) -> Config:
     for section, more in sections.items():
         values[section] = {**values.get(section, {}), **more}
     return Config.model_validate(values)
+
+
+def measurable(config: Config, accelerator: Accelerator) -> Measurable:
+    """A model beside the text that it is measured on."""
+    precision = precision_of(accelerator)
+    return build_measurable(config, accelerator.device, precision, Console(is_main=False))
 
 
 def start_job(config: Config) -> Job:
@@ -125,7 +132,7 @@ class Evaluation:
     def __init__(self, setting: Setting) -> None:
         config = config_for(setting)
         self.accelerator = build_accelerator(config.training.precision)
-        self.measurable = build_measurable(config, self.accelerator, Console(is_main=False))
+        self.measurable = measurable(config, self.accelerator)
         self.model = self.accelerator.prepare_model(
             self.measurable.loaded.model, evaluation_mode=True
         )

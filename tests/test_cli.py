@@ -483,6 +483,9 @@ def test_eval_of_several_models_on_several_texts(
     assert sum(row["masked"].count("[MASK]") for row in rows) > len(rows)
     assert all("[MASK]" not in row["prediction"] or "[MASK]" in row["masked"] for row in rows)
 
+    other = config_file("other.yaml", training={"precision": "bf16"})
+    assert_fails(command(*asked, "--config", one, "--config", other), 2, "training.precision=")
+
     domain = f"corpus.sources=[{{format: text, path: {corpus_dir}, max_documents: 10}}]"
     measured = f"evaluation.general=[{{format: text, path: {corpus_dir}, max_documents: 5}}]"
     shown = command(*asked, "--config", one, "--config", two, domain, measured)
@@ -667,10 +670,12 @@ def test_a_prepared_store_is_opened_where_it_lies_without_the_text(
     tmp_path: Path,
 ) -> None:  # fmt: skip
     text = tmp_path / "text"
-    shutil.copytree(corpus_dir, text)
+    shutil.copytree(corpus_dir, text / "domain")
+    shutil.copytree(corpus_dir, text / "general", ignore=lambda _, names: sorted(names)[5:])
     path = config_file(
-        corpus={"sources": [{"format": "text", "path": str(text)}]},
+        corpus={"sources": [{"format": "text", "path": str(text / "domain")}]},
         tokenization={"store": str(tmp_path / "store"), "cache_dir": str(tmp_path / "cheap")},
+        evaluation={"general": [{"format": "text", "path": str(text / "general")}]},
     )
     result = command("prepare", "--config", path)
     assert result.code == 0

@@ -263,13 +263,18 @@ def _prediction(
 ) -> Prediction:
     filled = ids.clone()
     filled[place] = token
-    kept = [
-        id_ for id_ in filled.tolist()
-        if id_ == tokenizer.mask_token_id or id_ not in tokenizer.all_special_ids
-    ]  # fmt: skip
     return Prediction(
         score=score,
         token=token,
         token_str=str(tokenizer.decode([token])).strip(),
-        sequence=str(tokenizer.decode(kept)),
+        sequence=as_text(tokenizer, filled.tolist()),
     )
+
+
+def as_text(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
+    """Tokens as text; of special ones the masks alone."""
+    shown = [
+        id_ for id_ in ids
+        if id_ == tokenizer.mask_token_id or id_ not in tokenizer.all_special_ids
+    ]  # fmt: skip
+    return str(tokenizer.decode(shown))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mlmtune.config import EvaluationConfig
 from mlmtune.errors import DataError, DivergedError
-from mlmtune.evaluation.scoring import FittingBatches, FixedMasks, Numbers
+from mlmtune.evaluation.scoring import NOTHING_MASKED, FittingBatches, FixedMasks, Numbers
 from mlmtune.modeling.masked_head import MaskedHead
 from mlmtune.tokens.pairs import PairSequences
 
@@ -111,6 +111,7 @@ class Evaluator:
         self.masks = masks
         self._mlm_probability = config.mlm_probability
         self._batch_size = config.batch_size
+        self._batches = FittingBatches(config.batch_size)
         self._pairs = pairs
         # They stand in an order of their own, so that the first ones are a random subset.
         self._pair_places = np.arange(0 if pairs is None else len(pairs))[: config.max_chunks]
@@ -165,14 +166,14 @@ class Evaluator:
         """The sums over all sequences, shared out over the processes; None if told to stop."""
         mine = sequences[accelerator.process_index :: accelerator.num_processes]
         largest_share = -(-len(sequences) // accelerator.num_processes)
-        batches = FittingBatches(self._batch_size, accelerator.device)
         sums = np.zeros(NUM_SUMS)
         for number, start in enumerate(range(0, largest_share, self._batch_size)):
             if _any_should_stop(accelerator, number, should_stop):
                 return None
             batch = mine[start : start + self._batch_size]
             if len(batch) > 0:
-                sums += np.stack(batches.map(sums_of, batch)).sum(axis=0)
+                parts = self._batches.map(sums_of, batch, accelerator.device)
+                sums += np.stack(parts).sum(axis=0)
         if accelerator.num_processes > 1:
             on_device = torch.from_numpy(sums).to(accelerator.device)
             sums = accelerator.reduce(on_device, reduction="sum").cpu().numpy()
@@ -225,10 +226,7 @@ def _summarize(sums: list[float]) -> Evaluation:
     num_chunks, loss_sum, num_masked, num_first, num_in_five, *products = sums
     loss_loss, loss_masked, masked_masked = products
     if num_masked == 0:
-        raise DataError(
-            "no token of the validation text was masked; it is too short: add text, or raise "
-            "evaluation.mlm_probability"
-        )
+        raise DataError(NOTHING_MASKED)
     loss = loss_sum / num_masked
     if not math.isfinite(loss):
         raise DivergedError(

@@ -25,6 +25,11 @@ from mlmtune.tokens.chunking import ChunkView
 SUBSET_STREAM, MASK_STREAM = 0xE7A1, 0xE7A2
 """Keep the draws of `evaluation.seed` apart: which chunks, and which tokens."""
 
+NOTHING_MASKED = (
+    "no token of the validation text was masked; it is too short: add text, or raise "
+    "evaluation.mlm_probability"
+)
+
 T = TypeVar("T")
 Numbers = NDArray[np.int64]
 
@@ -152,15 +157,20 @@ class FittingBatches:
 
     Args:
         size: how many sequences to begin with.
-        device: where the function computes.
     """
 
-    def __init__(self, size: int, device: torch.device) -> None:
+    def __init__(self, size: int) -> None:
         self._size = size
-        self._device = device
 
-    def map(self, function: Callable[[Numbers], T], batch: Numbers) -> list[T]:
+    def map(
+        self, function: Callable[[Numbers], T], batch: Numbers, device: torch.device
+    ) -> list[T]:
         """What the function gives for a batch, in as many parts as it takes.
+
+        Args:
+            function: computes on the device.
+            batch: sequences.
+            device: whose memory may run out.
 
         Raises:
             ResourceError: memory does not suffice for one sequence.
@@ -178,5 +188,5 @@ class FittingBatches:
                 "out of memory with one validation chunk; lower chunking.chunk_length, or use a "
                 "smaller model"
             )
-        free_cached_memory(self._device)
-        return self.map(function, batch)
+        free_cached_memory(device)
+        return self.map(function, batch, device)

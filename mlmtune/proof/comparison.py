@@ -14,7 +14,7 @@ from mlmtune.tokens.chunking import ChunkView
 
 def units_of(scores: TokenScores, view: ChunkView) -> tuple[NDArray[np.int64], bool]:
     """(n,) what each token is resampled with; whether that is its document, and not its chunk."""
-    documents = np.searchsorted(view.store.offsets, scores.positions, side="right") - 1
+    documents = view.store.documents_at(scores.positions)
     if len(np.unique(documents)) >= FEWEST_UNITS:
         return documents, True
     return scores.chunks, False

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,17 @@ from accelerate import Accelerator
 from mlmtune.config import Config, ModelConfig
 from mlmtune.console import Console
 from mlmtune.errors import ConfigError, ResourceError
-from mlmtune.evaluation.perplexity import Evaluation
+from mlmtune.evaluation.perplexity import Evaluation, Evaluator
 from mlmtune.evaluation.scoring import FixedMasks
 from mlmtune.masking.collator import IGNORE_INDEX, MaskedBatch
-from mlmtune.modeling.device import build_accelerator, free_cached_memory
+from mlmtune.modeling.device import build_accelerator, precision_of
 from mlmtune.modeling.names import short_names
 from mlmtune.proof.comparison import exponential
 from mlmtune.proof.findings import Estimate
 from mlmtune.proof.measuring import words_and_bytes
-from mlmtune.proof.rendering import perplexity
-from mlmtune.tokens.chunking import ChunkView
+from mlmtune.proof.numbers import perplexity
 from mlmtune.tokens.summary_text import table
-from mlmtune.training.setup import Measurable, build_measurable, fixed_masks
+from mlmtune.training.setup import Measurable, build_measurable
 
 DUMP_COLUMNS = ("model", "text", "chunk", "source", "original", "masked", "prediction")
 
@@ -37,7 +36,7 @@ class Row:
     Attributes:
         text: name of the config, and of its general text.
         model: short name.
-        tokenizer: rows with the same number compare a token.
+        tokenizer: rows with the same one compare a token.
         evaluation: what was measured.
         perplexity_per_word: see `findings.Measurement`.
         perplexity_per_byte: see `findings.Measurement`.
@@ -45,7 +44,7 @@ class Row:
 
     text: str
     model: str
-    tokenizer: int
+    tokenizer: str
     evaluation: Evaluation
     perplexity_per_word: float | None
     perplexity_per_byte: float | None
@@ -81,12 +80,17 @@ def evaluate_models(
     Raises:
         MlmtuneError: a model or a text is not there, or they do not fit.
     """
-    accelerator = build_accelerator(configs[0][1].training.precision)
+    precisions = {config.training.precision for _, config in configs}
+    if len(precisions) > 1:
+        raise ConfigError(
+            f"the configs differ in training.precision ({', '.join(sorted(precisions))}); give one "
+            "for all, such as training.precision=fp32"
+        )
+    accelerator = build_accelerator(precisions.pop())
     if not accelerator.is_main_process:
         console = Console(is_main=False)
     if dump is not None and accelerator.num_processes > 1:
         raise ConfigError("--dump writes what one process sees; leave --nproc out")
-    tokenizers: list[str] = []
     rows: list[Row] = []
     dumped: list[tuple[Any, ...]] = []
     names = short_names(models)
@@ -96,22 +100,25 @@ def evaluate_models(
                 name_or_path=model,
                 attn_implementation=config.model.attn_implementation,
             )
-            settings = config.model_copy(update={"model": chosen})
-            measurable = build_measurable(settings, accelerator, console)
+            measurable = build_measurable(
+                config.model_copy(update={"model": chosen}),
+                accelerator.device,
+                precision_of(accelerator),
+                console,
+            )
             if measurable.loaded.head_is_new:
                 console.say(
                     f"{model} has no masked-LM head; it gets a new one, so its perplexity says "
                     "little"
                 )
-            backend = measurable.loaded.tokenizer.backend_tokenizer.to_str()
-            if backend not in tokenizers:
-                tokenizers.append(backend)
-            number = tokenizers.index(backend)
-            rows += _rows(text, name, number, measurable, accelerator)
-            if dump is not None:
-                dumped += _dumped(text, name, measurable, settings, accelerator)
-            del measurable
-            free_cached_memory(accelerator.device)
+            prepared = accelerator.prepare_model(measurable.loaded.model, evaluation_mode=True)
+            module = accelerator.unwrap_model(prepared)
+            for what, evaluator in _texts(text, measurable):
+                rows.append(_row(what, name, evaluator, measurable, module, accelerator))
+                if dump is not None:
+                    dumped += _of_chunks(what, name, evaluator.masks, measurable, accelerator)
+            del measurable, prepared, module, evaluator
+            accelerator.free_memory()  # which holds on to every model that it prepared
     if dump is not None:
         _write(dump, dumped)
     if as_json:
@@ -122,32 +129,32 @@ def evaluate_models(
     accelerator.end_training()
 
 
-def _rows(
-    text: str, name: str, tokenizer: int, measurable: Measurable, accelerator: Accelerator
-) -> list[Row]:
-    prepared = accelerator.prepare_model(measurable.loaded.model, evaluation_mode=True)
-    module = accelerator.unwrap_model(prepared)
-    rows = []
-    for what, evaluator, view in (
-        (text, measurable.evaluator, measurable.splits.validation),
-        (f"{text}, general", measurable.general_evaluator, measurable.splits.general),
-    ):
-        if evaluator is None or view is None:
-            continue
-        evaluation = evaluator.run(accelerator, module, measurable.head)
-        assert evaluation is not None  # nothing tells this evaluation to stop
-        words, num_bytes = words_and_bytes(view)
-        rows.append(
-            Row(
-                text=what,
-                model=name,
-                tokenizer=tokenizer,
-                evaluation=evaluation,
-                perplexity_per_word=_per(evaluation, words),
-                perplexity_per_byte=_per(evaluation, num_bytes),
-            )
-        )
-    return rows
+def _texts(name: str, measurable: Measurable) -> Iterator[tuple[str, Evaluator]]:
+    """The texts of a config, and what measures on each."""
+    yield name, measurable.evaluator
+    if measurable.general_evaluator is not None:
+        yield f"{name}, general", measurable.general_evaluator
+
+
+def _row(
+    text: str,
+    name: str,
+    evaluator: Evaluator,
+    measurable: Measurable,
+    module: Any,
+    accelerator: Accelerator,
+) -> Row:
+    evaluation = evaluator.run(accelerator, module, measurable.head)
+    assert evaluation is not None  # nothing tells this evaluation to stop
+    words, num_bytes = words_and_bytes(evaluator.masks.view)
+    return Row(
+        text=text,
+        model=name,
+        tokenizer=measurable.store.made_of["tokenizer"],
+        evaluation=evaluation,
+        perplexity_per_word=_per(evaluation, words),
+        perplexity_per_byte=_per(evaluation, num_bytes),
+    )
 
 
 def _per(evaluation: Evaluation, per_token: float) -> float | None:
@@ -185,22 +192,12 @@ def _table(rows: Sequence[Row]) -> list[str]:
     return shown
 
 
-def _dumped(
-    text: str, name: str, measurable: Measurable, config: Config, accelerator: Accelerator
-) -> list[tuple[Any, ...]]:
-    masks, general_masks = fixed_masks(measurable.splits, measurable.loaded, config)
-    found = list(_of_chunks(text, name, masks, measurable, accelerator))
-    if general_masks is not None:
-        found += _of_chunks(f"{text}, general", name, general_masks, measurable, accelerator)
-    return found
-
-
 def _of_chunks(
     text: str, name: str, masks: FixedMasks, measurable: Measurable, accelerator: Accelerator
 ) -> list[tuple[Any, ...]]:
     """Source, text, masked input, and that with the likeliest tokens in it, of each chunk."""
     tokenizer = measurable.loaded.tokenizer
-    view: ChunkView = masks.view
+    view = masks.view
     rows = []
     for chunk in masks.chunks.tolist():
         batch = masks.batch(np.asarray([chunk]))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from mlmtune.corpus.cleaning import UNSPACED
-from mlmtune.evaluation.fill_mask import fill_mask
+from mlmtune.evaluation.fill_mask import as_text, fill_mask
 from mlmtune.evaluation.scoring import TokenScores
 from mlmtune.masking.collator import MaskedBatch
 from mlmtune.proof.findings import Candidate, Example, Opinion, Question
@@ -50,36 +50,38 @@ def _examples(
     subjects: Mapping[str, Subject],
     scores: TokenScores,
 ) -> tuple[Example, ...]:
-    found: list[Example] = []
-    seen: set[int] = set()
     first = next(iter(subjects.values()))
-    store = first.masks.view.store
+    store, tokenizer = first.store, first.loaded.tokenizer
+    chosen: dict[int, tuple[int, MaskedBatch]] = {}
     for number in order.tolist():
-        if len(found) == NUM_EXAMPLES:
+        if len(chosen) == NUM_EXAMPLES:
             break
-        document = int(np.searchsorted(store.offsets, scores.positions[number], "right")) - 1
-        if document in seen or not _is_word(first.loaded.tokenizer, int(scores.labels[number])):
+        document = int(store.documents_at(scores.positions[number]))
+        if document in chosen or not _is_word(tokenizer, int(scores.labels[number])):
             continue
-        chunk, column = int(scores.chunks[number]), int(scores.columns[number])
-        batch = first.masks.batch(np.asarray([chunk]))
-        if int(batch.input_ids[0, column]) != first.loaded.tokenizer.mask_token_id:
-            continue  # left as it was, or replaced: not what a reader would take for a question
-        seen.add(document)
-        before, after = _context(first.loaded.tokenizer, batch, column)
-        found.append(
+        batch = first.evaluator.masks.batch(scores.chunks[number : number + 1])
+        if int(batch.input_ids[0, scores.columns[number]]) == tokenizer.mask_token_id:
+            # Else it was left as it was, or replaced: no reader would take that for a question.
+            chosen[document] = (number, batch)
+    names = store.document_ids(list(chosen))
+    examples = []
+    for name, (document, (number, batch)) in zip(names, chosen.items(), strict=True):
+        column = int(scores.columns[number])
+        before, after = _context(tokenizer, batch, column)
+        examples.append(
             Example(
                 source=store.sources[int(store.document_sources[document])].name,
-                document=store.document_ids([document])[0],
+                document=name,
                 before=before,
-                token=_text(first.loaded.tokenizer, [int(scores.labels[number])]),
+                token=_text(tokenizer, [int(scores.labels[number])]),
                 after=after,
                 gain=float(gains[number]),
                 opinions=tuple(
-                    _opinion(name, subject, batch, column) for name, subject in subjects.items()
+                    _opinion(model, subject, batch, column) for model, subject in subjects.items()
                 ),
             )
         )
-    return tuple(found)
+    return tuple(examples)
 
 
 def _is_word(tokenizer: PreTrainedTokenizerFast, token: int) -> bool:
@@ -95,12 +97,8 @@ def _context(
 
 
 def _text(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
-    """Tokens as text, masks in it; without the spaces that a tokenizer sets between ideographs."""
-    shown = [
-        id_ for id_ in ids
-        if id_ == tokenizer.mask_token_id or id_ not in tokenizer.all_special_ids
-    ]  # fmt: skip
-    return _BETWEEN_IDEOGRAPHS.sub("", str(tokenizer.decode(shown)).strip())
+    """Tokens as text, without the spaces that a tokenizer sets between ideographs."""
+    return _BETWEEN_IDEOGRAPHS.sub("", as_text(tokenizer, ids).strip())
 
 
 def _opinion(name: str, subject: Subject, batch: MaskedBatch, column: int) -> Opinion:

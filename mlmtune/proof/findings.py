@@ -177,19 +177,22 @@ class Model:
 
     Attributes:
         name: for people; unique in the report.
-        is_adapted: it is the result of a run.
         base: name of the model that it was adapted from; None for a base.
         location: the folder or the hub's name.
         head_is_new: it had no masked-LM head of its own before training.
-        tokenizer: models with the same number have the same tokenizer.
+        tokenizer: models with the same one cut text into the same tokens.
     """
 
     name: str
-    is_adapted: bool
     base: str | None
     location: str
     head_is_new: bool
-    tokenizer: int
+    tokenizer: str
+
+    @property
+    def is_adapted(self) -> bool:
+        """Whether it is the result of a run."""
+        return self.base is not None
 
 
 @dataclass(frozen=True)

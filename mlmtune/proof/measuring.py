@@ -7,42 +7,30 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from accelerate.utils import parse_flag_from_env
 
-from mlmtune.config import Config, ModelConfig
+from mlmtune.config import Config, MaskingConfig, ModelConfig
 from mlmtune.console import Console
 from mlmtune.errors import DataError
-from mlmtune.evaluation.scoring import FittingBatches, FixedMasks, TokenScores
+from mlmtune.evaluation.scoring import NOTHING_MASKED, FittingBatches, FixedMasks, TokenScores
 from mlmtune.modeling.device import resolve_precision
-from mlmtune.modeling.loading import LoadedModel, load_pretrained, start_from_frequencies
-from mlmtune.modeling.masked_head import MaskedHead
 from mlmtune.tokens.chunking import ChunkView
-from mlmtune.tokens.splits import Splits
-from mlmtune.training.setup import fixed_masks, open_text
+from mlmtune.training.setup import Measurable, build_measurable
 
 
 @dataclass(frozen=True)
-class Subject:
+class Subject(Measurable):
     """A model in evaluation mode on its device, beside the text as its tokenizer cuts it.
 
     Attributes:
-        loaded: tokenizer and model.
-        head: runs the model on masked positions.
-        splits: the corpus in its tokens.
-        masks: the domain's validation text, masked.
-        general_masks: general text, masked; None where there is none.
         device: where the model is.
         precision: what it computes in.
     """
 
-    loaded: LoadedModel
-    head: MaskedHead
-    splits: Splits
-    masks: FixedMasks
-    general_masks: FixedMasks | None
     device: torch.device
     precision: str
 
@@ -59,20 +47,16 @@ class Subject:
             DataError: not one token was masked.
             ResourceError: memory does not suffice for one chunk.
         """
-        batches, parts = FittingBatches(batch_size, self.device), []
+        batches, parts = FittingBatches(batch_size), []
+        score = partial(masks.score, self.loaded.model, self.head, self.device)
         starts = range(0, len(masks.chunks), batch_size)
         with self.computing():
             for start in console.counted(starts, total=len(starts), unit="batch", what="measuring"):
-                parts += batches.map(
-                    lambda chunks: masks.score(self.loaded.model, self.head, self.device, chunks),
-                    masks.chunks[start : start + batch_size],
-                )
+                batch = masks.chunks[start : start + batch_size]
+                parts += batches.map(score, batch, self.device)
         scores = TokenScores.join(parts)
         if len(scores) == 0:
-            raise DataError(
-                "no token of the text was masked; it is too short: add text, or raise "
-                "evaluation.mlm_probability"
-            )
+            raise DataError(NOTHING_MASKED)
         return scores
 
 
@@ -92,22 +76,11 @@ def load_subject(config: Config, model: ModelConfig, console: Console) -> Subjec
     if wanted == "fp16" and device.type == "cpu":
         wanted = "auto"  # the run had a GPU, and the report may be made elsewhere
     precision = resolve_precision(wanted, device)
-    loaded = load_pretrained(
-        model,
-        objective="mlm",
-        chunk_length=config.chunking.chunk_length,
-        device=device,
-        precision=precision,
-        seed=config.run.seed,
-    )
-    splits = open_text(config, loaded.tokenizer, console)
-    if loaded.head_is_new:
-        vocabulary_size = loaded.model.get_input_embeddings().num_embeddings
-        start_from_frequencies(loaded, splits.train.token_counts(vocabulary_size))
-    loaded.model.to(device).eval()
-    head = MaskedHead(loaded.model, len(loaded.tokenizer))
-    masks, general_masks = fixed_masks(splits, loaded, config)
-    return Subject(loaded, head, splits, masks, general_masks, device, precision)
+    # Nothing is trained: there are no pairs, and no masks but those of evaluation.
+    untrained = {"model": model, "objective": "mlm", "masking": MaskingConfig()}
+    measurable = build_measurable(config.model_copy(update=untrained), device, precision, console)
+    measurable.loaded.model.to(device).eval()
+    return Subject(**vars(measurable), device=device, precision=precision)
 
 
 def words_and_bytes(view: ChunkView) -> tuple[float, float]:

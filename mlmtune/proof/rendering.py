@@ -9,7 +9,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from mlmtune.proof.charts import Range, Series, interval_chart, line_chart
-from mlmtune.proof.findings import Estimate, Report, Text
+from mlmtune.proof.findings import Estimate, Part, Report, Text
+from mlmtune.proof.numbers import change, count, nats, perplexity, points, share
 
 
 def to_html(report: Report) -> str:
@@ -38,7 +39,7 @@ def _render(name: str, report: Report, *, escapes: bool) -> str:
             domain=[text for text in report.texts if text.kind == "domain"],
             general=[text for text in report.texts if text.kind == "general"],
             before_and_after=lambda text: Markup(_before_and_after(report, text)),
-            by_part=lambda text, parts: Markup(_by_part(report, parts)),
+            by_part=lambda parts: Markup(_by_part(parts)),
             curves=[(title, Markup(chart)) for title, chart in _curves(report)],
             funnel=_funnel,
         ).rstrip()
@@ -48,63 +49,6 @@ def _render(name: str, report: Report, *, escapes: bool) -> str:
 
 def _resource(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-# ------------------------------------------------------------------------------------ numbers
-
-
-def perplexity(estimate: Estimate | None, *, with_interval: bool = True) -> str:
-    """Two decimals; from 1,000 on none."""
-    if estimate is None:
-        return "-"
-    if estimate.value is None:
-        return "over 1e308"
-    shown = _perplexity(estimate.value)
-    if estimate.interval is not None and with_interval:
-        shown += " [{}, {}]".format(*map(_perplexity, estimate.interval))
-    return shown
-
-
-def _perplexity(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.2f}" if value >= 1.5 else f"{value:.4f}"
-
-
-def share(estimate: Estimate, *, with_interval: bool = True) -> str:
-    """In percent."""
-    shown = f"{estimate.value or 0.0:.1%}"
-    if estimate.interval is not None and with_interval:
-        low, high = (f"{100 * bound:.1f}" for bound in estimate.interval)
-        shown += f" [{low}, {high}]"
-    return shown
-
-
-def nats(estimate: Estimate) -> str:
-    """A change in nats a token, with its sign."""
-    shown = f"{estimate.value or 0.0:+.3f}"
-    if estimate.interval is not None:
-        shown += " [{:+.3f}, {:+.3f}]".format(*estimate.interval)
-    return shown
-
-
-def points(estimate: Estimate) -> str:
-    """A change of a share in percentage points, with its sign."""
-    shown = f"{100 * (estimate.value or 0.0):+.1f}"
-    if estimate.interval is not None:
-        low, high = (f"{100 * bound:+.1f}" for bound in estimate.interval)
-        shown += f" [{low}, {high}]"
-    return shown
-
-
-def change(estimate: Estimate, *, is_loss: bool = True) -> str:
-    """`better`, `worse`, or `unclear` where the interval holds 0."""
-    if estimate.interval is None or estimate.interval[0] <= 0 <= estimate.interval[1]:
-        return "unclear"
-    return "better" if (estimate.interval[1] < 0) == is_loss else "worse"
-
-
-def count(value: int | float | None) -> str:
-    """With thousands separators."""
-    return "-" if value is None else f"{value:,.0f}"
 
 
 _MARKUP = re.compile(r"[\\`*<>|]|\](?=\()|(?<![^\W_])_|_(?![^\W_])")
@@ -132,13 +76,11 @@ def _before_and_after(report: Report, text: Text) -> str:
     )  # fmt: skip
 
 
-def _by_part(report: Report, parts: Sequence[Any]) -> str:
-    """The change of the loss in each part; of one run alone, for several it would be a thicket."""
-    if len(report.runs) != 1:
-        return ""
+def _by_part(parts: Sequence[Part]) -> str:
+    """The change of a single run's loss in each part."""
     rows = []
     for part in parts:
-        loss = part.measurements[-1].change.loss
+        [loss] = [m.change.loss for m in part.measurements if m.change is not None]
         rows.append(
             Range(part.name, loss.value or 0.0, loss.interval, nats(Estimate(loss.value)), 1)
         )

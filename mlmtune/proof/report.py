@@ -16,9 +16,7 @@ from mlmtune.config import Config, CorpusConfig, ModelConfig
 from mlmtune.config_loading import load_config
 from mlmtune.console import Console
 from mlmtune.errors import ConfigError, DataError, ResourceError
-from mlmtune.evaluation.fill_mask import encode_masked_text
 from mlmtune.evaluation.scoring import TokenScores
-from mlmtune.modeling.device import free_cached_memory
 from mlmtune.modeling.names import short_names
 from mlmtune.proof.comparison import compare, units_of
 from mlmtune.proof.examples import ask, furthest_apart, questions
@@ -30,17 +28,17 @@ from mlmtune.proof.findings import (
     Opinion,
     Part,
     Report,
-    Run,
     Text,
 )
-from mlmtune.proof.measuring import Subject, load_subject, this_device, words_and_bytes
+from mlmtune.proof.measuring import Subject, load_subject, words_and_bytes
 from mlmtune.proof.rendering import to_html, to_markdown
 from mlmtune.proof.runs import FinishedRun, open_run
 from mlmtune.proof.specificity import BINS, kinds, vocabulary, words_at
 from mlmtune.proof.verdict import judge
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.splits import Splits
-from mlmtune.training.run_dir import TEMPORARY_PREFIX
+from mlmtune.training.job import flat
+from mlmtune.training.run_dir import write_whole
 
 NOT_COMPARED = ("run", "tokenization")
 """Sections whose differences say nothing of what was trained."""
@@ -84,21 +82,17 @@ def make_report(runs: list[FinishedRun], config: Config, console: Console) -> Re
         HubError: a base model is not to be reached.
         ResourceError: memory does not suffice for one chunk.
     """
-    models, locations = _models(runs)
     measured = _Measured(runs, config)
-    for model in models:
+    models = []
+    for model, where in _models(runs):
         console.say(f"measuring {model.name}")
-        measured.add(model, locations[model.name], console)
-    models = [
-        replace(
-            model,
-            head_is_new=model.name in measured.has_new_head,
-            tokenizer=measured.tokenizer_of[model.name],
-        )
-        for model in models
-    ]
+        models.append(measured.add(model, where, console))
+    _check_tokenizers(models)
     texts = measured.texts(models)
-    of_runs = tuple(_run(run, model) for run, model in zip(runs, _adapted(models), strict=True))
+    of_runs = tuple(
+        replace(run.record, name=model.name)
+        for run, model in zip(runs, _adapted(models), strict=True)
+    )
     gained, lost = measured.examples()
     names = " and ".join(model.name for model in _adapted(models))
     return Report(
@@ -120,29 +114,27 @@ def make_report(runs: list[FinishedRun], config: Config, console: Console) -> Re
     )
 
 
-def _models(runs: list[FinishedRun]) -> tuple[list[Model], dict[str, ModelConfig]]:
-    """Every base once, then every run's model; and where each lies."""
+def _models(runs: list[FinishedRun]) -> list[tuple[Model, ModelConfig]]:
+    """Every base once, then every run's model, each with where it lies and how it is run."""
     bases: dict[tuple[str, str | None], ModelConfig] = {}
     for run in runs:
-        model = run.config.model
-        bases.setdefault((model.name_or_path, model.revision), model)
-    places = [name for name, _ in bases] + [str(run.model) for run in runs]
-    names = short_names(places)
-    name_of_base = dict(zip(bases, names, strict=False))
-    models = [
-        Model(name, is_adapted=False, base=None, location=place, head_is_new=False, tokenizer=0)
-        for name, (place, _) in zip(names, bases, strict=False)
+        bases.setdefault(_key(run.config.model), run.config.model)
+    adapted = [
+        run.config.model.model_copy(update={"name_or_path": str(run.model), "revision": None})
+        for run in runs
     ]
-    locations = dict(zip(names, bases.values(), strict=False))
-    for name, run in zip(names[len(bases) :], runs, strict=True):
-        base = name_of_base[run.config.model.name_or_path, run.config.model.revision]
-        models.append(
-            Model(name, is_adapted=True, base=base, location=str(run.model), head_is_new=False,
-                  tokenizer=0)
-        )  # fmt: skip
-        update = {"name_or_path": str(run.model), "revision": None}
-        locations[name] = run.config.model.model_copy(update=update)
-    return models, locations
+    configs = [*bases.values(), *adapted]
+    names = short_names([config.name_or_path for config in configs])
+    name_of_base = dict(zip(bases, names, strict=False))  # they come first
+    base_of = [None] * len(bases) + [name_of_base[_key(run.config.model)] for run in runs]
+    return [
+        (Model(name, base, config.name_or_path, head_is_new=False, tokenizer=""), config)
+        for name, base, config in zip(names, base_of, configs, strict=True)
+    ]
+
+
+def _key(model: ModelConfig) -> tuple[str, str | None]:
+    return model.name_or_path, model.revision
 
 
 def _adapted(models: list[Model]) -> list[Model]:
@@ -157,45 +149,33 @@ class _Measured:
         self._config = config
         self._domain: dict[str, TokenScores] = {}
         self._general: dict[str, TokenScores] = {}
-        self._splits: dict[int, Splits] = {}
+        self._splits: dict[str, Splits] = {}
         self._kept: dict[str, Subject] = {}
-        self._tokenizers: list[str] = []
-        self.tokenizer_of: dict[str, int] = {}
-        self.has_new_head: set[str] = set()
         self.answers: dict[str, list[tuple[Opinion, ...]]] = {}
 
-    def add(self, model: Model, location: ModelConfig, console: Console) -> None:
-        """Load a model and ask it for every masked token."""
+    def add(self, model: Model, where: ModelConfig, console: Console) -> Model:
+        """Load a model and ask it for every masked token; returns it with what was found out."""
         config = self._config
-        subject = load_subject(config, location, console)
-        for text in config.evaluation.examples:
-            encode_masked_text(subject.loaded.tokenizer, text)  # a fault in one is told at once
-        backend = subject.loaded.tokenizer.backend_tokenizer.to_str()
-        if backend not in self._tokenizers:
-            self._tokenizers.append(backend)
-        number = self._tokenizers.index(backend)
-        self.tokenizer_of[model.name] = number
-        if subject.loaded.head_is_new:
-            self.has_new_head.add(model.name)
-        if number not in self._splits:
-            self._splits[number] = subject.splits
+        subject = load_subject(config, where, console)
+        tokenizer = subject.store.made_of["tokenizer"]
+        if tokenizer not in self._splits:
+            self._splits[tokenizer] = subject.splits
             _check_text(self._runs, config, subject.splits)
         size = config.evaluation.batch_size
-        self._domain[model.name] = subject.score(subject.masks, size, console)
-        if subject.general_masks is not None:
-            self._general[model.name] = subject.score(subject.general_masks, size, console)
+        self._domain[model.name] = subject.score(subject.evaluator.masks, size, console)
+        if subject.general_evaluator is not None:
+            masks = subject.general_evaluator.masks
+            self._general[model.name] = subject.score(masks, size, console)
         self.answers[model.name] = list(ask(model.name, subject, config.evaluation.examples))
         if len(self._runs) == 1:
             self._kept[model.name] = subject  # two models, for the examples
-        else:
-            del subject
-            free_cached_memory(this_device())
+        return replace(model, head_is_new=subject.loaded.head_is_new, tokenizer=tokenizer)
 
     def texts(self, models: list[Model]) -> tuple[Text, ...]:
         """The measurements on all texts, the domain's first."""
         texts = [self._text("validation text", "domain", self._domain, models)]
         if self._general:
-            view = self._splits[0].general
+            view = next(iter(self._splits.values())).general
             assert view is not None
             names = ", ".join(source.name for source in view.store.sources)
             texts.append(self._text(names, "general", self._general, models))
@@ -212,21 +192,25 @@ class _Measured:
         rows: dict[str, Measurement] = {}
         sources: dict[str, list[Measurement]] = {}
         specific: dict[str, list[Measurement]] = {}
-        first: tuple[int, int, bool] = (0, 0, True)
-        for number, splits in self._splits.items():
+        facts: list[dict[str, Any]] = []
+        for tokenizer, splits in self._splits.items():
             view = splits.validation if kind == "domain" else splits.general
             assert view is not None
-            here = {m.name: scores[m.name] for m in models if self.tokenizer_of[m.name] == number}
+            here = {m.name: scores[m.name] for m in models if m.tokenizer == tokenizer}
             bases = {m.name: m.base for m in models if m.name in here}
             some = next(iter(here.values()))
             units, by_document = units_of(some, view)
             rows |= {
                 m.model: m for m in compare(here, bases, units, per_token=words_and_bytes(view))
             }
-            documents = np.searchsorted(view.store.offsets, some.positions, side="right") - 1
-            if number == 0:
-                num_chunks = len(np.unique(some.chunks))
-                first = (len(np.unique(documents)), num_chunks, by_document)
+            documents = view.store.documents_at(some.positions)
+            facts.append(
+                {
+                    "num_documents": len(np.unique(documents)),
+                    "num_chunks": len(np.unique(some.chunks)),
+                    "interval_unit": "documents" if by_document else "chunks",
+                }
+            )
             of_source = view.store.document_sources[documents]
             groups = {
                 view.store.sources[int(source)].name: of_source == source
@@ -241,9 +225,7 @@ class _Measured:
         return Text(
             name=name,
             kind=kind,
-            num_documents=first[0],
-            num_chunks=first[1],
-            interval_unit="documents" if first[2] else "chunks",
+            **facts[0],  # of the first model's tokens
             measurements=tuple(rows[model.name] for model in models),
             sources=_parts(sources, order),
             specificity=_parts(specific, order),
@@ -251,7 +233,7 @@ class _Measured:
 
     def examples(self) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
         """Where the adapted model of a single run gained and lost most."""
-        if len(self._kept) != 2 or len(self._tokenizers) != 1:
+        if len(self._kept) != 2:
             return (), ()
         return furthest_apart(self._kept, self._domain)
 
@@ -298,23 +280,38 @@ def _check_text(runs: list[FinishedRun], config: Config, splits: Splits) -> None
     """
     first = runs[0]
     fingerprint = splits.validation.text_fingerprint()
-    if fingerprint != first.corpus["validation"].get("fingerprint"):
+    if fingerprint != first.record.corpus["validation"]["fingerprint"]:
         raise DataError(
             f"{first.path}: the corpus has changed since training, so text that was trained on may "
             "be among what is validated on now; put it back, or train again"
         )
     for run in runs[1:]:
-        if run.corpus["validation"].get("fingerprint") != fingerprint:
+        if run.record.corpus["validation"]["fingerprint"] != fingerprint:
             raise DataError(
                 f"{run.path} was validated on other text than {first.path}, so it may have been "
                 "trained on that; give runs of one corpus and one split"
             )
-    recorded = first.corpus["train"].get("documents_in_general", 0)
+    recorded = first.record.corpus["train"]["documents_in_general"]
     if config.evaluation.general and splits.num_in_general > recorded:
         raise DataError(
             f"evaluation.general: {splits.num_in_general - recorded:,} of its documents were "
             f"trained on in {first.path}; name other text"
         )
+
+
+def _check_tokenizers(models: list[Model]) -> None:
+    """Refuse a model that cuts text in another way than its base: their tokens do not pair.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    tokenizers = {model.name: model.tokenizer for model in models}
+    for model in models:
+        if model.base is not None and tokenizers[model.base] != model.tokenizer:
+            raise ConfigError(
+                f"{model.location}: its tokenizer is not that of {model.base}, which it was "
+                "adapted from; put back the one it was saved with"
+            )
 
 
 def _notes(models: list[Model], texts: tuple[Text, ...]) -> list[str]:
@@ -339,37 +336,17 @@ def _notes(models: list[Model], texts: tuple[Text, ...]) -> list[str]:
     return notes
 
 
-def _run(run: FinishedRun, model: Model) -> Run:
-    return Run(
-        name=model.name,
-        path=str(run.path),
-        steps=run.steps,
-        evaluations=run.evaluations,
-        train_results=run.train_results,
-        eval_results=run.eval_results,
-        corpus=run.corpus,
-        config=run.config_text,
-        environment=run.environment,
-    )
-
-
 def _differences(runs: list[FinishedRun], names: list[str]) -> tuple[Difference, ...]:
     """Settings that are not the same in all runs."""
-    flat = [dict(_flat(run.config.model_dump(exclude=set(NOT_COMPARED)))) for run in runs]
-    keys = list(dict.fromkeys(key for values in flat for key in values))
+    settings = [flat(run.config.model_dump(exclude=set(NOT_COMPARED))) for run in runs]
+    keys = list(dict.fromkeys(key for values in settings for key in values))
     found = []
     for key in keys:
-        values = [yaml.safe_dump(of_run.get(key), default_flow_style=True) for of_run in flat]
+        values = [yaml.safe_dump(of_run.get(key), default_flow_style=True) for of_run in settings]
         if len(set(values)) > 1:
             shown = [value.removesuffix("\n...\n").strip() for value in values]
             found.append(Difference(key, dict(zip(names, shown, strict=True))))
     return tuple(found)
-
-
-def _flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    if not isinstance(value, dict):
-        return [(prefix.removesuffix("."), value)]
-    return [pair for name, inner in value.items() for pair in _flat(inner, f"{prefix}{name}.")]
 
 
 def with_overrides(run: FinishedRun, overrides: list[str]) -> Config:
@@ -402,9 +379,7 @@ def write_report(report: Report, folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
-            temporary = folder / f"{TEMPORARY_PREFIX}{name}"
-            temporary.write_text(content, encoding="utf-8")
-            temporary.replace(folder / name)
+            write_whole(folder / name, content)
     except OSError as error:
         raise ResourceError(
             f"{folder}: the report cannot be written ({error.strerror}); give another --output"

@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 from mlmtune.config import Config
 from mlmtune.config_loading import load_config
 from mlmtune.errors import ConfigError
+from mlmtune.proof.findings import Run
 from mlmtune.training.run_dir import LOCK_FILE, RunDir
 
 RECORDS = (
@@ -24,24 +25,12 @@ class FinishedRun:
     Attributes:
         path: its directory, as the user gave it.
         config: its config with every `auto` decided.
-        config_text: the same as YAML.
-        steps: metrics.jsonl's lines of training steps.
-        evaluations: metrics.jsonl's lines of evaluations.
-        corpus: corpus.json.
-        train_results: train_results.json.
-        eval_results: eval_results.json.
-        environment: environment.json.
+        record: how it went, as a report shows it; its name is that of the directory.
     """
 
     path: Path
     config: Config
-    config_text: str
-    steps: tuple[dict[str, Any], ...]
-    evaluations: tuple[dict[str, Any], ...]
-    corpus: dict[str, Any]
-    train_results: dict[str, Any]
-    eval_results: dict[str, Any]
-    environment: dict[str, Any]
+    record: Run
 
     @property
     def model(self) -> Path:
@@ -75,10 +64,14 @@ def open_run(path: Path) -> FinishedRun:
     return FinishedRun(
         path=path,
         config=load_config(resolved),
-        config_text=resolved.read_text(encoding="utf-8"),
-        steps=tuple(record for record in metrics if "loss" in record),
-        evaluations=tuple(record for record in metrics if "eval_loss" in record),
-        **{name: content for name, content in records.items() if content is not None},
+        record=Run(
+            name=path.name,
+            path=str(path),
+            steps=tuple(record for record in metrics if "loss" in record),
+            evaluations=tuple(record for record in metrics if "eval_loss" in record),
+            config=resolved.read_text(encoding="utf-8"),
+            **{name: content for name, content in records.items() if content is not None},
+        ),
     )
 
 

@@ -27,8 +27,6 @@ BINS = (
 )
 """Name of each kind of word, and the ratio of frequencies, here to general, that it begins at."""
 
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-
 
 class Vocabulary:
     """The words of some documents, with how often each occurs."""
@@ -56,7 +54,7 @@ def words_of(store: TokenStore, documents: NDArray[np.int64]) -> NDArray[np.uint
 
 def words_at(store: TokenStore, positions: NDArray[np.int64]) -> NDArray[np.uint64]:
     """(n,) the hash of the word that the token at each of n positions is part of."""
-    documents = np.unique(np.searchsorted(store.offsets, positions, side="right") - 1)
+    documents = np.unique(store.documents_at(positions))
     starts, hashes = _hashed(store, documents)
     found: NDArray[np.uint64] = hashes[np.searchsorted(starts, positions, side="right") - 1]
     return found
@@ -75,8 +73,7 @@ def _hashed(
     begins = begins | np.isin(positions, store.offsets[documents])
     starts = np.flatnonzero(begins)
     place = np.arange(len(ids)) - np.repeat(starts, np.diff(np.append(starts, len(ids))))
-    mixed = key(0, ids.astype(np.uint64), place.astype(np.uint64)) * _MULTIPLIER
-    return positions[starts], np.add.reduceat(mixed, starts)
+    return positions[starts], np.add.reduceat(key(0, ids, place), starts)
 
 
 def vocabulary(store: TokenStore, documents: NDArray[np.int64]) -> Vocabulary:

@@ -1,6 +1,12 @@
 """The verdict on a run: what its measurements come to, and what to try."""
 
-from mlmtune.proof.findings import Estimate, Label, Measurement, Model, Run, Text, Verdict
+from mlmtune.proof.findings import Label, Measurement, Model, Run, Text, Verdict
+from mlmtune.proof.numbers import change, nats, perplexity, share
+
+LABELS: dict[str, Label] = {
+    "better": "improved", "unclear": "no clear change", "worse": "worse",
+}  # fmt: skip
+"""What a change of the loss makes of a run."""
 
 MUCH_FORGETTING = 0.1
 """Nats a token on general text from which on it is worth doing something about: a tenth more
@@ -20,21 +26,18 @@ def judge(model: Model, texts: tuple[Text, ...], run: Run) -> Verdict:
     if run.eval_results["model_head_was_new"]:
         return _without_a_base(name, before, after, run)
     assert after.change is not None
-    change = after.change.loss
-    label = _label(change)
+    label = LABELS[change(after.change.loss)]
     sentence = {
         "improved": "The adapted model is better on the domain's text",
         "worse": "The adapted model is worse on the domain's text",
         "no clear change": "There is no clear change on the domain's text",
     }[label]
-    sentence += (
-        f": perplexity {_number(before.perplexity)} before, {_number(after.perplexity)} after"
-    )
+    sentence += f": perplexity {_perplexity(before)} before, {_perplexity(after)} after"
     reasons = [
-        f"the loss changed by {_signed(change)} nats a token on {after.num_masked_tokens:,} masked "
-        f"tokens of {domain.num_documents:,} documents",
-        f"the right token is the likeliest {_share(before.accuracy)} of the time before, "
-        f"{_share(after.accuracy)} after",
+        f"the loss changed by {nats(after.change.loss)} nats a token on "
+        f"{after.num_masked_tokens:,} masked tokens of {domain.num_documents:,} documents",
+        f"the right token is the likeliest {_right(before)} of the time before, "
+        f"{_right(after)} after",
     ]
     suggestions = []
     forgotten = False
@@ -42,11 +45,11 @@ def judge(model: Model, texts: tuple[Text, ...], run: Run) -> Verdict:
         measured = _of(name, text).change
         assert measured is not None
         loss = measured.loss
-        if _label(loss) == "worse":
+        if change(loss) == "worse":
             forgotten = forgotten or (loss.value or 0.0) >= MUCH_FORGETTING
-            reasons.append(f"general text has lost {_signed(loss)} nats a token ({text.name})")
+            reasons.append(f"general text has lost {nats(loss)} nats a token ({text.name})")
         else:
-            reasons.append(f"general text has not lost: {_signed(loss)} nats a token ({text.name})")
+            reasons.append(f"general text has not lost: {nats(loss)} nats a token ({text.name})")
     if not general:
         reasons.append("forgetting was not measured: there is no evaluation.general")
     if forgotten:
@@ -73,7 +76,7 @@ def _without_a_base(name: str, before: Measurement, after: Measurement, run: Run
     assert after.change is not None
     losses = [record["eval_loss"] for record in run.evaluations if record["step"] > 0]
     fell = len(losses) < 2 or min(losses) < losses[0]
-    by_frequency = _label(after.change.loss)
+    by_frequency = LABELS[change(after.change.loss)]
     label: Label = by_frequency if by_frequency != "improved" or fell else "no clear change"
     sentence = {
         "improved": "The model has learned to predict the domain's text",
@@ -83,8 +86,8 @@ def _without_a_base(name: str, before: Measurement, after: Measurement, run: Run
     reasons = [
         "the base model has no masked-LM head, so its perplexity before is that of a new head that "
         "knows token frequencies alone: it says nothing of what the base model knew",
-        f"the right token is the likeliest {_share(after.accuracy)} of the time; by frequency "
-        f"alone {_share(before.accuracy)}",
+        f"the right token is the likeliest {_right(after)} of the time; by frequency "
+        f"alone {_right(before)}",
     ]
     if len(losses) > 1:
         reasons.append(
@@ -97,7 +100,7 @@ def _without_a_base(name: str, before: Measurement, after: Measurement, run: Run
         "the domain",
         *_too_early(run),
     ]
-    sentence += f": perplexity {_number(after.perplexity)}"
+    sentence += f": perplexity {_perplexity(after)}"
     return Verdict(name, label, f"{sentence}.", tuple(reasons), tuple(suggestions))
 
 
@@ -108,27 +111,13 @@ def _too_early(run: Run) -> list[str]:
     return []
 
 
-def _label(change: Estimate) -> Label:
-    """By the change of the loss: clear where the interval leaves out 0."""
-    if change.interval is None or change.interval[0] <= 0.0 <= change.interval[1]:
-        return "no clear change"
-    return "improved" if change.interval[1] < 0 else "worse"
-
-
 def _of(name: str | None, text: Text) -> Measurement:
     return next(m for m in text.measurements if m.model == name)
 
 
-def _number(estimate: Estimate) -> str:
-    return "over 1e308" if estimate.value is None else f"{estimate.value:,.2f}"
+def _perplexity(measured: Measurement) -> str:
+    return perplexity(measured.perplexity, with_interval=False)
 
 
-def _share(estimate: Estimate) -> str:
-    return f"{estimate.value or 0.0:.1%}"
-
-
-def _signed(estimate: Estimate) -> str:
-    interval = ""
-    if estimate.interval is not None:
-        interval = " [{:+.3f}, {:+.3f}]".format(*estimate.interval)
-    return f"{estimate.value or 0.0:+.3f}{interval}"
+def _right(measured: Measurement) -> str:
+    return share(measured.accuracy, with_interval=False)

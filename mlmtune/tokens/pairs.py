@@ -202,7 +202,7 @@ class PairView:
         (first, length), (second, _) = segments.tolist()
         begin = len(self._frame.prefix)
         columns = (begin, begin + length + len(self._frame.separator))
-        documents = np.searchsorted(self._store.offsets, [first, second], side="right") - 1
+        documents = self._store.documents_at(np.asarray([first, second]))
         return list(zip(columns, documents.tolist(), strict=True))
 
     def borders(self, windows: NDArray[np.int64], keys: UInt64Array) -> NDArray[np.int64]:

@@ -209,6 +209,10 @@ class TokenStore:
         """(shards + 1,) the position where each shard begins, and the end."""
         return np.cumsum([0, *(len(shard.ids) for shard in self.shards)], dtype=np.int64)
 
+    def documents_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The documents that the tokens at some positions are of; any shape."""
+        return np.searchsorted(self.offsets, positions, side="right") - 1
+
     def tokens_at(self, positions: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """(n,) ids of the tokens at some positions, and whether each begins a word."""
         if len(self.shards) == 1:

@@ -55,7 +55,7 @@ def summarize(
             **_pairs(splits.validation_pairs),
             "fingerprint": splits.validation.text_fingerprint(),
         },
-        **({} if splits.general is None else {"general": _general(splits.general)}),
+        **({} if splits.general is None else {"general": _side(splits.general)}),
         "lengths": _lengths(store.lengths),
         "unknown_tokens": unknown,
         **_words(store, tokenizer, split_seed),
@@ -87,11 +87,6 @@ def _side(view: ChunkView) -> dict[str, int | None]:
         "tokens_truncated": view.num_tokens_truncated,
         "chunks": len(view),
     }
-
-
-def _general(view: ChunkView) -> dict[str, Any]:
-    sources = [source.name for source in view.store.sources]
-    return {**_side(view), "sources": sources, "fingerprint": view.text_fingerprint()}
 
 
 def _pairs(view: PairView | None) -> dict[str, Any]:

@@ -189,9 +189,8 @@ def _identity(parts: Parts, accelerator: Accelerator) -> dict[str, Any]:
             include={"seed", "strategy", "mlm_probability", "max_chunks", "general"}
         ),
     }  # fmt: skip
-    flat = _flat(sections)
     return {
-        **flat, "objective": config.objective, "num_processes": accelerator.num_processes,
+        **flat(sections), "objective": config.objective, "num_processes": accelerator.num_processes,
     }  # fmt: skip
 
 
@@ -285,10 +284,10 @@ def is_complete(run: RunDir, config: Config) -> bool:
     """
     if (run.read_json("status.json") or {}).get("state") != "finished":
         return False
-    then = _flat(load_config(run.path / "config.resolved.yaml").model_dump())
+    then = flat(load_config(run.path / "config.resolved.yaml").model_dump())
     lines = [
         f"  {name}: {then.get(name)} then, {value} now"
-        for name, value in _flat(yaml.safe_load(recorded(config))).items()
+        for name, value in flat(yaml.safe_load(recorded(config))).items()
         # What is left to mlmtune was decided then; where things lie may have changed since.
         if value not in (then.get(name), None, "auto") and name not in MAY_CHANGE
     ]
@@ -300,15 +299,15 @@ def is_complete(run: RunDir, config: Config) -> bool:
     return True
 
 
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
+def flat(config: dict[str, Any]) -> dict[str, Any]:
     """The keys of all sections under their dotted names."""
-    flat: dict[str, Any] = {}
+    keys: dict[str, Any] = {}
     for section, values in config.items():
         if isinstance(values, dict):
-            flat |= {f"{section}.{name}": value for name, value in values.items()}
+            keys |= {f"{section}.{name}": value for name, value in values.items()}
         else:
-            flat[section] = values
-    return flat
+            keys[section] = values
+    return keys
 
 
 def _keep_the_best(job: Job, resumed_from: Path) -> None:

@@ -34,10 +34,11 @@ def write_json(path: Path, value: Any) -> None:
     Raises:
         ValueError: a number is not finite; the caller says what to write instead.
     """
-    _replace(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _replace(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Write text so that the file is the old one or the new one, never half of it."""
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
@@ -89,7 +90,7 @@ class RunDir:
     def write_text(self, name: str, text: str) -> None:
         """Write one of the run's text files."""
         with writing_to(self.path / name, CHECKPOINTS_STAY):
-            _replace(self.path / name, text)
+            write_whole(self.path / name, text)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """Read one of the run's JSON files; None where it is not there or broken."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerFast
 
@@ -137,21 +138,6 @@ def prepare(config: Config, console: Console, *, rebuilds: bool, refresh: bool) 
     return Prepared(listing, tokenizer, store, splits)
 
 
-def open_text(config: Config, tokenizer: PreTrainedTokenizerFast, console: Console) -> Splits:
-    """A run's text in the tokens of any model, for measuring alone: without pairs.
-
-    Raises:
-        MlmtuneError: the text is not there, or does not fit the config.
-    """
-    listing = list_text(config.corpus, config.tokenization, console)
-    evaluation = config.evaluation
-    uses = Uses("mlm", {"evaluation": evaluation.strategy}, tuple(evaluation.general))
-    _, splits = open_splits(
-        config.corpus, config.tokenization, config.chunking, uses, tokenizer, listing, console
-    )
-    return splits
-
-
 def _uses(config: Config) -> Uses:
     strategies = {"masking": config.masking.strategy, "evaluation": config.evaluation.strategy}
     return Uses(config.objective, strategies, tuple(config.evaluation.general))
@@ -164,12 +150,15 @@ def _say_what_the_hub_is(config: Config, console: Console) -> None:
         console.say(f"{config.model.name_or_path} from the hub ({'; '.join(notes)})")
 
 
-def build_measurable(config: Config, accelerator: Accelerator, console: Console) -> Measurable:
+def build_measurable(
+    config: Config, device: torch.device, precision: str, console: Console
+) -> Measurable:
     """Load the model, then the corpus.
 
     Args:
         config: as loaded.
-        accelerator: device, precision and processes.
+        device: where the model will run.
+        precision: what it will compute in.
         console: shows what takes time or was decided.
 
     Raises:
@@ -183,8 +172,8 @@ def build_measurable(config: Config, accelerator: Accelerator, console: Console)
         config.model,
         objective=config.objective,
         chunk_length=config.chunking.chunk_length,
-        device=accelerator.device,
-        precision=precision_of(accelerator),
+        device=device,
+        precision=precision,
         seed=config.run.seed,
     )
     for text in config.evaluation.examples:
@@ -208,7 +197,7 @@ def build_measurable(config: Config, accelerator: Accelerator, console: Console)
     if loaded.head_is_new:
         vocabulary_size = loaded.model.get_input_embeddings().num_embeddings
         start_from_frequencies(loaded, splits.train.token_counts(vocabulary_size))
-    masks, general_masks = fixed_masks(splits, loaded, config)
+    masks, general_masks = _fixed_masks(splits, loaded, config)
     evaluator = Evaluator(masks, config.evaluation, _validation_pairs(splits, config))
     general_evaluator = None
     if general_masks is not None:
@@ -216,7 +205,7 @@ def build_measurable(config: Config, accelerator: Accelerator, console: Console)
     return Measurable(listing, loaded, head, store, splits, evaluator, general_evaluator)
 
 
-def fixed_masks(
+def _fixed_masks(
     splits: Splits, loaded: LoadedModel, config: Config
 ) -> tuple[FixedMasks, FixedMasks | None]:
     """The chunks that a model is measured on, masked: of the domain, and of general text."""
@@ -251,7 +240,7 @@ def build_parts(config: Config, accelerator: Accelerator, console: Console) -> P
     Raises:
         MlmtuneError: anything that keeps the run from starting.
     """
-    measurable = build_measurable(config, accelerator, console)
+    measurable = build_measurable(config, accelerator.device, precision_of(accelerator), console)
     loaded, splits = measurable.loaded, measurable.splits
     mixture = Mixture.of(splits.train_pairs or splits.train, splits.weights)
     plan = Plan.of(

@@ -234,3 +234,14 @@ def test_an_example_without_a_mask_is_one_line(runs: Any, report: Reports) -> No
     run = runs.train()
     with pytest.raises(ConfigError, match=r"there is no \[MASK\] in 'nothing'"):
         report(run.path, overrides=("evaluation.examples=[nothing]",))
+
+
+def test_a_model_whose_tokenizer_is_not_its_bases_is_refused(runs: Any, report: Reports) -> None:
+    run = runs.train()
+    file = run.path / "model" / "tokenizer.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    words = content["model"]["vocab"]
+    words["key"], words["vault"] = words["vault"], words["key"]
+    file.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ConfigError, match="its tokenizer is not that of tiny-bert"):
+        report(run.path)

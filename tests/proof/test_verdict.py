@@ -3,7 +3,7 @@ import pytest
 from mlmtune.proof.findings import Change, Estimate, Measurement, Model, Run, Text
 from mlmtune.proof.verdict import judge
 
-ADAPTED = Model("new", True, "old", "runs/new", head_is_new=False, tokenizer=0)
+ADAPTED = Model("new", "old", "runs/new", head_is_new=False, tokenizer="one")
 
 
 def measured(model, loss, change=None):
