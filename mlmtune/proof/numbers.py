@@ -6,19 +6,17 @@ from mlmtune.proof.findings import Estimate
 
 
 def perplexity(estimate: Estimate | None, *, with_interval: bool = True) -> str:
-    """Two decimals; from 1,000 on none."""
+    """Two decimals; from 1,000 on none, and close to 1 four. Its interval has as many."""
     if estimate is None:
         return "-"
     if estimate.value is None:
         return "over 1e308"
-    shown = _perplexity(estimate.value)
+    decimals = 0 if estimate.value >= 1000 else 2 if estimate.value >= 1.5 else 4
+    shown = f"{estimate.value:,.{decimals}f}"
     if estimate.interval is not None and with_interval:
-        shown += " [{}, {}]".format(*map(_perplexity, estimate.interval))
+        low, high = estimate.interval
+        shown += f" [{low:,.{decimals}f}, {high:,.{decimals}f}]"
     return shown
-
-
-def _perplexity(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.2f}" if value >= 1.5 else f"{value:.4f}"
 
 
 def share(estimate: Estimate, *, with_interval: bool = True) -> str:
