@@ -450,7 +450,7 @@ class TrainingConfig(Section):
     """How long to train, in which batches, in which precision. The first limit reached ends it."""
 
     epochs: Annotated[float, Field(gt=0.0)] | None = None
-    """Passes over the training chunks; 3 where neither `max_steps` nor `max_tokens` is given."""
+    """Passes over the training text; 3 where neither `max_steps` nor `max_tokens` is given."""
     max_steps: Positive | None = None
     """Optimizer steps."""
     max_tokens: Positive | None = None
@@ -474,7 +474,7 @@ class TrainingConfig(Section):
     log_every: Positive = 10
     """Steps between two lines of metrics."""
     early_stopping_patience: Positive | None = None
-    """Stop after this many evaluations in a row without a better perplexity."""
+    """Stop after this many evaluations in a row without a better result."""
 
     @model_validator(mode="after")
     def _micro_batch_fits(self) -> "TrainingConfig":
@@ -527,7 +527,7 @@ class CheckpointConfig(Section):
     keep: Positive = 2
     """How many of the newest checkpoints to keep. The best one is kept besides."""
     export: Literal["best", "last"] = "best"
-    """Which weights go to `model/`: the best by validation perplexity, or the last."""
+    """Which weights go to `model/`: the best on validation, or the last."""
 
 
 class Config(Section):
@@ -576,3 +576,120 @@ class Config(Section):
                 "sentences of a pair are on one side"
             )
         return self
+
+
+class DataConfig(Section):
+    """The examples of a classification task: where they are, and which fields they have."""
+
+    format: Literal["json", "csv", "parquet", "folder", "dataset"]
+    """`json`: a JSON list of objects, or JSON Lines. `csv`: a row is an example (tabs where the
+    name ends in `.tsv`). `parquet`: a row is an example (Arrow files, too). `folder`: a folder for
+    each class (`pos/`, `neg/`), a text file for each example. `dataset`: a row of a Hugging Face
+    dataset is an example."""
+    train: str
+    """A file, or with `format: folder` the folder that holds the classes; with `dataset` the name
+    of a split."""
+    validation: str | None = None
+    """The same for validation, which chooses the best weights; split off `train` where empty."""
+    test: str | None = None
+    """The same for the test, which is measured once, at the end; see `test_fraction`."""
+    dataset: str | None = None
+    """With `format: dataset`: a name on the Hugging Face hub, or a folder that `save_to_disk`
+    wrote."""
+    dataset_config: str | None = None
+    """With `dataset`: which of its configurations."""
+    revision: str | None = None
+    """With `dataset`: branch, tag or commit; the default branch where empty."""
+    text_field: str | Annotated[list[str], Field(min_length=2, max_length=2)] = "text"
+    """The field that holds the text, or a list of two, for pairs such as premise and hypothesis;
+    without meaning for `folder`."""
+    label_field: str = "label"
+    """The field that holds the label; without meaning for `folder`."""
+    labels: Annotated[list[str], Field(min_length=2)] | None = None
+    """The labels in the order of their numbers; where empty those found in the training examples,
+    sorted. What is given here must be found, and the other way round."""
+    validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    """Share of the training examples kept for validation where there is no `validation`."""
+    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Share of the training examples kept for the test where there is no `test`; without either
+    nothing is tested."""
+    split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of the split. Apart from `run.seed`, so that runs compare."""
+    max_train_examples: Positive | None = None
+    """Train on so many, drawn by `run.seed` with each class's share kept."""
+    max_length: Annotated[int, Field(ge=4)] = 256
+    """Tokens of an example, special tokens included. Longer ones are cut (and counted)."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """`balanced`: an example weighs n / (K * n_c), for n training examples in K classes of which
+    its own has n_c, so that each class has the same say in the loss."""
+
+    @model_validator(mode="after")
+    def _its_keys_fit_its_format(self) -> "DataConfig":
+        is_dataset = self.format == "dataset"
+        if is_dataset != (self.dataset is not None):
+            raise ValueError("format: dataset and dataset: NAME go together; give both or neither")
+        for name in ("dataset_config", "revision"):
+            if getattr(self, name) is not None and not is_dataset:
+                raise ValueError(f"{name} has no meaning for format {self.format!r}; remove it")
+        for name in ("text_field", "label_field"):
+            default = type(self).model_fields[name].default
+            if self.format == "folder" and getattr(self, name) != default:
+                raise ValueError(f"{name} has no meaning for format 'folder'; remove it")
+        if self.test is not None and self.test_fraction is not None:
+            raise ValueError("test and test_fraction contradict each other; keep one of them")
+        if (
+            self.test_fraction is not None
+            and self.validation is None
+            and (self.test_fraction + self.validation_fraction >= 1.0)
+        ):
+            raise ValueError("validation_fraction and test_fraction leave nothing to train on")
+        return self
+
+    @field_validator("labels")
+    @classmethod
+    def _each_once(cls, labels: list[str] | None) -> list[str] | None:
+        if labels is not None and len(set(labels)) < len(labels):
+            raise ValueError("names a label twice")
+        return labels
+
+
+class ClassificationEvaluationConfig(Section):
+    """Measuring a classifier on validation, and on the test at the end."""
+
+    every: Positive | Literal["epoch"] | None = "epoch"
+    """Steps between evaluations, or `epoch`. After training it is always measured."""
+    metric: Literal["macro_f1", "accuracy", "loss"] = "macro_f1"
+    """What the best weights are the best by."""
+    batch_size: Positive = 32
+    """Examples evaluated at once. The result does not depend on it."""
+
+
+class ProbeConfig(Section):
+    """Comparing models on the task: `mlmtune probe`."""
+
+    methods: Annotated[list[Literal["frozen", "finetuned"]], Field(min_length=1)] = [
+        "frozen", "finetuned",
+    ]  # fmt: skip
+    """`frozen`: the mean of the encoder's last hidden states, and a logistic regression on it
+    (extra `probe`). `finetuned`: the whole model, as `mlmtune finetune` trains it."""
+    seeds: Positive = 5
+    """Repeats of each: other training examples where there are fewer than all, another new head,
+    another order."""
+    train_sizes: Annotated[list[Positive | Literal["all"]], Field(min_length=1)] = ["all"]
+    """Numbers of training examples to try: `[50, 200, all]`."""
+    min_steps: Annotated[int, Field(ge=0)] = 100
+    """Fine-tuning takes at least so many steps: a few epochs of 50 examples are too few (Mosbach et
+    al. 2021, 5). `training.max_steps`, where given, goes before it."""
+
+
+class ClassificationConfig(Section):
+    """A task to tell whether a model is of use: sequence classification."""
+
+    run: RunConfig
+    model: ModelConfig
+    data: DataConfig
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: ClassificationEvaluationConfig = ClassificationEvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    probe: ProbeConfig = ProbeConfig()
