@@ -28,9 +28,10 @@ from mlmtune.training.environment import peak_memory_bytes
 from mlmtune.training.interrupts import StopRequest
 from mlmtune.training.job import Job, start
 from mlmtune.training.loop import agree, take_step
+from mlmtune.training.masked_lm import build_masked_lm
 from mlmtune.training.progress import Progress
 from mlmtune.training.run_dir import RunDir
-from mlmtune.training.setup import Measurable, build_measurable, build_parts
+from mlmtune.training.setup import Measurable, build_measurable
 from options import Setting
 from texts import CorpusInMemory
 
@@ -76,17 +77,17 @@ def start_job(config: Config) -> Job:
     """A run up to where its first step could be taken."""
     accelerator = build_accelerator(config.training.precision)
     progress = Progress(is_main=False, is_quiet=True)
-    parts = build_parts(config, accelerator, progress)
+    parts = build_masked_lm(config, accelerator, progress)
     return start(parts, accelerator, RunDir(Path(config.run.output_dir)), progress, StopRequest())
 
 
 def step(job: Job) -> float:
     """One optimizer step; returns the mean loss of its masked tokens."""
-    batches = job.parts.stream.micro_batches(job.state.step)
-    agreed = agree(job, sum(batch.num_masked_tokens for batch in batches))
+    batches = job.task.stream.micro_batches(job.state.step)
+    agreed = agree(job, sum(batch.num_targets for batch in batches))
     before = job.state.loss_sum
-    take_step(job, batches, agreed.num_masked_tokens)
-    return (job.state.loss_sum - before) / max(agreed.num_masked_tokens, 1)
+    take_step(job, batches, agreed.num_targets)
+    return (job.state.loss_sum - before) / max(agreed.num_targets, 1)
 
 
 class Training:
@@ -111,12 +112,12 @@ class Training:
         steps = range(job.state.step, job.state.step + num_steps)
         started = time.perf_counter()
         for number in steps:
-            job.parts.stream.micro_batches(number)
+            job.task.stream.micro_batches(number)
         seconds = time.perf_counter() - started
-        return Block(num_steps, sum(map(job.parts.stream.num_tokens, steps)), seconds)
+        return Block(num_steps, sum(map(job.task.stream.num_tokens, steps)), seconds)
 
     def facts(self) -> dict[str, Any]:
-        parts = self.job.parts
+        parts = self.job.task
         return {
             "peak_memory_bytes": peak_memory_bytes(self.job.accelerator.device),
             "num_parameters": parts.loaded.num_parameters,

@@ -27,6 +27,9 @@ app = typer.Typer(
 )
 
 ConfigPath = Annotated[Path, typer.Option("--config", metavar="FILE", help="The run's YAML file.")]
+TaskPath = Annotated[
+    Path, typer.Option("--config", metavar="FILE", help="The task's YAML file (section data).")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
@@ -54,6 +57,21 @@ NumProcesses = Annotated[
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print the result alone.")]
+Resume = Annotated[
+    str,
+    typer.Option(
+        metavar="never|auto|PATH",
+        help="auto goes on from the newest whole checkpoint, or starts where there is none; "
+        "PATH goes on from that one.",
+    ),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Delete the run in the output directory first.")
+]
+AllowChanges = Annotated[
+    bool,
+    typer.Option("--allow-changes", help="Resume even if data, model, seed or batch size changed."),
+]
 Refresh = Annotated[
     bool,
     typer.Option("--refresh", help="Look up again where branches of git repositories are."),
@@ -82,23 +100,9 @@ def top(
 def train(
     config: ConfigPath,
     overrides: Overrides = None,
-    resume: Annotated[
-        str,
-        typer.Option(
-            metavar="never|auto|PATH",
-            help="auto goes on from the newest whole checkpoint, or starts where there is none; "
-            "PATH goes on from that one.",
-        ),
-    ] = "never",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Delete the run in the output directory first.")
-    ] = False,
-    allow_changes: Annotated[
-        bool,
-        typer.Option(
-            "--allow-changes", help="Resume even if data, model, seed or batch size changed."
-        ),
-    ] = False,
+    resume: Resume = "never",
+    overwrite: Overwrite = False,
+    allow_changes: AllowChanges = False,
     no_report: Annotated[
         bool, typer.Option("--no-report", help="Leave out the report at the end.")
     ] = False,
@@ -106,8 +110,7 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a model on text; perplexity before and after, and a report."""
-    if overwrite and resume != "never":
-        raise ConfigError("--resume and --overwrite contradict each other; give one of them")
+    _check_resume(resume, overwrite)
     from mlmtune.config_loading import load_config
 
     settings = load_config(config, overrides or [])
@@ -115,17 +118,11 @@ def train(
 
     from mlmtune.training.job import Options
     from mlmtune.training.loop import train as run_training
+    from mlmtune.training.masked_lm import build_masked_lm
 
-    results = run_training(
-        settings,
-        Options(
-            resume=resume,
-            overwrite=overwrite,
-            allow_changes=allow_changes,
-            is_quiet=quiet,
-            config_text=config.read_text(encoding="utf-8"),
-        ),
-    )
+    text = config.read_text(encoding="utf-8")
+    options = Options(resume, overwrite, allow_changes, quiet, text)
+    results = run_training(settings, options, build_masked_lm)
     if results is not None and not no_report and os.environ.get("RANK", "0") == "0":
         _report_on_finished(Path(settings.run.output_dir).expanduser(), Console(is_quiet=quiet))
 
@@ -138,6 +135,38 @@ def _report_on_finished(run: Path, console: Console) -> None:
         report_on([run], [], None, console)
     except MlmtuneError as error:
         console.say(f"there is no report ({error}); mlmtune report {run} makes it")
+
+
+def _check_resume(resume: str, overwrite: bool) -> None:
+    if overwrite and resume != "never":
+        raise ConfigError("--resume and --overwrite contradict each other; give one of them")
+
+
+@app.command()
+def finetune(
+    config: TaskPath,
+    overrides: Overrides = None,
+    resume: Resume = "never",
+    overwrite: Overwrite = False,
+    allow_changes: AllowChanges = False,
+    nproc: NumProcesses = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train a classifier on a task's labelled examples; the test is measured once, at the end."""
+    _check_resume(resume, overwrite)
+    from mlmtune.config import ClassificationConfig
+    from mlmtune.config_loading import load_config
+
+    settings = load_config(config, overrides or [], kind=ClassificationConfig)
+    _run_in_processes(nproc, Path(settings.run.output_dir).expanduser())
+
+    from mlmtune.classification.task import build_classification
+    from mlmtune.training.job import Options
+    from mlmtune.training.loop import train as run_training
+
+    text = config.read_text(encoding="utf-8")
+    options = Options(resume, overwrite, allow_changes, quiet, text)
+    run_training(settings, options, build_classification)
 
 
 @app.command("eval")

@@ -7,14 +7,16 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from pydantic import ValidationError
 
 from mlmtune import config_problems
-from mlmtune.config import Config
+from mlmtune.config import ClassificationConfig, Config, Section
 from mlmtune.errors import ConfigError
 from mlmtune.yaml_document import Document, KeyPath, Origin, dotted, dump, parse
+
+SettingsT = TypeVar("SettingsT", bound=Section)
 
 MAX_BYTES = 1_000_000
 """A larger file is no config: someone gave the path of their data or of a model."""
@@ -23,13 +25,22 @@ _OVERRIDE = re.compile(r"\s*(?P<key>\w[\w-]*(?:\.\w[\w-]*)*)\s*=(?P<value>.*)", 
 _AFTER_THE_FILE = 2**31
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+@overload
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config: ...
+@overload
+def load_config(
+    path: str | Path, overrides: Sequence[str] = (), *, kind: type[SettingsT]
+) -> SettingsT: ...
+def load_config(
+    path: str | Path, overrides: Sequence[str] = (), *, kind: type[Section] = Config
+) -> Section:
     """Loads a config.
 
     Args:
         path: the YAML file.
         overrides: settings that take the place of the file's, each as `section.key=value`. The
             value is YAML; a number in the key is an entry of a list (`corpus.sources.0.path=x`).
+        kind: `Config`, or `ClassificationConfig` for a task.
 
     Raises:
         ConfigError: with all problems, a line each.
@@ -42,7 +53,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             for number, override in enumerate(overrides)
             if (place := _apply(override, number, document)) is not None
         ]
-        config = _validated(document, overridden)
+        config = _validated(document, overridden, kind)
         if config is not None and not document.problems:
             return config
     elif not document.problems and document.value is None:
@@ -52,7 +63,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     raise ConfigError("\n".join(map(str, sorted(document.problems))))
 
 
-def resolved_yaml(config: Config) -> str:
+def resolved_yaml(config: Section) -> str:
     """The whole config, defaults included, as YAML that loads as an equal config."""
     return dump(config.model_dump())
 
@@ -156,9 +167,29 @@ def _container(settings: dict[str, Any], keys: Sequence[str]) -> tuple[Any, KeyP
     return container, path
 
 
-def _validated(document: Document, overridden: list[KeyPath]) -> Config | None:
+def _validated(
+    document: Document, overridden: list[KeyPath], kind: type[Section]
+) -> Section | None:
     try:
-        return Config.model_validate(document.value)
+        return kind.model_validate(document.value)
     except ValidationError as error:
-        config_problems.report(error, document, overridden)
+        other = _kind_of(document)
+        if other is not kind and other is not None:
+            document.report((), f"{_KINDS[other]}; this command takes {_KINDS[kind]}")
+        else:
+            config_problems.report(error, document, overridden, kind)
         return None
+
+
+_KINDS: dict[type[Section], str] = {
+    Config: "a config of adaptation (it has the section `corpus`), for `mlmtune train`",
+    ClassificationConfig: "a task (it has the section `data`), for `mlmtune finetune`",
+}
+
+
+def _kind_of(document: Document) -> type[Section] | None:
+    """What a file's sections say it is; None where they say neither, or both."""
+    sections = [section for section in ("corpus", "data") if section in document.value]
+    if len(sections) != 1:
+        return None
+    return Config if sections == ["corpus"] else ClassificationConfig

@@ -37,6 +37,11 @@ NAMES_IN_TRANSFORMERS = {
 }
 """What newcomers from Hugging Face's scripts write, and its nearest setting here."""
 
+NAMES_IN_TASKS = NAMES_IN_TRANSFORMERS | dict.fromkeys(
+    ("block_size", "max_seq_length"), "data.max_length"
+)
+"""The same for a task."""
+
 _KINDS: dict[Any, tuple[str, str]] = {
     str: ("text", "texts"),
     int: ("a whole number", "whole numbers"),
@@ -48,18 +53,21 @@ _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "min_length": "of length
 _YES_AND_NO = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 
 
-def report(error: ValidationError, document: Document, overridden: list[KeyPath]) -> None:
+def report(
+    error: ValidationError, document: Document, overridden: list[KeyPath], kind: type[BaseModel]
+) -> None:
     """Adds each of pydantic's findings to the document's problems.
 
     Args:
         error: what pydantic found in `document.value`.
         document: the values and where they were written.
         overridden: the paths that overrides wrote to, in order.
+        kind: the whole config that was expected.
     """
     suggested: set[str] = set()
     missing: list[tuple[KeyPath, str]] = []
     for finding in error.errors(include_url=False):
-        located = _locate(finding["loc"], document)
+        located = _locate(finding["loc"], document, kind)
         if located is None:
             continue
         path, found = located
@@ -69,7 +77,7 @@ def report(error: ValidationError, document: Document, overridden: list[KeyPath]
                 continue
             case "extra_forbidden":
                 path = (*path, finding["loc"][-1])
-                what, names = _unknown_key(path, _section_in(found.annotation))
+                what, names = _unknown_key(path, _section_in(found.annotation), kind)
                 suggested.update(names)
             case "value_error" if document.has_problem_below(path):
                 continue  # a key that could not be read breaks the rules between keys, too
@@ -87,14 +95,14 @@ def report(error: ValidationError, document: Document, overridden: list[KeyPath]
 
 
 def _locate(
-    location: tuple[int | str, ...], document: Document
+    location: tuple[int | str, ...], document: Document, kind: type[BaseModel]
 ) -> tuple[KeyPath, FieldInfo] | None:
     """The path of keys at the start of pydantic's location, as far as it goes, and the field there.
 
     What follows in a location is pydantic's own, such as the branch of a union that failed. Where
     one branch is a section, each finding speaks of a branch; None for the one that was not meant.
     """
-    field: FieldInfo = FieldInfo(annotation=Config)
+    field: FieldInfo = FieldInfo(annotation=kind)
     path: KeyPath = ()
     for part in location:
         section, item = _section_in(field.annotation), _list_item(field.annotation)
@@ -153,7 +161,9 @@ def known_keys(section: type[BaseModel] = Config, path: tuple[str, ...] = ()) ->
             yield from known_keys(inner, (*path, name, *(["0"] if item else [])))
 
 
-def _unknown_key(path: KeyPath, section: type[BaseModel] | None) -> tuple[str, list[str]]:
+def _unknown_key(
+    path: KeyPath, section: type[BaseModel] | None, kind: type[BaseModel]
+) -> tuple[str, list[str]]:
     """What to say of a key that its section does not have, and the dotted names suggested."""
     assert section is not None
     key = str(path[-1])
@@ -161,7 +171,7 @@ def _unknown_key(path: KeyPath, section: type[BaseModel] | None) -> tuple[str, l
         return "refused: mlmtune never runs code from a model repository; remove the key", []
     *around, _ = dotted(path).split(".")
     siblings = {name: ".".join((*around, name)) for name in section.model_fields}
-    names = _meant(key.lower().replace("-", "_"), siblings)
+    names = _meant(key.lower().replace("-", "_"), siblings, kind)
     if not names:
         place = f"the keys of {'.'.join(around)}" if around else "the sections"
         return f"unknown key; {place} are {_listed(list(siblings), 'and')}", []
@@ -170,23 +180,25 @@ def _unknown_key(path: KeyPath, section: type[BaseModel] | None) -> tuple[str, l
     return f"unknown key; did you mean {_listed([repr(name) for name in shown])}?", names
 
 
-def _meant(key: str, siblings: dict[str, str]) -> list[str]:
+def _meant(key: str, siblings: dict[str, str], kind: type[BaseModel]) -> list[str]:
     """The dotted names of the settings that an unknown key may have meant.
 
     Args:
         key: the unknown key.
         siblings: the keys of the section it stands in, and their dotted names.
+        kind: the whole config.
     """
     names_by_key: dict[str, list[str]] = defaultdict(list)
-    for name in known_keys():
+    for name in known_keys(kind):
         if not name.startswith("corpus.validation_sources."):  # the same keys as sources
             names_by_key[name.rpartition(".")[2]].append(name)
     if key in siblings:
         return [siblings[key]]
     if key in names_by_key:
         return names_by_key[key]
-    if key in NAMES_IN_TRANSFORMERS:
-        return [NAMES_IN_TRANSFORMERS[key]]
+    elsewhere = NAMES_IN_TRANSFORMERS if kind is Config else NAMES_IN_TASKS
+    if key in elsewhere:
+        return [elsewhere[key]]
     if close := difflib.get_close_matches(key, siblings, n=1):
         return [siblings[close[0]]]
     if close := difflib.get_close_matches(key, names_by_key, n=1, cutoff=0.75):

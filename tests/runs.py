@@ -13,6 +13,7 @@ from mlmtune.config_loading import load_config
 from mlmtune.training import loop
 from mlmtune.training.checkpoint import list_checkpoints, step_of
 from mlmtune.training.job import Options
+from mlmtune.training.masked_lm import build_masked_lm
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Runs:
         options = Options(
             resume, overwrite, allow_changes, config_text=path.read_text(encoding="utf-8")
         )
-        loop.train(load_config(path), options)
+        loop.train(load_config(path), options, build_masked_lm)
         return self.at(name)
 
 

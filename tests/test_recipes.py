@@ -21,6 +21,7 @@ from mlmtune.config import Config
 from mlmtune.config_loading import load_config, shipped_configs
 from mlmtune.training.job import Options
 from mlmtune.training.loop import train
+from mlmtune.training.masked_lm import build_masked_lm
 from mlmtune.training.preview import preview
 
 ROOT = Path(__file__).parent.parent
@@ -239,7 +240,7 @@ def trial_config(
 @pytest.fixture
 def run_of(trial_config: Callable[[str], Config]) -> Callable[[str], Run]:
     def run(name: str) -> Run:
-        train(trial_config(name), Options(is_quiet=True))
+        train(trial_config(name), Options(is_quiet=True), build_masked_lm)
         return Run(Path("run"))
 
     return run

@@ -18,12 +18,15 @@ from numpy.typing import NDArray
 
 from mlmtune.config import EvaluationConfig
 from mlmtune.errors import DataError, DivergedError
-from mlmtune.evaluation.scoring import NOTHING_MASKED, FittingBatches, FixedMasks, Numbers
+from mlmtune.evaluation.scoring import (
+    NOTHING_MASKED,
+    FittingBatches,
+    FixedMasks,
+    Numbers,
+    any_should_stop,
+)
 from mlmtune.modeling.masked_head import MaskedHead
 from mlmtune.tokens.pairs import PairSequences
-
-BATCHES_BETWEEN_EXCHANGES = 8
-"""How often several processes ask each other whether to go on."""
 
 LARGEST_EXPONENT = 709.0
 """exp() of more does not fit a float."""
@@ -63,6 +66,11 @@ class Evaluation:
     pair_accuracy: float | None = None
     num_pairs: int | None = None
     general: "Evaluation | None" = None
+
+    @property
+    def criterion(self) -> float:
+        """What the best weights have least of: the loss on the domain's text."""
+        return self.loss
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values; those of pairs and of general text where there are some."""
@@ -111,7 +119,7 @@ class Evaluator:
         self.masks = masks
         self._mlm_probability = config.mlm_probability
         self._batch_size = config.batch_size
-        self._batches = FittingBatches(config.batch_size)
+        self._batches = FittingBatches(config.batch_size, "chunking.chunk_length")
         self._pairs = pairs
         # They stand in an order of their own, so that the first ones are a random subset.
         self._pair_places = np.arange(0 if pairs is None else len(pairs))[: config.max_chunks]
@@ -168,7 +176,7 @@ class Evaluator:
         largest_share = -(-len(sequences) // accelerator.num_processes)
         sums = np.zeros(NUM_SUMS)
         for number, start in enumerate(range(0, largest_share, self._batch_size)):
-            if _any_should_stop(accelerator, number, should_stop):
+            if any_should_stop(accelerator, number, should_stop):
                 return None
             batch = mine[start : start + self._batch_size]
             if len(batch) > 0:
@@ -209,17 +217,6 @@ class Evaluator:
         sums = np.zeros(NUM_SUMS)
         sums[:3] = len(places), float(losses.pair), float(losses.num_pairs_correct)
         return sums
-
-
-def _any_should_stop(
-    accelerator: Accelerator, batch_number: int, should_stop: Callable[[], bool]
-) -> bool:
-    if accelerator.num_processes == 1:
-        return should_stop()
-    if batch_number % BATCHES_BETWEEN_EXCHANGES:
-        return False
-    mine = torch.tensor(int(should_stop()), device=accelerator.device)
-    return bool(accelerator.reduce(mine, reduction="sum"))
 
 
 def _summarize(sums: list[float]) -> Evaluation:

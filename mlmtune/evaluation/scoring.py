@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
@@ -29,6 +30,9 @@ NOTHING_MASKED = (
     "no token of the validation text was masked; it is too short: add text, or raise "
     "evaluation.mlm_probability"
 )
+
+BATCHES_BETWEEN_EXCHANGES = 8
+"""How often several processes ask each other whether to go on."""
 
 T = TypeVar("T")
 Numbers = NDArray[np.int64]
@@ -157,10 +161,12 @@ class FittingBatches:
 
     Args:
         size: how many sequences to begin with.
+        length_key: the setting that says how long a sequence may be.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, length_key: str) -> None:
         self._size = size
+        self._length_key = length_key
 
     def map(
         self, function: Callable[[Numbers], T], batch: Numbers, device: torch.device
@@ -185,8 +191,20 @@ class FittingBatches:
         self._size = min(self._size, len(batch)) // 2
         if self._size == 0:
             raise ResourceError(
-                "out of memory with one validation chunk; lower chunking.chunk_length, or use a "
+                f"out of memory with one validation sequence; lower {self._length_key}, or use a "
                 "smaller model"
             )
         free_cached_memory(device)
         return self.map(function, batch, device)
+
+
+def any_should_stop(
+    accelerator: Accelerator, batch_number: int, should_stop: Callable[[], bool]
+) -> bool:
+    """Whether any process says so; asked of all together only every few batches."""
+    if accelerator.num_processes == 1:
+        return should_stop()
+    if batch_number % BATCHES_BETWEEN_EXCHANGES:
+        return False
+    mine = torch.tensor(int(should_stop()), device=accelerator.device)
+    return bool(accelerator.reduce(mine, reduction="sum"))

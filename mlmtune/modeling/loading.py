@@ -4,7 +4,7 @@ All checks that need no weights come first, so a wrong choice is reported within
 """
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -18,6 +18,7 @@ from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedTokenizerFast,
 )
@@ -41,6 +42,12 @@ DROPOUT_FIELDS = (
 PAIR_DROPOUT_FIELDS = ("classifier_dropout_prob",)
 """Of ALBERT's head for pairs; without pairs it is a later classifier's."""
 
+CLASSIFIER_DROPOUT_FIELDS = (
+    "classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout", "cls_dropout",
+    "pooler_dropout",
+)  # fmt: skip
+"""Of heads for classes."""
+
 ATTENTION_TABLE = (
     # device, precision, chunks up to, with dropout -> the fastest on two CPU cores with AVX-512
     ("cpu", "bf16", 256, None, "eager"),
@@ -55,8 +62,8 @@ class LoadedModel:
     """A model that is ready to train or to evaluate, and its tokenizer.
 
     Attributes:
-        model: an `AutoModelForMaskedLM`, or an `AutoModelForPreTraining` where the objective has
-            pairs; in fp32, on the CPU.
+        model: an `AutoModelForMaskedLM`, an `AutoModelForPreTraining` where the objective has
+            pairs, or an `AutoModelForSequenceClassification`; in fp32, on the CPU.
         tokenizer: its fast tokenizer.
         new_weights: names of the weights that the checkpoint does not hold; drawn anew.
         new_pair_weights: those of them that only pairs need: of the head for pairs, and of the
@@ -220,6 +227,130 @@ def load_pretrained(
         ConfigError: tokenizer, model, objective and chunks do not fit.
         HubError: the hub cannot be reached, or has no such model.
     """
+    has_pairs = objective != "mlm"
+
+    def prepare(model_config: Any) -> None:
+        if has_pairs:
+            _check_pair_head(config.name_or_path, objective, model_config)
+
+    found = _load(
+        config,
+        AutoModelForPreTraining if has_pairs else AutoModelForMaskedLM,
+        prepare,
+        dropout_fields=(*DROPOUT_FIELDS, *(PAIR_DROPOUT_FIELDS if has_pairs else ())),
+        length=chunk_length,
+        length_key="chunking.chunk_length",
+        device=device,
+        precision=precision,
+        seed=seed,
+    )
+    return LoadedModel(
+        found.model,
+        found.tokenizer,
+        new_weights=tuple(sorted(found.missing)),
+        new_pair_weights=_pair_weights(found.model, found.missing) if has_pairs else (),
+        kept_weights=read_kept_weights(found.folder, found.model, found.unexpected),
+        attn_implementation=found.model.config._attn_implementation,
+        context_length=found.context_length,
+    )
+
+
+def load_classifier(
+    config: ModelConfig,
+    *,
+    labels: Sequence[str],
+    max_length: int,
+    device: torch.device,
+    precision: str,
+    seed: int,
+) -> LoadedModel:
+    """Load tokenizer and encoder with a head for classes, which is new unless it is of these.
+
+    Args:
+        config: which model, and how it runs.
+        labels: the classes, by number.
+        max_length: longest input, special tokens included.
+        device: where the model will run.
+        precision: what it will compute in.
+        seed: draws the weights that the checkpoint does not hold.
+
+    Raises:
+        ConfigError: tokenizer, model, labels and length do not fit.
+        HubError: the hub cannot be reached, or has no such model.
+    """
+
+    def prepare(model_config: Any) -> None:
+        is_classifier = any("SequenceClassification" in a for a in model_config.architectures or [])
+        others = [name for _, name in sorted(model_config.id2label.items())]
+        if is_classifier and others != list(labels):
+            raise ConfigError(
+                f"model.name_or_path: {config.name_or_path} is a classifier of other labels "
+                f"({', '.join(others)}); give the model that it was made from"
+            )
+        model_config.num_labels = len(labels)
+        model_config.id2label = dict(enumerate(labels))
+        model_config.label2id = {label: number for number, label in enumerate(labels)}
+        model_config.problem_type = "single_label_classification"
+
+    found = _load(
+        config,
+        AutoModelForSequenceClassification,
+        prepare,
+        dropout_fields=(*DROPOUT_FIELDS, *CLASSIFIER_DROPOUT_FIELDS),
+        length=max_length,
+        length_key="data.max_length",
+        device=device,
+        precision=precision,
+        seed=seed,
+    )
+    return LoadedModel(
+        found.model,
+        found.tokenizer,
+        new_weights=tuple(sorted(found.missing)),
+        new_pair_weights=(),
+        kept_weights={},
+        attn_implementation=found.model.config._attn_implementation,
+        context_length=found.context_length,
+    )
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What from_pretrained() gave, and from where."""
+
+    folder: Path
+    model: Any
+    tokenizer: PreTrainedTokenizerFast
+    missing: set[str]
+    unexpected: set[str]
+    context_length: int | None
+
+
+def _load(
+    config: ModelConfig,
+    auto_class: Any,
+    prepare: Callable[[Any], None],
+    *,
+    dropout_fields: Sequence[str],
+    length: int,
+    length_key: str,
+    device: torch.device,
+    precision: str,
+    seed: int,
+) -> _Loaded:
+    """Load a tokenizer, and a model with the head of a class.
+
+    Args:
+        config: which model, and how it runs.
+        auto_class: one of transformers' `AutoModelFor...`.
+        prepare: checks and changes the model's own config.
+        dropout_fields: what `model.dropout` sets in it.
+        length: of the longest input.
+        length_key: the setting that says so.
+        device: where the model will run.
+        precision: what it will compute in; with the device it decides how attention is computed.
+        seed: draws the weights that the checkpoint does not hold.
+    """
     _quiet_libraries()
     folder = locate_model(config.name_or_path, config.revision)
     tokenizer = load_tokenizer(folder)
@@ -229,20 +360,17 @@ def load_pretrained(
         raise ConfigError(_why_not_loadable(config.name_or_path, error)) from error
     _check_no_decoder(config.name_or_path, model_config)
     _check_vocabulary(config.name_or_path, tokenizer, model_config)
-    has_pairs = objective != "mlm"
-    if has_pairs:
-        _check_pair_head(config.name_or_path, objective, model_config)
+    prepare(model_config)
     if config.dropout is not None:
-        _set_dropout(model_config, config.dropout, has_pairs=has_pairs)
+        _set_dropout(model_config, config.dropout, dropout_fields)
     attention: str = config.attn_implementation
     is_free = attention == "auto"
     if is_free:
         attention = _attention_for(
-            device, precision, chunk_length, has_dropout=_has_dropout(model_config)
+            device, precision, length, has_dropout=_has_dropout(model_config)
         )
 
     torch.manual_seed(seed)
-    auto_class = AutoModelForPreTraining if has_pairs else AutoModelForMaskedLM
     try:
         model, report = auto_class.from_pretrained(
             folder,
@@ -258,21 +386,15 @@ def load_pretrained(
     _check_encoder(config.name_or_path, model, report["missing_keys"])
     _keep_attention_type(model)
     context_length = _context_length(model, tokenizer)
-    if context_length is not None and chunk_length > context_length:
+    if context_length is not None and length > context_length:
         raise ConfigError(
-            f"chunking.chunk_length is {chunk_length}, but {config.name_or_path} takes at most "
-            f"{context_length} tokens; set chunking.chunk_length to {context_length} or less"
+            f"{length_key} is {length}, but {config.name_or_path} takes at most {context_length} "
+            f"tokens; set {length_key} to {context_length} or less"
         )
     if context_length is not None:
         tokenizer.model_max_length = context_length  # where it did not know its model's limit
-    return LoadedModel(
-        model,
-        tokenizer,
-        new_weights=tuple(sorted(report["missing_keys"])),
-        new_pair_weights=_pair_weights(model, report["missing_keys"]) if has_pairs else (),
-        kept_weights=read_kept_weights(folder, model, report["unexpected_keys"]),
-        attn_implementation=model.config._attn_implementation,
-        context_length=context_length,
+    return _Loaded(
+        folder, model, tokenizer, report["missing_keys"], report["unexpected_keys"], context_length
     )
 
 
@@ -366,9 +488,8 @@ def _has_dropout(model_config: Any) -> bool:
     return any(getattr(model_config, field, 0.0) for field in DROPOUT_FIELDS)
 
 
-def _set_dropout(model_config: Any, rate: float, *, has_pairs: bool) -> None:
-    fields = [field for field in (*DROPOUT_FIELDS, *(PAIR_DROPOUT_FIELDS if has_pairs else ()))
-              if isinstance(getattr(model_config, field, None), float | int)]  # fmt: skip
+def _set_dropout(model_config: Any, rate: float, names: Sequence[str]) -> None:
+    fields = [name for name in names if isinstance(getattr(model_config, name, None), float | int)]
     if not fields:
         raise ConfigError(
             f"model.dropout: a {model_config.model_type} model has no dropout rate; remove it"

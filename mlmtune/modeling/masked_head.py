@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from mlmtune.masking.collator import IGNORE_INDEX, MaskedBatch
+from mlmtune.modeling.losses import Losses
 from mlmtune.modeling.pair_head import pair_logits, token_logits
 
 PROBE_TOLERANCE = 1e-4
@@ -31,21 +32,6 @@ class HeadOutputs:
 
     logits: torch.Tensor
     pair_logits: torch.Tensor | None
-
-
-@dataclass(frozen=True)
-class Losses:
-    """Sums over a batch, in nats, in fp32. Scalars.
-
-    Attributes:
-        mlm: cross entropies of the masked tokens.
-        pair: cross entropies of the pairs; None where sequences are no pairs.
-        num_pairs_correct: pairs whose likelier label is right.
-    """
-
-    mlm: torch.Tensor
-    pair: torch.Tensor | None = None
-    num_pairs_correct: torch.Tensor | None = None
 
 
 class MaskedHead:

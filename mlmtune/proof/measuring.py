@@ -47,7 +47,7 @@ class Subject(Measurable):
             DataError: not one token was masked.
             ResourceError: memory does not suffice for one chunk.
         """
-        batches, parts = FittingBatches(batch_size), []
+        batches, parts = FittingBatches(batch_size, "chunking.chunk_length"), []
         score = partial(masks.score, self.loaded.model, self.head, self.device)
         starts = range(0, len(masks.chunks), batch_size)
         with self.computing():

@@ -43,10 +43,10 @@ class TrainState:
     identity: dict[str, Any]
     step: int = 0
     num_tokens: int = 0
-    num_masked_tokens: int = 0
+    num_targets: int = 0
     loss_sum: float = 0.0
     window_loss_sum: float = 0.0
-    window_num_masked_tokens: int = 0
+    window_num_targets: int = 0
     window_pair_loss_sum: float = 0.0
     window_num_pairs_correct: float = 0.0
     window_num_pairs: int = 0
@@ -55,7 +55,7 @@ class TrainState:
     scaler: dict[str, Any] | None = None
     elapsed_seconds: float = 0.0
     best_step: int | None = None
-    best_loss: float | None = None
+    best_criterion: float | None = None
     num_evaluations_without_improvement: int = 0
     evaluation_before: dict[str, Any] | None = None
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -87,11 +87,11 @@ def save_model(
     tokenizer: PreTrainedTokenizerFast,
     kept_weights: Mapping[str, torch.Tensor],
 ) -> None:
-    """Write what from_pretrained() and pipeline("fill-mask") need.
+    """Write what from_pretrained() and pipeline() need.
 
     Args:
         directory: made if it is not there.
-        model: a masked language model, bare.
+        model: bare.
         tokenizer: its tokenizer.
         kept_weights: what other classes find besides; see `modeling.kept_weights`.
     """

@@ -1,4 +1,4 @@
-"""A run under way: what it is made of, and picking it up from a checkpoint."""
+"""A run under way: its task, and picking it up from a checkpoint."""
 
 import warnings
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 
-from mlmtune.config import Config, Section
+from mlmtune.config import Section
 from mlmtune.config_loading import load_config, resolved_yaml
 from mlmtune.corpus.remote import without_query
 from mlmtune.errors import CheckpointError, ConfigError
@@ -31,7 +31,7 @@ from mlmtune.training.interrupts import StopRequest
 from mlmtune.training.optimization import build_optimizer
 from mlmtune.training.progress import Progress
 from mlmtune.training.run_dir import RunDir
-from mlmtune.training.setup import Parts
+from mlmtune.training.task import Settings, SettingsT, Task
 
 MAY_CHANGE = (
     "run.output_dir", "tokenization.cache_dir", "tokenization.store", "training.micro_batch_size",
@@ -71,7 +71,7 @@ class Job:
         saved_step: the step that the newest checkpoint holds.
     """
 
-    parts: Parts
+    task: Task
     accelerator: Accelerator
     run: RunDir
     progress: Progress
@@ -83,9 +83,9 @@ class Job:
     saved_step: int | None = None
 
     @property
-    def config(self) -> Config:
+    def config(self) -> Settings:
         """The config with every `auto` decided."""
-        return self.parts.config
+        return self.task.config
 
     @property
     def keys_dropout(self) -> bool:
@@ -94,7 +94,7 @@ class Job:
         return (
             self.accelerator.device.type == "cpu"
             and not self.config.training.compile
-            and self.parts.loaded.attn_implementation == "eager"
+            and self.task.loaded.attn_implementation == "eager"
         )
 
     @property
@@ -105,40 +105,39 @@ class Job:
 
 
 def start(
-    parts: Parts,
+    task: Task,
     accelerator: Accelerator,
     run: RunDir,
     progress: Progress,
     stop: StopRequest,
 ) -> Job:
-    bare = parts.loaded.model
+    bare = task.loaded.model
     freeze_unreached_weights(bare)
-    if parts.config.training.compile:
-        if parts.config.chunking.mode == "per_document" or parts.splits.train_pairs is not None:
+    if task.config.training.compile:
+        if task.other_than_compiling is not None:
             raise ConfigError(
-                "training.compile needs sequences of one length; set it to false, or "
-                "chunking.mode: concatenate and objective: mlm"
+                f"training.compile needs sequences of one length; {task.other_than_compiling}"
             )
         # A graph for each shape: whole and last batches, in training and evaluation.
         torch._dynamo.config.recompile_limit = 32
         bare.compile(dynamic=False)
-    if parts.config.training.gradient_checkpointing:
-        _enable_checkpointing(bare, is_compiled=parts.config.training.compile)
-    optimizer = build_optimizer(bare, parts.config.optimizer)
+    if task.config.training.gradient_checkpointing:
+        _enable_checkpointing(bare, is_compiled=task.config.training.compile)
+    optimizer = build_optimizer(bare, task.config.optimizer)
     with warnings.catch_warnings():
         # Its replacement would send the buffers around once all the same, and is not everywhere.
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         model, prepared = accelerator.prepare(bare, optimizer)
     model.train()
     return Job(
-        parts=parts,
+        task=task,
         accelerator=accelerator,
         run=run,
         progress=progress,
         model=model,
         module=accelerator.unwrap_model(model),
         optimizer=prepared,
-        state=TrainState(identity=_identity(parts, accelerator)),
+        state=TrainState(identity=_identity(task, accelerator)),
         stop=stop,
     )
 
@@ -158,40 +157,24 @@ def _enable_checkpointing(model: Any, *, is_compiled: bool) -> None:
         ) from error
 
 
-def _identity(parts: Parts, accelerator: Accelerator) -> dict[str, Any]:
+def _identity(task: Task, accelerator: Accelerator) -> dict[str, Any]:
     """What a resumed run must share with the one that wrote the checkpoint, by config key."""
-    config = parts.config
+    config = task.config
     sections: dict[str, Any] = {
         "run": {"seed": config.run.seed},
         "model": config.model.model_dump(
             include={"name_or_path", "revision", "attn_implementation", "dropout"}
         ),
-        "corpus": {
-            "fingerprint": parts.store.fingerprint,
-            **config.corpus.model_dump(
-                include={"validation_fraction", "split_by", "split_seed", "max_train_chunks",
-                         "max_validation_chunks"}
-            ),
-            "weights": [source.weight for source in config.corpus.sources],
-            "replay": [source.replay for source in config.corpus.sources],
-            "marks": parts.splits.marks,
-        },
-        "chunking": config.chunking.model_dump(),
-        "masking": config.masking.model_dump(),
+        **task.identity(),
         "optimizer": config.optimizer.model_dump(),
         "training": {
             "global_batch_size": config.training.global_batch_size,
             "precision": config.training.precision,
             "compile": config.training.compile,
-            "max_steps (or as many as its epochs or tokens take)": parts.plan.max_steps,
+            "max_steps (or as many as its epochs or tokens take)": task.plan.max_steps,
         },
-        "evaluation": config.evaluation.model_dump(
-            include={"seed", "strategy", "mlm_probability", "max_chunks", "general"}
-        ),
-    }  # fmt: skip
-    return {
-        **flat(sections), "objective": config.objective, "num_processes": accelerator.num_processes,
-    }  # fmt: skip
+    }
+    return {**flat(sections), "num_processes": accelerator.num_processes}
 
 
 def resume(job: Job, options: Options) -> None:
@@ -243,12 +226,12 @@ def _is_of_this_run(checkpoint: Path, job: Job) -> bool:
     return checkpoint.resolve().parent == job.run.checkpoints.resolve()
 
 
-def recorded(config: Config) -> str:
+def recorded(config: Settings) -> str:
     """The whole config as a run keeps it: without the queries of URLs, where signatures stand."""
     return without_query(resolved_yaml(config))
 
 
-def with_recorded_choices(config: Config, options: Options) -> Config:
+def with_recorded_choices(config: SettingsT, options: Options) -> SettingsT:
     """The config with what is left to mlmtune as the run that is resumed decided it.
 
     What a table says may be different on another machine or in another version; a run keeps to
@@ -260,7 +243,7 @@ def with_recorded_choices(config: Config, options: Options) -> Config:
     path = run.expanduser() / "config.resolved.yaml"
     if options.resume == "never" or not path.is_file():
         return config
-    then = load_config(path)
+    then = load_config(path, kind=type(config))
     training = _with_recorded(config.training, then.training, "precision")
     asked, recorded = training.micro_batch_size, then.training.micro_batch_size
     if isinstance(recorded, int) and (asked is None or asked == "auto" or recorded < asked):
@@ -276,7 +259,7 @@ def _with_recorded(section: SectionT, then: SectionT, *names: str) -> SectionT:
     return section.model_copy(update=values)
 
 
-def is_complete(run: RunDir, config: Config) -> bool:
+def is_complete(run: RunDir, config: Settings) -> bool:
     """Whether the directory holds a finished run of this config.
 
     Raises:
@@ -284,7 +267,7 @@ def is_complete(run: RunDir, config: Config) -> bool:
     """
     if (run.read_json("status.json") or {}).get("state") != "finished":
         return False
-    then = flat(load_config(run.path / "config.resolved.yaml").model_dump())
+    then = flat(load_config(run.path / "config.resolved.yaml", kind=type(config)).model_dump())
     lines = [
         f"  {name}: {then.get(name)} then, {value} now"
         for name, value in flat(yaml.safe_load(recorded(config))).items()
@@ -322,7 +305,7 @@ def _keep_the_best(job: Job, resumed_from: Path) -> None:
         job.progress.say(
             f"{source} was the best, but {fault}; model/ will be the best from here on"
         )
-        state.best_step = state.best_loss = None
+        state.best_step = state.best_criterion = None
     elif job.accelerator.is_main_process:
         target = checkpoint_path(job.run.checkpoints, best)
         if source.resolve() != target.resolve():

@@ -2,9 +2,9 @@
 
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from mlmtune.config import Config
+from mlmtune.console import Console
 from mlmtune.corpus.remote import without_query
 from mlmtune.errors import (
     CheckpointError,
@@ -25,16 +25,12 @@ from mlmtune.errors import (
     explain,
     is_out_of_memory,
 )  # fmt: skip
-from mlmtune.evaluation.perplexity import Evaluation
-from mlmtune.masking.collator import MaskedBatch
 from mlmtune.modeling.device import (
     build_accelerator,
     decided_by_main,
     free_cached_memory,
 )  # fmt: skip
 from mlmtune.modeling.dropout import KeyedDropout
-from mlmtune.tokens.pairs import PairSequences
-from mlmtune.tokens.summary import summarize as summarize_corpus
 from mlmtune.training.checkpoint import checkpoint_path, prune, save_checkpoint
 from mlmtune.training.environment import describe_environment
 from mlmtune.training.interrupts import listening
@@ -50,16 +46,26 @@ from mlmtune.training.job import (
 from mlmtune.training.memory import fit_micro_batch, shrink_micro_batch
 from mlmtune.training.optimization import learning_rate_at
 from mlmtune.training.progress import Clock, Progress, StepReport
-from mlmtune.training.results import export, fill_examples, forgetting, summarize
+from mlmtune.training.results import export, summarize
 from mlmtune.training.run_dir import RunDir, open_run_dir
-from mlmtune.training.setup import build_parts
+from mlmtune.training.stream import Batch
+from mlmtune.training.task import Evaluation, Settings, SettingsT, Task
 
 MAX_OVERFLOWS_IN_A_ROW = 25
 """fp16 halves its loss scale at each overflow; after so many in a row there is no scale left."""
 
 
-def train(config: Config, options: Options) -> dict[str, Any] | None:
+def train(
+    config: SettingsT,
+    options: Options,
+    build: Callable[[SettingsT, Accelerator, Console], Task],
+) -> dict[str, Any] | None:
     """Run a config to its end, or to where it is told to stop.
+
+    Args:
+        config: as loaded.
+        options: how to go about it.
+        build: makes of the config what is trained.
 
     Returns:
         all_results.json's content; None if the run was complete already.
@@ -84,11 +90,11 @@ def train(config: Config, options: Options) -> dict[str, Any] | None:
         if accelerator.is_main_process:
             run.write_status("preparing")
         stack.enter_context(_recording_failure(run, accelerator))
-        parts = build_parts(config, accelerator, progress)
+        task = build(config, accelerator, progress)
         if options.overwrite and accelerator.is_main_process:
             run.clear()  # not before the new run is known to start
         stop = stack.enter_context(listening())
-        job = start(parts, accelerator, run, progress, stop)
+        job = start(task, accelerator, run, progress, stop)
         resume(job, options)
         _see_the_same(job)
         if job.config.training.micro_batch_size == "auto":
@@ -106,7 +112,7 @@ def train(config: Config, options: Options) -> dict[str, Any] | None:
 
 
 def _open_run(
-    config: Config, options: Options, accelerator: Accelerator, stack: ExitStack
+    config: Settings, options: Options, accelerator: Accelerator, stack: ExitStack
 ) -> RunDir:
     path = Path(config.run.output_dir).expanduser()
     model = Path(config.model.name_or_path).expanduser().resolve()
@@ -155,12 +161,12 @@ def _see_the_same(job: Job) -> None:
     Raises:
         CheckpointError: they do; the machines do not share the corpus or the output directory.
     """
-    mine = (job.parts.store.fingerprint, len(job.parts.splits.train), job.state.step)
+    mine = (*job.task.data_seen, job.state.step)
     seen = gather_object([mine])
     if len(set(seen)) > 1:
         raise CheckpointError(
-            "the processes see different text or checkpoints (corpus, chunks, step: "
-            f"{', '.join(map(str, sorted(set(seen))))}); run.output_dir and the corpus must be the "
+            "the processes see different text or checkpoints (data, its size, step: "
+            f"{', '.join(map(str, sorted(set(seen))))}); run.output_dir and the text must be the "
             "same files on every machine"
         )
 
@@ -172,12 +178,8 @@ def _write_records(job: Job, options: Options) -> None:
         job.run.write_text("config.yaml", without_query(options.config_text))
     _write_resolved_config(job)
     job.run.write_json("environment.json", describe_environment(job.accelerator.num_processes))
-    parts = job.parts
-    summary = summarize_corpus(
-        parts.store, parts.splits, parts.loaded.tokenizer, job.config.corpus.split_seed
-    )
-    job.run.write_json("corpus.json", summary)
-    job.run.write_status("running", step=job.state.step, max_steps=job.parts.plan.max_steps)
+    job.task.write_records(job.run)
+    job.run.write_status("running", step=job.state.step, max_steps=job.task.plan.max_steps)
 
 
 def _write_resolved_config(job: Job) -> None:
@@ -186,57 +188,41 @@ def _write_resolved_config(job: Job) -> None:
 
 
 def _announce(job: Job) -> None:
-    parts, plan, say = job.parts, job.parts.plan, job.progress.say
+    task, plan, say = job.task, job.task.plan, job.progress.say
     training = job.config.training
-    if parts.loaded.head_is_new and job.state.step == 0:
-        say(
-            f"{job.config.model.name_or_path} has no masked-LM head; it gets a new one that knows "
-            "token frequencies alone, so the perplexity before training says little"
-        )
-    if parts.loaded.pair_head_is_new and job.state.step == 0:
-        say(
-            f"{job.config.model.name_or_path} has no head for pairs; it gets a new one, which "
-            "guesses at first"
-        )
-    for kind in ("files", "documents"):
-        left_out = parts.store.funnel[kind]["left_out"]
-        if left_out:
-            reasons = ", ".join(f"{reason} {count:,}" for reason, count in left_out.items())
-            say(f"{kind} left out: {reasons}; see {job.run.path / 'corpus.json'}")
+    for line in task.announce(job.state, job.run):
+        say(line)
     say(
-        f"{parts.loaded.num_parameters / 1e6:.1f} M parameters on {job.accelerator.device}, "
-        f"{training.precision}, {parts.loaded.attn_implementation} attention"
-        f"{', compiled' if training.compile else ''}; {len(parts.splits.train):,} training and "
-        f"{len(parts.splits.validation):,} validation chunks of {job.config.chunking.chunk_length}"
+        f"{task.loaded.num_parameters / 1e6:.1f} M parameters on {job.accelerator.device}, "
+        f"{training.precision}, {task.loaded.attn_implementation} attention"
+        f"{', compiled' if training.compile else ''}; {task.sizes()}"
     )
     say(
         f"{plan.max_steps:,} steps of {plan.global_batch_size} sequences "
         f"({plan.num_processes} x {plan.num_accumulation} x {plan.micro_batch_size}: processes x "
         f"accumulation x micro batch), {plan.num_epochs:.2f} epochs"
     )
-    if isinstance(parts.stream.sequences, PairSequences):
-        say(f"training pairs: {parts.stream.sequences.describe()}")
 
 
 # ----------------------------------------------------------------------------------- the steps
 
 
 def _train_to_the_end(job: Job) -> None:
-    state, plan = job.state, job.parts.plan
+    state, plan = job.state, job.task.plan
     job.progress.start(state.step, plan.max_steps)
     clock = Clock(state.step, state.num_tokens, state.elapsed_seconds)
     if _evaluation_is_pending(job) and _evaluate(job):
         _save(job)
     last = state.step >= plan.max_steps or _is_stopped_early(job)
     while not last:
-        batches = job.parts.stream.micro_batches(state.step)
-        agreed = agree(job, sum(batch.num_masked_tokens for batch in batches))
+        batches = job.task.stream.micro_batches(state.step)
+        agreed = agree(job, sum(batch.num_targets for batch in batches))
         if agreed.signal_number is not None:
             _save_and_stop(job, agreed.signal_number)
 
-        parts = job.parts
-        taken = take_step(job, batches, agreed.num_masked_tokens)
-        if job.parts is not parts:  # smaller micro-batches from here on
+        task = job.task
+        taken = take_step(job, batches, agreed.num_targets)
+        if job.task is not task:  # smaller micro-batches from here on
             _write_resolved_config(job)
         state.elapsed_seconds = clock.elapsed_seconds
         job.progress.step()
@@ -259,13 +245,13 @@ def _train_to_the_end(job: Job) -> None:
 class _Agreement:
     """What all processes know before a step."""
 
-    num_masked_tokens: int
+    num_targets: int
     signal_number: int | None
     is_out_of_time: bool
 
 
-def agree(job: Job, num_masked_tokens: int) -> _Agreement:
-    """Share what one process alone knows: its masked tokens, its signals, its clock.
+def agree(job: Job, num_targets: int) -> _Agreement:
+    """Share what one process alone knows: its targets, its signals, its clock.
 
     One small exchange a step, so that all stop after the same step and divide by the same number.
     """
@@ -273,16 +259,16 @@ def agree(job: Job, num_masked_tokens: int) -> _Agreement:
     is_late = minutes is not None and job.state.elapsed_seconds >= 60 * minutes
     signal_number = job.stop.signal_number
     if job.accelerator.num_processes == 1:
-        return _Agreement(num_masked_tokens, signal_number, is_late)
+        return _Agreement(num_targets, signal_number, is_late)
     mine = torch.tensor(
-        [num_masked_tokens, is_late and job.accelerator.is_main_process,
+        [num_targets, is_late and job.accelerator.is_main_process,
          signal_number == signal.SIGINT, signal_number == signal.SIGTERM],
         dtype=torch.int64, device=job.accelerator.device,
     )  # fmt: skip
-    masked, late, interrupts, terms = job.accelerator.reduce(mine, reduction="sum").tolist()
+    targets, late, interrupts, terms = job.accelerator.reduce(mine, reduction="sum").tolist()
     # The same in all, so that they say the same: it may not have reached each of them yet.
     agreed = signal.SIGINT if interrupts else signal.SIGTERM if terms else None
-    return _Agreement(masked, agreed, bool(late))
+    return _Agreement(targets, agreed, bool(late))
 
 
 @dataclass(frozen=True)
@@ -292,19 +278,17 @@ class _Taken:
     Attributes:
         learning_rate: of the optimizer.
         gradient_norm: before clipping; not finite where fp16 overflowed.
-        mlm_probability: the masking rate.
     """
 
     learning_rate: float
     gradient_norm: float
-    mlm_probability: float
 
 
-def take_step(job: Job, batches: list[MaskedBatch], num_masked_tokens: int) -> _Taken:
-    """One optimizer step: every masked token of the global batch weighs the same.
+def take_step(job: Job, batches: Sequence[Batch], num_targets: int) -> _Taken:
+    """One optimizer step: every target of the global batch, such as a masked token, counts once.
 
-    The loss of each micro-batch is a sum over its masked tokens, divided by the masked tokens of
-    the whole step over all processes; that of its pairs, if there are any, by the pairs of the
+    The loss of each micro-batch is a sum over its targets, divided by the number of targets of the
+    whole step over all processes; that of its pairs, if there are any, by the pairs of the
     step, and added. DDP averages gradients over processes, so their number is multiplied back in.
 
     Raises:
@@ -313,16 +297,16 @@ def take_step(job: Job, batches: list[MaskedBatch], num_masked_tokens: int) -> _
     """
     accelerator, state, config = job.accelerator, job.state, job.config
     scales = _Scales(
-        accelerator.num_processes / max(num_masked_tokens, 1),
-        accelerator.num_processes / job.parts.plan.global_batch_size,
+        accelerator.num_processes / max(num_targets, 1),
+        accelerator.num_processes / job.task.plan.global_batch_size,
     )
-    mlm_loss, pair_loss, num_pairs_correct = _totals(job, _add_up_gradients(job, batches, scales))
-    if not math.isfinite(mlm_loss + pair_loss):
+    loss, pair_loss, num_pairs_correct = _totals(job, _add_up_gradients(job, batches, scales))
+    if not math.isfinite(loss + pair_loss):
         raise DivergedError(
-            _diverged(f"the loss of step {state.step + 1} is {mlm_loss + pair_loss}", job)
+            _diverged(f"the loss of step {state.step + 1} is {loss + pair_loss}", job)
         )
 
-    learning_rate = learning_rate_at(state.step, job.parts.plan.max_steps, config.optimizer)
+    learning_rate = learning_rate_at(state.step, job.task.plan.max_steps, config.optimizer)
     for group in job.optimizer.param_groups:
         group["lr"] = learning_rate
     norm = float(
@@ -335,26 +319,27 @@ def take_step(job: Job, batches: list[MaskedBatch], num_masked_tokens: int) -> _
     _count_overflow(job)
 
     state.step += 1
-    state.num_tokens += job.parts.stream.num_tokens(state.step - 1)
-    state.num_masked_tokens += num_masked_tokens
-    state.loss_sum += mlm_loss
-    state.window_loss_sum += mlm_loss
-    state.window_num_masked_tokens += num_masked_tokens
+    state.num_tokens += job.task.stream.num_tokens(state.step - 1)
+    state.num_targets += num_targets
+    state.loss_sum += loss
+    state.window_loss_sum += loss
+    state.window_num_targets += num_targets
     state.window_pair_loss_sum += pair_loss
     state.window_num_pairs_correct += num_pairs_correct
-    state.window_num_pairs += job.parts.plan.global_batch_size
-    return _Taken(learning_rate, norm, job.parts.stream.mlm_probability(state.step - 1))
+    if job.task.trains_pairs:
+        state.window_num_pairs += job.task.plan.global_batch_size
+    return _Taken(learning_rate, norm)
 
 
 @dataclass(frozen=True)
 class _Scales:
     """What sums of losses are multiplied by before their gradients are taken."""
 
-    mlm: float
+    targets: float
     pair: float
 
 
-def _add_up_gradients(job: Job, batches: list[MaskedBatch], scales: _Scales) -> list[torch.Tensor]:
+def _add_up_gradients(job: Job, batches: Sequence[Batch], scales: _Scales) -> list[torch.Tensor]:
     """Forward and backward of a step's micro-batches; of smaller ones where memory runs out.
 
     Returns:
@@ -370,13 +355,11 @@ def _add_up_gradients(job: Job, batches: list[MaskedBatch], scales: _Scales) -> 
     shrink_micro_batch(job)
     job.optimizer.zero_grad()
     free_cached_memory(job.accelerator.device)
-    return _add_up_gradients(job, job.parts.stream.micro_batches(job.state.step), scales)
+    return _add_up_gradients(job, job.task.stream.micro_batches(job.state.step), scales)
 
 
-def _add_gradients(
-    job: Job, batches: list[MaskedBatch], index: int, scales: _Scales
-) -> torch.Tensor:
-    accelerator, stream = job.accelerator, job.parts.stream
+def _add_gradients(job: Job, batches: Sequence[Batch], index: int, scales: _Scales) -> torch.Tensor:
+    accelerator, stream = job.accelerator, job.task.stream
     torch.manual_seed(stream.generator_seed(job.state.step, index))
     dropout = KeyedDropout(
         stream.dropout_keys(job.state.step, index), stream.shared_dropout_key(job.state.step)
@@ -384,13 +367,13 @@ def _add_gradients(
     exchanges = index == len(batches) - 1
     with nullcontext() if exchanges else accelerator.no_sync(job.model):
         with dropout if job.keys_dropout else nullcontext():
-            losses = job.parts.head.losses(job.model, batches[index].to(accelerator.device))
-        loss = losses.mlm * scales.mlm
+            losses = job.task.losses(job.model, batches[index].to(accelerator.device))
+        loss = losses.targets * scales.targets
         if losses.pair is not None:
             loss = loss + losses.pair * scales.pair
         accelerator.backward(loss)
-    nothing = torch.zeros_like(losses.mlm)
-    parts = (losses.mlm, losses.pair, losses.num_pairs_correct)
+    nothing = torch.zeros_like(losses.targets)
+    parts = (losses.targets, losses.pair, losses.num_pairs_correct)
     return torch.stack([nothing if part is None else part.detach().float() for part in parts])
 
 
@@ -425,9 +408,9 @@ def _diverged(what: str, job: Job) -> str:
 
 
 def _log(job: Job, taken: _Taken, clock: Clock) -> None:
-    state, plan = job.state, job.parts.plan
+    state, plan = job.state, job.task.plan
     pairs: dict[str, float] = {}
-    if job.parts.splits.train_pairs is not None:
+    if state.window_num_pairs:
         pairs = {
             "pair_loss": state.window_pair_loss_sum / state.window_num_pairs,
             "pair_accuracy": state.window_num_pairs_correct / state.window_num_pairs,
@@ -436,7 +419,7 @@ def _log(job: Job, taken: _Taken, clock: Clock) -> None:
         step=state.step,
         max_steps=plan.max_steps,
         epoch=plan.epoch_at(state.step),
-        loss=state.window_loss_sum / max(state.window_num_masked_tokens, 1),
+        loss=state.window_loss_sum / max(state.window_num_targets, 1),
         pair_accuracy=pairs.get("pair_accuracy"),
         learning_rate=taken.learning_rate,
         tokens_per_second=clock.tokens_per_second(state.num_tokens),
@@ -450,16 +433,16 @@ def _log(job: Job, taken: _Taken, clock: Clock) -> None:
                 "loss": report.loss,
                 **pairs,
                 "learning_rate": taken.learning_rate,
-                "mlm_probability": taken.mlm_probability,
+                **job.task.metrics(state.step - 1),
                 "grad_norm": taken.gradient_norm if math.isfinite(taken.gradient_norm) else None,
                 "num_tokens": state.num_tokens,
-                "num_masked_tokens": state.window_num_masked_tokens,
+                job.task.num_targets_name: state.window_num_targets,
                 "tokens_per_second": report.tokens_per_second,
             }
         )
         job.run.write_status("running", step=state.step, max_steps=plan.max_steps)
     job.progress.log(report)
-    state.window_loss_sum, state.window_num_masked_tokens = 0.0, 0
+    state.window_loss_sum, state.window_num_targets = 0.0, 0
     state.window_pair_loss_sum, state.window_num_pairs_correct = 0.0, 0.0
     state.window_num_pairs = 0
 
@@ -469,9 +452,10 @@ def _log(job: Job, taken: _Taken, clock: Clock) -> None:
 
 def _evaluate_before(job: Job) -> None:
     state = job.state
-    if state.evaluation_before is not None:
+    if state.evaluation_before is not None or not job.task.measures_before:
         return
-    state.examples_before = fill_examples(job)
+    if job.accelerator.is_main_process:
+        state.examples_before = job.task.fill_examples(job.module)
     evaluation = _measure(job)
     state.evaluation_before = evaluation.to_json()
     job.progress.say(f"before training: {evaluation.describe()}")
@@ -485,36 +469,23 @@ def _evaluate(job: Job) -> bool:
     state.evaluations[str(state.step)] = evaluation.to_json()
     job.progress.say(f"after step {state.step}: {evaluation.describe()}")
     _record_evaluation(job, evaluation)
-    if _forgets_too_much(job):
-        job.progress.say(
-            f"general text has lost {forgetting(state, state.step):.3f} nats a token, more than "
-            f"evaluation.max_forgetting: {job.config.evaluation.max_forgetting}; stopping"
-        )
-        if state.best_step is None:
-            job.progress.say(
-                "there was no evaluation before that, so model/ is what has forgotten; evaluate "
-                "more often (evaluation.every), lower optimizer.learning_rate, or mix in general "
-                "text (replay)"
-            )
+    reason = job.task.reason_to_stop(state)
+    if reason is not None:
+        job.progress.say(reason)
         return False
-    if state.best_loss is not None and evaluation.loss >= state.best_loss:
+    if state.best_criterion is not None and evaluation.criterion >= state.best_criterion:
         state.num_evaluations_without_improvement += 1
         return False
-    state.best_loss, state.best_step = evaluation.loss, state.step
+    state.best_criterion, state.best_step = evaluation.criterion, state.step
     state.num_evaluations_without_improvement = 0
     return job.config.checkpoint.export == "best"
 
 
 def _measure(job: Job) -> Evaluation:
-    parts, measured = job.parts, []
-    for evaluator in filter(None, (parts.evaluator, parts.general_evaluator)):
-        evaluation = evaluator.run(
-            job.accelerator, job.module, parts.head, should_stop=lambda: bool(job.stop)
-        )
-        if evaluation is None:
-            _save_and_stop(job, job.stop.signal_number or signal.SIGTERM)  # or another process's
-        measured.append(evaluation)
-    return replace(measured[0], general=measured[1] if len(measured) > 1 else None)
+    evaluation = job.task.evaluate(job.accelerator, job.module, lambda: bool(job.stop))
+    if evaluation is None:
+        _save_and_stop(job, job.stop.signal_number or signal.SIGTERM)  # or another process's
+    return evaluation
 
 
 def _record_evaluation(job: Job, evaluation: Evaluation) -> None:
@@ -522,7 +493,7 @@ def _record_evaluation(job: Job, evaluation: Evaluation) -> None:
         job.run.append_metrics(
             {
                 "step": job.state.step,
-                "epoch": job.parts.plan.epoch_at(job.state.step),
+                "epoch": job.task.plan.epoch_at(job.state.step),
                 **{f"eval_{name}": value for name, value in evaluation.to_json().items()},
             }
         )
@@ -530,7 +501,7 @@ def _record_evaluation(job: Job, evaluation: Evaluation) -> None:
 
 def _evaluation_is_pending(job: Job) -> bool:
     """Whether the run was interrupted in an evaluation that was due after its last step."""
-    state, plan = job.state, job.parts.plan
+    state, plan = job.state, job.task.plan
     is_due = state.step == plan.max_steps or plan.is_due(state.step, job.config.evaluation.every)
     return state.step > 0 and is_due and str(state.step) not in state.evaluations
 
@@ -538,14 +509,7 @@ def _evaluation_is_pending(job: Job) -> bool:
 def _is_stopped_early(job: Job) -> bool:
     patience = job.config.training.early_stopping_patience
     is_tired = patience is not None and job.state.num_evaluations_without_improvement >= patience
-    return is_tired or _forgets_too_much(job)
-
-
-def _forgets_too_much(job: Job) -> bool:
-    """Whether the evaluation of the current step, if there was one, says so."""
-    limit = job.config.evaluation.max_forgetting
-    is_measured = str(job.state.step) in job.state.evaluations
-    return limit is not None and is_measured and forgetting(job.state, job.state.step) > limit
+    return is_tired or job.task.reason_to_stop(job.state) is not None
 
 
 def _save(job: Job) -> Path:
@@ -555,7 +519,7 @@ def _save(job: Job) -> Path:
     if job.accelerator.scaler is not None:
         job.state.scaler = job.accelerator.scaler.state_dict()
     if job.accelerator.is_main_process:
-        loaded = job.parts.loaded
+        loaded = job.task.loaded
         save_checkpoint(
             job.run.checkpoints, job.module, loaded.tokenizer, loaded.kept_weights,
             job.plain_optimizer, job.state,

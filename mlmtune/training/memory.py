@@ -12,10 +12,9 @@ import psutil
 import torch
 
 from mlmtune.errors import ResourceError, is_out_of_memory
-from mlmtune.masking.selection import highest_mlm_probability
 from mlmtune.modeling.device import free_cached_memory
 from mlmtune.training.job import Job
-from mlmtune.training.setup import Parts
+from mlmtune.training.task import Task
 
 BYTES_PER_PARAMETER = 16
 """fp32 weights, gradients, and AdamW's two moments."""
@@ -26,16 +25,16 @@ CGROUP = Path("/sys/fs/cgroup")
 """Where Linux tells a container its own limit, which is less than the machine's memory."""
 
 
-def estimate_memory(parts: Parts, micro_batch_size: int) -> int:
+def estimate_memory(task: Task, micro_batch_size: int) -> int:
     """Bytes that training takes on a device: parameters and their moments, and activations.
 
     Activations by Korthikanti et al. 2022 ("Reducing activation recomputation in large transformer
     models", eq. 1): T * B * H * (34 + 5 * A * T / H) bytes a layer at 16 bits, for B sequences of
     T tokens, H hidden, A heads; twice that in fp32; with checkpointing 2 * T * B * H. Then logits
-    of the masked positions over the vocabulary, their gradients, and a copy in fp32.
+    of what is predicted, their gradients, and a copy in fp32.
     """
-    config, model_config = parts.config, parts.loaded.model.config
-    tokens = config.chunking.chunk_length
+    config, model_config = task.config, task.loaded.model.config
+    tokens, num_logits = task.memory_shape(micro_batch_size)
     hidden = int(getattr(model_config, "hidden_size", 0))
     heads = int(getattr(model_config, "num_attention_heads", 0))
     layers = int(getattr(model_config, "num_hidden_layers", 0))
@@ -45,12 +44,8 @@ def estimate_memory(parts: Parts, micro_batch_size: int) -> int:
     if config.training.gradient_checkpointing:
         by_layer = 2 * hidden
     activations = micro_batch_size * tokens * layers * by_layer * width
-    positions = micro_batch_size * tokens
-    if parts.head.is_sparse:
-        rate = highest_mlm_probability(config.masking.mlm_probability)
-        positions = round(positions * rate)
-    logits = positions * len(parts.loaded.tokenizer) * 3 * 4
-    return BYTES_PER_PARAMETER * parts.loaded.num_parameters + activations + logits
+    logits = num_logits * 3 * 4
+    return BYTES_PER_PARAMETER * task.loaded.num_parameters + activations + logits
 
 
 def available_bytes() -> int:
@@ -78,8 +73,8 @@ def fit_micro_batch(job: Job) -> None:
     """
     while not _fits_everywhere(job):
         _halve(job)
-    size = job.parts.plan.micro_batch_size
-    job.parts = job.parts.with_micro_batch_size(size)
+    size = job.task.plan.micro_batch_size
+    job.task = job.task.with_micro_batch_size(size)
     job.progress.say(f"micro batches of {size} fit into memory")
 
 
@@ -90,14 +85,14 @@ def shrink_micro_batch(job: Job) -> None:
         ResourceError: not even one sequence fits; or there are several processes, of which the
             others are waiting for this one in the middle of the step.
     """
-    size = job.parts.plan.micro_batch_size
+    size = job.task.plan.micro_batch_size
     if job.accelerator.num_processes > 1:
         raise ResourceError(
             f"out of memory in step {job.state.step + 1} with micro batches of {size}; go on with "
             f"--resume auto training.micro_batch_size={max(1, size // 2)} (the steps stay the same)"
         )
     _halve(job)
-    plan = job.parts.plan
+    plan = job.task.plan
     job.progress.say(
         f"out of memory with micro batches of {size}; going on with {plan.micro_batch_size}, "
         f"{plan.num_accumulation} of them a step, so that a step stays {plan.global_batch_size} "
@@ -106,14 +101,14 @@ def shrink_micro_batch(job: Job) -> None:
 
 
 def _halve(job: Job) -> None:
-    size = job.parts.plan.micro_batch_size
+    size = job.task.plan.micro_batch_size
     if size == 1:
         raise ResourceError(
             "out of memory with micro batches of one sequence; set "
-            "training.gradient_checkpointing: true, lower chunking.chunk_length, or use a smaller "
+            f"training.gradient_checkpointing: true, lower {job.task.length_key}, or use a smaller "
             "model"
         )
-    job.parts = job.parts.with_micro_batch_size(size // 2)
+    job.task = job.task.with_micro_batch_size(size // 2)
 
 
 def _fits_everywhere(job: Job) -> bool:
@@ -123,11 +118,11 @@ def _fits_everywhere(job: Job) -> bool:
 
 
 def _fits(job: Job) -> bool:
-    parts = job.parts
+    task = job.task
     if job.accelerator.device.type != "cpu":
         return _can_compute(job)
     # The weights are there already, and the processes of this machine share what is left.
-    needed = estimate_memory(parts, parts.plan.micro_batch_size) - 4 * parts.loaded.num_parameters
+    needed = estimate_memory(task, task.plan.micro_batch_size) - 4 * task.loaded.num_parameters
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", job.accelerator.num_processes))
     return needed <= available_bytes() // sharing
 
@@ -137,14 +132,14 @@ def _can_compute(job: Job) -> bool:
     try:
         moments: Any = None
         if not job.plain_optimizer.state:
-            num_bytes = MOMENTS_BYTES_PER_PARAMETER * job.parts.loaded.num_parameters
+            num_bytes = MOMENTS_BYTES_PER_PARAMETER * job.task.loaded.num_parameters
             moments = torch.empty(num_bytes, dtype=torch.uint8, device=device)
         # The second one finds the gradients of the first in memory.
-        for batch in job.parts.stream.micro_batches(job.state.step)[:2]:
+        for batch in job.task.stream.micro_batches(job.state.step)[:2]:
             with job.accelerator.no_sync(job.model):
-                losses = job.parts.head.losses(job.model, batch.to(device))
+                losses = job.task.losses(job.model, batch.to(device))
                 job.accelerator.backward(
-                    losses.mlm if losses.pair is None else losses.mlm + losses.pair
+                    losses.targets if losses.pair is None else losses.targets + losses.pair
                 )
         del moments
     except Exception as error:

@@ -22,10 +22,10 @@ from mlmtune.training.environment import peak_memory_bytes
 from mlmtune.training.interrupts import StopRequest
 from mlmtune.training.job import start
 from mlmtune.training.loop import agree, take_step
+from mlmtune.training.masked_lm import MaskedLM, build_masked_lm
 from mlmtune.training.memory import estimate_memory, fit_micro_batch
 from mlmtune.training.progress import Progress
 from mlmtune.training.run_dir import RunDir
-from mlmtune.training.setup import Parts, build_parts
 from mlmtune.training.shown_masks import show_masks
 
 NUM_SAMPLES = 3
@@ -55,34 +55,34 @@ def preview(
     """
     accelerator = build_accelerator(config.training.precision)
     progress = Progress(is_main=accelerator.is_main_process, is_quiet=False)
-    parts = build_parts(config, accelerator, progress)
+    task = build_masked_lm(config, accelerator, progress)
 
-    for name, text in _plan_lines(parts, str(accelerator.device)):
+    for name, text in _plan_lines(task, str(accelerator.device)):
         progress.result(f"{name:<12}{text}")
-    samples = list(_samples(parts))
+    samples = list(_samples(task))
     if samples:
         progress.result("\nsamples of the text, cleaned")
     for sample in samples:
         progress.result(f"{printable(sample.id)}\n{_indent(_shorten(sample.text))}")
-    show_masks(parts, progress, num_chunks=num_chunks, num_draws=num_draws, compares=compares)
+    show_masks(task, progress, num_chunks=num_chunks, num_draws=num_draws, compares=compares)
     if measure:
         progress.result("")
-        job = start(parts, accelerator, RunDir(Path()), progress, StopRequest())
+        job = start(task, accelerator, RunDir(Path()), progress, StopRequest())
         if config.training.micro_batch_size == "auto":
             fit_micro_batch(job)
         seconds = []
         for step in range(MEASURED_STEPS):
             started = time.monotonic()
-            batches = job.parts.stream.micro_batches(step)
-            agreed = agree(job, sum(batch.num_masked_tokens for batch in batches))
-            take_step(job, batches, agreed.num_masked_tokens)
+            batches = job.task.stream.micro_batches(step)
+            agreed = agree(job, sum(batch.num_targets for batch in batches))
+            take_step(job, batches, agreed.num_targets)
             seconds.append(time.monotonic() - started)
-        _show_measured(parts, seconds, peak_memory_bytes(accelerator.device), progress)
+        _show_measured(task, seconds, peak_memory_bytes(accelerator.device), progress)
     accelerator.end_training()
 
 
-def _plan_lines(parts: Parts, device: str) -> Iterator[tuple[str, str]]:
-    config, loaded, plan, splits = parts.config, parts.loaded, parts.plan, parts.splits
+def _plan_lines(task: MaskedLM, device: str) -> Iterator[tuple[str, str]]:
+    config, loaded, plan, splits = task.config, task.loaded, task.plan, task.splits
     context = loaded.context_length
     yield (
         "model",
@@ -95,10 +95,10 @@ def _plan_lines(parts: Parts, device: str) -> Iterator[tuple[str, str]]:
         "device",
         f"{device}, {config.training.precision}, {loaded.attn_implementation} attention, "
         f"{'compiled, ' if config.training.compile else ''}"
-        f"head on {'masked positions' if parts.head.is_sparse else 'all positions'}",
+        f"head on {'masked positions' if task.head.is_sparse else 'all positions'}",
     )
     for kind in ("files", "documents"):
-        counts = parts.store.funnel[kind]
+        counts = task.store.funnel[kind]
         done = "read" if kind == "files" else "kept"
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in counts["left_out"].items())
         yield (
@@ -107,17 +107,17 @@ def _plan_lines(parts: Parts, device: str) -> Iterator[tuple[str, str]]:
             f"{sum(counts['left_out'].values()):,} left out" + (f" ({reasons})" if reasons else ""),
         )
     for name, view in (("training", splits.train), ("validation", splits.validation)):
-        yield name, _describe_side(view, parts.store.num_characters.sum())
-    if isinstance(parts.stream.sequences, PairSequences):
-        yield "pairs", parts.stream.sequences.describe()
+        yield name, _describe_side(view, task.store.num_characters.sum())
+    if isinstance(task.sequences, PairSequences):
+        yield "pairs", task.sequences.describe()
     yield (
         "steps",
         f"{plan.max_steps:,} of {plan.global_batch_size} sequences ({plan.num_processes} processes "
         f"x {plan.num_accumulation} accumulation x {plan.micro_batch_size} micro batch), "
         f"{plan.num_epochs:.2f} epochs",
     )
-    needed = estimate_memory(parts, plan.micro_batch_size)
-    yield "masked", f"about {_masked_tokens_an_epoch(parts):,} tokens an epoch"
+    needed = estimate_memory(task, plan.micro_batch_size)
+    yield "masked", f"about {_masked_tokens_an_epoch(task):,} tokens an epoch"
     yield "memory", f"about {needed / 1e9:.1f} GB for weights, moments, activations"
 
 
@@ -132,20 +132,20 @@ def _describe_side(view: ChunkView, total_characters: int) -> str:
     )
 
 
-def _masked_tokens_an_epoch(parts: Parts) -> int:
-    splits = parts.splits
+def _masked_tokens_an_epoch(task: MaskedLM) -> int:
+    splits = task.splits
     mixture = Mixture.of(splits.train_pairs or splits.train, splits.weights)
     num_tokens = int(mixture.num_body_tokens_by_source.sum())
-    return round(num_tokens * mean_mlm_probability(parts.config.masking.mlm_probability))
+    return round(num_tokens * mean_mlm_probability(task.config.masking.mlm_probability))
 
 
-def _samples(parts: Parts) -> Iterator[CleanDocument]:
+def _samples(task: MaskedLM) -> Iterator[CleanDocument]:
     """One document each of a few files, drawn by the split's seed."""
-    corpus = parts.config.corpus
-    if parts.listing is None:
+    corpus = task.config.corpus
+    if task.listing is None:
         return
     files: list[tuple[ListedSource, ListedFile]] = [
-        (source, file) for source in parts.listing.sources for file in source.files
+        (source, file) for source in task.listing.sources for file in source.files
     ]
     order = permute(np.arange(len(files)), len(files), key(corpus.split_seed, SAMPLE_STREAM))
     found = 0
@@ -165,10 +165,12 @@ def _samples(parts: Parts) -> Iterator[CleanDocument]:
                     break
 
 
-def _show_measured(parts: Parts, seconds: list[float], peak_bytes: int, progress: Progress) -> None:
+def _show_measured(
+    task: MaskedLM, seconds: list[float], peak_bytes: int, progress: Progress
+) -> None:
     seconds_a_step = float(np.median(seconds[WARMUP_STEPS:]))
-    tokens_a_step = parts.plan.num_tokens / parts.plan.num_chunks * parts.plan.global_batch_size
-    duration = timedelta(seconds=round(seconds_a_step * parts.plan.max_steps))
+    tokens_a_step = task.plan.num_tokens / task.plan.num_chunks * task.plan.global_batch_size
+    duration = timedelta(seconds=round(seconds_a_step * task.plan.max_steps))
     finish = datetime.now() + duration
     progress.result(
         f"measured    {tokens_a_step / seconds_a_step:,.0f} tokens/s, {seconds_a_step:.2f} s a "

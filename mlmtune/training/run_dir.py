@@ -17,6 +17,7 @@ from mlmtune.errors import ConfigError, ResourceError
 OWN_FILES = (
     "config.yaml", "config.resolved.yaml", "environment.json", "corpus.json", "metrics.jsonl",
     "status.json", "train_results.json", "eval_results.json", "all_results.json",
+    "data.json", "test_results.json", "test_predictions.jsonl", "probe.json",
     "report.html", "report.md", "report.json",
 )  # fmt: skip
 OWN_FOLDERS = ("model", "checkpoints")

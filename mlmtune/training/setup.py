@@ -1,14 +1,9 @@
-"""Putting a run's parts together, up to the point where the first step could be taken.
+"""Text and model, brought together: what measuring takes, and training begins with."""
 
-`mlmtune check` stops here and shows what it got; `train` goes on.
-"""
-
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from transformers import PreTrainedTokenizerFast
 
 from mlmtune import hub
@@ -18,8 +13,6 @@ from mlmtune.corpus.scanning import Listing
 from mlmtune.evaluation.fill_mask import encode_masked_text
 from mlmtune.evaluation.perplexity import Evaluator
 from mlmtune.evaluation.scoring import FixedMasks
-from mlmtune.masking.collator import MaskingCollator
-from mlmtune.modeling.device import precision_of
 from mlmtune.modeling.loading import (
     LoadedModel,
     is_on_hub,
@@ -32,12 +25,9 @@ from mlmtune.modeling.masked_head import MaskedHead
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.mixing import Mixture
 from mlmtune.tokens.pairs import PairSequences
-from mlmtune.tokens.sequences import ChunkSequences, Sequences
 from mlmtune.tokens.splits import Splits, Uses, needed_markers, open_splits
 from mlmtune.tokens.store import TokenStore
 from mlmtune.tokens.tokenization import list_text
-from mlmtune.training.plan import Plan, default_epochs
-from mlmtune.training.stream import TrainingStream
 
 GENERAL_CHUNKS = 1000
 """How much of general text is measured unless `evaluation.max_chunks` says otherwise."""
@@ -67,32 +57,6 @@ class Measurable:
     splits: Splits
     evaluator: Evaluator
     general_evaluator: Evaluator | None
-
-
-@dataclass(frozen=True)
-class Parts(Measurable):
-    """What a run is made of, before any of it is wrapped for training.
-
-    Attributes:
-        config: the run's config with every `auto` decided.
-        plan: batches and steps.
-        stream: training batches by step.
-    """
-
-    config: Config
-    plan: Plan
-    stream: TrainingStream
-
-    def with_micro_batch_size(self, size: int) -> "Parts":
-        """The same run in other micro batches: the same steps, on the same masks."""
-        plan = replace(self.plan, micro_batch_size=size)
-        training = self.config.training.model_copy(update={"micro_batch_size": size})
-        return replace(
-            self,
-            config=self.config.model_copy(update={"training": training}),
-            plan=plan,
-            stream=self.stream.with_plan(plan),
-        )
 
 
 @dataclass(frozen=True)
@@ -232,62 +196,3 @@ def _validation_pairs(splits: Splits, config: Config) -> PairSequences | None:
         return None
     mixture = Mixture.of(pairs, np.ones_like(splits.weights))  # what is measured has no weights
     return PairSequences(pairs, mixture, config.objective, config.evaluation.seed)
-
-
-def build_parts(config: Config, accelerator: Accelerator, console: Console) -> Parts:
-    """Load model and corpus, and plan the run on them.
-
-    Raises:
-        MlmtuneError: anything that keeps the run from starting.
-    """
-    measurable = build_measurable(config, accelerator.device, precision_of(accelerator), console)
-    loaded, splits = measurable.loaded, measurable.splits
-    mixture = Mixture.of(splits.train_pairs or splits.train, splits.weights)
-    plan = Plan.of(
-        config.training,
-        num_chunks=len(mixture),
-        num_tokens=mixture.num_tokens,
-        num_processes=accelerator.num_processes,
-    )
-    collator = MaskingCollator(
-        loaded.tokenizer,
-        config.masking,
-        with_token_type_ids=loaded.has_token_types,
-        is_for_compiled_model=config.training.compile,
-    )
-    sequences: Sequences
-    if splits.train_pairs is None:
-        sequences = ChunkSequences(splits.train, mixture, config.run.seed)
-    else:
-        sequences = PairSequences(splits.train_pairs, mixture, config.objective, config.run.seed)
-    stream = TrainingStream(
-        sequences, collator, config.masking.mlm_probability, plan, seed=config.run.seed,
-        process_index=accelerator.process_index,
-    )  # fmt: skip
-    return Parts(
-        **vars(measurable),
-        config=_with_choices(config, accelerator, loaded, plan),
-        plan=plan,
-        stream=stream,
-    )
-
-
-def _with_choices(
-    config: Config, accelerator: Accelerator, loaded: LoadedModel, plan: Plan
-) -> Config:
-    """The config with what was decided for the user written into it."""
-    choices: dict[str, dict[str, Any]] = {
-        "model": {"attn_implementation": loaded.attn_implementation},
-        "training": {
-            "precision": precision_of(accelerator),
-            "epochs": default_epochs(config.training),
-        },
-    }
-    if config.training.micro_batch_size != "auto":  # found out once there is an optimizer
-        choices["training"]["micro_batch_size"] = plan.micro_batch_size
-    return config.model_copy(
-        update={
-            section: getattr(config, section).model_copy(update=values)
-            for section, values in choices.items()
-        }
-    )

@@ -12,7 +12,7 @@ from mlmtune.masking.collator import IGNORE_INDEX, MaskedBatch, MaskingCollator
 from mlmtune.masking.selection import STRATEGIES
 from mlmtune.randomness import UInt64Array, key
 from mlmtune.tokens.chunking import ChunkBatch
-from mlmtune.training.setup import Parts
+from mlmtune.training.masked_lm import MaskedLM
 
 NUM_MEASURED = 256
 """Sequences that the realised rates are counted on."""
@@ -46,26 +46,26 @@ class _Masked:
 
 
 def show_masks(
-    parts: Parts, console: Console, *, num_chunks: int, num_draws: int, compares: bool
+    task: MaskedLM, console: Console, *, num_chunks: int, num_draws: int, compares: bool
 ) -> None:
     """Print the first sequences of the first epoch with their masks, and how often what happens.
 
     On a terminal a predicted token is green, and what stands in its place red.
 
     Args:
-        parts: the run's.
+        task: the run's.
         console: where to.
         num_chunks: how many sequences.
         num_draws: how many draws of masks of each; the first is what the first epoch will see.
         compares: show every strategy in turn, not the config's alone.
     """
-    masking = parts.config.masking
+    masking = task.config.masking
     strategies = list(STRATEGIES) if compares else [masking.strategy]
     for strategy in strategies:
-        show = _Shown(parts, masking.model_copy(update={"strategy": strategy}))
+        show = _Shown(task, masking.model_copy(update={"strategy": strategy}))
         console.result(f"\nmasking.strategy: {strategy} ({_WHAT_IT_DOES[strategy]})")
         console.result("the first training sequences, [[original -> what the model sees]]")
-        for place in range(min(num_chunks, len(parts.stream.sequences))):
+        for place in range(min(num_chunks, len(task.sequences))):
             for draw in range(num_draws):
                 label = f"sequence {place + 1}" + (f", draw {draw + 1}" if num_draws > 1 else "")
                 console.result(f"{label}\n{show.sequence(place, draw)}")
@@ -77,24 +77,25 @@ class _Shown:
     """A strategy's masks, in words.
 
     Args:
-        parts: the run's.
+        task: the run's.
         config: the section `masking` with the strategy.
     """
 
-    def __init__(self, parts: Parts, config: MaskingConfig) -> None:
-        self._parts = parts
+    def __init__(self, task: MaskedLM, config: MaskingConfig) -> None:
+        self._task = task
         self._config = config
         self._collator = MaskingCollator(
-            parts.loaded.tokenizer, config, with_token_type_ids=parts.loaded.has_token_types
+            task.loaded.tokenizer, config, with_token_type_ids=task.loaded.has_token_types
         )
 
     def _mask(self, places: NDArray[np.int64], draw: int) -> _Masked:
-        stream = self._parts.stream
-        chunks, keys = stream.sequences.batch(np.zeros_like(places), places)
+        chunks, keys = self._task.sequences.batch(np.zeros_like(places), places)
         if draw:
             keys = key(keys, draw)
         heads = self._heads(chunks, keys)
-        return _Masked(chunks, heads, self._collator(chunks, keys, stream.mlm_probability(0)))
+        return _Masked(
+            chunks, heads, self._collator(chunks, keys, self._task.source.mlm_probability(0))
+        )
 
     def _heads(self, chunks: ChunkBatch, keys: UInt64Array) -> NDArray[np.int64]:
         return STRATEGIES[self._config.strategy](chunks, keys, self._config)
@@ -102,8 +103,8 @@ class _Shown:
     def sequence(self, place: int, draw: int) -> str:
         """A sequence as text, each document after a line that names it."""
         masked = self._mask(np.asarray([place]), draw)
-        tokenizer, store = self._parts.loaded.tokenizer, self._parts.store
-        documents = self._parts.stream.sequences.documents_at(place)
+        tokenizer, store = self._task.loaded.tokenizer, self._task.store
+        documents = self._task.sequences.documents_at(place)
         ids = store.document_ids([document for _, document in documents])
         borders = {
             column: f"{store.sources[store.document_sources[document]].name}: {id_}"
@@ -148,19 +149,19 @@ class _Shown:
 
     def _prediction(self, seen: NDArray[np.int64], labels: NDArray[np.int64]) -> str:
         """What stood in a few places, and what stands there now."""
-        to_tokens = self._parts.loaded.tokenizer.convert_ids_to_tokens
+        to_tokens = self._task.loaded.tokenizer.convert_ids_to_tokens
         original, now = (" ".join(map(str, to_tokens(ids.tolist()))) for ids in (labels, seen))
         shown = "itself" if original == now else now
         return f"[[{_coloured(original, _GREEN)} -> {_coloured(shown, _RED)}]]"
 
     def _relation(self, pair_label: int) -> str:
-        if self._parts.config.objective == "mlm+nsp":
+        if self._task.config.objective == "mlm+nsp":
             return "B is from another document" if pair_label else "B follows A"
         return "B stands before A" if pair_label else "A stands before B"
 
     def statistics(self) -> list[str]:
         """How often tokens are selected and what becomes of them, and how long the words are."""
-        masked = self._mask(np.arange(min(NUM_MEASURED, len(self._parts.stream.sequences))), 0)
+        masked = self._mask(np.arange(min(NUM_MEASURED, len(self._task.sequences))), 0)
         lines = [self._rates(masked), *_word_lengths(masked)]
         if self._config.strategy == "span":
             lines += _span_lengths(masked, self._config.span_max_words)
@@ -172,7 +173,7 @@ class _Shown:
     def _rates(self, masked: _Masked) -> str:
         selected = masked.selected
         seen, labels = masked.batch.input_ids.numpy(), masked.batch.labels.numpy()
-        is_mask = seen[selected] == self._parts.loaded.tokenizer.mask_token_id
+        is_mask = seen[selected] == self._task.loaded.tokenizer.mask_token_id
         is_same = seen[selected] == labels[selected]
         num_maskable = int((~masked.chunks.special_tokens_mask).sum())
         num_selected = max(int(selected.sum()), 1)

@@ -5,86 +5,98 @@ n % N, and `Sequences` knows what stands there and how it is masked. So nothing 
 on how a batch is shared between processes and micro-batches, or on where a run was resumed.
 """
 
+from typing import Generic, Protocol, Self, TypeVar
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from mlmtune.config import RateSchedule
-from mlmtune.masking.collator import MaskedBatch, MaskingCollator
-from mlmtune.masking.selection import mlm_probability_at
 from mlmtune.randomness import UInt64Array, key
-from mlmtune.tokens.sequences import Sequences
 from mlmtune.training.plan import Plan
 
 DROPOUT_STREAM, GENERATOR_STREAM = 0x7A03, 0x7A04
 """Keep the draws of `run.seed` apart."""
 
 
-class TrainingStream:
-    """Masked batches by step.
+class Batch(Protocol):
+    """Sequences to train on."""
+
+    @property
+    def num_targets(self) -> int:
+        """What the loss of a step is divided by: how many predictions there are."""
+        ...
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch on another device."""
+        ...
+
+
+BatchT = TypeVar("BatchT", bound=Batch)
+BatchT_co = TypeVar("BatchT_co", bound=Batch, covariant=True)
+
+
+class Source(Protocol[BatchT_co]):
+    """What stands at each place of each epoch. B sequences."""
+
+    def __len__(self) -> int:
+        """Sequences of an epoch."""
+        ...
+
+    def batch(self, step: int, epochs: NDArray[np.int64], places: NDArray[np.int64]) -> BatchT_co:
+        """The sequences at (B,) places of (B,) epochs, as a step sees them."""
+        ...
+
+    def num_tokens(self, epochs: NDArray[np.int64], places: NDArray[np.int64]) -> int:
+        """Tokens of the sequences at some places, special tokens included, padding left out."""
+        ...
+
+
+class TrainingStream(Generic[BatchT]):
+    """Batches by step.
 
     Args:
-        sequences: what stands at each place of each epoch.
-        collator: masks it.
-        mlm_probability: `masking.mlm_probability`, a rate or how it moves.
+        source: what stands at each place of each epoch.
         plan: batch sizes, steps and number of processes.
         seed: `run.seed`.
         process_index: which process's share to yield.
     """
 
     def __init__(
-        self,
-        sequences: Sequences,
-        collator: MaskingCollator,
-        mlm_probability: float | RateSchedule,
-        plan: Plan,
-        *,
-        seed: int,
-        process_index: int,
+        self, source: Source[BatchT], plan: Plan, *, seed: int, process_index: int
     ) -> None:
-        self.sequences = sequences
-        self._collator = collator
-        self._mlm_probability = mlm_probability
+        self._source = source
         self._plan = plan
         self._seed = seed
         self._process_index = process_index
         items = np.array_split(np.arange(plan.global_batch_size), plan.num_processes)
         self._items = items[process_index]
 
-    def with_plan(self, plan: Plan) -> "TrainingStream":
+    def with_plan(self, plan: Plan) -> "TrainingStream[BatchT]":
         """The same batches, cut into micro-batches as another plan says."""
         return TrainingStream(
-            self.sequences, self._collator, self._mlm_probability, plan, seed=self._seed,
-            process_index=self._process_index,
-        )  # fmt: skip
+            self._source, plan, seed=self._seed, process_index=self._process_index
+        )
 
-    def mlm_probability(self, step: int) -> float:
-        """The masking rate of a step, counted from 0."""
-        return mlm_probability_at(step, self._plan.max_steps, self._mlm_probability)
-
-    def micro_batches(self, step: int) -> list[MaskedBatch]:
+    def micro_batches(self, step: int) -> list[BatchT]:
         """This process's micro-batches of a step, counted from 0; there is at least one."""
         epochs, places = self._places(step, self._items)
         size = self._plan.micro_batch_size
         return [
-            self._collator(
-                *self.sequences.batch(epochs[i : i + size], places[i : i + size]),
-                self.mlm_probability(step),
-            )
+            self._source.batch(step, epochs[i : i + size], places[i : i + size])
             for i in range(0, len(places), size)
         ]
 
     def num_tokens(self, step: int) -> int:
         """Tokens of a step over all processes, padding left out."""
-        return self.sequences.num_tokens(
-            *self._places(step, np.arange(self._plan.global_batch_size))
-        )
+        everything = np.arange(self._plan.global_batch_size)
+        return self._source.num_tokens(*self._places(step, everything))
 
     def _places(
         self, step: int, items: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Epoch and place of some items (by place in the global batch) of a step."""
         numbers = step * self._plan.global_batch_size + items
-        return np.divmod(numbers, len(self.sequences))
+        return np.divmod(numbers, len(self._source))
 
     def dropout_keys(self, step: int, micro_batch: int) -> UInt64Array:
         """(B,) a key for each sequence of a micro-batch, whatever process computes it."""

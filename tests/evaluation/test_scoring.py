@@ -24,7 +24,7 @@ def limited(most, sizes):
 
 def test_smaller_batches_from_where_memory_has_run_out_on():
     sizes: list[int] = []
-    batches = FittingBatches(8)
+    batches = FittingBatches(8, "chunking.chunk_length")
     first = batches.map(limited(3, sizes), np.arange(8), CPU)
     assert list(chain(*first)) == list(range(8))
     assert sizes == [8, 4, 2, 2, 2, 2]
@@ -35,8 +35,8 @@ def test_smaller_batches_from_where_memory_has_run_out_on():
 
 
 def test_memory_that_does_not_suffice_for_one_is_an_error():
-    with pytest.raises(ResourceError, match="one validation chunk"):
-        FittingBatches(4).map(limited(0, []), np.arange(4), CPU)
+    with pytest.raises(ResourceError, match="one validation sequence"):
+        FittingBatches(4, "chunking.chunk_length").map(limited(0, []), np.arange(4), CPU)
 
 
 def test_other_errors_are_passed_on():
@@ -44,4 +44,4 @@ def test_other_errors_are_passed_on():
         raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        FittingBatches(4).map(broken, np.arange(4), CPU)
+        FittingBatches(4, "chunking.chunk_length").map(broken, np.arange(4), CPU)

@@ -17,11 +17,12 @@ from accelerate import Accelerator
 from mlmtune.config_loading import load_config
 from mlmtune.training import loop
 from mlmtune.training.job import Options
+from mlmtune.training.masked_lm import build_masked_lm
 
 
 def main(whole: str, killed: str, step: str, folder: str) -> None:
     Accelerator.end_training = lambda self: None  # the second run needs the processes, too
-    loop.train(load_config(Path(whole)), Options())
+    loop.train(load_config(Path(whole)), Options(), build_masked_lm)
 
     take_step = loop.take_step
 
@@ -32,7 +33,7 @@ def main(whole: str, killed: str, step: str, folder: str) -> None:
         return take_step(job, *arguments)
 
     loop.take_step = stand_still
-    loop.train(load_config(Path(killed)), Options())
+    loop.train(load_config(Path(killed)), Options(), build_masked_lm)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from runs import Run, Runs, assert_same_end
 from scenario import SECTIONS, whole_steps
 
 from mlmtune.errors import ResourceError
-from mlmtune.training import loop
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "tokenizer.json"])
@@ -37,7 +36,7 @@ def test_full_while_a_checkpoint_is_written(
 def test_an_output_that_cannot_be_written_is_found_before_the_model_loads(
     runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: bool
 ) -> None:
-    monkeypatch.setattr(loop, "build_parts", lambda *_: pytest.fail("loaded first"))
+    monkeypatch.setattr("runs.build_masked_lm", lambda *_: pytest.fail("loaded first"))
     (tmp_path / "file").write_text("", encoding="utf-8")
     output = tmp_path / "file" / "run" if below else tmp_path / "file"
     with pytest.raises(ResourceError, match=r"cannot be written .*run\.output_dir") as caught:

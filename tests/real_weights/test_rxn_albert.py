@@ -15,6 +15,7 @@ from mlmtune.config_loading import load_config
 from mlmtune.modeling.loading import load_pretrained
 from mlmtune.training.job import Options
 from mlmtune.training.loop import train
+from mlmtune.training.masked_lm import build_masked_lm
 
 pytestmark = pytest.mark.real_weights
 
@@ -107,7 +108,7 @@ training: {{max_steps: {steps}, global_batch_size: 16, precision: fp32}}
 """,
             encoding="utf-8",
         )
-        train(load_config(config), Options(overwrite=True, is_quiet=True))
+        train(load_config(config), Options(overwrite=True, is_quiet=True), build_masked_lm)
         return Run(tmp_path / "run").json("eval_results.json")
 
     return measure

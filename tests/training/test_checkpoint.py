@@ -109,7 +109,7 @@ def test_weights_that_are_kept_are_saved_and_loaded_by_the_class_that_has_them(
 
 
 def test_state_comes_back(tmp_path: Path, trained: Any) -> None:
-    state = TrainState(identity={"run.seed": 3}, step=7, loss_sum=0.1, best_loss=1 / 3)
+    state = TrainState(identity={"run.seed": 3}, step=7, loss_sum=0.1, best_criterion=1 / 3)
     state.evaluations["7"] = {"loss": 1 / 3, "perplexity_interval": [1.0, 2.0]}
     assert load_state(save_checkpoint(tmp_path, *trained, state)) == state
 

@@ -9,7 +9,8 @@ from torch._dynamo.utils import counters
 
 from mlmtune.errors import ConfigError
 from mlmtune.masking.collator import COUNT_MULTIPLE
-from mlmtune.modeling.masked_head import Losses, MaskedHead
+from mlmtune.modeling.losses import Losses
+from mlmtune.modeling.masked_head import MaskedHead
 
 TRAINING = {"max_steps": 5, "global_batch_size": 8, "micro_batch_size": 4}
 

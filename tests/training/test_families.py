@@ -25,7 +25,7 @@ from mlmtune.console import Console
 from mlmtune.masking.collator import IGNORE_INDEX
 from mlmtune.modeling.device import build_accelerator
 from mlmtune.modeling.pair_head import model_types_with_pair_head
-from mlmtune.training.setup import build_parts
+from mlmtune.training.masked_lm import build_masked_lm
 
 WORDPIECE, BYTE_BPE, UNIGRAM = "tokenizer", "byte_tokenizer", "unigram_tokenizer"
 SIZES = {
@@ -185,7 +185,7 @@ def test_a_family_is_trained_on_masked_tokens(
     assert len(found) == 5
     assert all(0 < prediction["score"] < 1 for prediction in found)
 
-    parts = build_parts(load_config(runs.config(**sections)), build_accelerator("fp32"),
+    parts = build_masked_lm(load_config(runs.config(**sections)), build_accelerator("fp32"),
                         Console(is_quiet=True))  # fmt: skip
     assert parts.head.is_sparse == family.is_sparse
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -11,7 +11,7 @@ from mlmtune.config_loading import load_config
 from mlmtune.console import Console
 from mlmtune.errors import DataError
 from mlmtune.modeling.device import build_accelerator
-from mlmtune.training.setup import build_parts
+from mlmtune.training.masked_lm import build_masked_lm
 
 
 def write_texts(folder: Path, words: str, number: int) -> Path:
@@ -31,7 +31,7 @@ def general(tmp_path: Path) -> dict[str, Any]:
 
 
 def parts_of(path: Path) -> Any:
-    return build_parts(load_config(path), build_accelerator("fp32"), Console(is_quiet=True))
+    return build_masked_lm(load_config(path), build_accelerator("fp32"), Console(is_quiet=True))
 
 
 def test_general_text_is_measured_before_on_the_way_and_after(
@@ -60,7 +60,7 @@ def test_replayed_text_has_its_share_of_an_epoch(
     sources = [domain, general | {"replay": share}]
     path = runs.config(corpus={"sources": sources}, training={"max_steps": 1})
     parts = parts_of(path)
-    mixture = parts.stream.sequences._mixture
+    mixture = parts.sequences._mixture
     assert mixture.num_drawn[1] / mixture.num_drawn.sum() == pytest.approx(share, abs=0.03)
     # The domain is there as a whole, and replayed text is not validated on.
     assert mixture.num_drawn[0] == mixture.num_chunks[0]

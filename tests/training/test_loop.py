@@ -17,11 +17,12 @@ from mlmtune.config_loading import load_config
 from mlmtune.console import Console
 from mlmtune.errors import CheckpointError, ConfigError, DataError, DivergedError
 from mlmtune.modeling.device import build_accelerator
-from mlmtune.modeling.masked_head import Losses, MaskedHead
+from mlmtune.modeling.losses import Losses
+from mlmtune.modeling.masked_head import MaskedHead
 from mlmtune.training import loop
 from mlmtune.training.checkpoint import find_fault
+from mlmtune.training.masked_lm import build_masked_lm
 from mlmtune.training.run_dir import OWN_FILES
-from mlmtune.training.setup import build_parts
 
 WITH_DROPOUT = {"dropout": 0.1}
 
@@ -63,8 +64,11 @@ def test_a_run_writes_what_it_promises(runs: Any, capsys: pytest.CaptureFixture[
         "status.json", "train_results.json", "eval_results.json", "all_results.json", "model",
         "checkpoints", ".lock",
     }  # fmt: skip
-    reports = {"report.html", "report.md", "report.json"}  # of a run that has ended, made apart
-    assert set(OWN_FILES) - reports <= {path.name for path in run.path.iterdir()}
+    of_others = {
+        *("report.html", "report.md", "report.json", "probe.json"),  # of a run that has ended
+        *("data.json", "test_results.json", "test_predictions.jsonl"),  # of a classifier
+    }
+    assert set(OWN_FILES) - of_others <= {path.name for path in run.path.iterdir()}
     assert {path.name for path in run.checkpoint(30).iterdir()} >= {
         "config.json", "model.safetensors", "tokenizer.json", "optimizer.safetensors",
         "state.json", "MANIFEST.json",
@@ -230,7 +234,7 @@ def test_every_masked_token_weighs_the_same(runs: Any, uneven_corpus: Path) -> N
     first = next(record for record in run.metrics if "loss" in record)
 
     config = load_config(runs.config(**sections))
-    parts = build_parts(config, build_accelerator("fp32"), Console(is_quiet=True))
+    parts = build_masked_lm(config, build_accelerator("fp32"), Console(is_quiet=True))
     model = AutoModelForMaskedLM.from_pretrained(config.model.name_or_path)
     means, losses = [], []
     for batch in parts.stream.micro_batches(0):
@@ -352,7 +356,7 @@ def test_nothing_is_trained_on_a_loss_that_is_no_number(
 
     def broken(head: MaskedHead, model: Any, batch: Any) -> Losses:
         modules.append(model)
-        loss = losses(head, model, batch).mlm
+        loss = losses(head, model, batch).targets
         if len(modules) == 3:
             if where == "loss":
                 return Losses(loss * math.nan)
@@ -433,7 +437,7 @@ def test_overwrite_does_not_delete_the_model_it_starts_from(finished: Any, runs:
 def test_a_checkpoint_that_is_not_there_is_told_before_anything_is_loaded(
     runs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "build_parts", None)
+    monkeypatch.setattr("runs.build_masked_lm", None)
     with pytest.raises(CheckpointError, match="there is no such folder"):
         runs.train(resume="nowhere/checkpoint-3")
 

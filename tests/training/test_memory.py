@@ -10,7 +10,8 @@ import torch
 import yaml
 
 from mlmtune.errors import Interrupted, ResourceError, is_out_of_memory
-from mlmtune.modeling.masked_head import HeadOutputs, Losses, MaskedHead
+from mlmtune.modeling.losses import Losses
+from mlmtune.modeling.masked_head import HeadOutputs, MaskedHead
 from mlmtune.training import loop, memory
 
 # Bits depend on how a batch is cut; these runs are cut the same way in the end.
@@ -93,7 +94,7 @@ def test_one_sequence_that_does_not_fit_ends_the_run(
 ) -> None:
     runs.train(training={**SIZES, "max_steps": 2}, evaluation={"every": None})
     room_for(0)
-    with pytest.raises(ResourceError, match="one validation chunk"):
+    with pytest.raises(ResourceError, match="one validation sequence"):
         runs.train("second", training=SIZES)
     assert runs.at("second").json("status.json")["exit_code"] == 6
 

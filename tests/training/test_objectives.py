@@ -14,7 +14,7 @@ from mlmtune.config_loading import load_config
 from mlmtune.console import Console
 from mlmtune.errors import ConfigError, DataError
 from mlmtune.modeling.device import build_accelerator
-from mlmtune.training.setup import build_parts
+from mlmtune.training.masked_lm import build_masked_lm
 
 SMOOTH = {"adam_epsilon": 1e-3}
 """Adam's step follows the gradient, so that rounding of a gradient of 0 makes no step."""
@@ -76,7 +76,7 @@ def test_the_loss_is_that_of_the_models_own_class(runs: Any, pair_sections: dict
     run = runs.train(**sections)
     first = next(record for record in run.metrics if "loss" in record)
     config = load_config(runs.config(**sections))
-    parts = build_parts(config, build_accelerator("fp32"), Console(is_quiet=True))
+    parts = build_masked_lm(config, build_accelerator("fp32"), Console(is_quiet=True))
     (batch,) = parts.stream.micro_batches(0)
     model = BertForPreTraining.from_pretrained(config.model.name_or_path)
     expected = model(

@@ -13,11 +13,11 @@ from mlmtune.console import Console
 from mlmtune.errors import CheckpointError, ConfigError
 from mlmtune.modeling.device import build_accelerator
 from mlmtune.tokens import tokenization
-from mlmtune.training.setup import build_parts
+from mlmtune.training.masked_lm import build_masked_lm
 
 
 def parts_of(path: Path) -> Any:
-    return build_parts(load_config(path), build_accelerator("fp32"), Console(is_quiet=True))
+    return build_masked_lm(load_config(path), build_accelerator("fp32"), Console(is_quiet=True))
 
 
 @pytest.fixture

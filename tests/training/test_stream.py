@@ -13,6 +13,7 @@ from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.mixing import Mixture
 from mlmtune.tokens.sequences import ChunkSequences
 from mlmtune.tokens.tokenization import SpecialTokens
+from mlmtune.training.masked_lm import MaskedSequences
 from mlmtune.training.plan import Plan
 from mlmtune.training.stream import TrainingStream
 
@@ -59,10 +60,8 @@ def stream(view: ChunkView, tokenizer: Any) -> Callable[..., TrainingStream]:
             num_processes=num_processes,
             max_steps=100,
         )
-        return TrainingStream(
-            ChunkSequences(view, mixture, seed), collator, 0.3, plan, seed=seed,
-            process_index=process,
-        )  # fmt: skip
+        source = MaskedSequences(ChunkSequences(view, mixture, seed), collator, 0.3, plan.max_steps)
+        return TrainingStream(source, plan, seed=seed, process_index=process)
 
     return make
 

@@ -1,0 +1,1 @@
+"""Sequence classification: what a model is worth on a task of its domain."""

@@ -1,0 +1,188 @@
+"""Examples as tokens, and the batches that an epoch is made of. B examples, T tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerFast
+
+from mlmtune.classification.examples import Side
+from mlmtune.modeling.loading import LoadedModel
+from mlmtune.randomness import bits, key, permute
+from mlmtune.tokens.encoding import plain_backend
+
+ORDER_STREAM, BATCH_STREAM = 0xC1A5, 0xC1A6
+"""Keep the draws of `run.seed` apart."""
+
+BATCHES_SORTED_TOGETHER = 16
+"""More would pad less and make the batches of an epoch more alike: by then 2 % is padding."""
+
+
+@dataclass(frozen=True)
+class ExampleBatch:
+    """What a classifier is trained or evaluated on.
+
+    Attributes:
+        inputs: the keyword arguments of the model's forward pass, (B, T) int64 each.
+        labels: (B,) int64.
+        weights: (B,) how much the loss of each example counts.
+    """
+
+    inputs: dict[str, torch.Tensor]
+    labels: torch.Tensor
+    weights: torch.Tensor
+
+    @property
+    def num_targets(self) -> int:
+        """What the loss of a step is divided by: the examples."""
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch on another device."""
+        return type(self)(
+            {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()},
+            self.labels.to(device, non_blocking=True),
+            self.weights.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True)
+class EncodedExamples:
+    """The examples of one side, as the model's tokenizer cuts them.
+
+    Attributes:
+        ids: of each example, special tokens included.
+        type_ids: of each of these tokens; 1 in the second text of a pair.
+        labels: (n,) int64.
+        weights: (n,) float32.
+        num_truncated: examples that were longer than the longest input.
+        tokenizer: pads them.
+        has_token_types: whether the model takes `token_type_ids`.
+    """
+
+    ids: Sequence[NDArray[np.int32]]
+    type_ids: Sequence[NDArray[np.int32]]
+    labels: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    num_truncated: int
+    tokenizer: PreTrainedTokenizerFast
+    has_token_types: bool
+
+    @classmethod
+    def of(cls, side: Side, loaded: LoadedModel, max_length: int, weights: Sequence[float]) -> Self:
+        """Encode a side.
+
+        Args:
+            side: the examples.
+            loaded: the model that will see them, and its tokenizer.
+            max_length: of an example, special tokens included; of a pair the longer text is cut.
+            weights: of each label.
+        """
+        backend = plain_backend(loaded.tokenizer)
+        backend.enable_truncation(max_length, strategy="longest_first")
+        texts = [text[0] if len(text) == 1 else tuple(text) for text in side.texts]
+        encodings = backend.encode_batch(texts)
+        return cls(
+            ids=[np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings],
+            type_ids=[np.asarray(encoding.type_ids, dtype=np.int32) for encoding in encodings],
+            labels=side.labels,
+            weights=np.asarray(weights, dtype=np.float32)[side.labels],
+            num_truncated=sum(bool(encoding.overflowing) for encoding in encodings),
+            tokenizer=loaded.tokenizer,
+            has_token_types=loaded.has_token_types,
+        )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(n,) tokens of each example."""
+        return np.asarray([len(ids) for ids in self.ids], dtype=np.int64)
+
+    def batch(self, numbers: NDArray[np.int64]) -> ExampleBatch:
+        """Some examples, padded to the longest of them."""
+        ids = [self.ids[number] for number in numbers]
+        length = max(map(len, ids))
+        is_left = self.tokenizer.padding_side == "left"
+
+        def padded(rows: Sequence[NDArray[np.int32]], value: int) -> torch.Tensor:
+            filled = np.full((len(rows), length), value, dtype=np.int64)
+            for row, values in zip(filled, rows, strict=True):
+                row[length - len(values) if is_left else 0 :][: len(values)] = values
+            return torch.from_numpy(filled)
+
+        inputs = {
+            "input_ids": padded(ids, self.tokenizer.pad_token_id),
+            "attention_mask": padded([np.ones_like(row) for row in ids], 0),
+        }
+        if self.has_token_types:
+            inputs["token_type_ids"] = padded([self.type_ids[number] for number in numbers], 0)
+        return ExampleBatch(
+            inputs, torch.from_numpy(self.labels[numbers]), torch.from_numpy(self.weights[numbers])
+        )
+
+
+class ExampleSequences:
+    """Examples in the order of each epoch, those of like length together: a stream's source.
+
+    An epoch is a permutation. Some batches' worth of it at a time is sorted by length, and those
+    batches are put into an order of their own, so that a step pads little and lengths come mixed.
+
+    Args:
+        examples: what is trained on.
+        global_batch_size: examples of a step.
+        seed: `run.seed`.
+    """
+
+    def __init__(self, examples: EncodedExamples, global_batch_size: int, seed: int) -> None:
+        self._examples = examples
+        self._lengths = examples.lengths
+        self._global_batch_size = global_batch_size
+        self._seed = seed
+        self._order = lru_cache(maxsize=2)(self._draw_order)  # a step may see two epochs
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def batch(
+        self, step: int, epochs: NDArray[np.int64], places: NDArray[np.int64]
+    ) -> ExampleBatch:
+        """The examples at some places."""
+        return self._examples.batch(self._numbers(epochs, places))
+
+    def num_tokens(self, epochs: NDArray[np.int64], places: NDArray[np.int64]) -> int:
+        """Tokens of the examples at some places, padding left out."""
+        return int(self._lengths[self._numbers(epochs, places)].sum())
+
+    def _numbers(self, epochs: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int64]:
+        numbers = np.empty_like(places)
+        for epoch in np.unique(epochs):
+            numbers[epochs == epoch] = self._order(int(epoch))[places[epochs == epoch]]
+        return numbers
+
+    def _draw_order(self, epoch: int) -> NDArray[np.int64]:
+        """(n,) which example stands at each place of an epoch."""
+        num_examples = len(self)
+        drawn = permute(np.arange(num_examples), num_examples, key(self._seed, ORDER_STREAM, epoch))
+        # An epoch begins within a step where the one before has ended in it.
+        first = epoch * num_examples
+        steps = (first + np.arange(num_examples)) // self._global_batch_size
+        borders = np.flatnonzero(np.diff(steps, prepend=steps[0] - 1))
+        batches = list(zip(borders, [*borders[1:], num_examples], strict=True))
+        ranks = bits(key(self._seed, BATCH_STREAM, epoch), np.arange(len(batches), dtype=np.uint64))
+        order = np.empty(num_examples, dtype=np.int64)
+        for number in range(0, len(batches), BATCHES_SORTED_TOGETHER):
+            together = batches[number : number + BATCHES_SORTED_TOGETHER]
+            window = drawn[together[0][0] : together[-1][1]]
+            window = window[np.argsort(self._lengths[window], kind="stable")]
+            taken = 0
+            for place in np.argsort(ranks[number : number + len(together)]):
+                begin, end = together[place]
+                order[begin:end] = window[taken : taken + end - begin]
+                taken += end - begin
+        return order

@@ -1,0 +1,111 @@
+"""How good predicted labels are. n examples, K labels."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def confusion_matrix(
+    labels: NDArray[np.int64],
+    predictions: NDArray[np.int64],
+    num_labels: int,
+    weights: NDArray[np.int64] | None = None,
+) -> NDArray[np.int64]:
+    """(K, K) how often each label, by row, was taken for each label, by column.
+
+    Args:
+        labels: (n,) the true ones.
+        predictions: (n,) the predicted ones.
+        num_labels: K.
+        weights: (n,) how often each example counts; once where None.
+    """
+    counts = np.bincount(labels * num_labels + predictions, weights, minlength=num_labels**2)
+    return counts.astype(np.int64).reshape(num_labels, num_labels)
+
+
+def precision_recall_f1(
+    confusion: NDArray[np.int64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """(..., K) precision, recall and F1 of each label; 0 where there is nothing to divide by."""
+    right = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
+    predicted, true = confusion.sum(axis=-2), confusion.sum(axis=-1)
+    precision = right / np.maximum(predicted, 1)
+    recall = right / np.maximum(true, 1)
+    return precision, recall, 2 * right / np.maximum(predicted + true, 1)
+
+
+def accuracy(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(...) share of the examples that were told right."""
+    right = np.trace(confusion, axis1=-2, axis2=-1).astype(np.float64)
+    return np.asarray(right / np.maximum(confusion.sum(axis=(-2, -1)), 1))
+
+
+def macro_f1(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(...) mean F1 of the labels that occur among the true or the predicted ones.
+
+    As scikit-learn has it; a label that is not there has no F1 to average.
+    """
+    _, _, f1 = precision_recall_f1(confusion)
+    occurs = confusion.sum(axis=-2) + confusion.sum(axis=-1) > 0
+    return np.asarray(np.sum(f1 * occurs, axis=-1) / np.maximum(occurs.sum(axis=-1), 1))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How good a classifier is on one side.
+
+    Attributes:
+        labels: by number.
+        loss: mean cross entropy of the true labels, in nats.
+        confusion: (K, K) as of `confusion_matrix`.
+        chosen_by: what the best weights are the best by.
+    """
+
+    labels: tuple[str, ...]
+    loss: float
+    confusion: NDArray[np.int64]
+    chosen_by: Literal["macro_f1", "accuracy", "loss"]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the examples that were told right."""
+        return float(accuracy(self.confusion))
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean F1 of the labels that occur."""
+        return float(macro_f1(self.confusion))
+
+    @property
+    def criterion(self) -> float:
+        """What the best weights have least of."""
+        return self.loss if self.chosen_by == "loss" else -float(getattr(self, self.chosen_by))
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers, under the names of eval_results.json; the matrix has a row a true label."""
+        precision, recall, f1 = precision_recall_f1(self.confusion)
+        return {
+            "loss": self.loss,
+            "accuracy": self.accuracy,
+            "macro_f1": self.macro_f1,
+            "num_examples": int(self.confusion.sum()),
+            "per_label": {
+                label: {
+                    "precision": float(precision[number]),
+                    "recall": float(recall[number]),
+                    "f1": float(f1[number]),
+                    "num_examples": int(self.confusion[number].sum()),
+                }
+                for number, label in enumerate(self.labels)
+            },
+            "confusion_matrix": self.confusion.tolist(),
+        }
+
+    def describe(self) -> str:
+        """One line for people."""
+        return (
+            f"accuracy {self.accuracy:.1%}, macro-F1 {100 * self.macro_f1:.1f}, loss "
+            f"{self.loss:.3f} on {int(self.confusion.sum()):,} examples"
+        )

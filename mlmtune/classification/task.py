@@ -1,0 +1,302 @@
+"""Sequence classification as a task of the training loop: `mlmtune finetune`."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from mlmtune.classification.batches import EncodedExamples, ExampleBatch, ExampleSequences
+from mlmtune.classification.examples import Side, TaskData, read_task_data, subset
+from mlmtune.classification.metrics import Scores, confusion_matrix
+from mlmtune.classification.prediction import predict
+from mlmtune.config import ClassificationConfig
+from mlmtune.console import Console
+from mlmtune.modeling.device import precision_of
+from mlmtune.modeling.loading import LoadedModel, load_classifier
+from mlmtune.modeling.losses import Losses
+from mlmtune.training.checkpoint import TrainState
+from mlmtune.training.plan import Plan
+from mlmtune.training.run_dir import RunDir
+from mlmtune.training.stream import TrainingStream
+from mlmtune.training.task import Task, with_choices
+
+MOST_LABELS_SHOWN = 20
+"""A longer table, or a wider matrix, is left to the JSON."""
+
+POOLER = ".pooler."
+
+
+@dataclass(frozen=True)
+class Classification(Task):
+    """The task of `mlmtune finetune`.
+
+    Attributes:
+        data: the examples; those of training as many as are trained on.
+        train: the same, encoded.
+        validation: chooses the best weights.
+        test: measured once, at the end; None without one.
+    """
+
+    config: ClassificationConfig
+    loaded: LoadedModel
+    plan: Plan
+    stream: TrainingStream[ExampleBatch]
+    data: TaskData
+    train: EncodedExamples
+    validation: EncodedExamples
+    test_examples: EncodedExamples | None
+
+    measures_before: ClassVar[bool] = False  # a new head guesses
+    num_targets_name: ClassVar[str] = "num_examples"
+    length_key: ClassVar[str] = "data.max_length"
+
+    def losses(self, model: Any, batch: ExampleBatch) -> Losses:
+        """Cross entropies of the labels, each by its weight."""
+        logits = model(**batch.inputs).logits.float()
+        each = functional.cross_entropy(logits, batch.labels, reduction="none")
+        return Losses((each * batch.weights).sum())
+
+    @property
+    def other_than_compiling(self) -> str | None:
+        """Batches are padded to their longest example."""
+        return "set it to false: examples are of any length"
+
+    def memory_shape(self, micro_batch_size: int) -> tuple[int, int]:
+        """The longest example, and a logit for each label."""
+        return int(self.train.lengths.max()), micro_batch_size * len(self.data.labels)
+
+    def evaluate(
+        self, accelerator: Accelerator, model: Any, should_stop: Callable[[], bool]
+    ) -> Scores | None:
+        """Accuracy and F1 on validation."""
+        logits = predict(
+            accelerator, model, self.validation, self.config.evaluation.batch_size, should_stop
+        )
+        return None if logits is None else self._scores(self.validation, logits)
+
+    def _scores(self, examples: EncodedExamples, logits: NDArray[np.float32]) -> Scores:
+        probability = _probabilities(logits)[np.arange(len(examples)), examples.labels]
+        return Scores(
+            self.data.labels,
+            float(-np.log(np.maximum(probability, np.finfo(np.float64).tiny)).mean()),
+            confusion_matrix(examples.labels, logits.argmax(axis=1), len(self.data.labels)),
+            self.config.evaluation.metric,
+        )
+
+    def test(self, accelerator: Accelerator, model: Any, run: RunDir) -> dict[str, Any]:
+        """Accuracy and F1 on the test, once; test_predictions.jsonl has every example."""
+        if self.test_examples is None:
+            return {}
+        logits = predict(accelerator, model, self.test_examples, self.config.evaluation.batch_size)
+        assert logits is not None  # nothing stops it
+        if accelerator.is_main_process:
+            assert self.data.test is not None
+            lines = _prediction_lines(self.data.test, self.data.labels, _probabilities(logits))
+            run.write_text("test_predictions.jsonl", "".join(lines))
+        return self._scores(self.test_examples, logits).to_json()
+
+    def identity(self) -> dict[str, Any]:
+        """The examples, how they are cut, and what is best."""
+        return {
+            "data": {
+                "fingerprint": self.data.fingerprint,
+                **self.config.data.model_dump(
+                    include={"max_train_examples", "max_length", "class_weights"}
+                ),
+            },
+            "evaluation": {"metric": self.config.evaluation.metric},
+        }
+
+    @property
+    def data_seen(self) -> tuple[str, int]:
+        """The examples, and how many are trained on."""
+        return self.data.fingerprint, len(self.train)
+
+    def write_records(self, run: RunDir) -> None:
+        """data.json."""
+        run.write_json(
+            "data.json",
+            {
+                "labels": list(self.data.labels),
+                "fingerprint": self.data.fingerprint,
+                "left_out_of_training": self.data.num_left_out,
+                **{
+                    name: self._describe_side(side, examples)
+                    for name, side, examples in self._sides()
+                },
+            },
+        )
+
+    def _sides(self) -> Iterator[tuple[str, Side, EncodedExamples]]:
+        yield "train", self.data.train, self.train
+        yield "validation", self.data.validation, self.validation
+        if self.data.test is not None and self.test_examples is not None:
+            yield "test", self.data.test, self.test_examples
+
+    def _describe_side(self, side: Side, examples: EncodedExamples) -> dict[str, Any]:
+        counts = np.bincount(side.labels, minlength=len(self.data.labels))
+        return {
+            "examples": len(examples),
+            "tokens": int(examples.lengths.sum()),
+            "truncated": examples.num_truncated,
+            "by_label": dict(zip(self.data.labels, counts.tolist(), strict=True)),
+        }
+
+    def announce(self, state: TrainState, run: RunDir) -> Iterator[str]:
+        """What is new in the model, what the data is like, what was cut."""
+        if state.step == 0 and any(POOLER in name for name in self.loaded.new_weights):
+            yield (
+                f"{self.config.model.name_or_path} has no pooler; the classifier's starts from "
+                "random weights"
+            )
+        yield from self.data.notes
+        for name, _, examples in self._sides():
+            if examples.num_truncated:
+                yield (
+                    f"{name}: {examples.num_truncated:,} of {len(examples):,} examples are longer "
+                    f"than data.max_length: {self.config.data.max_length} and are cut"
+                )
+
+    def sizes(self) -> str:
+        """How many examples."""
+        sides = [f"{len(examples):,} {name}" for name, _, examples in self._sides()]
+        return f"{', '.join(sides)} examples of {len(self.data.labels)} labels"
+
+    def summary(self, results: dict[str, Any]) -> Iterator[str]:
+        """Validation, test, and the test by label."""
+        for side, name in (("eval", "validation"), ("test", "test")):
+            if f"{side}_accuracy" in results:
+                yield (
+                    f"{name + ':':12}accuracy {results[f'{side}_accuracy']:.1%}, "
+                    f"macro-F1 {100 * results[f'{side}_macro_f1']:.1f} "
+                    f"on {results[f'{side}_num_examples']:,} examples"
+                )
+        side, name = ("test", "test") if "test_accuracy" in results else ("eval", "validation")
+        if len(self.data.labels) <= MOST_LABELS_SHOWN:
+            yield ""
+            yield from _label_table(name, results[f"{side}_per_label"])
+            yield ""
+            yield from _confusion_table(self.data.labels, results[f"{side}_confusion_matrix"])
+            yield ""
+
+    def how_to_try(self, run: RunDir) -> str:
+        """Loading it as any other classifier."""
+        return (
+            'python -c "from transformers import pipeline; '
+            f"print(pipeline('text-classification', '{run.model}')('your text'))\""
+        )
+
+
+def _probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(n, K) softmax of logits."""
+    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
+
+
+def _prediction_lines(
+    side: Side, labels: tuple[str, ...], probabilities: NDArray[np.float64]
+) -> Iterator[str]:
+    predictions = probabilities.argmax(axis=1)
+    for place, label, predicted, row in zip(
+        side.places, side.labels, predictions, probabilities, strict=True
+    ):
+        record = {
+            "example": place,
+            "label": labels[label],
+            "prediction": labels[predicted],
+            "score": float(row[predicted]),
+        }
+        yield json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def _label_table(name: str, per_label: dict[str, dict[str, float]]) -> Iterator[str]:
+    width = max(len("label"), *map(len, per_label))
+    yield f"{'label':{width}}  precision  recall     F1  {name} examples"
+    for label, of_label in per_label.items():
+        yield (
+            f"{label:{width}}  {of_label['precision']:9.1%}  {of_label['recall']:6.1%}  "
+            f"{100 * of_label['f1']:5.1f}  {of_label['num_examples']:,}"
+        )
+
+
+def _confusion_table(labels: tuple[str, ...], rows: list[list[int]]) -> Iterator[str]:
+    """Rows are true labels; columns, by number, what they were taken for."""
+    width = max(len("is, taken for"), *(len(label) + 4 for label in labels))
+    cell = max(5, *(len(f"{count:,}") + 1 for row in rows for count in row))
+    yield f"{'is, taken for':{width}}" + "".join(f"{n + 1:>{cell}}" for n in range(len(labels)))
+    for number, (label, row) in enumerate(zip(labels, rows, strict=True), start=1):
+        yield f"{f'{number:>2} {label}':{width}}" + "".join(f"{count:>{cell},}" for count in row)
+
+
+def class_weights(config: ClassificationConfig, data: TaskData) -> list[float]:
+    """How much the loss of an example of each label counts; 1 on average over the examples."""
+    num_labels = len(data.labels)
+    if config.data.class_weights == "none":
+        return [1.0] * num_labels
+    counts = np.bincount(data.train.labels, minlength=num_labels)
+    # A subset may lack a label; then no example has its weight.
+    weights: list[float] = (len(data.train) / (num_labels * np.maximum(counts, 1))).tolist()
+    return weights
+
+
+def build_classification(
+    config: ClassificationConfig, accelerator: Accelerator, console: Console
+) -> Classification:
+    """Read the examples, load the model, and plan the run.
+
+    Raises:
+        MlmtuneError: anything that keeps the run from starting.
+    """
+    return classification_of(read_task_data(config.data), config, accelerator)
+
+
+def classification_of(
+    data: TaskData, config: ClassificationConfig, accelerator: Accelerator
+) -> Classification:
+    """The same with examples that have been read.
+
+    Raises:
+        MlmtuneError: the model is not there, or does not fit the config.
+    """
+    if config.data.max_train_examples is not None:
+        data = data.with_train(
+            subset(data.train, config.data.max_train_examples, config.run.seed, len(data.labels))
+        )
+    loaded = load_classifier(
+        config.model,
+        labels=data.labels,
+        max_length=config.data.max_length,
+        device=accelerator.device,
+        precision=precision_of(accelerator),
+        seed=config.run.seed,
+    )
+    weights = class_weights(config, data)
+
+    def encoded(side: Side) -> EncodedExamples:
+        return EncodedExamples.of(side, loaded, config.data.max_length, weights)
+
+    train = encoded(data.train)
+    plan = Plan.of(
+        config.training,
+        num_chunks=len(train),
+        num_tokens=int(train.lengths.sum()),
+        num_processes=accelerator.num_processes,
+    )
+    source = ExampleSequences(train, plan.global_batch_size, config.run.seed)
+    return Classification(
+        config=with_choices(config, accelerator, loaded, plan),
+        loaded=loaded,
+        plan=plan,
+        stream=TrainingStream(
+            source, plan, seed=config.run.seed, process_index=accelerator.process_index
+        ),
+        data=data,
+        train=train,
+        validation=encoded(data.validation),
+        test_examples=None if data.test is None else encoded(data.test),
+    )

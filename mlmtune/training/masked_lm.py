@@ -1,0 +1,330 @@
+"""Masked language modelling as a task: text, masks, perplexity.
+
+`mlmtune check` stops at `build_masked_lm` and shows what it got; `train` goes on.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+
+from mlmtune.config import Config, RateSchedule
+from mlmtune.console import Console
+from mlmtune.evaluation.fill_mask import fill_mask
+from mlmtune.evaluation.perplexity import Evaluation
+from mlmtune.masking.collator import MaskedBatch, MaskingCollator
+from mlmtune.masking.selection import highest_mlm_probability, mlm_probability_at
+from mlmtune.modeling.device import precision_of
+from mlmtune.modeling.losses import Losses
+from mlmtune.tokens.mixing import Mixture
+from mlmtune.tokens.pairs import PairSequences
+from mlmtune.tokens.sequences import ChunkSequences, Sequences
+from mlmtune.tokens.summary import summarize as summarize_corpus
+from mlmtune.training.checkpoint import TrainState
+from mlmtune.training.plan import Plan
+from mlmtune.training.run_dir import RunDir
+from mlmtune.training.setup import Measurable, build_measurable
+from mlmtune.training.stream import TrainingStream
+from mlmtune.training.task import Task, with_choices
+
+GENERAL = ("general_loss", "general_perplexity", "general_accuracy", "general_accuracy_top5")
+"""What eval_results.json has of general text both before and after."""
+
+
+class MaskedSequences:
+    """Sequences, each masked anew by its key: a stream's source.
+
+    Args:
+        sequences: what stands at each place of each epoch.
+        collator: masks it.
+        mlm_probability: `masking.mlm_probability`, a rate or how it moves.
+        max_steps: of the run, over which it moves.
+    """
+
+    def __init__(
+        self,
+        sequences: Sequences,
+        collator: MaskingCollator,
+        mlm_probability: float | RateSchedule,
+        max_steps: int,
+    ) -> None:
+        self._sequences = sequences
+        self._collator = collator
+        self._mlm_probability = mlm_probability
+        self._max_steps = max_steps
+
+    def __len__(self) -> int:
+        return len(self._sequences)
+
+    def mlm_probability(self, step: int) -> float:
+        """The masking rate of a step, counted from 0."""
+        return mlm_probability_at(step, self._max_steps, self._mlm_probability)
+
+    def batch(self, step: int, epochs: NDArray[np.int64], places: NDArray[np.int64]) -> MaskedBatch:
+        """The sequences at some places, masked at the rate of the step."""
+        return self._collator(*self._sequences.batch(epochs, places), self.mlm_probability(step))
+
+    def num_tokens(self, epochs: NDArray[np.int64], places: NDArray[np.int64]) -> int:
+        """Tokens of the sequences at some places, padding left out."""
+        return self._sequences.num_tokens(epochs, places)
+
+
+@dataclass(frozen=True)
+class MaskedLM(Measurable, Task):
+    """The task of `mlmtune train`.
+
+    Attributes:
+        sequences: what is trained on, before it is masked.
+        source: the same, masked.
+    """
+
+    config: Config
+    plan: Plan
+    stream: TrainingStream[MaskedBatch]
+    sequences: Sequences
+    source: MaskedSequences
+
+    measures_before: ClassVar[bool] = True
+    num_targets_name: ClassVar[str] = "num_masked_tokens"
+    length_key: ClassVar[str] = "chunking.chunk_length"
+
+    def losses(self, model: Any, batch: MaskedBatch) -> Losses:
+        """Of the masked tokens, and of the pairs where there are some."""
+        return self.head.losses(model, batch)
+
+    @property
+    def trains_pairs(self) -> bool:
+        """With next-sentence prediction and sentence order."""
+        return self.splits.train_pairs is not None
+
+    @property
+    def other_than_compiling(self) -> str | None:
+        """Chunks of a stream are of one length; those of documents, and pairs, are not."""
+        if self.config.chunking.mode == "per_document" or self.trains_pairs:
+            return "set it to false, or chunking.mode: concatenate and objective: mlm"
+        return None
+
+    def memory_shape(self, micro_batch_size: int) -> tuple[int, int]:
+        """The chunk length, and the logits over the vocabulary."""
+        length = self.config.chunking.chunk_length
+        positions = micro_batch_size * length
+        if self.head.is_sparse:
+            positions = round(
+                positions * highest_mlm_probability(self.config.masking.mlm_probability)
+            )
+        return length, positions * len(self.loaded.tokenizer)
+
+    def evaluate(
+        self, accelerator: Accelerator, model: Any, should_stop: Callable[[], bool]
+    ) -> Evaluation | None:
+        """Perplexity on validation text, and on general text where there is some."""
+        measured = []
+        for evaluator in filter(None, (self.evaluator, self.general_evaluator)):
+            evaluation = evaluator.run(accelerator, model, self.head, should_stop=should_stop)
+            if evaluation is None:
+                return None
+            measured.append(evaluation)
+        return replace(measured[0], general=measured[1] if len(measured) > 1 else None)
+
+    def reason_to_stop(self, state: TrainState) -> str | None:
+        """Whether the evaluation of the current step, if there was one, has lost too much."""
+        limit = self.config.evaluation.max_forgetting
+        if limit is None or str(state.step) not in state.evaluations:
+            return None
+        lost = forgetting(state, state.step)
+        if lost <= limit:
+            return None
+        reason = (
+            f"general text has lost {lost:.3f} nats a token, more than "
+            f"evaluation.max_forgetting: {limit}; stopping"
+        )
+        if state.best_step is None:
+            reason += (
+                "\nthere was no evaluation before that, so model/ is what has forgotten; evaluate "
+                "more often (evaluation.every), lower optimizer.learning_rate, or mix in general "
+                "text (replay)"
+            )
+        return reason
+
+    def results(self, state: TrainState, step: int) -> dict[str, Any]:
+        """Perplexity before and after, and what else was measured."""
+        before, after = state.evaluation_before, state.evaluations[str(step)]
+        assert before is not None
+        return {
+            "perplexity_before": before["perplexity"],
+            "perplexity_before_interval": before["perplexity_interval"],
+            **after,
+            "loss_before": before["loss"],
+            "accuracy_before": before["accuracy"],
+            "accuracy_top5_before": before["accuracy_top5"],
+            **{
+                f"{name}_before": before[name]
+                for name in ("pair_loss", "pair_accuracy", *GENERAL)
+                if name in after
+            },
+            **({"forgetting": forgetting(state, step)} if "general_loss" in after else {}),
+            "step": step,
+            "model_head_was_new": self.loaded.head_is_new,
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """The text and its split, how it is cut and masked, and what it is measured by."""
+        config = self.config
+        return {
+            "corpus": {
+                "fingerprint": self.store.fingerprint,
+                **config.corpus.model_dump(
+                    include={"validation_fraction", "split_by", "split_seed", "max_train_chunks",
+                             "max_validation_chunks"}
+                ),
+                "weights": [source.weight for source in config.corpus.sources],
+                "replay": [source.replay for source in config.corpus.sources],
+                "marks": self.splits.marks,
+            },
+            "chunking": config.chunking.model_dump(),
+            "masking": config.masking.model_dump(),
+            "objective": config.objective,
+            "evaluation": config.evaluation.model_dump(
+                include={"seed", "strategy", "mlm_probability", "max_chunks", "general"}
+            ),
+        }  # fmt: skip
+
+    @property
+    def data_seen(self) -> tuple[str, int]:
+        """The tokenized corpus, and its training chunks."""
+        return self.store.fingerprint, len(self.splits.train)
+
+    def write_records(self, run: RunDir) -> None:
+        """corpus.json."""
+        split_seed = self.config.corpus.split_seed
+        summary = summarize_corpus(self.store, self.splits, self.loaded.tokenizer, split_seed)
+        run.write_json("corpus.json", summary)
+
+    def announce(self, state: TrainState, run: RunDir) -> Iterator[str]:
+        """New heads, text that was left out, and the sizes of it all."""
+        name = self.config.model.name_or_path
+        if self.loaded.head_is_new and state.step == 0:
+            yield (
+                f"{name} has no masked-LM head; it gets a new one that knows token frequencies "
+                "alone, so the perplexity before training says little"
+            )
+        if self.loaded.pair_head_is_new and state.step == 0:
+            yield f"{name} has no head for pairs; it gets a new one, which guesses at first"
+        for kind in ("files", "documents"):
+            left_out = self.store.funnel[kind]["left_out"]
+            if left_out:
+                reasons = ", ".join(f"{reason} {count:,}" for reason, count in left_out.items())
+                yield f"{kind} left out: {reasons}; see {run.path / 'corpus.json'}"
+        if isinstance(self.sequences, PairSequences):
+            yield f"training pairs: {self.sequences.describe()}"
+
+    def sizes(self) -> str:
+        """How many chunks."""
+        return (
+            f"{len(self.splits.train):,} training and {len(self.splits.validation):,} validation "
+            f"chunks of {self.config.chunking.chunk_length}"
+        )
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """The masking rate."""
+        return {"mlm_probability": self.source.mlm_probability(step)}
+
+    def fill_examples(self, model: Any) -> list[Any]:
+        """For each of `evaluation.examples` what stands at each mask."""
+        # Sentences are of any length: a compiled model would be compiled anew for each.
+        plainly = self.config.training.compile
+        with torch.compiler.set_stance("force_eager") if plainly else nullcontext():
+            return [
+                [[asdict(prediction) for prediction in mask] for mask in
+                 fill_mask(model, self.loaded.tokenizer, text)]
+                for text in self.config.evaluation.examples
+            ]  # fmt: skip
+
+    def summary(self, results: dict[str, Any]) -> Iterator[str]:
+        """Perplexity before and after."""
+        before, after = results["eval_perplexity_before"], results["eval_perplexity"]
+        interval = results["eval_perplexity_interval"]
+        yield (
+            f"perplexity {_number(before)} before, {_number(after)} after"
+            + (f" (95 % interval {interval[0]:.2f} to {interval[1]:.2f})" if interval else "")
+            + f", on {results['eval_num_masked_tokens']:,} masked tokens of validation text"
+        )
+        if "eval_pair_accuracy" in results:
+            yield (
+                f"pairs told right: {results['eval_pair_accuracy_before']:.1%} before, "
+                f"{results['eval_pair_accuracy']:.1%} after, of {results['eval_num_pairs']:,}"
+            )
+        if "eval_forgetting" in results:
+            yield (
+                f"general text: perplexity {_number(results['eval_general_perplexity_before'])} "
+                f"before, {_number(results['eval_general_perplexity'])} after "
+                f"({results['eval_forgetting']:+.3f} nats a token)"
+            )
+
+    def examples(self, before: list[Any], model: Any) -> Iterator[str]:
+        """What stands at each mask, before and after."""
+        texts = self.config.evaluation.examples
+        for text, old, new in zip(texts, before, self.fill_examples(model), strict=False):
+            yield text
+            for label, masks in (("before", old), ("after", new)):
+                words = " / ".join(", ".join(p["token_str"] for p in mask) for mask in masks)
+                yield f"  {label + ':':8}{words}"
+
+    def how_to_try(self, run: RunDir) -> str:
+        """Filling in a mask."""
+        return f'mlmtune fill --model {run.model} "your text with a [MASK]"'
+
+
+def forgetting(state: TrainState, step: int) -> float:
+    """Nats a token that general text has lost by a step at which it was measured."""
+    assert state.evaluation_before is not None
+    before: float = state.evaluation_before["general_loss"]
+    return float(state.evaluations[str(step)]["general_loss"] - before)
+
+
+def _number(perplexity: float | None) -> str:
+    return "over 1e308" if perplexity is None else f"{perplexity:,.2f}"
+
+
+def build_masked_lm(config: Config, accelerator: Accelerator, console: Console) -> MaskedLM:
+    """Load model and corpus, and plan the run on them.
+
+    Raises:
+        MlmtuneError: anything that keeps the run from starting.
+    """
+    measurable = build_measurable(config, accelerator.device, precision_of(accelerator), console)
+    loaded, splits = measurable.loaded, measurable.splits
+    mixture = Mixture.of(splits.train_pairs or splits.train, splits.weights)
+    plan = Plan.of(
+        config.training,
+        num_chunks=len(mixture),
+        num_tokens=mixture.num_tokens,
+        num_processes=accelerator.num_processes,
+    )
+    collator = MaskingCollator(
+        loaded.tokenizer,
+        config.masking,
+        with_token_type_ids=loaded.has_token_types,
+        is_for_compiled_model=config.training.compile,
+    )
+    sequences: Sequences
+    if splits.train_pairs is None:
+        sequences = ChunkSequences(splits.train, mixture, config.run.seed)
+    else:
+        sequences = PairSequences(splits.train_pairs, mixture, config.objective, config.run.seed)
+    source = MaskedSequences(sequences, collator, config.masking.mlm_probability, plan.max_steps)
+    return MaskedLM(
+        **vars(measurable),
+        config=with_choices(config, accelerator, loaded, plan),
+        plan=plan,
+        stream=TrainingStream(
+            source, plan, seed=config.run.seed, process_index=accelerator.process_index
+        ),
+        sequences=sequences,
+        source=source,
+    )
