@@ -33,7 +33,7 @@ class Result:
 
 Command = Callable[..., Result]
 
-COMMANDS = ("train", "eval", "report", "fill", "check", "corpus", "prepare", "init")
+COMMANDS = ("train", "finetune", "eval", "report", "fill", "check", "corpus", "prepare", "init")
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ LAYERS = (
     {"modeling"},
     {"evaluation"},
     {"training"},
+    {"classification"},
     {"proof"},
     {"cli"},
     {"__main__"},

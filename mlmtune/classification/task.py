@@ -252,7 +252,7 @@ def build_classification(
     Raises:
         MlmtuneError: anything that keeps the run from starting.
     """
-    return classification_of(read_task_data(config.data), config, accelerator)
+    return classification_of(read_task_data(config.data, console.say), config, accelerator)
 
 
 def classification_of(
@@ -264,9 +264,7 @@ def classification_of(
         MlmtuneError: the model is not there, or does not fit the config.
     """
     if config.data.max_train_examples is not None:
-        data = data.with_train(
-            subset(data.train, config.data.max_train_examples, config.run.seed, len(data.labels))
-        )
+        data = data.with_train(subset(data.train, config.data.max_train_examples, config.run.seed))
     loaded = load_classifier(
         config.model,
         labels=data.labels,

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import xxhash
 from mlmtune import hub
 from mlmtune.config import SourceConfig
 from mlmtune.corpus.decoding import BrokenRecord
-from mlmtune.corpus.readers import Record, record_of
+from mlmtune.corpus.readers import Record, Value, record_of
 from mlmtune.corpus.remote import without_query
 from mlmtune.errors import ConfigError, DataError, HubError, MlmtuneError, ResourceError
 from mlmtune.locations import resolve
@@ -85,8 +86,28 @@ def read_dataset(source: SourceConfig, listed: ListedDataset) -> Iterator[Record
         listed: what `locate` found.
 
     Raises:
+        MlmtuneError, OSError: see `dataset_values`; also where there is no field of text.
+    """
+    columns = partial(_text_fields, text_field=source.text_field, where=listed.where)
+    records = (
+        record_of(value, source.text_field) for value in dataset_values(source, listed, columns)
+    )
+    yield from islice(records, source.max_documents if source.streaming else None)
+
+
+def dataset_values(
+    source: SourceConfig, listed: ListedDataset, choose: Callable[[Any], Sequence[str]]
+) -> Iterator[Value]:
+    """The rows in their order.
+
+    Args:
+        source: has a `dataset`.
+        listed: what `locate` found.
+        choose: from the opened dataset to the columns that are read.
+
+    Raises:
         ConfigError: there is no such configuration or split.
-        DataError: there is no field of text, or the dataset's files are broken.
+        DataError: the dataset's files are broken.
         HubError: it cannot be fetched.
         ResourceError, OSError: there is no room for it.
     """
@@ -97,35 +118,34 @@ def read_dataset(source: SourceConfig, listed: ListedDataset) -> Iterator[Record
             dataset = _open_saved(_folder_of_split(source, folder, listed.where))
         else:
             dataset = _open_from_hub(source, listed)
-        fields = _text_fields(dataset, source.text_field, listed.where)
-        batches = dataset.select_columns(fields).with_format("arrow").iter(_ROWS_AT_ONCE)
-        records = _records(batches, fields, source.text_field)
-        yield from islice(records, source.max_documents if source.streaming else None)
-
-
-def _records(batches: Any, fields: Sequence[str], text_field: str | None) -> Iterator[Record]:
-    number = 0
-    for table in batches:
-        # Value by value: rows may be long, so that the texts of a batch are not all held at once.
-        for values in zip(*(table[name] for name in fields), strict=True):
-            number += 1
-            row = {name: value.as_py() for name, value in zip(fields, values, strict=True)}
-            yield record_of(row, text_field, f"#{number}", f" (row {number})")
+        names = list(choose(dataset))
+        number = 0
+        for table in dataset.select_columns(names).with_format("arrow").iter(_ROWS_AT_ONCE):
+            # Value by value: rows may be long, so that those of a batch are not all held at once.
+            for values in zip(*(table[name] for name in names), strict=True):
+                number += 1
+                row = {name: value.as_py() for name, value in zip(names, values, strict=True)}
+                yield Value(row, f"#{number}", f" (row {number})")
 
 
 def _text_fields(dataset: Any, text_field: str | None, where: str) -> list[str]:
     """The columns to read; the others are left alone, whatever it would take to decode them."""
-    features = dataset.features
-    # Of some files that are streamed the columns are not known before the first row.
-    columns = list(next(iter(dataset), {}) if features is None else features)
-    fault = record_of(dict.fromkeys(columns, ""), text_field, "", "")
+    columns = column_names(dataset)
+    fault = record_of(Value(dict.fromkeys(columns, ""), "", ""), text_field)
     if isinstance(fault, BrokenRecord):
         raise DataError(f"{where}.text_field: {fault.message}")
     field = text_field or ("text" if "text" in columns else "content")
+    features = dataset.features
     kind = "null" if features is None else str(features.arrow_schema.field(field).type)
     if not kind.startswith(("string", "large_string", "dictionary", "null")):
         raise DataError(f"{where}.text_field: the field '{field}' holds {kind}, not strings")
     return [text_field] if text_field else [f for f in _DEFAULT_FIELDS if f in columns]
+
+
+def column_names(dataset: Any) -> list[str]:
+    """The columns of an opened dataset."""
+    # Of some files that are streamed they are not known before the first row.
+    return list(next(iter(dataset), {}) if dataset.features is None else dataset.features)
 
 
 # A folder that save_to_disk wrote.
@@ -165,7 +185,10 @@ def _folder_of_split(source: SourceConfig, folder: Path, where: str) -> Path:
         )
     split = _read_json(folder / "state.json", where).get("_split")
     if source.split not in (None, split):
-        raise ConfigError(f"{where}.split: {folder} is a dataset without splits; remove it")
+        raise ConfigError(
+            f"{where}: {folder} is a dataset without the split '{source.split}'; name no split, or "
+            "save all splits together, as a DatasetDict"
+        )
     return folder
 
 
@@ -314,7 +337,7 @@ def _checked_split(source: SourceConfig, splits: Collection[str], where: str) ->
     split = source.split or "train"
     if splits and split not in splits:
         raise ConfigError(
-            f"{where}.split: {source.dataset} has no split '{split}'; "
+            f"{where}: {source.dataset} has no split '{split}'; "
             f"the splits are: {', '.join(map(str, splits))}"
         )
     return split

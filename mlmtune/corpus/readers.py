@@ -15,6 +15,7 @@ import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
@@ -67,6 +68,21 @@ class RawDocument:
     place: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A record of a format that has fields, before anything is taken out of it.
+
+    Attributes:
+        content: what stands there: of a table a mapping from column to value, of JSON anything.
+        place: names the record within its file (`#17`).
+        where: names it in an error (`:18`).
+    """
+
+    content: Any
+    place: str
+    where: str
+
+
 Record = RawDocument | BrokenRecord
 Reader = Callable[[str, str | None], Iterator[Record]]
 """(path, text_field) -> records; raises `FileLeftOut` where there is no reading the file."""
@@ -97,13 +113,23 @@ def read_lines(path: str, text_field: str | None, span: Span | None = None) -> I
 
 
 def read_json(path: str, text_field: str | None, span: Span | None = None) -> Iterator[Record]:
+    """A document for each value of a JSON list or of JSON Lines."""
+    return _texts(json_values(path, span), text_field)
+
+
+def _texts(values: Iterable[Value | BrokenRecord], text_field: str | None) -> Iterator[Record]:
+    for value in values:
+        yield value if isinstance(value, BrokenRecord) else record_of(value, text_field)
+
+
+def json_values(path: str, span: Span | None = None) -> Iterator[Value | BrokenRecord]:
     """A JSON list or JSON Lines, told apart by the name or else the first character."""
     if not uncompressed_name(path).endswith(_JSON_LINES):
         with open_text(path) as stream:
             start = stream.read(_JSON_LIST_CHARACTERS)
             if start.lstrip().startswith("["):
                 for number, value in enumerate(_iter_json_list(start, stream), start=1):
-                    yield record_of(value, text_field, f"#{number}", f" (item {number})")
+                    yield Value(value, f"#{number}", f" (item {number})")
                 return
 
     for number, line in iter_lines(path, span):
@@ -115,7 +141,7 @@ def read_json(path: str, text_field: str | None, span: Span | None = None) -> It
             except (ValueError, RecursionError) as error:
                 yield BrokenRecord(f":{number}", f"not a line of JSON ({_describe(error)})")
             else:
-                yield record_of(value, text_field, f"#{number}", f":{number}")
+                yield Value(value, f"#{number}", f":{number}")
 
 
 def _iter_json_list(start: str, stream: TextIO) -> Iterator[Any]:
@@ -184,33 +210,33 @@ def _too_long_item(line: int) -> FileLeftOut:
     return FileLeftOut("broken", detail, broken=True)
 
 
-def record_of(value: Any, text_field: str | None, place: str, where: str) -> Record:
-    """The text of one value of a format that has fields.
+def record_of(value: Value, text_field: str | None) -> Record:
+    """The text of one value.
 
     Args:
         value: a string, or a mapping that holds the text.
         text_field: the field that holds it; by default `text`, else `content` under its `title`.
-        place: names the document within its file.
-        where: names the record in an error.
     """
-    if isinstance(value, str):
-        return RawDocument(value, place)
-    if not isinstance(value, Mapping):
-        return BrokenRecord(where, f"a string or an object is needed, not {_kind(value)}")
+    content = value.content
+    if isinstance(content, str):
+        return RawDocument(content, value.place)
+    if not isinstance(content, Mapping):
+        said = f"a string or an object is needed, not {kind_of(content)}"
+        return BrokenRecord(value.where, said)
 
-    field = text_field or next((name for name in ("text", "content") if name in value), "text")
-    if field not in value:
-        there = f"no field '{field}'; the fields are: {_listed(value)}"
-        return BrokenRecord(where, f"{there} (set text_field)")
-    text = value[field]
+    field = text_field or next((name for name in ("text", "content") if name in content), "text")
+    if field not in content:
+        there = f"no field '{field}'; the fields are: {listed(content)}"
+        return BrokenRecord(value.where, f"{there} (set text_field)")
+    text = content[field]
     if not isinstance(text, str):
-        return BrokenRecord(where, f"field '{field}' is {_kind(text)}, not a string")
-    if text_field is None and field == "content" and value.get("title") is not None:
-        title = value["title"]
+        return BrokenRecord(value.where, f"field '{field}' is {kind_of(text)}, not a string")
+    if text_field is None and field == "content" and content.get("title") is not None:
+        title = content["title"]
         if not isinstance(title, str):
-            return BrokenRecord(where, f"field 'title' is {_kind(title)}, not a string")
+            return BrokenRecord(value.where, f"field 'title' is {kind_of(title)}, not a string")
         text = f"{title}\n\n{text}"
-    return RawDocument(text, place)
+    return RawDocument(text, value.place)
 
 
 _KINDS: dict[type, str] = {
@@ -219,11 +245,12 @@ _KINDS: dict[type, str] = {
 }
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
+    """What a value of a record is, for people."""
     return _KINDS.get(type(value), f"of type {type(value).__name__}")
 
 
-def _listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
     """Names in one line, which may be a whole text where a header is missing."""
     return textwrap.shorten(", ".join(names)[:400], 300, placeholder=" ...") or "none"
 
@@ -238,7 +265,7 @@ def text_columns(columns: Sequence[str], text_field: str | None) -> list[str]:
         return [name for name in ("title", "content") if name in columns]
     column = text_field or "text"
     if column not in columns:
-        there = f"no column '{column}'; the columns are: {_listed(columns)}"
+        there = f"no column '{column}'; the columns are: {listed(columns)}"
         raise FileLeftOut("broken", f"{there} (set text_field)", broken=True)
     return [column]
 
@@ -249,8 +276,17 @@ def _describe(error: Exception) -> str:
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
+Choose = Callable[[Sequence[str]], Sequence[str]]
+"""From the columns of a table to those that are read."""
+
+
 def read_csv(path: str, text_field: str | None) -> Iterator[Record]:
-    """A document for each row below the header, as in RFC 4180; tabs part the fields of a `.tsv`.
+    """A document for each row."""
+    return _texts(csv_values(path, lambda columns: text_columns(columns, text_field)), text_field)
+
+
+def csv_values(path: str, choose: Choose) -> Iterator[Value | BrokenRecord]:
+    """The rows below the header, as in RFC 4180; tabs part the fields of a `.tsv`.
 
     A field that begins with a quote ends at the next one that is not doubled, be it lines later.
     """
@@ -263,7 +299,7 @@ def read_csv(path: str, text_field: str | None) -> Iterator[Record]:
             return
         if isinstance(header, BrokenRecord):
             raise FileLeftOut("broken", f"its header is {header.message}", broken=True)
-        indices = {name: header.index(name) for name in text_columns(header, text_field)}
+        indices = {name: header.index(name) for name in choose(header)}
         for number, (line, row) in enumerate(rows, start=1):
             if isinstance(row, BrokenRecord):
                 yield row
@@ -276,7 +312,7 @@ def read_csv(path: str, text_field: str | None) -> Iterator[Record]:
                     message = f"not {stream.encoding}; convert the file to UTF-8"
                     yield BrokenRecord(f":{line}", message)
                 else:
-                    yield record_of(value, text_field, f"#{number}", f":{line}")
+                    yield Value(value, f"#{number}", f":{line}")
 
 
 def _iter_csv_rows(
@@ -302,13 +338,20 @@ def _iter_csv_rows(
 
 
 def read_parquet(path: str, text_field: str | None) -> Iterator[Record]:
-    """A document for each row of a Parquet file, an Arrow file or an Arrow stream."""
+    """A document for each row."""
+    return _texts(parquet_values(path, partial(_string_columns, text_field=text_field)), text_field)
+
+
+def parquet_values(
+    path: str, choose: "Callable[[pa.Schema], Sequence[str]]"
+) -> Iterator[Value | BrokenRecord]:
+    """The rows of a Parquet file, an Arrow file or an Arrow stream."""
     import pyarrow as pa  # takes 0.1 s
 
     number = 0
     with open_bytes(path) as file:
         try:
-            for batch in _iter_batches(file, text_field):
+            for batch in _iter_batches(file, choose):
                 columns = dict(zip(batch.schema.names, batch.columns, strict=True))
                 for row in range(batch.num_rows):
                     number += 1
@@ -318,7 +361,7 @@ def read_parquet(path: str, text_field: str | None) -> Iterator[Record]:
                     except UnicodeDecodeError:
                         yield BrokenRecord(where, "its text is not UTF-8")
                     else:
-                        yield record_of(value, text_field, f"#{number}", where)
+                        yield Value(value, f"#{number}", where)
         except (pa.ArrowException, UnicodeDecodeError, MemoryError) as error:
             # Lengths are read from the file, so that wrong ones may exceed all memory.
             said = " ".join(str(error).split()) or "more memory is asked for than there is"
@@ -326,38 +369,42 @@ def read_parquet(path: str, text_field: str | None) -> Iterator[Record]:
             raise FileLeftOut("damaged", detail, broken=True) from error
 
 
-def _iter_batches(file: IO[bytes], text_field: str | None) -> "Iterator[pa.RecordBatch]":
-    """The columns that hold the text, some rows at a time. What the file is tells its start."""
+def _iter_batches(
+    file: IO[bytes], choose: "Callable[[pa.Schema], Sequence[str]]"
+) -> "Iterator[pa.RecordBatch]":
+    """The columns that are chosen, some rows at a time. What the file is tells its start."""
     start = file.read(8)
     file.seek(0)
     if start.startswith(b"PAR1"):
-        return _iter_parquet(file, text_field)
+        return _iter_parquet(file, choose)
     if start.startswith(b"ARROW1"):
-        return _iter_arrow(file, text_field, is_stream=False)
+        return _iter_arrow(file, choose, is_stream=False)
     if start.startswith(b"\xff\xff\xff\xff"):  # a message follows
-        return _iter_arrow(file, text_field, is_stream=True)
+        return _iter_arrow(file, choose, is_stream=True)
     if not start:
         raise FileLeftOut("empty", "no bytes")
     raise FileLeftOut("damaged", "neither Parquet nor Arrow", broken=True)
 
 
-def _iter_parquet(file: IO[bytes], text_field: str | None) -> "Iterator[pa.RecordBatch]":
+def _iter_parquet(
+    file: IO[bytes], choose: "Callable[[pa.Schema], Sequence[str]]"
+) -> "Iterator[pa.RecordBatch]":
     from pyarrow.parquet import ParquetFile
 
     # By default a whole row group is read ahead, which may be the whole file.
     table = ParquetFile(file, buffer_size=_PARQUET_BUFFER_BYTES, pre_buffer=False)
-    columns = _string_columns(table.schema_arrow, text_field)
+    columns = list(choose(table.schema_arrow))
     yield from table.iter_batches(_PARQUET_BATCH_ROWS, columns=columns, use_threads=False)
 
 
 def _iter_arrow(
-    file: IO[bytes], text_field: str | None, *, is_stream: bool
+    file: IO[bytes], choose: "Callable[[pa.Schema], Sequence[str]]", *, is_stream: bool
 ) -> "Iterator[pa.RecordBatch]":
     from pyarrow import ipc
 
     open_arrow = ipc.open_stream if is_stream else ipc.open_file
     schema = open_arrow(file).schema
-    fields = [schema.names.index(name) for name in _string_columns(schema, text_field)]
+    fields = [schema.names.index(name) for name in choose(schema)]
     file.seek(0)
     reader = open_arrow(file, options=ipc.IpcReadOptions(included_fields=fields, use_threads=False))
     batches = reader if is_stream else map(reader.get_batch, range(reader.num_record_batches))
@@ -398,7 +445,7 @@ def read_python(path: str, text_field: str | None) -> Iterator[Record]:
 
     assigned = _assignments(module)
     if text_field not in assigned:
-        there = f"nothing is assigned to '{text_field}'; the names are: {_listed(assigned)}"
+        there = f"nothing is assigned to '{text_field}'; the names are: {listed(assigned)}"
         raise FileLeftOut("broken", f"{there} (set text_field)", broken=True)
     yield from _python_records(assigned[text_field], text_field)
 

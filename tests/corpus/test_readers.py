@@ -23,6 +23,7 @@ from mlmtune.corpus.readers import (
     ENDINGS,
     READERS,
     RawDocument,
+    Value,
     file_endings,
     record_of,
     text_columns,
@@ -87,7 +88,7 @@ def test_endings_are_those_of_the_format_and_of_each_compression():
     ],
 )
 def test_a_value_is_a_document_or_says_why_not(value, record):
-    assert record_of(value, None, "#1", ":1") == record
+    assert record_of(Value(value, "#1", ":1"), None) == record
 
 
 @pytest.mark.parametrize(
@@ -101,9 +102,8 @@ def test_a_value_is_a_document_or_says_why_not(value, record):
 )
 def test_only_the_columns_that_the_text_is_taken_from_are_needed(columns, text_field, taken):
     assert text_columns(columns, text_field) == taken
-    row = {name: name for name in columns}
-    needed = {name: name for name in taken}
-    assert record_of(row, text_field, "", "") == record_of(needed, text_field, "", "")
+    row, needed = (Value({name: name for name in names}, "", "") for names in (columns, taken))
+    assert record_of(row, text_field) == record_of(needed, text_field)
 
 
 def test_many_columns_are_listed_in_one_short_line():
