@@ -197,7 +197,7 @@ def _example(config: DataConfig, value: Value, name: str, shown: str) -> Example
         given = value.content[config.label_field]
         fault = (
             "has no label"
-            if given is None or given == ""
+            if given is None or isinstance(given, str)
             else f"'{config.label_field}' is {kind_of(given)}: a label is a string or whole number"
         )
         raise DataError(f"{where}: {fault}; mend or remove the example")

@@ -1,0 +1,54 @@
+"""The metrics against counting by hand."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlmtune.classification.metrics import (
+    Scores,
+    accuracy,
+    confusion_matrix,
+    macro_f1,
+    precision_recall_f1,
+)
+
+NUM_LABELS = 4
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, NUM_LABELS - 1), st.integers(0, NUM_LABELS - 1)), min_size=1)
+)
+def test_metrics_are_those_of_counting(pairs: list[tuple[int, int]]) -> None:
+    labels, predictions = np.asarray(pairs).T
+    confusion = confusion_matrix(labels, predictions, NUM_LABELS)
+    assert accuracy(confusion) == pytest.approx(np.mean(labels == predictions))
+    f1s = []
+    for number, (precision, recall, f1) in enumerate(
+        zip(*precision_recall_f1(confusion), strict=True)
+    ):
+        right = sum(pair == (number, number) for pair in pairs)
+        predicted, true = sum(predictions == number), sum(labels == number)
+        assert precision == pytest.approx(right / predicted if predicted else 0)
+        assert recall == pytest.approx(right / true if true else 0)
+        harmonic = 2 * precision * recall / (precision + recall) if right else 0
+        assert f1 == pytest.approx(harmonic)
+        if predicted or true:
+            f1s.append(f1)
+    assert macro_f1(confusion) == pytest.approx(np.mean(f1s))
+
+
+def test_an_example_of_a_resample_counts_as_often_as_it_was_drawn() -> None:
+    confusion = confusion_matrix(
+        np.asarray([0, 1, 1]), np.asarray([0, 0, 1]), 2, np.asarray([2, 0, 3])
+    )
+    assert confusion.tolist() == [[2, 0], [0, 3]]
+
+
+@pytest.mark.parametrize(
+    ("metric", "criterion"), [("accuracy", -0.75), ("loss", 0.5), ("macro_f1", -11 / 15)]
+)
+def test_the_best_weights_are_the_best_by_what_is_chosen(metric: str, criterion: float) -> None:
+    scores = Scores(("a", "b"), 0.5, np.asarray([[1, 0], [1, 2]]), metric)  # type: ignore[arg-type]
+    assert scores.criterion == pytest.approx(criterion)
+    assert scores.to_json()["per_label"]["b"]["recall"] == pytest.approx(2 / 3)
