@@ -419,7 +419,7 @@ def init(
     ] = None,
 ) -> None:  # fmt: skip
     """Write a commented config to start from."""
-    from mlmtune.config_loading import shipped_configs
+    from mlmtune.config_loading import SHIPPED_TASK, shipped_configs
 
     configs = shipped_configs()
     if name is None:
@@ -436,7 +436,8 @@ def init(
         target.write_bytes(configs[name].read_bytes())
     except OSError as error:
         raise ResourceError(f"{target}: cannot be written ({error.strerror})") from error
-    print(f"wrote {target}; look it over, then: mlmtune train --config {target}")
+    command = "finetune" if name == SHIPPED_TASK else "train"
+    print(f"wrote {target}; look it over, then: mlmtune {command} --config {target}")
 
 
 def _run_in_processes(nproc: str | None, run: Path | None = None) -> None:

@@ -68,6 +68,10 @@ def resolved_yaml(config: Section) -> str:
     return dump(config.model_dump())
 
 
+SHIPPED_TASK = "task"
+"""The one of the shipped configs that is a classification task's."""
+
+
 def shipped_configs() -> dict[str, Path]:
     """The configs that come with mlmtune, by name.
 

@@ -514,6 +514,7 @@ def test_init_writes_and_does_not_overwrite(
     written = Path("quickstart.yaml")
     assert written.read_bytes() == shipped_configs()["quickstart"].read_bytes()
     assert load_config(written)
+    assert "mlmtune finetune --config task.yaml" in command("init", "task").out
     written.write_text("mine", encoding="utf-8")
     assert_fails(command("init", "quickstart"), 2, "quickstart.yaml exists already", "--output")
     assert written.read_text(encoding="utf-8") == "mine"

@@ -17,8 +17,9 @@ import torch
 from runs import Run
 from vocabulary import SPECIAL_TOKENS, WORDS
 
-from mlmtune.config import Config
-from mlmtune.config_loading import load_config, shipped_configs
+from mlmtune.classification.task import build_classification
+from mlmtune.config import ClassificationConfig, Config
+from mlmtune.config_loading import SHIPPED_TASK, load_config, shipped_configs
 from mlmtune.training.job import Options
 from mlmtune.training.loop import train
 from mlmtune.training.masked_lm import build_masked_lm
@@ -247,7 +248,7 @@ def run_of(trial_config: Callable[[str], Config]) -> Callable[[str], Run]:
 
 
 def test_each_shipped_config_has_its_trial() -> None:
-    assert sorted(shipped_configs()) == NAMES
+    assert sorted(shipped_configs()) == sorted([*NAMES, SHIPPED_TASK])
 
 
 def header(name: str) -> list[str]:
@@ -300,6 +301,23 @@ def test_each_recipe_trains(
     assert results["num_masked_tokens"] == pytest.approx(0.15 * tokens, rel=0.35)
 
 
+def test_the_recipe_of_a_task_trains_a_classifier(
+    tiny_models: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data/task").mkdir(parents=True)
+    for name, seeds in (("train", range(60)), ("dev", range(60, 70)), ("test", range(70, 80))):
+        rows = [json.dumps({"text": english(seed, 2), "label": "ab"[seed % 2]}) for seed in seeds]
+        Path(f"data/task/{name}.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    recipe = shipped_configs()[SHIPPED_TASK]
+    changes = [f"model.name_or_path={tiny_models('roberta')}", "training.max_steps=2"]
+    config = load_config(recipe, changes, kind=ClassificationConfig)
+    train(config, Options(is_quiet=True), build_classification)
+    run = Run(Path("runs/task"))
+    assert run.json("test_results.json")["num_examples"] == 10
+    assert run.json("data.json")["labels"] == ["a", "b"]
+
+
 @pytest.mark.parametrize("name", ["imdb", "imdb-wwm"])
 def test_the_course_takes_as_many_chunks_as_there_are(
     name: str, run_of: Callable[[str], Run]
@@ -342,7 +360,7 @@ def test_modernbert_trains_at_30_percent_and_is_measured_at_15(
 def test_the_page_of_recipes_has_a_row_for_each() -> None:
     page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| \[([\w-]+)\]\(\.\./configs/([\w-]+)\.yaml\) \|", page, re.MULTILINE)
-    assert sorted(rows) == [(name, name) for name in NAMES]
+    assert sorted(rows) == [(name, name) for name in sorted(shipped_configs())]
 
 
 def test_each_command_of_the_page_loads() -> None:

@@ -19,7 +19,8 @@ ORDER_STREAM, BATCH_STREAM = 0xC1A5, 0xC1A6
 """Keep the draws of `run.seed` apart."""
 
 BATCHES_SORTED_TOGETHER = 16
-"""More would pad less and make the batches of an epoch more alike: by then 2 % is padding."""
+"""Unsorted, half of an epoch is padding (sentences of papers, batches of 32); by 16 it is 5 to 7 %,
+by 64 it is 2 %, but the batches of an epoch become alike."""
 
 
 @dataclass(frozen=True)
