@@ -310,7 +310,10 @@ def test_the_recipe_of_a_task_trains_a_classifier(
         rows = [json.dumps({"text": english(seed, 2), "label": "ab"[seed % 2]}) for seed in seeds]
         Path(f"data/task/{name}.jsonl").write_text("\n".join(rows), encoding="utf-8")
     recipe = shipped_configs()[SHIPPED_TASK]
-    changes = [f"model.name_or_path={tiny_models('roberta')}", "training.max_steps=2"]
+    model = tiny_models("roberta")
+    changes = [
+        f"model.name_or_path={model}", "training.max_steps=2", "training.precision=fp32",
+    ]  # fmt: skip
     config = load_config(recipe, changes, kind=ClassificationConfig)
     train(config, Options(is_quiet=True), build_classification)
     run = Run(Path("runs/task"))

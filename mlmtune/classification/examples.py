@@ -275,28 +275,29 @@ def _num_drawn(fraction: float, size: int, at_least: int) -> int:
     return min(max(1, round(fraction * size)), size - 1)
 
 
-def subset(side: Side, size: int, seed: int) -> Side:
-    """Some examples, with the labels' shares; a larger subset holds the smaller ones.
+def subset(labels: NDArray[np.int64], size: int, seed: int) -> NDArray[np.int64]:
+    """Some of n examples, with the labels' shares; a larger subset holds the smaller ones.
 
     Each label's examples are put into a drawn order and spread evenly over the whole; the first of
     each label comes before all others. The subset is the beginning.
 
     Args:
-        side: what it is drawn from.
+        labels: (n,) of the examples.
         size: how many; all where there are no more.
         seed: of the draw.
+
+    Returns:
+        (min(size, n),) which, in their order.
     """
-    if size >= len(side):
-        return side
-    draws: UInt64Array = np.arange(len(side), dtype=np.uint64)
-    order = np.argsort(uniform(key(seed, _SUBSET_STREAM), draws), kind="stable")
-    position = np.empty(len(side), dtype=np.float64)
-    for label in np.unique(side.labels):
-        of_label = order[side.labels[order] == label]
+    counters: UInt64Array = np.arange(len(labels), dtype=np.uint64)
+    order = np.argsort(uniform(key(seed, _SUBSET_STREAM), counters), kind="stable")
+    position = np.empty(len(labels), dtype=np.float64)
+    for label in np.unique(labels):
+        of_label = order[labels[order] == label]
         position[of_label] = (np.arange(len(of_label)) + 0.5) / len(of_label)
         position[of_label[0]] = -1.0
     # Places that are equal go by the draw.
-    return side.take(np.sort(order[np.argsort(position[order], kind="stable")][:size]))
+    return np.sort(order[np.argsort(position[order], kind="stable")][:size])
 
 
 def _fingerprint(labels: Sequence[str], sides: Iterable[Sequence[Example]]) -> str:

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from numpy.typing import NDArray
 
-from mlmtune.classification.batches import EncodedExamples
+from mlmtune.classification.batches import EncodedExamples, ExampleBatch
 from mlmtune.errors import DivergedError
 from mlmtune.evaluation.scoring import FittingBatches, any_should_stop
 
@@ -36,17 +37,64 @@ def predict(
         DivergedError: a logit is not a finite number.
         ResourceError: memory does not suffice for one example.
     """
+
+    def logits(batch: ExampleBatch) -> torch.Tensor:
+        found: torch.Tensor = model(**batch.inputs).logits
+        return found
+
+    return _of_each(accelerator, model, examples, batch_size, logits, should_stop)
+
+
+def mean_pooled(
+    accelerator: Accelerator, model: Any, examples: EncodedExamples, batch_size: int
+) -> NDArray[np.float32]:
+    """The mean of the encoder's last hidden states over the tokens of each example.
+
+    Args:
+        accelerator: shares the examples over its processes.
+        model: a classifier of transformers, on the accelerator's device.
+        examples: of one side.
+        batch_size: how many at once.
+
+    Returns:
+        (n, H) in every process.
+
+    Raises:
+        DivergedError: one is not a finite number.
+        ResourceError: memory does not suffice for one example.
+    """
+
+    def pooled(batch: ExampleBatch) -> torch.Tensor:
+        with accelerator.autocast():
+            states: torch.Tensor = model.base_model(**batch.inputs)[0]
+        mask = batch.inputs["attention_mask"][..., None]
+        return (states.float() * mask).sum(dim=1) / mask.sum(dim=1)
+
+    features = _of_each(accelerator, model, examples, batch_size, pooled, lambda: False)
+    assert features is not None  # nothing stops it
+    return features
+
+
+def _of_each(
+    accelerator: Accelerator,
+    model: Any,
+    examples: EncodedExamples,
+    batch_size: int,
+    compute: Callable[[ExampleBatch], torch.Tensor],
+    should_stop: Callable[[], bool],
+) -> NDArray[np.float32] | None:
+    """(n, C) what is computed of each example, from (B, C) of a batch; see `predict`."""
     order = np.argsort(examples.lengths, kind="stable")
     mine = order[accelerator.process_index :: accelerator.num_processes]
     largest_share = -(-len(order) // accelerator.num_processes)
-    logits = np.zeros((len(order), model.config.num_labels), dtype=np.float32)
     batches = FittingBatches(batch_size, "data.max_length")
 
     def of_batch(numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         batch = examples.batch(numbers).to(accelerator.device)
-        found: NDArray[np.float32] = model(**batch.inputs).logits.float().cpu().numpy()
+        found: NDArray[np.float32] = compute(batch).float().cpu().numpy()
         return found
 
+    parts: list[NDArray[np.float32]] = []
     was_training = model.training
     model.eval()
     try:
@@ -56,16 +104,17 @@ def predict(
                     return None
                 numbers = mine[start : start + batch_size]
                 if len(numbers) > 0:
-                    parts = batches.map(of_batch, numbers, accelerator.device)
-                    logits[numbers] = np.concatenate(parts)
+                    parts += batches.map(of_batch, numbers, accelerator.device)
     finally:
         model.train(was_training)
-    if accelerator.num_processes > 1:
-        on_device = torch.from_numpy(logits).to(accelerator.device)
-        logits = accelerator.reduce(on_device, reduction="sum").cpu().numpy()
-    if not np.isfinite(logits).all():
+    # A process whose share is empty has nothing to give.
+    found = np.concatenate(gather_object(parts))
+    count = accelerator.num_processes
+    values = np.empty_like(found)
+    values[np.concatenate([order[number::count] for number in range(count)])] = found
+    if not np.isfinite(values).all():
         raise DivergedError(
             "the classifier gives numbers that are not finite; its weights are broken: start from "
             "another checkpoint, or lower optimizer.learning_rate"
         )
-    return logits
+    return values

@@ -15,7 +15,7 @@ from mlmtune.classification.examples import Side, TaskData, read_task_data, subs
 from mlmtune.classification.metrics import Scores, confusion_matrix
 from mlmtune.classification.prediction import predict
 from mlmtune.config import ClassificationConfig
-from mlmtune.console import Console
+from mlmtune.console import Console, table
 from mlmtune.modeling.device import precision_of
 from mlmtune.modeling.loading import LoadedModel, load_classifier
 from mlmtune.modeling.losses import Losses
@@ -215,22 +215,20 @@ def _prediction_lines(
 
 
 def _label_table(name: str, per_label: dict[str, dict[str, float]]) -> Iterator[str]:
-    width = max(len("label"), *map(len, per_label))
-    yield f"{'label':{width}}  precision  recall     F1  {name} examples"
-    for label, of_label in per_label.items():
-        yield (
-            f"{label:{width}}  {of_label['precision']:9.1%}  {of_label['recall']:6.1%}  "
-            f"{100 * of_label['f1']:5.1f}  {of_label['num_examples']:,}"
-        )
+    rows = [["label", "precision", "recall", "F1", f"{name} examples"]]
+    for label, found in per_label.items():
+        shares = [f"{found[name]:.1%}" for name in ("precision", "recall")]
+        rows.append([label, *shares, f"{100 * found['f1']:.1f}", f"{found['num_examples']:,}"])
+    return table(rows)
 
 
-def _confusion_table(labels: tuple[str, ...], rows: list[list[int]]) -> Iterator[str]:
+def _confusion_table(labels: tuple[str, ...], counts: list[list[int]]) -> Iterator[str]:
     """Rows are true labels; columns, by number, what they were taken for."""
-    width = max(len("is, taken for"), *(len(label) + 4 for label in labels))
-    cell = max(5, *(len(f"{count:,}") + 1 for row in rows for count in row))
-    yield f"{'is, taken for':{width}}" + "".join(f"{n + 1:>{cell}}" for n in range(len(labels)))
-    for number, (label, row) in enumerate(zip(labels, rows, strict=True), start=1):
-        yield f"{f'{number:>2} {label}':{width}}" + "".join(f"{count:>{cell},}" for count in row)
+    numbers = range(1, len(labels) + 1)
+    rows = [["is, taken for", *map(str, numbers)]]
+    for number, label, row in zip(numbers, labels, counts, strict=True):
+        rows.append([f"{number:>2} {label}", *(f"{count:,}" for count in row)])
+    return table(rows)
 
 
 def class_weights(config: ClassificationConfig, data: TaskData) -> list[float]:
@@ -264,7 +262,8 @@ def classification_of(
         MlmtuneError: the model is not there, or does not fit the config.
     """
     if config.data.max_train_examples is not None:
-        data = data.with_train(subset(data.train, config.data.max_train_examples, config.run.seed))
+        chosen = subset(data.train.labels, config.data.max_train_examples, config.run.seed)
+        data = data.with_train(data.train.take(chosen))
     loaded = load_classifier(
         config.model,
         labels=data.labels,

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from mlmtune.config import Config, ModelConfig
-from mlmtune.console import Console
+from mlmtune.console import Console, table
 from mlmtune.errors import ConfigError, ResourceError
 from mlmtune.evaluation.perplexity import Evaluation, Evaluator
 from mlmtune.evaluation.scoring import FixedMasks
@@ -23,7 +23,6 @@ from mlmtune.proof.comparison import exponential
 from mlmtune.proof.findings import Estimate
 from mlmtune.proof.measuring import words_and_bytes
 from mlmtune.proof.numbers import perplexity
-from mlmtune.tokens.summary_text import table
 from mlmtune.training.setup import Measurable, build_measurable
 
 DUMP_COLUMNS = ("model", "text", "chunk", "source", "original", "masked", "prediction")

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+from mlmtune.console import table
+
 _BAR_WIDTH = 40
 _SHOWN = 10
 
@@ -27,14 +29,6 @@ def describe(summary: dict[str, Any]) -> Iterator[str]:
             yield ""
         yield from lines
         first = first and not lines
-
-
-def table(rows: list[list[str]]) -> Iterator[str]:
-    """Rows as lines: the first column to the left, the others to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for first, *others in rows:
-        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        yield "  ".join([first.ljust(widths[0]), *cells]).rstrip()
 
 
 def _number(count: int | None) -> str:
