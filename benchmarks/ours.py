@@ -123,7 +123,7 @@ class Training:
             "num_parameters": parts.loaded.num_parameters,
             "attention": parts.loaded.attn_implementation,
             "head_on_masked_positions": parts.head.is_sparse,
-            "loss": self.job.state.loss_sum / max(self.job.state.num_masked_tokens, 1),
+            "loss": self.job.state.loss_sum / max(self.job.state.num_targets, 1),
         }
 
 
