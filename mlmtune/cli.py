@@ -121,7 +121,7 @@ def train(
     from mlmtune.training.masked_lm import build_masked_lm
 
     text = config.read_text(encoding="utf-8")
-    options = Options(resume, overwrite, allow_changes, quiet, text)
+    options = Options(resume, overwrite, allow_changes, quiet, config_text=text)
     results = run_training(settings, options, build_masked_lm)
     if results is not None and not no_report and os.environ.get("RANK", "0") == "0":
         _report_on_finished(Path(settings.run.output_dir).expanduser(), Console(is_quiet=quiet))
@@ -165,8 +165,42 @@ def finetune(
     from mlmtune.training.loop import train as run_training
 
     text = config.read_text(encoding="utf-8")
-    options = Options(resume, overwrite, allow_changes, quiet, text)
+    options = Options(resume, overwrite, allow_changes, quiet, config_text=text)
     run_training(settings, options, build_classification)
+
+
+@app.command()
+def probe(
+    models: Annotated[
+        list[str],
+        typer.Option(
+            "--model",
+            metavar="MODEL|RUN",
+            help="A folder, a hub name, package://NAME/FOLDER, or the directory of a run; the "
+            "first is what the others are compared with. A run alone is compared with its base.",
+        ),
+    ],
+    config: TaskPath,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare models on a task: frozen features and fine-tuning, over seeds and training sizes.
+
+    What was finished is kept beside run.output_dir, and the same command goes on from there.
+    """
+    from mlmtune.config import ClassificationConfig
+    from mlmtune.config_loading import load_config
+
+    # The name of a model is that of --model.
+    settings = load_config(
+        config, [*(overrides or []), "model.revision=null"], kind=ClassificationConfig
+    )
+
+    from mlmtune.proof.probing import probe as probe_models
+
+    console = Console(is_quiet=quiet, notes_to_stderr=True)
+    probe_models(settings, models, console, as_json=as_json)
 
 
 @app.command("eval")

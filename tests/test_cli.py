@@ -33,7 +33,18 @@ class Result:
 
 Command = Callable[..., Result]
 
-COMMANDS = ("train", "finetune", "eval", "report", "fill", "check", "corpus", "prepare", "init")
+COMMANDS = (
+    "train",
+    "finetune",
+    "probe",
+    "eval",
+    "report",
+    "fill",
+    "check",
+    "corpus",
+    "prepare",
+    "init",
+)
 
 
 @pytest.fixture

@@ -257,6 +257,64 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class ProbeRow:
+    """A model on a task, by one method, with so many training examples.
+
+    Attributes:
+        method: `frozen` or `finetuned`, as `probe.methods` explains.
+        num_train_examples: how many it was fitted to.
+        model: its name.
+        accuracies: on the test, by seed.
+        macro_f1s: on the test, by seed.
+        difference: mean macro-F1 minus that of the first model; None for the first.
+    """
+
+    method: Literal["frozen", "finetuned"]
+    num_train_examples: int
+    model: str
+    accuracies: tuple[float, ...]
+    macro_f1s: tuple[float, ...]
+    difference: Estimate | None
+
+    @property
+    def method_name(self) -> str:
+        """For people."""
+        return "frozen" if self.method == "frozen" else "fine-tuned"
+
+    @property
+    def setting(self) -> str:
+        """What the models were set side by side in, for people."""
+        return f"{self.method_name} on {self.num_train_examples:,}"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Models side by side on a classification task: the content of probe.json.
+
+    Attributes:
+        task: its name.
+        num_test_examples: what all were measured on.
+        labels: of the task.
+        models: the first is what the others are compared with.
+        rows: by method and number of training examples, then by model.
+        sentences: what the rows show of each model but the first.
+        notes: what the reader must know about the numbers.
+    """
+
+    task: str
+    num_test_examples: int
+    labels: tuple[str, ...]
+    models: tuple[str, ...]
+    rows: tuple[ProbeRow, ...]
+    sentences: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """probe.json."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class Report:
     """All that a report says.
 
@@ -274,6 +332,7 @@ class Report:
         questions: the user's own sentences.
         runs: how they went.
         differences: between their configs; empty for one run.
+        probes: what the models are worth on tasks, if that was measured.
     """
 
     title: str
@@ -289,6 +348,7 @@ class Report:
     questions: tuple[Question, ...]
     runs: tuple[Run, ...]
     differences: tuple[Difference, ...] = ()
+    probes: tuple[Probe, ...] = ()
 
     @property
     def compares_tokens(self) -> bool:

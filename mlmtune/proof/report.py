@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from mlmtune import __version__
 from mlmtune.config import Config, CorpusConfig, ModelConfig
@@ -21,12 +22,14 @@ from mlmtune.modeling.names import short_names
 from mlmtune.proof.comparison import compare, units_of
 from mlmtune.proof.examples import ask, furthest_apart, questions
 from mlmtune.proof.findings import (
+    FORMAT_VERSION,
     Difference,
     Example,
     Measurement,
     Model,
     Opinion,
     Part,
+    Probe,
     Report,
     Text,
 )
@@ -38,7 +41,7 @@ from mlmtune.proof.verdict import judge
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.splits import Splits
 from mlmtune.training.job import flat
-from mlmtune.training.run_dir import write_whole
+from mlmtune.training.run_dir import read_json, write_whole
 
 NOT_COMPARED = ("run", "tokenization")
 """Sections whose differences say nothing of what was trained."""
@@ -66,6 +69,27 @@ def report_on(
     for verdict in report.verdicts:
         console.result(f"{verdict.run}: {verdict.label}. {verdict.sentence}")
     console.result(f"the report is in {written} (also as .md and .json)")
+
+
+def renew_report(path: Path) -> None:
+    """Write a run's report again with the probes that were made since, if it has a report.
+
+    Raises:
+        ResourceError: it cannot be written.
+    """
+    content = read_json(path / "report.json")
+    if content is None or content.pop("format_version", None) != FORMAT_VERSION:
+        return
+    report = TypeAdapter(Report).validate_python(content)
+    write_report(replace(report, probes=_probes([path])), path)
+
+
+def _probes(paths: list[Path]) -> tuple[Probe, ...]:
+    """What `mlmtune probe` left in the directories of runs."""
+    kept = [read_json(path / "probe.json") or {} for path in paths]
+    contents = [content for by_task in kept for content in by_task.values()]
+    found = TypeAdapter(tuple[Probe, ...]).validate_python(contents)
+    return tuple(dict.fromkeys(found))  # a probe of several runs is in each
 
 
 def make_report(runs: list[FinishedRun], config: Config, console: Console) -> Report:
@@ -111,6 +135,7 @@ def make_report(runs: list[FinishedRun], config: Config, console: Console) -> Re
         questions=questions(config.evaluation.examples, measured.answers),
         runs=of_runs,
         differences=_differences(runs, [model.name for model in _adapted(models)]),
+        probes=_probes([run.path for run in runs]),
     )
 
 

@@ -50,6 +50,7 @@ class Options:
         overwrite: delete the run that the output directory holds.
         allow_changes: resume even though seed, data, model or batch size changed.
         is_quiet: print the result alone.
+        is_silent: print nothing, for what runs many.
         config_text: the config file as the user wrote it, kept beside the result without the
             queries of its URLs.
     """
@@ -58,6 +59,7 @@ class Options:
     overwrite: bool = False
     allow_changes: bool = False
     is_quiet: bool = False
+    is_silent: bool = False
     config_text: str | None = None
 
 

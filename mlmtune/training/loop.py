@@ -78,7 +78,8 @@ def train(
         config = with_recorded_choices(config, options)
         accelerator = build_accelerator(config.training.precision)
         stack.push(partial(_leave, accelerator))
-        progress = Progress(is_main=accelerator.is_main_process, is_quiet=options.is_quiet)
+        speaks = accelerator.is_main_process and not options.is_silent
+        progress = Progress(is_main=speaks, is_quiet=options.is_quiet)
         stack.callback(progress.stop)
         kept = config.training.micro_batch_size
         if isinstance(asked, int) and asked != kept:

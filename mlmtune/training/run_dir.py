@@ -38,6 +38,15 @@ def write_json(path: Path, value: Any) -> None:
     write_whole(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object; None where it is not there or broken."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write text so that the file is the old one or the new one, never half of it."""
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
@@ -95,11 +104,7 @@ class RunDir:
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """Read one of the run's JSON files; None where it is not there or broken."""
-        try:
-            value = json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return value if isinstance(value, dict) else None
+        return read_json(self.path / name)
 
     def write_status(self, state: str, **details: Any) -> None:
         """Say in status.json what the run is doing: running, finished, interrupted or failed."""
