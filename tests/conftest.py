@@ -17,7 +17,7 @@ import yaml
 from hypothesis import settings
 from vocabulary import VOCABULARY, WORDS
 
-pytest.register_assert_rewrite("runs")
+pytest.register_assert_rewrite("runs", "tasks")
 
 settings.register_profile("mlmtune", deadline=None, max_examples=50)
 settings.load_profile("mlmtune")
@@ -317,3 +317,10 @@ def runs(tmp_path: Path, config_file: Callable[..., Path]) -> Any:
     from runs import Runs
 
     return Runs(tmp_path, config_file)
+
+
+@pytest.fixture
+def tasks(tmp_path: Path, model_dir: Path) -> Any:
+    from tasks import Tasks
+
+    return Tasks(tmp_path, model_dir)

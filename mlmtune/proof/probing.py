@@ -33,6 +33,7 @@ from mlmtune.modeling.names import RESULT_FOLDER, short_names
 from mlmtune.proof.bootstrap import NUM_RESAMPLES, SEED, estimate
 from mlmtune.proof.findings import Probe, ProbeRow
 from mlmtune.proof.numbers import change, points
+from mlmtune.proof.rendering import cell, probe_table
 from mlmtune.proof.report import renew_report
 from mlmtune.proof.runs import FinishedRun, open_run
 from mlmtune.training.job import Options
@@ -467,33 +468,10 @@ def sentences(rows: Sequence[ProbeRow], reference: str) -> Iterator[str]:
         yield f"{model} against {reference}, macro-F1 in points: {'; '.join(parts)}."
 
 
-def _cells(result: Probe) -> list[list[str]]:
-    """Header and rows of the table."""
-    cells = [["method", "examples", "model", "accuracy", "macro-F1", "difference of F1, 95 %"]]
-    for row in result.rows:
-        cells.append(
-            [
-                row.method_name,
-                f"{row.num_train_examples:,}",
-                row.model,
-                _mean_and_spread(row.accuracies),
-                _mean_and_spread(row.macro_f1s),
-                "" if row.difference is None else points(row.difference),
-            ]
-        )
-    return cells
-
-
-def _mean_and_spread(values: Sequence[float]) -> str:
-    """In percent, with the standard deviation over seeds where there are several."""
-    mean = f"{100 * float(np.mean(values)):.1f}"
-    return mean if len(values) < 2 else f"{mean} ± {100 * float(np.std(values, ddof=1)):.1f}"
-
-
 def describe(result: Probe) -> Iterator[str]:
     """The result for a terminal."""
     yield ""
-    yield from table(_cells(result))
+    yield from table(probe_table(result))
     yield ""
     yield from result.sentences
     yield from result.notes
@@ -501,7 +479,7 @@ def describe(result: Probe) -> Iterator[str]:
 
 def to_markdown(result: Probe) -> str:
     """probe.md."""
-    header, *rows = _cells(result)
+    header, *rows = probe_table(result)
     lines = [
         f"# {result.task}: {', '.join(result.models)}",
         "",
@@ -510,7 +488,8 @@ def to_markdown(result: Probe) -> str:
         f"On {result.num_test_examples:,} test examples of {len(result.labels)} labels; mean and "
         "standard deviation over seeds, in percent.",
         "",
-        *(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)),
+        *(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header))),
+        *(f"| {' | '.join(map(cell, row))} |" for row in rows),
         "",
         *(f"> {note}" for note in result.notes),
     ]

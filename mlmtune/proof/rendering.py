@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from mlmtune.proof.charts import Range, Series, interval_chart, line_chart
-from mlmtune.proof.findings import Estimate, Part, Report, Text
+from mlmtune.proof.findings import Estimate, Part, Probe, Report, Text
 from mlmtune.proof.numbers import change, count, nats, perplexity, points, share
 
 
@@ -42,6 +43,7 @@ def _render(name: str, report: Report, *, escapes: bool) -> str:
             by_part=lambda parts: Markup(_by_part(parts)),
             curves=[(title, Markup(chart)) for title, chart in _curves(report)],
             funnel=_funnel,
+            probe_table=probe_table,
         ).rstrip()
         + "\n"
     )
@@ -58,6 +60,29 @@ _MARKUP = re.compile(r"[\\`*<>|]|\](?=\()|(?<![^\W_])_|_(?![^\W_])")
 def cell(text: Any) -> str:
     """Text for a cell of a Markdown table, as it stands."""
     return _MARKUP.sub(r"\\\g<0>", " ".join(str(text).split()))
+
+
+def probe_table(result: Probe) -> list[list[str]]:
+    """Header and rows of what the models are worth on a task, as a reader sees them."""
+    cells = [["method", "examples", "model", "accuracy", "macro-F1", "difference of F1, 95 %"]]
+    for row in result.rows:
+        cells.append(
+            [
+                row.method_name,
+                f"{row.num_train_examples:,}",
+                row.model,
+                _mean_and_spread(row.accuracies),
+                _mean_and_spread(row.macro_f1s),
+                "" if row.difference is None else points(row.difference),
+            ]
+        )
+    return cells
+
+
+def _mean_and_spread(values: Sequence[float]) -> str:
+    """In percent, with the standard deviation over seeds where there are several."""
+    mean = f"{100 * float(np.mean(values)):.1f}"
+    return mean if len(values) < 2 else f"{mean} ± {100 * float(np.std(values, ddof=1)):.1f}"
 
 
 # ------------------------------------------------------------------------------------- charts

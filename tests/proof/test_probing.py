@@ -1,0 +1,237 @@
+"""Models side by side on a task: what is drawn, what is said, what is kept."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlmtune.classification import frozen
+from mlmtune.classification.metrics import confusion_matrix, macro_f1
+from mlmtune.config import ClassificationConfig
+from mlmtune.config_loading import load_config
+from mlmtune.console import Console
+from mlmtune.errors import ConfigError, Interrupted
+from mlmtune.proof import probing
+from mlmtune.proof.findings import Estimate, ProbeRow
+from mlmtune.proof.probing import probe, resampled_macro_f1, sentences
+from mlmtune.proof.report import report_on
+
+Probing = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def probing_of(tasks: Any, capsys: pytest.CaptureFixture[str]) -> Probing:
+    """Probes models on the task and returns probe.json's content."""
+
+    def run(*models: Path | str, **sections: Any) -> dict[str, Any]:
+        config = load_config(tasks.config("task", **sections), kind=ClassificationConfig)
+        capsys.readouterr()
+        probe(config, list(map(str, models)), Console(notes_to_stderr=True), as_json=True)
+        return json.loads(capsys.readouterr().out)
+
+    return run
+
+
+# ------------------------------------------------------------------------------------- the whole
+
+
+def test_a_run_is_compared_with_its_base_and_its_report_says_so(
+    runs: Any, tasks: Any, probing_of: Probing
+) -> None:
+    run = runs.train("adapted")
+    report_on([run.path], [], None, Console(is_quiet=True))
+    found = probing_of(
+        run.path,
+        probe={"seeds": 2, "train_sizes": [10, "all", 500], "min_steps": 4},
+        training={"max_steps": 4},
+    )
+    assert found["models"] == ["tiny-bert", "adapted"]
+    assert (found["task"], found["num_test_examples"]) == ("task", 30)
+    settings = [(row["method"], row["num_train_examples"], row["model"]) for row in found["rows"]]
+    assert settings == [
+        (method, size, model)
+        for method in ("frozen", "finetuned")
+        for size in (10, 80)
+        for model in ("tiny-bert", "adapted")
+    ]
+    for row in found["rows"]:
+        # Of all examples a frozen encoder gives the same whatever the seed.
+        is_same = row["method"] == "frozen" and row["num_train_examples"] == 80
+        assert len(row["macro_f1s"]) == len(row["accuracies"]) == (1 if is_same else 2)
+        assert (row["difference"] is None) == (row["model"] == "tiny-bert")
+    assert len(found["sentences"]) == 1
+
+    kept = run.json("probe.json")
+    assert kept == {"task": found}
+    report = run.json("report.json")
+    assert report["probes"] == [found]
+    for ending in ("md", "html"):
+        text = (run.path / f"report.{ending}").read_text(encoding="utf-8")
+        assert "On a task: task" in text
+        assert found["sentences"][0].split(":")[0] in text
+    # A report that is made again has it, too.
+    report_on([run.path], [], None, Console(is_quiet=True))
+    assert run.json("report.json")["probes"] == [found]
+
+    table = (tasks.folder / "task-probe" / "probe.md").read_text(encoding="utf-8")
+    assert table.count("\n| fine-tuned |") == 4
+    assert not list((tasks.folder / "task-probe" / "fits").glob("*/"))  # no weights are left
+
+
+def test_a_frozen_encoder_tells_what_it_can_see(tasks: Any, probing_of: Probing) -> None:
+    learned = tasks.finetune("learned", training={"max_steps": 60}, evaluation={"every": 10})
+    found = probing_of(
+        tasks.model_dir, learned.path / "model", probe={"methods": ["frozen"], "seeds": 1}
+    )
+    base, trained = found["rows"]
+    assert trained["accuracies"] == [1.0]
+    assert base["accuracies"][0] < 0.9
+    assert trained["difference"]["interval"][0] > 0
+    assert "better frozen on 80" in found["sentences"][0]
+
+
+def test_the_same_model_does_not_differ_from_itself(model_dir: Path, probing_of: Probing) -> None:
+    sections = {"probe": {"seeds": 2, "train_sizes": [10], "min_steps": 3}, "training": {}}
+    found = probing_of(model_dir, model_dir, **sections)
+    assert found["models"] == ["tiny-bert", "tiny-bert (2)"]
+    for row in found["rows"]:
+        if row["difference"] is not None:
+            assert row["difference"] == {"value": 0.0, "interval": [0.0, 0.0]}
+    assert "no clear difference" in found["sentences"][0]
+
+
+def test_what_is_finished_is_not_done_again(
+    model_dir: Path, tasks: Any, probing_of: Probing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sections = {
+        "probe": {"methods": ["finetuned"], "seeds": 2},
+        "training": {"max_steps": 3},
+    }
+    fits = []
+    train = probing.train
+
+    def interrupted(config: Any, *arguments: Any) -> Any:
+        fits.append(config.run.output_dir)
+        if len(fits) == 2:
+            raise Interrupted("stopped at step 1", 2)
+        return train(config, *arguments)
+
+    monkeypatch.setattr(probing, "train", interrupted)
+    with pytest.raises(Interrupted, match="the same command goes on") as caught:
+        probing_of(model_dir, model_dir, **sections)
+    assert caught.value.exit_code == 130
+    found = probing_of(model_dir, model_dir, **sections)
+    # The first fit was kept; both models are the same here, and so are their fits.
+    assert len(fits) == 3
+    assert fits[2] == fits[1]
+    monkeypatch.setattr(probing, "train", lambda *_: pytest.fail("a fit was done again"))
+    assert probing_of(model_dir, model_dir, **sections) == found
+
+
+def test_a_corpus_that_holds_the_test_is_said(
+    runs: Any, tasks: Any, corpus_dir: Path, tmp_path: Path, probing_of: Probing
+) -> None:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for file in corpus_dir.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    texts = [json.loads(line)["text"] for line in tasks.files["test"].read_text().splitlines()]
+    (folder / "leak.txt").write_text(" ".join(texts))
+    run = runs.train("adapted", corpus={"sources": [{"format": "text", "path": str(folder)}]})
+    found = probing_of(run.path, probe={"methods": ["frozen"], "seeds": 1})
+    [note] = found["notes"]
+    assert note.startswith("adapted may have read part of the test: ")
+    (folder / "leak.txt").unlink()
+    for file in folder.iterdir():
+        file.unlink()
+    [note] = probing_of(run.path, probe={"methods": ["frozen"], "seeds": 1})["notes"]
+    assert "could not be looked up" in note
+
+
+# ------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("models", "sections", "message"),
+    [
+        (["base", "base"], {"data": {"test": None}}, r"data.test: models are compared on a test"),
+        (["base"], {}, r"--model: give two models at least, the base first; or the directory of"),
+    ],
+)
+def test_what_is_missing_is_said(
+    model_dir: Path,
+    probing_of: Probing,
+    models: list[str],
+    sections: dict[str, Any],
+    message: str,
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        probing_of(*[model_dir for _ in models], **sections)
+
+
+def test_a_missing_extra_is_named(
+    model_dir: Path, probing_of: Probing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "sklearn", None)
+    with pytest.raises(ConfigError, match=r'pip install "mlmtune\[probe\]"'):
+        probing_of(model_dir, model_dir)
+
+
+# --------------------------------------------------------------------------------------- numbers
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=30),
+    st.integers(1, 3),
+)
+def test_draws_lie_around_the_mean(pairs: list[tuple[int, int]], num_seeds: int) -> None:
+    labels, predicted = np.asarray(pairs).T
+    draws = resampled_macro_f1(labels, np.stack([predicted] * num_seeds), 3)
+    assert draws.min() >= 0
+    assert draws.max() <= 1
+    if all(label == found for label, found in pairs):
+        assert (draws == 1).all()
+
+
+def test_an_interval_covers_what_other_tests_give() -> None:
+    generator = np.random.default_rng(1)
+
+    def sample(size: int) -> tuple[Any, Any]:
+        labels = generator.integers(2, size=size)
+        return labels, np.where(generator.random(size) < 0.8, labels, 1 - labels)
+
+    labels, predicted = sample(200)
+    low, high = np.quantile(resampled_macro_f1(labels, predicted[None], 2), (0.025, 0.975))
+    others = [float(macro_f1(confusion_matrix(*sample(200), 2))) for _ in range(400)]
+    assert high - low == pytest.approx(np.diff(np.quantile(others, (0.025, 0.975)))[0], rel=0.2)
+
+
+def test_the_sentence_tells_clear_from_unclear() -> None:
+    def row(model: str, size: int, difference: Estimate | None) -> ProbeRow:
+        return ProbeRow("frozen", size, model, (0.5,), (0.5,), difference)
+
+    rows = [
+        row("base", 50, None),
+        row("new", 50, Estimate(0.03, (0.01, 0.05))),
+        row("new", 200, Estimate(-0.02, (-0.04, -0.01))),
+        row("new", 900, Estimate(0.01, (-0.01, 0.02))),
+    ]
+    assert list(sentences(rows, "base")) == [
+        "new against base, macro-F1 in points: better frozen on 50 (+3.0 [+1.0, +5.0]); worse "
+        "frozen on 200 (-2.0 [-4.0, -1.0]); no clear difference frozen on 900 (+1.0 [-1.0, +2.0])."
+    ]
+
+
+def test_validation_chooses_how_much_is_regularised() -> None:
+    generator = np.random.default_rng(0)
+    features = generator.normal(size=(300, 20)).astype(np.float32)
+    labels = (features[:, 0] + features[:, 1] > 0).astype(np.int64)
+    predicted = frozen.fit_and_predict(
+        (features[:100], labels[:100]), (features[100:200], labels[100:200]), features[200:], "none"
+    )
+    assert np.mean(predicted == labels[200:]) > 0.85

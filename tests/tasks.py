@@ -1,0 +1,80 @@
+"""A task that a tiny model learns: which of two words a sentence holds."""
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from runs import Run
+from vocabulary import WORDS
+
+from mlmtune.classification.task import build_classification
+from mlmtune.config import ClassificationConfig
+from mlmtune.config_loading import load_config
+from mlmtune.training import loop
+from mlmtune.training.job import Options
+
+TELLING = {"bad": "failed", "good": "succeeded"}
+
+
+def examples(size: int, seed: int) -> list[dict[str, str]]:
+    """Sentences of 4 to 12 words of which one tells the label."""
+    draw = random.Random(seed)
+    others = [word for word in WORDS if word not in TELLING.values()]
+    made = []
+    for number in range(size):
+        label = list(TELLING)[number % len(TELLING)]
+        words = [*draw.choices(others, k=draw.randrange(3, 12)), TELLING[label]]
+        draw.shuffle(words)
+        made.append({"text": " ".join(words), "label": label})
+    return made
+
+
+def write_json_lines(path: Path, records: Sequence[Any]) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+class Tasks:
+    """Runs of a task in this process, each in a folder of its own."""
+
+    def __init__(self, folder: Path, model_dir: Path) -> None:
+        self.folder = folder
+        self.files = {
+            name: write_json_lines(folder / f"{name}.jsonl", examples(size, seed))
+            for seed, (name, size) in enumerate([("train", 80), ("validation", 24), ("test", 30)])
+        }
+        self.model_dir = model_dir
+
+    def config(self, name: str = "run", **sections: Any) -> Path:
+        config: dict[str, Any] = {
+            "run": {"output_dir": str(self.folder / name)},
+            "model": {"name_or_path": str(self.model_dir)},
+            "data": {
+                "format": "json", "max_length": 32,
+                **{side: str(path) for side, path in self.files.items()},
+            },
+            "optimizer": {"learning_rate": 0.01},
+            "training": {
+                "max_steps": 8, "global_batch_size": 16, "precision": "fp32", "log_every": 1,
+            },
+            "evaluation": {"every": 4},
+        }  # fmt: skip
+        for section, values in sections.items():
+            config.setdefault(section, {}).update(values)
+        path = self.folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(config), encoding="utf-8")
+        return path
+
+    def finetune(
+        self, name: str = "run", *, resume: str = "never", overwrite: bool = False, **sections: Any
+    ) -> Run:
+        path = self.config(name, **sections)
+        options = Options(
+            resume, overwrite, allow_changes=False, config_text=path.read_text(encoding="utf-8")
+        )
+        config = load_config(path, kind=ClassificationConfig)
+        loop.train(config, options, build_classification)
+        return Run(self.folder / name)
