@@ -203,6 +203,43 @@ def probe(
     probe_models(settings, models, console, as_json=as_json)
 
 
+@app.command()
+def sweep(
+    config: Annotated[
+        Path,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="A config of adaptation, or of a task.",
+            show_default=False,
+        ),
+    ],
+    settings: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="section.key=[A,B,...]",
+            help="Values to try, every combination of them; section.key=value holds for all.",
+            show_default=False,
+        ),
+    ],
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a small grid of settings, and compare them on the same validation data.
+
+    Each run needs a budget: training.max_steps or training.max_minutes. A task's test is left
+    alone. What was finished is kept beside run.output_dir, and the same command goes on from there.
+    """
+    from mlmtune.config_loading import kind_of
+    from mlmtune.proof.grid import plan_sweep
+
+    planned = plan_sweep(config, settings, kind_of(config))
+
+    from mlmtune.proof.sweeping import sweep as run_sweep
+
+    run_sweep(config, planned, Console(is_quiet=quiet, notes_to_stderr=True), as_json=as_json)
+
+
 @app.command("eval")
 def evaluate(
     models: ModelNames,

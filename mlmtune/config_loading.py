@@ -171,6 +171,16 @@ def _container(settings: dict[str, Any], keys: Sequence[str]) -> tuple[Any, KeyP
     return container, path
 
 
+def kind_of(path: str | Path) -> type[Config] | type[ClassificationConfig]:
+    """What a file is by its sections; `Config` where they do not say.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    document = parse(_read_text(Path(path)), lambda line: Origin(line, f"{path}:{line}"))
+    return _kind_of(document) or Config
+
+
 def _validated(
     document: Document, overridden: list[KeyPath], kind: type[Section]
 ) -> Section | None:
@@ -191,8 +201,10 @@ _KINDS: dict[type[Section], str] = {
 }
 
 
-def _kind_of(document: Document) -> type[Section] | None:
+def _kind_of(document: Document) -> type[Config] | type[ClassificationConfig] | None:
     """What a file's sections say it is; None where they say neither, or both."""
+    if not isinstance(document.value, dict):
+        return None
     sections = [section for section in ("corpus", "data") if section in document.value]
     if len(sections) != 1:
         return None

@@ -37,6 +37,7 @@ COMMANDS = (
     "train",
     "finetune",
     "probe",
+    "sweep",
     "eval",
     "report",
     "fill",

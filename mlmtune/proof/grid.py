@@ -1,0 +1,159 @@
+"""The runs of a sweep: every combination of some settings' values."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import xxhash
+import yaml
+
+from mlmtune.config import ClassificationConfig, Config
+from mlmtune.config_loading import load_config, resolved_yaml
+from mlmtune.errors import ConfigError
+
+MOST_RUNS = 256
+"""More is a slip of the hand: a grid grows with the product of its axes."""
+
+KEEPS_VALIDATION = "runs compare on the same validation data"
+
+_FIXED: dict[type, tuple[str, ...]] = {
+    Config: (
+        "corpus", "tokenization", "chunking", "evaluation", "objective", "model.name_or_path",
+        "model.revision", "training.precision", "run.output_dir",
+    ),
+    ClassificationConfig: (
+        "data.format", "data.train", "data.validation", "data.test", "data.dataset",
+        "data.dataset_config", "data.revision", "data.text_field", "data.label_field",
+        "data.labels", "data.validation_fraction", "data.test_fraction", "data.split_seed",
+        "evaluation", "probe", "training.precision", "run.output_dir",
+    ),
+}  # fmt: skip
+"""Settings that decide what is measured, by the kind of config."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a sweep.
+
+    Attributes:
+        settings: what makes it this one: `section.key` and value.
+        config: the whole of it, with a directory of its own.
+    """
+
+    settings: dict[str, Any]
+    config: Config | ClassificationConfig
+
+    @property
+    def overrides(self) -> list[str]:
+        """The settings as a command line has them."""
+        return [f"{key}={_inline(value)}" for key, value in self.settings.items()]
+
+
+@dataclass(frozen=True)
+class PlannedSweep:
+    """All runs of a sweep.
+
+    Attributes:
+        folder: where they and what they come to are kept.
+        fixed: overrides that hold for all, as they were given.
+        axes: the settings that differ.
+        trials: the runs, the last axis turning fastest.
+    """
+
+    folder: Path
+    fixed: tuple[str, ...]
+    axes: tuple[str, ...]
+    trials: tuple[Trial, ...]
+
+
+def plan_sweep(
+    path: Path, overrides: Sequence[str], kind: type[Config] | type[ClassificationConfig]
+) -> PlannedSweep:
+    """Make the config of every run, so that a wrong value is found before the first starts.
+
+    Args:
+        path: the config that all begin with.
+        overrides: `section.key=value`, of which a list is an axis.
+        kind: of the config.
+
+    Raises:
+        ConfigError: there is no axis, an axis changes what is measured, a run has no budget, there
+            are too many, or a value does not fit.
+    """
+    fixed, axes = _axes(overrides)
+    for key in axes:
+        within = next((name for name in _FIXED[kind] if f"{key}.".startswith(f"{name}.")), None)
+        if within is not None:
+            raise ConfigError(f"{key}: cannot be swept, for {KEEPS_VALIDATION}; choose one value")
+    num_runs = 1
+    for values in axes.values():
+        num_runs *= len(values)
+    if num_runs > MOST_RUNS:
+        raise ConfigError(
+            f"these values make {num_runs:,} runs; {MOST_RUNS} is the most: leave some out"
+        )
+
+    folder = Path(f"{Path(load_config(path, fixed, kind=kind).run.output_dir).expanduser()}-sweep")
+    trials = []
+    for combination in product(*axes.values()):
+        settings = dict(zip(axes, combination, strict=True))
+        chosen = [f"{key}={_inline(value)}" for key, value in settings.items()]
+        config = load_config(path, [*fixed, *chosen], kind=kind)
+        if config.training.max_steps is None and config.training.max_minutes is None:
+            raise ConfigError(
+                f"{path}: training.max_steps: a sweep needs a budget for each run; add "
+                "training.max_steps=N or training.max_minutes=M"
+            )
+        trials.append(Trial(settings, _in_folder(config, folder, chosen)))
+    return PlannedSweep(folder, tuple(fixed), tuple(axes), tuple(trials))
+
+
+def _axes(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[Any]]]:
+    """Overrides that hold for all runs, and the values of each axis.
+
+    Raises:
+        ConfigError: there is no axis, or one without values, twice, or that is no YAML.
+    """
+    fixed, axes = [], {}
+    for override in overrides:
+        key, _, text = override.partition("=")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"{override}: not YAML; write {key}=[A, B, C]") from None
+        if not isinstance(value, list):
+            fixed.append(override)
+        elif not value or key in axes:
+            fault = "names no value" if not value else "is given twice"
+            raise ConfigError(f"{override}: {fault}; write {key}=[A, B, C]")
+        else:
+            axes[key] = [one for number, one in enumerate(value) if one not in value[:number]]
+    if not axes:
+        raise ConfigError(
+            "there is nothing to try: give a setting several values, such as "
+            "'optimizer.learning_rate=[1e-5, 5e-5, 1e-4]'"
+        )
+    return fixed, axes
+
+
+def _inline(value: Any) -> str:
+    """A value as an override has it."""
+    return (
+        yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
+    )
+
+
+def _in_folder(
+    config: Config | ClassificationConfig, folder: Path, chosen: Sequence[str]
+) -> Config | ClassificationConfig:
+    """The same run in a directory of its own, another one if any setting is another."""
+    whole = config.model_copy(
+        update={"run": config.run.model_copy(update={"output_dir": str(folder)})}
+    )
+    name = re.sub(r"[^\w.=,+-]+", "_", ",".join(chosen))[:120]
+    digest = xxhash.xxh3_64_hexdigest(resolved_yaml(whole).encode())[:8]
+    run = config.run.model_copy(update={"output_dir": str(folder / f"{name}-{digest}")})
+    return config.model_copy(update={"run": run})

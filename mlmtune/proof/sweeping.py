@@ -1,0 +1,196 @@
+"""`mlmtune sweep`: a small grid of settings, compared on the same validation data."""
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from mlmtune.classification.task import Classification, build_classification
+from mlmtune.config import ClassificationConfig, Config
+from mlmtune.console import Console, table
+from mlmtune.errors import DivergedError, Interrupted
+from mlmtune.proof.findings import Estimate
+from mlmtune.proof.grid import PlannedSweep, Trial
+from mlmtune.proof.numbers import perplexity
+from mlmtune.training.job import Options
+from mlmtune.training.loop import train
+from mlmtune.training.masked_lm import build_masked_lm
+from mlmtune.training.run_dir import RunDir, write_json
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of a sweep came to.
+
+    Attributes:
+        trial: the run.
+        results: its eval_results.json; None where it diverged.
+        seconds: that it trained.
+    """
+
+    trial: Trial
+    results: dict[str, Any] | None
+    seconds: float
+
+    @property
+    def criterion(self) -> float:
+        """What the best run has least of."""
+        if self.results is None:
+            return float("inf")
+        config = self.trial.config
+        if isinstance(config, Config) or config.evaluation.metric == "loss":
+            return float(self.results["loss"])
+        return -float(self.results[config.evaluation.metric])
+
+    def to_json(self) -> dict[str, Any]:
+        """A record of sweep.json."""
+        return {
+            "settings": self.trial.settings,
+            "run": self.trial.config.run.output_dir,
+            "results": self.results,
+            "train_runtime": self.seconds,
+        }
+
+
+def sweep(path: Path, planned: PlannedSweep, console: Console, *, as_json: bool) -> None:
+    """Run what is planned, the best first in one table, and say how to train with its settings.
+
+    A run that diverges is one of the results. Checkpoints of finished runs are deleted; each keeps
+    its `model/`.
+
+    Args:
+        path: the config, for the command that is suggested.
+        planned: the runs.
+        console: shows how far it is; prints the table.
+        as_json: sweep.json's content instead of the table.
+
+    Raises:
+        Interrupted: by a signal; what is finished is kept.
+        MlmtuneError: what keeps a run from starting.
+    """
+    outcomes = []
+    for number, trial in enumerate(planned.trials, start=1):
+        console.say(f"{number}/{len(planned.trials)}: {' '.join(trial.overrides)}")
+        outcome = _run(trial)
+        console.say("  diverged" if outcome.results is None else f"  {_describe(outcome)}")
+        outcomes.append(outcome)
+    outcomes.sort(key=lambda outcome: outcome.criterion)
+
+    found = {"axes": list(planned.axes), "runs": [outcome.to_json() for outcome in outcomes]}
+    planned.folder.mkdir(parents=True, exist_ok=True)
+    write_json(planned.folder / "sweep.json", found)
+    if as_json:
+        console.result(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    for line in _report(path, planned, outcomes):
+        console.result(line)
+
+
+def _run(trial: Trial) -> Outcome:
+    run = RunDir(Path(trial.config.run.output_dir).expanduser())
+    options = Options(resume="auto", is_silent=True)
+    try:
+        if isinstance(trial.config, Config):
+            train(trial.config, options, build_masked_lm)
+        else:
+            train(trial.config, options, _build_untested)
+    except DivergedError as error:
+        print(error, file=sys.stderr)
+        return Outcome(trial, None, 0.0)
+    except Interrupted as error:
+        raise Interrupted(
+            "stopped; what is finished is kept, and the same command goes on from there",
+            error.exit_code - 128,
+        ) from error
+    shutil.rmtree(run.checkpoints, ignore_errors=True)
+    results = run.read_json("eval_results.json")
+    seconds = (run.read_json("train_results.json") or {}).get("train_runtime", 0.0)
+    return Outcome(trial, results, seconds)
+
+
+def _build_untested(
+    config: ClassificationConfig, accelerator: Accelerator, console: Console
+) -> Classification:
+    """The task without its test: settings are chosen on validation, and the test is for the end."""
+    return replace(build_classification(config, accelerator, console), test_examples=None)
+
+
+# --------------------------------------------------------------------------------------- telling
+
+
+def _is_of_a_task(outcome: Outcome) -> bool:
+    return isinstance(outcome.trial.config, ClassificationConfig)
+
+
+def _describe(outcome: Outcome) -> str:
+    assert outcome.results is not None
+    names = _columns(_is_of_a_task(outcome))
+    return ", ".join(f"{name} {value}" for name, value in zip(names, _values(outcome), strict=True))
+
+
+def _columns(is_task: bool) -> tuple[str, ...]:
+    return ("macro-F1", "accuracy", "loss") if is_task else ("perplexity", "accuracy")
+
+
+def _values(outcome: Outcome) -> list[str]:
+    """What was measured on validation, for people."""
+    found = outcome.results
+    if found is None:
+        return ["diverged", *[""] * (len(_columns(_is_of_a_task(outcome))) - 1)]
+    if _is_of_a_task(outcome):
+        return [
+            f"{100 * found['macro_f1']:.1f}", f"{found['accuracy']:.1%}", f"{found['loss']:.3f}",
+        ]  # fmt: skip
+    interval = found.get("perplexity_interval")
+    estimate = Estimate(found["perplexity"], None if interval is None else tuple(interval))
+    return [perplexity(estimate), f"{found['accuracy']:.1%}"]
+
+
+def _report(path: Path, planned: PlannedSweep, outcomes: Sequence[Outcome]) -> Iterator[str]:
+    best = outcomes[0]
+    header = [*planned.axes, *_columns(_is_of_a_task(best)), "step", "minutes"]
+    rows = [header]
+    for outcome in outcomes:
+        step = "" if outcome.results is None else f"{outcome.results['step']:,}"
+        values = [override.partition("=")[2] for override in outcome.trial.overrides]
+        rows.append([*values, *_values(outcome), step, f"{outcome.seconds / 60:.1f}"])
+    yield ""
+    yield from table(rows)
+    yield ""
+    if best.results is None:
+        yield "every run diverged; try lower values of optimizer.learning_rate"
+        return
+    yield from _how_sure(outcomes)
+    command = "finetune" if _is_of_a_task(best) else "train"
+    chosen = " ".join(
+        f"'{one}'" if set(one) & set(" []{}") else one
+        for one in (*planned.fixed, *best.trial.overrides)
+    )
+    yield f"best: {' '.join(best.trial.overrides)}, in {best.trial.config.run.output_dir}"
+    yield f"train with it: mlmtune {command} --config {path} {chosen}"
+
+
+def _how_sure(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """How many runs the validation data does not tell from the best."""
+    best = outcomes[0]
+    others = [outcome for outcome in outcomes[1:] if outcome.results is not None]
+    if not others:
+        return
+    assert best.results is not None
+    if _is_of_a_task(best):
+        num_examples = best.results["num_examples"]
+        yield (
+            f"{num_examples:,} validation examples: one of them is {1 / num_examples:.1%} of "
+            "accuracy; settings that lie closer than a few are not told apart"
+        )
+        return
+    interval = best.results.get("perplexity_interval")
+    if interval is not None:
+        close = sum(outcome.results["perplexity"] <= interval[1] for outcome in others
+                    if outcome.results is not None)  # fmt: skip
+        yield f"{close:,} of {len(others):,} others lie within the 95 % interval of the best"

@@ -1,0 +1,138 @@
+"""A grid of settings: which runs it makes, what it refuses, what it says."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlmtune.config import ClassificationConfig, Config
+from mlmtune.console import Console
+from mlmtune.errors import ConfigError, Interrupted
+from mlmtune.proof import sweeping
+from mlmtune.proof.grid import plan_sweep
+from mlmtune.proof.sweeping import sweep
+
+RATES = "optimizer.learning_rate=[0.001, 0.01, 0.001]"
+
+
+@pytest.fixture
+def swept(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[dict[str, Any], str]]:
+    """Runs a sweep; gives sweep.json's content and what was printed."""
+
+    def run(path: Path, *overrides: str, kind: type = Config) -> tuple[dict[str, Any], str]:
+        planned = plan_sweep(path, overrides, kind)
+        capsys.readouterr()
+        sweep(path, planned, Console(notes_to_stderr=True), as_json=False)
+        found = json.loads((planned.folder / "sweep.json").read_text(encoding="utf-8"))
+        return found, capsys.readouterr().out
+
+    return run
+
+
+def test_a_grid_ends_in_one_table_with_the_best_first(runs: Any, swept: Any) -> None:
+    path = runs.config()
+    found, shown = swept(path, RATES, "masking.mlm_probability=[0.15, 0.3]", "training.max_steps=4")
+    assert found["axes"] == ["optimizer.learning_rate", "masking.mlm_probability"]
+    assert len(found["runs"]) == 4
+    perplexities = [run["results"]["perplexity"] for run in found["runs"]]
+    assert perplexities == sorted(perplexities)
+    # The same masks of the same text, whatever was trained with.
+    assert len({run["results"]["num_masked_tokens"] for run in found["runs"]}) == 1
+    assert len({run["results"]["perplexity_before"] for run in found["runs"]}) == 1
+
+    best = found["runs"][0]["settings"]
+    settings = " ".join(f"{key}={value}" for key, value in best.items())
+    assert f"best: {settings}" in shown
+    command = shown.splitlines()[-1]
+    assert command == (
+        f"train with it: mlmtune train --config {path} training.max_steps=4 {settings}"
+    )
+    assert shown.splitlines()[1].split()[:3] == [
+        "optimizer.learning_rate", "masking.mlm_probability", "perplexity",
+    ]  # fmt: skip
+    for run in found["runs"]:
+        folder = Path(run["run"])
+        assert (folder / "model" / "model.safetensors").is_file()
+        assert not (folder / "checkpoints").exists()
+
+
+def test_a_task_is_swept_on_validation_and_its_test_left_alone(tasks: Any, swept: Any) -> None:
+    path = tasks.config(training={"max_steps": 12}, evaluation={"every": 4})
+    found, shown = swept(path, "optimizer.learning_rate=[1e-6, 0.01]", kind=ClassificationConfig)
+    f1s = [run["results"]["macro_f1"] for run in found["runs"]]
+    assert f1s == sorted(f1s, reverse=True)
+    assert "macro-F1" in shown
+    assert "mlmtune finetune" in shown
+    assert "24 validation examples" in shown
+    for run in found["runs"]:
+        assert not list(Path(run["run"]).glob("test_*"))
+
+
+def test_what_is_finished_is_not_done_again(
+    runs: Any, swept: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = runs.config()
+    train, trained = sweeping.train, []
+
+    def interrupted(config: Config, *arguments: Any) -> Any:
+        trained.append(config.run.output_dir)
+        if len(trained) == 2:
+            raise Interrupted("stopped", 2)
+        return train(config, *arguments)
+
+    monkeypatch.setattr(sweeping, "train", interrupted)
+    with pytest.raises(Interrupted, match="the same command goes on") as caught:
+        swept(path, RATES)
+    assert caught.value.exit_code == 130
+    first = Path(trained[0], "model", "model.safetensors")
+    written = first.stat().st_mtime_ns
+    found, _ = swept(path, RATES)
+    assert len(found["runs"]) == 2
+    assert first.stat().st_mtime_ns == written
+
+
+def test_a_run_that_diverges_is_a_result(runs: Any, swept: Any) -> None:
+    path = runs.config()
+    found, shown = swept(path, "optimizer.learning_rate=[1e30, 0.001]", "optimizer.warmup_ratio=0")
+    assert [run["results"] is None for run in found["runs"]] == [False, True]
+    assert "diverged" in shown
+    assert found["runs"][0]["settings"] == {"optimizer.learning_rate": 0.001}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["training.max_steps=3"], r"there is nothing to try: give a setting several values"),
+        (["corpus.split_seed=[1, 2]"], r"^corpus.split_seed: cannot be swept, for runs compare on"),
+        (["chunking.chunk_length=[16, 32]"], r"^chunking.chunk_length: cannot be swept"),
+        (["model.name_or_path=[a, b]"], r"^model.name_or_path: cannot be swept"),
+        (["run.output_dir=[a, b]"], r"^run.output_dir: cannot be swept"),
+        (["run.seed=[]"], r"run.seed=\[\]: names no value"),
+        (["run.seed=[1]", "run.seed=[2]"], r"run.seed=\[2\]: is given twice"),
+        (["run.seed=[1"], r"run.seed=\[1: not YAML; write run.seed=\[A, B, C\]"),
+        (["optimizer.learning_rat=[1, 2]"], r"did you mean 'learning_rate'"),
+        (["optimizer.learning_rate=[0.1, fast]"], r"optimizer.learning_rate.*fast"),
+        ([f"run.seed={list(range(300))}"], r"these values make 300 runs; 256 is the most"),
+        (
+            ["run.seed=[1, 2]", "training.max_steps=null", "training.epochs=1"],
+            r"training.max_steps: a sweep needs a budget for each run; add training.max_steps=N",
+        ),
+    ],
+)
+def test_what_cannot_be_swept_is_said_before_anything_runs(
+    runs: Any, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan_sweep(runs.config(), overrides, Config)
+
+
+def test_a_task_may_be_swept_over_models_but_not_over_examples(tasks: Any) -> None:
+    path = tasks.config()
+    planned = plan_sweep(path, ["model.name_or_path=[a/b, c/d]"], ClassificationConfig)
+    names = [Path(trial.config.run.output_dir).name for trial in planned.trials]
+    assert len(set(names)) == 2
+    assert not any("/" in name for name in names)
+    with pytest.raises(ConfigError, match=r"^data.train: cannot be swept"):
+        plan_sweep(path, ["data.train=[a, b]"], ClassificationConfig)
