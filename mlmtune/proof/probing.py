@@ -28,7 +28,7 @@ from mlmtune.corpus.scanning import scan
 from mlmtune.errors import ConfigError, Interrupted, MlmtuneError
 from mlmtune.locations import cache_directory, resolve
 from mlmtune.modeling.device import build_accelerator, precision_of
-from mlmtune.modeling.loading import load_classifier
+from mlmtune.modeling.loading import LoadedModel, load_classifier
 from mlmtune.modeling.names import RESULT_FOLDER, short_names
 from mlmtune.proof.bootstrap import NUM_RESAMPLES, SEED, estimate
 from mlmtune.proof.findings import Probe, ProbeRow
@@ -100,6 +100,8 @@ def probe(
         check_available()
     candidates = _candidates(models)
     data = read_task_data(config.data, console.say)
+    for candidate in candidates:
+        _load(candidate, config, data)  # a fault of the last is not to be found after hours
     folder = Path(f"{Path(config.run.output_dir).expanduser()}-probe")
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -163,6 +165,26 @@ def _sizes(config: ClassificationConfig, data: TaskData) -> list[int | Literal["
     return list(dict.fromkeys(sizes))
 
 
+def _load(
+    candidate: Candidate, config: ClassificationConfig, data: TaskData
+) -> tuple[Accelerator, LoadedModel]:
+    """The model with a new head for the task, where it is to run.
+
+    Raises:
+        MlmtuneError: it is not there, or does not fit the task.
+    """
+    accelerator = build_accelerator(config.training.precision)
+    loaded = load_classifier(
+        config.model.model_copy(update={"name_or_path": candidate.location}),
+        labels=data.labels,
+        max_length=config.data.max_length,
+        device=accelerator.device,
+        precision=precision_of(accelerator),
+        seed=config.run.seed,
+    )
+    return accelerator, loaded
+
+
 # ---------------------------------------------------------------------------------------- frozen
 
 
@@ -175,15 +197,7 @@ def _frozen(
 ) -> dict[Setting, NDArray[np.int64]]:
     """(S, n) predictions of the test by seed, in each setting; all examples need one fit."""
     console.say(f"{candidate.name}, frozen: {len(data.train):,} training examples")
-    accelerator = build_accelerator(config.training.precision)
-    loaded = load_classifier(
-        config.model.model_copy(update={"name_or_path": candidate.location}),
-        labels=data.labels,
-        max_length=config.data.max_length,
-        device=accelerator.device,
-        precision=precision_of(accelerator),
-        seed=config.run.seed,
-    )
+    accelerator, loaded = _load(candidate, config, data)
 
     def features(side: Side) -> NDArray[np.float32]:
         examples = EncodedExamples.of(

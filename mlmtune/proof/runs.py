@@ -52,6 +52,11 @@ def open_run(path: Path) -> FinishedRun:
     _check_is_finished(path, status)
     if not (run.model / "config.json").is_file():
         raise ConfigError(f"{path}: there is no model in it; train again with --overwrite")
+    if run.read_json("data.json") is not None:
+        raise ConfigError(
+            f"{path}: a classifier's run; reports are on masked language models. To compare models "
+            "on a task: mlmtune probe"
+        )
     records = {name.removesuffix(".json"): run.read_json(name) for name in RECORDS}
     missing = [f"{name}.json" for name, content in records.items() if content is None]
     if missing:

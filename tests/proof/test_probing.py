@@ -20,6 +20,7 @@ from mlmtune.proof import probing
 from mlmtune.proof.findings import Estimate, ProbeRow
 from mlmtune.proof.probing import probe, resampled_macro_f1, sentences
 from mlmtune.proof.report import report_on
+from mlmtune.proof.runs import open_run
 
 Probing = Callable[..., dict[str, Any]]
 
@@ -172,6 +173,20 @@ def test_what_is_missing_is_said(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         probing_of(*[model_dir for _ in models], **sections)
+
+
+def test_a_model_that_is_not_there_is_found_out_first(
+    model_dir: Path, probing_of: Probing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probing, "mean_pooled", lambda *_: pytest.fail("it has begun"))
+    with pytest.raises(ConfigError, match=r"there is no folder \./none"):
+        probing_of(model_dir, "./none")
+
+
+def test_a_classifier_has_no_report(tasks: Any) -> None:
+    run = tasks.finetune(training={"max_steps": 1})
+    with pytest.raises(ConfigError, match=r"a classifier's run; .* mlmtune probe"):
+        open_run(run.path)
 
 
 def test_a_missing_extra_is_named(
