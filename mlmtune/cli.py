@@ -189,6 +189,7 @@ def probe(
 
     What was finished is kept beside run.output_dir, and the same command goes on from there.
     """
+    _refuse_several_processes("probe")
     from mlmtune.config import ClassificationConfig
     from mlmtune.config_loading import load_config
 
@@ -230,6 +231,7 @@ def sweep(
     Each run needs a budget: training.max_steps or training.max_minutes. A task's test is left
     alone. What was finished is kept beside run.output_dir, and the same command goes on from there.
     """
+    _refuse_several_processes("sweep")
     from mlmtune.config_loading import kind_of
     from mlmtune.proof.grid import plan_sweep
 
@@ -509,6 +511,13 @@ def init(
         raise ResourceError(f"{target}: cannot be written ({error.strerror})") from error
     command = "finetune" if name == SHIPPED_TASK else "train"
     print(f"wrote {target}; look it over, then: mlmtune {command} --config {target}")
+
+
+def _refuse_several_processes(command: str) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            f"{command} makes its runs one after another in one process; start it without launcher"
+        )
 
 
 def _run_in_processes(nproc: str | None, run: Path | None = None) -> None:

@@ -99,6 +99,17 @@ def test_help_lists_the_commands_and_exit_codes(command: Command) -> None:
         assert code in shown
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("probe", "--model", "a", "--config", "x"), ("sweep", "--config", "x", "run.seed=[1, 2]")],
+)
+def test_what_runs_in_one_process_refuses_a_launcher(
+    command: Command, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert_fails(command(*arguments), 2, "in one process", "without launcher")
+
+
 def test_version(command: Command) -> None:
     assert command("--version") == Result(0, f"mlmtune {__version__}\n", "")
 
