@@ -40,7 +40,9 @@ from mlmtune.training.job import Options
 from mlmtune.training.loop import train
 from mlmtune.training.run_dir import read_json, write_json, write_whole
 
-EVALUATIONS_PER_FIT = 10
+FEWEST_EVALUATIONS, MOST_EVALUATIONS = 3, 10
+"""Of a fit. In between, evaluating takes about as long as training: a step forward and back takes
+three times as long as one forward."""
 OVERLAP_WORDS = 13
 """In a row, as in `corpus.exclude_overlap_with`."""
 
@@ -316,7 +318,11 @@ def _config_of_fit(
         epochs = training.epochs or 3.0
         steps = max(config.probe.min_steps, int(-(-epochs * size // training.global_batch_size)))
         training = training.model_copy(update={"max_steps": steps, "epochs": None})
-    every: int | str = "epoch" if steps is None else max(1, steps // EVALUATIONS_PER_FIT)
+    every: int | str = "epoch"
+    if steps is not None:
+        affordable = 3 * steps * training.global_batch_size // len(data.validation)
+        count = min(max(affordable, FEWEST_EVALUATIONS), MOST_EVALUATIONS)
+        every = max(1, steps // count)
     changes: dict[str, dict[str, Any]] = {
         "run": {"seed": seed},
         "model": {"name_or_path": candidate.location},

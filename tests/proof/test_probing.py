@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlmtune.classification import frozen
+from mlmtune.classification.examples import read_task_data
 from mlmtune.classification.metrics import confusion_matrix, macro_f1
 from mlmtune.config import ClassificationConfig
 from mlmtune.config_loading import load_config
@@ -152,6 +154,28 @@ def test_a_corpus_that_holds_the_test_is_said(
         file.unlink()
     [note] = probing_of(run.path, probe={"methods": ["frozen"], "seeds": 1})["notes"]
     assert "could not be looked up" in note
+
+
+@pytest.mark.parametrize(
+    ("size", "num_validation", "steps", "every"),
+    [(10, 24, 100, 10), ("all", 24, 100, 10), (10, 2400, 100, 33), (10, 960, 100, 20)],
+)
+def test_few_examples_get_steps_enough_and_evaluating_takes_no_longer(
+    tasks: Any, size: Any, num_validation: int, steps: int, every: int
+) -> None:
+    config = load_config(
+        tasks.config(training={"max_steps": None, "epochs": 2}), kind=ClassificationConfig
+    )
+    data = read_task_data(config.data, lambda _: None)
+    chosen = np.arange(num_validation) % len(data.validation)
+    data = replace(data, validation=data.validation.take(chosen))
+    fit = probing._config_of_fit(
+        probing.Candidate("a", "a", None), config, data, probing.Setting("finetuned", size), 7
+    )
+    assert (fit.training.max_steps, fit.training.epochs) == (steps, None)
+    assert fit.evaluation.every == every
+    assert fit.run.seed == 7
+    assert fit.data.max_train_examples == (None if size == "all" else size)
 
 
 # ------------------------------------------------------------------------------------- bad input
