@@ -25,19 +25,18 @@ from mlmtune.console import Console, table
 from mlmtune.corpus.corpus import read_corpus
 from mlmtune.corpus.overlap import OverlapIndex
 from mlmtune.corpus.scanning import scan
-from mlmtune.errors import ConfigError, Interrupted, MlmtuneError
+from mlmtune.errors import ConfigError, MlmtuneError
 from mlmtune.locations import cache_directory, resolve
 from mlmtune.modeling.device import build_accelerator, precision_of
 from mlmtune.modeling.loading import LoadedModel, load_classifier
 from mlmtune.modeling.names import RESULT_FOLDER, short_names
 from mlmtune.proof.bootstrap import NUM_RESAMPLES, SEED, estimate
 from mlmtune.proof.findings import Probe, ProbeRow
+from mlmtune.proof.many_runs import train_one_of_many
 from mlmtune.proof.numbers import change, points
 from mlmtune.proof.rendering import cell, probe_table
 from mlmtune.proof.report import renew_report
 from mlmtune.proof.runs import FinishedRun, open_run
-from mlmtune.training.job import Options
-from mlmtune.training.loop import train
 from mlmtune.training.run_dir import read_json, write_json, write_whole
 
 FEWEST_EVALUATIONS, MOST_EVALUATIONS = 3, 10
@@ -284,17 +283,7 @@ def _fit(
         def build(of_fit: ClassificationConfig, accelerator: Accelerator, console: Console) -> Any:
             return classification_of(data, of_fit, accelerator)
 
-        try:
-            train(
-                fit.model_copy(update={"run": run_config}),
-                Options(resume="auto", is_silent=True),
-                build,
-            )
-        except Interrupted as error:
-            raise Interrupted(
-                "stopped; what is finished is kept, and the same command goes on from there",
-                error.exit_code - 128,
-            ) from error
+        train_one_of_many(fit.model_copy(update={"run": run_config}), build)
         lines = (path / "test_predictions.jsonl").read_text(encoding="utf-8").splitlines()
         content = {"predictions": [json.loads(line)["prediction"] for line in lines]}
         write_json(kept, content)

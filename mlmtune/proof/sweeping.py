@@ -13,12 +13,11 @@ from accelerate import Accelerator
 from mlmtune.classification.task import Classification, build_classification
 from mlmtune.config import ClassificationConfig, Config
 from mlmtune.console import Console, table
-from mlmtune.errors import DivergedError, Interrupted
+from mlmtune.errors import DivergedError
 from mlmtune.proof.findings import Estimate
 from mlmtune.proof.grid import PlannedSweep, Trial
+from mlmtune.proof.many_runs import train_one_of_many
 from mlmtune.proof.numbers import perplexity
-from mlmtune.training.job import Options
-from mlmtune.training.loop import train
 from mlmtune.training.masked_lm import build_masked_lm
 from mlmtune.training.run_dir import RunDir, write_json
 
@@ -93,20 +92,14 @@ def sweep(path: Path, planned: PlannedSweep, console: Console, *, as_json: bool)
 
 def _run(trial: Trial) -> Outcome:
     run = RunDir(Path(trial.config.run.output_dir).expanduser())
-    options = Options(resume="auto", is_silent=True)
     try:
         if isinstance(trial.config, Config):
-            train(trial.config, options, build_masked_lm)
+            train_one_of_many(trial.config, build_masked_lm)
         else:
-            train(trial.config, options, _build_untested)
+            train_one_of_many(trial.config, _build_untested)
     except DivergedError as error:
         print(error, file=sys.stderr)
         return Outcome(trial, None, 0.0)
-    except Interrupted as error:
-        raise Interrupted(
-            "stopped; what is finished is kept, and the same command goes on from there",
-            error.exit_code - 128,
-        ) from error
     shutil.rmtree(run.checkpoints, ignore_errors=True)
     results = run.read_json("eval_results.json")
     seconds = (run.read_json("train_results.json") or {}).get("train_runtime", 0.0)

@@ -18,7 +18,7 @@ from mlmtune.config import ClassificationConfig
 from mlmtune.config_loading import load_config
 from mlmtune.console import Console
 from mlmtune.errors import ConfigError, Interrupted
-from mlmtune.proof import probing
+from mlmtune.proof import many_runs, probing
 from mlmtune.proof.findings import Estimate, ProbeRow
 from mlmtune.proof.probing import probe, resampled_macro_f1, sentences
 from mlmtune.proof.report import report_on
@@ -116,7 +116,7 @@ def test_what_is_finished_is_not_done_again(
         "training": {"max_steps": 3},
     }
     fits = []
-    train = probing.train
+    train = many_runs.train
 
     def interrupted(config: Any, *arguments: Any) -> Any:
         fits.append(config.run.output_dir)
@@ -124,7 +124,7 @@ def test_what_is_finished_is_not_done_again(
             raise Interrupted("stopped at step 1", 2)
         return train(config, *arguments)
 
-    monkeypatch.setattr(probing, "train", interrupted)
+    monkeypatch.setattr(many_runs, "train", interrupted)
     with pytest.raises(Interrupted, match="the same command goes on") as caught:
         probing_of(model_dir, model_dir, **sections)
     assert caught.value.exit_code == 130
@@ -132,7 +132,7 @@ def test_what_is_finished_is_not_done_again(
     # The first fit was kept; both models are the same here, and so are their fits.
     assert len(fits) == 3
     assert fits[2] == fits[1]
-    monkeypatch.setattr(probing, "train", lambda *_: pytest.fail("a fit was done again"))
+    monkeypatch.setattr(many_runs, "train", lambda *_: pytest.fail("a fit was done again"))
     assert probing_of(model_dir, model_dir, **sections) == found
 
 

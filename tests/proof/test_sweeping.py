@@ -10,7 +10,7 @@ import pytest
 from mlmtune.config import ClassificationConfig, Config
 from mlmtune.console import Console
 from mlmtune.errors import ConfigError, Interrupted
-from mlmtune.proof import sweeping
+from mlmtune.proof import many_runs
 from mlmtune.proof.grid import plan_sweep
 from mlmtune.proof.sweeping import sweep
 
@@ -74,7 +74,7 @@ def test_what_is_finished_is_not_done_again(
     runs: Any, swept: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = runs.config()
-    train, trained = sweeping.train, []
+    train, trained = many_runs.train, []
 
     def interrupted(config: Config, *arguments: Any) -> Any:
         trained.append(config.run.output_dir)
@@ -82,7 +82,7 @@ def test_what_is_finished_is_not_done_again(
             raise Interrupted("stopped", 2)
         return train(config, *arguments)
 
-    monkeypatch.setattr(sweeping, "train", interrupted)
+    monkeypatch.setattr(many_runs, "train", interrupted)
     with pytest.raises(Interrupted, match="the same command goes on") as caught:
         swept(path, RATES)
     assert caught.value.exit_code == 130
