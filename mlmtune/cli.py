@@ -10,14 +10,18 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from mlmtune import __version__
 from mlmtune.console import Console
 from mlmtune.errors import ConfigError, MlmtuneError, ResourceError, StoppedAtOnce, explain
+from mlmtune.redaction import without_secrets
 from mlmtune.training.launched import follow_launcher, is_launched, report
+
+if TYPE_CHECKING:
+    from mlmtune.config import HubConfig, RunConfig
 
 app = typer.Typer(
     add_completion=False,
@@ -125,6 +129,8 @@ def train(
     results = run_training(settings, options, build_masked_lm)
     if results is not None and not no_report and os.environ.get("RANK", "0") == "0":
         _report_on_finished(Path(settings.run.output_dir).expanduser(), Console(is_quiet=quiet))
+    if results is not None:
+        _push_finished(settings.run, settings.hub, Console(is_quiet=quiet))
 
 
 def _report_on_finished(run: Path, console: Console) -> None:
@@ -135,6 +141,16 @@ def _report_on_finished(run: Path, console: Console) -> None:
         report_on([run], [], None, console)
     except MlmtuneError as error:
         console.say(f"there is no report ({error}); mlmtune report {run} makes it")
+
+
+def _push_finished(run: "RunConfig", hub: "HubConfig", console: Console) -> None:
+    """Push the run that has just come to its end, where the config says so."""
+    if hub.hub_model_id is None or os.environ.get("RANK", "0") != "0":
+        return
+    from mlmtune.training.pushing import push_run
+
+    path = Path(run.output_dir).expanduser()
+    push_run(path, hub.hub_model_id, is_private=hub.private, console=console)
 
 
 def _check_resume(resume: str, overwrite: bool) -> None:
@@ -166,7 +182,8 @@ def finetune(
 
     text = config.read_text(encoding="utf-8")
     options = Options(resume, overwrite, allow_changes, quiet, config_text=text)
-    run_training(settings, options, build_classification)
+    if run_training(settings, options, build_classification) is not None:
+        _push_finished(settings.run, settings.hub, Console(is_quiet=quiet))
 
 
 @app.command()
@@ -407,6 +424,32 @@ def report_runs(
 
 
 @app.command()
+def push(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a finished run.")],
+    repo: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="The repository: NAME, or ORGANISATION/NAME."),
+    ],
+    private: Annotated[
+        bool,
+        typer.Option(
+            "--private/--public",
+            help="Whether only you see it. A private push to a public repository is refused.",
+        ),
+    ] = True,
+    quiet: Quiet = False,
+) -> None:
+    """Push a run's model and its card to the Hugging Face hub.
+
+    The token is that of HF_TOKEN, or of hf auth login. What an earlier attempt has uploaded is not
+    uploaded again.
+    """
+    from mlmtune.training.pushing import push_run
+
+    push_run(run.expanduser(), repo, is_private=private, console=Console(is_quiet=quiet))
+
+
+@app.command()
 def check(
     config: ConfigPath,
     overrides: Overrides = None,
@@ -599,6 +642,7 @@ def _fail(message: str, code: int, speaker: int | None = None) -> NoReturn:
         speaker: the process that the message is of, where a launcher speaks for it.
     """
     rank = int(os.environ.get("RANK", "0")) if speaker is None else speaker
+    message = without_secrets(message)
     # The same error in all processes is printed once; what a single one meets is printed, too.
     is_spoken = speaker is not None or rank == 0 or code in (1, ResourceError.exit_code)
     if not _tell_launcher(code, message) and is_spoken:

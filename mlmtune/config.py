@@ -9,6 +9,7 @@ import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 MaskingRate = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -16,14 +17,26 @@ Positive = Annotated[int, Field(ge=1)]
 
 Strategy = Literal["token", "whole_word", "span"]
 Objective = Literal["mlm", "mlm+nsp", "mlm+sop"]
+TrackerName = Literal[
+    "tensorboard", "wandb", "trackio", "swanlab", "mlflow", "comet_ml", "aim", "clearml", "dvclive",
+]  # fmt: skip
 
 
 class Section(BaseModel):
     """What all sections share: strict types, no unknown keys, no changes after loading."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        use_attribute_docstrings=True,
+        serialize_by_alias=True,
     )
+
+
+def keys_of(section: type[BaseModel]) -> dict[str, FieldInfo]:
+    """A section's keys as the YAML has them: `with` is no name that a field can have in Python."""
+    return {field.alias or name: field for name, field in section.model_fields.items()}
 
 
 class RunConfig(Section):
@@ -134,6 +147,8 @@ class SourceConfig(Section):
     the validation text."""
     name: str | None = None
     """Name of the source in reports; by default its path."""
+    license: str | None = None
+    """Licence of the text, for the model card (`cc-by-4.0`)."""
 
     @property
     def location(self) -> str:
@@ -530,6 +545,44 @@ class CheckpointConfig(Section):
     """Which weights go to `model/`: the best on validation, or the last."""
 
 
+class TrackingConfig(Section):
+    """Where configuration and metrics go besides the run's own directory, through Accelerate."""
+
+    with_: list[TrackerName] = Field(default=[], alias="with")
+    """Trackers. Each needs a package of its own (docs/sharing.md), and those that are services a
+    login. One that cannot start is told, and training goes on without it."""
+    run_name: str | None = None
+    """Name of the run; by default that of its directory."""
+    project: str = "mlmtune"
+    """What the tracker groups runs by."""
+
+
+class HubConfig(Section):
+    """Pushing the result to the Hugging Face hub. The token is never written here: `HF_TOKEN`."""
+
+    hub_model_id: str | None = None
+    """The repository: `NAME` in your own account, or `ORGANISATION/NAME`. Made where it is not
+    there; nothing is pushed where this is empty."""
+    private: bool = True
+    """Whether only you, or the organisation, see it. With `true` nothing is pushed to a repository
+    that is public."""
+    push: Literal["end", "evaluation"] = "end"
+    """`end`: the result. `evaluation`: what would be the result, after each evaluation, while
+    training goes on; and the result at the end."""
+    license: str | None = None
+    """Licence of the model, for its card (`apache-2.0`)."""
+
+    @model_validator(mode="after")
+    def _means_something(self) -> "HubConfig":
+        if self.hub_model_id is not None and not re.fullmatch(
+            r"(?:[\w.-]+/)?[\w.-]{1,96}", self.hub_model_id
+        ):
+            raise ValueError("hub_model_id is NAME or ORGANISATION/NAME, of letters, digits, -_.")
+        if self.hub_model_id is None and self.push != "end":
+            raise ValueError("push says when, not where to; give hub_model_id")
+        return self
+
+
 class Config(Section):
     """A whole run."""
 
@@ -547,6 +600,8 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    hub: HubConfig = HubConfig()
 
     @model_validator(mode="after")
     def _the_last_may_have_forgotten_too_much(self) -> "Config":
@@ -593,6 +648,8 @@ class DataConfig(Section):
     """The same for validation, which chooses the best weights; split off `train` where empty."""
     test: str | None = None
     """The same for the test, which is measured once, at the end; see `test_fraction`."""
+    license: str | None = None
+    """Licence of the examples, for the model card (`cc-by-4.0`)."""
     dataset: str | None = None
     """With `format: dataset`: a name on the Hugging Face hub, or a folder that `save_to_disk`
     wrote."""
@@ -692,4 +749,6 @@ class ClassificationConfig(Section):
     training: TrainingConfig = TrainingConfig()
     evaluation: ClassificationEvaluationConfig = ClassificationEvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    hub: HubConfig = HubConfig()
     probe: ProbeConfig = ProbeConfig()

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from mlmtune.config import Config
+from mlmtune.config import Config, keys_of
 from mlmtune.yaml_document import Document, KeyPath, dotted
 
 NAMES_IN_TRANSFORMERS = {
@@ -41,6 +41,9 @@ NAMES_IN_TASKS = NAMES_IN_TRANSFORMERS | dict.fromkeys(
     ("block_size", "max_seq_length"), "data.max_length"
 )
 """The same for a task."""
+
+SECRETS = ("token", "hub_token", "hf_token", "use_auth_token", "api_key", "password")
+"""Keys that must not be there whatever their section is."""
 
 _KINDS: dict[Any, tuple[str, str]] = {
     str: ("text", "texts"),
@@ -114,8 +117,8 @@ def _locate(
                 return path, field
             field = FieldInfo(annotation=section)
             continue
-        if section is not None and part in section.model_fields:
-            field = section.model_fields[str(part)]
+        if section is not None and part in keys_of(section):
+            field = keys_of(section)[str(part)]
         elif item is not None and isinstance(part, int):
             field = FieldInfo.from_annotation(item)
         else:
@@ -148,12 +151,12 @@ def _list_item(annotation: Any) -> Any:
 
 
 def _required_keys(section: type[BaseModel]) -> list[str]:
-    return [name for name, field in section.model_fields.items() if field.is_required()]
+    return [name for name, field in keys_of(section).items() if field.is_required()]
 
 
 def known_keys(section: type[BaseModel] = Config, path: tuple[str, ...] = ()) -> Iterator[str]:
     """The dotted names of all keys and sections; `0` stands for an entry of a list of sections."""
-    for name, field in section.model_fields.items():
+    for name, field in keys_of(section).items():
         yield ".".join((*path, name))
         item = _list_item(field.annotation)
         inner = _section_in(field.annotation) or _section_in(item)
@@ -169,8 +172,10 @@ def _unknown_key(
     key = str(path[-1])
     if key == "trust_remote_code":
         return "refused: mlmtune never runs code from a model repository; remove the key", []
+    if key.lower() in SECRETS:
+        return "refused: a config is copied and shared; set HF_TOKEN in the environment", []
     *around, _ = dotted(path).split(".")
-    siblings = {name: ".".join((*around, name)) for name in section.model_fields}
+    siblings = {name: ".".join((*around, name)) for name in keys_of(section)}
     names = _meant(key.lower().replace("-", "_"), siblings, kind)
     if not names:
         place = f"the keys of {'.'.join(around)}" if around else "the sections"

@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from mlmtune.redaction import without_secrets
+
 T = TypeVar("T")
 
 
@@ -25,6 +27,11 @@ class Console:
         self._is_main = is_main
         self._notes_to_stderr = notes_to_stderr
 
+    @property
+    def shows_bars(self) -> bool:
+        """Whether bars are seen: on a terminal, unless it is to be quiet."""
+        return self._speaks and sys.stderr.isatty()
+
     def say(self, line: str) -> None:
         """Print a line, above a bar if there is one."""
         if self._speaks:
@@ -39,7 +46,7 @@ class Console:
         """A bar on standard error where that is a terminal; else one that shows nothing."""
         return tqdm(
             total=total, initial=initial, unit=unit, desc=what or None, dynamic_ncols=True,
-            unit_scale=unit == "B", disable=not (self._speaks and sys.stderr.isatty()),
+            unit_scale=unit == "B", disable=not self.shows_bars,
         )  # fmt: skip
 
     def counted(self, items: Iterable[T], *, total: int, unit: str, what: str) -> Iterator[T]:
@@ -51,7 +58,7 @@ class Console:
                 bar.update()
 
     def _print(self, line: str, stream: Any) -> None:
-        tqdm.write(line, file=stream)
+        tqdm.write(without_secrets(line), file=stream)
         stream.flush()
 
 

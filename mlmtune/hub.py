@@ -2,11 +2,11 @@
 
 import errno
 import os
-import re
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
 from mlmtune.errors import ConfigError, HubError
+from mlmtune.redaction import without_secrets
 
 HUB_TIMEOUT_SECONDS = 5.0
 """How long the hub may take to answer before it counts as out of reach."""
@@ -24,7 +24,7 @@ class OutOfReach(Exception):
 
 def environment_notes() -> list[str]:
     """The variables that change where models and datasets come from; of a token, that it is set."""
-    notes = [f"{name}={_without_user(os.environ[name])}" for name in _PLACES if os.getenv(name)]
+    notes = [f"{name}={without_secrets(os.environ[name])}" for name in _PLACES if os.getenv(name)]
     if os.getenv("HF_HUB_OFFLINE", "").upper() in _TRUE:
         notes.append("HF_HUB_OFFLINE is set")
     if os.getenv("HF_TOKEN"):
@@ -69,7 +69,7 @@ def ask(
 
     if HF_HUB_OFFLINE:
         raise OutOfReach("HF_HUB_OFFLINE is set")
-    endpoint, place = _without_user(ENDPOINT), f"{where}.{_KEYS[kind]}"
+    endpoint, place = without_secrets(ENDPOINT), f"{where}.{_KEYS[kind]}"
     try:
         return request()
     except HFValidationError as error:
@@ -91,8 +91,3 @@ def ask(
         answer = getattr(error, "response", None)
         why = type(error).__name__ if answer is None else f"HTTP status {answer.status_code}"
         raise OutOfReach(f"{endpoint} cannot be reached ({why})") from error
-
-
-def _without_user(url: str) -> str:
-    """A mirror's address may hold a password."""
-    return re.sub(r"//[^/@]*@", "//", url)

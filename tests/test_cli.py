@@ -40,6 +40,7 @@ COMMANDS = (
     "sweep",
     "eval",
     "report",
+    "push",
     "fill",
     "check",
     "corpus",

@@ -83,6 +83,8 @@ def test_every_section_of_the_design_is_there() -> None:
         "training",
         "evaluation",
         "checkpoint",
+        "tracking",
+        "hub",
     ]
 
 

@@ -13,12 +13,13 @@ ROOT = Path(mlmtune.__file__).parent
 # Lowest first; a package may import from its own row and from those above it in this list.
 LAYERS = (
     {"__init__", "config", "config_loading", "config_problems", "console", "errors", "hub",
-     "locations", "randomness", "yaml_document"},
+     "locations", "randomness", "redaction", "yaml_document"},
     {"corpus"},
     {"tokens"},
     {"masking"},
     {"modeling"},
     {"evaluation"},
+    {"sharing"},
     {"training"},
     {"classification"},
     {"proof"},

@@ -1,8 +1,9 @@
 """Sequence classification as a task of the training loop: `mlmtune finetune`."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from mlmtune.console import Console, table
 from mlmtune.modeling.device import precision_of
 from mlmtune.modeling.loading import LoadedModel, load_classifier
 from mlmtune.modeling.losses import Losses
+from mlmtune.sharing.card import Card, classification_card, classification_snippet
 from mlmtune.training.checkpoint import TrainState
 from mlmtune.training.plan import Plan
 from mlmtune.training.run_dir import RunDir
@@ -27,6 +29,9 @@ from mlmtune.training.task import Task, with_choices
 
 MOST_LABELS_SHOWN = 20
 """A longer table, or a wider matrix, is left to the JSON."""
+
+CARD_TEXTS = ("This is one example.", "This is another one.")
+"""What the model card shows the label of: no text of the task's."""
 
 POOLER = ".pooler."
 
@@ -146,6 +151,17 @@ class Classification(Task):
             "truncated": examples.num_truncated,
             "by_label": dict(zip(self.data.labels, counts.tolist(), strict=True)),
         }
+
+    def card(
+        self, folder: Path, results: dict[str, Any], records: Mapping[str, Any], name: str
+    ) -> Card:
+        """With the label of a sentence of our own, or of two."""
+        is_pair = isinstance(self.config.data.text_field, list)
+        texts = CARD_TEXTS if is_pair else CARD_TEXTS[:1]
+        return classification_card(
+            name, self.config, results, records["data"], records["environment"],
+            classification_snippet(folder, texts),
+        )  # fmt: skip
 
     def announce(self, state: TrainState, run: RunDir) -> Iterator[str]:
         """What is new in the model, what the data is like, what was cut."""

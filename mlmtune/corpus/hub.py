@@ -22,9 +22,9 @@ from mlmtune import hub
 from mlmtune.config import SourceConfig
 from mlmtune.corpus.decoding import BrokenRecord
 from mlmtune.corpus.readers import Record, Value, record_of
-from mlmtune.corpus.remote import without_query
 from mlmtune.errors import ConfigError, DataError, HubError, MlmtuneError, ResourceError
 from mlmtune.locations import resolve
+from mlmtune.redaction import without_query
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ROWS_AT_ONCE = 256

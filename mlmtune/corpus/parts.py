@@ -39,9 +39,10 @@ from mlmtune.corpus.decoding import BrokenRecord, Span, can_be_cut, count_line_e
 from mlmtune.corpus.hub import ListedDataset
 from mlmtune.corpus.readers import has_lines
 from mlmtune.corpus.reading import CleanDocument, FileEvent, FileOutcome, Reader, Tally
-from mlmtune.corpus.remote import is_remote, without_query
+from mlmtune.corpus.remote import is_remote
 from mlmtune.corpus.scanning import ListedFile, ListedSource, describe_file
 from mlmtune.errors import DataError
+from mlmtune.redaction import without_query
 
 PART_BYTES = 4 << 20
 """Size of a part's files, more or less: some seconds of work."""

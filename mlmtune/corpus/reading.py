@@ -11,9 +11,10 @@ from mlmtune.corpus.cleaning import clean, content_hash, letter_share
 from mlmtune.corpus.decoding import BrokenRecord, FileLeftOut, Span
 from mlmtune.corpus.hub import ListedDataset, read_dataset
 from mlmtune.corpus.readers import LINE_READERS, READERS, Record
-from mlmtune.corpus.remote import local_copy, without_query
+from mlmtune.corpus.remote import local_copy
 from mlmtune.corpus.scanning import ListedFile
 from mlmtune.errors import HubError
+from mlmtune.redaction import without_query
 
 
 class CleanDocument(NamedTuple):

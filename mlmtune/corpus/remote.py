@@ -17,6 +17,7 @@ from urllib.parse import unquote
 from mlmtune.corpus.decoding import FileLeftOut
 from mlmtune.errors import ConfigError, DataError, HubError, MlmtuneError
 from mlmtune.locations import FILE_SCHEME, PACKAGE_SCHEME
+from mlmtune.redaction import without_query
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 20.0
@@ -24,7 +25,6 @@ READ_SECONDS = 20.0
 
 _HTTP = ("http", "https")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_QUERY = re.compile(r"(https?://[^\s?#'\")]+)[?#]\S*?(?=[,'\")}\]]*(?:\s|$))")
 
 # A `?` is a wildcard but for web servers, where a query begins with it.
 _WILDCARDS = re.compile(r"[*?[]")
@@ -66,11 +66,6 @@ def is_remote(location: str) -> bool:
     return _SCHEME.match(location) is not None and not location.startswith(
         (PACKAGE_SCHEME, FILE_SCHEME)
     )
-
-
-def without_query(text: str) -> str:
-    """A text without the queries of the web addresses in it, for people."""
-    return _QUERY.sub(r"\1", text)
 
 
 def list_remote(location: str, matches: Callable[[str], bool], where: str) -> list[RemoteFile]:

@@ -18,6 +18,7 @@ from mlmtune.corpus.decoding import Span
 from mlmtune.corpus.readers import file_endings
 from mlmtune.errors import DataError
 from mlmtune.locations import resolve
+from mlmtune.redaction import without_query
 
 _VERSION_CONTROL_FOLDERS = frozenset((".git", ".hg", ".svn"))
 _WILDCARDS = re.compile(r"[*?[]")
@@ -141,7 +142,7 @@ def scan(
     def listed(section: str, sources: list[SourceConfig]) -> Iterator[ListedSource]:
         for index, source in enumerate(sources):
             numbers = count(2)
-            name = wanted = source.name or remote.without_query(source.location)
+            name = wanted = source.name or without_query(source.location)
             while name in named:
                 name = f"{wanted} ({next(numbers)})"
             named.add(name)
@@ -221,7 +222,7 @@ def _scan_source(
         if remote.is_remote(location):
             for found in remote.list_remote(location, selects, where):
                 # Ids of several places are told apart by the places.
-                file_id = found.id if len(_paths(source)) == 1 else remote.without_query(found.url)
+                file_id = found.id if len(_paths(source)) == 1 else without_query(found.url)
                 files[found.url] = ListedFile(file_id, found.url, found.size or 0, found.version)
     if not files and not passed_over:
         raise _nothing_matched(source, where, endings_seen)

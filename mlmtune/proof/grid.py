@@ -10,7 +10,7 @@ from typing import Any
 import xxhash
 import yaml
 
-from mlmtune.config import ClassificationConfig, Config
+from mlmtune.config import ClassificationConfig, Config, HubConfig, TrackingConfig
 from mlmtune.config_loading import load_config, resolved_yaml
 from mlmtune.errors import ConfigError
 
@@ -149,9 +149,18 @@ def _inline(value: Any) -> str:
 def _in_folder(
     config: Config | ClassificationConfig, folder: Path, chosen: Sequence[str]
 ) -> Config | ClassificationConfig:
-    """The same run in a directory of its own, another one if any setting is another."""
+    """The same run in a directory of its own, another one if any setting is another.
+
+    Trackers call it by that directory, too.
+    """
+    tracking = config.tracking.model_copy(update={"run_name": None})
+    config = config.model_copy(update={"tracking": tracking})
     whole = config.model_copy(
-        update={"run": config.run.model_copy(update={"output_dir": str(folder)})}
+        update={
+            "run": config.run.model_copy(update={"output_dir": str(folder)}),
+            "tracking": TrackingConfig(),
+            "hub": HubConfig(),
+        }
     )
     name = re.sub(r"[^\w.=,+-]+", "_", ",".join(chosen))[:120]
     digest = xxhash.xxh3_64_hexdigest(resolved_yaml(whole).encode())[:8]

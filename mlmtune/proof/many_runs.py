@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from accelerate import Accelerator
 
+from mlmtune.config import HubConfig
 from mlmtune.console import Console
 from mlmtune.errors import Interrupted
 from mlmtune.training.job import Options
@@ -21,6 +22,7 @@ def train_one_of_many(
         MlmtuneError: see `train`.
     """
     try:
+        config = config.model_copy(update={"hub": HubConfig()})  # none of many is pushed
         train(config, Options(resume="auto", is_silent=True), build)
     except Interrupted as error:
         raise Interrupted(

@@ -20,7 +20,7 @@ from mlmtune.classification.frozen import check_available, fit_and_predict
 from mlmtune.classification.metrics import accuracy, confusion_matrix, macro_f1
 from mlmtune.classification.prediction import mean_pooled
 from mlmtune.classification.task import classification_of
-from mlmtune.config import ClassificationConfig
+from mlmtune.config import ClassificationConfig, TrackingConfig
 from mlmtune.console import Console, table
 from mlmtune.corpus.corpus import read_corpus
 from mlmtune.corpus.overlap import OverlapIndex
@@ -271,8 +271,9 @@ def _fit(
 ) -> NDArray[np.int64]:
     """(n,) predictions of the test by a classifier that is trained for them, and then deleted."""
     fit = _config_of_fit(candidate, config, data, setting, seed)
+    settings = fit.model_dump(exclude={"probe", "tracking", "hub"})
     digest = xxhash.xxh3_64_hexdigest(
-        repr((fit.model_dump(exclude={"probe"}), data.fingerprint, _state_of(candidate))).encode()
+        repr((settings, data.fingerprint, _state_of(candidate))).encode()
     )
     path = folder / f"{setting.size}-{seed}-{digest}"
     kept = path.with_name(f"{path.name}.json")
@@ -320,7 +321,7 @@ def _config_of_fit(
         "checkpoint": {"every": None, "keep": 1, "export": "best"},
     }
     return config.model_copy(
-        update={"training": training}
+        update={"training": training, "tracking": TrackingConfig()}
         | {
             section: getattr(config, section).model_copy(update=values)
             for section, values in changes.items()

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from mlmtune.config import Config
 from mlmtune.config_loading import load_config
 from mlmtune.errors import ConfigError
 from mlmtune.proof.findings import Run
-from mlmtune.training.run_dir import LOCK_FILE, RunDir
+from mlmtune.training.run_dir import finished_run_dir
 
 RECORDS = (
     "corpus.json", "train_results.json", "eval_results.json", "environment.json",
@@ -45,13 +43,7 @@ def open_run(path: Path) -> FinishedRun:
         ConfigError: there is no run, it goes on still, it did not come to its end, or its files are
             not whole.
     """
-    run = RunDir(path)
-    status = run.read_json("status.json")
-    if status is None:
-        raise ConfigError(f"{path}: there is no run in it (no status.json); give a run.output_dir")
-    _check_is_finished(path, status)
-    if not (run.model / "config.json").is_file():
-        raise ConfigError(f"{path}: there is no model in it; train again with --overwrite")
+    run = finished_run_dir(path)
     if run.read_json("data.json") is not None:
         raise ConfigError(
             f"{path}: a classifier's run; reports are on masked language models. To compare models "
@@ -78,31 +70,6 @@ def open_run(path: Path) -> FinishedRun:
             **{name: content for name, content in records.items() if content is not None},
         ),
     )
-
-
-def _check_is_finished(path: Path, status: dict[str, Any]) -> None:
-    if status.get("state") == "finished":
-        return
-    where = f"step {status['step']} of {status['max_steps']}" if "step" in status else "the start"
-    if _is_held(path):
-        raise ConfigError(
-            f"{path}: the run is in progress (process {status.get('pid')}, at {where}); wait for it"
-        )
-    raise ConfigError(
-        f"{path}: the run did not come to its end (it stopped at {where}); go on with the command "
-        "that started it and --resume auto"
-    )
-
-
-def _is_held(path: Path) -> bool:
-    """Whether a process is writing there."""
-    if not (path / LOCK_FILE).exists():
-        return False
-    try:
-        with FileLock(path / LOCK_FILE, timeout=0):
-            return False
-    except Timeout:
-        return True
 
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:

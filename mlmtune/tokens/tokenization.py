@@ -120,7 +120,7 @@ def describe(config: CorpusConfig, listing: Listing, backend: Tokenizer) -> Ingr
     sections = config.model_dump(exclude=apart)
     for section in ("sources", "validation_sources", "exclude_overlap_with"):
         for source in sections[section]:
-            del source["weight"]
+            del source["weight"], source["license"]
             if config.near_duplicates is None:
                 del source["replay"]  # else it says which near-duplicate stays
     made_of = {

@@ -1,5 +1,7 @@
 """A run under way: its task, and picking it up from a checkpoint."""
 
+import re
+import uuid
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +13,12 @@ from accelerate import Accelerator
 
 from mlmtune.config import Section
 from mlmtune.config_loading import load_config, resolved_yaml
-from mlmtune.corpus.remote import without_query
 from mlmtune.errors import CheckpointError, ConfigError
 from mlmtune.modeling.device import decided_by_main
 from mlmtune.modeling.dropout import KeyedDropout
 from mlmtune.modeling.unreached_weights import freeze_unreached_weights
+from mlmtune.redaction import without_query, without_secrets
+from mlmtune.sharing.trackers import TrackedRun, Trackers
 from mlmtune.training.checkpoint import (
     TrainState,
     checkpoint_path,
@@ -30,12 +33,14 @@ from mlmtune.training.checkpoint import (
 from mlmtune.training.interrupts import StopRequest
 from mlmtune.training.optimization import build_optimizer
 from mlmtune.training.progress import Progress
+from mlmtune.training.pushing import PushOnTheWay, check_repository
 from mlmtune.training.run_dir import RunDir
 from mlmtune.training.task import Settings, SettingsT, Task
 
-MAY_CHANGE = (
-    "run.output_dir", "tokenization.cache_dir", "tokenization.store", "training.micro_batch_size",
-)  # fmt: skip
+MAY_CHANGE = re.compile(
+    r"run\.output_dir|tokenization\.(cache_dir|store)|training\.micro_batch_size|tracking\..*|hub\..*"
+    r"|.*\.license"
+)
 """What a finished run may be asked for differently: none of it is about the result."""
 
 SectionT = TypeVar("SectionT", bound=Section)
@@ -70,6 +75,8 @@ class Job:
     Attributes:
         model: as the training step calls it (wrapped where there are several processes).
         module: the same model bare, for evaluation and saving.
+        trackers: what metrics go to besides metrics.jsonl.
+        push: what is pushed to the hub on the way; None where nothing is, and in other processes.
         saved_step: the step that the newest checkpoint holds.
     """
 
@@ -82,6 +89,8 @@ class Job:
     optimizer: Any
     state: TrainState
     stop: StopRequest
+    trackers: Trackers
+    push: PushOnTheWay | None = None
     saved_step: int | None = None
 
     @property
@@ -98,6 +107,16 @@ class Job:
             and not self.config.training.compile
             and self.task.loaded.attn_implementation == "eager"
         )
+
+    @property
+    def pushes_on_the_way(self) -> bool:
+        """Whether the config says so, whatever the hub says; the same in all processes."""
+        return self.config.hub.push == "evaluation"
+
+    def record(self, metrics: dict[str, Any]) -> None:
+        """Add a line to metrics.jsonl, and tell the trackers. Called by the main process."""
+        self.run.append_metrics(metrics)
+        self.trackers.log(metrics)
 
     @property
     def plain_optimizer(self) -> torch.optim.Optimizer:
@@ -141,6 +160,7 @@ def start(
         optimizer=prepared,
         state=TrainState(identity=_identity(task, accelerator)),
         stop=stop,
+        trackers=Trackers(progress),
     )
 
 
@@ -209,6 +229,40 @@ def resume(job: Job, options: Options) -> None:
     job.progress.say(f"resumed from {path}, after step {state.step}")
 
 
+def start_trackers(job: Job) -> None:
+    """Start what `tracking` names, in the main process; a resumed run goes on where it was."""
+    config = job.config.tracking
+    if not job.accelerator.is_main_process or not config.with_:
+        return
+    known = job.run.read_json("tracking.json") if job.state.step else None
+    id_ = (known or {}).get("id") or uuid.uuid4().hex[:16]
+    job.run.write_json("tracking.json", {"id": id_})
+    name = config.run_name or job.run.path.resolve().name
+    run = TrackedRun(
+        without_secrets(config.project), without_secrets(name), job.run.path, id_, job.state.step
+    )
+    job.trackers.start(config, run, yaml.safe_load(recorded(job.config)))
+
+
+def prepare_push(job: Job) -> None:
+    """Open the repository that the run is pushed to, so that a wrong token is told now.
+
+    Raises:
+        ConfigError: its name, or that it is public.
+        HubError: the hub refuses.
+    """
+    config = job.config.hub
+    name = config.hub_model_id
+    if name is None:
+        return
+    repository = decided_by_main(
+        job.accelerator,
+        lambda: check_repository(name, is_private=config.private, console=job.progress),
+    )
+    if repository is not None and job.accelerator.is_main_process and job.pushes_on_the_way:
+        job.push = PushOnTheWay(repository, job.run.path, job.progress)
+
+
 def _choose_checkpoint(job: Job, asked: str) -> Path | None:
     """The checkpoint to resume from; None where the run has none yet."""
     if asked == "auto":
@@ -229,8 +283,8 @@ def _is_of_this_run(checkpoint: Path, job: Job) -> bool:
 
 
 def recorded(config: Settings) -> str:
-    """The whole config as a run keeps it: without the queries of URLs, where signatures stand."""
-    return without_query(resolved_yaml(config))
+    """The whole config as a run keeps it: without secrets, and without the queries of URLs."""
+    return without_secrets(without_query(resolved_yaml(config)))
 
 
 def with_recorded_choices(config: SettingsT, options: Options) -> SettingsT:
@@ -274,7 +328,7 @@ def is_complete(run: RunDir, config: Settings) -> bool:
         f"  {name}: {then.get(name)} then, {value} now"
         for name, value in flat(yaml.safe_load(recorded(config))).items()
         # What is left to mlmtune was decided then; where things lie may have changed since.
-        if value not in (then.get(name), None, "auto") and name not in MAY_CHANGE
+        if value not in (then.get(name), None, "auto") and not MAY_CHANGE.fullmatch(name)
     ]
     if lines:
         raise CheckpointError(

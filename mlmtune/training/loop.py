@@ -14,7 +14,6 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from mlmtune.console import Console
-from mlmtune.corpus.remote import without_query
 from mlmtune.errors import (
     CheckpointError,
     ConfigError,
@@ -31,6 +30,7 @@ from mlmtune.modeling.device import (
     free_cached_memory,
 )  # fmt: skip
 from mlmtune.modeling.dropout import KeyedDropout
+from mlmtune.redaction import without_query
 from mlmtune.training.checkpoint import checkpoint_path, prune, save_checkpoint
 from mlmtune.training.environment import describe_environment
 from mlmtune.training.interrupts import listening
@@ -38,15 +38,17 @@ from mlmtune.training.job import (
     Job,
     Options,
     is_complete,
+    prepare_push,
     recorded,
     resume,
     start,
+    start_trackers,
     with_recorded_choices,
 )  # fmt: skip
 from mlmtune.training.memory import fit_micro_batch, shrink_micro_batch
 from mlmtune.training.optimization import learning_rate_at
 from mlmtune.training.progress import Clock, Progress, StepReport
-from mlmtune.training.results import export, summarize
+from mlmtune.training.results import export, summarize, write_card
 from mlmtune.training.run_dir import RunDir, open_run_dir
 from mlmtune.training.stream import Batch
 from mlmtune.training.task import Evaluation, Settings, SettingsT, Task
@@ -100,11 +102,17 @@ def train(
         _see_the_same(job)
         if job.config.training.micro_batch_size == "auto":
             fit_micro_batch(job)
+        prepare_push(job)
         _write_records(job, options)
+        stack.callback(job.trackers.finish)
+        start_trackers(job)
         _announce(job)
         _evaluate_before(job)
         _train_to_the_end(job)
         results = export(job)
+        job.trackers.log_results(results, job.state.step)
+        if job.push is not None:
+            job.push.wait()
         summarize(job, results)
         return results
 
@@ -232,13 +240,17 @@ def _train_to_the_end(job: Job) -> None:
         if last or plan.is_due(state.step, job.config.training.log_every):
             _log(job, taken, clock)
         with clock.aside():
-            improved = False
+            improved = pushes = False
             if last or plan.is_due(state.step, job.config.evaluation.every):
                 improved = _evaluate(job)
                 last = last or _is_stopped_early(job)
-            if last or improved or plan.is_due(state.step, job.config.checkpoint.every):
+                becomes_result = improved or job.config.checkpoint.export == "last"
+                pushes = job.pushes_on_the_way and becomes_result and not last
+            if last or improved or pushes or plan.is_due(state.step, job.config.checkpoint.every):
                 state.elapsed_seconds = clock.elapsed_seconds
-                _save(job)
+                checkpoint = _save(job)
+                if pushes:
+                    _push(job, checkpoint)
     job.progress.stop()
 
 
@@ -427,7 +439,7 @@ def _log(job: Job, taken: _Taken, clock: Clock) -> None:
         seconds_left=clock.seconds_left(state.step, plan.max_steps),
     )
     if job.accelerator.is_main_process:
-        job.run.append_metrics(
+        job.record(
             {
                 "step": report.step,
                 "epoch": report.epoch,
@@ -491,7 +503,7 @@ def _measure(job: Job) -> Evaluation:
 
 def _record_evaluation(job: Job, evaluation: Evaluation) -> None:
     if job.accelerator.is_main_process:
-        job.run.append_metrics(
+        job.record(
             {
                 "step": job.state.step,
                 "epoch": job.task.plan.epoch_at(job.state.step),
@@ -530,6 +542,18 @@ def _save(job: Job) -> Path:
     job.accelerator.wait_for_everyone()
     job.saved_step = job.state.step
     return path
+
+
+def _push(job: Job, checkpoint: Path) -> None:
+    """Push what would be the result, in the background."""
+    if job.push is None:
+        return
+    step = job.state.step
+    if job.push.is_busy:
+        job.progress.say(f"an earlier push is under way still, so step {step} is not pushed")
+        return
+    write_card(job, job.push.copy(checkpoint), job.task.results(job.state, step))
+    job.push.push(step)
 
 
 def _save_and_stop(job: Job, signal_number: int) -> NoReturn:

@@ -3,9 +3,10 @@
 `mlmtune check` stops at `build_masked_lm` and shows what it got; `train` goes on.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,12 +16,13 @@ from numpy.typing import NDArray
 
 from mlmtune.config import Config, RateSchedule
 from mlmtune.console import Console
-from mlmtune.evaluation.fill_mask import fill_mask
+from mlmtune.evaluation.fill_mask import ANY_MASK, fill_mask
 from mlmtune.evaluation.perplexity import Evaluation
 from mlmtune.masking.collator import MaskedBatch, MaskingCollator
 from mlmtune.masking.selection import highest_mlm_probability, mlm_probability_at
 from mlmtune.modeling.device import precision_of
 from mlmtune.modeling.losses import Losses
+from mlmtune.sharing.card import Card, fill_mask_snippet, masked_lm_card
 from mlmtune.tokens.mixing import Mixture
 from mlmtune.tokens.pairs import PairSequences
 from mlmtune.tokens.sequences import ChunkSequences, Sequences
@@ -204,6 +206,18 @@ class MaskedLM(Measurable, Task):
         split_seed = self.config.corpus.split_seed
         summary = summarize_corpus(self.store, self.splits, self.loaded.tokenizer, split_seed)
         run.write_json("corpus.json", summary)
+
+    def card(
+        self, folder: Path, results: dict[str, Any], records: Mapping[str, Any], name: str
+    ) -> Card:
+        """With the first of the user's sentences that has one mask, or one of our own."""
+        mask = str(self.loaded.tokenizer.mask_token)
+        texts = [text.replace(ANY_MASK, mask) for text in self.config.evaluation.examples]
+        text = next((text for text in texts if text.count(mask) == 1), f"This is a {mask} example.")
+        return masked_lm_card(
+            name, self.config, results, records["corpus"], records["environment"],
+            fill_mask_snippet(folder, text),
+        )  # fmt: skip
 
     def announce(self, state: TrainState, run: RunDir) -> Iterator[str]:
         """New heads, text that was left out, and the sizes of it all."""

@@ -2,12 +2,17 @@
 
 import os
 import shutil
+from pathlib import Path
 from typing import Any
 
+from mlmtune.sharing.card import render
 from mlmtune.training.checkpoint import checkpoint_path, load_weights, save_model
 from mlmtune.training.environment import peak_memory_bytes
 from mlmtune.training.job import Job
 from mlmtune.training.run_dir import CHECKPOINTS_STAY, TEMPORARY_PREFIX, removing, writing_to
+
+RECORDS = ("corpus", "data", "environment")
+"""What a run has written of its data and its place."""
 
 
 def export(job: Job) -> dict[str, Any]:
@@ -28,7 +33,7 @@ def export(job: Job) -> dict[str, Any]:
         **{f"test_{name}": value for name, value in test_results.items()},
     }
     if job.accelerator.is_main_process:
-        _write_model(job)
+        _write_model(job, test_results or eval_results)
         run.write_json("train_results.json", train_results)
         run.write_json("eval_results.json", eval_results)
         if test_results:
@@ -61,15 +66,34 @@ def _train_results(job: Job) -> dict[str, Any]:
     }
 
 
-def _write_model(job: Job) -> None:
-    """Write model/ under a temporary name, then put it in place."""
+def _write_model(job: Job, results: dict[str, Any]) -> None:
+    """Write model/ with its card under a temporary name, then put it in place."""
     temporary = job.run.path / f"{TEMPORARY_PREFIX}model"
     shutil.rmtree(temporary, ignore_errors=True)
     with writing_to(job.run.model, CHECKPOINTS_STAY), removing(temporary):
         loaded = job.task.loaded
         save_model(temporary, job.module, loaded.tokenizer, loaded.kept_weights)
+        write_card(job, temporary, results)
         shutil.rmtree(job.run.model, ignore_errors=True)
         os.replace(temporary, job.run.model)
+
+
+def write_card(job: Job, folder: Path, results: dict[str, Any]) -> None:
+    """Write the README.md of a model that is in a folder; that it fails is no end.
+
+    Args:
+        job: the run.
+        folder: holds the model.
+        results: see `Task.card`.
+    """
+    records = {name: job.run.read_json(f"{name}.json") for name in RECORDS}
+    try:
+        card = job.task.card(folder, results, records, job.run.path.resolve().name)
+        text = render(card)
+    except Exception as error:  # whatever a model of some family does in transformers' pipeline
+        job.progress.say(f"there is no model card ({type(error).__name__}: {error})")
+        return
+    (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def summarize(job: Job, results: dict[str, Any]) -> None:

@@ -13,14 +13,17 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from mlmtune.errors import ConfigError, ResourceError
+from mlmtune.redaction import without_secrets
 
 OWN_FILES = (
     "config.yaml", "config.resolved.yaml", "environment.json", "corpus.json", "metrics.jsonl",
     "status.json", "train_results.json", "eval_results.json", "all_results.json",
     "data.json", "test_results.json", "test_predictions.jsonl", "probe.json",
-    "report.html", "report.md", "report.json",
+    "report.html", "report.md", "report.json", "tracking.json",
 )  # fmt: skip
-OWN_FOLDERS = ("model", "checkpoints")
+OWN_FOLDERS = (
+    "model", "checkpoints", "tensorboard", "wandb", "dvclive", ".aim",
+)  # fmt: skip
 LOCK_FILE = ".lock"
 TEMPORARY_PREFIX = ".writing-"
 """Begins the name of everything that is not whole yet; whoever holds the lock may delete it."""
@@ -48,9 +51,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write text so that the file is the old one or the new one, never half of it."""
+    """Write text, without secrets, so that the file is the old one or the new one, never half."""
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_text(without_secrets(text), encoding="utf-8")
     os.replace(temporary, path)
 
 
@@ -209,3 +212,42 @@ def open_run_dir(path: Path, *, may_be_in_use: bool) -> Iterator[RunDir]:
         yield run
     finally:
         lock.release()
+
+
+def finished_run_dir(path: Path) -> RunDir:
+    """The directory of a run that has come to its end.
+
+    Raises:
+        ConfigError: there is no run, it goes on still, it did not come to its end, or its model is
+            gone.
+    """
+    run = RunDir(path)
+    status = run.read_json("status.json")
+    if status is None:
+        raise ConfigError(f"{path}: there is no run in it (no status.json); give a run.output_dir")
+    if status.get("state") != "finished":
+        known = "step" in status
+        where = f"step {status['step']} of {status['max_steps']}" if known else "the start"
+        if _is_held(path):
+            raise ConfigError(
+                f"{path}: the run is in progress (process {status.get('pid')}, at {where}); wait "
+                "for it"
+            )
+        raise ConfigError(
+            f"{path}: the run did not come to its end (it stopped at {where}); go on with the "
+            "command that started it and --resume auto"
+        )
+    if not (run.model / "config.json").is_file():
+        raise ConfigError(f"{path}: there is no model in it; train again with --overwrite")
+    return run
+
+
+def _is_held(path: Path) -> bool:
+    """Whether a process is writing there."""
+    if not (path / LOCK_FILE).exists():
+        return False
+    try:
+        with FileLock(path / LOCK_FILE, timeout=0):
+            return False
+    except Timeout:
+        return True

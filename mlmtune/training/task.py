@@ -6,8 +6,9 @@ knows of those, and nothing of steps. To add one: a subclass, and a function tha
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from accelerate import Accelerator
@@ -16,6 +17,7 @@ from mlmtune.config import ClassificationConfig, Config
 from mlmtune.modeling.device import precision_of
 from mlmtune.modeling.loading import LoadedModel
 from mlmtune.modeling.losses import Losses
+from mlmtune.sharing.card import Card
 from mlmtune.training.checkpoint import TrainState
 from mlmtune.training.plan import Plan, default_epochs
 from mlmtune.training.run_dir import RunDir
@@ -128,6 +130,20 @@ class Task(ABC):
     @abstractmethod
     def write_records(self, run: RunDir) -> None:
         """Write what the run was trained on, in numbers."""
+
+    @abstractmethod
+    def card(
+        self, folder: Path, results: dict[str, Any], records: Mapping[str, Any], name: str
+    ) -> Card:
+        """The model card.
+
+        Args:
+            folder: holds the model, as `from_pretrained` loads it.
+            results: what was measured of them: of the test where there is one, else of validation.
+            records: what `write_records` wrote, and environment.json's content, by their names
+                without the ending.
+            name: of the model.
+        """
 
     # -------------------------------------------------------------------------- for people
 

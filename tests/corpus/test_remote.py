@@ -13,7 +13,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from mlmtune.corpus import remote
 from mlmtune.corpus.decoding import FileLeftOut
-from mlmtune.corpus.remote import is_remote, list_remote, local_copy, without_query
+from mlmtune.corpus.remote import is_remote, list_remote, local_copy
 from mlmtune.errors import ConfigError, DataError, HubError
 
 WHERE = "corpus.sources[0]"
@@ -292,19 +292,3 @@ def test_a_copy_keeps_the_endings(bucket, tmp_path, name, ending):
 def test_a_local_path_is_given_back_as_it_is():
     with local_copy("/data/docs/a.md") as path:
         assert path == "/data/docs/a.md"
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (f"https://host/a.md{SIGNED}", "https://host/a.md"),
-        (f"https://host/a.md{SIGNED}, docs/?.md", "https://host/a.md, docs/?.md"),
-        (f"403, url='https://host/a.md{SIGNED}'", "403, url='https://host/a.md'"),
-        ("https://host/a.md#part, x", "https://host/a.md, x"),
-        (f"{{path: https://host/a.md{SIGNED}}}", "{path: https://host/a.md}"),
-        ("data/?.md", "data/?.md"),
-        ("s3://bucket/?.md", "s3://bucket/?.md"),
-    ],
-)
-def test_queries_are_taken_out_of_what_people_read(text, expected):
-    assert without_query(text) == expected

@@ -67,6 +67,7 @@ def test_a_run_writes_what_it_promises(runs: Any, capsys: pytest.CaptureFixture[
     of_others = {
         *("report.html", "report.md", "report.json", "probe.json"),  # of a run that has ended
         *("data.json", "test_results.json", "test_predictions.jsonl"),  # of a classifier
+        "tracking.json",  # of a run that is tracked
     }
     assert set(OWN_FILES) - of_others <= {path.name for path in run.path.iterdir()}
     assert {path.name for path in run.checkpoint(30).iterdir()} >= {

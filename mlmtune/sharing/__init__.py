@@ -1,0 +1,1 @@
+"""What leaves a run for others: model cards, repositories on the hub, trackers."""

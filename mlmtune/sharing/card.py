@@ -1,0 +1,383 @@
+"""The model card: what a result is, from what was measured. It is `model/README.md`.
+
+What it says of text is where it is from and how much of it there is, never the text itself; of
+places on this machine it has their last part.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import pipeline
+
+from mlmtune.config import ClassificationConfig, Config, DataConfig, SourceConfig
+from mlmtune.locations import FILE_SCHEME
+from mlmtune.modeling.loading import is_on_hub
+from mlmtune.modeling.names import short_names
+from mlmtune.redaction import without_query, without_secrets
+from mlmtune.sharing.repository import HERE
+from mlmtune.sharing.trackers import flattened
+
+NOT_STATED = "not stated"
+
+NUM_GUESSES = 3
+"""How many of a model's guesses the snippet shows."""
+
+SECTIONS = ("objective", "masking", "chunking", "optimizer", "training")
+"""What a reader may want to repeat; no section with paths."""
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """How to use the model.
+
+    Attributes:
+        code: Python.
+        printed: what it printed.
+    """
+
+    code: str
+    printed: str
+
+
+def fill_mask_snippet(folder: Path, text: str) -> Snippet:
+    """Fill the one mask of a text, which is the tokenizer's own, by the model in a folder."""
+    fill = pipeline("fill-mask", model=str(folder), device="cpu")
+    guesses = fill(text, top_k=NUM_GUESSES)
+    return Snippet(
+        "from transformers import pipeline\n\n"
+        f'fill = pipeline("fill-mask", {HERE}\n'
+        f"for guess in fill({_literal(text)}, top_k={NUM_GUESSES}):\n"
+        """    print(f"{guess['score']:.3f} {guess['token_str'].strip()}")""",
+        "\n".join(f"{guess['score']:.3f} {guess['token_str'].strip()}" for guess in guesses),
+    )
+
+
+def classification_snippet(folder: Path, texts: Sequence[str]) -> Snippet:
+    """Label a text, or a pair of texts, by the classifier in a folder."""
+    classify = pipeline("text-classification", model=str(folder), device="cpu")
+    asked: Any = texts[0] if len(texts) == 1 else {"text": texts[0], "text_pair": texts[1]}
+    [guess] = classify([asked])
+    return Snippet(
+        "from transformers import pipeline\n\n"
+        f'classify = pipeline("text-classification", {HERE}\n'
+        f"[guess] = classify([{_literal(asked)}])\n"
+        """print(f"{guess['score']:.3f} {guess['label']}")""",
+        f"{guess['score']:.3f} {guess['label']}",
+    )
+
+
+def _literal(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What was trained on.
+
+    Attributes:
+        name: where it is from, without the way there on this machine.
+        dataset: its name on the hub; None where it is not there.
+        amount: how much there is, in words.
+        license: as the config states it.
+    """
+
+    name: str
+    dataset: str | None
+    amount: str
+    license: str | None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that was measured.
+
+    Attributes:
+        name: for people.
+        type: its name among the hub's metrics; None for what has none.
+        value: None where it is larger than a float may be.
+        shown: the same as a reader sees it.
+        before: what it was before training; empty where that was not measured.
+    """
+
+    name: str
+    type: str | None
+    value: float | None
+    shown: str
+    before: str = ""
+
+
+@dataclass(frozen=True)
+class Card:
+    """All that a card says.
+
+    Attributes:
+        name: of the model.
+        task: what `pipeline()` calls it.
+        base: the model that it was trained from; see `public_name`.
+        base_on_hub: whether that is a name on the hub.
+        license: as the config states it.
+        introduction: what it is, in a sentence or two.
+        snippet: how to use it.
+        measured_on: what the numbers are of.
+        metrics: the numbers.
+        notes: what to know of them.
+        data: what was trained on.
+        settings: of the config, by their dotted names.
+        environment: environment.json's content.
+    """
+
+    name: str
+    task: Literal["fill-mask", "text-classification"]
+    base: str
+    base_on_hub: bool
+    license: str | None
+    introduction: str
+    snippet: Snippet
+    measured_on: str
+    metrics: tuple[Metric, ...]
+    notes: tuple[str, ...]
+    data: tuple[Data, ...]
+    settings: tuple[tuple[str, Any], ...]
+    environment: Mapping[str, Any]
+
+    @property
+    def base_link(self) -> str:
+        """The base as Markdown."""
+        if not self.base_on_hub:
+            return f"`{self.base}`"
+        return f"[{self.base}](https://huggingface.co/{self.base})"
+
+
+def render(card: Card) -> str:
+    """The card as Markdown, under the metadata that the hub reads."""
+    names = [data.dataset for data in card.data if data.dataset is not None]
+    metadata = ModelCardData(
+        base_model=card.base if card.base_on_hub else None,
+        datasets=names or None,
+        eval_results=list(_eval_results(card)),
+        library_name="transformers",
+        license=card.license,
+        model_name=card.name,
+        pipeline_tag=card.task,
+        tags=["mlmtune", card.task],
+    )
+    template = files(__package__).joinpath("card.md.jinja").read_text(encoding="utf-8")
+    made = ModelCard.from_template(
+        metadata, template_str=template, card=card, cell=_cell, not_stated=NOT_STATED
+    )
+    return without_secrets(f"{str(made).rstrip()}\n")
+
+
+def _eval_results(card: Card) -> Iterator[EvalResult]:
+    datasets = [data for data in card.data if data.dataset is not None]
+    kind = datasets[0].dataset if len(card.data) == len(datasets) == 1 else None
+    for metric in card.metrics:
+        if metric.type is not None and metric.value is not None:
+            yield EvalResult(
+                task_type=card.task,
+                dataset_type=kind or "text",
+                dataset_name=", ".join(data.name for data in card.data),
+                dataset_split=card.measured_on.split()[0],
+                metric_type=metric.type,
+                metric_name=metric.name,
+                metric_value=round(metric.value, 4),
+            )
+
+
+def _cell(text: Any) -> str:
+    shown = str(text).lower() if isinstance(text, bool) else str(text)
+    return " ".join(shown.split()).replace("|", "\\|")
+
+
+def public_name(location: str) -> str:
+    """A model or a text without the way to it on this machine."""
+    if "://" in location and not location.startswith(FILE_SCHEME):
+        return without_secrets(without_query(location))
+    return short_names([location])[0].rpartition("/")[2]
+
+
+# ------------------------------------------------------------------------- masked language models
+
+
+def masked_lm_card(
+    name: str,
+    config: Config,
+    results: Mapping[str, Any],
+    corpus: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    snippet: Snippet,
+) -> Card:
+    """The card of a masked language model.
+
+    Args:
+        name: of the model.
+        config: with every `auto` decided.
+        results: eval_results.json's content.
+        corpus: corpus.json's content.
+        environment: environment.json's content.
+        snippet: filling a mask.
+    """
+    data = tuple(
+        _source_data(source, corpus)
+        for source in (*config.corpus.sources, *config.corpus.validation_sources)
+    )
+    masked = f"{results['num_masked_tokens']:,} masked tokens"
+    notes = [
+        "Perplexity is exp of the mean loss on masked tokens; the masks are the same before and "
+        f"after (seed {config.evaluation.seed}, {config.evaluation.mlm_probability:.0%} of the "
+        "tokens). In brackets: 95 % intervals."
+    ]
+    if results["model_head_was_new"]:
+        notes.append(
+            "The base has no masked-LM head. It was given a new one, so what it says before "
+            "training means little."
+        )
+    base, on_hub = _base(config.model.name_or_path)
+    return Card(
+        name=name,
+        task="fill-mask",
+        base=base,
+        base_on_hub=on_hub,
+        license=config.hub.license,
+        introduction=(
+            f"A masked language model, trained further on the text of a domain "
+            f"({_step(config, results)})."
+        ),
+        snippet=snippet,
+        measured_on=f"validation text, {masked}, kept apart from training",
+        metrics=tuple(_masked_lm_metrics(results)),
+        notes=tuple(notes),
+        data=data,
+        settings=_settings(config),
+        environment=environment,
+    )
+
+
+def _masked_lm_metrics(results: Mapping[str, Any]) -> Iterator[Metric]:
+    yield Metric(
+        "perplexity", "perplexity", results["perplexity"],
+        _perplexity(results["perplexity"], results["perplexity_interval"]),
+        _perplexity(results["perplexity_before"], results["perplexity_before_interval"]),
+    )  # fmt: skip
+    shares = {
+        "accuracy": ("masked tokens guessed right", "accuracy"),
+        "accuracy_top5": ("right among the first five", None),
+        "pair_accuracy": ("pairs told right", None),
+    }
+    for key, (shown, kind) in shares.items():
+        if key in results:
+            value, before = results[key], results[f"{key}_before"]
+            yield Metric(shown, kind, value, f"{value:.1%}", f"{before:.1%}")
+    if "general_perplexity" in results:
+        yield Metric(
+            "perplexity on general text", None, results["general_perplexity"],
+            _perplexity(results["general_perplexity"]),
+            _perplexity(results["general_perplexity_before"]),
+        )  # fmt: skip
+        lost = "change" if results["model_head_was_new"] else "forgetting"
+        yield Metric(
+            f"{lost} (nats a token of general text)", None, results["forgetting"],
+            f"{results['forgetting']:+.3f}",
+        )  # fmt: skip
+
+
+def _perplexity(value: float | None, interval: Sequence[float] | None = None) -> str:
+    if value is None:
+        return "over 1e308"
+    return f"{value:,.2f}" + ("" if interval is None else " [{:,.2f}, {:,.2f}]".format(*interval))
+
+
+def _source_data(source: SourceConfig, corpus: Mapping[str, Any]) -> Data:
+    name = source.name or without_query(source.location)
+    found = corpus["sources"].get(name, {})
+    where = source.name or ", ".join(map(public_name, source.location.split(", ")))
+    if source.replay is not None:
+        where += " (general text, mixed in)"
+    on_hub = source.dataset is not None and is_on_hub(source.dataset)
+    amount = f"{found['tokens']:,} tokens" if "tokens" in found else ""
+    return Data(where, source.dataset if on_hub else None, amount, source.license)
+
+
+# -------------------------------------------------------------------------------- classifiers
+
+
+def classification_card(
+    name: str,
+    config: ClassificationConfig,
+    results: Mapping[str, Any],
+    data: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    snippet: Snippet,
+) -> Card:
+    """The card of a classifier.
+
+    Args:
+        name: of the model.
+        config: with every `auto` decided.
+        results: test_results.json's content, or eval_results.json's where nothing was tested yet.
+        data: data.json's content.
+        environment: environment.json's content.
+        snippet: labelling a text.
+    """
+    side = "validation" if "step" in results else "test"
+    base, on_hub = _base(config.model.name_or_path)
+    labels = ", ".join(f"`{label}`" for label in data["labels"])
+    return Card(
+        name=name,
+        task="text-classification",
+        base=base,
+        base_on_hub=on_hub,
+        license=config.hub.license,
+        introduction=f"A classifier of text into {len(data['labels'])} labels: {labels}.",
+        snippet=snippet,
+        measured_on=f"{side}, {results['num_examples']:,} examples, kept apart from training",
+        metrics=(
+            Metric("accuracy", "accuracy", results["accuracy"], f"{results['accuracy']:.1%}"),
+            Metric("macro-F1", "f1", results["macro_f1"], f"{100 * results['macro_f1']:.1f}"),
+            *(
+                Metric(f"F1 of {label}", None, found["f1"], f"{100 * found['f1']:.1f}")
+                for label, found in results["per_label"].items()
+            ),
+        ),
+        notes=() if side == "test" else ("Validation has chosen the weights; there is no test.",),
+        data=(_task_data(config.data, data),),
+        settings=_settings(config),
+        environment=environment,
+    )
+
+
+def _task_data(config: DataConfig, data: Mapping[str, Any]) -> Data:
+    amount = f"{data['train']['examples']:,} examples"
+    if config.dataset is not None:
+        on_hub = is_on_hub(config.dataset)
+        where = config.dataset if on_hub else public_name(config.dataset)
+        return Data(where, config.dataset if on_hub else None, amount, config.license)
+    return Data(public_name(config.train), None, amount, config.license)
+
+
+# ------------------------------------------------------------------------------------- both
+
+
+def _base(location: str) -> tuple[str, bool]:
+    on_hub = is_on_hub(location)
+    return (location if on_hub else public_name(location)), on_hub
+
+
+def _step(config: Config, results: Mapping[str, Any]) -> str:
+    return f"{results['step']:,} steps of {config.training.global_batch_size} sequences"
+
+
+def _settings(config: Config | ClassificationConfig) -> tuple[tuple[str, Any], ...]:
+    sections = config.model_dump(include=set(SECTIONS))
+    values = [("run.seed", config.run.seed), *flattened(sections)]
+    is_span = isinstance(config, Config) and config.masking.strategy == "span"
+    return tuple(
+        (key, value)
+        for key, value in values
+        if value is not None and (is_span or not key.startswith("masking.span_"))
+    )

@@ -1,0 +1,223 @@
+"""A repository on the Hugging Face hub: opening it, and committing a folder to it.
+
+A push is one commit of the whole folder, so a repository never holds half a model. What a failed
+attempt has uploaded stays with the hub, by its content, and is not sent again.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
+from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+
+from mlmtune.errors import ConfigError, HubError
+from mlmtune.redaction import without_secrets
+
+WAITS_SECONDS = (2.0, 8.0, 30.0)
+"""Between attempts; within one, the hub's own client tries again what it can."""
+
+_PASSING = (408, 409, 412, 425, 429, 500, 502, 503, 504)
+"""Answers after which another attempt may succeed; 409 and 412 where somebody else commits."""
+
+_CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2")
+"""What the hub's client speaks by, between its versions."""
+
+HERE = 'model=".")  # this folder'
+"""How a card's snippet loads the model until it has a name on the hub."""
+
+T = TypeVar("T")
+
+
+class PushFailed(HubError):
+    """Nothing was committed.
+
+    Args:
+        reason: why, and how to mend it.
+        may_pass: whether it is the hub or the way there, and not what was asked for.
+    """
+
+    def __init__(self, reason: str, *, may_pass: bool) -> None:
+        super().__init__(reason)
+        self.may_pass = may_pass
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository that exists.
+
+    Attributes:
+        name: with its owner.
+        is_private: whether it is.
+    """
+
+    name: str
+    is_private: bool
+
+    @property
+    def url(self) -> str:
+        """Its page."""
+        return f"{endpoint()}/{self.name}"
+
+
+def endpoint() -> str:
+    """The hub that is spoken to."""
+    return without_secrets(constants.ENDPOINT)
+
+
+def is_offline() -> bool:
+    """Whether the hub must not be asked."""
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def open_repository(name: str, *, is_private: bool, say: Callable[[str], None]) -> Repository:
+    """Make a model repository, or find it.
+
+    Args:
+        name: `NAME` or `OWNER/NAME`.
+        is_private: what it is made as. Where it must be private, one that is public is refused.
+        say: told of each further attempt.
+
+    Raises:
+        ConfigError: the name is none, or a repository that was to be private is public.
+        PushFailed: the hub cannot be reached, or refuses.
+    """
+    api = HfApi()
+
+    def find() -> Repository:
+        made = api.create_repo(name, private=is_private, exist_ok=True)
+        info = api.repo_info(made.repo_id)
+        return Repository(made.repo_id, bool(info.private))
+
+    try:
+        repository = _persistently(find, say)
+    except HFValidationError as error:
+        raise ConfigError(
+            f"{name} is no name of a repository; give NAME or ORGANISATION/NAME, of letters, "
+            "digits and -_."
+        ) from error
+    if is_private and not repository.is_private:
+        raise ConfigError(
+            f"{repository.name} is public, and this push is private; give --public (hub.private: "
+            "false), or another name"
+        )
+    return repository
+
+
+def push_folder(
+    repository: Repository, folder: Path, message: str, say: Callable[[str], None]
+) -> str:
+    """Commit a model's folder; the snippet in its card then loads it from there.
+
+    Args:
+        repository: where to.
+        folder: all of its files; what else is in the repository stays.
+        message: of the commit.
+        say: told of each further attempt.
+
+    Returns:
+        The commit's hash.
+
+    Raises:
+        PushFailed: the hub cannot be reached, or refuses.
+        OSError: a file cannot be read.
+    """
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # that there is nothing to do
+    api = HfApi()
+
+    def commit() -> str:
+        # Made anew for each attempt: an operation remembers what it has sent.
+        operations = list(_operations(folder, repository.name))
+        try:
+            made = api.create_commit(repository.name, operations, commit_message=message)
+        except Exception as error:
+            if not _lacks_xet(error):
+                raise
+            constants.HF_HUB_DISABLE_XET = True
+            return commit()
+        return str(made.oid)
+
+    return _persistently(commit, say)
+
+
+def _lacks_xet(error: BaseException) -> bool:
+    """Whether a hub, such as a mirror, has no Xet storage, which the client takes for granted."""
+    said = str(error)
+    return "xet-write-token" in said and "404" in said and not constants.HF_HUB_DISABLE_XET
+
+
+def _operations(folder: Path, repository: str) -> Iterator[CommitOperationAdd]:
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file():
+            continue
+        content: Any = path
+        if path.name == "README.md":
+            text = path.read_text(encoding="utf-8")
+            content = text.replace(HERE, f'model="{repository}")').encode()
+        yield CommitOperationAdd(path.relative_to(folder).as_posix(), content)
+
+
+def without_bars() -> None:
+    """Leave out the hub client's progress bars, which stand among this program's lines."""
+    disable_progress_bars()
+
+
+def _persistently(request: Callable[[], T], say: Callable[[str], None]) -> T:
+    """What a request gives, at the fourth attempt if need be."""
+    for wait in (*WAITS_SECONDS, None):
+        try:
+            return request()
+        except HFValidationError:
+            raise
+        except Exception as error:
+            failed = _explained(error)
+            if failed is None:
+                raise
+            if wait is None or not failed.may_pass:
+                raise failed from error
+            say(f"{failed}; trying again in {wait:.0f} s")
+            time.sleep(wait)
+    raise AssertionError("unreachable")
+
+
+def _explained(error: BaseException) -> PushFailed | None:
+    """What went wrong, in words; None where it has nothing to do with the hub."""
+    chain = list(_causes(error))
+    if any(isinstance(e, OfflineModeIsEnabled) for e in chain):
+        return PushFailed("HF_HUB_OFFLINE is set; unset it", may_pass=False)
+    answers = [e for e in chain if getattr(e, "response", None) is not None]
+    if answers:
+        return _answered(answers[0])
+    is_network = any(
+        type(e).__module__.split(".")[0] in _CLIENTS
+        or isinstance(e, ConnectionError | TimeoutError)
+        for e in chain
+    )
+    if not is_network:
+        return None
+    why = type(chain[-1]).__name__
+    return PushFailed(f"{endpoint()} cannot be reached ({why})", may_pass=True)
+
+
+def _answered(error: Any) -> PushFailed:
+    """What the hub has against a request."""
+    status = int(error.response.status_code)
+    said = " ".join(str(getattr(error, "server_message", None) or "").split())[:200]
+    answer = f"{endpoint()} answers with HTTP status {status}{f' ({said})' if said else ''}"
+    if status == 401:
+        token = "the token in use is not valid" if get_token() else "there is no token"
+        answer += f": {token}; set HF_TOKEN to one that may write, or log in by hf auth login"
+    elif status == 403:
+        answer += ": the token may not write there; give one that may, or another owner"
+    return PushFailed(answer, may_pass=status in _PASSING)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__

@@ -1,0 +1,213 @@
+"""Experiment trackers, through Accelerate: one that fails is told and dropped, and the run goes on.
+
+To add one: a name in `config.TrackerName`, and a row in `TRACKERS`.
+"""
+
+import io
+import shlex
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
+
+from mlmtune.config import TrackingConfig
+from mlmtune.console import Console
+from mlmtune.redaction import without_query, without_secrets
+
+FAILURES = (Exception, SystemExit)
+"""What a tracker may fail with: some end the program where nobody is logged in."""
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """What a tracker is told of a run.
+
+    Attributes:
+        project: what it stands under.
+        name: of the run.
+        folder: the run's directory, for trackers that write files.
+        id: stays the same over all sittings of a run.
+        step: steps taken before this sitting; 0 at the beginning.
+    """
+
+    project: str
+    name: str
+    folder: Path
+    id: str
+    step: int
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A tracker.
+
+    Attributes:
+        module: what must be there to import.
+        package: what to install for it.
+        mend: what to do where it is installed and cannot start.
+        arguments: of Accelerate's class, for a run.
+        show: the command that shows it; None for those that say so themselves.
+    """
+
+    module: str
+    package: str
+    mend: str
+    arguments: Callable[[TrackedRun], tuple[tuple[Any, ...], dict[str, Any]]]
+    show: Callable[[TrackedRun], str] | None = None
+
+
+TRACKERS: Mapping[str, Kind] = {
+    "tensorboard": Kind(
+        "tensorboard", "mlmtune[tensorboard]", "see that run.output_dir can be written",
+        # What an earlier sitting wrote of steps that are taken again is not shown.
+        lambda run: ((run.name, str(run.folder / "tensorboard")),
+                     {"purge_step": run.step + 1} if run.step else {}),
+        lambda run: f"tensorboard --logdir {run.folder / 'tensorboard'}",
+    ),
+    "wandb": Kind(
+        "wandb", "wandb", "wandb login, or set WANDB_MODE=offline",
+        lambda run: ((run.project,), {"name": run.name, "id": run.id, "resume": "allow",
+                                      "dir": str(run.folder)}),
+    ),
+    "trackio": Kind(
+        "trackio", "mlmtune[trackio]", "see that TRACKIO_DIR can be written",
+        lambda run: ((run.project,), {"name": run.name, "embed": False, "private": True,
+                                      "resume": "allow" if run.step else "never"}),
+        lambda run: f"trackio show --project {shlex.quote(run.project)}",
+    ),
+    "swanlab": Kind(
+        "swanlab", "swanlab", "swanlab login, or set SWANLAB_MODE=offline",
+        lambda run: ((run.project,), {"experiment_name": run.name}),
+    ),
+    "mlflow": Kind(
+        "mlflow", "mlflow", "set MLFLOW_TRACKING_URI to a server that can be reached",
+        lambda run: ((run.project,), {"run_name": run.name}),
+    ),
+    "comet_ml": Kind(
+        "comet_ml", "comet_ml", "comet login, or set COMET_API_KEY",
+        lambda run: ((run.project,), {}),
+    ),
+    "aim": Kind(
+        "aim", "aim", "see that run.output_dir can be written",
+        lambda run: ((run.name, str(run.folder)), {"experiment": run.project}),
+    ),
+    "clearml": Kind(
+        "clearml", "clearml", "run clearml-init",
+        lambda run: ((run.project,), {"task_name": run.name}),
+    ),
+    "dvclive": Kind(
+        "dvclive", "dvclive", "see that run.output_dir can be written",
+        lambda run: ((run.name,), {"dir": str(run.folder / "dvclive")}),
+    ),
+}  # fmt: skip
+
+
+class Trackers:
+    """The trackers of a run that work; none in processes other than the first.
+
+    Args:
+        console: where it is told that one fails.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._started: dict[str, GeneralTracker] = {}
+
+    def start(self, config: TrackingConfig, run: TrackedRun, settings: Mapping[str, Any]) -> None:
+        """Start all that the config names, and tell them the settings.
+
+        Args:
+            config: names them.
+            run: which run it is.
+            settings: the whole config as the run records it.
+        """
+        values = {
+            key: without_secrets(without_query(value)) if isinstance(value, str) else value
+            for key, value in flattened(settings)
+        }
+        for name in dict.fromkeys(config.with_):
+            kind = TRACKERS[name]
+            with self._surviving(name, "cannot start", kind.mend):
+                if find_spec(kind.module) is None:
+                    self._drop(name, f"is not installed; pip install {shlex.quote(kind.package)}")
+                    continue
+                positional, named = kind.arguments(run)
+                tracker = LOGGER_TYPE_TO_CLASS[name](*positional, **named)
+                tracker.start()
+                self._started[name] = tracker
+                tracker.store_init_configuration(values)
+            if name in self._started:
+                show = f"; to see it: {kind.show(run)}" if kind.show else ""
+                self._console.say(f"tracked by {name}{show}")
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """A line of metrics.jsonl: `eval_*` becomes `eval/*`, the rest `train/*`."""
+        self._log(
+            {
+                f"eval/{name.removeprefix('eval_')}" if name.startswith("eval_") else
+                f"train/{name}": value
+                for name, value in record.items() if name != "step"
+            },
+            record["step"],
+        )  # fmt: skip
+
+    def log_results(self, results: Mapping[str, Any], step: int) -> None:
+        """The content of all_results.json, as `result/*`."""
+        self._log({f"result/{name}": value for name, value in results.items()}, step)
+
+    def finish(self) -> None:
+        """Let each write out what it holds."""
+        for name, tracker in list(self._started.items()):
+            with self._surviving(name, "cannot finish", "its last metrics may be missing"):
+                tracker.finish()
+        self._started.clear()
+
+    def _log(self, record: Mapping[str, Any], step: int) -> None:
+        numbers = {
+            name: float(value)
+            for name, value in flattened(record)
+            if isinstance(value, int | float)
+        }
+        for name, tracker in list(self._started.items()):
+            with self._surviving(name, "has failed", "it has what came before"):
+                tracker.log(numbers, step=step)
+
+    @contextmanager
+    def _surviving(self, name: str, what: str, remark: str) -> Iterator[None]:
+        """Tell and drop a tracker that fails, whatever it fails with."""
+        # Whoever has a question asks it on standard output; the others greet at length there.
+        greets = TRACKERS[name].show is not None
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with redirect_stdout(io.StringIO()) if greets else nullcontext():
+                    yield
+        except FAILURES as error:
+            self._drop(name, f"{what} ({_reason(error)}): {remark}")
+
+    def _drop(self, name: str, what: str) -> None:
+        self._started.pop(name, None)
+        self._console.say(f"tracking.with: {name} {what}; training goes on without it")
+
+
+def flattened(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested mappings and lists, each under its dotted name."""
+    if isinstance(value, Mapping):
+        inner: Any = value.items()
+    elif isinstance(value, list | tuple):
+        inner = enumerate(value)
+    else:
+        yield name, value
+        return
+    for key, entry in inner:
+        yield from flattened(entry, f"{name}.{key}" if name else str(key))
+
+
+def _reason(error: BaseException) -> str:
+    said = (str(error).strip().splitlines() or [""])[0][:200]
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__

@@ -1,0 +1,143 @@
+"""Pushing to the Hugging Face hub: a finished run, and what is the best so far on the way."""
+
+import os
+import shutil
+import threading
+from pathlib import Path
+
+from mlmtune import hub
+from mlmtune.console import Console
+from mlmtune.errors import ConfigError, HubError
+from mlmtune.sharing.repository import (
+    PushFailed,
+    Repository,
+    endpoint,
+    is_offline,
+    open_repository,
+    push_folder,
+    without_bars,
+)  # fmt: skip
+from mlmtune.training.run_dir import TEMPORARY_PREFIX, finished_run_dir, read_json
+
+NOT_OF_THE_MODEL = ("optimizer.safetensors", "state.json", "MANIFEST.json")
+"""What a checkpoint has besides a model."""
+
+
+def push_run(path: Path, name: str, *, is_private: bool, console: Console) -> None:
+    """Push a finished run's `model/`, which includes its card, in one commit.
+
+    Args:
+        path: the run's directory.
+        name: of the repository.
+        is_private: what the repository is made as, and must be if it is true.
+        console: says what is pushed, and where it is then.
+
+    Raises:
+        ConfigError: there is no finished run; or see `open_repository`.
+        HubError: the hub refuses, or cannot be reached; with the command that tries again.
+    """
+    run = finished_run_dir(path)
+    files = [file for file in run.model.rglob("*") if file.is_file()]
+    if notes := hub.environment_notes():
+        console.say(f"the hub is {endpoint()} ({'; '.join(notes)})")
+    if not console.shows_bars:
+        without_bars()
+    try:
+        repository = open_repository(name, is_private=is_private, say=console.say)
+        size = sum(file.stat().st_size for file in files) / 1e6
+        seen = "private" if repository.is_private else "public"
+        console.say(f"pushing {len(files)} files, {size:,.1f} MB, to {repository.name} ({seen})")
+        step = (read_json(path / "eval_results.json") or {}).get("step")
+        message = f"{path.resolve().name}, step {step}"
+        commit = push_folder(repository, run.model, message, console.say)
+    except PushFailed as error:
+        visibility = "" if is_private else " --public"
+        raise HubError(
+            f"{error}; nothing was pushed, and the model is whole in {run.model}. To try again: "
+            f"mlmtune push {path} --repo {name}{visibility}"
+        ) from error
+    console.result(f"pushed to {repository.url}, commit {commit[:8]}")
+
+
+class PushOnTheWay:
+    """Pushes of a run that goes on: in the background, one at a time, the newest that fits.
+
+    A failure is told, and the run goes on; the push at its end makes up for it.
+
+    Args:
+        repository: where to.
+        folder: the run's, for the copy that is being pushed.
+        console: says what was pushed.
+    """
+
+    def __init__(self, repository: Repository, folder: Path, console: Console) -> None:
+        self._repository = repository
+        self._copy = folder / f"{TEMPORARY_PREFIX}push"
+        self._console = console
+        self._thread: threading.Thread | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether an earlier push is under way still."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def copy(self, checkpoint: Path) -> Path:
+        """What is of the model in a checkpoint, at a place where nothing deletes it meanwhile."""
+        shutil.rmtree(self._copy, ignore_errors=True)
+        self._copy.mkdir()
+        for file in checkpoint.iterdir():
+            if file.is_file() and file.name not in NOT_OF_THE_MODEL:
+                _link(file, self._copy / file.name)
+        return self._copy
+
+    def push(self, step: int) -> None:
+        """Push what `copy` has made, in the background."""
+        # A daemon: whoever stops the run does not wait for it, and half a push is none.
+        self._thread = threading.Thread(target=self._push, args=(step,), daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until the push that is under way has come to its end."""
+        if self._thread is not None:
+            self._thread.join()
+        shutil.rmtree(self._copy, ignore_errors=True)
+
+    def _push(self, step: int) -> None:
+        try:
+            commit = push_folder(self._repository, self._copy, f"step {step}", lambda line: None)
+        except (HubError, OSError) as error:
+            self._console.say(f"the push after step {step} failed: {error}; training goes on")
+        else:
+            self._console.say(f"pushed step {step} to {self._repository.url}, commit {commit[:8]}")
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, target)
+
+
+def check_repository(name: str, *, is_private: bool, console: Console) -> Repository | None:
+    """Open the repository that a run will be pushed to, before hours are spent.
+
+    Returns:
+        None where the hub cannot be reached now; it may be when the run has come to its end.
+
+    Raises:
+        ConfigError: see `open_repository`.
+        HubError: the hub refuses: no push can succeed.
+    """
+    without_bars()
+    if is_offline():
+        console.say(f"hub.hub_model_id: HF_HUB_OFFLINE is set, so {name} is not pushed on the way")
+        return None
+    try:
+        return open_repository(name, is_private=is_private, say=console.say)
+    except PushFailed as error:
+        if error.may_pass:
+            console.say(f"hub.hub_model_id: {error}; training goes on, and pushes at the end")
+            return None
+        raise HubError(f"hub.hub_model_id: {name}: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"hub.hub_model_id: {error}") from error

@@ -1,0 +1,81 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlmtune.redaction import REDACTED, without_query, without_secrets
+
+SIGNED = "?X-Amz-Signature=abc123&X-Amz-Expires=60"
+SECRET = "correct-horse-battery"
+
+
+@pytest.mark.parametrize(
+    "name", ["HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD", "hub_token"]
+)
+def test_the_value_of_a_secret_variable_is_taken_out_wherever_it_stands(monkeypatch, name):
+    monkeypatch.setenv(name, SECRET)
+    assert without_secrets(f"path: /data/{SECRET}/x") == f"path: /data/{REDACTED}/x"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PWD", "/work/here"), ("TOKENIZERS_PARALLELISM", "false-or-true"), ("API_KEY", "short"),
+     ("KEYBOARD", "qwertyuiop")],
+)  # fmt: skip
+def test_other_variables_are_left_alone(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    assert without_secrets(f"see {value} there") == f"see {value} there"
+
+
+def test_of_two_secrets_of_which_one_begins_with_the_other_nothing_is_left(monkeypatch):
+    monkeypatch.setenv("A_TOKEN", "abcdefgh")
+    monkeypatch.setenv("B_TOKEN", "abcdefghijkl")
+    assert without_secrets("abcdefghijkl abcdefgh") == f"{REDACTED} {REDACTED}"
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["hf_" + "aB3" * 11, "ghp_" + "a1B2" * 9, "github_pat_" + "a1_" * 12, "glpat-" + "x-9" * 7,
+     "sk-" + "abcd" * 8, "AKIA" + "A1B2" * 4, "xoxb-123456789012-abc"],
+)  # fmt: skip
+def test_tokens_are_known_by_how_they_begin(token):
+    assert without_secrets(f"# token {token}.") == f"# token {REDACTED}."
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("https://me:pass@host/a b", "https://host/a b"),
+        ("https://token@host/a", "https://host/a"),
+        ("s3://key:secret@bucket/a", "s3://bucket/a"),
+        ("ssh://git@host/a", "ssh://git@host/a"),  # a user alone is no secret there
+        ("mail me@host or https://host/@me", "mail me@host or https://host/@me"),
+    ],
+)
+def test_passwords_in_urls_are_taken_out(text, expected):
+    assert without_secrets(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"https://host/a.md{SIGNED}", "https://host/a.md"),
+        (f"https://host/a.md{SIGNED}, docs/?.md", "https://host/a.md, docs/?.md"),
+        (f"403, url='https://host/a.md{SIGNED}'", "403, url='https://host/a.md'"),
+        ("https://host/a.md#part, x", "https://host/a.md, x"),
+        (f"{{path: https://host/a.md{SIGNED}}}", "{path: https://host/a.md}"),
+        ("data/?.md", "data/?.md"),
+        ("s3://bucket/?.md", "s3://bucket/?.md"),
+    ],
+)
+def test_queries_are_taken_out_of_what_people_read(text, expected):
+    assert without_query(text) == expected
+
+
+@given(st.recursive(st.text() | st.sampled_from(["https://a:b@c/d", "hf_" + "a" * 20]),
+                    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))  # fmt: skip
+def test_json_stays_json(value):
+    """What is written passes through it as text."""
+    json.loads(without_secrets(json.dumps(value)))
+    json.loads(without_secrets(json.dumps(value, ensure_ascii=False, indent=1)))
