@@ -533,11 +533,22 @@ def init(
         typer.Option("--output", metavar="FILE", help="Where to; NAME.yaml by default.",
                      show_default=False),
     ] = None,
+    schema: Annotated[
+        bool,
+        typer.Option(
+            "--schema",
+            help="Instead of a config, print the JSON schema of its kind, by which editors check "
+            "and complete.",
+        ),
+    ] = False,
 ) -> None:  # fmt: skip
     """Write a commented config to start from."""
     from mlmtune.config_loading import SHIPPED_TASK, shipped_configs
 
     configs = shipped_configs()
+    if schema:
+        _write_schema(name == SHIPPED_TASK, output)
+        return
     if name is None:
         print("configs to start from (mlmtune init NAME):")
         for known, path in configs.items():
@@ -546,14 +557,34 @@ def init(
     if name not in configs:
         raise ConfigError(f"there is no config {name!r}; there are {', '.join(configs)}")
     target = output or Path(f"{name}.yaml")
+    _write_new(target, configs[name].read_bytes())
+    command = "finetune" if name == SHIPPED_TASK else "train"
+    print(f"wrote {target}; look it over, then: mlmtune {command} --config {target}")
+
+
+def _write_schema(is_task: bool, output: Path | None) -> None:
+    import json
+
+    from mlmtune.config import ClassificationConfig, Config
+    from mlmtune.config_loading import json_schema
+
+    kind = ClassificationConfig if is_task else Config
+    text = json.dumps(json_schema(kind), indent=1) + "\n"
+    if output is None:
+        print(text, end="")
+        return
+    _write_new(output, text.encode())
+    print(f"wrote {output}; an editor takes it from a config's first line:")
+    print(f"# yaml-language-server: $schema={output}")
+
+
+def _write_new(target: Path, content: bytes) -> None:
     if target.exists():
         raise ConfigError(f"{target} exists already; give another name by --output FILE")
     try:
-        target.write_bytes(configs[name].read_bytes())
+        target.write_bytes(content)
     except OSError as error:
         raise ResourceError(f"{target}: cannot be written ({error.strerror})") from error
-    command = "finetune" if name == SHIPPED_TASK else "train"
-    print(f"wrote {target}; look it over, then: mlmtune {command} --config {target}")
 
 
 def _refuse_several_processes(command: str) -> None:

@@ -248,6 +248,12 @@ def _sources(value: Any) -> Any:
     ]
 
 
+Sources = Annotated[
+    list[SourceConfig],
+    BeforeValidator(_sources, json_schema_input_type=list[SourceConfig | str] | SourceConfig | str),
+]
+
+
 def _format_of(path: str) -> str:
     name = re.sub(r"\.(gz|bz2|xz)$", "", path.lower())
     formats = {
@@ -295,7 +301,7 @@ class CorpusConfig(Section):
     near_duplicates: NearDuplicatesConfig | None = None
     """Leave out documents that nearly equal an earlier one; those of validation count as earlier
     than all of training. Off where empty; `{}` takes the usual threshold."""
-    exclude_overlap_with: Annotated[list[SourceConfig], BeforeValidator(_sources)] = []
+    exclude_overlap_with: Sources = []
     """Text that must not be learned, such as a downstream test set: a path, a source, or a list of
     them. Documents that share `overlap_words` words in a row with it are left out and listed."""
     overlap_words: Annotated[int, Field(ge=5)] = 13
@@ -515,7 +521,7 @@ class EvaluationConfig(Section):
     """Masking rate of validation, whatever the training rate is."""
     max_chunks: Positive | None = None
     """Evaluate a fixed random subset of this many chunks."""
-    general: Annotated[list[SourceConfig], BeforeValidator(_sources)] = []
+    general: Sources = []
     """General text, unlike the domain's, to measure what the model forgets; a path, a source, or a
     list of them. What is in it is not trained on. At most `max_chunks` are evaluated, or 1,000."""
     max_forgetting: Annotated[float, Field(gt=0.0)] | None = None

@@ -68,6 +68,12 @@ def resolved_yaml(config: Section) -> str:
     return dump(config.model_dump())
 
 
+def json_schema(kind: type[Section]) -> dict[str, Any]:
+    """What a config may hold, for editors; rules between keys are told on loading alone."""
+    schema = kind.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
 SHIPPED_TASK = "task"
 """The one of the shipped configs that is a classification task's."""
 

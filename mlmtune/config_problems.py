@@ -214,28 +214,34 @@ def _meant(key: str, siblings: dict[str, str], kind: type[BaseModel]) -> list[st
 def _missing(field: FieldInfo) -> str:
     section = _section_in(field.annotation)
     if section is None:
-        return f"missing; it is {_expectation(field.annotation, field.metadata)}"
+        return f"missing; it is {expectation(field.annotation, field.metadata)}"
     return f"missing; the section needs {_listed(_required_keys(section), 'and')}"
 
 
 def _wrong_value(field: FieldInfo, value: Any) -> str:
-    expected = _expectation(field.annotation, field.metadata)
+    expected = expectation(field.annotation, field.metadata)
     return f"expected {expected}, got {_shown(value)}{_hint(field.annotation, value)}"
 
 
-def _expectation(annotation: Any, metadata: list[Any], plural: bool = False) -> str:
-    """What a field takes, in words: `a whole number >= 1 or 'epoch'`."""
+def expectation(annotation: Any, metadata: list[Any], plural: bool = False) -> str:
+    """What a field takes, in words: `a whole number >= 1 or 'epoch'`.
+
+    Args:
+        annotation: of the field.
+        metadata: of the field: its limits.
+        plural: as an entry of a list.
+    """
     alternatives = _alternatives(annotation)
     if len(alternatives) > 1:
-        return _listed([_expectation(kind, [], plural) for kind in alternatives])
+        return _listed([expectation(kind, [], plural) for kind in alternatives])
     if get_origin(annotation) is Annotated:
         kind, *details = get_args(annotation)
         bounds = [bound for detail in details for bound in getattr(detail, "metadata", [detail])]
-        return _expectation(kind, bounds, plural)
+        return expectation(kind, bounds, plural)
     if get_origin(annotation) is Literal:
         return _listed([repr(value) for value in get_args(annotation)])
     if get_origin(annotation) is list:
-        word = f"a list of {_expectation(get_args(annotation)[0], [], plural=True)}"
+        word = f"a list of {expectation(get_args(annotation)[0], [], plural=True)}"
     elif (section := _section_in(annotation)) is not None:
         keys = _required_keys(section)
         word = "sections" if plural else "a section"

@@ -204,6 +204,16 @@ def corpus_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_models(
+    tokenizer: Any, byte_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    """Gives the folder of a tiny model by its family."""
+    from trials import TinyModels
+
+    return TinyModels(tmp_path_factory.mktemp("families"), tokenizer, byte_tokenizer)
+
+
+@pytest.fixture(scope="session")
 def byte_model_dir(byte_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny BERT whose tokenizer is a byte-level BPE."""
     folder = tmp_path_factory.mktemp("models") / "tiny-bytes"

@@ -528,6 +528,20 @@ def test_init_lists_what_there_is(command: Command) -> None:
         assert f"\n  {name} " in shown
 
 
+def test_init_prints_or_writes_the_schema_of_a_kind_of_config(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    of_adaptation = json.loads(command("init", "--schema").out)
+    assert "corpus" in of_adaptation["properties"]
+    written = command("init", "task", "--schema", "--output", "task.schema.json")
+    assert "# yaml-language-server: $schema=task.schema.json" in written.out
+    of_task = json.loads(Path("task.schema.json").read_text(encoding="utf-8"))
+    assert "data" in of_task["properties"]
+    again = command("init", "--schema", "--output", "task.schema.json")
+    assert_fails(again, 2, "task.schema.json exists already")
+
+
 def test_init_writes_and_does_not_overwrite(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,10 +6,19 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
-from mlmtune.config import Config, keys_of
-from mlmtune.config_loading import MAX_BYTES, load_config, resolved_yaml
+from mlmtune.config import ClassificationConfig, Config, Section, keys_of
+from mlmtune.config_loading import (
+    MAX_BYTES,
+    SHIPPED_TASK,
+    json_schema,
+    load_config,
+    resolved_yaml,
+    shipped_configs,
+)
 from mlmtune.errors import ConfigError
+from mlmtune.yaml_document import Origin, parse
 
 LEAST = """\
 run:
@@ -571,3 +580,56 @@ def test_any_override_loads_or_is_told_to_be_wrong(
     else:
         told = "override accepted"
     assert told.startswith("override ")
+
+
+# ------------------------------------------------------------------------------------- schema
+
+
+def errors_of(text: str, kind: type[Section] = Config) -> list[str]:
+    """What an editor would say, by the JSON schema."""
+    schema = json_schema(kind)
+    Draft202012Validator.check_schema(schema)
+    value = parse(text, lambda line: Origin(line, "")).value
+    return [error.message for error in Draft202012Validator(schema).iter_errors(value)]
+
+
+@pytest.mark.parametrize("name", shipped_configs())
+def test_an_editor_has_nothing_against_a_shipped_config(name: str) -> None:
+    kind = ClassificationConfig if name == SHIPPED_TASK else Config
+    assert errors_of(shipped_configs()[name].read_text(encoding="utf-8"), kind) == []
+
+
+LEAST_YAML = (
+    "run: {output_dir: a}\nmodel: {name_or_path: b}\ncorpus: {sources: [{format: text, path: c}]}\n"
+)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "evaluation: {general: general.txt}",
+        "evaluation: {general: [general.txt, {format: text, path: more}]}",
+        "evaluation: {general: {format: text, path: more}}",
+        "tracking: {with: [tensorboard]}",
+        "masking: {mlm_probability: {start: 0.3, end: 0.15}}",
+    ],
+)
+def test_an_editor_takes_every_way_to_write_a_value(more: str, tmp_path: Path) -> None:
+    assert errors_of(LEAST_YAML + more) == []
+    file = tmp_path / "c.yaml"
+    file.write_text(LEAST_YAML + more, encoding="utf-8")
+    load_config(file)
+
+
+@pytest.mark.parametrize(
+    "more",
+    ["traning: {epochs: 1}", "training: {epoch: 1}", "training: {epochs: many}",
+     "tracking: {with: [tensorbord]}", "training: {global_batch_size: 0}"],
+)  # fmt: skip
+def test_an_editor_marks_a_mistake(more: str) -> None:
+    assert errors_of(LEAST_YAML + more)
+
+
+def test_an_editor_shows_what_a_key_is_for() -> None:
+    section = json_schema(Config)["$defs"]["OptimizerConfig"]
+    assert section["properties"]["learning_rate"]["description"] == "Peak learning rate."

@@ -1,21 +1,14 @@
 """Each config that comes with mlmtune, run for two steps on a tiny model and a little text."""
 
-import copy
 import json
 import math
-import random
 import re
-import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import datasets
 import pytest
-import torch
 from runs import Run
-from vocabulary import SPECIAL_TOKENS, WORDS
+from trials import TRIALS, english
 
 from mlmtune.classification.task import build_classification
 from mlmtune.config import ClassificationConfig, Config
@@ -26,189 +19,7 @@ from mlmtune.training.masked_lm import build_masked_lm
 from mlmtune.training.preview import preview
 
 ROOT = Path(__file__).parent.parent
-CHINESE_WORDS = (  # noqa: SIM905
-    "今天 天气 心情 很好 我们 他们 学习 机器 语言 模型 中国 历史 文化 城市 大学 研究 问题 时间 "
-    "世界 发展 经济 社会 音乐 电影 北京 上海 学生 老师 工作 生活"
-).split()
-LONGER_WORDS = [f"{word}ing" for word in WORDS[20:40]]  # not in the vocabulary: two tokens or more
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What stands in the place of a recipe's model and text.
-
-    Attributes:
-        model: the family of its model.
-        text: writes the text where the recipe looks for it, or gives overrides that say where.
-    """
-
-    model: str
-    text: Callable[[], list[str]]
-
-
-# ---------------------------------------------------------------------------------------- text
-
-
-def english(seed: int, num_sentences: int) -> str:
-    draw = random.Random(seed)
-    sentences = (
-        " ".join(draw.choices(WORDS + LONGER_WORDS, k=draw.randint(5, 14))).capitalize()
-        for _ in range(num_sentences)
-    )
-    return ". ".join(sentences) + "."
-
-
-def chinese(seed: int, num_sentences: int) -> str:
-    draw = random.Random(seed)
-    return "".join(
-        "".join(draw.choices(CHINESE_WORDS, k=draw.randint(4, 12))) + "。"
-        for _ in range(num_sentences)
-    )
-
-
-def saved_dataset(field: str, write: Callable[[int, int], str], num_rows: int = 60) -> list[str]:
-    datasets.disable_progress_bars()
-    rows = {field: [write(seed, 12) for seed in range(num_rows)], "label": [0] * num_rows}
-    datasets.DatasetDict(train=datasets.Dataset.from_dict(rows)).save_to_disk("saved")
-    return ["corpus.sources.0.dataset=saved"]
-
-
-def reviews() -> list[str]:
-    # More than the 1,000 chunks that are kept for validation.
-    return saved_dataset("text", english, num_rows=1600)
-
-
-def lines(name: str, write: Callable[[int, int], str]) -> list[str]:
-    Path("data", name).mkdir(parents=True)
-    for side, seeds in (("train", range(120)), ("validation", range(120, 160))):
-        text = "\n".join(write(seed, 2) for seed in seeds)
-        Path("data", name, f"{side}.txt").write_text(text + "\n", encoding="utf-8")
-    return []
-
-
-def pages() -> list[str]:
-    Path("repository/articles/deep").mkdir(parents=True)
-    for seed in range(120):
-        page = (
-            f"---\ntitle: x\n---\n# Page {seed}\n\n{english(seed, 6)}\n\n{english(seed + 500, 6)}\n"
-        )
-        Path(f"repository/articles/deep/{seed}.md").write_text(page, encoding="utf-8")
-    Path("repository/README.md").write_text(english(999, 12), encoding="utf-8")
-    return ["corpus.sources.0.git=", "corpus.sources.0.path=repository"]
-
-
-def json_lines(path: str, seeds: range) -> list[str]:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    rows = [json.dumps({"text": english(seed, 12), "label": 1}) for seed in seeds]
-    Path(path).write_text("\n".join(rows) + "\n", encoding="utf-8")
-    return []
-
-
-def task() -> list[str]:
-    # One text is in the test set, too.
-    return json_lines("data/task/train.jsonl", range(60)) + json_lines(
-        "data/task/test.jsonl", range(59, 80)
-    )
-
-
-def files() -> list[str]:
-    Path("data/documents").mkdir(parents=True)
-    for seed in range(40):
-        text = english(seed, 60)
-        Path(f"data/documents/{seed}.txt").write_text(text, encoding="utf-8")
-    return []
-
-
-TRIALS = {
-    "azure": Trial("bert", pages),
-    "azure-nsp": Trial("bert", pages),
-    "dapt": Trial("roberta", lambda: json_lines("data/domain/0.jsonl", range(150))),
-    "imdb": Trial("distilbert", reviews),
-    "imdb-wwm": Trial("distilbert", reviews),
-    "modernbert": Trial("modernbert", files),
-    "quickstart": Trial("bert", lambda: ["corpus.sources.0.max_documents=20"]),
-    "tapt": Trial("roberta", task),
-    "wiki-zh": Trial("bert-zh", lambda: saved_dataset("completion", chinese)),
-    "wikitext": Trial("bert", lambda: lines("wikitext-2", english)),
-    "wikitext-zh": Trial("bert-zh", lambda: lines("wikitext-zh", chinese)),
-}
 NAMES = list(TRIALS)
-
-
-# -------------------------------------------------------------------------------------- models
-
-
-@pytest.fixture(scope="module")
-def tiny_models(
-    tokenizer: Any, byte_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Path]:
-    """A folder with a tiny model of each family, made when it is first asked for."""
-    folder = tmp_path_factory.mktemp("families")
-
-    def tiny(family: str) -> Path:
-        path = folder / family
-        if not path.is_dir():
-            its_tokenizer = copy.deepcopy(
-                byte_tokenizer if family in ("roberta", "modernbert") else tokenizer
-            )
-            if family == "bert-zh":
-                its_tokenizer = chinese_tokenizer(tokenizer)
-            its_tokenizer.model_max_length = 1024 if family == "modernbert" else 512
-            torch.manual_seed(0)
-            model_of(family, len(its_tokenizer), its_tokenizer.pad_token_id).save_pretrained(path)
-            its_tokenizer.save_pretrained(path)
-        return path
-
-    return tiny
-
-
-def chinese_tokenizer(tokenizer: Any) -> Any:
-    """BERT's tokenizer with single Chinese characters as its vocabulary."""
-    characters = dict.fromkeys("".join(CHINESE_WORDS) + "情很好，。，也我的")
-    vocabulary = {t: id_ for id_, t in enumerate([*SPECIAL_TOKENS, "[unused0]", *characters])}
-    content = json.loads(tokenizer.backend_tokenizer.to_str())
-    content["model"]["vocab"] = vocabulary
-    content["added_tokens"] = [
-        t | {"id": vocabulary[t["content"]]} for t in content["added_tokens"]
-    ]
-    for token in content["post_processor"]["special_tokens"].values():
-        token["ids"] = [vocabulary[token["id"]]]
-    backend = type(tokenizer.backend_tokenizer).from_str(json.dumps(content))
-    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
-    return type(tokenizer)(
-        tokenizer_object=backend,
-        model_input_names=tokenizer.model_input_names,
-        **{name: getattr(tokenizer, name) for name in names},
-    )
-
-
-def model_of(family: str, vocab_size: int, pad_token_id: int) -> Any:
-    """A model of two layers; with every head that its family was pretrained with."""
-    import transformers
-
-    sizes = {
-        "vocab_size": vocab_size, "hidden_size": 16, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 512,
-        "pad_token_id": pad_token_id,
-    }  # fmt: skip
-    if family == "distilbert":
-        config = transformers.DistilBertConfig(
-            vocab_size=vocab_size, dim=16, n_layers=2, n_heads=2, hidden_dim=24,
-            pad_token_id=pad_token_id,
-        )  # fmt: skip
-        return transformers.DistilBertForMaskedLM(config)
-    if family == "roberta":
-        # Two rows of positions are kept for padding.
-        return transformers.RobertaForMaskedLM(
-            transformers.RobertaConfig(**sizes | {"max_position_embeddings": 514})
-        )
-    if family == "modernbert":
-        special = dict.fromkeys(("bos_token_id", "cls_token_id"), 0)
-        special |= dict.fromkeys(("eos_token_id", "sep_token_id"), 2)
-        return transformers.ModernBertForMaskedLM(
-            transformers.ModernBertConfig(**sizes | special | {"max_position_embeddings": 1024})
-        )
-    return transformers.BertForPreTraining(transformers.BertConfig(**sizes))
 
 
 # ------------------------------------------------------------------------------------- recipes
@@ -364,14 +175,3 @@ def test_the_page_of_recipes_has_a_row_for_each() -> None:
     page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| \[([\w-]+)\]\(\.\./configs/([\w-]+)\.yaml\) \|", page, re.MULTILINE)
     assert sorted(rows) == [(name, name) for name in sorted(shipped_configs())]
-
-
-def test_each_command_of_the_page_loads() -> None:
-    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
-    block = page[page.index("```bash") :].replace("\\\n", "")
-    commands = re.findall(
-        r"^(?:\w+=\S+ )?bash scripts/run\.sh configs/([\w-]+)\.yaml(.*)$", block, re.MULTILINE
-    )
-    assert len(commands) == block.count("bash scripts/run.sh")
-    for name, overrides in commands:
-        load_config(shipped_configs()[name], shlex.split(overrides))

@@ -1,0 +1,400 @@
+"""The documentation is true: its commands run, its links lead somewhere, and it has every key.
+
+Each page is read from top to bottom, as a user would. A YAML block whose first line is a comment
+with a file's name is that file; each line of a bash block is a command. Commands run in this
+process, on tiny models in the place of the hub's and on a little text, for two steps. What is no
+command of mlmtune must be one of those that are known.
+"""
+
+import io
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from huggingface_hub import constants
+from local_hub import TOKEN, serving
+from tasks import examples, write_json_lines
+from trials import TRIALS, english
+
+from mlmtune import cli
+from mlmtune.config import ClassificationConfig, Config
+from mlmtune.config_loading import SHIPPED_TASK, kind_of, shipped_configs
+from mlmtune.config_problems import known_keys
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EVERYWHERE = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md"]
+
+ON_THE_HUB = {
+    "google-bert/bert-base-uncased": "bert",
+    "distilbert/distilbert-base-uncased": "distilbert",
+    "roberta-base": "roberta",
+}
+"""Names of the hub in the documentation, and what stands for them here."""
+
+SMALL = ("training.max_steps=2", "training.global_batch_size=8", "training.precision=fp32")
+SMALL_MLM = (*SMALL, "evaluation.max_chunks=8")
+SMALL_PROBE = (*SMALL, "probe.seeds=2", "probe.train_sizes=[8]", "probe.min_steps=0")
+
+# What a page may tell to run besides mlmtune, and what is looked at instead of running it.
+STARTERS = ("mlmtune", "accelerate", "torchrun")
+INSTALLING = "pip install"
+SETTING_UP = ("git clone", "bash scripts/test.sh", "source .venv/bin/activate")
+
+
+def page_name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def blocks(text: str) -> Iterator[tuple[str, str]]:
+    """The fenced blocks of a page, by their language."""
+    yield from re.findall(r"^```(\w+)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def commands(block: str) -> Iterator[str]:
+    """The commands of a bash block, each on one line, without comments."""
+    for line in block.replace("\\\n", " ").splitlines():
+        if words := shlex.split(line, comments=True):
+            yield line if "#" not in line else shlex.join(words)
+
+
+# ------------------------------------------------------------------------------- running them
+
+
+@dataclass
+class World:
+    """A user's machine: a home, a working directory, runs that are there already."""
+
+    folder: Path
+    tiny_models: Callable[[str], Path]
+    monkeypatch: pytest.MonkeyPatch
+    shipped: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, list[str]] = field(default_factory=dict)
+
+    def run(self, line: str) -> None:
+        line = line.split(" || ")[0].replace("$RANK_OF_THIS_MACHINE", "0")
+        words = [self._place(word) for word in shlex.split(line)]
+        while "=" in words[0]:  # variables before the command
+            words.pop(0)
+        spoken = " ".join(words)
+        if words[:2] == ["bash", "scripts/run.sh"]:
+            config, *rest = words[2:] or ["configs/quickstart.yaml"]
+            self._mlmtune(["train", "--config", config, *rest])
+        elif words[0] in STARTERS:
+            self._mlmtune(words[words.index("mlmtune") + 1 :])
+        elif spoken.startswith(INSTALLING):
+            self._install(words[2:])
+        else:
+            assert spoken.startswith(SETTING_UP), f"nobody tries this: {line}"
+
+    def _place(self, word: str) -> str:
+        return re.sub(r"(?<![\w.])/(?=(data|shared)/)", f"{self.folder}/", word)
+
+    def _install(self, words: list[str]) -> None:
+        extras = re.findall(r"\[([\w,]+)\]", " ".join(words))
+        known = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+        assert {extra for named in extras for extra in named.split(",")} <= set(known)
+
+    def _mlmtune(self, arguments: list[str]) -> None:
+        command = arguments[0]
+        arguments, stdin = self._redirected(arguments)
+        arguments = list(self._without_processes(arguments))
+        arguments = [self._model(word) for word in arguments]
+        if command == "init":
+            self._forget_what_is_written(arguments)
+        configs = [arguments[i + 1] for i, word in enumerate(arguments) if word == "--config"]
+        for config in configs[:1]:
+            arguments += self._overrides(config, arguments)
+        if command in ("train", "finetune") and "--resume" not in arguments:
+            arguments.append("--overwrite")
+        self.monkeypatch.setattr(sys, "argv", ["mlmtune", *arguments])
+        self.monkeypatch.setattr(sys, "stdin", stdin)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 0, shlex.join(["mlmtune", *arguments])
+
+    def _redirected(self, arguments: list[str]) -> tuple[list[str], Any]:
+        content = "start the [MASK] now\n"
+        if "<" in arguments:
+            place = arguments.index("<")
+            content = Path(arguments[place + 1]).read_text(encoding="utf-8")
+            arguments = arguments[:place] + arguments[place + 2 :]
+        buffer = io.BytesIO(content.encode())
+        return arguments, SimpleNamespace(buffer=buffer, isatty=lambda: False)
+
+    def _without_processes(self, arguments: list[str]) -> Iterator[str]:
+        """What launchers do is tried elsewhere, with real processes."""
+        words = iter(arguments)
+        for word in words:
+            if word == "--nproc":
+                next(words)
+            else:
+                yield word
+
+    def _model(self, word: str) -> str:
+        key, separator, value = word.rpartition("=")
+        if value in ON_THE_HUB and key in ("", "model.name_or_path"):
+            return f"{key}{separator}{self.tiny_models(ON_THE_HUB[value])}"
+        return word
+
+    def _forget_what_is_written(self, arguments: list[str]) -> None:
+        named = [word for word in arguments[1:2] if not word.startswith("-")]
+        output = next(
+            (arguments[i + 1] for i, word in enumerate(arguments) if word == "--output"),
+            f"{named[0]}.yaml" if named else None,
+        )
+        if output is not None:
+            Path(output).unlink(missing_ok=True)
+            if named:
+                self.shipped[output] = named[0]
+
+    def _overrides(self, config: str, arguments: list[str]) -> list[str]:
+        """What makes a config small, and lets it find a model and a text."""
+        is_task = kind_of(config) is ClassificationConfig
+        of_task = SMALL_PROBE if arguments[0] == "probe" else SMALL
+        overrides = [*(of_task if is_task else SMALL_MLM)]
+        name = self.shipped.get(config, Path(config).stem)
+        if not any(word.startswith("model.name_or_path=") for word in arguments):
+            family = TRIALS[name].model if name in TRIALS else "bert"
+            overrides.append(f"model.name_or_path={self.tiny_models(family)}")
+        if is_task:
+            overrides += [f"data.{side}={side}.jsonl" for side in ("train", "validation", "test")]
+        elif name in TRIALS:
+            if name not in self.texts:
+                self.texts[name] = TRIALS[name].text()
+            if not any(re.match(r"corpus\.sources(=|\.0\.path)", word) for word in arguments):
+                overrides += self.texts[name]
+            written = yaml.safe_load(shipped_configs()[name].read_text(encoding="utf-8"))
+            if isinstance(written["training"].get("micro_batch_size"), int):
+                overrides.append("training.micro_batch_size=4")
+        return overrides
+
+
+def write_pages(folder: Path, first: int) -> None:
+    folder.mkdir(parents=True)
+    for seed in range(first, first + 40):
+        text = f"# Page {seed}\n\n{english(seed, 12)}\n"
+        (folder / f"{seed}.md").write_text(text, encoding="utf-8")
+
+
+@pytest.fixture
+def world(
+    tmp_path: Path, tiny_models: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[World]:
+    home, here = tmp_path / "home", tmp_path / "here"
+    monkeypatch.setenv("HOME", str(home))
+    here.mkdir()
+    monkeypatch.chdir(here)
+    for number, name in enumerate(["notes", "docs", "wiki", "src/azure-md"]):
+        write_pages(home / name, 1000 * number)
+    write_pages(here / "reviews", 9000)
+    for path in (here / "reviews").iterdir():
+        path.rename(path.with_suffix(".txt"))
+    shutil.copytree(ROOT / "configs", here / "configs")
+    (tmp_path / "shared").mkdir()
+    shared = (ROOT / "configs" / "azure.yaml").read_text(encoding="utf-8")
+    (tmp_path / "shared" / "azure.yaml").write_text(
+        shared.replace("runs/azure", str(tmp_path / "shared" / "runs" / "azure")), encoding="utf-8"
+    )
+    lines = [english(seed, 1) for seed in range(300)]
+    Path("lines.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    Path("sentences.txt").write_text("start the [MASK] now\n", encoding="utf-8")
+    for seed, side in enumerate(("train", "validation", "test")):
+        write_json_lines(Path(f"{side}.jsonl"), examples(40, seed))
+    shutil.copy(shipped_configs()[SHIPPED_TASK], "task.yaml")
+    Path("mine.yaml").write_text(
+        "run: {output_dir: runs/mine}\n"
+        "model: {name_or_path: google-bert/bert-base-uncased}\n"
+        "corpus: {sources: [{format: markdown, path: ~/notes}]}\n",
+        encoding="utf-8",
+    )
+    made = World(tmp_path, tiny_models, monkeypatch)
+    with serving() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        made.run("mlmtune train --config mine.yaml --no-report")
+        for name in ("azure", "azure-replay", "tapt", "dapt"):
+            shutil.copytree("runs/mine", f"runs/{name}")
+        yield made
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_every_command_of_the_documentation_runs(
+    page: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for language, block in blocks(page.read_text(encoding="utf-8")):
+        if language == "yaml" and (named := re.match(r"# ([\w-]+\.yaml)\n", block)):
+            Path(named[1]).write_text(block, encoding="utf-8")
+        if language == "bash":
+            for line in commands(block):
+                is_push = "mlmtune push" in line
+                monkeypatch.setattr(constants, "HF_HUB_OFFLINE", not is_push)
+                world.run(line)
+
+
+def test_a_command_that_does_not_run_is_found(world: World) -> None:
+    for line in (
+        "mlmtune trian --config mine.yaml",
+        "mlmtune train --config mine.yaml no.key=1",
+        "rm -rf ~",
+        "pip install '.[nothing]'",
+        "mlmtune fill --model runs/none x",
+    ):
+        with pytest.raises(AssertionError):
+            world.run(line)
+
+
+def test_pieces_of_yaml_are_of_a_config(tmp_path: Path) -> None:
+    """Keys in examples are keys that exist."""
+    keys = {*known_keys(Config), *known_keys(ClassificationConfig)}
+    for page in PAGES:
+        for language, block in blocks(page.read_text(encoding="utf-8")):
+            if language != "yaml":
+                continue
+            for key in keys_in(yaml.safe_load(block)):
+                assert key in keys, f"{page_name(page)}: {key}"
+
+
+def keys_in(value: Any, name: str = "") -> Iterator[str]:
+    """The dotted names of keys as `known_keys` has them: an entry of a list is `0`."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            path = f"{name}.{key}" if name else key
+            yield path
+            if path not in ("masking.mlm_probability",):
+                yield from keys_in(inner, path)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from keys_in(inner, f"{name}.0")
+
+
+# ------------------------------------------------------------------------------ what it covers
+
+
+def names_of_commands() -> list[str]:
+    group: Any = typer.main.get_command(cli.app)
+    return list(group.commands)
+
+
+@pytest.mark.parametrize("name", names_of_commands())
+def test_every_command_is_documented(name: str) -> None:
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert re.search(rf"mlmtune {name}\b", pages)
+
+
+def test_every_option_is_one_that_exists() -> None:
+    """Options that pages name beside a command are options of that command."""
+    group: Any = typer.main.get_command(cli.app)
+    for page in PAGES:
+        for language, block in blocks(page.read_text(encoding="utf-8")):
+            for line in commands(block) if language == "bash" else ():
+                words = [word for word in shlex.split(line) if not re.match(r"[A-Z_]+=", word)]
+                if words[0] not in STARTERS:
+                    continue
+                name, *rest = words[words.index("mlmtune") + 1 :]
+                options = group.commands[name].params
+                known = {o for option in options for o in (*option.opts, *option.secondary_opts)}
+                assert {word for word in rest if word.startswith("--")} <= known, line
+
+
+def test_the_config_reference_is_current() -> None:
+    """`python scripts/config_reference.py` writes it."""
+    scope: dict[str, Any] = {"__name__": "reference", "__file__": str(ROOT / "scripts" / "x.py")}
+    source = (ROOT / "scripts" / "config_reference.py").read_text(encoding="utf-8")
+    exec(compile(source, "config_reference.py", "exec"), scope)
+    assert (ROOT / "docs" / "config.md").read_text(encoding="utf-8") == scope["reference"]()
+
+
+@pytest.mark.parametrize("kind", [Config, ClassificationConfig])
+def test_every_key_is_in_the_config_reference(
+    kind: type[Config] | type[ClassificationConfig],
+) -> None:
+    page = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
+    for key in known_keys(kind):
+        last = key.rpartition(".")[2]
+        assert last == "0" or f"| `{last}` |" in page or f"## `{last}`" in page, key
+
+
+def test_every_extra_is_documented() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    extras = text[text.index("[project.optional-dependencies]") : text.index("[project.scripts]")]
+    page = (ROOT / "docs" / "getting-started.md").read_text(encoding="utf-8")
+    for extra in re.findall(r"^(\w+) = \[", extras, re.MULTILINE):
+        assert re.search(rf"^\|.*`{extra}`.*\|", page, re.MULTILINE), extra
+
+
+def test_every_page_is_in_the_contents() -> None:
+    contents = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "README.md" or f"]({page.name})" in contents, page
+
+
+def test_every_exit_code_is_explained() -> None:
+    page = (ROOT / "docs" / "exit-codes.md").read_text(encoding="utf-8")
+    from mlmtune import errors
+
+    codes = {kind.exit_code for kind in errors.MlmtuneError.__subclasses__()
+             if kind is not errors.Interrupted}  # fmt: skip
+    for code in (0, *codes, 130, 143):
+        assert f"\n| {code} |" in page
+
+
+# ------------------------------------------------------------------------------------- links
+
+
+def links(text: str) -> Iterator[str]:
+    """Targets of links and images; code is no link."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    prose = re.sub(r"`[^`\n]*`", "code", prose)
+    yield from re.findall(r"\]\(([^)\s]+)\)", prose)
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of a page's headings."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.M)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).replace(" ", "-").lower() for heading in headings}
+
+
+@pytest.mark.parametrize("page", EVERYWHERE, ids=page_name)
+def test_every_link_inside_the_repository_resolves(page: Path) -> None:
+    for target in links(page.read_text(encoding="utf-8")):
+        if re.match(r"\w+://|mailto:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), target
+        assert os.path.commonpath([linked, ROOT]) == str(ROOT), target
+        if anchor:
+            assert anchor in anchors(linked), target
+
+
+def test_links_are_found() -> None:
+    assert list(links("[a](b.md#c) `[x](y)` ![d](e.svg)\n```\n[f](g)\n```\n")) == [
+        "b.md#c",
+        "e.svg",
+    ]
+
+
+def test_figures_are_plain_pictures() -> None:
+    """Nothing is loaded from elsewhere, and each says what it shows."""
+    figures = list((ROOT / "docs" / "figures").glob("*.svg"))
+    assert figures
+    used = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    for figure in figures:
+        text = figure.read_text(encoding="utf-8")
+        assert "<title>" in text
+        assert not re.search(r"href|<script|url\(h", text)
+        assert f"figures/{figure.name}" in used
