@@ -237,13 +237,11 @@ def masked_lm_card(
             "The base has no masked-LM head. It was given a new one, so what it says before "
             "training means little."
         )
-    base, on_hub = _base(config.model.name_or_path)
-    return Card(
-        name=name,
+    return _card(
+        name,
+        config,
+        environment,
         task="fill-mask",
-        base=base,
-        base_on_hub=on_hub,
-        license=config.hub.license,
         introduction=(
             f"A masked language model, trained further on the text of a domain "
             f"({_step(config, results)})."
@@ -253,8 +251,6 @@ def masked_lm_card(
         metrics=tuple(_masked_lm_metrics(results)),
         notes=tuple(notes),
         data=data,
-        settings=_settings(config),
-        environment=environment,
     )
 
 
@@ -325,14 +321,12 @@ def classification_card(
         snippet: labelling a text.
     """
     side = "validation" if "step" in results else "test"
-    base, on_hub = _base(config.model.name_or_path)
     labels = ", ".join(f"`{label}`" for label in data["labels"])
-    return Card(
-        name=name,
+    return _card(
+        name,
+        config,
+        environment,
         task="text-classification",
-        base=base,
-        base_on_hub=on_hub,
-        license=config.hub.license,
         introduction=f"A classifier of text into {len(data['labels'])} labels: {labels}.",
         snippet=snippet,
         measured_on=f"{side}, {results['num_examples']:,} examples, kept apart from training",
@@ -346,8 +340,6 @@ def classification_card(
         ),
         notes=() if side == "test" else ("Validation has chosen the weights; there is no test.",),
         data=(_task_data(config.data, data),),
-        settings=_settings(config),
-        environment=environment,
     )
 
 
@@ -363,9 +355,24 @@ def _task_data(config: DataConfig, data: Mapping[str, Any]) -> Data:
 # ------------------------------------------------------------------------------------- both
 
 
-def _base(location: str) -> tuple[str, bool]:
-    on_hub = is_on_hub(location)
-    return (location if on_hub else public_name(location)), on_hub
+def _card(
+    name: str,
+    config: Config | ClassificationConfig,
+    environment: Mapping[str, Any],
+    **of_task: Any,
+) -> Card:
+    """What cards have in common, and what the task says."""
+    base = config.model.name_or_path
+    on_hub = is_on_hub(base)
+    return Card(
+        name=name,
+        base=base if on_hub else public_name(base),
+        base_on_hub=on_hub,
+        license=config.hub.license,
+        settings=_settings(config),
+        environment=environment,
+        **of_task,
+    )
 
 
 def _step(config: Config, results: Mapping[str, Any]) -> str:

@@ -11,8 +11,9 @@ import torch
 import yaml
 from accelerate import Accelerator
 
-from mlmtune.config import Section
+from mlmtune.config import HubConfig, Section
 from mlmtune.config_loading import load_config, resolved_yaml
+from mlmtune.console import Console
 from mlmtune.errors import CheckpointError, ConfigError
 from mlmtune.modeling.device import decided_by_main
 from mlmtune.modeling.dropout import KeyedDropout
@@ -90,7 +91,7 @@ class Job:
     state: TrainState
     stop: StopRequest
     trackers: Trackers
-    push: PushOnTheWay | None = None
+    push: PushOnTheWay | None
     saved_step: int | None = None
 
     @property
@@ -131,6 +132,7 @@ def start(
     run: RunDir,
     progress: Progress,
     stop: StopRequest,
+    push: PushOnTheWay | None = None,
 ) -> Job:
     bare = task.loaded.model
     freeze_unreached_weights(bare)
@@ -161,6 +163,7 @@ def start(
         state=TrainState(identity=_identity(task, accelerator)),
         stop=stop,
         trackers=Trackers(progress),
+        push=push,
     )
 
 
@@ -244,23 +247,27 @@ def start_trackers(job: Job) -> None:
     job.trackers.start(config, run, yaml.safe_load(recorded(job.config)))
 
 
-def prepare_push(job: Job) -> None:
+def open_hub(
+    config: HubConfig, accelerator: Accelerator, run: RunDir, console: Console
+) -> PushOnTheWay | None:
     """Open the repository that the run is pushed to, so that a wrong token is told now.
 
+    Returns:
+        What pushes on the way; None where nothing is, and in processes other than the first.
+
     Raises:
-        ConfigError: its name, or that it is public.
+        ConfigError: its name is none, or it is public and must not be.
         HubError: the hub refuses.
     """
-    config = job.config.hub
     name = config.hub_model_id
     if name is None:
-        return
+        return None
     repository = decided_by_main(
-        job.accelerator,
-        lambda: check_repository(name, is_private=config.private, console=job.progress),
+        accelerator, lambda: check_repository(name, is_private=config.private, console=console)
     )
-    if repository is not None and job.accelerator.is_main_process and job.pushes_on_the_way:
-        job.push = PushOnTheWay(repository, job.run.path, job.progress)
+    if repository is None or config.push == "end" or not accelerator.is_main_process:
+        return None
+    return PushOnTheWay(repository, run.path, console)
 
 
 def _choose_checkpoint(job: Job, asked: str) -> Path | None:

@@ -38,7 +38,7 @@ from mlmtune.training.job import (
     Job,
     Options,
     is_complete,
-    prepare_push,
+    open_hub,
     recorded,
     resume,
     start,
@@ -93,16 +93,16 @@ def train(
         if accelerator.is_main_process:
             run.write_status("preparing")
         stack.enter_context(_recording_failure(run, accelerator))
+        push = open_hub(config.hub, accelerator, run, progress)
         task = build(config, accelerator, progress)
         if options.overwrite and accelerator.is_main_process:
             run.clear()  # not before the new run is known to start
         stop = stack.enter_context(listening())
-        job = start(task, accelerator, run, progress, stop)
+        job = start(task, accelerator, run, progress, stop, push)
         resume(job, options)
         _see_the_same(job)
         if job.config.training.micro_batch_size == "auto":
             fit_micro_batch(job)
-        prepare_push(job)
         _write_records(job, options)
         stack.callback(job.trackers.finish)
         start_trackers(job)

@@ -252,3 +252,24 @@ def test_files_that_cannot_be_linked_are_copied(tmp_path, monkeypatch):
     on_the_way = pushing.PushOnTheWay(repository.Repository("a/b", True), tmp_path, None)
     copied = on_the_way.copy(checkpoint)
     assert [file.name for file in Path(copied).iterdir()] == ["config.json"]
+
+
+def test_a_refused_token_leaves_the_run_that_was_to_be_replaced(here, runs, monkeypatch):
+    before = runs.train(training={"max_steps": 1}).model_bytes
+    monkeypatch.setenv("HF_TOKEN", READ_ONLY_TOKEN)
+    with pytest.raises(HubError, match="may not write"):
+        runs.train(hub={"hub_model_id": "tiny"}, overwrite=True)
+    assert runs.at().model_bytes == before
+
+
+def test_several_processes_push_once_and_exit_as_one_does(hub, runs):
+    config = runs.config(
+        hub={"hub_model_id": "tiny", "push": "evaluation"}, training={"max_steps": 4},
+        evaluation={"every": 1}, checkpoint={"export": "last"},
+    )  # fmt: skip
+    hub.fail("POST .*/commit/", 403, times=100)
+    failed = mlmtune("train", "--config", config, "--nproc", 2, "--no-report", hub=hub)
+    assert failed.returncode == 7, failed.stderr
+    assert failed.stderr.count("To try again: mlmtune push") == 1
+    assert hub.count("POST", "/create") == 2  # before the first step, and at the end
+    assert runs.at().json("status.json")["state"] == "finished"
