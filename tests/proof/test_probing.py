@@ -136,6 +136,22 @@ def test_what_is_finished_is_not_done_again(
     assert probing_of(model_dir, model_dir, **sections) == found
 
 
+def test_no_fit_is_tracked_or_pushed(
+    model_dir: Path, probing_of: Probing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError("a fit is nobody's business")
+
+    monkeypatch.setattr("mlmtune.training.job.check_repository", fail)
+    monkeypatch.setattr("mlmtune.sharing.trackers.Trackers.start", fail)
+    sections = {
+        "probe": {"methods": ["finetuned"], "seeds": 1},
+        "tracking": {"with": ["tensorboard"]},
+        "hub": {"hub_model_id": "tiny", "push": "evaluation"},
+    }
+    probing_of(model_dir, model_dir, **sections)
+
+
 def test_a_corpus_that_holds_the_test_is_said(
     runs: Any, tasks: Any, corpus_dir: Path, tmp_path: Path, probing_of: Probing
 ) -> None:

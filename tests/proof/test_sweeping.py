@@ -136,3 +136,33 @@ def test_a_task_may_be_swept_over_models_but_not_over_examples(tasks: Any) -> No
     assert not any("/" in name for name in names)
     with pytest.raises(ConfigError, match=r"^data.train: cannot be swept"):
         plan_sweep(path, ["data.train=[a, b]"], ClassificationConfig)
+
+
+SHARED = {
+    "tracking": {"with": ["tensorboard"], "run_name": "one name for all"},
+    "hub": {"hub_model_id": "tiny", "push": "evaluation"},
+}
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError("one of many runs is not pushed")
+
+    monkeypatch.setattr("mlmtune.training.job.check_repository", fail)
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_each_run_is_tracked_by_its_own_name_and_none_is_pushed(runs: Any, swept: Any) -> None:
+    found, _ = swept(runs.config(**SHARED), RATES, "training.max_steps=2")
+    for run in found["runs"]:
+        folder = Path(run["run"])
+        assert [path.name for path in (folder / "tensorboard").iterdir()] == [folder.name]
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_where_it_is_tracked_makes_no_other_run(runs: Any) -> None:
+    plain = plan_sweep(runs.config(), [RATES, "training.max_steps=2"], Config)
+    tracked = plan_sweep(runs.config(**SHARED), [RATES, "training.max_steps=2"], Config)
+    folders = [[trial.config.run.output_dir for trial in plan.trials] for plan in (plain, tracked)]
+    assert folders[0] == folders[1]
