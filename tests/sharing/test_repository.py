@@ -107,8 +107,10 @@ def test_what_a_failed_attempt_has_uploaded_is_not_uploaded_again(hub, folder):
 
 @pytest.mark.parametrize("request_", ["POST .*/create", "PUT /blobs/", "POST .*/commit/",
                                       "POST .*/preupload/", "POST .*/batch"])  # fmt: skip
-def test_a_dropped_connection_is_no_end(hub, folder, request_):
-    hub.fail(request_, None)
+@pytest.mark.parametrize("status", [None, 500])
+def test_a_failure_in_the_middle_is_no_end(hub, folder, request_, status):
+    """A dropped connection, or an error of the server."""
+    hub.fail(request_, status)
     push(opened(), folder)
     assert len(hub.repos["someone/bert"].commits) == 1
 
