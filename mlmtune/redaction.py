@@ -4,6 +4,8 @@ Secrets are never asked for in a config. They get into it all the same: in a URL
 the text of an error. So whatever leaves the program passes through here.
 """
 
+import html
+import json
 import os
 import re
 
@@ -44,12 +46,18 @@ def without_query(text: str) -> str:
 
 
 def _secret_values() -> list[str]:
-    """The longest first: one may begin with another."""
+    """As text, as JSON and as HTML have them; the longest first, as one may begin with another."""
     values = {
-        value
+        form
         for name, value in os.environ.items()
         if len(value) >= SHORTEST_SECRET
         and name not in _NO_SECRETS
         and _SECRET_VARIABLE.search(name)
+        for form in _forms(value)
     }
     return sorted(values, key=len, reverse=True)
+
+
+def _forms(value: str) -> tuple[str, ...]:
+    in_json = (json.dumps(value, ensure_ascii=ascii_)[1:-1] for ascii_ in (True, False))
+    return value, *in_json, html.escape(value)

@@ -53,6 +53,7 @@ class LocalHub:
         self.blobs: dict[str, bytes] = {}
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str]] = []
+        self.answers: dict[str, tuple[int, Any]] = {}
         self.endpoint = ""
 
     def fail(self, path: str, status: int | None, **how: Any) -> None:
@@ -118,6 +119,8 @@ class Handler(BaseHTTPRequestHandler):
         if path.startswith("/blobs/"):  # as with the real one, by a signed address: no token
             hub.blobs[path.removeprefix("/blobs/")] = body
             return 200, {}, {}
+        if path in hub.answers:
+            return *hub.answers[path], {}
         if path == "/api/validate-yaml":
             return 200, {"errors": [], "warnings": []}, {}
         writes = self.command == "POST"

@@ -1,3 +1,4 @@
+import html
 import json
 
 import pytest
@@ -26,6 +27,14 @@ def test_the_value_of_a_secret_variable_is_taken_out_wherever_it_stands(monkeypa
 def test_other_variables_are_left_alone(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     assert without_secrets(f"see {value} there") == f"see {value} there"
+
+
+def test_it_is_found_in_json_and_html_too(monkeypatch):
+    value = 'a"b\\c<d>&é-secret'
+    monkeypatch.setenv("MY_PASSWORD", value)
+    for text in (json.dumps({"x": value}), json.dumps(value, ensure_ascii=False),
+                 html.escape(value), value):  # fmt: skip
+        assert "secret" not in without_secrets(text)
 
 
 def test_of_two_secrets_of_which_one_begins_with_the_other_nothing_is_left(monkeypatch):

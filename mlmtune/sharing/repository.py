@@ -190,6 +190,10 @@ def _explained(error: BaseException) -> PushFailed | None:
     if any(isinstance(e, OfflineModeIsEnabled) for e in chain):
         return PushFailed("HF_HUB_OFFLINE is set; unset it", may_pass=False)
     answers = [e for e in chain if getattr(e, "response", None) is not None]
+    if isinstance(error, ValueError) and answers and error is not answers[0]:
+        # The client has asked what the hub says of README.md before it sends anything.
+        said = " ".join(str(error).split())
+        return PushFailed(f"{endpoint()} does not take the model card ({said})", may_pass=False)
     if answers:
         return _answered(answers[0])
     is_network = any(

@@ -7,7 +7,7 @@ import io
 import shlex
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -132,7 +132,7 @@ class Trackers:
         }
         for name in dict.fromkeys(config.with_):
             kind = TRACKERS[name]
-            with self._surviving(name, "cannot start", kind.mend):
+            with self._surviving(name, "cannot start", kind.mend), _greeting(kind):
                 if find_spec(kind.module) is None:
                     self._drop(name, f"is not installed; pip install {shlex.quote(kind.package)}")
                     continue
@@ -163,7 +163,8 @@ class Trackers:
     def finish(self) -> None:
         """Let each write out what it holds."""
         for name, tracker in list(self._started.items()):
-            with self._surviving(name, "cannot finish", "its last metrics may be missing"):
+            remark = "its last metrics may be missing"
+            with self._surviving(name, "cannot finish", remark), _greeting(TRACKERS[name]):
                 tracker.finish()
         self._started.clear()
 
@@ -180,19 +181,21 @@ class Trackers:
     @contextmanager
     def _surviving(self, name: str, what: str, remark: str) -> Iterator[None]:
         """Tell and drop a tracker that fails, whatever it fails with."""
-        # Whoever has a question asks it on standard output; the others greet at length there.
-        greets = TRACKERS[name].show is not None
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                with redirect_stdout(io.StringIO()) if greets else nullcontext():
-                    yield
+                yield
         except FAILURES as error:
             self._drop(name, f"{what} ({_reason(error)}): {remark}")
 
     def _drop(self, name: str, what: str) -> None:
         self._started.pop(name, None)
         self._console.say(f"tracking.with: {name} {what}; training goes on without it")
+
+
+def _greeting(kind: Kind) -> AbstractContextManager[Any]:
+    """Where a tracker greets at length; one that may have a question must be heard."""
+    return nullcontext() if kind.show is None else redirect_stdout(io.StringIO())
 
 
 def flattened(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -112,7 +112,7 @@ def train(
         results = export(job)
         job.trackers.log_results(results, job.state.step)
         if job.push is not None:
-            job.push.wait()
+            job.push.wait(lambda: bool(job.stop))
         summarize(job, results)
         return results
 
@@ -552,7 +552,11 @@ def _push(job: Job, checkpoint: Path) -> None:
     if job.push.is_busy:
         job.progress.say(f"an earlier push is under way still, so step {step} is not pushed")
         return
-    write_card(job, job.push.copy(checkpoint), job.task.results(job.state, step))
+    try:
+        write_card(job, job.push.copy(checkpoint), job.task.results(job.state, step))
+    except OSError as error:
+        job.progress.say(f"step {step} is not pushed: its copy cannot be written ({error})")
+        return
     job.push.push(step)
 
 

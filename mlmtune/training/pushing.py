@@ -1,8 +1,10 @@
 """Pushing to the Hugging Face hub: a finished run, and what is the best so far on the way."""
 
 import os
+import shlex
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from mlmtune import hub
@@ -54,7 +56,7 @@ def push_run(path: Path, name: str, *, is_private: bool, console: Console) -> No
         visibility = "" if is_private else " --public"
         raise HubError(
             f"{error}; nothing was pushed, and the model is whole in {run.model}. To try again: "
-            f"mlmtune push {path} --repo {name}{visibility}"
+            f"mlmtune push {shlex.quote(str(path))} --repo {name}{visibility}"
         ) from error
     console.result(f"pushed to {repository.url}, commit {commit[:8]}")
 
@@ -96,16 +98,16 @@ class PushOnTheWay:
         self._thread = threading.Thread(target=self._push, args=(step,), daemon=True)
         self._thread.start()
 
-    def wait(self) -> None:
-        """Until the push that is under way has come to its end."""
-        if self._thread is not None:
-            self._thread.join()
+    def wait(self, should_stop: Callable[[], bool]) -> None:
+        """Until the push that is under way has come to its end, or it is told to stop."""
+        while self._thread is not None and self._thread.is_alive() and not should_stop():
+            self._thread.join(timeout=0.1)
         shutil.rmtree(self._copy, ignore_errors=True)
 
     def _push(self, step: int) -> None:
         try:
             commit = push_folder(self._repository, self._copy, f"step {step}", lambda line: None)
-        except (HubError, OSError) as error:
+        except Exception as error:  # whatever it is, it is no reason to end a run
             self._console.say(f"the push after step {step} failed: {error}; training goes on")
         else:
             self._console.say(f"pushed step {step} to {self._repository.url}, commit {commit[:8]}")

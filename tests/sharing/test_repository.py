@@ -172,6 +172,16 @@ def test_a_hub_without_xet_storage_gets_plain_uploads(hub, folder):
     assert hub.count("PUT", "/blobs/") == 1
 
 
+def test_what_the_hub_has_against_a_card_is_told(hub, folder):
+    """Such as a licence that it does not know."""
+    hub.answers["/api/validate-yaml"] = 400, {"errors": [{"message": '"license" must be one of'}]}
+    with pytest.raises(
+        PushFailed, match=r'does not take the model card .*"license" must be one of'
+    ):
+        push(opened(), folder)
+    assert hub.repos["someone/bert"].files == {}
+
+
 def test_a_file_that_cannot_be_read_is_no_fault_of_the_hub(hub, folder):
     repository = opened()
     (folder / "link.json").symlink_to(folder / "nothing")
