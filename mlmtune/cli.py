@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -16,7 +17,7 @@ import typer
 
 from mlmtune import __version__
 from mlmtune.console import Console
-from mlmtune.errors import ConfigError, MlmtuneError, ResourceError, StoppedAtOnce, explain
+from mlmtune.errors import ConfigError, ResourceError, StoppedAtOnce, explain
 from mlmtune.redaction import without_secrets
 from mlmtune.training.launched import follow_launcher, is_launched, report
 
@@ -129,8 +130,7 @@ def train(
     results = run_training(settings, options, build_masked_lm)
     if results is not None and not no_report and os.environ.get("RANK", "0") == "0":
         _report_on_finished(Path(settings.run.output_dir).expanduser(), Console(is_quiet=quiet))
-    if results is not None:
-        _push_finished(settings.run, settings.hub, Console(is_quiet=quiet))
+    _push_finished(settings.run, settings.hub, Console(is_quiet=quiet))
 
 
 def _report_on_finished(run: Path, console: Console) -> None:
@@ -139,12 +139,12 @@ def _report_on_finished(run: Path, console: Console) -> None:
 
     try:
         report_on([run], [], None, console)
-    except MlmtuneError as error:
-        console.say(f"there is no report ({error}); mlmtune report {run} makes it")
+    except Exception as error:
+        console.say(f"there is no report ({_explain(error)[0]}); mlmtune report {run} makes it")
 
 
 def _push_finished(run: "RunConfig", hub: "HubConfig", console: Console) -> None:
-    """Push the run that has just come to its end, where the config says so."""
+    """Push the run that has come to its end, where the config says so; again if need be."""
     if hub.hub_model_id is None or os.environ.get("RANK", "0") != "0":
         return
     from mlmtune.training.pushing import push_run
@@ -182,8 +182,8 @@ def finetune(
 
     text = config.read_text(encoding="utf-8")
     options = Options(resume, overwrite, allow_changes, quiet, config_text=text)
-    if run_training(settings, options, build_classification) is not None:
-        _push_finished(settings.run, settings.hub, Console(is_quiet=quiet))
+    run_training(settings, options, build_classification)
+    _push_finished(settings.run, settings.hub, Console(is_quiet=quiet))
 
 
 @app.command()
@@ -622,8 +622,7 @@ def main() -> NoReturn:
     except (StoppedAtOnce, Exception) as error:
         message, code = _explain(error)
         if _shows_traceback() and not isinstance(error, StoppedAtOnce):
-            _tell_launcher(code, message)
-            raise
+            print(without_secrets(traceback.format_exc()), file=sys.stderr)
         _fail(message, code)
     code = code if isinstance(code, int) else 0
     _tell_launcher(code)

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from mlmtune import config_problems
 from mlmtune.config import ClassificationConfig, Config, Section
 from mlmtune.errors import ConfigError
+from mlmtune.redaction import redacted
 from mlmtune.yaml_document import Document, KeyPath, Origin, dotted, dump, parse
 
 SettingsT = TypeVar("SettingsT", bound=Section)
@@ -66,6 +67,11 @@ def load_config(
 def resolved_yaml(config: Section) -> str:
     """The whole config, defaults included, as YAML that loads as an equal config."""
     return dump(config.model_dump())
+
+
+def recorded_yaml(config: Section) -> str:
+    """The same as a run keeps it: without secrets, and without the queries of URLs."""
+    return dump(redacted(config.model_dump()))
 
 
 def json_schema(kind: type[Section]) -> dict[str, Any]:

@@ -136,6 +136,7 @@ class Handler(BaseHTTPRequestHandler):
             (r"/api/models/([^/]+/[^/]+)/commit/main", self._commit),
             (r"/api/models/([^/]+/[^/]+)(?:/revision/[^/]+)?", self._info),
             (r"/api/models/([^/]+/[^/]+)/tree/[^/]+", self._tree),
+            (r"/api/models/([^/]+/[^/]+)/auth-check/write", self._may_write),
             (r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", self._batch),
             (r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", self._resolve),
         ):
@@ -159,6 +160,12 @@ class Handler(BaseHTTPRequestHandler):
         return 200, {"_id": "1", "id": name, "modelId": name, "private": repo.private,
                      "sha": repo.sha, "siblings": siblings, "tags": [], "downloads": 0,
                      "likes": 0}, {}  # fmt: skip
+
+    def _may_write(self, name: str, repo: Repo, _: Any) -> tuple[int, Any, dict[str, str]]:
+        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+        if token == READ_ONLY_TOKEN:
+            return 403, {"error": "You need a write token"}, {}
+        return 200, {}, {}
 
     def _tree(self, name: str, repo: Repo, _: Any) -> tuple[int, Any, dict[str, str]]:
         return (

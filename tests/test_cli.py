@@ -21,7 +21,7 @@ import yaml
 
 from mlmtune import __version__, cli
 from mlmtune.config_loading import load_config, shipped_configs
-from mlmtune.errors import ConfigError, StoppedAtOnce
+from mlmtune.errors import StoppedAtOnce
 
 
 @dataclass(frozen=True)
@@ -263,9 +263,14 @@ def test_debug_shows_where(
     monkeypatch: pytest.MonkeyPatch, command: Command, arguments: list[str]
 ) -> None:
     assert_fails(command("check", "--config", "missing.yaml"), 2)
-    monkeypatch.setattr(sys, "argv", ["mlmtune", *arguments, "--config", "missing.yaml"])
-    with pytest.raises(ConfigError):  # Python shows the traceback
-        cli.main()
+    monkeypatch.setenv("MY_TOKEN", "missing-canary-0451")
+    result = command(*arguments, "--config", "missing-canary-0451.yaml")
+    assert result.code == 2
+    assert "Traceback (most recent call last)" in result.err
+    assert "in _read_text" in result.err
+    *_, last = result.err.splitlines()
+    assert last.startswith("mlmtune: [redacted].yaml: no such file")
+    assert "canary" not in result.err
 
 
 def test_what_one_of_several_processes_met_is_said(

@@ -5,14 +5,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlmtune.redaction import REDACTED, without_query, without_secrets
+from mlmtune.redaction import REDACTED, redacted, without_query, without_secrets
 
 SIGNED = "?X-Amz-Signature=abc123&X-Amz-Expires=60"
 SECRET = "correct-horse-battery"
 
 
 @pytest.mark.parametrize(
-    "name", ["HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD", "hub_token"]
+    "name",
+    [
+        "HF_TOKEN",
+        "WANDB_API_KEY",
+        "AWS_SECRET_ACCESS_KEY",
+        "DB_PASSWORD",
+        "hub_token",
+        "DB_PASS",
+        "OPENAI_APIKEY",
+        "SSH_PASSPHRASE",
+        "AZURE_STORAGE_CONNECTION_STRING",
+    ],
 )
 def test_the_value_of_a_secret_variable_is_taken_out_wherever_it_stands(monkeypatch, name):
     monkeypatch.setenv(name, SECRET)
@@ -29,6 +40,19 @@ def test_other_variables_are_left_alone(monkeypatch, name, value):
     assert without_secrets(f"see {value} there") == f"see {value} there"
 
 
+def test_what_is_short_and_has_no_digit_is_a_word(monkeypatch):
+    monkeypatch.setenv("POSTGRES_PASSWORD", "postgres")
+    assert without_secrets("see postgres there") == "see postgres there"
+    monkeypatch.setenv("POSTGRES_PASSWORD", "postgres1")
+    assert without_secrets("see postgres1 there") == f"see {REDACTED} there"
+
+
+def test_nested_values_keep_their_shape(monkeypatch):
+    monkeypatch.setenv("MY_TOKEN", SECRET)
+    value = {"a": [f"x {SECRET}", 1, None], "b": {"c": "https://host/a?sig=1"}}
+    assert redacted(value) == {"a": [f"x {REDACTED}", 1, None], "b": {"c": "https://host/a"}}
+
+
 def test_it_is_found_in_json_and_html_too(monkeypatch):
     value = 'a"b\\c<d>&é-secret'
     monkeypatch.setenv("MY_PASSWORD", value)
@@ -38,18 +62,24 @@ def test_it_is_found_in_json_and_html_too(monkeypatch):
 
 
 def test_of_two_secrets_of_which_one_begins_with_the_other_nothing_is_left(monkeypatch):
-    monkeypatch.setenv("A_TOKEN", "abcdefgh")
-    monkeypatch.setenv("B_TOKEN", "abcdefghijkl")
-    assert without_secrets("abcdefghijkl abcdefgh") == f"{REDACTED} {REDACTED}"
+    monkeypatch.setenv("A_TOKEN", "abcdefg8")
+    monkeypatch.setenv("B_TOKEN", "abcdefg8ijkl")
+    assert without_secrets("abcdefg8ijkl abcdefg8") == f"{REDACTED} {REDACTED}"
 
 
 @pytest.mark.parametrize(
     "token",
     ["hf_" + "aB3" * 11, "ghp_" + "a1B2" * 9, "github_pat_" + "a1_" * 12, "glpat-" + "x-9" * 7,
-     "sk-" + "abcd" * 8, "AKIA" + "A1B2" * 4, "xoxb-123456789012-abc"],
+     "sk-" + "abcd" * 8, "sk-proj-" + "a1B2" * 6, "AKIA" + "A1B2" * 4, "ASIA" + "A1B2" * 4,
+     "xapp-1-A123-456-abc", "xoxb-123456789012-abc"],
 )  # fmt: skip
 def test_tokens_are_known_by_how_they_begin(token):
     assert without_secrets(f"# token {token}.") == f"# token {REDACTED}."
+
+
+def test_names_that_begin_alike_are_left_alone():
+    for name in ("~/sk-learn-documentation-pages", "hf_internal_testing/tiny", "AKIAB", "ghp_x"):
+        assert without_secrets(name) == name
 
 
 @pytest.mark.parametrize(

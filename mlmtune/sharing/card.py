@@ -5,6 +5,7 @@ places on this machine it has their last part.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -15,12 +16,13 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import pipeline
 
 from mlmtune.config import ClassificationConfig, Config, DataConfig, SourceConfig
-from mlmtune.locations import FILE_SCHEME
 from mlmtune.modeling.loading import is_on_hub
 from mlmtune.modeling.names import short_names
 from mlmtune.redaction import without_query, without_secrets
 from mlmtune.sharing.repository import HERE
 from mlmtune.sharing.trackers import flattened
+
+_ON_THIS_MACHINE = ("file", "local")
 
 NOT_STATED = "not stated"
 
@@ -196,9 +198,13 @@ def _cell(text: Any) -> str:
 
 def public_name(location: str) -> str:
     """A model or a text without the way to it on this machine."""
-    if "://" in location and not location.startswith(FILE_SCHEME):
+    if "::" in location:  # fsspec's chains: a file inside another one
+        location = location.rpartition("::")[2]
+    scheme, separator, path = location.partition("://")
+    if separator and scheme not in _ON_THIS_MACHINE:
         return without_secrets(without_query(location))
-    return short_names([location])[0].rpartition("/")[2]
+    path = re.split(r"/?[^/]*[*?\[]", path if separator else location, maxsplit=1)[0]
+    return short_names([path or location])[0].rpartition("/")[2]
 
 
 # ------------------------------------------------------------------------- masked language models

@@ -4,6 +4,7 @@ A push is one commit of the whole folder, so a repository never holds half a mod
 attempt has uploaded stays with the hub, by its content, and is not sent again.
 """
 
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
-from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
 from mlmtune.errors import ConfigError, HubError
@@ -91,6 +92,11 @@ def open_repository(name: str, *, is_private: bool, say: Callable[[str], None]) 
     def find() -> Repository:
         made = api.create_repo(name, private=is_private, exist_ok=True)
         info = api.repo_info(made.repo_id)
+        try:  # a token that may only read is told of one that is there, as if it had made it
+            api.auth_check(made.repo_id, write=True)
+        except HfHubHTTPError as error:
+            if error.response.status_code != 404:  # mirrors may not have this
+                raise
         return Repository(made.repo_id, bool(info.private))
 
     try:
@@ -156,7 +162,10 @@ def _operations(folder: Path, repository: str) -> Iterator[CommitOperationAdd]:
             continue
         content: Any = path
         if path.name == "README.md":
-            text = path.read_text(encoding="utf-8")
+            try:
+                text = path.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise ConfigError(f"{path}: is not UTF-8; save it as that") from error
             content = text.replace(HERE, f'model="{repository}")').encode()
         yield CommitOperationAdd(path.relative_to(folder).as_posix(), content)
 
@@ -171,7 +180,7 @@ def _persistently(request: Callable[[], T], say: Callable[[str], None]) -> T:
     for wait in (*WAITS_SECONDS, None):
         try:
             return request()
-        except HFValidationError:
+        except (HFValidationError, ConfigError):
             raise
         except Exception as error:
             failed = _explained(error)
@@ -196,6 +205,8 @@ def _explained(error: BaseException) -> PushFailed | None:
         return PushFailed(f"{endpoint()} does not take the model card ({said})", may_pass=False)
     if answers:
         return _answered(answers[0])
+    if any(isinstance(e, json.JSONDecodeError) for e in chain):
+        return PushFailed(f"{endpoint()} answers as no hub does, a proxy maybe", may_pass=True)
     is_network = any(
         type(e).__module__.split(".")[0] in _CLIENTS
         or isinstance(e, ConnectionError | TimeoutError)

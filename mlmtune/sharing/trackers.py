@@ -17,7 +17,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from mlmtune.config import TrackingConfig
 from mlmtune.console import Console
-from mlmtune.redaction import without_query, without_secrets
+from mlmtune.redaction import redacted
 
 FAILURES = (Exception, SystemExit)
 """What a tracker may fail with: some end the program where nobody is logged in."""
@@ -126,16 +126,13 @@ class Trackers:
             run: which run it is.
             settings: the whole config as the run records it.
         """
-        values = {
-            key: without_secrets(without_query(value)) if isinstance(value, str) else value
-            for key, value in flattened(settings)
-        }
+        values = dict(flattened(redacted(settings)))
         for name in dict.fromkeys(config.with_):
             kind = TRACKERS[name]
+            if find_spec(kind.module) is None:
+                self._drop(name, f"is not installed; pip install {shlex.quote(kind.package)}")
+                continue
             with self._surviving(name, "cannot start", kind.mend), _greeting(kind):
-                if find_spec(kind.module) is None:
-                    self._drop(name, f"is not installed; pip install {shlex.quote(kind.package)}")
-                    continue
                 positional, named = kind.arguments(run)
                 tracker = LOGGER_TYPE_TO_CLASS[name](*positional, **named)
                 tracker.start()

@@ -12,13 +12,13 @@ import yaml
 from accelerate import Accelerator
 
 from mlmtune.config import HubConfig, Section
-from mlmtune.config_loading import load_config, resolved_yaml
+from mlmtune.config_loading import load_config, recorded_yaml
 from mlmtune.console import Console
 from mlmtune.errors import CheckpointError, ConfigError
 from mlmtune.modeling.device import decided_by_main
 from mlmtune.modeling.dropout import KeyedDropout
 from mlmtune.modeling.unreached_weights import freeze_unreached_weights
-from mlmtune.redaction import without_query, without_secrets
+from mlmtune.redaction import without_secrets
 from mlmtune.sharing.trackers import TrackedRun, Trackers
 from mlmtune.training.checkpoint import (
     TrainState,
@@ -244,7 +244,7 @@ def start_trackers(job: Job) -> None:
     run = TrackedRun(
         without_secrets(config.project), without_secrets(name), job.run.path, id_, job.state.step
     )
-    job.trackers.start(config, run, yaml.safe_load(recorded(job.config)))
+    job.trackers.start(config, run, yaml.safe_load(recorded_yaml(job.config)))
 
 
 def open_hub(
@@ -289,11 +289,6 @@ def _is_of_this_run(checkpoint: Path, job: Job) -> bool:
     return checkpoint.resolve().parent == job.run.checkpoints.resolve()
 
 
-def recorded(config: Settings) -> str:
-    """The whole config as a run keeps it: without secrets, and without the queries of URLs."""
-    return without_secrets(without_query(resolved_yaml(config)))
-
-
 def with_recorded_choices(config: SettingsT, options: Options) -> SettingsT:
     """The config with what is left to mlmtune as the run that is resumed decided it.
 
@@ -308,10 +303,10 @@ def with_recorded_choices(config: SettingsT, options: Options) -> SettingsT:
         return config
     then = load_config(path, kind=type(config))
     training = _with_recorded(config.training, then.training, "precision")
-    asked, recorded = training.micro_batch_size, then.training.micro_batch_size
-    if isinstance(recorded, int) and (asked is None or asked == "auto" or recorded < asked):
-        recorded = min(recorded, training.global_batch_size)
-        training = training.model_copy(update={"micro_batch_size": recorded})
+    asked, then_size = training.micro_batch_size, then.training.micro_batch_size
+    if isinstance(then_size, int) and (asked is None or asked == "auto" or then_size < asked):
+        then_size = min(then_size, training.global_batch_size)
+        training = training.model_copy(update={"micro_batch_size": then_size})
     model = _with_recorded(config.model, then.model, "attn_implementation")
     return config.model_copy(update={"model": model, "training": training})
 
@@ -333,7 +328,7 @@ def is_complete(run: RunDir, config: Settings) -> bool:
     then = flat(load_config(run.path / "config.resolved.yaml", kind=type(config)).model_dump())
     lines = [
         f"  {name}: {then.get(name)} then, {value} now"
-        for name, value in flat(yaml.safe_load(recorded(config))).items()
+        for name, value in flat(yaml.safe_load(recorded_yaml(config))).items()
         # What is left to mlmtune was decided then; where things lie may have changed since.
         if value not in (then.get(name), None, "auto") and not MAY_CHANGE.fullmatch(name)
     ]

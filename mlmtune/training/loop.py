@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from mlmtune.config_loading import recorded_yaml
 from mlmtune.console import Console
 from mlmtune.errors import (
     CheckpointError,
@@ -39,7 +40,6 @@ from mlmtune.training.job import (
     Options,
     is_complete,
     open_hub,
-    recorded,
     resume,
     start,
     start_trackers,
@@ -149,10 +149,13 @@ def _recording_failure(run: RunDir, accelerator: Accelerator) -> Iterator[None]:
         if accelerator.is_main_process:
             message, exit_code = explain(error)
             stopped = isinstance(error, Interrupted | StoppedAtOnce)
+            status = run.read_json("status.json") or {}
+            where = {name: status[name] for name in ("step", "max_steps") if name in status}
+            # What comes after the result, such as waiting for a push, takes nothing back from it.
             with suppress(ResourceError):  # a full disk must not hide what happened first
-                run.write_status(
-                    "interrupted" if stopped else "failed", exit_code=exit_code, message=message
-                )
+                if status.get("state") != "finished":
+                    state = "interrupted" if stopped else "failed"
+                    run.write_status(state, exit_code=exit_code, message=message, **where)
         raise
 
 
@@ -193,7 +196,7 @@ def _write_records(job: Job, options: Options) -> None:
 
 def _write_resolved_config(job: Job) -> None:
     if job.accelerator.is_main_process:
-        job.run.write_text("config.resolved.yaml", recorded(job.config))
+        job.run.write_text("config.resolved.yaml", recorded_yaml(job.config))
 
 
 def _announce(job: Job) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mlmtune import hub
 from mlmtune.console import Console
-from mlmtune.errors import ConfigError, HubError
+from mlmtune.errors import ConfigError, HubError, StoppedAtOnce
 from mlmtune.sharing.repository import (
     PushFailed,
     Repository,
@@ -39,6 +39,7 @@ def push_run(path: Path, name: str, *, is_private: bool, console: Console) -> No
         HubError: the hub refuses, or cannot be reached; with the command that tries again.
     """
     run = finished_run_dir(path)
+    again = f"mlmtune push {shlex.quote(str(path))} --repo {name}" + " --public" * (not is_private)
     files = [file for file in run.model.rglob("*") if file.is_file()]
     if notes := hub.environment_notes():
         console.say(f"the hub is {endpoint()} ({'; '.join(notes)})")
@@ -53,11 +54,13 @@ def push_run(path: Path, name: str, *, is_private: bool, console: Console) -> No
         message = f"{path.resolve().name}, step {step}"
         commit = push_folder(repository, run.model, message, console.say)
     except PushFailed as error:
-        visibility = "" if is_private else " --public"
         raise HubError(
             f"{error}; nothing was pushed, and the model is whole in {run.model}. To try again: "
-            f"mlmtune push {shlex.quote(str(path))} --repo {name}{visibility}"
+            f"{again}"
         ) from error
+    except StoppedAtOnce:
+        console.say(f"the model is whole in {run.model}; to push it: {again}")
+        raise
     console.result(f"pushed to {repository.url}, commit {commit[:8]}")
 
 

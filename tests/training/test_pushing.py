@@ -11,7 +11,7 @@ from huggingface_hub import constants
 from launching import TIMEOUT_SECONDS, environment
 from local_hub import READ_ONLY_TOKEN, TOKEN, serving
 
-from mlmtune.errors import ConfigError, HubError
+from mlmtune.errors import ConfigError, HubError, StoppedAtOnce
 from mlmtune.sharing import repository
 from mlmtune.training import pushing
 from mlmtune.training.run_dir import TEMPORARY_PREFIX
@@ -83,6 +83,16 @@ def test_a_push_that_fails_loses_nothing_and_says_how_to_retry(hub, runs):
     again = mlmtune(*retry.split()[1:], hub=hub)
     assert again.returncode == 0, again.stderr
     assert hub.repos["lab/tiny"].files["model.safetensors"] == run.model_bytes
+
+
+def test_the_same_command_pushes_what_a_complete_run_has_not(hub, runs):
+    """A scheduler starts it again with --resume auto."""
+    runs.train(training={"max_steps": 2})
+    config = runs.config(hub={"hub_model_id": "tiny"}, training={"max_steps": 2})
+    done = mlmtune("train", "--config", config, "--resume", "auto", hub=hub)
+    assert done.returncode == 0, done.stderr
+    assert "is already complete" in done.stdout
+    assert hub.repos["someone/tiny"].files["model.safetensors"] == runs.at().model_bytes
 
 
 def test_a_token_that_may_not_write_is_told_before_training(here, runs, monkeypatch):
@@ -275,3 +285,42 @@ def test_several_processes_push_once_and_exit_as_one_does(hub, runs):
     assert hub.count("POST", "/create") == 2  # before the first step, and at the end
     assert len(list(runs.at().path.glob("tensorboard/run/events*"))) == 1
     assert runs.at().json("status.json")["state"] == "finished"
+
+
+def test_what_stops_the_wait_for_a_push_takes_nothing_back_from_a_result(here, runs, monkeypatch):
+    def stopped(*_):
+        raise StoppedAtOnce(signal.SIGINT)
+
+    monkeypatch.setattr(pushing.PushOnTheWay, "wait", stopped)
+    with pytest.raises(StoppedAtOnce):
+        runs.train(
+            training={"max_steps": 2}, evaluation={"every": 1},
+            hub={"hub_model_id": "tiny", "push": "evaluation"},
+        )  # fmt: skip
+    assert runs.at().json("status.json")["state"] == "finished"
+    push(runs.at().path)
+
+
+def test_a_stop_during_the_last_push_says_how_to_push(here, runs, monkeypatch, console):
+    run = runs.train(training={"max_steps": 1})
+
+    def stopped(*_):
+        raise StoppedAtOnce(signal.SIGINT)
+
+    monkeypatch.setattr(pushing, "push_folder", stopped)
+    with pytest.raises(StoppedAtOnce):
+        push(run.path, console=console)
+    assert console.lines[-1].endswith(f"to push it: mlmtune push {run.path} --repo tiny")
+
+
+def test_a_copy_that_cannot_be_written_is_no_end(here, runs, monkeypatch, capsys):
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(pushing.PushOnTheWay, "copy", full)
+    run = runs.train(
+        evaluation={"every": 3}, hub={"hub_model_id": "tiny", "push": "evaluation"},
+        checkpoint={"export": "last"},
+    )  # fmt: skip
+    assert "step 3 is not pushed: its copy cannot be written" in capsys.readouterr().out
+    assert run.json("status.json")["state"] == "finished"
