@@ -184,7 +184,7 @@ def _eval_results(card: Card) -> Iterator[EvalResult]:
                 task_type=card.task,
                 dataset_type=kind or "text",
                 dataset_name=", ".join(data.name for data in card.data),
-                dataset_split=card.measured_on.split()[0],
+                dataset_split=re.split(r"\W", card.measured_on, maxsplit=1)[0],
                 metric_type=metric.type,
                 metric_name=metric.name,
                 metric_value=round(metric.value, 4),

@@ -129,6 +129,7 @@ def push_folder(
         The commit's hash.
 
     Raises:
+        ConfigError: README.md is no text.
         PushFailed: the hub cannot be reached, or refuses.
         OSError: a file cannot be read.
     """

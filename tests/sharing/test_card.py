@@ -87,6 +87,7 @@ def test_the_snippet_of_a_classifier_prints_what_the_card_says(tasks, monkeypatc
     assert "On test, 30 examples" in text
     found = metadata(text)
     assert found.pipeline_tag == "text-classification"
+    assert {r.dataset_split for r in found.eval_results} == {"test"}
     assert {r.metric_type: r.metric_value for r in found.eval_results} == {
         "accuracy": round(test["accuracy"], 4), "f1": round(test["macro_f1"], 4),
     }  # fmt: skip
