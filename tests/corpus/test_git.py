@@ -635,7 +635,9 @@ def test_ssh_runs_as_the_user_set_it_up_and_cannot_ask(fetch, origin, tmp_path, 
 
 def child_script(cache, url):
     return (
-        "import sys; from pathlib import Path; from mlmtune.corpus import git\n"
+        "import signal; from pathlib import Path; from mlmtune.corpus import git\n"
+        # Whoever runs the tests in the background of a shell has it ignored in all children.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"git.fetch({url!r}, None, lambda path: path.endswith('.md'), '_md', Path({str(cache)!r}),"
         " lambda line: print(line, flush=True))"
     )
