@@ -32,7 +32,7 @@ def test_the_value_of_a_secret_variable_is_taken_out_wherever_it_stands(monkeypa
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("PWD", "/work/here"), ("TOKENIZERS_PARALLELISM", "false-or-true"), ("API_KEY", "short"),
+    [("PWD", "/srv/there/1"), ("TOKENIZERS_PARALLELISM", "false-or-true"), ("API_KEY", "short"),
      ("KEYBOARD", "qwertyuiop")],
 )  # fmt: skip
 def test_other_variables_are_left_alone(monkeypatch, name, value):
