@@ -22,7 +22,7 @@ from mlmtune.redaction import without_secrets
 from mlmtune.training.launched import follow_launcher, is_launched, report
 
 if TYPE_CHECKING:
-    from mlmtune.config import HubConfig, RunConfig
+    from mlmtune.config import HubConfig
 
 app = typer.Typer(
     add_completion=False,
@@ -119,7 +119,8 @@ def train(
     from mlmtune.config_loading import load_config
 
     settings = load_config(config, overrides or [])
-    _run_in_processes(nproc, Path(settings.run.output_dir).expanduser())
+    run = Path(settings.run.output_dir).expanduser()
+    _run_in_processes(nproc, run)
 
     from mlmtune.training.job import Options
     from mlmtune.training.loop import train as run_training
@@ -128,9 +129,9 @@ def train(
     text = config.read_text(encoding="utf-8")
     options = Options(resume, overwrite, allow_changes, quiet, config_text=text)
     results = run_training(settings, options, build_masked_lm)
-    if results is not None and not no_report and os.environ.get("RANK", "0") == "0":
-        _report_on_finished(Path(settings.run.output_dir).expanduser(), Console(is_quiet=quiet))
-    _push_finished(settings.run, settings.hub, Console(is_quiet=quiet))
+    if results is not None and not no_report and _is_first_process():
+        _report_on_finished(run, Console(is_quiet=quiet))
+    _push_finished(run, settings.hub, Console(is_quiet=quiet))
 
 
 def _report_on_finished(run: Path, console: Console) -> None:
@@ -143,14 +144,17 @@ def _report_on_finished(run: Path, console: Console) -> None:
         console.say(f"there is no report ({_explain(error)[0]}); mlmtune report {run} makes it")
 
 
-def _push_finished(run: "RunConfig", hub: "HubConfig", console: Console) -> None:
+def _push_finished(run: Path, hub: "HubConfig", console: Console) -> None:
     """Push the run that has come to its end, where the config says so; again if need be."""
-    if hub.hub_model_id is None or os.environ.get("RANK", "0") != "0":
+    if hub.hub_model_id is None or not _is_first_process():
         return
     from mlmtune.training.pushing import push_run
 
-    path = Path(run.output_dir).expanduser()
-    push_run(path, hub.hub_model_id, is_private=hub.private, console=console)
+    push_run(run, hub.hub_model_id, is_private=hub.private, console=console)
+
+
+def _is_first_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _check_resume(resume: str, overwrite: bool) -> None:
@@ -174,7 +178,8 @@ def finetune(
     from mlmtune.config_loading import load_config
 
     settings = load_config(config, overrides or [], kind=ClassificationConfig)
-    _run_in_processes(nproc, Path(settings.run.output_dir).expanduser())
+    run = Path(settings.run.output_dir).expanduser()
+    _run_in_processes(nproc, run)
 
     from mlmtune.classification.task import build_classification
     from mlmtune.training.job import Options
@@ -183,7 +188,7 @@ def finetune(
     text = config.read_text(encoding="utf-8")
     options = Options(resume, overwrite, allow_changes, quiet, config_text=text)
     run_training(settings, options, build_classification)
-    _push_finished(settings.run, settings.hub, Console(is_quiet=quiet))
+    _push_finished(run, settings.hub, Console(is_quiet=quiet))
 
 
 @app.command()

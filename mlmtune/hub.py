@@ -32,6 +32,20 @@ def environment_notes() -> list[str]:
     return notes
 
 
+def endpoint() -> str:
+    """The hub that is spoken to."""
+    from huggingface_hub import constants
+
+    return without_secrets(constants.ENDPOINT)
+
+
+def is_offline() -> bool:
+    """Whether the hub must not be asked."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
 def is_name(location: str) -> bool:
     """Whether a location looks like a name on the hub, and not like a path."""
     return not location.startswith((".", "/", "~")) and location.count("/") <= 1
@@ -59,7 +73,6 @@ def ask(
         HubError: the hub answers that there is no such thing, or that access is refused.
         OSError: there is no room for what is fetched.
     """
-    from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
@@ -67,9 +80,9 @@ def ask(
         RevisionNotFoundError,
     )
 
-    if HF_HUB_OFFLINE:
+    if is_offline():
         raise OutOfReach("HF_HUB_OFFLINE is set")
-    endpoint, place = without_secrets(ENDPOINT), f"{where}.{_KEYS[kind]}"
+    place = f"{where}.{_KEYS[kind]}"
     try:
         return request()
     except HFValidationError as error:
@@ -82,7 +95,7 @@ def ask(
         raise HubError(f"{where}.revision: {name} has no revision {revision!r}") from error
     except RepositoryNotFoundError as error:
         raise HubError(
-            f"{place}: there is no folder {name}, and no such {kind} on {endpoint} "
+            f"{place}: there is no folder {name}, and no such {kind} on {endpoint()} "
             "(or it is private: set HF_TOKEN)"
         ) from error
     except Exception as error:  # the client's network errors share no base between versions
@@ -90,4 +103,4 @@ def ask(
             raise
         answer = getattr(error, "response", None)
         why = type(error).__name__ if answer is None else f"HTTP status {answer.status_code}"
-        raise OutOfReach(f"{endpoint} cannot be reached ({why})") from error
+        raise OutOfReach(f"{endpoint()} cannot be reached ({why})") from error

@@ -17,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
 from mlmtune.errors import ConfigError, HubError
-from mlmtune.redaction import without_secrets
+from mlmtune.hub import endpoint
 
 WAITS_SECONDS = (2.0, 8.0, 30.0)
 """Between attempts; within one, the hub's own client tries again what it can."""
@@ -63,16 +63,6 @@ class Repository:
     def url(self) -> str:
         """Its page."""
         return f"{endpoint()}/{self.name}"
-
-
-def endpoint() -> str:
-    """The hub that is spoken to."""
-    return without_secrets(constants.ENDPOINT)
-
-
-def is_offline() -> bool:
-    """Whether the hub must not be asked."""
-    return bool(constants.HF_HUB_OFFLINE)
 
 
 def open_repository(name: str, *, is_private: bool, say: Callable[[str], None]) -> Repository:

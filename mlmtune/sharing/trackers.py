@@ -124,7 +124,7 @@ class Trackers:
         Args:
             config: names them.
             run: which run it is.
-            settings: the whole config as the run records it.
+            settings: the whole config; they are told it without secrets.
         """
         values = dict(flattened(redacted(settings)))
         for name in dict.fromkeys(config.with_):

@@ -244,7 +244,7 @@ def start_trackers(job: Job) -> None:
     run = TrackedRun(
         without_secrets(config.project), without_secrets(name), job.run.path, id_, job.state.step
     )
-    job.trackers.start(config, run, yaml.safe_load(recorded_yaml(job.config)))
+    job.trackers.start(config, run, job.config.model_dump())
 
 
 def open_hub(

@@ -13,13 +13,11 @@ from mlmtune.errors import ConfigError, HubError, StoppedAtOnce
 from mlmtune.sharing.repository import (
     PushFailed,
     Repository,
-    endpoint,
-    is_offline,
     open_repository,
     push_folder,
     without_bars,
 )  # fmt: skip
-from mlmtune.training.run_dir import TEMPORARY_PREFIX, finished_run_dir, read_json
+from mlmtune.training.run_dir import TEMPORARY_PREFIX, finished_run_dir
 
 NOT_OF_THE_MODEL = ("optimizer.safetensors", "state.json", "MANIFEST.json")
 """What a checkpoint has besides a model."""
@@ -42,7 +40,7 @@ def push_run(path: Path, name: str, *, is_private: bool, console: Console) -> No
     again = f"mlmtune push {shlex.quote(str(path))} --repo {name}" + " --public" * (not is_private)
     files = [file for file in run.model.rglob("*") if file.is_file()]
     if notes := hub.environment_notes():
-        console.say(f"the hub is {endpoint()} ({'; '.join(notes)})")
+        console.say(f"the hub is {hub.endpoint()} ({'; '.join(notes)})")
     if not console.shows_bars:
         without_bars()
     try:
@@ -50,7 +48,7 @@ def push_run(path: Path, name: str, *, is_private: bool, console: Console) -> No
         size = sum(file.stat().st_size for file in files) / 1e6
         seen = "private" if repository.is_private else "public"
         console.say(f"pushing {len(files)} files, {size:,.1f} MB, to {repository.name} ({seen})")
-        step = (read_json(path / "eval_results.json") or {}).get("step")
+        step = (run.read_json("eval_results.json") or {}).get("step")
         message = f"{path.resolve().name}, step {step}"
         commit = push_folder(repository, run.model, message, console.say)
     except PushFailed as error:
@@ -134,7 +132,7 @@ def check_repository(name: str, *, is_private: bool, console: Console) -> Reposi
         HubError: the hub refuses: no push can succeed.
     """
     without_bars()
-    if is_offline():
+    if hub.is_offline():
         console.say(f"hub.hub_model_id: HF_HUB_OFFLINE is set, so {name} is not pushed on the way")
         return None
     try:
