@@ -366,7 +366,8 @@ class TokenizationConfig(Section):
     stands between spaces and punctuation, and in Chinese single characters or whole clauses."""
     language: str = "en"
     """The text's language (ISO 639), which tells where sentences end, for `objective: mlm+nsp` and
-    `mlm+sop` (extra `sentences`). Chinese and Japanese full stops end one in any."""
+    `mlm+sop` (extra `sentences`). Chinese and Japanese full stops end one in any. With `objective:
+    mlm` it may stand beside `word_segmenter`, and changes nothing there."""
 
     @field_validator("language")
     @classmethod
@@ -508,6 +509,19 @@ class TrainingConfig(Section):
         return self
 
 
+def _check_warmup(optimizer: OptimizerConfig, training: TrainingConfig) -> None:
+    """Refuse a warmup that the run does not come to the end of.
+
+    How many steps some epochs are is known later; see `training.optimization`.
+    """
+    warmup, steps = optimizer.warmup_steps, training.max_steps
+    if warmup is not None and steps is not None and warmup > steps:
+        raise ValueError(
+            f"optimizer.warmup_steps: {warmup:,} is more than training.max_steps: {steps:,}, so "
+            "the learning rate would never reach its peak; lower the one or raise the other"
+        )
+
+
 class EvaluationConfig(Section):
     """Perplexity on validation text with fixed masks: the same for every run and batch size."""
 
@@ -619,11 +633,19 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _warmup_ends(self) -> "Config":
+        _check_warmup(self.optimizer, self.training)
+        return self
+
+    @model_validator(mode="after")
     def _pairs_are_cut_in_one_way(self) -> "Config":
         if self.objective == "mlm":
-            if self.tokenization.language != "en":
+            # Beside a segmenter the language of its words may be stated; by itself it does nothing.
+            is_read = self.tokenization.word_segmenter is not None
+            if self.tokenization.language != "en" and not is_read:
                 raise ValueError(
-                    "tokenization.language has no meaning with objective: mlm; remove it"
+                    "tokenization.language has no meaning with objective: mlm and without "
+                    "tokenization.word_segmenter; remove it"
                 )
             return self
         if self.chunking != ChunkingConfig(chunk_length=self.chunking.chunk_length):
@@ -758,3 +780,8 @@ class ClassificationConfig(Section):
     tracking: TrackingConfig = TrackingConfig()
     hub: HubConfig = HubConfig()
     probe: ProbeConfig = ProbeConfig()
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> "ClassificationConfig":
+        _check_warmup(self.optimizer, self.training)
+        return self

@@ -6,6 +6,7 @@ setting in `mlmtune.config` is explained without a line here.
 
 import difflib
 import math
+import re
 import types
 from collections import defaultdict
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from mlmtune.config import Config, keys_of
-from mlmtune.yaml_document import Document, KeyPath, dotted
+from mlmtune.yaml_document import Document, KeyPath, Origin, dotted
 
 NAMES_IN_TRANSFORMERS = {
     "block_size": "chunking.chunk_length",
@@ -84,17 +85,50 @@ def report(
                 suggested.update(names)
             case "value_error" if document.has_problem_below(path):
                 continue  # a key that could not be read breaks the rules between keys, too
-            case "value_error":  # a rule between the keys of a section
+            case "value_error":  # a rule between keys
                 what = str(finding["ctx"]["error"])
+                document.report(path, what, _origin_of_rule(what, path, document, overridden))
+                continue
             case _:
                 what = _wrong_value(found, document.value_at(path))
-        changed = [place for place in overridden if place[: len(path)] == path]
-        document.report(path, what, document.origin_of(changed[-1] if changed else path))
+        document.report(path, what, _origin_of(path, document, overridden))
     for path, what in missing:
         # A mistyped key is one mistake, not two: it is not reported as missing besides.
         name = dotted(path)
         if not any(other == name or other.startswith(name + ".") for other in suggested):
             document.report(path, what)
+
+
+def _origin_of(path: KeyPath, document: Document, overridden: list[KeyPath]) -> Origin:
+    """Where a section or a key was written: by the last override in it, else in the file."""
+    changed = [place for place in overridden if place[: len(path)] == path]
+    return document.origin_of(changed[-1] if changed else path)
+
+
+def _origin_of_rule(
+    what: str, path: KeyPath, document: Document, overridden: list[KeyPath]
+) -> Origin:
+    """Where one of the keys was written that a rule between keys speaks of.
+
+    That is the first key that the message names and the user wrote; a key that an override changed
+    goes before those of the file. Where the message names none, it is where the section stands.
+
+    Args:
+        what: the message.
+        path: the section that the rule belongs to.
+        document: the values and where they were written.
+        overridden: the paths that overrides wrote to, in order.
+    """
+    named = [(*path, *name.split(".")) for name in re.findall(r"\w+(?:\.\w+)*", what)]
+    written = [
+        key
+        for key in named
+        if key in document.origins and not isinstance(document.value_at(key), dict)
+    ]
+    changed = [key for key in written if any(key[: len(place)] == place for place in overridden)]
+    if written:
+        return document.origins[(changed or written)[0]]
+    return _origin_of(path, document, overridden)
 
 
 def _locate(

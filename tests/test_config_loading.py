@@ -227,7 +227,7 @@ class TestProblems:
             ),
             (
                 "masking:\n  mask_replace_prob: 0.8\n  random_replace_prob: 0.3\n",
-                "my.yaml:9: masking: mask_replace_prob + random_replace_prob must not exceed 1",
+                "my.yaml:10: masking: mask_replace_prob + random_replace_prob must not exceed 1",
             ),
             (
                 "run:\n  output_dir: runs/y\n",
@@ -277,10 +277,44 @@ class TestProblems:
         (line,) = problems(file, LEAST.replace(f"{key}:", f"{typo}:"))
         assert line.endswith(f"unknown key; did you mean '{key}'?")
 
-    def test_a_rule_between_keys_points_at_the_entry_of_the_list(self, file: Path) -> None:
+    def test_a_rule_between_keys_points_at_a_key_of_the_entry_of_a_list(self, file: Path) -> None:
         assert problems(file, LEAST.replace("notes", "notes\n      text_field: body")) == [
-            "my.yaml:7: corpus.sources.0: text_field has no meaning for format 'text'; remove it"
+            "my.yaml:9: corpus.sources.0: text_field has no meaning for format 'text'; remove it"
         ]
+
+    @pytest.mark.parametrize(
+        ("text", "overrides", "where"),
+        [
+            ("tokenization:\n  language: zh\n", [], "my.yaml:10: tokenization.language has no"),
+            (
+                "chunking:\n  chunk_length: 32\n  mode: per_document\nobjective: mlm+nsp\n", [],
+                "my.yaml:12: objective: mlm+nsp cuts",
+            ),
+            (
+                "checkpoint:\n  keep: 1\n  export: last\n"
+                "evaluation:\n  general: a.txt\n  max_forgetting: 0.2\n", [],
+                "my.yaml:14: evaluation.max_forgetting does not go",
+            ),
+            (
+                "evaluation:\n  general: a.txt\n  max_forgetting: 0.2\n",
+                ["checkpoint.export=last", "training.epochs=1"],
+                "override 'checkpoint.export=last': evaluation.max_forgetting does not go",
+            ),
+            (
+                "training:\n  max_steps: 10\n", ["optimizer={warmup_steps: 11}"],
+                "override 'optimizer={warmup_steps: 11}': optimizer.warmup_steps: 11 is more",
+            ),
+        ],
+    )  # fmt: skip
+    def test_a_rule_between_sections_names_the_line_of_one_of_its_keys(
+        self, file: Path, text: str, overrides: list[str], where: str
+    ) -> None:
+        (line,) = problems(file, LEAST + text, *overrides)
+        assert line.startswith(where)
+
+    def test_a_language_may_stand_beside_a_segmenter(self, file: Path) -> None:
+        tokenization = "tokenization:\n  word_segmenter: rjieba\n  language: zh\n"
+        assert loaded(file, LEAST + tokenization).tokenization.language == "zh"
 
     def test_all_problems_are_told_at_once_in_the_order_of_the_file(self, file: Path) -> None:
         text = LEAST.replace("format: text", "format: txt") + (

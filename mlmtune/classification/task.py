@@ -22,6 +22,7 @@ from mlmtune.modeling.loading import LoadedModel, load_classifier
 from mlmtune.modeling.losses import Losses
 from mlmtune.sharing.card import Card, classification_card, classification_snippet
 from mlmtune.training.checkpoint import TrainState
+from mlmtune.training.optimization import check_warmup
 from mlmtune.training.plan import Plan
 from mlmtune.training.run_dir import RunDir
 from mlmtune.training.stream import TrainingStream
@@ -300,6 +301,7 @@ def classification_of(
         num_tokens=int(train.lengths.sum()),
         num_processes=accelerator.num_processes,
     )
+    check_warmup(plan.max_steps, config.optimizer)
     source = ExampleSequences(train, plan.global_batch_size, config.run.seed)
     return Classification(
         config=with_choices(config, accelerator, loaded, plan),

@@ -28,6 +28,7 @@ from mlmtune.tokens.pairs import PairSequences
 from mlmtune.tokens.sequences import ChunkSequences, Sequences
 from mlmtune.tokens.summary import summarize as summarize_corpus
 from mlmtune.training.checkpoint import TrainState
+from mlmtune.training.optimization import check_warmup
 from mlmtune.training.plan import Plan
 from mlmtune.training.run_dir import RunDir
 from mlmtune.training.setup import Measurable, build_measurable
@@ -320,6 +321,7 @@ def build_masked_lm(config: Config, accelerator: Accelerator, console: Console) 
         num_tokens=mixture.num_tokens,
         num_processes=accelerator.num_processes,
     )
+    check_warmup(plan.max_steps, config.optimizer)
     collator = MaskingCollator(
         loaded.tokenizer,
         config.masking,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 
 from mlmtune.config import OptimizerConfig
+from mlmtune.errors import ConfigError
 
 
 def build_optimizer(model: torch.nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
@@ -60,6 +61,25 @@ def num_warmup_steps(max_steps: int, config: OptimizerConfig) -> int:
     if config.warmup_steps is not None:
         return config.warmup_steps
     return round(config.warmup_ratio * max_steps)
+
+
+def check_warmup(max_steps: int, config: OptimizerConfig) -> None:
+    """Refuse a warmup that the run does not come to the end of.
+
+    Args:
+        max_steps: steps of the whole run.
+        config: the warmup.
+
+    Raises:
+        ConfigError: the learning rate would never reach its peak.
+    """
+    warmup = num_warmup_steps(max_steps, config)
+    if warmup > max_steps:
+        raise ConfigError(
+            f"optimizer.warmup_steps: {warmup:,} is more than the {max_steps:,} steps of the run, "
+            "so the learning rate would never reach its peak; set optimizer.warmup_ratio instead, "
+            "or train longer"
+        )
 
 
 def learning_rate_at(step: int, max_steps: int, config: OptimizerConfig) -> float:

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from transformers import BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
 
 from mlmtune.config import OptimizerConfig
+from mlmtune.errors import ConfigError
 from mlmtune.training.optimization import (
     SCHEDULES,
     build_optimizer,
+    check_warmup,
     learning_rate_at,
     num_warmup_steps,
 )
@@ -60,6 +62,13 @@ def test_warmup_steps_take_the_place_of_the_ratio() -> None:
     assert num_warmup_steps(100, config) == 3
     assert num_warmup_steps(100, OptimizerConfig(warmup_ratio=0.5)) == 50
     assert num_warmup_steps(100, OptimizerConfig(warmup_ratio=0.5, warmup_steps=0)) == 0
+
+
+def test_a_warmup_longer_than_the_run_is_refused() -> None:
+    config = OptimizerConfig(warmup_steps=101)
+    check_warmup(101, config)
+    with pytest.raises(ConfigError, match="101 is more than the 100 steps"):
+        check_warmup(100, config)
 
 
 def test_linear_falls_by_equal_parts() -> None:
