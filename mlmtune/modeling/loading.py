@@ -411,7 +411,7 @@ def start_from_frequencies(loaded: LoadedModel, token_counts: NDArray[np.int64])
     Returns:
         Whether the bias was set; False where the checkpoint holds one, or the head has none.
     """
-    bias = getattr(loaded.model.get_output_embeddings(), "bias", None)
+    bias = _output_bias(loaded.model)
     parameters = loaded.model.named_parameters(remove_duplicate=False)
     if bias is None or not any(p is bias and name in loaded.new_weights for name, p in parameters):
         return False
@@ -419,6 +419,25 @@ def start_from_frequencies(loaded: LoadedModel, token_counts: NDArray[np.int64])
     with torch.no_grad():
         bias.copy_((smoothed / smoothed.sum()).log())
     return True
+
+
+def _output_bias(model: Any) -> torch.Tensor | None:
+    """(V,) the bias of the layer that predicts tokens; None where it has none."""
+    shape = model.get_input_embeddings().weight.shape[:1]
+    bias = getattr(model.get_output_embeddings(), "bias", None)
+    if bias is not None and bias.shape == shape:
+        return bias  # type: ignore[no-any-return]
+    # DeBERTa's head of `legacy: false` multiplies by the input embeddings and keeps its bias
+    # elsewhere; what it calls its output embeddings is the dense layer before them.
+    encoder = f"{model.base_model_prefix}."
+    return next(
+        (
+            parameter
+            for name, parameter in model.named_parameters()
+            if name.endswith(".bias") and parameter.shape == shape and not name.startswith(encoder)
+        ),
+        None,
+    )
 
 
 def _keep_attention_type(model: Any) -> None:
