@@ -17,7 +17,7 @@ from mlmtune.locations import cache_directory
 from mlmtune.masking.collator import MaskingCollator
 from mlmtune.masking.selection import STRATEGIES
 from mlmtune.modeling.device import build_accelerator, precision_of
-from mlmtune.modeling.loading import load_tokenizer
+from mlmtune.modeling.tokenizer import load_tokenizer
 from mlmtune.randomness import key
 from mlmtune.tokens import tokenization
 from mlmtune.tokens.chunking import ChunkView

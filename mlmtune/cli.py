@@ -137,9 +137,10 @@ def train(
 def _report_on_finished(run: Path, console: Console) -> None:
     """Report on the run that has just come to its end, which no failure here undoes."""
     from mlmtune.proof.report import report_on
+    from mlmtune.proof.runs import open_run
 
     try:
-        report_on([run], [], None, console)
+        report_on([open_run(run)], [], None, console)
     except Exception as error:
         console.say(f"there is no report ({_explain(error)[0]}); mlmtune report {run} makes it")
 
@@ -419,9 +420,12 @@ def report_runs(
     Writes report.html, report.md and report.json.
     """
     overrides = [argument for argument in arguments if re.match(r"\w+(\.\w+)+=", argument)]
-    runs = [Path(a).expanduser() for a in arguments if a not in overrides]
-    if not runs:
+    paths = [Path(a).expanduser() for a in arguments if a not in overrides]
+    if not paths:
         raise ConfigError("there is no run to report on; give a run.output_dir")
+    from mlmtune.proof.runs import open_run
+
+    runs = [open_run(path) for path in paths]
 
     from mlmtune.proof.report import report_on
 
@@ -502,6 +506,7 @@ def corpus(
 
     settings = load_config(config, overrides or [])
 
+    _leave_torch_out()
     from mlmtune.training.corpus_commands import show_corpus
 
     console = Console(notes_to_stderr=True)
@@ -520,9 +525,20 @@ def prepare(
 
     settings = load_config(config, overrides or [])
 
+    _leave_torch_out()
     from mlmtune.training.corpus_commands import prepare_store
 
     prepare_store(settings, Console(is_quiet=quiet), refresh=refresh)
+
+
+def _leave_torch_out() -> None:
+    """Hide torch from transformers, which imports it wherever it is installed.
+
+    A tokenizer works without it, and the import takes longer than all else on a small corpus.
+    """
+    if "torch" not in sys.modules:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # Python's way to say: not there
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 
 @app.command()

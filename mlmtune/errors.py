@@ -88,6 +88,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(words in said for words in OUT_OF_MEMORY)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line that a library says of an error, or the name of the error."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def explain(error: BaseException) -> tuple[str, int]:
     """Message and exit code of any error, in one line."""
     if isinstance(error, MlmtuneError | StoppedAtOnce):

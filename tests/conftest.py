@@ -13,6 +13,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+import torch  # first, since commands that need none hide it where it is not loaded
 import yaml
 from hypothesis import settings
 from vocabulary import VOCABULARY, WORDS
@@ -163,7 +164,6 @@ def make_store() -> Callable[..., Any]:
 
 def save_tiny_bert(folder: Path, tokenizer: Any, class_name: str) -> Path:
     """Write a BERT of two layers with random weights and no dropout; 64 positions."""
-    import torch
     import transformers
 
     torch.manual_seed(0)

@@ -311,7 +311,7 @@ def test_what_nobody_foresaw_is_one_line_too(
 @pytest.mark.parametrize(
     "place",
     ["mlmtune.modeling.loading.AutoModelForMaskedLM.from_pretrained",
-     "mlmtune.modeling.loading.AutoTokenizer.from_pretrained",
+     "mlmtune.modeling.tokenizer.AutoTokenizer.from_pretrained",
      "mlmtune.training.setup.open_splits"],
 )  # fmt: skip
 def test_a_signal_before_training_stops_at_once(

@@ -1,4 +1,4 @@
-"""Tokenizer and model: where they lie, loading them, and the checks between them.
+"""Loading tokenizer and model, and the checks between them.
 
 All checks that need no weights come first, so a wrong choice is reported within seconds.
 """
@@ -19,20 +19,15 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedTokenizerFast,
 )
 
-from mlmtune import hub
 from mlmtune.config import ModelConfig, Objective
-from mlmtune.errors import ConfigError, HubError
-from mlmtune.hub import HUB_TIMEOUT_SECONDS
-from mlmtune.locations import resolve
+from mlmtune.errors import ConfigError, first_line
 from mlmtune.modeling.kept_weights import read_kept_weights
+from mlmtune.modeling.locating import locate_model
 from mlmtune.modeling.pair_head import has_pair_head, model_types_with_pair_head
-
-HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.jinja"]
-"""What a masked language model needs of its repository; weights in pickles only if need be."""
+from mlmtune.modeling.tokenizer import load_tokenizer
 
 DROPOUT_FIELDS = (
     "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout",
@@ -104,104 +99,6 @@ class LoadedModel:
         # Either may be without: a DistilBERT with BERT's tokenizer is a common pair.
         is_given = "token_type_ids" in self.tokenizer.model_input_names
         return is_given and "token_type_ids" in signature(self.model.forward).parameters
-
-
-def is_on_hub(name_or_path: str) -> bool:
-    """Whether a model's name is one on the hub: it looks like one, and no file has it."""
-    return hub.is_name(name_or_path) and not resolve(name_or_path).exists()
-
-
-def locate_model(name_or_path: str, revision: str | None) -> Path:
-    """The folder that holds a model: as given, inside a package, or fetched from the hub.
-
-    Raises:
-        ConfigError: the folder or the package is not there.
-        HubError: the hub cannot be reached, or has no such model.
-    """
-    path = resolve(name_or_path)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ConfigError(
-                f"model.name_or_path: {name_or_path} has no config.json, so it is not a model's "
-                "folder; give the folder that save_pretrained() wrote"
-            )
-        return path
-    if not is_on_hub(name_or_path):
-        raise ConfigError(f"model.name_or_path: there is no folder {name_or_path}")
-    return _fetch_from_hub(name_or_path, revision)
-
-
-def _fetch_from_hub(name: str, revision: str | None) -> Path:
-    """Download what is not cached yet; the cache alone where the hub cannot be reached."""
-    try:
-        return hub.ask(lambda: _download(name, revision), "model", name, revision, "model")
-    except hub.OutOfReach as reason:
-        return _from_cache(name, revision, str(reason))
-
-
-def _download(name: str, revision: str | None) -> Path:
-    from huggingface_hub import HfApi, snapshot_download
-
-    # Asked once with a short timeout: the download itself would go on trying for minutes.
-    info = HfApi().model_info(name, revision=revision, timeout=HUB_TIMEOUT_SECONDS)
-    names = [file.rfilename for file in info.siblings or []]
-    patterns = list(HUB_FILES)
-    if not any(file.endswith(".safetensors") and "/" not in file for file in names):
-        patterns.append("pytorch_model*.bin")
-    return Path(
-        snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"])
-    )
-
-
-def _from_cache(name: str, revision: str | None, reason: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
-    except LocalEntryNotFoundError as error:
-        raise HubError(
-            f"model.name_or_path: {name}: {reason}, and there is no cached copy; "
-            "give a folder, or try again with the hub in reach"
-        ) from error
-    has_weights = any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
-    if not (folder / "config.json").is_file() or not has_weights:
-        raise HubError(
-            f"model.name_or_path: {name}: {reason}, and the cached copy is not whole; "
-            "try again with the hub in reach"
-        )
-    return folder
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Load a fast tokenizer that has a mask token.
-
-    Raises:
-        ConfigError: it is not there, has no mask token, is not a fast one, or cannot be read.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # transformers raises nearly every kind here
-        raise ConfigError(
-            f"model.name_or_path: the tokenizer in {folder} cannot be loaded ({_first_line(error)})"
-        ) from error
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise ConfigError(
-            f"model.name_or_path: {folder} has a slow tokenizer ({type(tokenizer).__name__}); "
-            "mlmtune needs one with a tokenizer.json"
-        )
-    if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
-        # Where there are no files, transformers makes one up that knows special tokens alone.
-        raise ConfigError(
-            f"model.name_or_path: there is no tokenizer in {folder}, or it has no vocabulary; put "
-            "the model's tokenizer.json there"
-        )
-    if tokenizer.mask_token_id is None:
-        raise ConfigError(
-            f"model.name_or_path: the tokenizer in {folder} has no mask token, so this is not a "
-            "masked language model; choose another model"
-        )
-    return tokenizer
 
 
 def load_pretrained(
@@ -559,11 +456,7 @@ def _why_not_loadable(name: str, error: Exception) -> str:
             f"model.name_or_path: {name} is not a masked language model that transformers knows; "
             "choose one of the BERT kind (BERT, RoBERTa, DeBERTa, ModernBERT, ...)"
         )
-    return f"model.name_or_path: {name} cannot be loaded ({_first_line(error)})"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return f"model.name_or_path: {name} cannot be loaded ({first_line(error)})"
 
 
 def _quiet_libraries() -> None:

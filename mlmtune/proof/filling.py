@@ -24,8 +24,10 @@ from mlmtune.evaluation.fill_mask import (
     encode_masked_text,
     predict_masks,
 )
-from mlmtune.modeling.loading import LoadedModel, load_pretrained, load_tokenizer, locate_model
+from mlmtune.modeling.loading import LoadedModel, load_pretrained
+from mlmtune.modeling.locating import locate_model
 from mlmtune.modeling.names import short_names
+from mlmtune.modeling.tokenizer import load_tokenizer
 
 PROMPT = "text> "
 

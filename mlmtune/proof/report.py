@@ -35,7 +35,7 @@ from mlmtune.proof.findings import (
 )
 from mlmtune.proof.measuring import Subject, load_subject, words_and_bytes
 from mlmtune.proof.rendering import to_html, to_markdown
-from mlmtune.proof.runs import FinishedRun, open_run
+from mlmtune.proof.runs import FinishedRun
 from mlmtune.proof.specificity import BINS, kinds, vocabulary, words_at
 from mlmtune.proof.verdict import judge
 from mlmtune.tokens.chunking import ChunkView
@@ -48,23 +48,22 @@ NOT_COMPARED = ("run", "tokenization")
 
 
 def report_on(
-    paths: list[Path], overrides: list[str], output: Path | None, console: Console
+    runs: list[FinishedRun], overrides: list[str], output: Path | None, console: Console
 ) -> None:
     """Make a report, write it and say what it comes to.
 
     Args:
-        paths: directories of runs.
+        runs: finished ones.
         overrides: of the first run's config, `evaluation.*` alone.
         output: the folder to write to; by default that of the run, or `report` for several.
         console: shows how far it is, and the verdicts.
 
     Raises:
-        MlmtuneError: see `open_run`, `make_report` and `write_report`.
+        MlmtuneError: see `make_report` and `write_report`.
     """
-    runs = [open_run(path) for path in paths]
     report = make_report(runs, with_overrides(runs[0], overrides), console)
     if output is None:
-        output = paths[0] if len(paths) == 1 else Path("report")
+        output = runs[0].path if len(runs) == 1 else Path("report")
     written = write_report(report, output)
     for verdict in report.verdicts:
         console.result(f"{verdict.run}: {verdict.label}. {verdict.sentence}")

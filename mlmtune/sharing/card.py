@@ -16,7 +16,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import pipeline
 
 from mlmtune.config import ClassificationConfig, Config, DataConfig, SourceConfig
-from mlmtune.modeling.loading import is_on_hub
+from mlmtune.modeling.locating import is_on_hub
 from mlmtune.modeling.names import short_names
 from mlmtune.redaction import without_query, without_secrets
 from mlmtune.sharing.repository import HERE

@@ -11,7 +11,7 @@ from mlmtune.errors import DataError, ResourceError
 from mlmtune.locations import cache_directory
 from mlmtune.tokens.summary import summarize
 from mlmtune.tokens.summary_text import describe
-from mlmtune.training.setup import Prepared, prepare
+from mlmtune.training.preparation import Prepared, prepare
 
 
 def prepare_store(config: Config, console: Console, *, refresh: bool) -> None:

@@ -4,30 +4,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerFast
 
-from mlmtune import hub
 from mlmtune.config import Config
 from mlmtune.console import Console
 from mlmtune.corpus.scanning import Listing
 from mlmtune.evaluation.fill_mask import encode_masked_text
 from mlmtune.evaluation.perplexity import Evaluator
 from mlmtune.evaluation.scoring import FixedMasks
-from mlmtune.modeling.loading import (
-    LoadedModel,
-    is_on_hub,
-    load_pretrained,
-    load_tokenizer,
-    locate_model,
-    start_from_frequencies,
-)
+from mlmtune.modeling.loading import LoadedModel, load_pretrained, start_from_frequencies
 from mlmtune.modeling.masked_head import MaskedHead
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.mixing import Mixture
 from mlmtune.tokens.pairs import PairSequences
-from mlmtune.tokens.splits import Splits, Uses, needed_markers, open_splits
+from mlmtune.tokens.splits import Splits, needed_markers, open_splits
 from mlmtune.tokens.store import TokenStore
 from mlmtune.tokens.tokenization import list_text
+from mlmtune.training.preparation import say_what_the_hub_is, uses_of
 
 GENERAL_CHUNKS = 1000
 """How much of general text is measured unless `evaluation.max_chunks` says otherwise."""
@@ -59,61 +51,6 @@ class Measurable:
     general_evaluator: Evaluator | None
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A corpus without a model: what `mlmtune prepare` and `mlmtune corpus` need.
-
-    Attributes:
-        listing: the text; None where there is the store alone.
-        tokenizer: what the store was made with.
-        store: the tokenized corpus.
-        splits: its two sides, as chunks.
-    """
-
-    listing: Listing | None
-    tokenizer: PreTrainedTokenizerFast
-    store: TokenStore
-    splits: Splits
-
-
-def prepare(config: Config, console: Console, *, rebuilds: bool, refresh: bool) -> Prepared:
-    """Read, clean and tokenize a corpus, unless that is done already.
-
-    Args:
-        config: as loaded.
-        console: shows what takes time.
-        rebuilds: see `open_store`.
-        refresh: look up again where branches are.
-
-    Raises:
-        MlmtuneError: text and tokenizer are not there, or do not fit the config.
-    """
-    needed_markers(config.tokenization, _uses(config))
-    listing = list_text(
-        config.corpus, config.tokenization, console, is_needed=rebuilds or refresh, refresh=refresh
-    )
-    _say_what_the_hub_is(config, console)
-    folder = locate_model(config.model.name_or_path, config.model.revision)
-    tokenizer = load_tokenizer(folder)
-    store, splits = open_splits(
-        config.corpus, config.tokenization, config.chunking, _uses(config), tokenizer, listing,
-        console, rebuilds=rebuilds,
-    )  # fmt: skip
-    return Prepared(listing, tokenizer, store, splits)
-
-
-def _uses(config: Config) -> Uses:
-    strategies = {"masking": config.masking.strategy, "evaluation": config.evaluation.strategy}
-    return Uses(config.objective, strategies, tuple(config.evaluation.general))
-
-
-def _say_what_the_hub_is(config: Config, console: Console) -> None:
-    """Say which variables decide where a model of the hub comes from."""
-    notes = hub.environment_notes()
-    if notes and is_on_hub(config.model.name_or_path):
-        console.say(f"{config.model.name_or_path} from the hub ({'; '.join(notes)})")
-
-
 def build_measurable(
     config: Config, device: torch.device, precision: str, console: Console
 ) -> Measurable:
@@ -129,9 +66,9 @@ def build_measurable(
         MlmtuneError: model, tokenizer and text do not fit, or are not there.
     """
     # What is not there is told before a model is loaded.
-    needed_markers(config.tokenization, _uses(config))
+    needed_markers(config.tokenization, uses_of(config))
     listing = list_text(config.corpus, config.tokenization, console)
-    _say_what_the_hub_is(config, console)
+    say_what_the_hub_is(config, console)
     loaded = load_pretrained(
         config.model,
         objective=config.objective,
@@ -149,7 +86,7 @@ def build_measurable(
             "on every position, which is slower"
         )
     store, splits = open_splits(
-        config.corpus, config.tokenization, config.chunking, _uses(config), loaded.tokenizer,
+        config.corpus, config.tokenization, config.chunking, uses_of(config), loaded.tokenizer,
         listing, console,
     )  # fmt: skip
     unknown = sum(source.num_unknown_tokens for source in store.sources) / store.num_tokens

@@ -16,6 +16,7 @@ from runs import Runs
 from mlmtune.config_loading import load_config
 from mlmtune.console import Console
 from mlmtune.proof.report import report_on
+from mlmtune.proof.runs import open_run
 
 ENVIRONMENT_CANARY = "cnry-in-the-environment-0451"
 CONFIG_CANARY = TOKEN
@@ -140,5 +141,5 @@ def test_a_config_that_holds_a_secret_stays_one(
     before = run.times()
     runs.train(corpus={"sources": [source]}, training={"max_steps": 2}, resume="auto")
     assert run.times() == before
-    report_on([run.path], [], None, Console(is_quiet=True))
+    report_on([open_run(run.path)], [], None, Console(is_quiet=True))
     assert found_in(run.path) == []

@@ -12,8 +12,10 @@ import torch
 
 from mlmtune.config import ModelConfig
 from mlmtune.errors import ConfigError, HubError
-from mlmtune.modeling import loading
-from mlmtune.modeling.loading import load_pretrained, load_tokenizer, locate_model
+from mlmtune.modeling import loading, locating
+from mlmtune.modeling.loading import load_pretrained
+from mlmtune.modeling.locating import locate_model
+from mlmtune.modeling.tokenizer import load_tokenizer
 
 CPU = torch.device("cpu")
 
@@ -418,12 +420,12 @@ CHILD = """
 import sys, time
 from mlmtune.config import ModelConfig
 from mlmtune.errors import HubError
-from mlmtune.modeling import loading
+from mlmtune.modeling import locating
 
-loading.HUB_TIMEOUT_SECONDS = float(sys.argv[1])
+locating.HUB_TIMEOUT_SECONDS = float(sys.argv[1])
 start = time.monotonic()
 try:
-    loading.locate_model("no-such-owner/no-such-model", None)
+    locating.locate_model("no-such-owner/no-such-model", None)
 except HubError as error:
     print(time.monotonic() - start)
     print(error)
@@ -475,7 +477,7 @@ def children_of_ports(silent_server, tmp_path_factory):
 
 def test_a_hub_that_is_down_or_silent_is_given_up_soon(children_of_ports, silent_server):
     """Some versions of the client ask it something of their own first, for up to 3 seconds."""
-    assert loading.HUB_TIMEOUT_SECONDS <= 5
+    assert locating.HUB_TIMEOUT_SECONDS <= 5
     for port, child in children_of_ports.items():
         output, _ = child.communicate(timeout=100)
         assert child.returncode == 0

@@ -47,7 +47,7 @@ def test_a_run_is_compared_with_its_base_and_its_report_says_so(
     runs: Any, tasks: Any, probing_of: Probing
 ) -> None:
     run = runs.train("adapted")
-    report_on([run.path], [], None, Console(is_quiet=True))
+    report_on([open_run(run.path)], [], None, Console(is_quiet=True))
     found = probing_of(
         run.path,
         probe={"seeds": 2, "train_sizes": [10, "all", 500], "min_steps": 4},
@@ -78,7 +78,7 @@ def test_a_run_is_compared_with_its_base_and_its_report_says_so(
         assert "On a task: task" in text
         assert found["sentences"][0].split(":")[0] in text
     # A report that is made again has it, too.
-    report_on([run.path], [], None, Console(is_quiet=True))
+    report_on([open_run(run.path)], [], None, Console(is_quiet=True))
     assert run.json("report.json")["probes"] == [found]
 
     table = (tasks.folder / "task-probe" / "probe.md").read_text(encoding="utf-8")

@@ -27,7 +27,12 @@ class Reports:
         self._folder = folder
 
     def __call__(self, *paths: Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
-        report_on(list(paths), list(overrides), self._folder, Console(is_quiet=True))
+        report_on(
+            [open_run(path) for path in paths],
+            list(overrides),
+            self._folder,
+            Console(is_quiet=True),
+        )
         return json.loads(self.read("json"))
 
     def read(self, ending: str) -> str:
