@@ -60,7 +60,11 @@ def config_for(setting: Setting, **sections: dict[str, Any]) -> Config:
             "precision": setting.precision,
             **({"compile": True} if setting.compiled else {}),
         },
-        "evaluation": {"batch_size": setting.batch_size, "max_chunks": setting.max_chunks},
+        "evaluation": {
+            "batch_size": setting.batch_size,
+            "max_chunks": setting.max_chunks,
+            "mask_draws": 1,  # as the peer does
+        },
     }
     for section, more in sections.items():
         values[section] = {**values.get(section, {}), **more}

@@ -105,6 +105,7 @@ def _training_command(command: Sequence[str], folder: Path) -> list[str]:
     return [
         *command, "train", "--config", str(shipped_configs()["quickstart"]), "--overwrite",
         f"run.output_dir={folder / 'run'}", f"evaluation.max_chunks={EVALUATED_CHUNKS}",
+        "evaluation.mask_draws=1",
         "training.log_every=1",
     ]  # fmt: skip
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from mlmtune.evaluation.scoring import (
     FittingBatches,
     FixedMasks,
     Numbers,
+    TokenScores,
     any_should_stop,
 )
 from mlmtune.modeling.masked_head import MaskedHead
@@ -31,7 +33,7 @@ from mlmtune.tokens.pairs import PairSequences
 LARGEST_EXPONENT = 709.0
 """exp() of more does not fit a float."""
 
-NUM_SUMS = 8
+NUM_SUMS = 9
 """Sums that a batch gives; see `Evaluator`."""
 
 Sums = NDArray[np.float64]
@@ -42,13 +44,19 @@ class Evaluation:
     """What was measured, under the names of eval_results.json.
 
     Attributes:
-        loss: mean cross entropy of the masked tokens, in nats.
+        loss: mean cross entropy of the predictions, in nats: one sum over all draws of the masks,
+            divided once.
         perplexity: exp(loss); None where that does not fit a float.
-        perplexity_interval: 95 % interval, from the spread between chunks; None with one chunk.
-        accuracy: share of the masked tokens whose likeliest prediction is right.
-        accuracy_top5: share of them that are among the five likeliest predictions.
-        num_masked_tokens: how many tokens that rests on.
+        perplexity_interval: 95 % interval, from the spread between chunks, each with all of its
+            draws: more draws are not more chunks. None with one chunk.
+        accuracy: share of the predictions whose likeliest token is right.
+        accuracy_top5: share of them whose right token is among the five likeliest.
+        num_masked_tokens: how many tokens of the text that rests on. A token that was masked in two
+            draws counts once.
         num_chunks: how many chunks were evaluated.
+        num_mask_draws: how many times each chunk was masked.
+        num_predictions: how many masked tokens the loss is a mean of. A token that was masked in
+            two draws counts twice.
         pair_loss: mean cross entropy of the pairs' labels, in nats; None without pairs.
         pair_accuracy: share of the pairs that were told right.
         num_pairs: how many pairs that rests on.
@@ -62,6 +70,8 @@ class Evaluation:
     accuracy_top5: float
     num_masked_tokens: int
     num_chunks: int
+    num_mask_draws: int
+    num_predictions: int
     pair_loss: float | None = None
     pair_accuracy: float | None = None
     num_pairs: int | None = None
@@ -90,12 +100,13 @@ class Evaluation:
         interval = ""
         if self.perplexity_interval is not None:
             interval = " [{:.2f}, {:.2f}]".format(*self.perplexity_interval)
+        draws = f" ({self.num_mask_draws} draws of masks)" if self.num_mask_draws > 1 else ""
         pairs = ""
         if self.num_pairs is not None:
             pairs = f"; {self.pair_accuracy:.1%} of {self.num_pairs:,} pairs right"
         return (
             f"perplexity {perplexity}{interval}, accuracy {self.accuracy:.1%} "
-            f"on {self.num_masked_tokens:,} masked tokens{pairs}"
+            f"on {self.num_masked_tokens:,} masked tokens{draws}{pairs}"
             + (f"; general text: {self.general.describe()}" if self.general is not None else "")
         )
 
@@ -155,7 +166,7 @@ class Evaluator:
                 sums = self._add_up(accelerator, self.masks.chunks, of_chunks, should_stop)
                 if sums is None:
                     return None
-                evaluation = _summarize(sums.tolist())
+                evaluation = _summarize(sums.tolist(), self.masks.num_draws)
                 if self._pairs is None:
                     return evaluation
                 of_pairs = partial(self._pair_sums, accelerator, model, head, self._pairs)
@@ -168,36 +179,59 @@ class Evaluator:
         self,
         accelerator: Accelerator,
         sequences: Numbers,
-        sums_of: Callable[[Numbers], Sums],
+        sums_of: Callable[[Numbers, Callable[[], bool]], Sums | None],
         should_stop: Callable[[], bool],
     ) -> Sums | None:
         """The sums over all sequences, shared out over the processes; None if told to stop."""
         mine = sequences[accelerator.process_index :: accelerator.num_processes]
         largest_share = -(-len(sequences) // accelerator.num_processes)
+        numbers = count()
+
+        def is_told_to_stop() -> bool:
+            return any_should_stop(accelerator, next(numbers), should_stop)
+
         sums = np.zeros(NUM_SUMS)
-        for number, start in enumerate(range(0, largest_share, self._batch_size)):
-            if any_should_stop(accelerator, number, should_stop):
+        # Every process goes through as many batches, of which the last may be empty: together they
+        # ask whether to stop.
+        for start in range(0, largest_share, self._batch_size):
+            of_batch = sums_of(mine[start : start + self._batch_size], is_told_to_stop)
+            if of_batch is None:
                 return None
-            batch = mine[start : start + self._batch_size]
-            if len(batch) > 0:
-                parts = self._batches.map(sums_of, batch, accelerator.device)
-                sums += np.stack(parts).sum(axis=0)
+            sums += of_batch
         if accelerator.num_processes > 1:
             on_device = torch.from_numpy(sums).to(accelerator.device)
             sums = accelerator.reduce(on_device, reduction="sum").cpu().numpy()
         return sums
 
     def _chunk_sums(
-        self, accelerator: Accelerator, model: Any, head: MaskedHead, chunks: Numbers
-    ) -> Sums:
-        """Sums over chunks: 1, loss l, masked tokens n, right, among five, l * l, l * n, n * n."""
-        scores = self.masks.score(model, head, accelerator.device, chunks)
+        self,
+        accelerator: Accelerator,
+        model: Any,
+        head: MaskedHead,
+        chunks: Numbers,
+        is_told_to_stop: Callable[[], bool],
+    ) -> Sums | None:
+        """Sums over chunks, each with all of its draws; None if told to stop.
+
+        They are of: 1, loss l, predictions n, right ones, right ones among five, l * l, l * n,
+        n * n, and tokens that were masked in any draw.
+        """
+        parts: list[TokenScores] = []
+        for draw in range(self.masks.num_draws):
+            if is_told_to_stop():
+                return None
+            score = partial(self.masks.score, model, head, accelerator.device, draw)
+            parts += self._batches.map(score, chunks, accelerator.device)
+        if not parts:
+            return np.zeros(NUM_SUMS)
+        scores = TokenScores.join(parts)
         rows = np.searchsorted(chunks, scores.chunks)
         loss = np.bincount(rows, weights=scores.losses, minlength=len(chunks))
         masked = np.bincount(rows, minlength=len(chunks)).astype(np.float64)
         return np.asarray(
             [len(chunks), loss.sum(), masked.sum(), scores.is_first.sum(), scores.is_in_five.sum(),
-             (loss * loss).sum(), (loss * masked).sum(), (masked * masked).sum()]
+             (loss * loss).sum(), (loss * masked).sum(), (masked * masked).sum(),
+             scores.num_tokens]
         )  # fmt: skip
 
     def _pair_sums(
@@ -207,8 +241,24 @@ class Evaluator:
         head: MaskedHead,
         pairs: PairSequences,
         places: Numbers,
-    ) -> Sums:
+        is_told_to_stop: Callable[[], bool],
+    ) -> Sums | None:
         """Sums over pairs of: 1, loss, correct; zeros behind them."""
+        if is_told_to_stop():
+            return None
+        of_some = partial(self._sums_of_some_pairs, accelerator, model, head, pairs)
+        parts = self._batches.map(of_some, places, accelerator.device)
+        sums: Sums = np.stack([np.zeros(NUM_SUMS), *parts]).sum(axis=0)
+        return sums
+
+    def _sums_of_some_pairs(
+        self,
+        accelerator: Accelerator,
+        model: Any,
+        head: MaskedHead,
+        pairs: PairSequences,
+        places: Numbers,
+    ) -> Sums:
         chunks, keys = pairs.batch(np.zeros_like(places), places)
         batch = self.masks.collator(chunks, keys, self._mlm_probability).to(accelerator.device)
         losses = head.losses(model, batch)
@@ -219,8 +269,8 @@ class Evaluator:
         return sums
 
 
-def _summarize(sums: list[float]) -> Evaluation:
-    num_chunks, loss_sum, num_masked, num_first, num_in_five, *products = sums
+def _summarize(sums: list[float], num_mask_draws: int) -> Evaluation:
+    num_chunks, loss_sum, num_masked, num_first, num_in_five, *products, num_tokens = sums
     loss_loss, loss_masked, masked_masked = products
     if num_masked == 0:
         raise DataError(NOTHING_MASKED)
@@ -245,8 +295,10 @@ def _summarize(sums: list[float]) -> Evaluation:
         perplexity_interval=interval,
         accuracy=num_first / num_masked,
         accuracy_top5=num_in_five / num_masked,
-        num_masked_tokens=int(num_masked),
+        num_masked_tokens=int(num_tokens),
         num_chunks=int(num_chunks),
+        num_mask_draws=num_mask_draws,
+        num_predictions=int(num_masked),
     )
 
 

@@ -1,9 +1,14 @@
 """What a model says of masked tokens, one by one; the masks are fixed.
 
-Which tokens are masked, and by what, is a function of (`evaluation.seed`, chunk, position), so
-every model, run, batch size and number of processes is asked for the same tokens.
+Which tokens are masked, and by what, is a function of (`evaluation.seed`, draw, chunk, position),
+so every model, run, batch size and number of processes is asked for the same tokens.
+
+A small text is masked several times, in *draws*, since one draw asks for a few of its tokens only
+and which ones is chance. Draws are cut from the same random numbers, one slice after the other, so
+that they ask for different tokens until nearly all of the text was asked for.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Self, TypeVar
@@ -18,18 +23,28 @@ from transformers import PreTrainedTokenizerFast
 from mlmtune.config import EvaluationConfig, MaskingConfig
 from mlmtune.errors import ResourceError, is_out_of_memory
 from mlmtune.masking.collator import IGNORE_INDEX, MaskedBatch, MaskingCollator
+from mlmtune.masking.selection import num_slices
 from mlmtune.modeling.device import free_cached_memory
 from mlmtune.modeling.masked_head import MaskedHead
 from mlmtune.randomness import key, permute
 from mlmtune.tokens.chunking import ChunkView
 
-SUBSET_STREAM, MASK_STREAM = 0xE7A1, 0xE7A2
-"""Keep the draws of `evaluation.seed` apart: which chunks, and which tokens."""
+SUBSET_STREAM, MASK_STREAM, DRAW_STREAM = 0xE7A1, 0xE7A2, 0xE7A3
+"""Keep the draws of `evaluation.seed` apart: which chunks, which tokens, and which tokens again."""
 
 NOTHING_MASKED = (
-    "no token of the validation text was masked; it is too short: add text, or raise "
-    "evaluation.mlm_probability"
+    "no token of the validation text was masked: it is too short, or the tokenizer does not know "
+    "its characters; add text, raise evaluation.mlm_probability, or choose a model for this script"
 )
+
+ENOUGH_PREDICTIONS = 10_000
+"""With `evaluation.mask_draws: auto` a text is masked until so many tokens were asked for."""
+
+MOST_DRAWS = 8
+"""With `auto`, at most. Further draws mostly repeat what was asked."""
+
+COUNTED_TOGETHER = 256
+"""Chunks whose tokens are counted at once."""
 
 BATCHES_BETWEEN_EXCHANGES = 8
 """How often several processes ask each other whether to go on."""
@@ -43,6 +58,7 @@ class TokenScores:
     """What a model says of n masked tokens.
 
     Attributes:
+        draws: (n,) in which draw of the masks.
         chunks: (n,) which chunk of the view each is in.
         columns: (n,) where in the chunk, special tokens counted.
         positions: (n,) where in the view's store.
@@ -52,6 +68,7 @@ class TokenScores:
         is_in_five: (n,) whether at most four ids are likelier than the right one.
     """
 
+    draws: Numbers
     chunks: Numbers
     columns: Numbers
     positions: Numbers
@@ -62,6 +79,11 @@ class TokenScores:
 
     def __len__(self) -> int:
         return len(self.losses)
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens of the text these are; one that two draws asked for counts once."""
+        return len(np.unique(self.positions))
 
     @classmethod
     def join(cls, parts: list[Self]) -> Self:
@@ -75,18 +97,19 @@ class TokenScores:
 
 
 class FixedMasks:
-    """The chunks that are measured, each masked once and for all.
+    """The chunks that are measured, each masked in the same ways for good.
 
     Args:
         view: what they are taken from.
         tokenizer: names the mask token.
-        config: seed, strategy, rate, and how many chunks.
+        config: seed, strategy, rate, how many chunks and how many draws.
         with_token_type_ids: whether the model has token types.
         is_for_compiled_model: for a compiled model; see MaskingCollator.
 
     Attributes:
         view: what the chunks are taken from.
         chunks: which of them are measured, in order.
+        num_draws: how many times each is masked.
     """
 
     def __init__(
@@ -110,24 +133,42 @@ class FixedMasks:
         if config.max_chunks is not None and config.max_chunks < len(view):
             order = permute(self.chunks, len(view), key(config.seed, SUBSET_STREAM))
             self.chunks = np.sort(order[: config.max_chunks])
+        self.num_draws = self._enough_draws() if config.mask_draws == "auto" else config.mask_draws
 
-    def batch(self, chunks: Numbers) -> MaskedBatch:
-        """Some chunks, masked."""
+    def _enough_draws(self) -> int:
+        """As few as are expected to ask for ENOUGH_PREDICTIONS tokens, but at most MOST_DRAWS."""
+        enough = ENOUGH_PREDICTIONS / self._config.mlm_probability
+        num_tokens = 0
+        for start in range(0, len(self.chunks), COUNTED_TOGETHER):
+            chunks = self.view.batch(self.chunks[start : start + COUNTED_TOGETHER])
+            num_tokens += int((~self.collator.without_unknown(chunks).special_tokens_mask).sum())
+            if num_tokens >= enough:
+                return 1
+        return min(math.ceil(enough / max(num_tokens, 1)), MOST_DRAWS)
+
+    def batch(self, chunks: Numbers, draw: int = 0) -> MaskedBatch:
+        """Some chunks, masked as in one of the draws."""
+        cycle, slice_number = divmod(draw, num_slices(self._config.mlm_probability))
         keys = key(self._config.seed, MASK_STREAM, chunks)
-        return self.collator(self.view.batch(chunks), keys, self._config.mlm_probability)
+        if cycle:
+            keys = key(keys, DRAW_STREAM, cycle)
+        return self.collator(
+            self.view.batch(chunks), keys, self._config.mlm_probability, slice_number
+        )
 
     def score(
-        self, model: Any, head: MaskedHead, device: torch.device, chunks: Numbers
+        self, model: Any, head: MaskedHead, device: torch.device, draw: int, chunks: Numbers
     ) -> TokenScores:
-        """What a model says of the masked tokens of some chunks.
+        """What a model says of the masked tokens of some chunks, in one draw.
 
         Args:
             model: in evaluation mode, on the device.
             head: runs it on masked positions.
             device: where it is.
+            draw: below `num_draws`.
             chunks: (B,) few enough to be computed at once.
         """
-        batch = self.batch(chunks)
+        batch = self.batch(chunks, draw)
         on_device = batch.to(device)
         labels = on_device.masked_labels()
         logits = head.outputs(model, on_device).logits.float()
@@ -146,6 +187,7 @@ class FixedMasks:
             batch.masked_positions.numpy()[: batch.num_masked_tokens], batch.input_ids.shape[1]
         )
         return TokenScores(
+            draws=np.full(len(rows), draw),
             chunks=chunks[rows],
             columns=columns,
             positions=self.view.positions(chunks)[rows, columns],
@@ -175,12 +217,14 @@ class FittingBatches:
 
         Args:
             function: computes on the device.
-            batch: sequences.
+            batch: sequences; there may be none.
             device: whose memory may run out.
 
         Raises:
             ResourceError: memory does not suffice for one sequence.
         """
+        if len(batch) == 0:
+            return []
         try:
             num_parts = -(-len(batch) // self._size)
             return [function(part) for part in np.array_split(batch, num_parts)]

@@ -11,9 +11,15 @@ from numpy.typing import NDArray
 from mlmtune.config import MaskingConfig
 from mlmtune.errors import ConfigError
 from mlmtune.masking.corruption import corrupt, replacement_ids
-from mlmtune.masking.selection import STRATEGIES, highest_mlm_probability, select
+from mlmtune.masking.selection import (
+    STRATEGIES,
+    highest_mlm_probability,
+    select,
+    without_unknown,
+)
 from mlmtune.randomness import UInt64Array
 from mlmtune.tokens.chunking import ChunkBatch
+from mlmtune.tokens.unknown import unknown_token_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -108,14 +114,23 @@ class MaskingCollator:
                 "masked language model; choose another model.name_or_path"
             )
         self._mask_token_id = int(tokenizer.mask_token_id)
+        self._unknown_token_id = unknown_token_id(tokenizer)
         self._replacements = replacement_ids(tokenizer)
         self._config = config
         self._heads = STRATEGIES[config.strategy]
         self._with_token_type_ids = with_token_type_ids
         self._is_for_compiled_model = is_for_compiled_model
 
+    def without_unknown(self, chunks: ChunkBatch) -> ChunkBatch:
+        """The chunks with unknown tokens set aside; see `selection.without_unknown`."""
+        return without_unknown(chunks, self._unknown_token_id, self._config.strategy)
+
     def __call__(
-        self, chunks: ChunkBatch, keys: UInt64Array, mlm_probability: float
+        self,
+        chunks: ChunkBatch,
+        keys: UInt64Array,
+        mlm_probability: float,
+        slice_number: int = 0,
     ) -> MaskedBatch:
         """Mask a batch.
 
@@ -123,9 +138,11 @@ class MaskingCollator:
             chunks: B chunks of up to T tokens.
             keys: (B,) one key a chunk: equal keys, equal masks.
             mlm_probability: the rate, which may change over a run.
+            slice_number: which of the masks that these keys give; see `selection.select`.
         """
+        chunks = self.without_unknown(chunks)
         heads = self._heads(chunks, keys, self._config)
-        selected = select(chunks, keys, heads, mlm_probability)
+        selected = select(chunks, keys, heads, mlm_probability, slice_number)
         corrupted = corrupt(
             chunks.input_ids,
             selected,

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmtune.randomness import UInt64Array, key, uniform
+from mlmtune.tokens.unknown import unknown_token_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -19,8 +20,8 @@ UNUSED_TOKEN = re.compile(r"\[unused\d+\]|<unused\d+>|madeupword\d+|<extra_id_\d
 
 
 def replacement_ids(tokenizer: "PreTrainedTokenizerFast") -> NDArray[np.int64]:
-    """(K,) ids a random replacement is drawn from: all but special and unused tokens."""
-    special = set(tokenizer.all_special_ids)
+    """(K,) ids a random replacement is drawn from: all but special, unknown and unused tokens."""
+    special = {*tokenizer.all_special_ids, unknown_token_id(tokenizer)}
     special |= {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
     return np.asarray(
         sorted(

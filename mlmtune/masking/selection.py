@@ -9,7 +9,9 @@ A new strategy is a function with the signature of `Grouping` and a row in STRAT
 Legend: B chunks, T tokens in a chunk, W words in a chunk.
 """
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,22 +83,68 @@ def _heads(is_head: NDArray[np.bool_]) -> NDArray[np.int64]:
     return np.maximum.accumulate(positions, axis=1)
 
 
+def without_unknown(
+    chunks: ChunkBatch, unknown_token_id: int | None, strategy: Strategy
+) -> ChunkBatch:
+    """The chunks with unknown tokens set aside, as special tokens are, so that none is selected.
+
+    [UNK] stands for any text that the tokenizer does not know: predicting it teaches nothing, and
+    a model that always says [UNK] would look good. Where words are selected as a whole, a word that
+    holds an unknown token is set aside as a whole.
+
+    Args:
+        chunks: B chunks.
+        unknown_token_id: id of [UNK]; None where the tokenizer knows all text.
+        strategy: says whether words are selected as a whole.
+    """
+    if unknown_token_id is None:
+        return chunks
+    unknown = chunks.input_ids == unknown_token_id
+    if not unknown.any():
+        return chunks
+    if strategy != "token":
+        words = _heads(chunks.word_starts)
+        rows, columns = np.nonzero(unknown)
+        holds_unknown = np.zeros_like(unknown)
+        holds_unknown[rows, words[rows, columns]] = True
+        unknown = np.take_along_axis(holds_unknown, words, axis=1)
+    return replace(
+        chunks,
+        special_tokens_mask=chunks.special_tokens_mask | unknown,
+        word_starts=chunks.word_starts & ~unknown,
+    )
+
+
 def select(
-    chunks: ChunkBatch, keys: UInt64Array, heads: NDArray[np.int64], mlm_probability: float
+    chunks: ChunkBatch,
+    keys: UInt64Array,
+    heads: NDArray[np.int64],
+    mlm_probability: float,
+    slice_number: int = 0,
 ) -> NDArray[np.bool_]:
     """(B, T) whether each token is predicted; False at every special token.
 
-    A unit is selected when the draw of its head is below the probability. The draw does not depend
-    on the probability, so a higher one selects a superset.
+    A unit is selected when the draw of its head lies in [p * s, p * (s + 1)), where p is the
+    probability and s the number of the slice. The draw does not depend on the probability, so in
+    slice 0 a higher one selects a superset. Different slices select different units.
 
     Args:
         chunks: B chunks.
         keys: (B,) one key a chunk.
         heads: (B, T) as a grouping gives them.
         mlm_probability: share of the tokens, in expectation.
+        slice_number: below `num_slices(mlm_probability)`.
     """
     draws = uniform(keys[:, None], heads.astype(np.uint64))
-    return (draws < mlm_probability) & ~chunks.special_tokens_mask
+    is_selected = draws < mlm_probability * (slice_number + 1)
+    if slice_number:
+        is_selected &= draws >= mlm_probability * slice_number
+    return is_selected & ~chunks.special_tokens_mask
+
+
+def num_slices(mlm_probability: float) -> int:
+    """How many masks at this rate can be drawn before a token must be selected a second time."""
+    return math.floor(1.0 / mlm_probability)
 
 
 STRATEGIES: dict[Strategy, Grouping] = {

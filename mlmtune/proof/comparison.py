@@ -49,6 +49,8 @@ def compare(
             of_model.is_first[everything].astype(np.float64),
             of_model.is_in_five[everything].astype(np.float64),
         ]
+    some = scores[names[0]]
+    num_masked_tokens = len(np.unique(some.positions[everything]))
     by_unit = sums_by_unit(units[everything], values)
     means = by_unit.sum(axis=0) / by_unit[:, 0].sum()
     draws = np.empty((0, by_unit.shape[1]))
@@ -76,7 +78,8 @@ def compare(
         measured.append(
             Measurement(
                 model=name,
-                num_masked_tokens=len(values[0]),
+                num_masked_tokens=num_masked_tokens,
+                num_predictions=len(values[0]),
                 loss=loss,
                 perplexity=exponential(loss, 1.0),
                 perplexity_per_word=a_word,

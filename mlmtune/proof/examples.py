@@ -59,7 +59,9 @@ def _examples(
         document = int(store.documents_at(scores.positions[number]))
         if document in chosen or not _is_word(tokenizer, int(scores.labels[number])):
             continue
-        batch = first.evaluator.masks.batch(scores.chunks[number : number + 1])
+        batch = first.evaluator.masks.batch(
+            scores.chunks[number : number + 1], int(scores.draws[number])
+        )
         if int(batch.input_ids[0, scores.columns[number]]) == tokenizer.mask_token_id:
             # Else it was left as it was, or replaced: no reader would take that for a question.
             chosen[document] = (number, batch)

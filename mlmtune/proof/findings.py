@@ -46,7 +46,9 @@ class Measurement:
 
     Attributes:
         model: name of the model.
-        num_masked_tokens: how many tokens it was asked for.
+        num_masked_tokens: how many tokens it was asked for; one that several draws of the masks
+            asked for counts once.
+        num_predictions: how many masked tokens the numbers are means of, over all draws.
         loss: nats a masked token.
         perplexity: exp(loss): a token.
         perplexity_per_word: a word of the text, whatever pieces the tokenizer cuts it into; None
@@ -59,6 +61,7 @@ class Measurement:
 
     model: str
     num_masked_tokens: int
+    num_predictions: int
     loss: Estimate
     perplexity: Estimate
     perplexity_per_word: Estimate | None
@@ -90,6 +93,7 @@ class Text:
         kind: `domain` is the validation text of the run, `general` is `evaluation.general`.
         num_documents: documents that chunks were evaluated of.
         num_chunks: chunks that were evaluated; of the first model's tokenizer.
+        num_mask_draws: how many times each of them was masked.
         interval_unit: what the intervals resample; chunks where documents are too few.
         measurements: one for each model, in the report's order.
         sources: the same by source, where there is more than one.
@@ -101,6 +105,7 @@ class Text:
     kind: Literal["domain", "general"]
     num_documents: int
     num_chunks: int
+    num_mask_draws: int
     interval_unit: Literal["documents", "chunks"]
     measurements: tuple[Measurement, ...]
     sources: tuple[Part, ...] = ()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -48,10 +49,13 @@ class Subject(Measurable):
             ResourceError: memory does not suffice for one chunk.
         """
         batches, parts = FittingBatches(batch_size, "chunking.chunk_length"), []
-        score = partial(masks.score, self.loaded.model, self.head, self.device)
         starts = range(0, len(masks.chunks), batch_size)
+        work = list(product(range(masks.num_draws), starts))
         with self.computing():
-            for start in console.counted(starts, total=len(starts), unit="batch", what="measuring"):
+            for draw, start in console.counted(
+                work, total=len(work), unit="batch", what="measuring"
+            ):
+                score = partial(masks.score, self.loaded.model, self.head, self.device, draw)
                 batch = masks.chunks[start : start + batch_size]
                 parts += batches.map(score, batch, self.device)
         scores = TokenScores.join(parts)

@@ -232,6 +232,7 @@ class _Measured:
                 {
                     "num_documents": len(np.unique(documents)),
                     "num_chunks": len(np.unique(some.chunks)),
+                    "num_mask_draws": int(some.draws.max()) + 1,
                     "interval_unit": "documents" if by_document else "chunks",
                 }
             )

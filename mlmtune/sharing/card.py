@@ -233,10 +233,13 @@ def masked_lm_card(
         for source in (*config.corpus.sources, *config.corpus.validation_sources)
     )
     masked = f"{results['num_masked_tokens']:,} masked tokens"
+    draws = ""
+    if results["num_mask_draws"] > 1:
+        draws = f", drawn {results['num_mask_draws']} times"
     notes = [
         "Perplexity is exp of the mean loss on masked tokens; the masks are the same before and "
         f"after (seed {config.evaluation.seed}, {config.evaluation.mlm_probability:.0%} of the "
-        "tokens). In brackets: 95 % intervals."
+        f"tokens{draws}). In brackets: 95 % intervals."
     ]
     if results["model_head_was_new"]:
         notes.append(

@@ -193,7 +193,8 @@ class MaskedLM(Measurable, Task):
             "masking": config.masking.model_dump(),
             "objective": config.objective,
             "evaluation": config.evaluation.model_dump(
-                include={"seed", "strategy", "mlm_probability", "max_chunks", "general"}
+                include={"seed", "strategy", "mlm_probability", "mask_draws", "max_chunks",
+                         "general"}
             ),
         }  # fmt: skip
 
@@ -263,11 +264,12 @@ class MaskedLM(Measurable, Task):
     def summary(self, results: dict[str, Any]) -> Iterator[str]:
         """Perplexity before and after."""
         before, after = results["eval_perplexity_before"], results["eval_perplexity"]
-        interval = results["eval_perplexity_interval"]
+        interval, draws = results["eval_perplexity_interval"], results["eval_num_mask_draws"]
         yield (
             f"perplexity {_number(before)} before, {_number(after)} after"
             + (f" (95 % interval {interval[0]:.2f} to {interval[1]:.2f})" if interval else "")
             + f", on {results['eval_num_masked_tokens']:,} masked tokens of validation text"
+            + (f" ({draws} draws of masks)" if draws > 1 else "")
         )
         if "eval_pair_accuracy" in results:
             yield (

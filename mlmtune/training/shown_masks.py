@@ -92,6 +92,7 @@ class _Shown:
         chunks, keys = self._task.sequences.batch(np.zeros_like(places), places)
         if draw:
             keys = key(keys, draw)
+        chunks = self._collator.without_unknown(chunks)
         heads = self._heads(chunks, keys)
         return _Masked(
             chunks, heads, self._collator(chunks, keys, self._task.source.mlm_probability(0))

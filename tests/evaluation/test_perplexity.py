@@ -1,6 +1,7 @@
 import copy
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from mlmtune.config import ChunkingConfig, EvaluationConfig, MaskingConfig
 from mlmtune.errors import DataError, DivergedError
 from mlmtune.evaluation import scoring
 from mlmtune.evaluation.perplexity import Evaluation, Evaluator, _summarize
-from mlmtune.evaluation.scoring import FixedMasks
+from mlmtune.evaluation.scoring import FixedMasks, TokenScores
 from mlmtune.masking.collator import MaskingCollator
 from mlmtune.modeling.masked_head import MaskedHead
 from mlmtune.randomness import key
@@ -62,7 +63,8 @@ def make_view(make_store, tokenizer, num_documents, lengths=(1, 41)):
 
 
 def make_evaluator(view, tokenizer, **settings):
-    config = EvaluationConfig(**settings)
+    """With one draw of masks, unless more are asked for."""
+    config = EvaluationConfig(**{"mask_draws": 1, **settings})
     return Evaluator(FixedMasks(view, tokenizer, config, with_token_type_ids=True), config)
 
 
@@ -114,8 +116,81 @@ def test_it_is_the_mean_over_masked_tokens_of_the_whole_heads_losses(
     assert found.perplexity_interval == pytest.approx(expected, rel=1e-4)
 
 
-def test_it_does_not_depend_on_the_batch_size(model, evaluate):
-    one, three, many = (evaluate(model, batch_size=size) for size in (1, 3, 32))
+def scores_of(model, tokenizer, view, draws, **settings):
+    """What a model says in some draws, one chunk after the other."""
+    config = EvaluationConfig(**settings)
+    masks = FixedMasks(view, tokenizer, config, with_token_type_ids=True)
+    head = MaskedHead(model, len(tokenizer))
+    with torch.inference_mode():
+        return TokenScores.join(
+            [
+                masks.score(model, head, torch.device("cpu"), draw, np.asarray([chunk]))
+                for draw in range(draws)
+                for chunk in masks.chunks
+            ]
+        )
+
+
+@pytest.mark.parametrize(("rate", "mask_draws"), [(0.15, 8), (0.5, 3)])
+def test_draws_are_one_sum_that_is_divided_once(model, tokenizer, view, evaluate, rate, mask_draws):
+    found = evaluate(model, mlm_probability=rate, mask_draws=mask_draws)
+    scores = scores_of(model, tokenizer, view, mask_draws, mlm_probability=rate)
+    assert found.num_mask_draws == mask_draws
+    assert found.num_predictions == len(scores)
+    assert found.loss == pytest.approx(scores.losses.mean(), rel=1e-6)
+    assert found.accuracy == scores.is_first.mean()
+    # A token that two draws asked for is one token of text.
+    distinct = np.unique(np.stack([scores.chunks, scores.columns]), axis=1).shape[1]
+    assert found.num_masked_tokens == distinct < len(scores)
+    # Chunks are the units of the interval, each with all that was asked in it.
+    residuals = np.bincount(scores.chunks, weights=scores.losses - scores.losses.mean())
+    half_width = 1.96 * math.sqrt(len(view)) * residuals.std(ddof=1) / len(scores)
+    bounds = [math.exp(scores.losses.mean() + sign * half_width) for sign in (-1, 1)]
+    assert found.perplexity_interval == pytest.approx(bounds, rel=1e-4)
+
+
+def test_more_draws_do_not_stand_for_more_text(model, evaluate, view):
+    """Eight draws with the same masks would be no evidence: at a rate of 1 there is but one."""
+    once, often = (evaluate(model, mlm_probability=1.0, mask_draws=draws) for draws in (1, 8))
+    assert often.num_predictions == 8 * once.num_predictions
+    assert often.num_masked_tokens == once.num_masked_tokens == view.num_body_tokens
+    # Other random replacements change the losses a little; the interval does not shrink by them.
+    width_once, width_often = (
+        math.log(found.perplexity_interval[1] / found.perplexity_interval[0])
+        for found in (once, often)
+    )
+    assert width_often > 0.8 * width_once
+
+
+def test_the_first_draw_is_that_of_a_single_one(model, tokenizer, view):
+    several = scores_of(model, tokenizer, view, 3)
+    alone = scores_of(model, tokenizer, view, 1)
+    first = several.draws == 0
+    assert np.array_equal(several.positions[first], alone.positions)
+    assert np.array_equal(several.losses[first], alone.losses)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, 8),  # some 600 tokens, so 90 predictions a draw
+        ({"mask_draws": 3}, 3),
+        ({"mlm_probability": 0.5}, 3),
+        ({"max_chunks": 1, "mlm_probability": 0.5}, 8),
+    ],
+)
+def test_as_many_draws_as_make_enough_predictions(monkeypatch, tokenizer, view, settings, expected):
+    monkeypatch.setattr(scoring, "ENOUGH_PREDICTIONS", 800)
+    monkeypatch.setattr(scoring, "COUNTED_TOGETHER", 7)
+    masks = FixedMasks(view, tokenizer, EvaluationConfig(**settings), with_token_type_ids=True)
+    assert masks.num_draws == expected
+
+
+@pytest.mark.parametrize("mask_draws", [1, 7])
+def test_it_does_not_depend_on_the_batch_size(model, evaluate, mask_draws):
+    one, three, many = (
+        evaluate(model, batch_size=size, mask_draws=mask_draws) for size in (1, 3, 32)
+    )
     for other in (three, many):
         assert other.loss == pytest.approx(one.loss, rel=1e-6)
         assert other.perplexity == pytest.approx(one.perplexity, rel=1e-6)
@@ -182,7 +257,7 @@ def test_a_subset_of_chunks_is_fixed(accelerator, model, tokenizer, view, evalua
 def test_processes_share_the_chunks_and_measure_the_same(
     accelerator, model, tokenizer, view, monkeypatch
 ):
-    evaluator = make_evaluator(view, tokenizer)
+    evaluator = make_evaluator(view, tokenizer, mask_draws=2)
     head = MaskedHead(model, len(tokenizer))
     whole = evaluator.run(accelerator, model, head)
 
@@ -254,6 +329,12 @@ def test_no_masked_token_is_an_error(model, make_store, tokenizer, evaluate):
     tiny = make_view(make_store, tokenizer, num_documents=2, lengths=(1, 2))
     with pytest.raises(DataError, match=r"no token .* was masked"):
         evaluate(model, view=tiny, mlm_probability=1e-9)
+    unknown = ChunkView(
+        make_store([[tokenizer.unk_token_id] * 50]), np.arange(1), ChunkingConfig(chunk_length=16),
+        SpecialTokens.of(tokenizer), 0,
+    )  # fmt: skip
+    with pytest.raises(DataError, match="does not know its characters"):
+        evaluate(model, view=unknown)
 
 
 def test_the_interval_holds_the_perplexity_and_narrows_with_the_data(
@@ -278,8 +359,8 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
         masked = draw.integers(1, 20, 60)
         losses = masked * draw.gamma(4.0, 0.5, 60)  # the true mean is 2
         sums = [60, losses.sum(), masked.sum(), 0, 0, (losses * losses).sum(),
-                (losses * masked).sum(), (masked * masked).sum()]  # fmt: skip
-        low, high = _summarize([float(value) for value in sums]).perplexity_interval
+                (losses * masked).sum(), (masked * masked).sum(), masked.sum()]  # fmt: skip
+        low, high = _summarize([float(value) for value in sums], 1).perplexity_interval
         covered += math.log(low) <= 2.0 <= math.log(high)
     assert 0.92 <= covered / 1000 <= 0.97
 
@@ -292,6 +373,8 @@ def test_one_chunk_has_no_interval(model, make_store, tokenizer, evaluate):
 
 
 def test_a_result_is_told_in_one_line():
-    found = Evaluation(2.0, math.exp(2.0), (7.0, 7.8), 0.5, 0.7, 12_345, 10)
+    found = Evaluation(2.0, math.exp(2.0), (7.0, 7.8), 0.5, 0.7, 12_345, 10, 1, 12_345)
     line = "perplexity 7.39 [7.00, 7.80], accuracy 50.0% on 12,345 masked tokens"
     assert found.describe() == line
+    found = replace(found, num_mask_draws=8, num_predictions=15_000)
+    assert found.describe() == f"{line} (8 draws of masks)"

@@ -59,6 +59,26 @@ def test_the_laws_of_a_masked_batch(view, collate, tokenizer, strategy, seed, ra
     assert batch.num_masked_tokens == selected.sum()
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_unknown_tokens_are_neither_predicted_nor_drawn(make_store, tokenizer, collate, strategy):
+    """Every second token is [UNK], in one document all of them."""
+    unknown, known = tokenizer.unk_token_id, tokenizer.convert_tokens_to_ids("azure")
+    documents = [[unknown, known] * 20, [unknown] * 40]
+    config = ChunkingConfig(chunk_length=64, mode="per_document")
+    view = ChunkView(make_store(documents), np.arange(2), config, SpecialTokens.of(tokenizer), 0)
+    chunks = view.batch(np.arange(2))
+    batch = collate(
+        chunks, key(0, np.arange(2)), strategy=strategy, mlm_probability=1.0,
+        mask_replace_prob=0.0, random_replace_prob=1.0,
+    )  # fmt: skip
+    labels = batch.labels.numpy()
+    assert set(labels[0].tolist()) == {IGNORE_INDEX, known}
+    assert batch.num_masked_tokens == 20
+    assert (labels[1] == IGNORE_INDEX).all()
+    drawn = batch.input_ids.numpy()[labels != IGNORE_INDEX]
+    assert unknown not in drawn
+
+
 @given(seed=st.integers(0, 2**63), rate=st.floats(0.01, 1.0), size=st.integers(1, 40))
 def test_padding_the_positions_adds_only_what_is_not_predicted(view, collate, seed, rate, size):
     chosen = np.arange(size) % len(view)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -13,7 +14,9 @@ from mlmtune.masking.selection import (
     highest_mlm_probability,
     mean_mlm_probability,
     mlm_probability_at,
+    num_slices,
     select,
+    without_unknown,
 )
 from mlmtune.randomness import key
 from mlmtune.tokens.chunking import ChunkBatch
@@ -119,6 +122,41 @@ def test_what_has_one_head_has_one_fate_and_stands_together(strategy, seed, star
     assert np.array_equal(heads[rows, heads], heads)  # a head is its own
     assert (np.diff(heads, axis=1) >= 0).all()
     assert (heads <= np.arange(30)).all()
+
+
+UNKNOWN = 1
+
+
+@EACH_STRATEGY
+@given(unknown=arrays.arrays(bool, SHAPES), special=arrays.arrays(bool, SHAPES),
+       starts=arrays.arrays(bool, SHAPES), seed=st.integers(0, 2**63))  # fmt: skip
+def test_no_unknown_token_is_selected_nor_a_word_that_holds_one(
+    strategy, unknown, special, starts, seed
+):
+    special, starts = np.resize(special, unknown.shape), np.resize(starts, unknown.shape)
+    batch = chunks(special, starts)
+    ids = np.where(unknown & ~special, UNKNOWN, batch.input_ids)
+    batch = replace(batch, input_ids=ids)
+    keys = key(seed, np.arange(len(ids)))
+    selected = selected_by(strategy, without_unknown(batch, UNKNOWN, strategy), keys, 1.0)
+    expected = ids == UNKNOWN
+    if strategy != "token":
+        words = words_of(batch)
+        expected = np.isin(words, words[expected])
+    assert np.array_equal(selected, ~special & ~expected)
+    assert without_unknown(batch, None, strategy) is batch
+
+
+@EACH_STRATEGY
+@given(seed=st.integers(0, 2**63), rate=st.sampled_from([0.05, 0.15, 0.3, 0.5, 1.0]))
+def test_slices_select_different_tokens_and_together_those_of_a_higher_rate(strategy, seed, rate):
+    batch, keys = some_chunks(10, 50), key(seed, np.arange(10))
+    heads = STRATEGIES[strategy](batch, keys, MaskingConfig(strategy=strategy))
+    count = num_slices(rate)
+    slices = [select(batch, keys, heads, rate, number) for number in range(count)]
+    assert np.sum(slices, axis=0).max() <= 1
+    assert np.array_equal(np.any(slices, axis=0), select(batch, keys, heads, rate * count))
+    assert np.array_equal(slices[0], select(batch, keys, heads, rate))
 
 
 @EACH_STRATEGY

@@ -100,9 +100,9 @@ def test_the_changes_of_sources_add_up_to_the_whole(
     text = report(run.path)["texts"][0]
     for number in (0, 1):
         parts = [part["measurements"][number] for part in text["sources"]]
-        sums = sum(part["loss"]["value"] * part["num_masked_tokens"] for part in parts)
+        sums = sum(part["loss"]["value"] * part["num_predictions"] for part in parts)
         whole = text["measurements"][number]
-        assert sums / whole["num_masked_tokens"] == pytest.approx(whole["loss"]["value"])
+        assert sums / whole["num_predictions"] == pytest.approx(whole["loss"]["value"])
     assert {part["name"] for part in text["sources"]} == {"one", "general"}
 
 

@@ -11,13 +11,13 @@ def measured(model, loss, change=None):
     changes = None if change is None else Change(change, share, share)
     perplexity = Estimate(loss * 10)
     return Measurement(
-        model, 1000, Estimate(loss), perplexity, None, None, share, share, changes
+        model, 1000, 1000, Estimate(loss), perplexity, None, None, share, share, changes
     )  # fmt: skip
 
 
 def text(kind, change):
     measurements = (measured("old", 3.0), measured("new", 3.0 + (change.value or 0.0), change))
-    return Text(kind, kind, 50, 100, "documents", measurements)
+    return Text(kind, kind, 50, 100, 1, "documents", measurements)
 
 
 def run(losses=(3.0, 2.9, 2.8), **results):

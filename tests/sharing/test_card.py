@@ -14,7 +14,8 @@ ENVIRONMENT = {"python": "3.11.7", "packages": {"mlmtune": "0.1.0", "torch": "2.
 RESULTS = {
     "perplexity": 12.3456, "perplexity_interval": [11.0, 13.0], "perplexity_before": 40.0,
     "perplexity_before_interval": [38.0, 42.0], "accuracy": 0.5, "accuracy_before": 0.25,
-    "accuracy_top5": 0.75, "accuracy_top5_before": 0.5, "num_masked_tokens": 1234, "step": 300,
+    "accuracy_top5": 0.75, "accuracy_top5_before": 0.5, "num_masked_tokens": 1234,
+    "num_mask_draws": 8, "step": 300,
     "model_head_was_new": False,
 }  # fmt: skip
 GENERAL = {"general_perplexity": 20.0, "general_perplexity_before": 10.0, "forgetting": 0.693}
