@@ -93,6 +93,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
+def was_taken_away(error: OSError) -> bool:
+    """Whether a folder that was there is gone: deleted, moved, or replaced by a file."""
+    return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
+
+
 def explain(error: BaseException) -> tuple[str, int]:
     """Message and exit code of any error, in one line."""
     if isinstance(error, MlmtuneError | StoppedAtOnce):

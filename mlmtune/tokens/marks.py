@@ -5,16 +5,18 @@ a segmenter (`words`), or a sentence (`sentences`). The store stays as it is; an
 none, opens the same one.
 
     words-rjieba/            inside the store, under the marker's name
-      marks.json             written last: what the marks follow from, and how many each source has
+      marks.json             written last: what the marks follow from, how many each source has,
+                             and the hash of each of the other files
       shard-00000.bin        packed bits of the store's first shard, as in word_starts.bin
 
-Each shard's bits are written under a temporary name and renamed; what was interrupted goes on after
-the last whole one.
+The folder is written under a temporary name and renamed; what was interrupted goes on after the
+last shard that its manifest names. Marks are verified whenever they are opened.
 """
 
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -26,12 +28,13 @@ from numpy.typing import NDArray
 
 from mlmtune.console import Console
 from mlmtune.corpus.document import Document
-from mlmtune.errors import ConfigError, DataError, ResourceError
+from mlmtune.errors import ConfigError, DataError, ResourceError, was_taken_away
 from mlmtune.tokens.encoding import Encoder, Offsets
+from mlmtune.tokens.integrity import DamagedStore, digest, file_digest, sealed, unsealed
 from mlmtune.tokens.store import TokenStore, count_by_source, write_durably
 from mlmtune.tokens.tokenization import batches, groups, pieces
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 Reader = Callable[[int], Iterator[Document]]
 """The documents of a store, from a number on."""
@@ -116,47 +119,77 @@ def open_marks(
         "store": store.fingerprint,
         "made_by": marker.made_by,
     }
-    if not _fits(folder, made_of, any_version=read is None or marker.made_by is None):
-        if marker.made_by is None:
-            raise ConfigError(marker.how_to_install)
-        if read is None:
-            raise ConfigError(
-                f"{store.directory} has no marks {marker.name!r}, and the text to find them in is "
-                "not here; run `mlmtune prepare` with this config where it is"
-            )
-        try:
-            with FileLock(folder.with_name(folder.name + ".lock")):
-                if not _fits(folder, made_of):
-                    _build(folder, made_of, marker, store, read, encode, console)
-        except OSError as error:
-            raise ResourceError(
-                f"{error.filename or folder}: cannot be written ({error.strerror or error}); make "
-                "room, or set tokenization.store to another place"
-            ) from error
-    return _open(folder, store)
-
-
-def _fits(folder: Path, wanted: dict[str, Any], *, any_version: bool = False) -> bool:
+    any_version = read is None or marker.made_by is None
     try:
-        made_of = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["made_of"]
-    except (OSError, ValueError, KeyError):
-        return False
+        if (marks := _open(folder, made_of, store, any_version=any_version)) is not None:
+            return marks
+    except DamagedStore as error:
+        if any_version:
+            raise
+        console.say(f"{error.what}; it is made anew")
+    if marker.made_by is None:
+        raise ConfigError(marker.how_to_install)
+    if read is None:
+        raise ConfigError(
+            f"{store.directory} has no marks {marker.name!r}, and the text to find them in is "
+            "not here; run `mlmtune prepare` with this config where it is"
+        )
+    try:
+        with FileLock(folder.with_name(folder.name + ".lock")):
+            with suppress(DamagedStore):
+                if (marks := _open(folder, made_of, store)) is not None:
+                    return marks
+            _build(folder, made_of, marker, store, read, encode, console)
+    except OSError as error:
+        if was_taken_away(error):
+            raise ResourceError(
+                f"{error.filename or folder}: the token store was deleted or moved while marks "
+                "were written into it; start again"
+            ) from error
+        raise ResourceError(
+            f"{error.filename or folder}: cannot be written ({error.strerror or error}); make "
+            "room, or set tokenization.store to another place"
+        ) from error
+    marks = _open(folder, made_of, store)
+    assert marks is not None
+    return marks
+
+
+def _open(
+    folder: Path, wanted: dict[str, Any], store: TokenStore, *, any_version: bool = False
+) -> Marks | None:
+    """The marks, verified; None where there are none that follow from what is wanted.
+
+    Raises:
+        DamagedStore: they are not what was written.
+    """
+    try:
+        manifest = unsealed((folder / _MANIFEST).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (IsADirectoryError, ValueError) as error:
+        raise _damaged(folder / _MANIFEST) from error
+    made_of = manifest["made_of"]
     if any_version:
         wanted = {**wanted, "made_by": made_of.get("made_by")}
-    return bool(made_of == wanted)
-
-
-def _open(folder: Path, store: TokenStore) -> Marks:
-    manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+    if made_of != wanted:
+        return None
     shards = []
-    for number, shard in enumerate(store.shards):
+    for number, (shard, expected) in enumerate(zip(store.shards, manifest["digests"], strict=True)):
         path = folder / _shard_name(number)
         size = -(-len(shard.ids) // 8)
-        if not path.is_file() or path.stat().st_size != size:
-            raise DataError(f"{path}: missing or damaged; delete the folder {folder}")
+        if not path.is_file():
+            raise _damaged(path, "missing")
+        if path.stat().st_size != size or file_digest(path) != expected:
+            raise _damaged(path)
         shards.append(np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8))
-    fingerprint = json.dumps(manifest["made_of"])
+    fingerprint = json.dumps(made_of)
     return Marks(tuple(shards), tuple(manifest["num_by_source"]), fingerprint)
+
+
+def _damaged(path: Path, what: str = "damaged") -> DamagedStore:
+    remedy = "run `mlmtune prepare` where the text is, which makes it anew"
+    return DamagedStore(f"{path}: {what}", remedy)
 
 
 def _shard_name(number: int) -> str:
@@ -173,41 +206,52 @@ def _build(
     console: Console,
 ) -> None:
     partial = folder.with_name(folder.name + _PARTIAL)
-    begun = partial / "made_of.json"
-    if not (begun.is_file() and begun.read_text(encoding="utf-8") == json.dumps(made_of)):
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        begun.write_text(json.dumps(made_of), encoding="utf-8")
+    manifest = _begun(partial, made_of, len(store.sources))
     first_documents = np.cumsum([0, *store.num_documents_of_shards]).tolist()
-    done = 0
-    while done < len(store.shards) and (partial / _shard_name(done)).is_file():
-        done += 1
+    done = len(manifest["digests"])
     documents = read(first_documents[done])
-    counts = np.zeros(len(store.sources), dtype=np.int64)
     with console.bar(
         total=store.num_documents, initial=first_documents[done], unit="document",
         what=marker.purpose,
     ) as bar:  # fmt: skip
-        for number in range(len(store.shards)):
-            path = partial / _shard_name(number)
+        for number in range(done, len(store.shards)):
             numbers = range(first_documents[number], first_documents[number + 1])
-            if number >= done:
-                marks = _mark_shard(numbers, marker, store, documents, encode, bar.update)
-                write_durably(path.with_suffix(_PARTIAL), np.packbits(marks).data)
-                path.with_suffix(_PARTIAL).rename(path)
-            bits = np.unpackbits(np.fromfile(path, np.uint8), count=len(store.shards[number].ids))
+            marks = _mark_shard(numbers, marker, store, documents, encode, bar.update)
             here = slice(numbers.start, numbers.stop)
-            counts += count_by_source(
-                bits.astype(bool),
-                store.lengths[here],
-                store.document_sources[here],
-                len(store.sources),
+            counts = count_by_source(
+                marks, store.lengths[here], store.document_sources[here], len(store.sources)
             )
-    manifest = {"made_of": made_of, "num_by_source": counts.tolist()}
-    write_durably(partial / _MANIFEST, json.dumps(manifest, indent=1).encode())
-    begun.unlink()
+            content = np.packbits(marks).data
+            write_durably(partial / _shard_name(number), content)
+            manifest["digests"].append(digest(content))
+            manifest["num_by_source"] = np.add(manifest["num_by_source"], counts).tolist()
+            _write_manifest(partial, manifest)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
+
+
+def _begun(partial: Path, made_of: dict[str, Any], num_sources: int) -> dict[str, Any]:
+    """The manifest of the shards that an interrupted process has finished, if they are whole."""
+    try:
+        manifest = unsealed((partial / _MANIFEST).read_bytes())
+        if manifest["made_of"] == made_of and all(
+            file_digest(partial / _shard_name(number)) == expected
+            for number, expected in enumerate(manifest["digests"])
+        ):
+            return manifest
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        pass
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    manifest = {"made_of": made_of, "digests": [], "num_by_source": [0] * num_sources}
+    _write_manifest(partial, manifest)
+    return manifest
+
+
+def _write_manifest(partial: Path, manifest: dict[str, Any]) -> None:
+    temporary = partial / (_MANIFEST + _PARTIAL)
+    write_durably(temporary, sealed(manifest))
+    temporary.rename(partial / _MANIFEST)
 
 
 def _mark_shard(

@@ -3,7 +3,8 @@
 A store is a folder: a manifest, and shards of some thirty million tokens each.
 
     store.json             the manifest, written last: format_version, dtype of the ids, `made_of`
-                           (what the store follows from), sources, shards with their sizes, funnel
+                           (what the store follows from), sources, shards with the sizes and hashes
+                           of their files, funnel
     shard-00000/           documents one after the other, as flat little-endian arrays:
       ids.bin              body ids, uint16 or int32; special tokens are never stored
       word_starts.bin      one bit a token, most significant first: the token begins a word
@@ -14,10 +15,13 @@ A store is a folder: a manifest, and shards of some thirty million tokens each.
       num_text_words.bin   int64 a document: its words by a rule that no tokenizer changes
       sources.bin          uint16 a document: its source, by the manifest's list
       documents.jsonl      id of each document, a line each
+      shard.json           what the manifest says of the shard; read where a writer goes on
     words-rjieba/          bits that were found later, from other rules; see `marks`
 
 A shard is written under a temporary name and renamed when it is whole, and so is the store: each
 is finished or absent. What was interrupted goes on after the last finished shard.
+
+A store is verified when it is opened (see `integrity`), so that a damaged one is never trained on.
 """
 
 import json
@@ -33,8 +37,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmtune.errors import ConfigError, DataError
+from mlmtune.redaction import redacted
+from mlmtune.tokens.integrity import (
+    DamagedStore,
+    VerifiedFiles,
+    digest,
+    file_digest,
+    sealed,
+    unsealed,
+)
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 
 SHARD_TOKENS = 1 << 25
 """Tokens in a shard, more or less: a minute of work."""
@@ -50,7 +63,20 @@ ARRAYS = {
 }
 """What a shard holds beside `ids`, whose type is the manifest's."""
 
+_READ_WHOLE = (
+    "lengths",
+    "content_hashes",
+    "num_characters",
+    "num_bytes",
+    "num_text_words",
+    "sources",
+)
+"""The arrays that have a value for each document; the others are mapped into memory."""
+
+_ALL_ARRAYS = ("ids", *ARRAYS)
+
 _MANIFEST = "store.json"
+_SHARD = "shard.json"
 _DOCUMENTS = "documents.jsonl"
 _PARTIAL = ".partial"
 _REPLACED = ".replaced"
@@ -131,22 +157,28 @@ class TokenStore:
     num_documents_of_shards: tuple[int, ...]
 
     @classmethod
-    def open(cls, directory: Path) -> Self:
-        """Map a finished store.
+    def open(cls, directory: Path, notes: Path | None = None) -> Self:
+        """Map a finished store, once it has been verified.
+
+        Args:
+            directory: where it lies.
+            notes: where it is noted that its large files were verified since this machine was
+                started; None to verify them whatever is noted.
 
         Raises:
-            DataError: it is of another version, or its files are not what its manifest says.
+            DamagedStore: it is of another version, or its files are not what its manifest says.
+            DataError: there is none.
         """
         manifest = read_manifest(directory)
+        folders = [directory / _shard_name(number) for number in range(len(manifest["shards"]))]
         shards, tables = [], []
-        for entry in manifest["shards"]:
-            arrays = _map_shard(directory / entry["name"], manifest["dtype"], entry)
-            shards.append(Shard(arrays.pop("ids"), arrays.pop("word_starts")))
-            tables.append(arrays)
+        for folder, entry in zip(folders, manifest["shards"], strict=True):
+            tables.append(_read_tables(folder, entry, len(manifest["sources"])))
+            shards.append(_map_tokens(folder, entry, manifest["dtype"]))
+        _verify_large_files(directory, manifest, shards, notes)
         joined = {
             name: np.concatenate([np.empty(0, ARRAYS[name]), *(table[name] for table in tables)])
-            for name in ARRAYS
-            if name != "word_starts"
+            for name in _READ_WHOLE
         }
         return cls(
             shards=tuple(shards),
@@ -228,38 +260,52 @@ class TokenStore:
         return ids, starts
 
     def document_ids(self, documents: Sequence[int]) -> list[str]:
-        """The ids of some documents within their sources."""
+        """The ids of some documents within their sources.
+
+        Raises:
+            DataError: the store was deleted or changed after it was opened.
+        """
         wanted = set(documents)
         found: dict[int, str] = {}
         number = 0
-        for shard in range(len(self.shards)):
-            with (self.directory / _shard_name(shard) / _DOCUMENTS).open(encoding="utf-8") as file:
-                for line in file:
-                    if number in wanted:
-                        found[number] = json.loads(line)
-                    number += 1
-        return [found[document] for document in documents]
+        try:
+            for shard in range(len(self.shards)):
+                path = self.directory / _shard_name(shard) / _DOCUMENTS
+                with path.open(encoding="utf-8") as file:
+                    for line in file:
+                        if number in wanted:
+                            found[number] = json.loads(line)
+                        number += 1
+            return [found[document] for document in documents]
+        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError) as error:
+            raise DataError(
+                f"{self.directory}: the token store was deleted or replaced while it was in use; "
+                "leave it where it is until the run has ended"
+            ) from error
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
     """The content of store.json.
 
     Raises:
-        DataError: there is none, or it is of another version.
+        DamagedStore: it is damaged, or of another version.
+        DataError: there is none.
     """
+    path = directory / _MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads((directory / _MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+        text = path.read_bytes()
+        version = json.loads(text).get("format_version")
+        if version == FORMAT_VERSION:
+            return unsealed(text)
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(f"{directory}: no token store (it has no {_MANIFEST})") from error
-    except ValueError as error:
-        raise DataError(f"{directory / _MANIFEST}: damaged; delete the store") from error
-    version = manifest.get("format_version")
-    if version != FORMAT_VERSION:
-        raise DataError(
-            f"{directory}: a token store of format {version}, and this is mlmtune of format "
-            f"{FORMAT_VERSION}; delete it and run `mlmtune prepare` again"
-        )
-    return manifest
+    except (IsADirectoryError, ValueError, AttributeError) as error:
+        raise _damaged(path) from error
+    raise DamagedStore(
+        f"{directory}: a token store of format {version}, and this mlmtune reads format "
+        f"{FORMAT_VERSION}",
+        _REMEDY,
+    )
 
 
 def is_finished(directory: Path) -> bool:
@@ -272,7 +318,13 @@ def check_free(directory: Path) -> None:
 
     Raises:
         ConfigError: there is a file, or a folder with something in it that is no store.
+        DataError: there is a store without its manifest.
     """
+    if (directory / _shard_name(0)).is_dir() and not is_finished(directory):
+        raise DataError(
+            f"{directory / _MANIFEST}: missing; copy the store again, or delete {directory} and "
+            "run `mlmtune prepare`"
+        )
     is_taken = directory.exists() and not is_finished(directory)
     if is_taken and not (directory.is_dir() and not any(directory.iterdir())):
         raise ConfigError(
@@ -280,21 +332,96 @@ def check_free(directory: Path) -> None:
         )
 
 
-def _map_shard(folder: Path, dtype: str, entry: dict[str, Any]) -> dict[str, NDArray[Any]]:
-    arrays = {}
-    for name, kind in {"ids": dtype, **ARRAYS}.items():
-        path = folder / f"{name}.bin"
-        count = {"ids": entry["num_tokens"], "word_starts": -(-entry["num_tokens"] // 8)}.get(
-            name, entry["num_documents"]
-        )
-        size = path.stat().st_size if path.exists() else -1
-        if size != count * np.dtype(kind).itemsize:
-            raise DataError(
-                f"{path}: {'missing' if size < 0 else 'cut short or damaged'}; copy the store "
-                "again, or delete it and run `mlmtune prepare`"
-            )
-        arrays[name] = np.memmap(path, kind, "r") if count else np.empty(0, kind)
-    return arrays
+_REMEDY = "copy the store again, or make it anew by `mlmtune prepare`"
+
+
+def _damaged(path: Path, what: str = "damaged") -> DamagedStore:
+    return DamagedStore(f"{path}: {what}", _REMEDY)
+
+
+def _sizes(entry: dict[str, Any], dtype: str) -> dict[str, int]:
+    """How many bytes each array of a shard has."""
+    counts = {"ids": entry["num_tokens"], "word_starts": -(-entry["num_tokens"] // 8)}
+    return {
+        name: counts.get(name, entry["num_documents"]) * np.dtype(kind).itemsize
+        for name, kind in {"ids": dtype, **ARRAYS}.items()
+    }
+
+
+def _array_path(folder: Path, name: str) -> Path:
+    return folder / f"{name}.bin"
+
+
+def _check_size(path: Path, size: int) -> None:
+    """Refuse a file that is not there, or has not the size that it was written with."""
+    found = path.stat().st_size if path.is_file() else -1
+    if found != size:
+        raise _damaged(path, "missing" if found < 0 else "cut short or damaged")
+
+
+def _read_tables(folder: Path, entry: dict[str, Any], num_sources: int) -> dict[str, NDArray[Any]]:
+    """The arrays that have a value for each document of a shard, verified.
+
+    Raises:
+        DamagedStore: a file is not what was written, or a value is out of its range.
+    """
+    sizes = _sizes(entry, "<u2")
+    tables = {}
+    for name in _READ_WHOLE:
+        path = _array_path(folder, name)
+        _check_size(path, sizes[name])
+        content = path.read_bytes()
+        if digest(content) != entry["digests"][name]:
+            raise _damaged(path)
+        tables[name] = np.frombuffer(content, ARRAYS[name])
+    lengths = tables["lengths"]
+    if (lengths < 0).any() or int(lengths.sum()) != entry["num_tokens"]:
+        raise _damaged(_array_path(folder, "lengths"), "does not add up to the tokens")
+    if (tables["sources"] >= num_sources).any():
+        raise _damaged(_array_path(folder, "sources"), f"names more than {num_sources} sources")
+    return tables
+
+
+def _map_tokens(folder: Path, entry: dict[str, Any], dtype: str) -> Shard:
+    """The tokens of a shard, mapped into memory and not verified yet."""
+    sizes = _sizes(entry, dtype)
+    arrays = []
+    for name, kind in (("ids", dtype), ("word_starts", ARRAYS["word_starts"])):
+        path = _array_path(folder, name)
+        _check_size(path, sizes[name])
+        arrays.append(np.memmap(path, kind, "r") if sizes[name] else np.empty(0, kind))
+    return Shard(*arrays)
+
+
+def _verify_large_files(
+    directory: Path, manifest: dict[str, Any], shards: Sequence[Shard], notes: Path | None
+) -> None:
+    """Verify what is too large to be hashed at each opening: ids, word starts, names of documents.
+
+    Raises:
+        DamagedStore: a file is not what was written, or an id is beyond the vocabulary.
+    """
+    digests: dict[Path, str] = {}
+    for number, entry in enumerate(manifest["shards"]):
+        folder = directory / _shard_name(number)
+        for name in ("ids", "word_starts"):
+            digests[_array_path(folder, name)] = entry["digests"][name]
+        digests[folder / _DOCUMENTS] = entry["digests"]["documents"]
+    missing = next((path for path in digests if not path.is_file()), None)
+    if missing is not None:
+        raise _damaged(missing, "missing")
+    files = VerifiedFiles(notes, directory, digests)
+    if files.are_noted():
+        return
+    for path, expected in digests.items():
+        if file_digest(path) != expected:
+            raise _damaged(path)
+    for number, shard in enumerate(shards):
+        ids = shard.ids
+        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < manifest["vocabulary_size"]:
+            path = _array_path(directory / _shard_name(number), "ids")
+            raise _damaged(path, "holds ids beyond the vocabulary")
+    files.note()
 
 
 def _shard_name(number: int) -> str:
@@ -328,6 +455,7 @@ class StoreWriter:
         self._sources = sources
         self._directory = directory
         self._temporary = directory.with_name(directory.name + _PARTIAL)
+        self._vocabulary_size = vocabulary_size
         self._dtype = "<u2" if vocabulary_size <= 2**16 else "<i4"
         self._made_of = made_of
         marker = self._temporary / _MADE_OF
@@ -346,10 +474,24 @@ class StoreWriter:
         return sum(shard["num_documents"] for shard in self._shards)
 
     def _finished_shards(self) -> Iterator[dict[str, Any]]:
+        """What is whole of what an interrupted writer left; the rest is deleted."""
         number = 0
-        while (path := self._temporary / _shard_name(number) / "shard.json").exists():
-            yield json.loads(path.read_text(encoding="utf-8"))
+        while (entry := self._finished_shard(self._temporary / _shard_name(number))) is not None:
+            yield entry
             number += 1
+        while (left := self._temporary / _shard_name(number)).exists():
+            shutil.rmtree(left)
+            number += 1
+
+    def _finished_shard(self, folder: Path) -> dict[str, Any] | None:
+        try:
+            entry = unsealed((folder / _SHARD).read_bytes())
+            digests = {_array_path(folder, name): entry["digests"][name] for name in _ALL_ARRAYS}
+            digests[folder / _DOCUMENTS] = entry["digests"]["documents"]
+            is_whole = all(file_digest(path) == expected for path, expected in digests.items())
+        except (FileNotFoundError, ValueError):
+            return None
+        return entry if is_whole else None
 
     def append(
         self,
@@ -401,7 +543,7 @@ class StoreWriter:
         name = _shard_name(len(self._shards))
         unknown = np.flatnonzero(arrays["ids"] == self._unknown_id)
         of_document = np.searchsorted(np.cumsum(arrays["lengths"]), unknown, side="right")
-        entry = {
+        entry: dict[str, Any] = {
             "name": name,
             "num_documents": len(self._ids),
             "num_tokens": self._num_tokens,
@@ -415,11 +557,15 @@ class StoreWriter:
         temporary = self._temporary / (name + _PARTIAL)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
+        digests = entry["digests"] = {}
         for array, kind in {"ids": self._dtype, **ARRAYS}.items():
-            write_durably(temporary / f"{array}.bin", arrays[array].astype(kind, copy=False).data)
-        lines = "".join(json.dumps(id_) + "\n" for id_ in self._ids)
-        write_durably(temporary / _DOCUMENTS, lines.encode())
-        write_durably(temporary / "shard.json", json.dumps(entry).encode())
+            content = arrays[array].astype(kind, copy=False).data
+            digests[array] = digest(content)
+            write_durably(_array_path(temporary, array), content)
+        lines = "".join(json.dumps(id_) + "\n" for id_ in self._ids).encode()
+        digests["documents"] = digest(lines)
+        write_durably(temporary / _DOCUMENTS, lines)
+        write_durably(temporary / _SHARD, sealed(entry))
         temporary.rename(self._temporary / name)
         self._shards.append(entry)
         self._batches, self._ids, self._num_tokens = [], [], 0
@@ -446,12 +592,13 @@ class StoreWriter:
         manifest = {
             "format_version": FORMAT_VERSION,
             "dtype": self._dtype,
+            "vocabulary_size": self._vocabulary_size,
             "made_of": self._made_of,
             "sources": [asdict(source) for source in sources],
             "shards": self._shards,
             "funnel": funnel,
         }
-        write_durably(self._temporary / _MANIFEST, json.dumps(manifest, indent=1).encode())
+        write_durably(self._temporary / _MANIFEST, sealed(redacted(manifest)))
         # At no moment is there neither the old store nor all of the new one.
         replaced = self._directory.with_name(self._directory.name + _REPLACED)
         shutil.rmtree(replaced, ignore_errors=True)

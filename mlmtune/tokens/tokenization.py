@@ -4,15 +4,16 @@ import json
 import os
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import xxhash
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
@@ -22,9 +23,10 @@ from mlmtune.corpus.cleaning import CLEANING_VERSION, count_words
 from mlmtune.corpus.corpus import read_corpus
 from mlmtune.corpus.document import Document
 from mlmtune.corpus.scanning import Listing, scan
-from mlmtune.errors import ConfigError, MlmtuneError, ResourceError
+from mlmtune.errors import ConfigError, DataError, MlmtuneError, ResourceError, was_taken_away
 from mlmtune.locations import cache_directory
 from mlmtune.tokens.encoding import Encoder, Tokens, framed, plain_backend
+from mlmtune.tokens.integrity import DamagedStore
 from mlmtune.tokens.store import (
     FORMAT_VERSION,
     StoreWriter,
@@ -206,16 +208,64 @@ def open_store(
     """
     backend = plain_backend(tokenizer)
     ingredients = describe(corpus, listing or Listing(()), backend)
-    named = _named_store(tokenization)
-    if named is not None:
-        check_free(named)
-        if is_finished(named) and (listing is None or not rebuilds):
-            _check_fits(named, ingredients)
     cache = cache_directory(tokenization.cache_dir, "tokens")
-    directory = named or cache / ingredients.name
-    if listing is not None and not _holds(directory, ingredients):
-        _build_once(directory, corpus, tokenization, ingredients, tokenizer, console)
-    return TokenStore.open(directory)
+    notes = cache_directory(tokenization.cache_dir, "verified")
+    named = _named_store(tokenization)
+    if named is None:
+        place = _Place(cache / ingredients.name, notes, may_replace=True)
+    else:
+        check_free(named)
+        place = _Place(named, notes, may_replace=rebuilds)
+    if listing is None:
+        _check_fits(place.directory, ingredients)
+        return TokenStore.open(place.directory, notes)
+    store = _usable(place, ingredients, say=lambda _: None)  # it is said once it is built
+    if store is None:
+        store = _build_once(place, corpus, tokenization, ingredients, tokenizer, console)
+    return store
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a store is or will be.
+
+    Attributes:
+        directory: of the store.
+        notes: where it is noted that its files were verified.
+        may_replace: a store that does not fit, or is damaged, is made anew rather than refused.
+    """
+
+    directory: Path
+    notes: Path
+    may_replace: bool
+
+
+def _usable(
+    place: _Place, ingredients: Ingredients, say: Callable[[str], None]
+) -> TokenStore | None:
+    """The store, if there is one that fits; None if it is to be built.
+
+    Args:
+        place: where it is.
+        ingredients: what it has to be made of.
+        say: takes a line if there is one that is damaged.
+
+    Raises:
+        DataError: there is one that is damaged, and it may not be replaced.
+        ConfigError: there is one that does not fit, and it may not be replaced.
+    """
+    if not is_finished(place.directory):
+        return None
+    try:
+        if not place.may_replace:
+            _check_fits(place.directory, ingredients)
+        if read_manifest(place.directory)["made_of"] == ingredients.made_of:
+            return TokenStore.open(place.directory, place.notes)
+    except DamagedStore as error:
+        if not place.may_replace:
+            raise
+        say(f"{error.what}; the store is made anew")
+    return None
 
 
 def _check_fits(directory: Path, wanted: Ingredients) -> None:
@@ -238,31 +288,65 @@ def _check_fits(directory: Path, wanted: Ingredients) -> None:
             )
 
 
-def _holds(directory: Path, ingredients: Ingredients) -> bool:
-    return is_finished(directory) and read_manifest(directory)["made_of"] == ingredients.made_of
-
-
 def _build_once(
-    directory: Path,
+    place: _Place,
     corpus: CorpusConfig,
     tokenization: TokenizationConfig,
     ingredients: Ingredients,
     tokenizer: "PreTrainedTokenizerFast",
     console: Console,
-) -> None:
+) -> TokenStore:
     """Build the store, unless another process has done so by the time the lock is free."""
+    directory = place.directory
+    before = _made_of(directory)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(directory.with_name(directory.name + ".lock")):
-            if not _holds(directory, ingredients):
+        with _holding_lock(directory, console):
+            made_meanwhile = _made_of(directory)
+            if made_meanwhile != before and made_meanwhile != ingredients.made_of:
+                # Another process has just made it, and may be reading it.
+                _check_fits(directory, ingredients)
+            store = _usable(place, ingredients, console.say)
+            if store is None:
                 _say_why(directory, ingredients, console)
                 _build(directory, corpus, tokenization, ingredients, tokenizer, console)
+                store = TokenStore.open(directory, place.notes)
+            return store
     except OSError as error:
+        what = f"{error.filename or directory.parent}: the token cache"
+        if was_taken_away(error):
+            raise ResourceError(
+                f"{what} was deleted or moved while it was written; start again"
+            ) from error
         why = os.strerror(error.errno) if error.errno else error
         raise ResourceError(
-            f"{error.filename or directory.parent}: the token cache cannot be written ({why}); "
-            "make room, or set tokenization.cache_dir to another place"
+            f"{what} cannot be written ({why}); make room, or set tokenization.cache_dir to "
+            "another place"
         ) from error
+
+
+@contextmanager
+def _holding_lock(directory: Path, console: Console) -> Iterator[None]:
+    """Hold the lock of those who build a store; a process that has to wait says so."""
+    lock = FileLock(directory.with_name(directory.name + ".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        console.say(f"waiting for another process, which builds {directory}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _made_of(directory: Path) -> dict[str, str] | None:
+    """What the store that is there was made of; None where there is none that can be read."""
+    try:
+        made_of: dict[str, str] = read_manifest(directory)["made_of"]
+    except DataError:
+        return None
+    return made_of
 
 
 def _say_why(directory: Path, ingredients: Ingredients, console: Console) -> None:
@@ -272,8 +356,8 @@ def _say_why(directory: Path, ingredients: Ingredients, console: Console) -> Non
     settings = _digest(made_of["corpus"] + made_of["tokenizer"])
     latest = directory.with_name(f"latest-{settings}.txt")
     last = latest.read_text(encoding="utf-8") if latest.exists() else made_of["text"]
-    if is_finished(directory):
-        last = read_manifest(directory)["made_of"]["text"]
+    if (here := _made_of(directory)) is not None:
+        last = here["text"]
     if last != made_of["text"]:
         console.say("the text has changed since it was last read")
     console.say("reading and tokenizing the corpus (once; the result is kept)")

@@ -9,22 +9,12 @@ from typing import Any
 
 import pytest
 import xxhash
+from damages import flip_a_bit, truncate
 from runs import Run, Runs, assert_same_end
 from scenario import FILES, SECTIONS
 
 from mlmtune.errors import CheckpointError
 from mlmtune.training.checkpoint import find_fault
-
-
-def truncate(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-3])
-
-
-def flip_a_bit(file: Path) -> None:
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-
 
 DAMAGES: list[Callable[[Path], None]] = [truncate, flip_a_bit, Path.unlink]
 

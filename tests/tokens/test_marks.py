@@ -1,9 +1,10 @@
 """Marks are found once, beside the store, and belong to its tokens."""
 
-import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from damages import DAMAGES
 
 from mlmtune.config import CorpusConfig, SourceConfig, TokenizationConfig
 from mlmtune.corpus.corpus import read_corpus
@@ -13,6 +14,7 @@ from mlmtune.tokens import marks as marks_module
 from mlmtune.tokens import store as store_module
 from mlmtune.tokens import tokenization
 from mlmtune.tokens.encoding import Encoder, plain_backend
+from mlmtune.tokens.integrity import sealed, unsealed
 from mlmtune.tokens.marks import Marker, open_marks
 from mlmtune.tokens.tokenization import list_text, open_store
 
@@ -160,13 +162,18 @@ def test_an_interrupted_search_goes_on_where_it_stopped(text, tokenizer, monkeyp
     assert marks.num_by_source == (len(wanted),)
 
 
-def test_what_another_rule_left_unfinished_is_not_gone_on_with(text, tokenizer, monkeypatch):
+@pytest.mark.parametrize("damage", ["another rule", "another hash"])
+def test_what_another_rule_or_a_fault_left_unfinished_is_not_gone_on_with(text, tokenizer, damage):
     store = text.store()
+    open_marks(the_marker("rule 0"), store, text.read, text.encode, text.console)
     partial = store.directory / "the.partial"
-    partial.mkdir()
-    (partial / "made_of.json").write_text(json.dumps({"made_by": "rule 0"}), "utf-8")
-    (partial / "shard-00000.bin").write_bytes(b"\xff" * -(-store.num_tokens // 8))
-    marks = open_marks(the_marker(), store, text.read, text.encode, text.console)
+    (store.directory / "the").rename(partial)
+    if damage == "another hash":
+        manifest = unsealed((partial / "marks.json").read_bytes())
+        manifest["made_of"]["made_by"] = "rule 1"
+        (partial / "marks.json").write_bytes(sealed(manifest))
+        (partial / "shard-00000.bin").write_bytes(b"\xff" * -(-store.num_tokens // 8))
+    marks = open_marks(the_marker("rule 1"), store, text.read, text.encode, text.console)
     wanted = np.flatnonzero(expected(store, tokenizer))
     assert marks.positions(store).tolist() == wanted.tolist()
 
@@ -185,13 +192,21 @@ def test_a_document_that_is_gone_is_noticed(text):
         open_marks(the_marker(), store, text.read, text.encode, text.console)
 
 
-def test_damaged_marks_are_named(text):
+@pytest.mark.parametrize("name", ["shard-00000.bin", "marks.json"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_marks_are_made_anew_where_the_text_is_and_else_refused(
+    text, tokenizer, name, damage
+):
     store = text.store()
     open_marks(the_marker(), store, text.read, text.encode, text.console)
-    path = store.directory / "the" / "shard-00000.bin"
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(DataError, match=r"shard-00000\.bin: missing or damaged; delete the folder"):
-        open_marks(the_marker(), store, text.read, text.encode, text.console)
+    damage(store.directory / "the" / name)
+    what = "missing" if damage is Path.unlink else "damaged"
+    if name == "shard-00000.bin" or damage is not Path.unlink:
+        with pytest.raises(DataError, match=rf"{name}: {what}; run `mlmtune prepare`"):
+            open_marks(the_marker(), store, None, text.encode, text.console)
+    marks = open_marks(the_marker(), store, text.read, text.encode, text.console)
+    wanted = np.flatnonzero(expected(store, tokenizer))
+    assert marks.positions(store).tolist() == wanted.tolist()
 
 
 def test_a_store_that_cannot_be_written_is_said(text, monkeypatch):

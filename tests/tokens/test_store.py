@@ -1,15 +1,18 @@
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from damages import DAMAGES, flip_a_bit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlmtune.errors import DataError
 from mlmtune.tokens import store as store_module
+from mlmtune.tokens.integrity import digest, file_digest, sealed, unsealed
 from mlmtune.tokens.store import StoreWriter, TokenStore, is_finished
 
 DOCUMENTS = st.lists(
@@ -182,17 +185,155 @@ def test_every_file_is_flushed_to_the_disk_before_the_store_gets_its_name(tmp_pa
     assert {path.stat().st_ino for path in files} <= flushed
 
 
-@pytest.mark.parametrize("name", ["ids", "word_starts", "lengths", "sources", "content_hashes"])
-@pytest.mark.parametrize("damage", ["cut short", "missing"])
-def test_a_copy_that_is_not_whole_is_refused_by_its_file(tmp_path, name, damage):
-    write(tmp_path / "store", [[(5, True), (6, False)]])
-    path = tmp_path / "store" / "shard-00000" / f"{name}.bin"
-    if damage == "missing":
-        path.unlink()
+# Damage.
+
+SHARD_FILES = [*(f"{name}.bin" for name in ("ids", *store_module.ARRAYS)), "documents.jsonl"]
+
+
+@pytest.fixture(scope="session")
+def sound(tmp_path_factory):
+    """A store of two shards."""
+    path = tmp_path_factory.mktemp("sound") / "store"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store_module, "SHARD_TOKENS", 4)
+        writer = writer_of(path)
+        for first in (0, 2):
+            documents = [[(first, True), (5, False), (6, True)], [(first + 1, True)]]
+            append(writer, documents, first=first)
+        writer.finish({"documents": 4})
+    return path
+
+
+@pytest.fixture
+def store_path(sound, tmp_path):
+    return Path(shutil.copytree(sound, tmp_path / "store"))
+
+
+@pytest.mark.parametrize("name", ["store.json", *(f"shard-00001/{n}" for n in SHARD_FILES)])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_named_with_the_remedy(store_path, name, damage):
+    damage(store_path / name)
+    if (name, damage) == ("store.json", Path.unlink):
+        message = "no token store"
     else:
-        path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(DataError, match=rf"{name}\.bin: {damage}"):
-        TokenStore.open(tmp_path / "store")
+        message = f"{name}: .*; copy the store again, or make it anew by `mlmtune prepare`"
+    with pytest.raises(DataError, match=message) as caught:
+        TokenStore.open(store_path)
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("name", ["store.json", *(f"shard-00000/{n}" for n in SHARD_FILES)])
+def test_no_bit_flips_in_silence(store_path, name):
+    """It is refused, or (white space of a manifest) the same store is opened."""
+    expected = TokenStore.open(store_path)
+    path = store_path / name
+    content = path.read_bytes()
+    for place in range(0, len(content), 1 + len(content) // 100):
+        changed = bytearray(content)
+        changed[place] ^= 1 << place % 8
+        path.write_bytes(changed)
+        try:
+            found = TokenStore.open(store_path)
+        except DataError:
+            continue
+        assert name == "store.json"
+        for name_, value in vars(found).items():
+            np.testing.assert_equal(value, vars(expected)[name_])
+
+
+@pytest.mark.parametrize("name", [f"{n}.bin" for n in store_module._READ_WHOLE])
+def test_values_that_change_places_are_noticed(store_path, name):
+    path = store_path / "shard-00000" / name
+    content = path.read_bytes()
+    half = len(content) // 2
+    path.write_bytes(content[half:] + content[:half])
+    with pytest.raises(DataError, match=f"{name}: damaged"):
+        TokenStore.open(store_path)
+
+
+@pytest.mark.parametrize("name", ["", "/ids.bin"])
+def test_shards_that_change_places_are_noticed(store_path, name):
+    first, second = (store_path / f"shard-0000{number}{name}" for number in range(2))
+    first.rename(store_path / "aside")
+    second.rename(first)
+    (store_path / "aside").rename(second)
+    with pytest.raises(DataError, match=r"shard-00000/\w+\.bin: damaged"):
+        TokenStore.open(store_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("ids", [0, 1000, 6, 1], "holds ids beyond the vocabulary"),
+        ("lengths", [5, -1], "does not add up to the tokens"),
+        ("lengths", [3, 3], "does not add up to the tokens"),
+        ("sources", [0, 2], "names more than 2 sources"),
+    ],
+)
+def test_values_out_of_range_are_refused_whatever_the_hashes_say(
+    store_path, name, content, message
+):
+    array = np.asarray(content, {"ids": "<u2", **store_module.ARRAYS}[name])
+    (store_path / "shard-00000" / f"{name}.bin").write_bytes(array.data)
+    manifest = unsealed((store_path / "store.json").read_bytes())
+    manifest["shards"][0]["digests"][name] = digest(array.data)
+    (store_path / "store.json").write_bytes(sealed(manifest))
+    with pytest.raises(DataError, match=message):
+        TokenStore.open(store_path)
+
+
+def test_large_files_are_hashed_once_after_each_start_of_the_machine(
+    store_path, tmp_path, monkeypatch
+):
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    hashed = []
+    monkeypatch.setattr(
+        store_module, "file_digest", lambda path: hashed.append(path.name) or file_digest(path)
+    )
+
+    def is_hashed():
+        hashed.clear()
+        TokenStore.open(store_path, notes)
+        return bool(hashed)
+
+    assert [is_hashed(), is_hashed()] == [True, True]  # it was just written and may yet change
+    monkeypatch.setattr("mlmtune.tokens.integrity._SETTLED_SECONDS", -1.0)
+    assert [is_hashed(), is_hashed()] == [True, False]
+    assert set(hashed) == set()
+    with monkeypatch.context() as patch:
+        patch.setattr("psutil.boot_time", lambda: 1.0)
+        assert is_hashed()
+
+    assert [is_hashed(), is_hashed()] == [True, False]
+    path = store_path / "shard-00001" / "ids.bin"
+    times = path.stat()
+    flip_a_bit(path)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(DataError, match=r"ids\.bin: damaged"):
+        TokenStore.open(store_path, notes)
+
+
+def test_an_interrupted_writer_does_not_go_on_with_damaged_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "SHARD_TOKENS", 1)
+    first = writer_of(tmp_path / "store")
+    for number in range(4):
+        append(first, [[(number, True)]], first=number)
+    flip_a_bit(tmp_path / "store.partial" / "shard-00001" / "ids.bin")
+    second = writer_of(tmp_path / "store")
+    assert second.num_documents == 1
+    append(second, [[(9, True)]], first=1)
+    second.finish({})
+    store = TokenStore.open(tmp_path / "store")
+    assert [shard.ids.tolist() for shard in store.shards] == [[0], [9]]
+
+
+def test_a_store_that_was_taken_away_under_its_reader_is_said(store_path):
+    store = TokenStore.open(store_path)
+    shutil.rmtree(store_path)
+    assert store.tokens_at(np.arange(2))[0].tolist() == [0, 5]
+    with pytest.raises(DataError, match="was deleted or replaced while it was in use"):
+        store.document_ids([0])
 
 
 @pytest.mark.parametrize(
@@ -201,6 +342,7 @@ def test_a_copy_that_is_not_whole_is_refused_by_its_file(tmp_path, name, damage)
         (None, "no token store"),
         ("{", "damaged"),
         (json.dumps({"format_version": 1}), "format 1"),
+        ("[]", "damaged"),
     ],
 )
 def test_what_is_no_store_is_said(tmp_path, content, message):

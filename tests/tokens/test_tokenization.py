@@ -1,21 +1,25 @@
 import copy
 import json
 import os
+import shutil
 import signal
 import string
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 import pytest
+from damages import flip_a_bit
+from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mlmtune.config import CorpusConfig, SourceConfig, TokenizationConfig
 from mlmtune.console import Console
-from mlmtune.errors import DataError, ResourceError
+from mlmtune.errors import ConfigError, DataError, ResourceError
 from mlmtune.tokens import tokenization
 from mlmtune.tokens.encoding import Encoder, plain_backend
 from mlmtune.tokens.store import TokenStore
@@ -343,6 +347,73 @@ def test_two_processes_that_start_together_build_one_store(corpus, start_child, 
     stores = [path for path in (token_cache / "tokens").iterdir() if path.is_dir()]
     assert [str(path) for path in stores] == [outputs[0][-1]]
     assert TokenStore.open(stores[0]).num_documents == len(TEXTS)
+
+
+@pytest.mark.parametrize("name", ["store.json", "shard-00000/ids.bin", "shard-00000/lengths.bin"])
+def test_a_damaged_store_of_the_cache_is_made_anew_and_that_is_said(
+    corpus, tokenizer, console, name
+):
+    config = corpus()
+    before = open_(config, tokenizer)
+    ids = ids_of(before)
+    flip_a_bit(before.directory / name)
+    store = open_(config, tokenizer, console=console)
+    assert console.lines == [
+        f"{before.directory / name}: damaged; the store is made anew",
+        "reading and tokenizing the corpus (once; the result is kept)",
+    ]
+    assert ids_of(store) == ids
+
+
+def test_a_damaged_named_store_is_refused_until_it_is_made_anew(
+    corpus, tokenizer, console, tmp_path
+):
+    config, named = corpus(), TokenizationConfig(store=str(tmp_path / "store"))
+    before = ids_of(open_(config, tokenizer, named))
+    flip_a_bit(tmp_path / "store" / "shard-00000" / "ids.bin")
+    for listing in (list_text(config, named, console), None):
+        with pytest.raises(DataError, match=r"ids\.bin: damaged; copy .* by `mlmtune prepare`"):
+            open_store(config, named, tokenizer, listing, console)
+    assert ids_of(open_(config, tokenizer, named, console, rebuilds=True)) == before
+    assert any("the store is made anew" in line for line in console.lines)
+
+    (tmp_path / "store" / "store.json").unlink()
+    with pytest.raises(DataError, match=r"store\.json: missing; .* or delete"):
+        open_(config, tokenizer, named, rebuilds=True)
+
+
+@pytest.mark.parametrize("rebuilds", [False, True])
+def test_who_waits_for_the_builder_of_a_named_store_does_not_replace_it(
+    corpus, tokenizer, byte_tokenizer, tmp_path, console, rebuilds
+):
+    config, named = corpus(), TokenizationConfig(store=str(tmp_path / "store"))
+    lock = FileLock(tmp_path / "store.lock")
+    lock.acquire()
+
+    def build_with_another_tokenizer(line):
+        assert "waiting for another process, which builds" in line
+        with patch.object(tokenization, "_holding_lock", lambda *_: nullcontext()):
+            open_(config, byte_tokenizer, named)
+        lock.release()
+
+    console.say = build_with_another_tokenizer
+    with pytest.raises(ConfigError, match="was made with another tokenizer; name another folder"):
+        open_(config, tokenizer, named, console, rebuilds=rebuilds)
+    assert ids_of(open_(config, byte_tokenizer, named))
+
+
+def test_a_cache_that_is_taken_away_under_its_builder_is_said(
+    corpus, tokenizer, token_cache, monkeypatch
+):
+    append = tokenization._append
+
+    def append_and_lose(*arguments):
+        append(*arguments)
+        shutil.rmtree(token_cache)
+
+    monkeypatch.setattr(tokenization, "_append", append_and_lose)
+    with pytest.raises(ResourceError, match="was deleted or moved while it was written"):
+        build(corpus(), tokenizer)
 
 
 def test_an_error_while_reading_leaves_no_store(corpus, tokenizer, token_cache):
