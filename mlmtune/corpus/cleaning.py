@@ -6,6 +6,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
+from itertools import chain
 from typing import Literal
 
 import xxhash
@@ -14,7 +15,7 @@ from mlmtune.config import CleaningConfig, MarkdownConfig
 from mlmtune.corpus.html_text import html_text
 from mlmtune.corpus.markdown_text import markdown_text
 
-CLEANING_VERSION = 2
+CLEANING_VERSION = 3
 """To be raised with every change of what readers and cleaning yield: all is read anew."""
 
 STEPS = (
@@ -52,7 +53,8 @@ def clean(
         removed: the characters that each of STEPS takes away are added to it, in sum
             `len(text) - len(result)`. A step that makes text longer counts below zero.
     """
-    text = _without_hidden(text, cleaning, removed)
+    # Before the markup is gone, the letters on the two sides of a word border cannot be seen.
+    text = _without_hidden(text, cleaning, removed, keeps_word_borders=markup != "none")
     if markup == "markdown":
         text = markdown_text(text, markdown, removed)
     elif markup == "html":
@@ -74,22 +76,67 @@ def clean(
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u200b\u2028\u2029\u2060\ufeff\ud800-\udfff]")
 _LINE_ENDS = re.compile("\r\n?|[\v\f\x85\u2028\u2029]")
 # Zero-width joiners are not among them: some scripts are spelt with them.
-_CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u200b\u2060\ufeff]")
+_CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u2060\ufeff]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
-def _without_hidden(text: str, cleaning: CleaningConfig, removed: Counter[str]) -> str:
+# Thai, Lao, Burmese, Khmer, Tai Le, New Tai Lue, Tai Tham, more Burmese and Tai Viet: scripts that
+# set no space between words, so that a zero-width space parts words there (class SA of Unicode
+# Standard Annex 14). In Chinese and Japanese it only says where a line may break.
+_PARTED_BY_ZERO_WIDTH_SPACE = (
+    (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x1950, 0x19DF), (0x1A20, 0x1AAF),
+    (0xA9E0, 0xA9FF), (0xAA60, 0xAADF),
+)  # fmt: skip
+
+
+@cache
+def _parted_letters() -> str:
+    """The letters, marks and digits of these scripts, for a class in a pattern."""
+    blocks = (range(first, last + 1) for first, last in _PARTED_BY_ZERO_WIDTH_SPACE)
+    characters = map(chr, chain.from_iterable(blocks))
+    return "".join(c for c in characters if unicodedata.category(c)[0] in "LMN")
+
+
+@cache
+def _word_border() -> re.Pattern[str]:
+    """Zero-width spaces between two letters, at least one of them of a script parted by them."""
+    any_letter, parted = rf"[\w{_marks()}]", f"[{_parted_letters()}]"
+    return re.compile(
+        f"(?<={parted})\u200b+(?={any_letter})|(?<={any_letter})\u200b+(?={parted})"
+    )
+
+
+def _without_hidden(
+    text: str, cleaning: CleaningConfig, removed: Counter[str], *, keeps_word_borders: bool = False
+) -> str:
     """One kind of line end, no characters that no one sees, and none that no encoding holds.
 
-    The last are halves of surrogate pairs, which JSON can spell; they become U+FFFD.
+    The last are halves of surrogate pairs, which JSON can spell; they become U+FFFD. A zero-width
+    space that parts words becomes a space.
+
+    Args:
+        text: of a document.
+        cleaning: whether characters that no one sees are dropped.
+        removed: the number of characters that were dropped is added to it.
+        keeps_word_borders: leave zero-width spaces in text of a script that parts words by them.
     """
     if not _HIDDEN.search(text):
         return text
     lines = _LINE_ENDS.sub("\n", text)
     removed["line_ends"] += len(text) - len(lines)
-    visible = _CONTROLS.sub("", lines) if cleaning.control_characters == "drop" else lines
+    visible = lines
+    if cleaning.control_characters == "drop":
+        visible = _CONTROLS.sub("", lines)
+        if not (keeps_word_borders and re.search(f"[{_parted_letters()}]", visible)):
+            visible = _without_zero_width_spaces(visible)
     removed["control_characters"] += len(lines) - len(visible)
     return _SURROGATES.sub("\ufffd", visible)
+
+
+def _without_zero_width_spaces(text: str) -> str:
+    if "\u200b" not in text:
+        return text
+    return _word_border().sub(" ", text).replace("\u200b", "")
 
 
 _WIDE_SPACE = re.compile("[\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]")

@@ -63,6 +63,49 @@ def test_wide_spaces_become_plain_ones_and_joiners_stay():
     assert cleaned("می\u200cخواهم 👩\u200d💻") == "می\u200cخواهم 👩\u200d💻"
 
 
+KHMER = "សូម\u200bស្វាគមន៍\u200bមក\u200bកាន់\u200bប្រទេស\u200bកម្ពុជា"
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        (KHMER, "សូម ស្វាគមន៍ មក កាន់ ប្រទេស កម្ពុជា"),
+        ("ສະບາຍ\u200bດີ", "ສະບາຍ ດີ"),
+        ("မြန်မာ\u200b\u200bစာ", "မြန်မာ စာ"),
+        ("ภาษา\u200bไทย", "ภาษา ไทย"),
+        ("ប្រទេស\u2060\u200b\xadកម្ពុជា", "ប្រទេស កម្ពុជា"),
+        ("ក្នុង\u200bAzure\u200bឆ្នាំ\u200b២០២៤", "ក្នុង Azure ឆ្នាំ ២០២៤"),
+        # Where something else parts the words, nothing takes its place.
+        ("ភាសា\u200b។", "ភាសា។"),
+        ("ภาษา \u200bไทย\u200b", "ภาษา ไทย"),
+        # Where spaces part words, or nothing does, it says where a line may break.
+        ("scale\u200bset", "scaleset"),
+        ("हिन्\u200bदी", "हिन्दी"),
+        ("数据\u200b很重要", "数据很重要"),
+        ("テキ\u200bスト", "テキスト"),
+    ],
+)
+def test_a_zero_width_space_that_parts_words_becomes_a_space(source, text):
+    assert cleaned(source) == text
+    removed = removed_from(source)
+    assert sum(removed.values()) == len(source) - len(text)
+    assert set(removed) <= {"control_characters"}
+
+
+@pytest.mark.parametrize("markup", ["markdown", "html"])
+def test_a_word_border_between_markup_and_spelt_by_an_entity_stays(markup):
+    assert cleaned("<b>សូម</b>\u200b<b>មក</b>&#8203;កាន់", markup) == "សូម មក កាន់"
+    assert cleaned("<b>in</b>\u200b<b>den</b>&#8203;ted", markup) == "indented"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["می\u200cخواهم", "क्\u200dष", "ক্\u200cষ", "നന്\u200d", "ක්\u200dෂ", "👩\u200d🚒 ❤\ufe0f"],
+)
+def test_joiners_and_variation_selectors_stay(text):
+    assert cleaned(text) == text
+
+
 def test_what_entities_spell_is_cleaned_too():
     source = "a&#8203;b&nbsp;c&shy;d e&#769;"
     assert cleaned(source, "html") == cleaned(source, "markdown") == "ab cd é"
@@ -83,7 +126,7 @@ documents = st.one_of(
     st.text(st.characters()),
     st.lists(
         st.sampled_from(
-            ["\r", "\n", " ", "\t", "\ufeff", "\u200b", "\xa0", "\x00", "\ud800", "a", "\u0308",
+            ["\r", "\n", " ", "\t", "\ufeff", "\u200b", "ក", "ា", "\xa0", "\x00", "\ud800", "a", "\u0308",
              "中", "&#8203;", "&nbsp;", "<br>", "<!--", "-->", "*", "`", "|", "-", "[", "](", ")",
              ":::", "[!a", "![", "---", "#", "\u0958", "\u2028"]
         )
