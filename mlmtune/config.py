@@ -70,8 +70,8 @@ class CleaningConfig(Section):
     unicode: Literal["nfc", "keep"] = "nfc"
     """Compose characters (Unicode NFC), so that the same word is always the same characters."""
     control_characters: Literal["drop", "keep"] = "drop"
-    """Control characters, byte order marks, soft hyphens and zero-width spaces, which no one sees. A
-    zero-width space between letters of Thai, Lao, Burmese, Khmer and their like, where it parts
+    """Control characters, byte order marks, soft hyphens and zero-width spaces, which no one sees.
+    A zero-width space between letters of Thai, Lao, Burmese, Khmer and their like, where it parts
     words, becomes a space. Zero-width joiners stay. Line ends are made the same in any case."""
     white_space: Literal["tidy", "keep"] = "tidy"
     """`tidy`: no white space at the ends of lines, at most one blank line in a row, plain spaces in

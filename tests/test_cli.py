@@ -601,6 +601,33 @@ def test_check_shows_what_a_run_would_do(
     assert not (tmp_path / "run").exists()  # nothing is written
 
 
+def test_check_shows_the_special_tokens_that_a_user_added(
+    command: Command, config_file: Callable[..., Path], model_dir: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    marked = AutoTokenizer.from_pretrained(model_dir)
+    marked.add_special_tokens({"extra_special_tokens": ["[DRUG]", "[/DRUG]", "[GENE]"]})
+    model = AutoModelForMaskedLM.from_pretrained(model_dir)
+    model.resize_token_embeddings(len(marked))
+    for part in (marked, model):
+        part.save_pretrained(tmp_path / "model")
+    for number in range(20):
+        text = f"page {number} " + "use [DRUG]storage[/DRUG] now " * 20
+        (tmp_path / f"{number}.txt").write_text(text, encoding="utf-8")
+    path = config_file(
+        model={"name_or_path": str(tmp_path / "model")},
+        corpus={"sources": [{"format": "text", "path": str(tmp_path / "*.txt")}]},
+    )
+    result = command("check", "--config", path, "--chunks", "8")
+    assert re.search(
+        r"^added +tokens of the training text: \[DRUG\] (\d{3}), \[/DRUG\] \1; 1 of 3 never occur",
+        result.out, re.MULTILINE,
+    )  # fmt: skip
+    shown = result.out.partition("first training sequences")[2]
+    assert re.search(r"\[\[\[/?DRUG\] -> ", shown)  # it is predicted like any other token
+
+
 def test_text_that_the_vocabulary_does_not_know_is_said(
     command: Command, config_file: Callable[..., Path], tmp_path: Path
 ) -> None:

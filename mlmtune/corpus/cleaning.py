@@ -101,9 +101,7 @@ def _parted_letters() -> str:
 def _word_border() -> re.Pattern[str]:
     """Zero-width spaces between two letters, at least one of them of a script parted by them."""
     any_letter, parted = rf"[\w{_marks()}]", f"[{_parted_letters()}]"
-    return re.compile(
-        f"(?<={parted})\u200b+(?={any_letter})|(?<={any_letter})\u200b+(?={parted})"
-    )
+    return re.compile(f"(?<={parted})\u200b+(?={any_letter})|(?<={any_letter})\u200b+(?={parted})")
 
 
 def _without_hidden(

@@ -9,7 +9,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 from mlmtune.errors import ConfigError
 from mlmtune.modeling.pair_head import token_logits
-from mlmtune.tokens.encoding import plain_backend
+from mlmtune.tokens.encoding import plain_backend, role_tokens
 
 ANY_MASK = "[MASK]"
 """What a user may write for any tokenizer's own mask token."""
@@ -272,9 +272,7 @@ def _prediction(
 
 
 def as_text(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
-    """Tokens as text; of special ones the masks alone."""
-    shown = [
-        id_ for id_ in ids
-        if id_ == tokenizer.mask_token_id or id_ not in tokenizer.all_special_ids
-    ]  # fmt: skip
+    """Tokens as text; of those with a role in the model's input the masks alone."""
+    left_out = set(role_tokens(tokenizer).values()) - {tokenizer.mask_token_id}
+    shown = [id_ for id_ in ids if id_ not in left_out]
     return str(tokenizer.decode(shown))

@@ -5,7 +5,7 @@ import string
 import unicodedata
 from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from mlmtune.errors import ConfigError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+ROLES = ("cls", "sep", "pad", "mask", "bos", "eos", "unk")
+"""What a special token is for. Text that spells a token with a role stays text."""
 
 Tokens = tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.int64]]
 """Ids of texts, one text after the other; whether each begins a word; tokens of each text."""
@@ -32,36 +35,60 @@ class Offsets(NamedTuple):
     ends: NDArray[np.int64]
 
 
+def role_tokens(tokenizer: "PreTrainedTokenizerFast") -> dict[str, int]:
+    """The special tokens that have a role in the model's input, and their ids.
+
+    Others that are called special, such as entity markers that a user added, are tokens of the
+    text.
+    """
+    roles = {role: getattr(tokenizer, f"{role}_token") for role in ROLES}
+    return {
+        str(token): int(getattr(tokenizer, f"{role}_token_id"))
+        for role, token in roles.items()
+        if token is not None
+    }
+
+
 def plain_backend(tokenizer: "PreTrainedTokenizerFast") -> Tokenizer:
-    """A copy of the Rust tokenizer that neither truncates nor pads, and reads `[MASK]` as text."""
-    backend = Tokenizer.from_str(_without_special_pieces(tokenizer.backend_tokenizer.to_str()))
+    """A copy of the Rust tokenizer that neither truncates nor pads, and reads `[MASK]` as text.
+
+    The special tokens with a role are hidden from the text; all others are tokens of the text, as
+    `tokenizer(text)` has it.
+    """
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    hidden = set(role_tokens(tokenizer))
+    for token in content["added_tokens"]:
+        token["special"] = token["content"] in hidden
+    _rename_entries(content, hidden)
+    backend = Tokenizer.from_str(json.dumps(content))
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = True
     return backend
 
 
-def _without_special_pieces(tokenizer_json: str) -> str:
-    """Rename the vocabulary entries of special tokens, ids kept, so that no text spells them.
+def _rename_entries(content: dict[str, Any], hidden: set[str]) -> None:
+    """Rename the vocabulary entries of hidden tokens, ids kept, so that no text spells them.
 
     `encode_special_tokens` alone does not do: where the vocabulary itself has `</s>`, a Unigram
     model prefers it to its letters, and a model of whole words looks it up.
+
+    Args:
+        content: of a tokenizer.json; changed in place.
+        hidden: the tokens.
     """
-    content = json.loads(tokenizer_json)
     model = content["model"]
     if model["type"] == "BPE" and not model.get("ignore_merges"):
-        return tokenizer_json  # reaches an entry by merges alone, and none makes a special token
-    special = {token["content"] for token in content["added_tokens"] if token["special"]}
-    special.discard(model.get("unk_token"))  # found by its name; unknown text becomes it anyway
+        return  # reaches an entry by merges alone, and none makes a special token
     entries = model["vocab"]
     names = {name for name, _ in entries} if isinstance(entries, list) else set(entries)
-    hidden = {name: f"\0{name}\0" for name in special & names}
+    # The unknown token is found by its name; unknown text becomes it anyway.
+    renamed = {name: f"\0{name}\0" for name in hidden & names if name != model.get("unk_token")}
     if isinstance(entries, list):  # Unigram
-        model["vocab"] = [[hidden.get(name, name), score] for name, score in entries]
+        model["vocab"] = [[renamed.get(name, name), score] for name, score in entries]
     else:
-        model["vocab"] = {hidden.get(name, name): id_ for name, id_ in entries.items()}
-    content["added_tokens"] = [t for t in content["added_tokens"] if t["content"] not in hidden]
-    return json.dumps(content)
+        model["vocab"] = {renamed.get(name, name): id_ for name, id_ in entries.items()}
+    content["added_tokens"] = [t for t in content["added_tokens"] if t["content"] not in renamed]
 
 
 def framed(tokenizer: "PreTrainedTokenizerFast", *, is_pair: bool = False) -> Encoding:

@@ -16,6 +16,7 @@ from mlmtune.masking.selection import mean_mlm_probability
 from mlmtune.modeling.device import build_accelerator
 from mlmtune.randomness import key, permute
 from mlmtune.tokens.chunking import ChunkView
+from mlmtune.tokens.encoding import role_tokens
 from mlmtune.tokens.mixing import Mixture
 from mlmtune.tokens.pairs import PairSequences
 from mlmtune.training.environment import peak_memory_bytes
@@ -30,6 +31,8 @@ from mlmtune.training.shown_masks import show_masks
 
 NUM_SAMPLES = 3
 SAMPLE_CHARACTERS = 300
+NUM_ADDED = 10
+"""Of the special tokens that a user added, how many are shown."""
 MEASURED_STEPS = 10
 WARMUP_STEPS = 2
 """Of the measured steps; they pay for memory that is asked for once."""
@@ -110,6 +113,8 @@ def _plan_lines(task: MaskedLM, device: str) -> Iterator[tuple[str, str]]:
         yield name, _describe_side(view, task.store.num_characters.sum())
     if isinstance(task.sequences, PairSequences):
         yield "pairs", task.sequences.describe()
+    if added := _added_tokens(task):
+        yield "added", added
     yield (
         "steps",
         f"{plan.max_steps:,} of {plan.global_batch_size} sequences ({plan.num_processes} processes "
@@ -130,6 +135,28 @@ def _describe_side(view: ChunkView, total_characters: int) -> str:
     return f"{documents}{view.num_body_tokens:,} tokens, {len(view):,} chunks" + (
         f" ({lost:,} tokens cut off, as the config says)" if lost else ""
     )
+
+
+def _added_tokens(task: MaskedLM) -> str:
+    """Special tokens that are tokens of the text, and how often it has them; "" without any."""
+    tokenizer = task.loaded.tokenizer
+    roles = role_tokens(tokenizer)
+    added = {
+        id_: token.content
+        for id_, token in sorted(tokenizer.added_tokens_decoder.items())
+        if token.special and token.content not in roles
+    }
+    if not added:
+        return ""
+    counts = task.splits.train.token_counts(max(tokenizer.get_vocab().values()) + 1)
+    found = [f"{printable(name)} {counts[id_]:,}" for id_, name in added.items() if counts[id_]]
+    num_absent = len(added) - len(found)
+    parts = [f"tokens of the training text: {', '.join(found[:NUM_ADDED])}"] if found else []
+    if len(found) > NUM_ADDED:
+        parts.append(f"{len(found) - NUM_ADDED:,} others occur, too")
+    if num_absent:
+        parts.append(f"{num_absent:,} of {len(added):,} never occur in it")
+    return "; ".join(parts)
 
 
 def _masked_tokens_an_epoch(task: MaskedLM) -> int:

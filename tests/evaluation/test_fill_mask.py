@@ -74,6 +74,14 @@ def test_each_of_several_masks_has_its_predictions_and_leaves_the_others(pair):
                 assert special not in prediction.sequence
 
 
+def test_special_tokens_that_a_user_added_are_shown_as_text(bert, tokenizer):
+    marked = copy.deepcopy(tokenizer)
+    marked.add_special_tokens({"extra_special_tokens": ["[unused1]"]})  # a token of the model
+    [[found]] = fill_mask(bert, marked, "delete [unused1] key [MASK] [PAD]", top_k=1)
+    assert found.sequence.startswith("delete [unused1] key")
+    assert "[PAD]" not in found.sequence
+
+
 def test_mask_may_be_written_for_any_tokenizer(roberta, byte_tokenizer):
     own = fill_mask(roberta, byte_tokenizer, "the <mask> account")
     assert fill_mask(roberta, byte_tokenizer, "the [MASK] account") == own

@@ -21,7 +21,7 @@ from mlmtune.config import CorpusConfig, SourceConfig, TokenizationConfig
 from mlmtune.console import Console
 from mlmtune.errors import ConfigError, DataError, ResourceError
 from mlmtune.tokens import tokenization
-from mlmtune.tokens.encoding import Encoder, plain_backend
+from mlmtune.tokens.encoding import Encoder, plain_backend, role_tokens
 from mlmtune.tokens.store import TokenStore
 from mlmtune.tokens.tokenization import SpecialTokens, list_text, open_store
 
@@ -170,6 +170,36 @@ def test_text_that_spells_a_special_token_stays_text(corpus, tokenizer_of_each_k
     assert not forbidden & set(ids_of(store))
 
 
+MARKED = "a [DRUG]b[/DRUG] a  [DRUG] b b [/DRUG]\n[URL]a see[URL] é[DRUG] {HERB}b"
+"""Text with tokens that a user added."""
+
+
+def with_added_tokens(tokenizer, folder):
+    """The tokenizer with entity markers, as AutoTokenizer reads it from a folder."""
+    from transformers import AddedToken, AutoTokenizer
+
+    marked = copy.deepcopy(tokenizer)
+    herb = AddedToken("{HERB}", lstrip=True, special=True)
+    marked.add_special_tokens({"extra_special_tokens": ["[DRUG]", "[/DRUG]", herb]})
+    marked.add_tokens(["[URL]"])
+    marked.save_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def test_special_tokens_that_a_user_added_are_tokens(corpus, tokenizer_of_each_kind, tmp_path):
+    tokenizer = with_added_tokens(tokenizer_of_each_kind, tmp_path / "tokenizer")
+    store, _ = build(corpus([MARKED]), tokenizer)
+    assert ids_of(store) == tokenizer(MARKED, add_special_tokens=False).input_ids
+    added = tokenizer.convert_tokens_to_ids(["[DRUG]", "[/DRUG]", "{HERB}", "[URL]"])
+    assert [ids_of(store).count(id_) for id_ in added] == [3, 2, 1, 2]
+    # Those with a role stay hidden beside them.
+    roles = "".join(role_tokens(tokenizer))
+    hidden, _ = build(corpus([f"[DRUG]{roles} a [DRUG]"]), tokenizer)
+    forbidden = set(role_tokens(tokenizer).values()) - {tokenizer.unk_token_id}
+    assert ids_of(hidden).count(added[0]) == 2
+    assert not forbidden & set(ids_of(hidden))
+
+
 def test_plain_text_gets_the_ids_it_always_had(tokenizer_of_each_kind):
     """Hiding special tokens from text moves no id, added tokens included."""
     tokenizer = copy.deepcopy(tokenizer_of_each_kind)
@@ -270,6 +300,7 @@ from mlmtune.tokens import tokenization
 class TokenizerOfTheChild:
     backend_tokenizer = Tokenizer.from_file(sys.argv[2])
     unk_token_id = 1
+    cls_token = sep_token = pad_token = mask_token = bos_token = eos_token = unk_token = None
 
 append = tokenization._append
 def append_slowly(*arguments):
