@@ -31,7 +31,7 @@ LAYERS = (
 # hub and of other places are loaded only where something lies there, and extras may be missing.
 MAY_IMPORT_IN_FUNCTIONS = {
     "classification/frozen.py", "cli.py", "hub.py", "modeling/locating.py",
-    "corpus/hub.py", "corpus/near_duplicates.py", "corpus/readers.py", "corpus/remote.py",
+    "corpus/hub.py", "corpus/near_duplicates.py", "corpus/formats/tables.py", "corpus/remote.py",
     "tokens/sentences.py", "tokens/words.py",
 }  # fmt: skip
 

@@ -11,15 +11,11 @@ from typing import Any, Literal
 from mlmtune.config import DataConfig, SourceConfig
 from mlmtune.corpus import hub
 from mlmtune.corpus.decoding import BrokenRecord, FileLeftOut, printable, read_text
-from mlmtune.corpus.readers import (
-    Value,
-    csv_values,
-    file_endings,
-    json_values,
-    kind_of,
-    listed,
-    parquet_values,
-)
+from mlmtune.corpus.formats.csv_rows import csv_values
+from mlmtune.corpus.formats.json_values import json_values
+from mlmtune.corpus.formats.records import Value, kind_of, listed
+from mlmtune.corpus.formats.tables import parquet_values
+from mlmtune.corpus.readers import file_endings
 from mlmtune.errors import DataError
 from mlmtune.locations import resolve
 

@@ -21,7 +21,7 @@ import xxhash
 from mlmtune import hub
 from mlmtune.config import SourceConfig
 from mlmtune.corpus.decoding import BrokenRecord
-from mlmtune.corpus.readers import Record, Value, record_of
+from mlmtune.corpus.formats.records import Record, Value, record_of
 from mlmtune.errors import ConfigError, DataError, HubError, MlmtuneError, ResourceError
 from mlmtune.locations import resolve
 from mlmtune.redaction import without_query

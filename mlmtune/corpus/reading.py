@@ -9,8 +9,9 @@ from typing import NamedTuple
 from mlmtune.config import CleaningConfig, MarkdownConfig, SourceConfig
 from mlmtune.corpus.cleaning import clean, content_hash, letter_share
 from mlmtune.corpus.decoding import BrokenRecord, FileLeftOut, Span
+from mlmtune.corpus.formats.records import Record
 from mlmtune.corpus.hub import ListedDataset, read_dataset
-from mlmtune.corpus.readers import LINE_READERS, READERS, Record
+from mlmtune.corpus.readers import LINE_READERS, READERS
 from mlmtune.corpus.remote import local_copy
 from mlmtune.corpus.scanning import ListedFile
 from mlmtune.errors import HubError

@@ -17,17 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlmtune.config import SourceConfig
-from mlmtune.corpus import readers
 from mlmtune.corpus.decoding import BrokenRecord, FileLeftOut
-from mlmtune.corpus.readers import (
-    ENDINGS,
-    READERS,
-    RawDocument,
-    Value,
-    file_endings,
-    record_of,
-    text_columns,
-)
+from mlmtune.corpus.formats import csv_rows, json_values
+from mlmtune.corpus.formats.records import RawDocument, Value, record_of, text_columns
+from mlmtune.corpus.readers import ENDINGS, READERS, file_endings
 
 
 @pytest.fixture
@@ -203,15 +196,15 @@ def test_a_broken_json_list_names_its_line(read):
 
 
 def test_an_item_of_a_json_list_that_is_too_long_is_not_waited_for(read, monkeypatch):
-    monkeypatch.setattr(readers, "_JSON_LIST_CHARACTERS", 10)
-    monkeypatch.setattr(readers, "MAX_DOCUMENT_BYTES", 40)
+    monkeypatch.setattr(json_values, "_JSON_LIST_CHARACTERS", 10)
+    monkeypatch.setattr(json_values, "MAX_DOCUMENT_BYTES", 40)
     assert len(read("json", "a.json", json.dumps(["a" * 30] * 5))) == 5
     with pytest.raises(FileLeftOut, match="line 3: an item of over") as caught:
         read("json", "b.json", '["a",\n\n"' + "b" * 100 + '"]')
     assert caught.value.broken
 
 
-json_values = st.recursive(
+any_json = st.recursive(
     st.text() | st.floats(allow_nan=False) | st.integers() | st.booleans() | st.none(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=5,
@@ -219,16 +212,16 @@ json_values = st.recursive(
 
 
 @given(
-    values=st.lists(json_values),
+    values=st.lists(any_json),
     indent=st.none() | st.integers(0, 3),
     num_characters=st.integers(1, 40),
 )
 def test_a_json_list_is_read_piece_by_piece_as_it_is_read_at_once(values, indent, num_characters):
     written = json.dumps(values, indent=indent, ensure_ascii=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readers, "_JSON_LIST_CHARACTERS", num_characters)
+        patch.setattr(json_values, "_JSON_LIST_CHARACTERS", num_characters)
         stream = io.StringIO(written, newline="")
-        items = list(readers._iter_json_list(stream.read(num_characters), stream))
+        items = list(json_values._iter_json_list(stream.read(num_characters), stream))
     assert items == values
 
 
@@ -262,7 +255,7 @@ def test_items_before_the_fault_of_a_json_list_are_read(tmp_path):
 def test_a_fault_in_a_json_list_is_known_before_the_rest_is_read():
     stream = io.StringIO('"text"' * 10_000)
     with pytest.raises(FileLeftOut, match="line 2"):
-        list(readers._iter_json_list('["a",\n "b" "c", "and some more"', stream))
+        list(json_values._iter_json_list('["a",\n "b" "c", "and some more"', stream))
     assert stream.tell() == 0
 
 
@@ -356,7 +349,7 @@ def test_a_csv_quote_that_is_never_closed_is_named_where_it_opens(read):
 def test_a_csv_field_may_be_long_but_not_endless(read, monkeypatch):
     long = "word " * 40_000  # the csv module's own limit is lower
     assert texts(read("csv", "a.csv", f"text\n{long}\n")) == [long]
-    monkeypatch.setattr(readers, "_MAX_FIELD_CHARACTERS", 1000)
+    monkeypatch.setattr(csv_rows, "_MAX_FIELD_CHARACTERS", 1000)
     broken, last = read("csv", "a.csv", f"text\n{long}\nlast\n")
     assert "larger than field limit (1000)" in broken.message
     assert last.text == "last"

@@ -1,0 +1,1 @@
+"""Formats: a module for each, from a path to the records of one file."""

@@ -1,0 +1,87 @@
+"""Python: a document for each string in a list or mapping that is assigned to a name."""
+
+import ast
+import warnings
+from collections.abc import Iterator
+from itertools import count
+
+from mlmtune.corpus.decoding import BrokenRecord, FileLeftOut, read_bytes
+from mlmtune.corpus.formats.records import RawDocument, Record, listed
+
+
+def read_python(path: str, text_field: str | None) -> Iterator[Record]:
+    """The strings assigned to a name in a Python file. The file is parsed; nothing of it is run."""
+    content = read_bytes(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the file's own escapes
+            module = ast.parse(content)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = getattr(error, "lineno", None)
+        where = f"line {line}: " if line else ""
+        detail = f"{where}not Python ({_describe(error)})"
+        raise FileLeftOut("broken", detail, broken=True) from error
+
+    assigned = _assignments(module)
+    if text_field not in assigned:
+        there = f"nothing is assigned to '{text_field}'; the names are: {listed(assigned)}"
+        raise FileLeftOut("broken", f"{there} (set text_field)", broken=True)
+    yield from _python_records(assigned[text_field], text_field)
+
+
+def _assignments(module: ast.Module) -> dict[str, ast.expr]:
+    """What is assigned to each name at the top of a module; the last one counts."""
+    assigned: dict[str, ast.expr] = {}
+    for statement in module.body:
+        if isinstance(statement, ast.Assign):
+            targets, value = statement.targets, statement.value
+        elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+            targets, value = [statement.target], statement.value
+        else:
+            continue
+        assigned.update((target.id, value) for target in targets if isinstance(target, ast.Name))
+    return assigned
+
+
+def _python_records(value: ast.expr, name: str) -> Iterator[Record]:
+    """The strings of a display. Element by element: a set would come in another order each time."""
+    keys: list[ast.expr | None]
+    match value:
+        case ast.List(elts=elements) | ast.Tuple(elts=elements) | ast.Set(elts=elements):
+            keys, texts = [ast.Constant(number) for number in range(1, len(elements) + 1)], elements
+        case ast.Dict(keys=keys, values=texts):
+            pass
+        case _:
+            detail = f"line {value.lineno}: '{name}' is no list, tuple, set or mapping of strings"
+            raise FileLeftOut("broken", detail, broken=True)
+
+    places: set[str] = set()
+    for key, text in zip(keys, texts, strict=True):
+        where = f":{text.lineno}"
+        try:
+            place = None if key is None else ast.literal_eval(key)
+            literal = ast.literal_eval(text)
+        except (ValueError, TypeError, RecursionError, MemoryError):
+            place = literal = None
+        if place is None:
+            yield BrokenRecord(where, f"an element of '{name}' is computed, not written out")
+        elif not isinstance(literal, str):
+            kind = type(literal).__name__
+            yield BrokenRecord(where, f"an element of '{name}' is of type {kind}, not a string")
+        else:
+            # A mapping may be written with a key twice; both texts are there to be read.
+            unique = next(name for name in _numbered(f"#{place}") if name not in places)
+            places.add(unique)
+            yield RawDocument(literal, unique)
+
+
+def _numbered(name: str) -> Iterator[str]:
+    """A name, and then the same with a number."""
+    yield name
+    yield from (f"{name} ({number})" for number in count(2))
+
+
+def _describe(error: BaseException) -> str:
+    if isinstance(error, SyntaxError):
+        return error.msg
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)

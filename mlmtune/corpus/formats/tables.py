@@ -1,0 +1,109 @@
+"""Parquet and Arrow: a document for each row."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import IO, TYPE_CHECKING
+
+from mlmtune.corpus.decoding import BrokenRecord, FileLeftOut, open_bytes
+from mlmtune.corpus.formats.records import Record, Value, text_columns, texts_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_PARQUET_BATCH_ROWS = 64
+_PARQUET_BUFFER_BYTES = 1 << 20
+
+
+def read_parquet(path: str, text_field: str | None) -> Iterator[Record]:
+    """A document for each row."""
+    return texts_of(
+        parquet_values(path, partial(_string_columns, text_field=text_field)), text_field
+    )
+
+
+def parquet_values(
+    path: str, choose: "Callable[[pa.Schema], Sequence[str]]"
+) -> Iterator[Value | BrokenRecord]:
+    """The rows of a Parquet file, an Arrow file or an Arrow stream."""
+    import pyarrow as pa  # takes 0.1 s
+
+    number = 0
+    with open_bytes(path) as file:
+        try:
+            for batch in _iter_batches(file, choose):
+                columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+                for row in range(batch.num_rows):
+                    number += 1
+                    where = f" (row {number})"
+                    try:
+                        value = {name: column[row].as_py() for name, column in columns.items()}
+                    except UnicodeDecodeError:
+                        yield BrokenRecord(where, "its text is not UTF-8")
+                    else:
+                        yield Value(value, f"#{number}", where)
+        except (pa.ArrowException, UnicodeDecodeError, MemoryError) as error:
+            # Lengths are read from the file, so that wrong ones may exceed all memory.
+            said = " ".join(str(error).split()) or "more memory is asked for than there is"
+            detail = f"not a sound Parquet or Arrow file ({said}); fetch it again"
+            raise FileLeftOut("damaged", detail, broken=True) from error
+
+
+def _iter_batches(
+    file: IO[bytes], choose: "Callable[[pa.Schema], Sequence[str]]"
+) -> "Iterator[pa.RecordBatch]":
+    """The columns that are chosen, some rows at a time. What the file is tells its start."""
+    start = file.read(8)
+    file.seek(0)
+    if start.startswith(b"PAR1"):
+        return _iter_parquet(file, choose)
+    if start.startswith(b"ARROW1"):
+        return _iter_arrow(file, choose, is_stream=False)
+    if start.startswith(b"\xff\xff\xff\xff"):  # a message follows
+        return _iter_arrow(file, choose, is_stream=True)
+    if not start:
+        raise FileLeftOut("empty", "no bytes")
+    raise FileLeftOut("damaged", "neither Parquet nor Arrow", broken=True)
+
+
+def _iter_parquet(
+    file: IO[bytes], choose: "Callable[[pa.Schema], Sequence[str]]"
+) -> "Iterator[pa.RecordBatch]":
+    from pyarrow.parquet import ParquetFile
+
+    # By default a whole row group is read ahead, which may be the whole file.
+    table = ParquetFile(file, buffer_size=_PARQUET_BUFFER_BYTES, pre_buffer=False)
+    columns = list(choose(table.schema_arrow))
+    yield from table.iter_batches(_PARQUET_BATCH_ROWS, columns=columns, use_threads=False)
+
+
+def _iter_arrow(
+    file: IO[bytes], choose: "Callable[[pa.Schema], Sequence[str]]", *, is_stream: bool
+) -> "Iterator[pa.RecordBatch]":
+    from pyarrow import ipc
+
+    open_arrow = ipc.open_stream if is_stream else ipc.open_file
+    schema = open_arrow(file).schema
+    fields = [schema.names.index(name) for name in choose(schema)]
+    file.seek(0)
+    reader = open_arrow(file, options=ipc.IpcReadOptions(included_fields=fields, use_threads=False))
+    batches = reader if is_stream else map(reader.get_batch, range(reader.num_record_batches))
+    for batch in batches:
+        # Offsets are taken as they stand in the file: wrong ones would end the process.
+        batch.validate(full=True)
+        yield batch
+
+
+def _string_columns(schema: "pa.Schema", text_field: str | None) -> list[str]:
+    """The `text_columns` of a table that has types."""
+    from pyarrow import types
+
+    columns = text_columns(schema.names, text_field)
+    for column in columns:
+        kind = schema.types[schema.names.index(column)]
+        values = kind.value_type if types.is_dictionary(kind) else kind
+        if not (
+            types.is_string(values) or types.is_large_string(values) or types.is_string_view(values)
+        ):
+            detail = f"column '{column}' holds {kind}, not strings"
+            raise FileLeftOut("broken", detail, broken=True)
+    return columns
