@@ -21,6 +21,7 @@ from mlmtune.modeling.device import precision_of
 from mlmtune.modeling.loading import LoadedModel, load_classifier
 from mlmtune.modeling.losses import Losses
 from mlmtune.sharing.card import Card, classification_card, classification_snippet
+from mlmtune.training import caveats
 from mlmtune.training.checkpoint import TrainState
 from mlmtune.training.optimization import check_warmup
 from mlmtune.training.plan import Plan
@@ -163,6 +164,10 @@ class Classification(Task):
             name, self.config, results, records["data"], records["environment"],
             classification_snippet(folder, texts),
         )  # fmt: skip
+
+    def caveats(self) -> Iterator[str]:
+        """Of the schedule alone: what is small is usual here."""
+        return caveats.of_schedule(self.config.optimizer, self.plan, "examples")
 
     def announce(self, state: TrainState, run: RunDir) -> Iterator[str]:
         """What is new in the model, what the data is like, what was cut."""

@@ -14,9 +14,6 @@ from mlmtune.proof.findings import Estimate
 
 NUM_RESAMPLES = 2000
 SEED = 0
-FEWEST_UNITS = 20
-"""Fewer documents say little of how documents differ."""
-
 BLOCK_DRAWS = 1 << 22
 """Draws held at once."""
 

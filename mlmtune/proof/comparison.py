@@ -7,15 +7,16 @@ from numpy.typing import NDArray
 
 from mlmtune.evaluation.perplexity import LARGEST_EXPONENT
 from mlmtune.evaluation.scoring import TokenScores
-from mlmtune.proof.bootstrap import FEWEST_UNITS, estimate, resampled, sums_by_unit
+from mlmtune.proof.bootstrap import estimate, resampled, sums_by_unit
 from mlmtune.proof.findings import Change, Estimate, Measurement
 from mlmtune.tokens.chunking import ChunkView
+from mlmtune.training.caveats import FEWEST_DOCUMENTS
 
 
 def units_of(scores: TokenScores, view: ChunkView) -> tuple[NDArray[np.int64], bool]:
     """(n,) what each token is resampled with; whether that is its document, and not its chunk."""
     documents = view.store.documents_at(scores.positions)
-    if len(np.unique(documents)) >= FEWEST_UNITS:
+    if len(np.unique(documents)) >= FEWEST_DOCUMENTS:
         return documents, True
     return scores.chunks, False
 

@@ -214,6 +214,8 @@ def _announce(job: Job) -> None:
         f"({plan.num_processes} x {plan.num_accumulation} x {plan.micro_batch_size}: processes x "
         f"accumulation x micro batch), {plan.num_epochs:.2f} epochs"
     )
+    for line in task.caveats():
+        say(f"warning: {line}")
 
 
 # ----------------------------------------------------------------------------------- the steps

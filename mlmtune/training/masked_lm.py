@@ -27,6 +27,7 @@ from mlmtune.tokens.mixing import Mixture
 from mlmtune.tokens.pairs import PairSequences
 from mlmtune.tokens.sequences import ChunkSequences, Sequences
 from mlmtune.tokens.summary import summarize as summarize_corpus
+from mlmtune.training import caveats
 from mlmtune.training.checkpoint import TrainState
 from mlmtune.training.optimization import check_warmup
 from mlmtune.training.plan import Plan
@@ -220,6 +221,12 @@ class MaskedLM(Measurable, Task):
             name, self.config, results, records["corpus"], records["environment"],
             fill_mask_snippet(folder, text),
         )  # fmt: skip
+
+    def caveats(self) -> Iterator[str]:
+        """Of the schedule, the training text and the validation text."""
+        return caveats.of_masked_lm(
+            self.config, self.plan, self.store, self.splits, self.evaluator.masks
+        )
 
     def announce(self, state: TrainState, run: RunDir) -> Iterator[str]:
         """New heads, text that was left out, and the sizes of it all."""

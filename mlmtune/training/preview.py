@@ -124,6 +124,8 @@ def _plan_lines(task: MaskedLM, device: str) -> Iterator[tuple[str, str]]:
     needed = estimate_memory(task, plan.micro_batch_size)
     yield "masked", f"about {_masked_tokens_an_epoch(task):,} tokens an epoch"
     yield "memory", f"about {needed / 1e9:.1f} GB for weights, moments, activations"
+    for caveat in task.caveats():
+        yield "warning", caveat
 
 
 def _describe_side(view: ChunkView, total_characters: int) -> str:

@@ -148,6 +148,10 @@ class Task(ABC):
     # -------------------------------------------------------------------------- for people
 
     @abstractmethod
+    def caveats(self) -> Iterator[str]:
+        """What is likely to make the result worthless, a line each, with what to do."""
+
+    @abstractmethod
     def announce(self, state: TrainState, run: RunDir) -> Iterator[str]:
         """What else is said before the first step of a sitting."""
 

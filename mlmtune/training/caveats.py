@@ -1,0 +1,141 @@
+"""What is likely to make the result of a run worthless, said before anything is trained.
+
+Each is a line that says what is odd and what to do. None is an error, because a trial of a few
+steps on a few pages may be just what the user wants.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from mlmtune.config import Config, OptimizerConfig
+from mlmtune.evaluation.scoring import FixedMasks
+from mlmtune.tokens.splits import Splits
+from mlmtune.tokens.store import TokenStore
+from mlmtune.training.optimization import num_warmup_steps
+from mlmtune.training.plan import Plan
+
+LEARNING_RATES = (1e-6, 1e-3)
+"""Peaks between which encoders are trained: classifiers at the lower end, pretraining with large
+batches at the upper."""
+
+MOST_EPOCHS = 150
+"""Task-adaptive pretraining takes 100 (Gururangan et al. 2020). After more, text is known by
+heart."""
+
+FEWEST_STEPS = 10
+"""Fewer steps hardly change a model."""
+
+FEWEST_DOCUMENTS = 20
+"""Fewer validation documents say little of how documents differ."""
+
+FEWEST_MASKED_TOKENS = 1000
+"""With fewer, chance alone moves an accuracy of one half by more than 3 points."""
+
+FAR_FROM_ASKED = 2.0
+"""Factor by which the share of the validation text may be larger or smaller than asked for."""
+
+
+def of_schedule(optimizer: OptimizerConfig, plan: Plan, what: str) -> Iterator[str]:
+    """Caveats about the learning rate and the length of a run, whatever is trained.
+
+    Args:
+        optimizer: the section `optimizer`.
+        plan: the run.
+        what: it is trained on, such as `chunks`.
+    """
+    rate = optimizer.learning_rate
+    low, high = LEARNING_RATES
+    if not low <= rate <= high:
+        consequence = "is likely to ruin the model" if rate > high else "hardly changes the model"
+        yield (
+            f"optimizer.learning_rate: {rate:g} {consequence}; encoders are trained with {low:g} "
+            f"to {high:g}, and 5e-5 is a good first try"
+        )
+    warmup = num_warmup_steps(plan.max_steps, optimizer)
+    if warmup > plan.max_steps / 2:
+        yield (
+            f"the learning rate rises for {warmup:,} of {plan.max_steps:,} steps; set "
+            "optimizer.warmup_ratio: 0.06 (and no warmup_steps), or train longer"
+        )
+    if plan.num_epochs > MOST_EPOCHS:
+        enough = max(1, int(MOST_EPOCHS * plan.num_chunks / plan.global_batch_size))
+        yield (
+            f"the run passes {plan.num_epochs:,.0f} times over {plan.num_chunks:,} training {what} "
+            f"and would learn them by heart; set training.max_steps to {enough:,} or less, or add "
+            "text"
+        )
+
+
+def of_masked_lm(
+    config: Config, plan: Plan, store: TokenStore, splits: Splits, masks: FixedMasks
+) -> Iterator[str]:
+    """Caveats about a run of masked language modelling.
+
+    Args:
+        config: of the run.
+        plan: the run.
+        store: the tokenized corpus.
+        splits: its two sides.
+        masks: what is validated on.
+    """
+    yield from of_schedule(config.optimizer, plan, "chunks")
+    batch = plan.global_batch_size
+    if batch > plan.num_chunks:
+        yield (
+            f"a step takes {batch:,} chunks and the training text has {plan.num_chunks:,}, so each "
+            "step sees the same text several times; lower training.global_batch_size, or add text"
+        )
+    elif plan.max_steps < FEWEST_STEPS and config.training.max_steps is None:
+        steps = "step" if plan.max_steps == 1 else "steps"
+        yield (
+            f"the whole run is {plan.max_steps} {steps}, which hardly changes the model; lower "
+            "training.global_batch_size, raise training.epochs, or add text"
+        )
+    yield from _of_validation(config, splits, masks)
+    yield from _of_share(config, store, splits)
+
+
+def _of_validation(config: Config, splits: Splits, masks: FixedMasks) -> Iterator[str]:
+    """Whether there is enough validation text to tell a change from chance."""
+    view = splits.validation
+    share = len(masks.chunks) / len(view)
+    num_masked = round(view.num_body_tokens * share * config.evaluation.mlm_probability)
+    documents = view.num_documents
+    too_few = []
+    if documents is not None and documents < FEWEST_DOCUMENTS:
+        too_few.append("1 document" if documents == 1 else f"{documents:,} documents")
+    if num_masked < FEWEST_MASKED_TOKENS:
+        too_few.append(f"about {num_masked:,} masked tokens")
+    if not too_few:
+        return
+    if share < 1 and num_masked / share >= FEWEST_MASKED_TOKENS:
+        remedy = "raise evaluation.max_chunks"
+    elif config.corpus.validation_sources:
+        remedy = "add text to corpus.validation_sources"
+    elif config.corpus.max_validation_chunks is not None:
+        remedy = "raise corpus.max_validation_chunks, or add text"
+    else:
+        now = config.corpus.validation_fraction
+        remedy = f"raise corpus.validation_fraction ({now:g} now), or add text"
+    yield (
+        f"the validation text is {' with '.join(too_few)}, too little to tell a small change from "
+        f"chance; {remedy}"
+    )
+
+
+def _of_share(config: Config, store: TokenStore, splits: Splits) -> Iterator[str]:
+    """Whether validation is about as much of the text as was asked for."""
+    corpus, view = config.corpus, splits.validation
+    if view.num_characters is None or corpus.validation_sources:
+        return
+    is_split = np.asarray([source.replay is None for source in corpus.sources])
+    total = int(store.num_characters[is_split[store.document_sources]].sum())
+    share, asked = view.num_characters / max(total, 1), corpus.validation_fraction
+    if asked / FAR_FROM_ASKED <= share <= asked * FAR_FROM_ASKED:
+        return
+    yield (
+        f"the validation text is {share:.1%} of the characters, and corpus.validation_fraction "
+        f"asks for {asked:.1%}: documents are whole on one side, and these are few or of very "
+        "different lengths; try another corpus.split_seed, or name corpus.validation_sources"
+    )

@@ -1,0 +1,125 @@
+"""What is said before training of a run whose result would be worth little."""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mlmtune.config import Config, OptimizerConfig
+from mlmtune.config_loading import kind_of, load_config, shipped_configs
+from mlmtune.evaluation.scoring import FixedMasks
+from mlmtune.tokens.splits import build_splits
+from mlmtune.tokens.tokenization import SpecialTokens
+from mlmtune.training import caveats
+from mlmtune.training.plan import Plan
+
+PLAN = Plan(
+    num_chunks=100, num_tokens=12_800, global_batch_size=10, micro_batch_size=10, num_processes=1,
+    max_steps=100,
+)  # fmt: skip
+
+
+def assert_says(lines: Iterable[str], *patterns: str) -> None:
+    """A line for each pattern, in order, and no other."""
+    said = list(lines)
+    assert len(said) == len(patterns), said
+    for line, pattern in zip(said, patterns, strict=True):
+        assert re.search(pattern, line), line
+        assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("settings", "plan", "patterns"),
+    [
+        ({}, PLAN, []),
+        ({"learning_rate": 1e-6}, PLAN, []),
+        ({"learning_rate": 1e-3}, PLAN, []),
+        ({"learning_rate": 0.1}, PLAN, ["optimizer.learning_rate: 0.1 is likely to ruin"]),
+        ({"learning_rate": 1e-8}, PLAN, ["optimizer.learning_rate: 1e-08 hardly changes"]),
+        ({"warmup_ratio": 0.5}, PLAN, []),
+        ({"warmup_steps": 60}, PLAN, ["the learning rate rises for 60 of 100 steps"]),
+        ({}, replace(PLAN, max_steps=1500), []),
+        ({}, replace(PLAN, max_steps=2000), ["passes 200 times over 100 .*max_steps to 1,500"]),
+    ],
+)
+def test_a_schedule_that_is_unlikely_to_work(
+    settings: dict[str, Any], plan: Plan, patterns: list[str]
+) -> None:
+    assert_says(caveats.of_schedule(OptimizerConfig(**settings), plan, "chunks"), *patterns)
+
+
+@pytest.mark.parametrize("name", list(shipped_configs()))
+def test_no_false_alarm_on_the_schedules_that_come_with_mlmtune(name: str) -> None:
+    path = shipped_configs()[name]
+    config = load_config(path, kind=kind_of(path))
+    batch = config.training.global_batch_size
+    plan = Plan.of(config.training, num_chunks=25 * batch, num_tokens=3200 * batch, num_processes=1)
+    if config.training.max_steps is None:  # else the text is as large as its budget
+        assert_says(caveats.of_schedule(config.optimizer, plan, "chunks"))
+
+
+@pytest.fixture
+def said_of(make_store: Any, tokenizer: Any) -> Callable[..., list[str]]:
+    """What is said of a run on documents of some lengths, in tokens."""
+
+    def say(lengths: list[int], **sections: dict[str, Any]) -> list[str]:
+        sections["training"] = sections.get("training", {"max_steps": 30})
+        sections["corpus"] = {
+            "sources": [{"format": "text", "path": "x"}], **sections.get("corpus", {}),
+        }  # fmt: skip
+        config = Config.model_validate(
+            {"run": {"output_dir": "x"}, "model": {"name_or_path": "x"}, **sections}
+        )
+        store = make_store([[10] * length for length in lengths])
+        frame = SpecialTokens((2,), (3,), (3,))
+        splits = build_splits(store, config.corpus, config.chunking, frame, 0)
+        masks = FixedMasks(
+            splits.validation, tokenizer, config.evaluation, with_token_type_ids=True
+        )
+        plan = Plan.of(
+            config.training, num_chunks=len(splits.train), num_tokens=splits.train.num_tokens,
+            num_processes=1,
+        )  # fmt: skip
+        return list(caveats.of_masked_lm(config, plan, store, splits, masks))
+
+    return say
+
+
+THIRD = {"validation_fraction": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("lengths", "sections", "patterns"),
+    [
+        ([800] * 100, {"corpus": THIRD}, []),
+        ([60] * 100, {"corpus": THIRD}, [r"is about \d+ masked tokens, .* \(0.3 now\)"]),
+        ([5000] * 20, {"corpus": THIRD}, [r"is \d documents, too little .* or add text"]),
+        (
+            [10_000] * 2, {"corpus": {"validation_fraction": 0.2}},
+            ["is 1 document, too little", "is 50.0% of the characters, .* asks for 20.0%"],
+        ),
+        (
+            [800] * 100, {"corpus": THIRD, "evaluation": {"max_chunks": 9}},
+            ["raise evaluation.max_chunks"],
+        ),
+        (
+            [800] * 100, {"corpus": THIRD, "training": {"global_batch_size": 5000}},
+            [r"a step takes 5,000 chunks and the training text has \d{3}, so"],
+        ),
+        (
+            [800] * 100, {"corpus": THIRD, "training": {"epochs": 0.01}},
+            ["the whole run is 1 step, which hardly"],
+        ),
+        ([800] * 100, {"corpus": THIRD, "training": {"max_steps": 1}}, []),
+        (
+            [800] * 99 + [500_000], {"corpus": {"validation_fraction": 0.3}},
+            [r"asks for 30.0%: documents are whole"],
+        ),
+    ],
+)  # fmt: skip
+def test_text_that_is_too_little_or_split_otherwise_than_asked(
+    said_of: Callable[..., list[str]], lengths: list[int], sections: Any, patterns: list[str]
+) -> None:
+    assert_says(said_of(lengths, **sections), *patterns)
