@@ -32,7 +32,8 @@ def compare(
 
     Args:
         scores: of each model, by its name.
-        bases: the name of each model's base; None for a base, or where it is not among them.
+        bases: the name of what each model is compared with; None for a base, or where it is not
+            among them.
         units: (n,) what the tokens are resampled by.
         which: (n,) the tokens to look at; all where None.
         per_token: words and bytes of the text for each of its tokens.

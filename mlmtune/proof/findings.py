@@ -29,6 +29,8 @@ class Estimate:
 class Change:
     """An adapted model against its base: after minus before, on the same masked tokens.
 
+    Where the base had no masked-LM head of its own, it is against token frequencies alone.
+
     Attributes:
         loss: in nats a token; below 0 the adapted model is better.
         accuracy: of the likeliest token; above 0 it is better.
@@ -56,7 +58,7 @@ class Measurement:
         perplexity_per_byte: a byte of the text (UTF-8); None for a part of a text.
         accuracy: share of the masked tokens whose likeliest prediction is right.
         accuracy_top5: share of them that are among the five likeliest.
-        change: against the model's base; None for a base.
+        change: against what the model is compared with; None for a base.
     """
 
     model: str
@@ -186,6 +188,8 @@ class Model:
         location: the folder or the hub's name.
         head_is_new: it had no masked-LM head of its own before training.
         tokenizer: models with the same one cut text into the same tokens.
+        compared_with: name of what its changes are against: its base, or token frequencies alone
+            where that had no masked-LM head; None for a base.
     """
 
     name: str
@@ -193,6 +197,7 @@ class Model:
     location: str
     head_is_new: bool
     tokenizer: str
+    compared_with: str | None = None
 
     @property
     def is_adapted(self) -> bool:
@@ -359,6 +364,17 @@ class Report:
     def compares_tokens(self) -> bool:
         """Whether numbers a token compare: all models cut text into the same tokens."""
         return len({model.tokenizer for model in self.models}) == 1
+
+    @property
+    def bases_without_head(self) -> tuple[str, ...]:
+        """Names of the bases that had no masked-LM head, and so nothing to forget."""
+        return tuple(m.name for m in self.models if m.head_is_new and not m.is_adapted)
+
+    def role_of(self, name: str) -> str:
+        """What a model is that has no change of its own."""
+        if name in self.bases_without_head:
+            return "new head"
+        return "base" if name in {model.base for model in self.models} else "compared with"
 
     def to_json(self) -> dict[str, Any]:
         """report.json."""

@@ -17,6 +17,7 @@ from mlmtune.config import Config, CorpusConfig, ModelConfig
 from mlmtune.config_loading import load_config
 from mlmtune.console import Console
 from mlmtune.errors import ConfigError, DataError, ResourceError
+from mlmtune.evaluation.frequencies import TokenFrequencies
 from mlmtune.evaluation.scoring import TokenScores
 from mlmtune.modeling.names import short_names
 from mlmtune.proof.comparison import compare, units_of
@@ -111,6 +112,7 @@ def make_report(runs: list[FinishedRun], config: Config, console: Console) -> Re
         console.say(f"measuring {model.name}")
         models.append(measured.add(model, where, console))
     _check_tokenizers(models)
+    models = measured.with_frequencies(models)
     texts = measured.texts(models)
     of_runs = tuple(
         replace(run.record, name=model.name)
@@ -175,6 +177,7 @@ class _Measured:
         self._general: dict[str, TokenScores] = {}
         self._splits: dict[str, Splits] = {}
         self._kept: dict[str, Subject] = {}
+        self._frequencies: dict[str, TokenFrequencies] = {}
         self.answers: dict[str, list[tuple[Opinion, ...]]] = {}
 
     def add(self, model: Model, where: ModelConfig, console: Console) -> Model:
@@ -193,7 +196,33 @@ class _Measured:
         self.answers[model.name] = list(ask(model.name, subject, config.evaluation.examples))
         if len(self._runs) == 1:
             self._kept[model.name] = subject  # two models, for the examples
+        if subject.loaded.head_is_new and not model.is_adapted:
+            vocabulary_size = subject.loaded.model.get_input_embeddings().num_embeddings
+            self._frequencies[model.name] = TokenFrequencies.of(
+                subject.splits.train.token_counts(vocabulary_size),
+                subject.loaded.tokenizer.unk_token_id,
+            )
         return replace(model, head_is_new=subject.loaded.head_is_new, tokenizer=tokenizer)
+
+    def with_frequencies(self, models: list[Model]) -> list[Model]:
+        """The models, each with what it is compared with.
+
+        Behind a base without a masked-LM head of its own stand the token frequencies, as one more
+        model: they are what the adapted model has to do better than.
+        """
+        names: dict[str, str] = {}
+        for base, frequencies in self._frequencies.items():
+            several = f" for {base}" if len(self._frequencies) > 1 else ""
+            names[base] = f"token frequencies alone{several}"
+            for scores in filter(None, (self._domain, self._general)):
+                scores[names[base]] = frequencies.score(scores[base])
+        found = []
+        for model in models:
+            compared_with = None if model.base is None else names.get(model.base, model.base)
+            found.append(replace(model, compared_with=compared_with))
+            if model.name in names:
+                found.append(Model(names[model.name], None, "", False, model.tokenizer))
+        return found
 
     def texts(self, models: list[Model]) -> tuple[Text, ...]:
         """The measurements on all texts, the domain's first."""
@@ -221,7 +250,7 @@ class _Measured:
             view = splits.validation if kind == "domain" else splits.general
             assert view is not None
             here = {m.name: scores[m.name] for m in models if m.tokenizer == tokenizer}
-            bases = {m.name: m.base for m in models if m.name in here}
+            bases = {m.name: m.compared_with for m in models if m.name in here}
             some = next(iter(here.values()))
             units, by_document = units_of(some, view)
             rows |= {
@@ -260,7 +289,7 @@ class _Measured:
         """Where the adapted model of a single run gained and lost most."""
         if len(self._kept) != 2:
             return (), ()
-        return furthest_apart(self._kept, self._domain)
+        return furthest_apart(self._kept, {name: self._domain[name] for name in self._kept})
 
 
 def _add_parts(
@@ -341,8 +370,9 @@ def _check_tokenizers(models: list[Model]) -> None:
 
 def _notes(models: list[Model], texts: tuple[Text, ...]) -> list[str]:
     notes = [
-        f"{model.name} has no masked-LM head of its own; it was measured with one that knows token "
-        "frequencies alone, so what it gives before training says little."
+        f"{model.name} has no masked-LM head of its own. It was measured with a new one, which "
+        "says little, so changes are against token frequencies alone: how often each token stands "
+        "in the training text."
         for model in models
         if model.head_is_new and not model.is_adapted
     ]

@@ -1,7 +1,9 @@
 """The verdict on a run: what its measurements come to, and what to try."""
 
-from mlmtune.proof.findings import Label, Measurement, Model, Run, Text, Verdict
-from mlmtune.proof.numbers import change, nats, perplexity, share
+from collections.abc import Iterator
+
+from mlmtune.proof.findings import Estimate, Label, Measurement, Model, Run, Text, Verdict
+from mlmtune.proof.numbers import change, nats, perplexity, points, share
 
 LABELS: dict[str, Label] = {
     "better": "improved", "unclear": "no clear change", "worse": "worse",
@@ -9,7 +11,7 @@ LABELS: dict[str, Label] = {
 """What a change of the loss makes of a run."""
 
 MUCH_FORGETTING = 0.1
-"""Nats a token on general text from which on it is worth doing something about: a tenth more
+"""Nats per token on general text from which on it is worth doing something about: a tenth more
 perplexity."""
 
 STILL_FALLING = 0.02
@@ -17,39 +19,45 @@ STILL_FALLING = 0.02
 
 
 def judge(model: Model, texts: tuple[Text, ...], run: Run) -> Verdict:
-    """Judge an adapted model by what was measured of it and its base."""
+    """Judge an adapted model by what was measured of it and of what it is compared with."""
     name = model.name
     domain = next(text for text in texts if text.kind == "domain")
     general = [text for text in texts if text.kind == "general"]
     after = _of(name, domain)
-    before = _of(model.base, domain)
+    before = _of(model.compared_with, domain)
     if run.eval_results["model_head_was_new"]:
-        return _without_a_base(name, before, after, run)
+        return _without_a_base(name, before, domain, general, run)
     assert after.change is not None
     label = LABELS[change(after.change.loss)]
     sentence = {
         "improved": "The adapted model is better on the domain's text",
-        "worse": "The adapted model is worse on the domain's text",
+        "worse": "The adapted model is worse than its base on the domain's text",
         "no clear change": "There is no clear change on the domain's text",
     }[label]
     sentence += f": perplexity {_perplexity(before)} before, {_perplexity(after)} after"
     reasons = [
-        f"the loss changed by {nats(after.change.loss)} nats a token on "
-        f"{after.num_masked_tokens:,} masked tokens of {domain.num_documents:,} documents",
+        f"the loss changed by {nats(after.change.loss)} nats per token on "
+        f"{after.num_masked_tokens:,} masked tokens of {_documents(domain)}",
         f"the right token is the likeliest {_right(before)} of the time before, "
         f"{_right(after)} after",
+        *_too_little_text(domain, after.change.loss),
     ]
     suggestions = []
+    if label == "worse":
+        reasons.append("model/ holds the best of the trained weights, and the base is better")
+        suggestions.append(
+            "use the base; lower optimizer.learning_rate, and see the curve for the step from "
+            "which on it got worse"
+        )
     forgotten = False
     for text in general:
         measured = _of(name, text).change
         assert measured is not None
-        loss = measured.loss
-        if change(loss) == "worse":
-            forgotten = forgotten or (loss.value or 0.0) >= MUCH_FORGETTING
-            reasons.append(f"general text has lost {nats(loss)} nats a token ({text.name})")
-        else:
-            reasons.append(f"general text has not lost: {nats(loss)} nats a token ({text.name})")
+        forgotten = forgotten or (
+            change(measured.loss) == "worse" and (measured.loss.value or 0.0) >= MUCH_FORGETTING
+        )
+        reasons.append(f"{_GENERAL[change(measured.loss)]} {nats(measured.loss)} nats per token "
+                       f"({text.name})")  # fmt: skip
     if not general:
         reasons.append("forgetting was not measured: there is no evaluation.general")
     if forgotten:
@@ -57,10 +65,6 @@ def judge(model: Model, texts: tuple[Text, ...], run: Run) -> Verdict:
         suggestions.append(
             "against forgetting: mix in general text (replay: 0.1 on a source), lower "
             "optimizer.learning_rate, or stop earlier (evaluation.max_forgetting)"
-        )
-    if label == "worse":
-        suggestions.append(
-            "lower optimizer.learning_rate; see the curve for the step from which on it got worse"
         )
     if label == "no clear change":
         suggestions.append(
@@ -71,37 +75,93 @@ def judge(model: Model, texts: tuple[Text, ...], run: Run) -> Verdict:
     return Verdict(name, label, f"{sentence}.", tuple(reasons), tuple(suggestions))
 
 
-def _without_a_base(name: str, before: Measurement, after: Measurement, run: Run) -> Verdict:
-    """The base's head was new: what it measured is how frequent tokens are."""
+_GENERAL = {
+    "better": "general text has gained:",
+    "worse": "general text has lost:",
+    "unclear": "general text shows no clear change:",
+}
+"""What a change of the loss on general text is called, as in the table."""
+
+
+def _without_a_base(
+    name: str, frequencies: Measurement, domain: Text, general: list[Text], run: Run
+) -> Verdict:
+    """The base's head was new: the bar is what token frequencies alone predict.
+
+    Args:
+        name: of the adapted model.
+        frequencies: what they predict of the domain's text.
+        domain: the domain's text.
+        general: general text, if there is any.
+        run: how the run went.
+    """
+    after = _of(name, domain)
     assert after.change is not None
     losses = [record["eval_loss"] for record in run.evaluations if record["step"] > 0]
     fell = len(losses) < 2 or min(losses) < losses[0]
-    by_frequency = LABELS[change(after.change.loss)]
-    label: Label = by_frequency if by_frequency != "improved" or fell else "no clear change"
-    sentence = {
-        "improved": "The model has learned to predict the domain's text",
-        "worse": "The model predicts the domain's text worse than token frequencies do",
-        "no clear change": "The model has learned little beyond token frequencies",
-    }[label]
+    beyond = change(after.change.accuracy, is_loss=False) == "better"
+    by_loss = change(after.change.loss)
+    label: Label = "no clear change"
+    sentence = "It predicts little beyond token frequencies"
+    if by_loss == "worse":
+        label, sentence = "worse", "It predicts the domain's text worse than token frequencies do"
+    elif beyond and by_loss == "better":
+        sentence = "It predicts beyond token frequencies, but got no better over the run"
+        if fell:
+            label, sentence = "improved", "The model has learned to predict the domain's text"
+    sentence += (
+        f" ({_right(after)} right, frequency alone {_right(frequencies)}): perplexity "
+        f"{_perplexity(after)}, frequency alone {_perplexity(frequencies)}"
+    )
     reasons = [
-        "the base model has no masked-LM head, so its perplexity before is that of a new head that "
-        "knows token frequencies alone: it says nothing of what the base model knew",
-        f"the right token is the likeliest {_right(after)} of the time; by frequency "
-        f"alone {_right(before)}",
+        "the base model has no masked-LM head, so nothing that it predicts says what it knew; the "
+        "bar is what token frequencies alone predict: always the most frequent token of the "
+        "training text",
+        f"right guesses against frequency alone: {points(after.change.accuracy)} points, on "
+        f"{after.num_masked_tokens:,} masked tokens of {_documents(domain)}",
+        *_too_little_text(domain, after.change.accuracy),
     ]
     if len(losses) > 1:
         reasons.append(
             f"over the run the validation loss went from {losses[0]:.3f} at the first evaluation "
             f"to {min(losses):.3f} at the best"
         )
-    reasons.append("forgetting cannot be told: there was no prediction to forget")
+    for text in general:
+        measured = _of(name, text).change
+        assert measured is not None
+        reasons.append(
+            f"on general text its loss is {nats(measured.loss)} nats per token against frequency "
+            f"alone ({text.name})"
+        )
+    reasons.append("forgetting cannot be told, because there was no prediction to forget")
     suggestions = [
         "to know whether the encoder itself is better, compare base and adapted model on a task of "
         "the domain",
         *_too_early(run),
     ]
-    sentence += f": perplexity {_perplexity(after)}"
+    if label != "improved":
+        suggestions.insert(0, "train longer, or on more text: a new head has everything to learn")
     return Verdict(name, label, f"{sentence}.", tuple(reasons), tuple(suggestions))
+
+
+def _documents(text: Text) -> str:
+    return "1 document" if text.num_documents == 1 else f"{text.num_documents:,} documents"
+
+
+def _too_little_text(text: Text, clear: Estimate) -> Iterator[str]:
+    """Why an interval says less than it seems to, or is not there.
+
+    Args:
+        text: what was measured.
+        clear: what the verdict rests on.
+    """
+    if clear.interval is None:
+        yield "there is too little text for an interval, and without one no change is clear"
+    elif text.interval_unit == "chunks":
+        yield (
+            f"the interval comes from the chunks of {_documents(text)}, too few to say anything of "
+            "other documents"
+        )
 
 
 def _too_early(run: Run) -> list[str]:

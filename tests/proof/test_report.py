@@ -174,12 +174,15 @@ def test_other_tokenizers_are_compared_by_words_and_bytes(
 
 
 def test_a_base_without_a_head_is_judged_by_what_remains(
-    runs: Any, report: Reports, model_dir: Path, tokenizer: Any, tmp_path: Path
+    runs: Any, report: Reports, general: Any, model_dir: Path, tokenizer: Any, tmp_path: Path
 ) -> None:
     base = tmp_path / "headless"
     BertModel.from_pretrained(model_dir).save_pretrained(base)
     tokenizer.save_pretrained(base)
-    run = runs.train(model={"name_or_path": str(base)}, optimizer={"learning_rate": 0.01})
+    run = runs.train(
+        model={"name_or_path": str(base)}, optimizer={"learning_rate": 1e-5},
+        evaluation={"general": [general]},
+    )  # fmt: skip
     found = report(run.path)
     before = of(found["texts"][0], found["models"][0]["name"])
     results = run.json("eval_results.json")
@@ -188,6 +191,20 @@ def test_a_base_without_a_head_is_judged_by_what_remains(
     [verdict] = found["verdicts"]
     assert "has no masked-LM head" in verdict["reasons"][0]
     assert any("forgetting cannot be told" in reason for reason in verdict["reasons"])
+
+    # Hardly trained: its loss is better than that of a new head, but it predicts nothing.
+    assert verdict["label"] != "improved"
+    names = [model["name"] for model in found["models"]]
+    assert names == ["headless", "token frequencies alone", "run"]
+    assert found["models"][2]["compared_with"] == names[1]
+    for text in found["texts"]:
+        after, frequencies = of(text, "run"), of(text, names[1])
+        change = after["loss"]["value"] - frequencies["loss"]["value"]
+        assert after["change"]["loss"]["value"] == pytest.approx(change)
+        assert of(text, "headless")["change"] is None
+    for page in (report.read("md"), report.read("html")):
+        assert "new head" in page
+        assert "forgetting cannot be told there" in page
 
 
 def test_a_run_with_pairs_is_measured_on_chunks(

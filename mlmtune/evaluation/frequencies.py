@@ -1,0 +1,53 @@
+"""What token frequencies alone predict: the bar that a model with a new head has to clear.
+
+A new masked-LM head learns within a few steps which tokens are frequent. A unigram model, which
+knows the frequencies of the training text and nothing of the context, is asked for the same masked
+tokens, so that what a model predicts beyond them can be told.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlmtune.evaluation.scoring import TokenScores
+
+NUM_LIKELIEST = 5
+
+
+@dataclass(frozen=True)
+class TokenFrequencies:
+    """A unigram model of the training text.
+
+    Attributes:
+        losses: (V,) float64 nats of each id.
+        likeliest: (5,) the most frequent ids, the most frequent first.
+    """
+
+    losses: NDArray[np.float64]
+    likeliest: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, token_counts: NDArray[np.int64], unknown_token_id: int | None) -> Self:
+        """From counts, smoothed by one as those that a new head starts from.
+
+        Args:
+            token_counts: (V,) how often each id occurs in the training text.
+            unknown_token_id: of [UNK], which is never asked for, so it is never guessed either.
+        """
+        smoothed = token_counts.astype(np.float64) + 1.0
+        if unknown_token_id is not None:
+            smoothed[unknown_token_id] = 0.0
+        with np.errstate(divide="ignore"):
+            losses = -np.log(smoothed / smoothed.sum())
+        return cls(losses, np.argsort(losses, kind="stable")[:NUM_LIKELIEST])
+
+    def score(self, scores: TokenScores) -> TokenScores:
+        """What it says of the masked tokens that a model was asked for."""
+        return replace(
+            scores,
+            losses=self.losses[scores.labels],
+            is_first=scores.labels == self.likeliest[0],
+            is_in_five=np.isin(scores.labels, self.likeliest),
+        )
