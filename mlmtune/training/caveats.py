@@ -100,7 +100,9 @@ def _of_validation(config: Config, splits: Splits, masks: FixedMasks) -> Iterato
     """Whether there is enough validation text to tell a change from chance."""
     view = splits.validation
     share = len(masks.chunks) / len(view)
-    num_masked = round(view.num_body_tokens * share * config.evaluation.mlm_probability)
+    # Draws ask for different tokens until nearly all of the text was asked for.
+    asked_for = min(config.evaluation.mlm_probability * masks.num_draws, 1.0)
+    num_masked = round(view.num_body_tokens * share * asked_for)
     documents = view.num_documents
     too_few = []
     if documents is not None and documents < FEWEST_DOCUMENTS:

@@ -94,14 +94,14 @@ THIRD = {"validation_fraction": 0.3}
     ("lengths", "sections", "patterns"),
     [
         ([800] * 100, {"corpus": THIRD}, []),
-        ([60] * 100, {"corpus": THIRD}, [r"is about \d+ masked tokens, .* \(0.3 now\)"]),
+        ([20] * 100, {"corpus": THIRD}, [r"is about \d+ masked tokens, .* \(0.3 now\)"]),
         ([5000] * 20, {"corpus": THIRD}, [r"is \d documents, too little .* or add text"]),
         (
             [10_000] * 2, {"corpus": {"validation_fraction": 0.2}},
             ["is 1 document, too little", "is 50.0% of the characters, .* asks for 20.0%"],
         ),
         (
-            [800] * 100, {"corpus": THIRD, "evaluation": {"max_chunks": 9}},
+            [800] * 100, {"corpus": THIRD, "evaluation": {"max_chunks": 5}},
             ["raise evaluation.max_chunks"],
         ),
         (
