@@ -5,6 +5,8 @@ An error's message is one line: what is wrong, where, and how to mend it. Only t
 """
 
 import errno
+import os
+import re
 import signal
 
 
@@ -93,13 +95,63 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def was_taken_away(error: OSError) -> bool:
+_DISK_REMEDIES = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EFBIG: "make room",
+    errno.EROFS: "name a place that can be written",
+    errno.EIO: "the disk, or the way to it, is faulty: see what the system's log says",
+}
+_ERRNO_IN_TEXT = re.compile(r"\b(?:os error|errno) (\d+)\b", re.IGNORECASE)
+"""As libraries in Rust write it (tokenizers, safetensors), and pyarrow."""
+
+
+def errno_of(error: BaseException) -> int | None:
+    """The number by which the operating system refused something; None where it did not.
+
+    It is found in the errors of any library, in those that caused them, and, of faults of the disk,
+    in what another program said.
+    """
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return cause.errno
+        text = str(cause)
+        if found := _ERRNO_IN_TEXT.search(text):
+            return int(found[1])
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+            if os.strerror(number) in text:
+                return number
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return None
+
+
+def is_fault_of_disk(error: BaseException) -> bool:
+    """Whether the disk is full, faulty or may not be written, whatever library met that."""
+    return errno_of(error) in _DISK_REMEDIES
+
+
+def was_taken_away(error: BaseException) -> bool:
     """Whether a folder that was there is gone: deleted, moved, or replaced by a file."""
-    return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
+    return errno_of(error) in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
+
+
+def why_not_written(error: BaseException) -> tuple[str, str]:
+    """Why something could not be written, and what to do about it."""
+    number = errno_of(error)
+    if number is None:
+        return " ".join(str(error).split()), "make room"
+    return os.strerror(number), _DISK_REMEDIES.get(number, "name a place that can be written")
 
 
 def explain(error: BaseException) -> tuple[str, int]:
     """Message and exit code of any error, in one line."""
+    if isinstance(error, HubError | DataError | CheckpointError) and is_fault_of_disk(error):
+        why, remedy = why_not_written(error)
+        said = str(error) if why in str(error) else f"{error} ({why}); {remedy}"
+        return said, ResourceError.exit_code
     if isinstance(error, MlmtuneError | StoppedAtOnce):
         return str(error), error.exit_code
     kind, said = type(error).__name__, " ".join(str(error).split())
@@ -115,7 +167,9 @@ def explain(error: BaseException) -> tuple[str, int]:
             "training.gradient_checkpointing: true, or use a smaller model",
             ResourceError.exit_code,
         )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}cannot be written ({error.strerror}); make room", ResourceError.exit_code
+    if is_fault_of_disk(error):
+        why, remedy = why_not_written(error)
+        where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        verb = "read or written" if errno_of(error) == errno.EIO else "written"
+        return f"{where}cannot be {verb} ({why}); {remedy}", ResourceError.exit_code
     return f"unexpected {kind}: {said}; --debug shows where it happened", 1

@@ -116,7 +116,7 @@ def save_checkpoint(
     temporary = directory / f"{TEMPORARY_PREFIX}{final.name}"
     shutil.rmtree(temporary, ignore_errors=True)
     with writing_to(final, "older checkpoints are as they were"), removing(temporary):
-        temporary.mkdir(parents=True)
+        temporary.mkdir()  # not its parents: a directory that was taken away is not made anew
         save_model(temporary, model, tokenizer, kept_weights)
         _save_optimizer(optimizer, temporary / "optimizer.safetensors")
         write_json(temporary / "state.json", asdict(state))

@@ -72,6 +72,7 @@ def _write_model(job: Job, results: dict[str, Any]) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     with writing_to(job.run.model, CHECKPOINTS_STAY), removing(temporary):
         loaded = job.task.loaded
+        temporary.mkdir()  # not its parents: a directory that was taken away is not made anew
         save_model(temporary, job.module, loaded.tokenizer, loaded.kept_weights)
         write_card(job, temporary, results)
         shutil.rmtree(job.run.model, ignore_errors=True)

@@ -12,7 +12,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from mlmtune.errors import ConfigError, ResourceError
+from mlmtune.errors import (
+    ConfigError,
+    ResourceError,
+    is_fault_of_disk,
+    was_taken_away,
+    why_not_written,
+)
 from mlmtune.redaction import without_secrets
 
 OWN_FILES = (
@@ -70,9 +76,17 @@ def writing_to(path: Path, remark: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except Exception as error:  # each library has errors of its own for a full disk
+        if not (isinstance(error, OSError | SafetensorError) or is_fault_of_disk(error)):
+            raise
+        if was_taken_away(error):
+            raise ResourceError(
+                f"{path}: cannot be written, because the output directory was deleted, moved or "
+                "replaced while the run was writing to it; put it back, then --resume auto"
+            ) from error
+        why, remedy = why_not_written(error)
         raise ResourceError(
-            f"{path}: cannot be written ({error}); {remark}: make room, then --resume auto"
+            f"{path}: cannot be written ({why}); {remark}: {remedy}, then --resume auto"
         ) from error
 
 

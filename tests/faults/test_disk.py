@@ -1,5 +1,7 @@
 """A disk that is full or cannot be written."""
 
+import pkgutil
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -30,6 +32,50 @@ def test_full_while_a_checkpoint_is_written(
     status = run.json("status.json")
     assert (status["state"], status["exit_code"]) == ("failed", 6)
     assert_same_end(runs.train(**SECTIONS, resume="auto"), expected)
+
+
+def test_full_while_a_tokenizer_is_written(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its library raises a bare Exception."""
+
+    def save(tokenizer: Any, directory: Path, **_: Any) -> None:
+        tokenizer.backend_tokenizer.save("/dev/full")
+
+    monkeypatch.setattr("transformers.PreTrainedTokenizerBase.save_pretrained", save)
+    with pytest.raises(ResourceError, match=r"checkpoint-2: .* \(No space left on device\); older"):
+        runs.train(**SECTIONS)
+    assert runs.at().json("status.json")["exit_code"] == 6
+
+
+def delete(path: Path) -> None:
+    shutil.rmtree(path)
+
+
+def rename(path: Path) -> None:
+    path.rename(path.with_name("renamed"))
+
+
+def replace(path: Path) -> None:
+    rename(path)
+    path.write_text("a file", encoding="utf-8")
+
+
+@pytest.mark.parametrize("take_away", [delete, rename, replace])
+@pytest.mark.parametrize("writer", ["run_dir.RunDir.append_metrics", "loop.save_checkpoint",
+                                    "results._write_model"])  # fmt: skip
+def test_an_output_directory_that_is_taken_away_is_said_and_not_made_anew(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, take_away: Callable[[Path], None], writer: str
+) -> None:
+    path = runs.at().path
+    write = pkgutil.resolve_name(f"mlmtune.training.{writer}")
+
+    def write_after_that(*arguments: Any, **options: Any) -> Any:
+        take_away(path)
+        return write(*arguments, **options)
+
+    monkeypatch.setattr(f"mlmtune.training.{writer}", write_after_that)
+    with pytest.raises(ResourceError, match="the output directory was deleted, moved or replaced"):
+        runs.train(**{**SECTIONS, "training": {"max_steps": 2, "log_every": 1}})
+    assert not path.is_dir()
 
 
 @pytest.mark.parametrize("below", [False, True])
