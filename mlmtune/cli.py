@@ -5,6 +5,7 @@ What a command needs is imported when it runs: `--help` and config errors must n
 
 import os
 import re
+import shlex
 import signal
 import sys
 import traceback
@@ -680,8 +681,21 @@ def _explain(error: BaseException) -> tuple[str, int]:
     # Typer's usage errors have moved between packages; what they can do has not.
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         message = " ".join(str(error.format_message()).split())
-        return f"{message} (mlmtune --help shows what there is)", int(error.exit_code)
+        return f"{message} ({_advice(message)})", int(error.exit_code)
     return explain(error)
+
+
+def _advice(message: str) -> str:
+    """What to write instead of a command line that Typer refuses."""
+    arguments = sys.argv[1:]
+    for argument, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        setting = re.fullmatch(r"--(\w+(?:\.\w+)+)(?:=(.*))?", argument, re.DOTALL)
+        if setting and f"--{setting[1]}" in message:
+            written = f"{setting[1]}={value if setting[2] is None else setting[2]}"
+            return f"settings are given without dashes: {shlex.quote(written)}"
+        if "'--config'" in message and re.search(r"\.ya?ml$", argument, re.IGNORECASE):
+            return f"did you mean --config {shlex.quote(argument)}?"
+    return "mlmtune --help shows what there is"
 
 
 def _fail(message: str, code: int, speaker: int | None = None) -> NoReturn:

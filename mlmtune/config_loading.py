@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from mlmtune import config_problems
 from mlmtune.config import ClassificationConfig, Config, Section
+from mlmtune.config_schema import take_one_for_a_list
 from mlmtune.errors import ConfigError
 from mlmtune.redaction import redacted
 from mlmtune.yaml_document import Document, KeyPath, Origin, dotted, dump, parse
@@ -49,11 +50,13 @@ def load_config(
     path = Path(path)
     document = parse(_read_text(path), lambda line: Origin(line, f"{path}:{line}"))
     if isinstance(document.value, dict):
+        take_one_for_a_list(document, kind)
         overridden = [
             place
             for number, override in enumerate(overrides)
             if (place := _apply(override, number, document)) is not None
         ]
+        take_one_for_a_list(document, kind)
         config = _validated(document, overridden, kind)
         if config is not None and not document.problems:
             return config
@@ -76,8 +79,21 @@ def recorded_yaml(config: Section) -> str:
 
 def json_schema(kind: type[Section]) -> dict[str, Any]:
     """What a config may hold, for editors; rules between keys are told on loading alone."""
-    schema = kind.model_json_schema()
+    schema = _with_one_for_a_list(kind.model_json_schema())
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _with_one_for_a_list(schema: Any) -> Any:
+    """A JSON schema that takes an entry of a list where it takes the list, as loading does."""
+    if isinstance(schema, list):
+        return [_with_one_for_a_list(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    schema = {key: _with_one_for_a_list(part) for key, part in schema.items()}
+    if schema.get("type") != "array":
+        return schema
+    kind = {key: schema.pop(key) for key in ("type", "items", "minItems") if key in schema}
+    return {**schema, "anyOf": [kind, kind["items"]]}
 
 
 SHIPPED_TASK = "task"
@@ -139,7 +155,7 @@ def _apply(override: str, number: int, document: Document) -> KeyPath | None:
     origin = Origin(_AFTER_THE_FILE + number, f"override {override!r}")
     parts = _OVERRIDE.fullmatch(override)
     if parts is None:
-        document.report((), "expected section.key=value, such as training.epochs=1", origin)
+        document.report((), f"expected section.key=value, {_hint_for(override)}", origin)
         return None
     try:
         container, path = _container(document.value, parts["key"].split("."))
@@ -156,6 +172,15 @@ def _apply(override: str, number: int, document: Document) -> KeyPath | None:
     return path
 
 
+def _hint_for(override: str) -> str:
+    """What an argument that is no setting probably was meant to be."""
+    if override.lower().endswith((".yaml", ".yml")):
+        return f"and the config goes before the settings: --config {override}"
+    if (colon := re.fullmatch(r"([\w.-]+):\s*(.+)", override)) and "." in colon[1]:
+        return f"did you mean {colon[1]}={colon[2]}?"
+    return "such as training.epochs=1"
+
+
 def _container(settings: dict[str, Any], keys: Sequence[str]) -> tuple[Any, KeyPath]:
     """The section or list that holds the last of `keys`, made where it is missing, and the path.
 
@@ -166,8 +191,8 @@ def _container(settings: dict[str, Any], keys: Sequence[str]) -> tuple[Any, KeyP
     path: KeyPath = ()
     for depth, key in enumerate(keys):
         if isinstance(container, list):
-            if not (key.isdecimal() and int(key) < len(container)):
-                raise ValueError(f"{dotted(path)} has no entry {key}; it has {len(container)}")
+            if not (_is_number(key) and int(key) < len(container)):
+                raise ValueError(_no_such_entry(dotted(path), key, keys[depth:], len(container)))
             path = (*path, int(key))
         elif isinstance(container, dict):
             path = (*path, key)
@@ -176,11 +201,23 @@ def _container(settings: dict[str, Any], keys: Sequence[str]) -> tuple[Any, KeyP
         if depth == len(keys) - 1:
             break
         if isinstance(container, dict) and container.get(key) is None:
-            if keys[depth + 1].isdecimal():
+            if _is_number(keys[depth + 1]):
                 raise ValueError(f"{dotted(path)} has no entries; give the whole list")
             container[key] = {}
         container = container[path[-1]]
     return container, path
+
+
+def _is_number(key: str) -> bool:
+    return key.isascii() and key.isdecimal()
+
+
+def _no_such_entry(name: str, key: str, rest: Sequence[str], num_entries: int) -> str:
+    """What to say of a key below a list that is no entry of it."""
+    entries = "1 entry" if num_entries == 1 else f"{num_entries} entries"
+    if _is_number(key):
+        return f"{name} has no entry {key}; it has {entries}, and the first is {name}.0"
+    return f"{name} is a list of {entries}; did you mean {name}.0.{'.'.join(rest)}?"
 
 
 def kind_of(path: str | Path) -> type[Config] | type[ClassificationConfig]:

@@ -7,15 +7,15 @@ setting in `mlmtune.config` is explained without a line here.
 import difflib
 import math
 import re
-import types
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from mlmtune.config import Config, keys_of
+from mlmtune.config_schema import alternatives, list_item, optional_of, section_in
 from mlmtune.yaml_document import Document, KeyPath, Origin, dotted
 
 NAMES_IN_TRANSFORMERS = {
@@ -54,6 +54,14 @@ _KINDS: dict[Any, tuple[str, str]] = {
     type(None): ("null", "null"),
 }
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "min_length": "of length >="}
+SHORT_FOR = {
+    "md": "markdown", "txt": "text", "jsonl": "json", "ndjson": "json", "tsv": "csv",
+    "arrow": "parquet", "py": "python", "huggingface": "dataset", "hf": "dataset",
+    "wwm": "whole_word", "tokens": "token", "float16": "fp16", "half": "fp16", "bfloat16": "bf16",
+    "float32": "fp32", "nsp": "mlm+nsp", "sop": "mlm+sop",
+}  # fmt: skip
+"""What people write for a value that has a longer name here."""
+
 _YES_AND_NO = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 
 
@@ -81,7 +89,7 @@ def report(
                 continue
             case "extra_forbidden":
                 path = (*path, finding["loc"][-1])
-                what, names = _unknown_key(path, _section_in(found.annotation), kind)
+                what, names = _unknown_key(path, section_in(found.annotation), kind)
                 suggested.update(names)
             case "value_error" if document.has_problem_below(path):
                 continue  # a key that could not be read breaks the rules between keys, too
@@ -142,8 +150,8 @@ def _locate(
     field: FieldInfo = FieldInfo(annotation=kind)
     path: KeyPath = ()
     for part in location:
-        section, item = _section_in(field.annotation), _list_item(field.annotation)
-        if section is not None and len(_alternatives(_optional_of(field.annotation))) > 1:
+        section, item = section_in(field.annotation), list_item(field.annotation)
+        if section is not None and len(alternatives(optional_of(field.annotation))) > 1:
             is_meant = isinstance(document.value_at(path), dict)
             if is_meant != (part == section.__name__):
                 return None
@@ -161,29 +169,6 @@ def _locate(
     return path, field
 
 
-def _alternatives(annotation: Any) -> list[Any]:
-    """The members of a union; a type that is none is its own only member."""
-    is_union = get_origin(annotation) in (Union, types.UnionType)
-    return list(get_args(annotation)) if is_union else [annotation]
-
-
-def _optional_of(annotation: Any) -> Any:
-    """`X` for `X | None`; else the annotation."""
-    others = [kind for kind in _alternatives(annotation) if kind is not type(None)]
-    return others[0] if len(others) == 1 else annotation
-
-
-def _section_in(annotation: Any) -> type[BaseModel] | None:
-    """The section that a field is, or may be."""
-    kinds = [kind for kind in _alternatives(annotation) if isinstance(kind, type)]
-    return next((kind for kind in kinds if issubclass(kind, BaseModel)), None)
-
-
-def _list_item(annotation: Any) -> Any:
-    kind = _optional_of(annotation)
-    return get_args(kind)[0] if get_origin(kind) is list else None
-
-
 def _required_keys(section: type[BaseModel]) -> list[str]:
     return [name for name, field in keys_of(section).items() if field.is_required()]
 
@@ -192,8 +177,8 @@ def known_keys(section: type[BaseModel] = Config, path: tuple[str, ...] = ()) ->
     """The dotted names of all keys and sections; `0` stands for an entry of a list of sections."""
     for name, field in keys_of(section).items():
         yield ".".join((*path, name))
-        item = _list_item(field.annotation)
-        inner = _section_in(field.annotation) or _section_in(item)
+        item = list_item(field.annotation)
+        inner = section_in(field.annotation) or section_in(item)
         if inner is not None:
             yield from known_keys(inner, (*path, name, *(["0"] if item else [])))
 
@@ -208,8 +193,10 @@ def _unknown_key(
         return "refused: mlmtune never runs code from a model repository; remove the key", []
     if key.lower() in SECRETS:
         return "refused: a config is copied and shared; set HF_TOKEN in the environment", []
-    *around, _ = dotted(path).split(".")
+    around = [str(part) for part in path[:-1]]
     siblings = {name: ".".join((*around, name)) for name in keys_of(section)}
+    if (colon := key.partition(":"))[0] in siblings and colon[2]:
+        return f"YAML wants a space after the colon: {colon[0]}: {colon[2]}", [siblings[colon[0]]]
     names = _meant(key.lower().replace("-", "_"), siblings, kind)
     if not names:
         place = f"the keys of {'.'.join(around)}" if around else "the sections"
@@ -246,7 +233,7 @@ def _meant(key: str, siblings: dict[str, str], kind: type[BaseModel]) -> list[st
 
 
 def _missing(field: FieldInfo) -> str:
-    section = _section_in(field.annotation)
+    section = section_in(field.annotation)
     if section is None:
         return f"missing; it is {expectation(field.annotation, field.metadata)}"
     return f"missing; the section needs {_listed(_required_keys(section), 'and')}"
@@ -254,7 +241,7 @@ def _missing(field: FieldInfo) -> str:
 
 def _wrong_value(field: FieldInfo, value: Any) -> str:
     expected = expectation(field.annotation, field.metadata)
-    return f"expected {expected}, got {_shown(value)}{_hint(field.annotation, value)}"
+    return f"expected {expected}, got {_shown(value)}{_hint(field, value)}"
 
 
 def expectation(annotation: Any, metadata: list[Any], plural: bool = False) -> str:
@@ -265,9 +252,8 @@ def expectation(annotation: Any, metadata: list[Any], plural: bool = False) -> s
         metadata: of the field: its limits.
         plural: as an entry of a list.
     """
-    alternatives = _alternatives(annotation)
-    if len(alternatives) > 1:
-        return _listed([expectation(kind, [], plural) for kind in alternatives])
+    if len(kinds := alternatives(annotation)) > 1:
+        return _listed([expectation(kind, [], plural) for kind in kinds])
     if get_origin(annotation) is Annotated:
         kind, *details = get_args(annotation)
         bounds = [bound for detail in details for bound in getattr(detail, "metadata", [detail])]
@@ -276,7 +262,7 @@ def expectation(annotation: Any, metadata: list[Any], plural: bool = False) -> s
         return _listed([repr(value) for value in get_args(annotation)])
     if get_origin(annotation) is list:
         word = f"a list of {expectation(get_args(annotation)[0], [], plural=True)}"
-    elif (section := _section_in(annotation)) is not None:
+    elif (section := section_in(annotation)) is not None:
         keys = _required_keys(section)
         word = "sections" if plural else "a section"
         if keys and not plural:
@@ -317,22 +303,32 @@ def _shown(value: Any) -> str:
     return repr(value)
 
 
-def _hint(annotation: Any, value: Any) -> str:
+def _hint(field: FieldInfo, value: Any) -> str:
     """The likely mistake behind a value of the wrong kind, if one is likely."""
+    annotation = field.annotation
     kinds = []
-    for alternative in _alternatives(annotation):
+    for alternative in alternatives(annotation):
         is_annotated = get_origin(alternative) is Annotated
         kinds.append(get_args(alternative)[0] if is_annotated else alternative)
     words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
-    if value is None and _section_in(annotation) is not None:
+    section = section_in(annotation)
+    if value is None and section is not None:
         return "; remove the section or give it a key"
+    if section is not None and isinstance(value, str):
+        key, _, rest = value.partition(":")
+        if key in keys_of(section) and rest:
+            return f"; YAML wants a space after the colon: {key}: {rest}"
     if isinstance(value, str) and bool in kinds and value.lower() in _YES_AND_NO:
         return f"; write {_YES_AND_NO[value.lower()]}"
-    if isinstance(value, str) and (close := difflib.get_close_matches(value.lower(), words, n=1)):
-        return f"; did you mean {close[0]!r}?"
+    if isinstance(value, str) and (meant := _word_meant(value.lower(), words)):
+        return f"; did you mean {meant!r}?"
     number = _number_meant(value)
     if number is not None and (float in kinds or (int in kinds and number.is_integer())):
-        return f"; did you mean {int(number) if int in kinds else number}?"
+        for meant in (number, abs(number), number / 100):  # a percentage, at last
+            candidate = int(meant) if int in kinds and meant.is_integer() else meant
+            # Advice that would be refused in its turn is none.
+            if repr(candidate) != repr(value) and _is_taken(field, candidate):
+                return f"; did you mean {candidate}?"
     if str in kinds and isinstance(value, (bool, int, float)):
         return "; put it in quotes"
     if str in kinds and isinstance(value, (list, dict)):
@@ -340,10 +336,31 @@ def _hint(annotation: Any, value: Any) -> str:
     return ""
 
 
-def _number_meant(value: Any) -> float | None:
-    """The number behind `"3"`, `10_000` and `1e4`, where there is one."""
+def _word_meant(value: str, words: list[str]) -> str | None:
+    """The one of the words that a value abbreviates, or nearly is."""
+    if SHORT_FOR.get(value) in words:
+        return SHORT_FOR[value]
+    return next(iter(difflib.get_close_matches(value, words, n=1)), None)
+
+
+def _is_taken(field: FieldInfo, value: float) -> bool:
+    """Whether a field takes a value."""
+    annotated: Any = (
+        Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+    )
     try:
-        number = float(value) if isinstance(value, (str, float)) else math.nan
-    except ValueError:
+        TypeAdapter(annotated, config=ConfigDict(strict=True)).validate_python(value)
+    except ValidationError:
+        return False
+    return True
+
+
+def _number_meant(value: Any) -> float | None:
+    """The number behind `"3"`, `10_000`, `15%` and `1e4`, where there is one."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        number = float(value.removesuffix("%") if isinstance(value, str) else value)
+    except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None

@@ -1,5 +1,6 @@
 """What a person sees while something goes on: lines, and bars on a terminal."""
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -60,6 +61,11 @@ class Console:
     def _print(self, line: str, stream: Any) -> None:
         tqdm.write(without_secrets(line), file=stream)
         stream.flush()
+
+
+def shows_colours() -> bool:
+    """Whether standard output is a terminal on which colours are wanted (https://no-color.org)."""
+    return sys.stdout is not None and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:

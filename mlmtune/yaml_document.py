@@ -64,6 +64,16 @@ class Document:
         if not any((p.origin, p.key) == (problem.origin, problem.key) for p in self.problems):
             self.problems.append(problem)
 
+    def move_below(self, path: KeyPath, part: str | int) -> None:
+        """Note that what was written at `path` is to be found one level deeper."""
+        here = {
+            known: origin for known, origin in self.origins.items() if known[: len(path)] == path
+        }
+        for known, origin in here.items():
+            if known != path:
+                del self.origins[known]
+            self.origins[*path, part, *known[len(path) :]] = origin
+
     def has_problem_below(self, path: KeyPath) -> bool:
         """Whether a key of the section at `path` could not be read."""
         return any(problem.key.startswith(dotted(path) + ".") for problem in self.problems)
@@ -130,10 +140,15 @@ class _Builder:
             raise ValueError(f"more than {MAX_DEPTH} levels deep")
         if isinstance(event, yaml.NodeEvent) and event.anchor is not None:
             mark = "*" if isinstance(event, yaml.AliasEvent) else "&"
-            what = f"aliases and anchors ({mark}{event.anchor}) are not read; write the value out"
+            what = (
+                f"aliases and anchors ({mark}{event.anchor}) are not read; write the value out, or "
+                f"put text that begins with {mark} in quotes"
+            )
             self._document.report(path, what)
         if isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)) and event.tag:
-            self._document.report(path, f"tags ({event.tag}) are not read; remove it")
+            self._document.report(
+                path, f"tags ({event.tag}) are not read; put text that begins with ! in quotes"
+            )
         if isinstance(event, yaml.ScalarEvent):
             return _scalar(event.value) if event.style is None else event.value
         if isinstance(event, yaml.SequenceStartEvent):
@@ -209,6 +224,8 @@ def _syntax_problem(error: Exception, text: str) -> tuple[int, str]:
         what = "a tab stands where YAML wants spaces; replace it by spaces"
     elif re.match(r"[\s-]*(?:\w+:\s+)?[\[{]", written):
         what += "; text that begins with [ or { needs quotes"
+    elif re.match(r"[\s-]*(?:\w+:\s+)?[*&!%@`]", written):
+        what += f"; text that begins with {written.strip()[0]} needs quotes"
     elif "mapping values are not allowed" in what:
         what += "; check the indentation, and put text with a colon in quotes"
     return mark.line + 1, what

@@ -111,6 +111,21 @@ def test_what_runs_in_one_process_refuses_a_launcher(
     assert_fails(command(*arguments), 2, "in one process", "without launcher")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (("check", "my run.yaml"), "did you mean --config 'my run.yaml'?"),
+        (("train", "--training.epochs=3", "--config", "x"), "without dashes: training.epochs=3"),
+        (("train", "--training.epochs", "3", "--config", "x"), "without dashes: training.epochs=3"),
+        (("train", "--cnfig", "x"), "mlmtune --help shows what there is"),
+    ],
+)
+def test_a_wrong_command_line_is_answered_with_the_right_one(
+    command: Command, arguments: tuple[str, ...], advice: str
+) -> None:
+    assert_fails(command(*arguments), 2, advice)
+
+
 def test_version(command: Command) -> None:
     assert command("--version") == Result(0, f"mlmtune {__version__}\n", "")
 
@@ -123,7 +138,8 @@ def test_help_and_config_errors_do_not_wait_for_torch(tmp_path: Path) -> None:
         import mlmtune, mlmtune.config
         from mlmtune.cli import main
         for arguments in (["--help"], ["train", "--help"], ["init"],
-                          ["train", "--config", {str(config)!r}], ["check", "--config", "missing"]):
+                          ["train", "--config", {str(config)!r}], ["check", "--config", "missing"],
+                          ["report", "missing"], ["push", "missing", "--repo", "x"]):
             sys.argv = ["mlmtune", *arguments]
             try:
                 main()
@@ -136,7 +152,7 @@ def test_help_and_config_errors_do_not_wait_for_torch(tmp_path: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     codes = [line for line in ran.stdout.splitlines() if line.startswith("code ")]
-    assert codes == ["code 0", "code 0", "code 0", "code 2", "code 2"]
+    assert codes == ["code 0", "code 0", "code 0", "code 2", "code 2", "code 2", "code 2"]
     assert "loaded []" in ran.stdout
 
 

@@ -125,7 +125,8 @@ class TestProblems:
             ),
             (
                 "masking:\n  mlm_probability: {start: 0.3, end: 2}\n",
-                "my.yaml:10: masking.mlm_probability.end: expected a number > 0 and <= 1, got 2",
+                "my.yaml:10: masking.mlm_probability.end: expected a number > 0 and <= 1, got 2; "
+                "did you mean 0.02?",
             ),
             (
                 "masking:\n  mlm_probability: high\n",
@@ -218,7 +219,8 @@ class TestProblems:
             ),
             (
                 "  min_characters: -1\n",
-                "my.yaml:9: corpus.min_characters: expected a whole number >= 0, got -1",
+                "my.yaml:9: corpus.min_characters: expected a whole number >= 0, got -1; "
+                "did you mean 1?",
             ),
             (
                 "training:\n",
@@ -371,14 +373,16 @@ class TestYamlItself:
         )
         lines = problems(file, bomb + LEAST)
         assert lines[0] == (
-            "my.yaml:1: a0: aliases and anchors (&a0) are not read; write the value out"
+            "my.yaml:1: a0: aliases and anchors (&a0) are not read; write the value out, or "
+            "put text that begins with & in quotes"
         )
         assert sum(map(len, lines)) < 100_000
 
     def test_a_section_given_by_an_alias_is_one_problem(self, file: Path) -> None:
         text = LEAST + "training: *other\n"
         assert problems(file, text) == [
-            "my.yaml:9: training: aliases and anchors (*other) are not read; write the value out"
+            "my.yaml:9: training: aliases and anchors (*other) are not read; write the value "
+            "out, or put text that begins with * in quotes"
         ]
 
     def test_tags_are_refused(self, file: Path) -> None:
@@ -505,13 +509,14 @@ class TestOverrides:
             ("epochs=1", "epochs: unknown key; did you mean 'training.epochs'?"),
             ("training.epochs=x", "training.epochs: expected a number > 0 or null, got 'x'"),
             ("training.epochs", "expected section.key=value, such as training.epochs=1"),
-            ("training.epochs: 1", "expected section.key=value, such as training.epochs=1"),
+            ("training.epochs: 1", "expected section.key=value, did you mean training.epochs=1?"),
+            ("b.yaml", "expected section.key=value, and the config goes before the settings"),
             ("--training.epochs=1", "expected section.key=value, such as training.epochs=1"),
             ("=1", "expected section.key=value, such as training.epochs=1"),
             ("training..epochs=1", "expected section.key=value, such as training.epochs=1"),
             ("", "expected section.key=value, such as training.epochs=1"),
-            ("corpus.sources.1.path=x", "corpus.sources has no entry 1; it has 1"),
-            ("corpus.sources.path=x", "corpus.sources has no entry path; it has 1"),
+            ("corpus.sources.1.path=x", "corpus.sources has no entry 1; it has 1 entry"),
+            ("corpus.sources.path=x", "corpus.sources is a list of 1 entry; did you mean "),
             (
                 "corpus.validation_sources.0.path=x",
                 "corpus.validation_sources has no entries; give the whole list",
@@ -667,3 +672,85 @@ def test_an_editor_marks_a_mistake(more: str) -> None:
 def test_an_editor_shows_what_a_key_is_for() -> None:
     section = json_schema(Config)["$defs"]["OptimizerConfig"]
     assert section["properties"]["learning_rate"]["description"] == "Peak learning rate."
+
+
+# ------------------------------------------------------------------ advice that works when followed
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong", "right"),
+    [
+        ("optimizer.learning_rate", "-1e-4", "0.0001"),
+        ("training.epochs", "'3'", "3.0"),
+        ("training.epochs", "-3", "3.0"),
+        ("training.max_steps", "1e3", "1000"),
+        ("masking.mlm_probability", "15", "0.15"),
+        ("masking.mlm_probability", "15%", "0.15"),
+        ("masking.strategy", "wwm", "'whole_word'"),
+        ("corpus.sources.0.format", "md", "'markdown'"),
+        ("corpus.sources.0.format", "jsonl", "'json'"),
+        ("training.precision", "bfloat16", "'bf16'"),
+    ],
+)
+def test_the_value_that_is_suggested_is_taken(file: Path, key: str, wrong: str, right: str) -> None:
+    (line,) = problems(file, LEAST, f"{key}={wrong}")
+    assert line.endswith(f"; did you mean {right}?")
+    load_config(file, [f"{key}={right}"])
+
+
+def test_a_number_that_no_change_of_sign_or_scale_helps_gets_no_suggestion(file: Path) -> None:
+    (line,) = problems(file, LEAST, "corpus.sources.0.weight=0")
+    assert line.endswith("<= 1000, got 0")
+
+
+@pytest.mark.parametrize(
+    ("override", "advice"),
+    [
+        ("corpus.sources=[{format:markdown,path:d}]", ["format: markdown", "path: d"]),
+        ("model=name_or_path:bert", ["name_or_path: bert"]),
+    ],
+)
+def test_a_colon_without_its_space_is_explained(
+    file: Path, override: str, advice: list[str]
+) -> None:
+    lines = problems(file, LEAST, override)
+    assert [line.rpartition("YAML wants a space after the colon: ")[2] for line in lines] == advice
+    for written in advice:
+        override = override.replace(written.replace(": ", ":"), written)
+    load_config(file, [override])
+
+
+@pytest.mark.parametrize("value", ["*.md", "!x", "&x", "%x", "@x", "`x`"])
+def test_text_that_yaml_reads_as_something_else_needs_quotes(file: Path, value: str) -> None:
+    (line,) = problems(file, LEAST, f"corpus.sources.0.include={value}")
+    assert f"text that begins with {value[0]}" in line
+    config = load_config(file, [f'corpus.sources.0.include="{value}"'])
+    assert config.corpus.sources[0].include == [value]
+
+
+class TestOneForAList:
+    """A single value stands for a list of one."""
+
+    def test_of_texts_and_of_sections_in_the_file_and_behind_it(self, file: Path) -> None:
+        file.write_text(
+            "run: {output_dir: a}\nmodel: {name_or_path: b}\n"
+            "corpus:\n  sources:\n    format: text\n    path: c\n    exclude: x\n",
+            encoding="utf-8",
+        )
+        config = load_config(file, ["tracking.with=tensorboard", "corpus.sources.0.include=y"])
+        (source,) = config.corpus.sources
+        assert (source.path, source.exclude, source.include) == ("c", ["x"], ["y"])
+        assert config.tracking.with_ == ["tensorboard"]
+
+    def test_problems_are_still_found_on_their_lines(self, file: Path) -> None:
+        text = (
+            "run: {output_dir: a}\nmodel: {name_or_path: b}\n"
+            "corpus:\n  sources:\n    format: text\n    path: c\n    wieght: 2\n"
+        )
+        assert problems(file, text) == [
+            "my.yaml:7: corpus.sources.0.wieght: unknown key; did you mean 'weight'?"
+        ]
+
+    def test_not_of_what_the_list_cannot_hold(self, file: Path) -> None:
+        (line,) = problems(file, LEAST, "corpus.sources.0.exclude={a: b}")
+        assert "expected a list of texts, got a section" in line

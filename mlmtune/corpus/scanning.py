@@ -283,10 +283,15 @@ class _Walk:
             self.root = os.path.realpath(path.parent)
             self._named_file = path.name
         self._glob = re.compile(_translate(pattern)) if pattern else None
+        self._unmatched_glob = f"{where}.path: nothing matches the glob {location}"
         self._max_depth = None if not pattern or "**" in pattern else pattern.count("/")
 
     def entries(self) -> Iterator[tuple[str, str, os.stat_result | PassedOver]]:
-        """(path below the root, real path, status or why it is passed over) of what matches."""
+        """(path below the root, real path, status or why it is passed over) of what matches.
+
+        Raises:
+            DataError: it is a glob, and no file and no folder matches it.
+        """
         if self._named_file is not None:
             path = os.path.join(self.root, self._named_file)
             # Named by the user: a link may lead where it will.
@@ -296,6 +301,7 @@ class _Walk:
         # A stack in place of recursion: folders may be nested more deeply than calls. With each
         # folder goes whether the source names it, or one above it.
         stack = [("", self._glob is None)]
+        anything_fits = self._glob is None
         while stack:
             below, matched = stack.pop()
             folder = os.path.join(self.root, below)
@@ -310,6 +316,7 @@ class _Walk:
                 if self._selects.excludes(name):
                     continue
                 fits = self._glob is not None and self._glob.fullmatch(name) is not None
+                anything_fits |= fits
                 if entry.is_dir(follow_symlinks=False):
                     deeper = self._max_depth is None or name.count("/") < self._max_depth
                     if entry.name not in _VERSION_CONTROL_FOLDERS and (matched or fits or deeper):
@@ -322,6 +329,8 @@ class _Walk:
                 outcome = self._entry(entry)
                 if outcome is not None:
                     yield name, *outcome
+        if not anything_fits:
+            raise DataError(f"{self._unmatched_glob}; correct it, or name the folder itself")
 
     def _entry(self, entry: os.DirEntry[str]) -> tuple[str, os.stat_result | PassedOver] | None:
         """Real path and status of what matches and is no folder."""

@@ -1,13 +1,12 @@
 """Sequences as a model will see them: document borders, masked words, and how often what is."""
 
-import sys
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlmtune.config import MaskingConfig, Strategy
-from mlmtune.console import Console
+from mlmtune.console import Console, shows_colours
 from mlmtune.masking.collator import IGNORE_INDEX, MaskedBatch, MaskingCollator
 from mlmtune.masking.selection import STRATEGIES
 from mlmtune.randomness import UInt64Array, key
@@ -229,4 +228,4 @@ def _bars(rows: list[tuple[str, int, str]]) -> list[str]:
 
 
 def _coloured(text: str, colour: str) -> str:
-    return f"{colour}{text}{_PLAIN}" if sys.stdout.isatty() else text
+    return f"{colour}{text}{_PLAIN}" if shows_colours() else text

@@ -210,6 +210,17 @@ def test_no_match_lists_the_endings_there_are(tree):
         scan_one(root, include=["*.rst"])
 
 
+@pytest.mark.parametrize("glob", ["docs*/**/*.md", "none*", "*/deep/[x]"])
+def test_a_glob_that_nothing_matches_is_named_as_such(tree, glob):
+    root = tree("a.md", "sub/b.md")
+    with pytest.raises(DataError, match=r"\[0\]\.path: nothing matches the glob .*; correct"):
+        scan(
+            CorpusConfig(
+                sources=[SourceConfig(format="markdown", path=[str(root), f"{root}/{glob}"])]
+            )
+        )
+
+
 def test_packages_may_be_named_and_globbed():
     assert ids("package://pydoc_data/topics.py", "python", text_field="topics") == ["topics.py"]
     assert "topics.py" in ids("package://pydoc_data/*.py", "python", text_field="topics")

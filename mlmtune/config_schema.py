@@ -1,0 +1,60 @@
+"""What the schema of the config says of a key: a section, a list, or one of several kinds."""
+
+import types
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from mlmtune.config import keys_of
+from mlmtune.yaml_document import Document, KeyPath
+
+
+def alternatives(annotation: Any) -> list[Any]:
+    """The members of a union; a type that is none is its own only member."""
+    is_union = get_origin(annotation) in (Union, types.UnionType)
+    return list(get_args(annotation)) if is_union else [annotation]
+
+
+def optional_of(annotation: Any) -> Any:
+    """`X` for `X | None`; else the annotation."""
+    others = [kind for kind in alternatives(annotation) if kind is not type(None)]
+    return others[0] if len(others) == 1 else annotation
+
+
+def section_in(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field is, or may be."""
+    kinds = [kind for kind in alternatives(annotation) if isinstance(kind, type)]
+    return next((kind for kind in kinds if issubclass(kind, BaseModel)), None)
+
+
+def list_item(annotation: Any) -> Any:
+    kind = optional_of(annotation)
+    return get_args(kind)[0] if get_origin(kind) is list else None
+
+
+def take_one_for_a_list(document: Document, kind: type[BaseModel], path: KeyPath = ()) -> None:
+    """Put a single value into a list where the schema wants a list of such values.
+
+    Args:
+        document: changed in place; an entry made so was written where its value was.
+        kind: the section at `path`.
+        path: where to begin.
+    """
+    section = document.value_at(path)
+    if not isinstance(section, dict):
+        return
+    for key, field in keys_of(kind).items():
+        if section.get(key) is None:
+            continue
+        below, item = (*path, key), list_item(field.annotation)
+        section_of_item = section_in(item)
+        wanted = dict if section_of_item is not None else str | int | float
+        if item is not None and isinstance(section[key], wanted):
+            document.move_below(below, 0)
+            section[key] = [section[key]]
+        inner = section_in(field.annotation)
+        if inner is not None:
+            take_one_for_a_list(document, inner, below)
+        elif section_of_item is not None and isinstance(section[key], list):
+            for number in range(len(section[key])):
+                take_one_for_a_list(document, section_of_item, (*below, number))
