@@ -126,17 +126,24 @@ def train(
     from mlmtune.training.job import Options
     from mlmtune.training.loop import train as run_training
     from mlmtune.training.masked_lm import build_masked_lm
+    from mlmtune.training.outcome import outcome
 
     text = config.read_text(encoding="utf-8")
     options = Options(resume, overwrite, allow_changes, quiet, config_text=text)
     results = run_training(settings, options, build_masked_lm)
-    if results is not None and not no_report and _is_first_process():
-        _report_on_finished(run, Console(is_quiet=quiet))
+    if results is not None and _is_first_process():
+        console = Console(is_quiet=quiet)
+        if no_report or not _report_on_finished(run, console):
+            console.result(f"{run.resolve().name}: {outcome(results)}")
     _push_finished(run, settings.hub, Console(is_quiet=quiet))
 
 
-def _report_on_finished(run: Path, console: Console) -> None:
-    """Report on the run that has just come to its end, which no failure here undoes."""
+def _report_on_finished(run: Path, console: Console) -> bool:
+    """Report on the run that has just come to its end, which no failure here undoes.
+
+    Returns:
+        Whether there is a report.
+    """
     from mlmtune.proof.report import report_on
     from mlmtune.proof.runs import open_run
 
@@ -144,6 +151,8 @@ def _report_on_finished(run: Path, console: Console) -> None:
         report_on([open_run(run)], [], None, console)
     except Exception as error:
         console.say(f"there is no report ({_explain(error)[0]}); mlmtune report {run} makes it")
+        return False
+    return True
 
 
 def _push_finished(run: Path, hub: "HubConfig", console: Console) -> None:

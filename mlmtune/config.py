@@ -567,7 +567,10 @@ class CheckpointConfig(Section):
     keep: Positive = 2
     """How many of the newest checkpoints to keep. The best one is kept besides."""
     export: Literal["best", "last"] = "best"
-    """Which weights go to `model/`: the best on validation, or the last."""
+    """Which weights go to `model/`: the best on validation of those that were trained, or the last.
+    Where the base was better than all of them, the best of them is written all the same, because
+    the base itself is no result of training; the last lines of `train`, eval_results.json
+    (`worse_than_base`) and the model card then say that the base is better."""
 
 
 class TrackingConfig(Section):

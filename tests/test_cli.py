@@ -495,7 +495,10 @@ def test_train_ends_with_a_report(
     assert result.code == 0
     assert f"the report is in {tmp_path / 'run' / 'report.html'}" in result.out
     assert (tmp_path / "run" / "report.json").is_file()
-    assert command("train", "--config", path, "--overwrite", "--no-report").code == 0
+    without = command("train", "--config", path, "--overwrite", "--no-report", "--quiet")
+    assert without.code == 0
+    last = without.out.splitlines()[-1]
+    assert re.match(r"run: (improved|no clear change|worse)\. .*: perplexity .* before", last)
     assert not (tmp_path / "run" / "report.html").exists()
     again = command("report", tmp_path / "run", "--quiet")
     assert again.code == 0

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from mlmtune.classification.batches import EncodedExamples, ExampleBatch, ExampleSequences
 from mlmtune.classification.examples import Side, TaskData, read_task_data, subset
-from mlmtune.classification.metrics import Scores, confusion_matrix
+from mlmtune.classification.metrics import Scores, confusion_matrix, gain_over_majority
 from mlmtune.classification.prediction import predict
 from mlmtune.config import ClassificationConfig
 from mlmtune.console import Console, table
@@ -205,6 +205,7 @@ class Classification(Task):
             yield ""
             yield from _confusion_table(self.data.labels, results[f"{side}_confusion_matrix"])
             yield ""
+        yield _verdict(self.data.labels, results, side)
 
     def how_to_try(self, run: RunDir) -> str:
         """Loading it as any other classifier."""
@@ -212,6 +213,28 @@ class Classification(Task):
             'python -c "from transformers import pipeline; '
             f"print(pipeline('text-classification', '{run.model}')('your text'))\""
         )
+
+
+def _verdict(labels: tuple[str, ...], results: Mapping[str, Any], side: str) -> str:
+    """Whether the classifier knows more than which label is the most frequent.
+
+    Args:
+        labels: by number.
+        results: all_results.json's content.
+        side: `eval` or `test`.
+    """
+    gain = gain_over_majority(np.asarray(results[f"{side}_confusion_matrix"]))
+    low, high = gain.interval
+    word = "better" if low > 0 else "worse" if high < 0 else "not clearly better"
+    line = (
+        f"{word} than always answering {labels[gain.label]!r}: accuracy "
+        f"{results[f'{side}_accuracy']:.1%} against {gain.share:.1%}"
+    )
+    if low <= 0:  # where labels are uneven, a classifier may still tell the rare ones
+        line += (
+            f", macro-F1 {100 * results[f'{side}_macro_f1']:.1f} against {100 * gain.macro_f1:.1f}"
+        )
+    return line
 
 
 def _probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -11,9 +11,11 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmtune.evaluation.scoring import TokenScores
+from mlmtune.evaluation.scoring import FixedMasks, TokenScores
+from mlmtune.masking.collator import IGNORE_INDEX
 
 NUM_LIKELIEST = 5
+CHUNKS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,19 @@ class TokenFrequencies:
         with np.errstate(divide="ignore"):
             losses = -np.log(smoothed / smoothed.sum())
         return cls(losses, np.argsort(losses, kind="stable")[:NUM_LIKELIEST])
+
+    def measure(self, masks: FixedMasks) -> tuple[float, float]:
+        """Mean loss, in nats, and share of right guesses on all masked tokens of a text."""
+        loss_sum, num_right, num_masked = 0.0, 0, 0
+        for draw in range(masks.num_draws):
+            for start in range(0, len(masks.chunks), CHUNKS_AT_ONCE):
+                chunks = masks.chunks[start : start + CHUNKS_AT_ONCE]
+                labels = masks.batch(chunks, draw).labels.numpy()
+                labels = labels[labels != IGNORE_INDEX]
+                loss_sum += float(self.losses[labels].sum())
+                num_right += int((labels == self.likeliest[0]).sum())
+                num_masked += len(labels)
+        return loss_sum / num_masked, num_right / num_masked
 
     def score(self, scores: TokenScores) -> TokenScores:
         """What it says of the masked tokens that a model was asked for."""

@@ -182,6 +182,12 @@ def _how_sure(outcomes: Sequence[Outcome]) -> Iterator[str]:
             "accuracy; settings that lie closer than a few are not told apart"
         )
         return
+    if best.results["worse_than_base"]:
+        before = perplexity(Estimate(best.results["perplexity_before"]))
+        yield (
+            f"every run is worse than its base (perplexity {before} before training); try lower "
+            "values of optimizer.learning_rate"
+        )
     interval = best.results.get("perplexity_interval")
     if interval is not None:
         close = sum(outcome.results["perplexity"] <= interval[1] for outcome in others

@@ -241,10 +241,13 @@ def masked_lm_card(
         f"after (seed {config.evaluation.seed}, {config.evaluation.mlm_probability:.0%} of the "
         f"tokens{draws}). In brackets: 95 % intervals."
     ]
+    if results["worse_than_base"]:
+        notes.insert(0, "**This model is not better than its base on the validation text.**")
     if results["model_head_was_new"]:
         notes.append(
             "The base has no masked-LM head. It was given a new one, so what it says before "
-            "training means little."
+            "training means little. Token frequencies alone would guess "
+            f"{results['token_frequency_accuracy']:.1%} of the tokens right."
         )
     return _card(
         name,

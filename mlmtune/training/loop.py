@@ -485,7 +485,8 @@ def _evaluate(job: Job) -> bool:
     state = job.state
     evaluation = _measure(job)
     state.evaluations[str(state.step)] = evaluation.to_json()
-    job.progress.say(f"after step {state.step}: {evaluation.describe()}")
+    worse = "; worse than before training" * job.task.is_worse_than_base(state, state.step)
+    job.progress.say(f"after step {state.step}: {evaluation.describe()}{worse}")
     _record_evaluation(job, evaluation)
     reason = job.task.reason_to_stop(state)
     if reason is not None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mlmtune.config import Config, RateSchedule
 from mlmtune.console import Console
 from mlmtune.evaluation.fill_mask import ANY_MASK, fill_mask
+from mlmtune.evaluation.frequencies import TokenFrequencies
 from mlmtune.evaluation.perplexity import Evaluation
 from mlmtune.masking.collator import MaskedBatch, MaskingCollator
 from mlmtune.masking.selection import highest_mlm_probability, mlm_probability_at
@@ -174,7 +175,23 @@ class MaskedLM(Measurable, Task):
             **({"forgetting": forgetting(state, step)} if "general_loss" in after else {}),
             "step": step,
             "model_head_was_new": self.loaded.head_is_new,
+            "worse_than_base": self.is_worse_than_base(state, step),
+            **(self._of_frequencies() if self.loaded.head_is_new else {}),
         }
+
+    def is_worse_than_base(self, state: TrainState, step: int) -> bool:
+        """By the loss on the domain's text; a base without a head is not compared with."""
+        assert state.evaluation_before is not None
+        rose = state.evaluations[str(step)]["loss"] > state.evaluation_before["loss"]
+        return bool(rose) and not self.loaded.head_is_new
+
+    def _of_frequencies(self) -> dict[str, Any]:
+        """What token frequencies alone predict of the validation text."""
+        vocabulary_size = self.loaded.model.get_input_embeddings().num_embeddings
+        counts = self.splits.train.token_counts(vocabulary_size)
+        frequencies = TokenFrequencies.of(counts, self.loaded.tokenizer.unk_token_id)
+        loss, accuracy = frequencies.measure(self.evaluator.masks)
+        return {"token_frequency_loss": loss, "token_frequency_accuracy": accuracy}
 
     def identity(self) -> dict[str, Any]:
         """The text and its split, how it is cut and masked, and what it is measured by."""

@@ -108,6 +108,10 @@ class Task(ABC):
         """Why what the last evaluation found ends the run; None where it does not."""
         return None
 
+    def is_worse_than_base(self, state: TrainState, step: int) -> bool:
+        """Whether a step was measured as worse than the model before training."""
+        return False
+
     def results(self, state: TrainState, step: int) -> dict[str, Any]:
         """eval_results.json of the weights of a step."""
         return {**state.evaluations[str(step)], "step": step}

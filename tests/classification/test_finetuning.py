@@ -1,6 +1,7 @@
 """finetune: from labelled examples to a classifier that others can load."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ def test_a_task_is_learned_and_loads_as_any_classifier(
     shown = capsys.readouterr().out
     assert "80 train, 24 validation, 30 test examples of 2 labels" in shown
     assert "test:       accuracy 100.0%, macro-F1 100.0 on 30 examples" in shown
+    assert re.search(r"\nbetter than always answering '.*': accuracy 100.0% against \d", shown)
     assert "succeeded" not in shown
 
     results = run.json("test_results.json")

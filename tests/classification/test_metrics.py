@@ -9,6 +9,7 @@ from mlmtune.classification.metrics import (
     Scores,
     accuracy,
     confusion_matrix,
+    gain_over_majority,
     macro_f1,
     precision_recall_f1,
 )
@@ -52,3 +53,21 @@ def test_the_best_weights_are_the_best_by_what_is_chosen(metric: str, criterion:
     scores = Scores(("a", "b"), 0.5, np.asarray([[1, 0], [1, 2]]), metric)  # type: ignore[arg-type]
     assert scores.criterion == pytest.approx(criterion)
     assert scores.to_json()["per_label"]["b"]["recall"] == pytest.approx(2 / 3)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, NUM_LABELS - 1), st.integers(0, NUM_LABELS - 1)), min_size=1)
+)
+def test_the_gain_over_the_most_frequent_label_is_that_of_counting(
+    pairs: list[tuple[int, int]],
+) -> None:
+    labels, predictions = np.asarray(pairs).T
+    gain = gain_over_majority(confusion_matrix(labels, predictions, NUM_LABELS))
+    assert gain.label == np.bincount(labels).argmax()
+    assert gain.share == pytest.approx(np.mean(labels == gain.label))
+    constant = confusion_matrix(labels, np.full_like(labels, gain.label), NUM_LABELS)
+    assert gain.macro_f1 == pytest.approx(macro_f1(constant))
+    differences = (predictions == labels).astype(float) - (labels == gain.label)
+    half_width = 1.96 * differences.std() / np.sqrt(len(labels))
+    mean = differences.mean()
+    assert gain.interval == pytest.approx((mean - half_width, mean + half_width), abs=1e-9)

@@ -16,7 +16,7 @@ RESULTS = {
     "perplexity_before_interval": [38.0, 42.0], "accuracy": 0.5, "accuracy_before": 0.25,
     "accuracy_top5": 0.75, "accuracy_top5_before": 0.5, "num_masked_tokens": 1234,
     "num_mask_draws": 8, "step": 300,
-    "model_head_was_new": False,
+    "model_head_was_new": False, "worse_than_base": False,
 }  # fmt: skip
 GENERAL = {"general_perplexity": 20.0, "general_perplexity_before": 10.0, "forgetting": 0.693}
 SNIPPET = Snippet("print(1)", "1")
@@ -152,10 +152,18 @@ def test_a_local_base_is_named_and_in_no_metadata():
 
 def test_forgetting_is_called_so_only_where_the_base_knew_something():
     assert "| forgetting (" in card_of(RESULTS | GENERAL)
-    new_head = card_of(RESULTS | GENERAL | {"model_head_was_new": True})
+    new = {"model_head_was_new": True, "token_frequency_accuracy": 0.062}
+    new_head = card_of(RESULTS | GENERAL | new)
     assert "forgetting" not in new_head
     assert "| change (nats a token of general text) |" in new_head
     assert "before training means little" in new_head
+    assert "Token frequencies alone would guess 6.2% of the tokens right." in new_head
+
+
+def test_a_model_that_is_no_better_than_its_base_says_so():
+    said = "not better than its base"
+    assert said not in card_of()
+    assert said in card_of(RESULTS | {"worse_than_base": True})
 
 
 def test_a_perplexity_beyond_all_numbers_is_said_and_in_no_metadata():

@@ -87,6 +87,7 @@ def said_of(make_store: Any, tokenizer: Any) -> Callable[..., list[str]]:
     return say
 
 
+SMALL_STEPS = {"max_steps": 30, "global_batch_size": 4}
 THIRD = {"validation_fraction": 0.3}
 
 
@@ -94,7 +95,10 @@ THIRD = {"validation_fraction": 0.3}
     ("lengths", "sections", "patterns"),
     [
         ([800] * 100, {"corpus": THIRD}, []),
-        ([20] * 100, {"corpus": THIRD}, [r"is about \d+ masked tokens, .* \(0.3 now\)"]),
+        (
+            [20] * 100, {"corpus": THIRD, "training": SMALL_STEPS},
+            [r"is about \d+ masked tokens, .* \(0.3 now\)"],
+        ),
         ([5000] * 20, {"corpus": THIRD}, [r"is \d documents, too little .* or add text"]),
         (
             [10_000] * 2, {"corpus": {"validation_fraction": 0.2}},

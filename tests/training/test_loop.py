@@ -22,6 +22,7 @@ from mlmtune.modeling.masked_head import MaskedHead
 from mlmtune.training import loop
 from mlmtune.training.checkpoint import find_fault
 from mlmtune.training.masked_lm import build_masked_lm
+from mlmtune.training.outcome import outcome
 from mlmtune.training.run_dir import OWN_FILES
 
 WITH_DROPOUT = {"dropout": 0.1}
@@ -327,6 +328,20 @@ def test_export(runs: Any, worse_after: Callable[[int], None], export: str) -> N
     assert run.json("eval_results.json")["loss"] == run.evaluations[step]
     assert run.model_bytes == (run.checkpoint(step) / "model.safetensors").read_bytes()
     assert run.model_bytes != (run.checkpoint(9 - step) / "model.safetensors").read_bytes()
+
+
+def test_a_run_that_only_got_worse_says_so(
+    runs: Any, worse_after: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    worse_after(0)
+    run = runs.train()
+    assert "; worse than before training" in capsys.readouterr().out
+    results = run.json("eval_results.json")
+    assert results["worse_than_base"]
+    assert results["loss"] > results["loss_before"]
+    assert results["step"] == min((3, 6), key=lambda step: run.evaluations[step])
+    assert "not better than its base" in (run.path / "model" / "README.md").read_text("utf-8")
+    assert outcome(run.json("all_results.json")).startswith("worse. The model is worse than its")
 
 
 @pytest.mark.parametrize(

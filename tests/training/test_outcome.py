@@ -1,0 +1,62 @@
+"""The last line of a run without a report."""
+
+import math
+from typing import Any
+
+import pytest
+
+from mlmtune.training.outcome import outcome
+
+
+def results(before: float, after: float, half_width: float | None, **others: Any) -> dict[str, Any]:
+    def interval(loss: float) -> list[float] | None:
+        if half_width is None:
+            return None
+        return [math.exp(loss - half_width), math.exp(loss + half_width)]
+
+    return {
+        "eval_loss": after,
+        "eval_loss_before": before,
+        "eval_perplexity": math.exp(after),
+        "eval_perplexity_before": math.exp(before),
+        "eval_perplexity_interval": interval(after),
+        "eval_perplexity_before_interval": interval(before),
+        "eval_num_masked_tokens": 1000,
+        "eval_model_head_was_new": False,
+        "eval_worse_than_base": after > before,
+        **others,
+    }
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "half_width", "expected"),
+    [
+        (3.0, 2.5, 0.1, "improved. On validation text: perplexity 20.09 before, 12.18 after."),
+        (3.0, 2.9, 0.1, "no clear change. On validation text: perplexity"),
+        (3.0, 2.5, None, "no clear change. On validation text: perplexity"),
+        (3.0, 3.1, 0.1, "no clear change. The model is not better than its base on"),
+        (3.0, 3.5, 0.1, "worse. The model is worse than its base on validation text: perpl"),
+    ],
+)
+def test_two_intervals_decide(
+    before: float, after: float, half_width: float | None, expected: str
+) -> None:
+    assert outcome(results(before, after, half_width)).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("after", "accuracy", "expected"),
+    [
+        (3.0, 0.4, "improved. The model has learned to predict the domain's text (40.0% right, f"),
+        (3.0, 0.058, "no clear change. It predicts little beyond token frequencies (5.8% right, "
+                     "frequency alone 6.2%): perplexity 20.09."),
+        (4.95, 0.4, "no clear change. It predicts little beyond"),
+        (6.0, 0.02, "worse. It predicts the text worse than token frequencies do (2.0% right"),
+    ],
+)  # fmt: skip
+def test_a_new_head_is_compared_with_token_frequencies(
+    after: float, accuracy: float, expected: str
+) -> None:
+    of_frequencies = {"eval_token_frequency_loss": 5.0, "eval_token_frequency_accuracy": 0.062}
+    found = results(6.5, after, 0.1, eval_accuracy=accuracy, **of_frequencies)
+    assert outcome(found | {"eval_model_head_was_new": True}).startswith(expected)
