@@ -152,10 +152,10 @@ class SourceConfig(Section):
     """Licence of the text, for the model card (`cc-by-4.0`)."""
 
     @property
-    def location(self) -> str:
-        """Where it is, in a few words."""
+    def places(self) -> list[str]:
+        """Where it is: its paths, or its repository, or its dataset."""
         where = self.path or self.git or self.dataset or ""
-        return where if isinstance(where, str) else ", ".join(where)
+        return [where] if isinstance(where, str) else where
 
     @model_validator(mode="after")
     def _is_in_one_place(self) -> "SourceConfig":

@@ -15,8 +15,8 @@ from mlmtune import config_problems
 from mlmtune.config import ClassificationConfig, Config, Section
 from mlmtune.config_schema import take_one_for_a_list
 from mlmtune.errors import ConfigError
-from mlmtune.redaction import redacted
-from mlmtune.yaml_document import Document, KeyPath, Origin, dotted, dump, parse
+from mlmtune.redaction import REDACTED, is_secret_name, redacted, remember_secrets, without_queries
+from mlmtune.yaml_document import Document, KeyPath, Origin, dotted, dump, parse, replace_texts
 
 SettingsT = TypeVar("SettingsT", bound=Section)
 
@@ -49,6 +49,7 @@ def load_config(
     """
     path = Path(path)
     document = parse(_read_text(path), lambda line: Origin(line, f"{path}:{line}"))
+    remember_secrets(document.value)
     if isinstance(document.value, dict):
         take_one_for_a_list(document, kind)
         overridden = [
@@ -73,8 +74,13 @@ def resolved_yaml(config: Section) -> str:
 
 
 def recorded_yaml(config: Section) -> str:
-    """The same as a run keeps it: without secrets, and without the queries of URLs."""
+    """The whole config as a run keeps it: without secrets, and without the queries of URLs."""
     return dump(redacted(config.model_dump()))
+
+
+def recorded_text(text: str) -> str:
+    """A config as the user wrote it, comments and all, without the same."""
+    return without_queries(replace_texts(text, redacted))
 
 
 def json_schema(kind: type[Section]) -> dict[str, Any]:
@@ -152,7 +158,7 @@ def _apply(override: str, number: int, document: Document) -> KeyPath | None:
     Returns:
         The path written to, if the override names one.
     """
-    origin = Origin(_AFTER_THE_FILE + number, f"override {override!r}")
+    origin = Origin(_AFTER_THE_FILE + number, f"override {_shown(override)!r}")
     parts = _OVERRIDE.fullmatch(override)
     if parts is None:
         document.report((), f"expected section.key=value, {_hint_for(override)}", origin)
@@ -164,6 +170,7 @@ def _apply(override: str, number: int, document: Document) -> KeyPath | None:
         return None
     written = parse(parts["value"], lambda _: origin, path)
     document.problems += written.problems
+    remember_secrets(written.value)
     if not written.problems:
         container[path[-1]] = written.value
     for below in [known for known in document.origins if known[: len(path)] == path]:
@@ -177,8 +184,17 @@ def _hint_for(override: str) -> str:
     if override.lower().endswith((".yaml", ".yml")):
         return f"and the config goes before the settings: --config {override}"
     if (colon := re.fullmatch(r"([\w.-]+):\s*(.+)", override)) and "." in colon[1]:
-        return f"did you mean {colon[1]}={colon[2]}?"
+        return f"did you mean {_shown(f'{colon[1]}={colon[2]}')}?"
     return "such as training.epochs=1"
+
+
+def _shown(override: str) -> str:
+    """An override as errors name it: with no value where it, or a key in it, is a secret's."""
+    if any(map(is_secret_name, re.findall(r"[\w.-]+(?=[\"']?\s*[:=])", override))):
+        return f"{re.split('[:=]', override)[0]}={REDACTED}"
+    key = re.match(r"[\w.-]+\s*=|", override)
+    assert key is not None
+    return f"{key[0]}{redacted(override[key.end() :])}"
 
 
 def _container(settings: dict[str, Any], keys: Sequence[str]) -> tuple[Any, KeyPath]:

@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 
 from mlmtune.config import Config, keys_of
 from mlmtune.config_schema import alternatives, list_item, optional_of, section_in
+from mlmtune.redaction import is_secret_name
 from mlmtune.yaml_document import Document, KeyPath, Origin, dotted
 
 NAMES_IN_TRANSFORMERS = {
@@ -45,6 +46,10 @@ NAMES_IN_TASKS = NAMES_IN_TRANSFORMERS | dict.fromkeys(
 
 SECRETS = ("token", "hub_token", "hf_token", "use_auth_token", "api_key", "password")
 """Keys that must not be there whatever their section is."""
+_REFUSED_SECRET = (
+    "refused: a config is copied and shared; set a token in the environment (HF_TOKEN), and other "
+    "credentials where their own programs look for them"
+)
 
 _KINDS: dict[Any, tuple[str, str]] = {
     str: ("text", "texts"),
@@ -192,12 +197,14 @@ def _unknown_key(
     if key == "trust_remote_code":
         return "refused: mlmtune never runs code from a model repository; remove the key", []
     if key.lower() in SECRETS:
-        return "refused: a config is copied and shared; set HF_TOKEN in the environment", []
+        return _REFUSED_SECRET, []
     around = [str(part) for part in path[:-1]]
     siblings = {name: ".".join((*around, name)) for name in keys_of(section)}
     if (colon := key.partition(":"))[0] in siblings and colon[2]:
         return f"YAML wants a space after the colon: {colon[0]}: {colon[2]}", [siblings[colon[0]]]
     names = _meant(key.lower().replace("-", "_"), siblings, kind)
+    if not names and is_secret_name(key):
+        return _REFUSED_SECRET, []
     if not names:
         place = f"the keys of {'.'.join(around)}" if around else "the sections"
         return f"unknown key; {place} are {_listed(list(siblings), 'and')}", []

@@ -4,6 +4,7 @@ PyYAML does the syntax. What the text means is decided here, because its own rea
 surprises: there `1e-5` is a string, `no` is False and the second of two equal keys silently wins.
 """
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -229,6 +230,29 @@ def _syntax_problem(error: Exception, text: str) -> tuple[int, str]:
     elif "mapping values are not allowed" in what:
         what += "; check the indentation, and put text with a colon in quotes"
     return mark.line + 1, what
+
+
+def replace_texts(text: str, replacement: Callable[[str], str]) -> str:
+    """YAML with other texts in it; comments and all else stay as they are written.
+
+    Args:
+        text: the YAML; if its syntax is broken, it is given back as it is.
+        replacement: called with each text that is a key or a value.
+    """
+    pieces, end = [], 0
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if not isinstance(event, yaml.ScalarEvent):
+                continue
+            new = replacement(event.value)
+            if new != event.value:
+                is_block = event.style in ("|", ">")
+                quoted = json.dumps(new, ensure_ascii=False) + "\n" * is_block
+                pieces += [text[end : event.start_mark.index], quoted]
+                end = event.end_mark.index
+    except (yaml.YAMLError, ValueError):
+        return text
+    return "".join((*pieces, text[end:]))
 
 
 class _Dumper(yaml.SafeDumper):

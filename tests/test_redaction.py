@@ -1,11 +1,19 @@
 import html
 import json
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlmtune.redaction import REDACTED, redacted, without_query, without_secrets
+from mlmtune.redaction import (
+    REDACTED,
+    public_location,
+    redacted,
+    remember_secrets,
+    without_queries,
+    without_secrets,
+)
 
 SIGNED = "?X-Amz-Signature=abc123&X-Amz-Expires=60"
 SECRET = "correct-horse-battery"
@@ -23,6 +31,11 @@ SECRET = "correct-horse-battery"
         "OPENAI_APIKEY",
         "SSH_PASSPHRASE",
         "AZURE_STORAGE_CONNECTION_STRING",
+        "STORAGE_SAS",
+        "PGPASSWORD",
+        "MY_TOKEN_2",
+        "AWS_SECRET_ACCESS_KEY_OLD",
+        "azureAccountKey",
     ],
 )
 def test_the_value_of_a_secret_variable_is_taken_out_wherever_it_stands(monkeypatch, name):
@@ -33,7 +46,8 @@ def test_the_value_of_a_secret_variable_is_taken_out_wherever_it_stands(monkeypa
 @pytest.mark.parametrize(
     ("name", "value"),
     [("PWD", "/srv/there/1"), ("TOKENIZERS_PARALLELISM", "false-or-true"), ("API_KEY", "short"),
-     ("KEYBOARD", "qwertyuiop")],
+     ("KEYBOARD", "qwertyuiop"), ("SSH_AUTH_SOCK", "/tmp/agent/12345678"),
+     ("MAX_TOKENS", "12345678"), ("GOOGLE_APPLICATION_CREDENTIALS", sys.executable)],
 )  # fmt: skip
 def test_other_variables_are_left_alone(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
@@ -101,15 +115,126 @@ def test_passwords_in_urls_are_taken_out(text, expected):
     [
         (f"https://host/a.md{SIGNED}", "https://host/a.md"),
         (f"https://host/a.md{SIGNED}, docs/?.md", "https://host/a.md, docs/?.md"),
-        (f"403, url='https://host/a.md{SIGNED}'", "403, url='https://host/a.md'"),
-        ("https://host/a.md#part, x", "https://host/a.md, x"),
-        (f"{{path: https://host/a.md{SIGNED}}}", "{path: https://host/a.md}"),
+        (f"403, url='https://host/a(1).md{SIGNED}'", "403, url='https://host/a(1).md'"),
+        ("(https://host/a.md#part), x", "(https://host/a.md), x"),
+        (f"{{path: HTTPS://host/a.md{SIGNED}}}", "{path: HTTPS://host/a.md}"),
+        (f"https://host/my file.md{SIGNED} is gone", "https://host/my file.md is gone"),
+        (f"no simplecache::https://host/a{SIGNED}", "no simplecache::https://host/a"),
         ("data/?.md", "data/?.md"),
         ("s3://bucket/?.md", "s3://bucket/?.md"),
     ],
 )
-def test_queries_are_taken_out_of_what_people_read(text, expected):
-    assert without_query(text) == expected
+def test_queries_are_taken_out_of_what_other_programs_say(text, expected):
+    assert without_queries(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("location", "expected"),
+    [
+        (f"https://host/paren(1).txt{SIGNED}", "https://host/paren(1).txt"),
+        (f"https://host/it's a \"file\".txt{SIGNED} x", "https://host/it's a \"file\".txt"),
+        (f"HTTPS://me:pass@host:8080/%28ü{SIGNED}", "HTTPS://host:8080/%28ü"),
+        ("https://host/a?x=1::y://z", "https://host/a"),
+        ("https://me:a/b#c?d@host/x?y=1", "https://host/x"),
+        ("http://[::1]:80/a?x=1", "http://[::1]:80/a"),
+        ("https://[broken/a?x=1", f"https://{REDACTED}"),
+        (f"zip://a(1).md::simplecache::https://host/a.zip{SIGNED}",
+         "zip://a(1).md::simplecache::https://host/a.zip"),
+        ("S3://key:sec/ret@bucket/a", "S3://bucket/a"),
+        ("s3://bucket/part-?", "s3://bucket/part-?"),
+        ("s3://arn:aws:s3:us-west-2:1:accesspoint/x", "s3://arn:aws:s3:us-west-2:1:accesspoint/x"),
+        ("abfs://container@account/a?sv=1&sig=2", "abfs://container@account/a"),
+        ("az://container/a#sig=2", "az://container/a"),
+        ("memory://a/b#c", "memory://a/b#c"),
+        ("sftp://me@host/a", "sftp://me@host/a"),
+        ("gist://me:token@id/a", "gist://id/a"),
+        ("github://org:repo@main/a", "github://org:repo@main/a"),
+        ("file:///data/a#b?c=d", "file:///data/a#b?c=d"),
+        ("/data/a?b=c", "/data/a?b=c"),
+    ],
+)  # fmt: skip
+def test_a_location_keeps_all_but_what_may_be_a_secret(location, expected):
+    assert public_location(location) == expected
+
+
+CANARY = "cnry0451"
+PATHS = st.text("abc/.~-_%28!$&'()*+,;=:@é ", max_size=12).map("/a".__add__)
+QUERIES = st.text("abc/.~-_%28!$&'()*+,;=:@?", max_size=8)
+
+
+@given(
+    scheme=st.sampled_from(["http", "HTTPS", "simplecache::https", "zip://x(1)::http", "s3", "az"]),
+    user=st.sampled_from(["", f"{CANARY}@", f"me:{CANARY}@", f"me:a/{CANARY}@"]),
+    path=PATHS,
+    mark=st.sampled_from("?#"),
+    around=st.tuples(QUERIES, QUERIES),
+)
+def test_a_canary_survives_in_no_legal_form(scheme, user, path, mark, around):
+    if scheme in ("s3", "az"):  # no web addresses: a user is harmless, and a query has a name
+        user, around = user.replace(f"{CANARY}@", f"me:{CANARY}@"), ("sig=", around[1])
+    elif "/" in user:
+        user = ""  # is legal only where it is quoted
+    url = f"{scheme}://{user}host{path}{mark}{around[0]}{CANARY}{around[1]}"
+    assert CANARY not in public_location(url)
+    assert CANARY not in json.dumps(redacted({"path": [url]}))
+    if " " not in path:
+        assert CANARY not in without_queries(f"cannot read ('{url}'): it is gone")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "num_tokens: 5, max_tokens=123456789012, tokens_per_second 1234.5678901234567",
+        "tokenization: sentence-splitter-2; the sas and the key of tokenization-2026",
+        '{"token_str": "internationalization1", "mask_token": "[MASK]", "token": 12345678}',
+        "key=bert.encoder.layer.0.attention.self.key.weight",
+        "config=abcdefgh12345678 design=abcdefgh12345678 resign=abcdefgh12345678",
+        "the bearer authentication-scheme of authorization: see role-based-access-control2",
+        "a password is needed; signature: f(a1, b2)",
+        "http://[server]:80/a, ssh://git@host/a, mail me@host12345678",
+    ],
+)  # fmt: skip
+def test_ordinary_text_stays_as_it_is(text):
+    assert without_secrets(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"AccountName=a;AccountKey={SECRET}12==;EndpointSuffix=core",
+         f"AccountName=a;AccountKey={REDACTED};EndpointSuffix=core"),
+        (f"Authorization: Bearer {SECRET}", f"Authorization: Bearer {REDACTED}"),
+        ("{'authorization': 'Basic bWU6cHc='}", f"{{'authorization': 'Basic {REDACTED}'}}"),
+        ("a bearer abcdefg123", f"a bearer {REDACTED}"),
+        ('{"client_secret": "abcd12345678", "b": 1}', f'{{"client_secret": "{REDACTED}", "b": 1}}'),
+        ("# password: correct-horse-battery", f"# password: {REDACTED}"),
+        ("\\nHF_TOKEN=abcdefg123", f"\\nHF_TOKEN={REDACTED}"),
+        ("https://host/a?X-Amz-Credential=abcd1234&X-Amz-Expires=60&X-Amz-Signature=abcd5678",
+         f"https://host/a?X-Amz-Credential={REDACTED}&X-Amz-Expires=60&X-Amz-Signature={REDACTED}"),
+    ],
+)  # fmt: skip
+def test_secrets_are_known_by_what_they_are_assigned_to(text, expected):
+    assert without_secrets(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "form"),
+    [
+        ("https://host/a b(1)?sig=" + "x/y+z=1" * 3, "x%2Fy%2Bz%3D1" * 3),
+        ("az://c/a?sv=1&sig=" + "x/y+z=1" * 3, "x/y+z=1" * 3),
+        (["s3://key:correct-horse-battery@bucket"], SECRET),
+        ({"s3": {"secret": SECRET}}, SECRET),
+        (f'{{"s3": {{"account_key": "{SECRET}"}}}}', SECRET),
+        (f"AccountName=a;AccountKey={SECRET};", SECRET),
+    ],
+    # The name of a test is in the environment.
+    ids=["https", "az", "s3", "options", "json", "account"],
+)
+def test_what_settings_hold_is_known_from_then_on(monkeypatch, settings, form):
+    monkeypatch.setattr("mlmtune.redaction._remembered", set())
+    assert form in without_secrets(f"see {form} there")
+    remember_secrets(settings)
+    assert without_secrets(f"see {form} there") == f"see {REDACTED} there"
 
 
 @given(st.recursive(st.text() | st.sampled_from(["https://a:b@c/d", "hf_" + "a" * 20]),

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from mlmtune.config import DataConfig, SourceConfig
 from mlmtune.corpus import hub
-from mlmtune.corpus.decoding import BrokenRecord, FileLeftOut, printable, read_text
+from mlmtune.corpus.decoding import BrokenRecord, FileLeftOut, read_text
 from mlmtune.corpus.formats.csv_rows import csv_values
 from mlmtune.corpus.formats.json_values import json_values
 from mlmtune.corpus.formats.records import Value, kind_of, listed
@@ -18,6 +18,7 @@ from mlmtune.corpus.formats.tables import parquet_values
 from mlmtune.corpus.readers import file_endings
 from mlmtune.errors import DataError
 from mlmtune.locations import resolve
+from mlmtune.printable import printable
 
 SideName = Literal["train", "validation", "test"]
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from mlmtune.config import CorpusConfig, NearDuplicatesConfig
 from mlmtune.console import Console
-from mlmtune.corpus.decoding import printable
 from mlmtune.corpus.document import Document
 from mlmtune.corpus.filtering import (
     OUTCOMES,
@@ -35,6 +34,7 @@ from mlmtune.corpus.parts import (
 from mlmtune.corpus.scanning import ListedSource, Listing
 from mlmtune.corpus.splitting import validation_mask
 from mlmtune.errors import DataError
+from mlmtune.printable import printable
 
 _SMALL_BYTES = 1 << 20
 """Less is read here: processes would take longer to start."""

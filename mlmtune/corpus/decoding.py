@@ -70,11 +70,6 @@ _WESTERN = frozenset(
 )
 
 
-def printable(name: str) -> str:
-    """A file's name for people and files: it may hold bytes that are no UTF-8."""
-    return name.encode("utf-8", "replace").decode()
-
-
 class FileLeftOut(Exception):
     """A file cannot be read as text.
 

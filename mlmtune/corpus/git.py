@@ -28,6 +28,7 @@ from filelock import FileLock, Timeout
 
 from mlmtune.corpus.git_repository import Entry, NotFetched, Repository, without_credentials
 from mlmtune.errors import ConfigError
+from mlmtune.redaction import public_location
 
 _URL = re.compile(
     r"(?P<scheme>https|ssh|file)://(?:(?P<user>[^-/][^/]*)@)?(?:[^-/@][^/@]*)?/.+", re.DOTALL
@@ -127,7 +128,8 @@ def _check(url: str, revision: str | None) -> None:
     """Refuse whatever git could take for an option, a command, or another kind of transport."""
     found = _URL.fullmatch(url)
     user = found["user"] if found else ""
-    if found and user and (found["scheme"] != "ssh" or ":" in user):
+    has_user = user and found and (found["scheme"] != "ssh" or ":" in user)
+    if has_user or public_location(url) != url:
         raise ConfigError(
             "git: the URL holds credentials; take them out and let git's credential helper or ssh "
             "give them"

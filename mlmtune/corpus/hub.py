@@ -24,7 +24,7 @@ from mlmtune.corpus.decoding import BrokenRecord
 from mlmtune.corpus.formats.records import Record, Value, record_of
 from mlmtune.errors import ConfigError, DataError, HubError, MlmtuneError, ResourceError
 from mlmtune.locations import resolve
-from mlmtune.redaction import without_query
+from mlmtune.redaction import without_queries
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ROWS_AT_ONCE = 256
@@ -379,7 +379,7 @@ def _is_of_the_network(error: BaseException) -> bool:
 
 def _first_line(error: BaseException) -> str:
     # Files of the hub lie at signed addresses.
-    said = without_query((str(error).strip().splitlines() or [""])[0])[:200]
+    said = without_queries((str(error).strip().splitlines() or [""])[0])[:200]
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 

@@ -35,14 +35,15 @@ from numpy.typing import NDArray
 
 from mlmtune.config import CorpusConfig
 from mlmtune.corpus.cleaning import CLEANING_VERSION
-from mlmtune.corpus.decoding import BrokenRecord, Span, can_be_cut, count_line_ends, printable
+from mlmtune.corpus.decoding import BrokenRecord, Span, can_be_cut, count_line_ends
 from mlmtune.corpus.hub import ListedDataset
 from mlmtune.corpus.readers import has_lines
 from mlmtune.corpus.reading import CleanDocument, FileEvent, FileOutcome, Reader, Tally
 from mlmtune.corpus.remote import is_remote
 from mlmtune.corpus.scanning import ListedFile, ListedSource, describe_file
 from mlmtune.errors import DataError
-from mlmtune.redaction import without_query
+from mlmtune.printable import printable
+from mlmtune.redaction import public_location
 
 PART_BYTES = 4 << 20
 """Size of a part's files, more or less: some seconds of work."""
@@ -293,7 +294,7 @@ def _events(part: Part, tally: Tally) -> Iterator[tuple[str, FileEvent]]:
         for event in part.reader.read_dataset(part.dataset, tally):
             yield str(source.dataset), event
     for file in part.files:
-        path = f"{source.git}: {file.id}" if source.git else without_query(file.path)
+        path = f"{source.git}: {file.id}" if source.git else public_location(file.path)
         place = printable(path)
         for event in part.reader.read_file(file, tally, part.path.parent):
             yield place, event

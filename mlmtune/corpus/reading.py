@@ -15,7 +15,7 @@ from mlmtune.corpus.readers import LINE_READERS, READERS
 from mlmtune.corpus.remote import local_copy
 from mlmtune.corpus.scanning import ListedFile
 from mlmtune.errors import HubError
-from mlmtune.redaction import without_query
+from mlmtune.redaction import public_location
 
 
 class CleanDocument(NamedTuple):
@@ -101,7 +101,9 @@ class Reader:
         except FileLeftOut as fault:
             if fault.reason == "unreachable":
                 # It may be there a minute later, so that it must not be noted as left out.
-                raise HubError(f"{without_query(file.path)}: {fault.detail}; try again") from fault
+                raise HubError(
+                    f"{public_location(file.path)}: {fault.detail}; try again"
+                ) from fault
             if num_records == 0 and not goes_on:
                 yield FileOutcome(fault.reason, fault.detail, fault.broken)
                 return

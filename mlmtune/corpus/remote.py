@@ -17,14 +17,15 @@ from urllib.parse import unquote
 from mlmtune.corpus.decoding import FileLeftOut
 from mlmtune.errors import ConfigError, DataError, HubError, MlmtuneError
 from mlmtune.locations import FILE_SCHEME, PACKAGE_SCHEME
-from mlmtune.redaction import without_query
+from mlmtune.redaction import is_url, public_location, remember_secrets, without_queries
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 20.0
 """How long a server may be silent. Not how long a file may take, which may be large."""
 
 _HTTP = ("http", "https")
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_CACHES = re.compile(r"(?:(?:simplecache|filecache|blockcache)::)*")
+"""Links of fsspec's chains, in which what follows stays what it is: `simplecache::https://...`."""
 
 # A `?` is a wildcard but for web servers, where a query begins with it.
 _WILDCARDS = re.compile(r"[*?[]")
@@ -63,9 +64,7 @@ class RemoteFile:
 
 def is_remote(location: str) -> bool:
     """Whether a location has a scheme, other than those of places on this machine."""
-    return _SCHEME.match(location) is not None and not location.startswith(
-        (PACKAGE_SCHEME, FILE_SCHEME)
-    )
+    return is_url(location) and not location.startswith((PACKAGE_SCHEME, FILE_SCHEME))
 
 
 def list_remote(location: str, matches: Callable[[str], bool], where: str) -> list[RemoteFile]:
@@ -84,6 +83,7 @@ def list_remote(location: str, matches: Callable[[str], bool], where: str) -> li
         HubError: it cannot be reached, or access is refused.
     """
     place = f"{where}.path"
+    location = _with_small_scheme(location)
     fixed, is_glob = _before_wildcards(location)
     with _errors_named(location, place):
         fs, root = _filesystem(fixed, place)
@@ -121,7 +121,7 @@ def local_copy(url: str, folder: Path | None = None) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="mlmtune-", dir=folder) as temporary:
         path = str(Path(temporary, "copy" + "".join(PurePosixPath(_name(url)).suffixes[-2:])))
         try:
-            fs, remote_path = _filesystem(url, without_query(url))
+            fs, remote_path = _filesystem(url, public_location(url))
             fs.get_file(remote_path, path)
         except MlmtuneError:
             raise
@@ -156,7 +156,9 @@ def _filesystem(location: str, place: str) -> tuple[Any, str]:
         ) from error
     # What the user wrote into fsspec's own configuration counts more.
     options = _options(protocol) | fsspec.config.conf.get(protocol, {})
-    fs, path = fsspec.url_to_fs(location, **options)
+    remember_secrets([location, options])
+    is_cached = location != _uncached(location)
+    fs, path = fsspec.url_to_fs(location, **({protocol: options} if is_cached else options))
     return fs, path
 
 
@@ -175,8 +177,18 @@ def _options(protocol: str) -> dict[str, Any]:
     return {}
 
 
+def _uncached(location: str) -> str:
+    return _CACHES.sub("", location, count=1)
+
+
 def _protocol(location: str) -> str:
-    return location.partition("://")[0].lower()
+    return _uncached(location).partition("://")[0].lower()
+
+
+def _with_small_scheme(location: str) -> str:
+    """`HTTPS://host/A` as `https://host/A`: fsspec knows schemes in small letters alone."""
+    scheme, separator, rest = location.partition("://")
+    return f"{scheme.lower()}{separator}{rest}"
 
 
 def _is_web(location: str) -> bool:
@@ -244,7 +256,7 @@ def _version(info: Mapping[str, Any]) -> str | None:
 @contextmanager
 def _errors_named(location: str, place: str) -> Iterator[None]:
     """What goes wrong with a location, in one line without secrets."""
-    shown = without_query(location)
+    shown = public_location(location)
     try:
         yield
     except MlmtuneError:
@@ -269,5 +281,5 @@ def _reason(error: BaseException) -> str:
         error = error.__cause__
     if isinstance(error, PermissionError) or getattr(error, "status", 0) in (401, 403):
         return "access is refused; give the credentials that its plugin looks for"
-    said = without_query(" ".join(str(error).split()))[:200]
+    said = without_queries(" ".join(str(error).split()))[:200]
     return f"{type(error).__name__}: {said}" if said else type(error).__name__

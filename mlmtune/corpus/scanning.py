@@ -18,7 +18,8 @@ from mlmtune.corpus.decoding import Span
 from mlmtune.corpus.readers import file_endings
 from mlmtune.errors import DataError
 from mlmtune.locations import resolve
-from mlmtune.redaction import without_query
+from mlmtune.printable import printable
+from mlmtune.redaction import public_location, without_secrets
 
 _VERSION_CONTROL_FOLDERS = frozenset((".git", ".hg", ".svn"))
 _WILDCARDS = re.compile(r"[*?[]")
@@ -142,7 +143,7 @@ def scan(
     def listed(section: str, sources: list[SourceConfig]) -> Iterator[ListedSource]:
         for index, source in enumerate(sources):
             numbers = count(2)
-            name = wanted = source.name or without_query(source.location)
+            name = wanted = source_name(source)
             while name in named:
                 name = f"{wanted} ({next(numbers)})"
             named.add(name)
@@ -162,6 +163,12 @@ def scan(
     training = tuple(listed("sources", config.sources))
     references = tuple(listed("exclude_overlap_with", config.exclude_overlap_with))
     return Listing((*validation, *training), references)
+
+
+def source_name(source: SourceConfig) -> str:
+    """What a source is called wherever it is named: without secrets, in a form that prints."""
+    name = source.name or ", ".join(map(public_location, source.places))
+    return printable(without_secrets(name))
 
 
 def _paths(source: SourceConfig) -> list[str]:
@@ -222,7 +229,7 @@ def _scan_source(
         if remote.is_remote(location):
             for found in remote.list_remote(location, selects, where):
                 # Ids of several places are told apart by the places.
-                file_id = found.id if len(_paths(source)) == 1 else without_query(found.url)
+                file_id = found.id if len(_paths(source)) == 1 else public_location(found.url)
                 files[found.url] = ListedFile(file_id, found.url, found.size or 0, found.version)
     if not files and not passed_over:
         raise _nothing_matched(source, where, endings_seen)

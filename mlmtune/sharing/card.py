@@ -16,9 +16,10 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import pipeline
 
 from mlmtune.config import ClassificationConfig, Config, DataConfig, SourceConfig
+from mlmtune.corpus.scanning import source_name
 from mlmtune.modeling.locating import is_on_hub
 from mlmtune.modeling.names import short_names
-from mlmtune.redaction import without_query, without_secrets
+from mlmtune.redaction import public_location, without_secrets
 from mlmtune.sharing.repository import HERE
 from mlmtune.sharing.trackers import flattened
 
@@ -198,11 +199,11 @@ def _cell(text: Any) -> str:
 
 def public_name(location: str) -> str:
     """A model or a text without the way to it on this machine."""
-    if "::" in location:  # fsspec's chains: a file inside another one
-        location = location.rpartition("::")[2]
+    # Of fsspec's chains, the last link is the place itself: a file inside another one.
+    location = public_location(location).rpartition("::")[2]
     scheme, separator, path = location.partition("://")
     if separator and scheme not in _ON_THIS_MACHINE:
-        return without_secrets(without_query(location))
+        return without_secrets(location)
     path = re.split(r"/?[^/]*[*?\[]", path if separator else location, maxsplit=1)[0]
     return short_names([path or location])[0].rpartition("/")[2]
 
@@ -301,9 +302,8 @@ def _perplexity(value: float | None, interval: Sequence[float] | None = None) ->
 
 
 def _source_data(source: SourceConfig, corpus: Mapping[str, Any]) -> Data:
-    name = source.name or without_query(source.location)
-    found = corpus["sources"].get(name, {})
-    where = source.name or ", ".join(map(public_name, source.location.split(", ")))
+    found = corpus["sources"].get(source_name(source), {})
+    where = source.name or ", ".join(map(public_name, source.places))
     if source.replay is not None:
         where += " (general text, mixed in)"
     on_hub = source.dataset is not None and is_on_hub(source.dataset)

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from mlmtune.config_loading import recorded_yaml
+from mlmtune.config_loading import recorded_text, recorded_yaml
 from mlmtune.console import Console
 from mlmtune.errors import (
     CheckpointError,
@@ -31,7 +31,6 @@ from mlmtune.modeling.device import (
     free_cached_memory,
 )  # fmt: skip
 from mlmtune.modeling.dropout import KeyedDropout
-from mlmtune.redaction import without_query
 from mlmtune.training.checkpoint import checkpoint_path, prune, save_checkpoint
 from mlmtune.training.environment import describe_environment
 from mlmtune.training.interrupts import listening
@@ -187,7 +186,7 @@ def _write_records(job: Job, options: Options) -> None:
     if not job.accelerator.is_main_process:
         return
     if options.config_text is not None:
-        job.run.write_text("config.yaml", without_query(options.config_text))
+        job.run.write_text("config.yaml", recorded_text(options.config_text))
     _write_resolved_config(job)
     job.run.write_json("environment.json", describe_environment(job.accelerator.num_processes))
     job.task.write_records(job.run)

@@ -9,11 +9,11 @@ import numpy as np
 from tqdm import tqdm
 
 from mlmtune.config import Config
-from mlmtune.corpus.decoding import printable
 from mlmtune.corpus.reading import CleanDocument, Reader, Tally
 from mlmtune.corpus.scanning import ListedFile, ListedSource
 from mlmtune.masking.selection import mean_mlm_probability
 from mlmtune.modeling.device import build_accelerator
+from mlmtune.printable import printable
 from mlmtune.randomness import key, permute
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.encoding import role_tokens

@@ -485,6 +485,7 @@ def test_a_hostile_url_is_refused_before_git_is_run(fetch, tmp_path, git_calls, 
         "ssh://user:secret@host/x",
         "http://user:secret@host/x",
         "https://user:sec@secret@host/x",
+        "https://host/x.git?private_token=secret",
     ],
 )
 def test_credentials_in_a_url_are_refused_and_not_shown(fetch, url):

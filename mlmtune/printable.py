@@ -1,0 +1,30 @@
+"""Text of others, such as names of files, in a form that disturbs neither terminals nor readers."""
+
+import re
+
+# Control characters, separators of lines, marks that turn the direction of what follows, and lone
+# surrogates, which stand for the bytes of a name that are not UTF-8.
+_DISTURBING = "\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+# In a name nobody expects what is not seen either. The joiners U+200C and U+200D stay, because
+# they belong to the spelling of Persian and Indic words.
+_UNSEEN = "\xad\u061c\u200b\u200e\u200f\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb"
+
+_IN_A_NAME = re.compile(f"[{_DISTURBING}{_UNSEEN}]")
+_IN_TEXT = re.compile(rf"(?![\n\t])[{_DISTURBING}]")
+
+
+def printable(name: str) -> str:
+    r"""A name with escapes in place of what disturbs: `a\x1b[31m.txt`, `b\u202etxt`, `c\xff`."""
+    return _IN_A_NAME.sub(_escaped, name)
+
+
+def printable_text(text: str) -> str:
+    """A text for a terminal, with the same escapes; line breaks and tabs stay."""
+    return _IN_TEXT.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if 0xDC80 <= code <= 0xDCFF:  # a byte, as Python has it in the name of a file
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
