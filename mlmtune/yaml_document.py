@@ -245,7 +245,7 @@ def replace_texts(text: str, replacement: Callable[[str], str]) -> str:
             if not isinstance(event, yaml.ScalarEvent):
                 continue
             new = replacement(event.value)
-            if new != event.value:
+            if new != event.value and event.start_mark and event.end_mark:
                 is_block = event.style in ("|", ">")
                 quoted = json.dumps(new, ensure_ascii=False) + "\n" * is_block
                 pieces += [text[end : event.start_mark.index], quoted]
