@@ -13,7 +13,7 @@ ROOT = Path(mlmtune.__file__).parent
 # Lowest first; a package may import from its own row and from those above it in this list.
 LAYERS = (
     {"__init__", "config", "config_loading", "config_problems", "console", "errors", "hub",
-     "locations", "printable", "randomness", "redaction", "yaml_document"},
+     "integrity", "locations", "printable", "randomness", "redaction", "yaml_document"},
     {"corpus"},
     {"tokens"},
     {"masking"},

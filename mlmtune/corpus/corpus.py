@@ -34,6 +34,7 @@ from mlmtune.corpus.parts import (
 from mlmtune.corpus.scanning import ListedSource, Listing
 from mlmtune.corpus.splitting import validation_mask
 from mlmtune.errors import DataError
+from mlmtune.integrity import Damaged
 from mlmtune.printable import printable
 
 _SMALL_BYTES = 1 << 20
@@ -145,7 +146,7 @@ def _clean(parts: list[Part], config: CorpusConfig, console: Console) -> Iterato
             if missing.pop(part.path, None) is not None:
                 next(written)
                 bar.update(part.num_bytes)
-            table = PartTable.of(part)
+            table = _table_of(part, console)
             if config.on_error == "fail" and table.counts.first_fault is not None:
                 written.close()
                 raise DataError(
@@ -153,6 +154,17 @@ def _clean(parts: list[Part], config: CorpusConfig, console: Console) -> Iterato
                     "is broken"
                 )
             yield table
+
+
+def _table_of(part: Part, console: Console) -> PartTable:
+    """The table of a finished part, which is made anew if it is damaged."""
+    try:
+        return PartTable.of(part)
+    except Damaged as error:
+        console.say(f"{error.what}; it is made anew")
+        error.path.unlink(missing_ok=True)
+        write_part(*with_line_numbers([part]))
+        return PartTable.of(part)
 
 
 class _Examined(NamedTuple):

@@ -13,7 +13,9 @@ A part is a plain Parquet file that any tool opens, with the columns
     num_characters  int32 of the text
     letter_share    float, letters among the characters that are not white space
 
-and, under the key `mlmtune` of its metadata, a `PartCounts` as JSON.
+and, under the key `mlmtune` of its metadata, as JSON: a `PartCounts`, a hash of each of the three
+columns of numbers, and one of the ids and texts of each row group. Parquet's own checksums are of
+pages, and leave out what says where a page is and how it is read.
 """
 
 import json
@@ -41,7 +43,7 @@ from mlmtune.corpus.readers import has_lines
 from mlmtune.corpus.reading import CleanDocument, FileEvent, FileOutcome, Reader, Tally
 from mlmtune.corpus.remote import is_remote
 from mlmtune.corpus.scanning import ListedFile, ListedSource, describe_file
-from mlmtune.errors import DataError
+from mlmtune.integrity import Damaged, digest, sealed, unsealed
 from mlmtune.printable import printable
 from mlmtune.redaction import public_location
 
@@ -57,6 +59,8 @@ _MAX_NAMED = 100
 _STALE_SECONDS = 3600
 _METADATA_KEY = b"mlmtune"
 _PARQUET_MARK = b"PAR1"
+_FORMAT_VERSION = 2
+_NUMBERS = ("content_hash", "num_characters", "letter_share")
 
 _SCHEMA = pa.schema(
     [
@@ -219,7 +223,8 @@ def _name(reader: Reader, content: bytes) -> str:
     if reader.source.streaming:
         source["max_documents"] = reader.source.max_documents
     how = [source, reader.cleaning.model_dump(), reader.markdown.model_dump()]
-    state = xxhash.xxh3_128(f"{CLEANING_VERSION}\0{json.dumps(how, sort_keys=True)}\0".encode())
+    version = f"{_FORMAT_VERSION}.{CLEANING_VERSION}"
+    state = xxhash.xxh3_128(f"{version}\0{json.dumps(how, sort_keys=True)}\0".encode())
     state.update(content)
     digest = state.hexdigest()
     return f"{digest[:2]}/{digest[2:]}.parquet"
@@ -240,13 +245,21 @@ def write_part(part: Part, _: Any = None) -> None:
     temporary = part.path.with_suffix(f".{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
         counts = PartCounts()
+        numbers = {name: xxhash.xxh3_128() for name in _NUMBERS}
+        texts: list[tuple[int, str]] = []
         with pq.ParquetWriter(
             temporary, _SCHEMA, compression="zstd", use_dictionary=False, write_statistics=False,
             write_page_checksum=True,
         ) as writer:  # fmt: skip
             for documents in _row_groups(_documents(part, counts)):
-                writer.write_batch(_record_batch(documents))
-            writer.add_key_value_metadata({_METADATA_KEY: json.dumps(vars(counts)).encode()})
+                batch = _record_batch(documents)
+                writer.write_batch(batch)
+                texts.append((len(documents), _digest_of_texts(batch)))
+                for name, state in numbers.items():
+                    state.update(np.from_dlpack(batch[name]).data)
+            digests = [state.hexdigest() for state in numbers.values()]
+            content = {"counts": vars(counts), "numbers": digests, "texts": texts}
+            writer.add_key_value_metadata({_METADATA_KEY: sealed(content)})
         temporary.rename(part.path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -325,19 +338,41 @@ def _record_batch(documents: list[CleanDocument]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA)
 
 
+def _digest_of_texts(batch: pa.RecordBatch | pa.Table) -> str:
+    """The hash of the ids and texts of a row group."""
+    state = xxhash.xxh3_128()
+    for name, offset in (("id", np.int32), ("text", np.int64)):
+        column = batch[name]
+        values = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        _, offsets, content = values.buffers()
+        borders = np.frombuffer(offsets, offset)[values.offset : values.offset + len(values) + 1]
+        state.update((borders - borders[:1]).data)
+        if len(values):
+            state.update(memoryview(content)[int(borders[0]) : int(borders[-1])])
+        state.update(str(values.null_count).encode())
+    return state.hexdigest()
+
+
 @contextmanager
-def _opened(part: Part) -> Iterator[pq.ParquetFile]:
-    """A finished part's file, whose checksums are verified as it is read."""
+def _opened(part: Part) -> Iterator[tuple[pq.ParquetFile, dict[str, Any]]]:
+    """A finished part's file, and what its metadata says under our key.
+
+    Raises:
+        Damaged: the file cannot be read, or the caller finds that it is not what was written.
+    """
     try:
         with pq.ParquetFile(part.path, page_checksum_verification=True) as file:
-            yield file
-    except (pa.ArrowException, OSError, ValueError) as error:
+            if not file.schema_arrow.equals(_SCHEMA):
+                raise ValueError("the columns have other types")
+            yield file, unsealed(file.metadata.metadata[_METADATA_KEY])
+    except Exception as error:  # a damaged file may raise anything
         # What the operating system says has a number; what is wrong inside the file has none.
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise DataError(
-            f"{part.path}: a part of the cleaned corpus is damaged; delete it, and it is made anew"
-        ) from error
+        raise Damaged(
+            part.path, "a part of the cleaned corpus is damaged",
+            "delete it and run the same command again, which makes it anew",
+        ) from error  # fmt: skip
 
 
 class PartTable(NamedTuple):
@@ -360,15 +395,19 @@ class PartTable(NamedTuple):
         """Read it; no text is touched.
 
         Raises:
-            DataError: the part is damaged.
+            Damaged: it is not what was written.
         """
-        with _opened(part) as file:
-            table = file.read(["content_hash", "num_characters", "letter_share"])
-            counts = PartCounts(**json.loads(file.metadata.metadata[_METADATA_KEY]))
+        with _opened(part) as (file, content):
+            table = file.read(list(_NUMBERS))
+            # Their own to_numpy() imports pandas, and a signal's exception is lost in there.
+            arrays: list[Any] = [
+                np.from_dlpack(column.combine_chunks()) for column in table.columns
+            ]
+            if [digest(array.data) for array in arrays] != content["numbers"]:
+                raise ValueError("the numbers do not match their hashes")
+            counts = PartCounts(**content["counts"])
         counts.files_left_out = Counter(counts.files_left_out)
         counts.removed = Counter(counts.removed)
-        # Their own to_numpy() imports pandas, and a signal's exception is lost in there.
-        arrays: list[Any] = [np.from_dlpack(column.combine_chunks()) for column in table.columns]
         return cls(counts, *arrays)
 
 
@@ -380,15 +419,17 @@ def read_part(part: Part, rows: NDArray[np.int64]) -> Iterator[tuple[str, str]]:
         rows: their numbers, in order.
 
     Raises:
-        DataError: the part is damaged.
+        Damaged: the part is not what was written.
     """
-    with _opened(part) as file:
+    with _opened(part) as (file, content):
         first = 0
-        for group in range(file.num_row_groups):
-            end = first + file.metadata.row_group(group).num_rows
+        for group, (num_rows, expected) in enumerate(content["texts"]):
+            end = first + num_rows
             here = rows[np.searchsorted(rows, first) : np.searchsorted(rows, end)]
             if len(here):
                 table = file.read_row_group(group, ["id", "text"])
+                if _digest_of_texts(table) != expected:
+                    raise ValueError("the texts do not match their hash")
                 ids, texts = table["id"], table["text"]
                 for row in (here - first).tolist():
                     yield ids[row].as_py(), texts[row].as_py()

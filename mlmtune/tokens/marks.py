@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from mlmtune.console import Console
 from mlmtune.corpus.document import Document
 from mlmtune.errors import ConfigError, DataError, ResourceError, was_taken_away
+from mlmtune.integrity import Damaged, digest, file_digest, sealed, unsealed
 from mlmtune.tokens.encoding import Encoder, Offsets
-from mlmtune.tokens.integrity import DamagedStore, digest, file_digest, sealed, unsealed
 from mlmtune.tokens.store import TokenStore, count_by_source, write_durably
 from mlmtune.tokens.tokenization import batches, groups, pieces
 
@@ -123,7 +123,7 @@ def open_marks(
     try:
         if (marks := _open(folder, made_of, store, any_version=any_version)) is not None:
             return marks
-    except DamagedStore as error:
+    except Damaged as error:
         if any_version:
             raise
         console.say(f"{error.what}; it is made anew")
@@ -136,7 +136,7 @@ def open_marks(
         )
     try:
         with FileLock(folder.with_name(folder.name + ".lock")):
-            with suppress(DamagedStore):
+            with suppress(Damaged):
                 if (marks := _open(folder, made_of, store)) is not None:
                     return marks
             _build(folder, made_of, marker, store, read, encode, console)
@@ -161,7 +161,7 @@ def _open(
     """The marks, verified; None where there are none that follow from what is wanted.
 
     Raises:
-        DamagedStore: they are not what was written.
+        Damaged: they are not what was written.
     """
     try:
         manifest = unsealed((folder / _MANIFEST).read_bytes())
@@ -187,9 +187,8 @@ def _open(
     return Marks(tuple(shards), tuple(manifest["num_by_source"]), fingerprint)
 
 
-def _damaged(path: Path, what: str = "damaged") -> DamagedStore:
-    remedy = "run `mlmtune prepare` where the text is, which makes it anew"
-    return DamagedStore(f"{path}: {what}", remedy)
+def _damaged(path: Path, fault: str = "damaged") -> Damaged:
+    return Damaged(path, fault, "run `mlmtune prepare` where the text is, which makes it anew")
 
 
 def _shard_name(number: int) -> str:

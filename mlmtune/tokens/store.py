@@ -37,15 +37,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmtune.errors import ConfigError, DataError
-from mlmtune.redaction import redacted
-from mlmtune.tokens.integrity import (
-    DamagedStore,
+from mlmtune.integrity import (
+    Damaged,
     VerifiedFiles,
     digest,
     file_digest,
     sealed,
     unsealed,
 )
+from mlmtune.redaction import redacted
 
 FORMAT_VERSION = 5
 
@@ -166,7 +166,7 @@ class TokenStore:
                 started; None to verify them whatever is noted.
 
         Raises:
-            DamagedStore: it is of another version, or its files are not what its manifest says.
+            Damaged: it is of another version, or its files are not what its manifest says.
             DataError: there is none.
         """
         manifest = read_manifest(directory)
@@ -288,7 +288,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     """The content of store.json.
 
     Raises:
-        DamagedStore: it is damaged, or of another version.
+        Damaged: it is damaged, or of another version.
         DataError: there is none.
     """
     path = directory / _MANIFEST
@@ -301,11 +301,8 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         raise DataError(f"{directory}: no token store (it has no {_MANIFEST})") from error
     except (IsADirectoryError, ValueError, AttributeError) as error:
         raise _damaged(path) from error
-    raise DamagedStore(
-        f"{directory}: a token store of format {version}, and this mlmtune reads format "
-        f"{FORMAT_VERSION}",
-        _REMEDY,
-    )
+    fault = f"a token store of format {version}, and this mlmtune reads format {FORMAT_VERSION}"
+    raise Damaged(directory, fault, _REMEDY)
 
 
 def is_finished(directory: Path) -> bool:
@@ -335,8 +332,8 @@ def check_free(directory: Path) -> None:
 _REMEDY = "copy the store again, or make it anew by `mlmtune prepare`"
 
 
-def _damaged(path: Path, what: str = "damaged") -> DamagedStore:
-    return DamagedStore(f"{path}: {what}", _REMEDY)
+def _damaged(path: Path, fault: str = "damaged") -> Damaged:
+    return Damaged(path, fault, _REMEDY)
 
 
 def _sizes(entry: dict[str, Any], dtype: str) -> dict[str, int]:
@@ -363,7 +360,7 @@ def _read_tables(folder: Path, entry: dict[str, Any], num_sources: int) -> dict[
     """The arrays that have a value for each document of a shard, verified.
 
     Raises:
-        DamagedStore: a file is not what was written, or a value is out of its range.
+        Damaged: a file is not what was written, or a value is out of its range.
     """
     sizes = _sizes(entry, "<u2")
     tables = {}
@@ -399,7 +396,7 @@ def _verify_large_files(
     """Verify what is too large to be hashed at each opening: ids, word starts, names of documents.
 
     Raises:
-        DamagedStore: a file is not what was written, or an id is beyond the vocabulary.
+        Damaged: a file is not what was written, or an id is beyond the vocabulary.
     """
     digests: dict[Path, str] = {}
     for number, entry in enumerate(manifest["shards"]):

@@ -24,9 +24,9 @@ from mlmtune.corpus.corpus import read_corpus
 from mlmtune.corpus.document import Document
 from mlmtune.corpus.scanning import Listing, scan
 from mlmtune.errors import ConfigError, DataError, MlmtuneError, ResourceError, was_taken_away
+from mlmtune.integrity import Damaged
 from mlmtune.locations import cache_directory
 from mlmtune.tokens.encoding import Encoder, Tokens, framed, plain_backend
-from mlmtune.tokens.integrity import DamagedStore
 from mlmtune.tokens.store import (
     FORMAT_VERSION,
     StoreWriter,
@@ -261,7 +261,7 @@ def _usable(
             _check_fits(place.directory, ingredients)
         if read_manifest(place.directory)["made_of"] == ingredients.made_of:
             return TokenStore.open(place.directory, place.notes)
-    except DamagedStore as error:
+    except Damaged as error:
         if not place.may_replace:
             raise
         say(f"{error.what}; the store is made anew")
@@ -373,6 +373,30 @@ def _build(
     tokenizer: "PreTrainedTokenizerFast",
     console: Console,
 ) -> None:
+    """Build the store; parts of the cleaned corpus that turn out to be damaged are made anew."""
+    made_anew: set[Path] = set()
+    while True:
+        try:
+            _write(directory, corpus, tokenization, ingredients, tokenizer, console)
+        except Damaged as error:
+            if error.path in made_anew:
+                raise
+            console.say(f"{error.what}; it is made anew")
+            error.path.unlink(missing_ok=True)
+            made_anew.add(error.path)
+        else:
+            return
+
+
+def _write(
+    directory: Path,
+    corpus: CorpusConfig,
+    tokenization: TokenizationConfig,
+    ingredients: Ingredients,
+    tokenizer: "PreTrainedTokenizerFast",
+    console: Console,
+) -> None:
+    """Go on with the store after what is finished of it."""
     backend = plain_backend(tokenizer)
     cleaned = cache_directory(tokenization.cache_dir, "cleaned")
     texts = read_corpus(corpus, ingredients.listing, cleaned, console)

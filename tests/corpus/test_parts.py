@@ -15,6 +15,7 @@ from mlmtune.corpus.decoding import FileLeftOut
 from mlmtune.corpus.parts import PartTable, plan_parts, read_part, with_line_numbers, write_part
 from mlmtune.corpus.scanning import scan
 from mlmtune.errors import HubError
+from mlmtune.integrity import Damaged
 
 
 @pytest.fixture
@@ -212,6 +213,51 @@ def test_a_part_that_a_power_cut_left_is_made_again(plan, keep):
     assert not part.is_finished()
     write_part(part)
     assert rows_of(part) == [("a.txt", "text")]
+
+
+@pytest.mark.parametrize(
+    "documents", [{"a.txt": "text"}, {f"{n}.txt": f"{n} " * n for n in range(9)}]
+)
+def test_no_bit_flips_in_silence(plan, monkeypatch, documents):
+    """It is refused as damaged, or the same is read."""
+    monkeypatch.setattr(parts_module, "_ROW_GROUP_DOCUMENTS", 4)
+    (part,) = plan(documents)
+    write_part(part)
+    whole, table = rows_of(part), PartTable.of(part)
+    content = part.path.read_bytes()
+    num_refused = 0
+    for place in range(len(documents), len(content), 5):
+        changed = bytearray(content)
+        changed[place] ^= 1 << place % 8
+        part.path.write_bytes(changed)
+        if not part.is_finished():
+            continue
+        try:
+            found = PartTable.of(part)
+            rows = list(read_part(part, np.arange(len(whole))))
+        except Damaged:
+            num_refused += 1
+        else:
+            assert rows == whole
+            np.testing.assert_equal(found, table)
+    assert num_refused > len(content) // 10
+
+
+def test_parts_that_change_places_are_noticed(plan, monkeypatch):
+    """In a row group that has the size of the other."""
+    monkeypatch.setattr(parts_module, "_ROW_GROUP_DOCUMENTS", 1)
+    (part,) = plan({"a.txt": "one text", "b.txt": "two text"})
+    write_part(part)
+    file = pq.ParquetFile(part.path)
+    tables = [file.read_row_group(number) for number in (1, 0)]
+    with pq.ParquetWriter(part.path, file.schema_arrow) as writer:
+        for table in tables:
+            writer.write_table(table)
+        writer.add_key_value_metadata(file.metadata.metadata)
+    with pytest.raises(Damaged, match="delete it and run the same command again"):
+        rows_of(part)
+    with pytest.raises(Damaged):
+        PartTable.of(part)
 
 
 def test_faults_are_counted_and_the_first_is_told(tmp_path):

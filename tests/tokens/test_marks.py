@@ -9,12 +9,12 @@ from damages import DAMAGES
 from mlmtune.config import CorpusConfig, SourceConfig, TokenizationConfig
 from mlmtune.corpus.corpus import read_corpus
 from mlmtune.errors import ConfigError, DataError, ResourceError
+from mlmtune.integrity import sealed, unsealed
 from mlmtune.locations import cache_directory
 from mlmtune.tokens import marks as marks_module
 from mlmtune.tokens import store as store_module
 from mlmtune.tokens import tokenization
 from mlmtune.tokens.encoding import Encoder, plain_backend
-from mlmtune.tokens.integrity import sealed, unsealed
 from mlmtune.tokens.marks import Marker, open_marks
 from mlmtune.tokens.tokenization import list_text, open_store
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlmtune.errors import DataError
+from mlmtune.integrity import digest, file_digest, sealed, unsealed
 from mlmtune.tokens import store as store_module
-from mlmtune.tokens.integrity import digest, file_digest, sealed, unsealed
 from mlmtune.tokens.store import StoreWriter, TokenStore, is_finished
 
 DOCUMENTS = st.lists(
@@ -298,7 +298,7 @@ def test_large_files_are_hashed_once_after_each_start_of_the_machine(
         return bool(hashed)
 
     assert [is_hashed(), is_hashed()] == [True, True]  # it was just written and may yet change
-    monkeypatch.setattr("mlmtune.tokens.integrity._SETTLED_SECONDS", -1.0)
+    monkeypatch.setattr("mlmtune.integrity._SETTLED_SECONDS", -1.0)
     assert [is_hashed(), is_hashed()] == [True, False]
     assert set(hashed) == set()
     with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""Whether files still hold what was written into them, by hashes that are kept beside them.
+"""Whether files still hold what was written into them, by hashes that are kept with them.
 
 JSON files carry a hash of their own content. Small files are hashed whenever they are read. Large
 ones are hashed once after each start of the machine: a note in the cache says which files were
@@ -25,17 +25,23 @@ _SETTLED_SECONDS = 2.0
 """A file that changed more recently may change again without another time."""
 
 
-class DamagedStore(DataError):
-    """A store, or something that is kept in one, cannot be used; it can be made anew.
+class Damaged(DataError):
+    """A file is not what was written. All that is verified can be made anew.
 
     Args:
-        what: which file, and what is wrong with it.
+        path: the file.
+        fault: what is wrong with it.
         remedy: what the user can do.
     """
 
-    def __init__(self, what: str, remedy: str) -> None:
-        super().__init__(f"{what}; {remedy}")
-        self.what = what
+    def __init__(self, path: Path, fault: str, remedy: str) -> None:
+        super().__init__(path, fault, remedy)  # so that it can be sent between processes
+        self.path = path
+        self.what = f"{path}: {fault}"
+        self._remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self._remedy}"
 
 
 def digest(content: bytes | memoryview) -> str:
