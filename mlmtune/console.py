@@ -18,13 +18,20 @@ class Console:
     Args:
         is_main: whether this process prints at all.
         is_quiet: leave out everything but what `result` prints.
+        shows_lines: whether anything but bars is shown.
         notes_to_stderr: what `say` prints stands beside the result, not in it.
     """
 
     def __init__(
-        self, *, is_main: bool = True, is_quiet: bool = False, notes_to_stderr: bool = False
+        self,
+        *,
+        is_main: bool = True,
+        is_quiet: bool = False,
+        shows_lines: bool = True,
+        notes_to_stderr: bool = False,
     ) -> None:
         self._speaks = is_main and not is_quiet
+        self._shows_lines = shows_lines
         self._is_main = is_main
         self._notes_to_stderr = notes_to_stderr
 
@@ -35,12 +42,12 @@ class Console:
 
     def say(self, line: str) -> None:
         """Print a line, above a bar if there is one."""
-        if self._speaks:
+        if self._speaks and self._shows_lines:
             self._print(line, sys.stderr if self._notes_to_stderr else sys.stdout)
 
     def result(self, line: str) -> None:
         """Print a line of the result, quiet or not."""
-        if self._is_main:
+        if self._is_main and self._shows_lines:
             self._print(line, sys.stdout)
 
     def bar(self, *, total: int, unit: str, initial: int = 0, what: str = "") -> "tqdm[Any]":

@@ -13,9 +13,16 @@ from mlmtune.training.task import SettingsT, Task
 
 
 def train_one_of_many(
-    config: SettingsT, build: Callable[[SettingsT, Accelerator, Console], Task]
+    config: SettingsT,
+    build: Callable[[SettingsT, Accelerator, Console], Task],
+    console: Console,
 ) -> None:
-    """Train without a word, from where an earlier sitting stopped; what is complete is left alone.
+    """Train from where an earlier sitting stopped; what is complete is left alone.
+
+    Args:
+        config: of the run.
+        build: see `train`.
+        console: of the command; where it shows bars, the run shows the bar of its steps.
 
     Raises:
         Interrupted: by a signal; the command as a whole is what goes on.
@@ -23,7 +30,8 @@ def train_one_of_many(
     """
     try:
         config = config.model_copy(update={"hub": HubConfig()})  # none of many is pushed
-        train(config, Options(resume="auto", is_silent=True), build)
+        options = Options(resume="auto", is_quiet=not console.shows_bars, is_silent=True)
+        train(config, options, build)
     except Interrupted as error:
         raise Interrupted(
             "stopped; what is finished is kept, and the same command goes on from there",

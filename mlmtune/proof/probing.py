@@ -207,7 +207,10 @@ def _frozen(
         return mean_pooled(accelerator, loaded.model, examples, config.evaluation.batch_size)
 
     assert data.test is not None
-    train_features, validation, test = map(features, (data.train, data.validation, data.test))
+    sides = (data.train, data.validation, data.test)
+    train_features, validation, test = map(
+        features, console.counted(sides, total=len(sides), unit="side", what="features")
+    )
 
     def predictions(size: int | Literal["all"], seed: int) -> NDArray[np.int64]:
         labels = data.train.labels
@@ -250,7 +253,7 @@ def _finetuned(
     fits = [(setting, seed) for setting in settings for seed in _seeds(config)]
     found: dict[Setting, list[NDArray[np.int64]]] = {setting: [] for setting in settings}
     for number, (setting, seed) in enumerate(fits, start=1):
-        predictions = _fit(candidate, config, data, setting, seed, folder / "fits")
+        predictions = _fit(candidate, config, data, setting, seed, folder / "fits", console)
         found[setting].append(predictions)
         assert data.test is not None
         f1 = macro_f1(confusion_matrix(data.test.labels, predictions, len(data.labels)))
@@ -268,6 +271,7 @@ def _fit(
     setting: Setting,
     seed: int,
     folder: Path,
+    console: Console,
 ) -> NDArray[np.int64]:
     """(n,) predictions of the test by a classifier that is trained for them, and then deleted."""
     fit = _config_of_fit(candidate, config, data, setting, seed)
@@ -281,10 +285,10 @@ def _fit(
     if content is None:
         run_config = fit.run.model_copy(update={"output_dir": str(path)})
 
-        def build(of_fit: ClassificationConfig, accelerator: Accelerator, console: Console) -> Any:
+        def build(of_fit: ClassificationConfig, accelerator: Accelerator, _: Console) -> Any:
             return classification_of(data, of_fit, accelerator)
 
-        train_one_of_many(fit.model_copy(update={"run": run_config}), build)
+        train_one_of_many(fit.model_copy(update={"run": run_config}), build, console)
         lines = (path / "test_predictions.jsonl").read_text(encoding="utf-8").splitlines()
         content = {"predictions": [json.loads(line)["prediction"] for line in lines]}
         write_json(kept, content)

@@ -75,7 +75,7 @@ def sweep(path: Path, planned: PlannedSweep, console: Console, *, as_json: bool)
     outcomes = []
     for number, trial in enumerate(planned.trials, start=1):
         console.say(f"{number}/{len(planned.trials)}: {' '.join(trial.overrides)}")
-        outcome = _run(trial)
+        outcome = _run(trial, console)
         console.say("  diverged" if outcome.results is None else f"  {_describe(outcome)}")
         outcomes.append(outcome)
     outcomes.sort(key=lambda outcome: outcome.criterion)
@@ -90,13 +90,13 @@ def sweep(path: Path, planned: PlannedSweep, console: Console, *, as_json: bool)
         console.result(line)
 
 
-def _run(trial: Trial) -> Outcome:
+def _run(trial: Trial, console: Console) -> Outcome:
     run = RunDir(Path(trial.config.run.output_dir).expanduser())
     try:
         if isinstance(trial.config, Config):
-            train_one_of_many(trial.config, build_masked_lm)
+            train_one_of_many(trial.config, build_masked_lm, console)
         else:
-            train_one_of_many(trial.config, _build_untested)
+            train_one_of_many(trial.config, _build_untested, console)
     except DivergedError as error:
         print(error, file=sys.stderr)
         return Outcome(trial, None, 0.0)

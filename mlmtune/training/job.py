@@ -56,7 +56,7 @@ class Options:
         overwrite: delete the run that the output directory holds.
         allow_changes: resume even though seed, data, model or batch size changed.
         is_quiet: print the result alone.
-        is_silent: print nothing, for what runs many.
+        is_silent: show the bar of steps and nothing else, for what runs many.
         config_text: the config file as the user wrote it, kept beside the result without the
             queries of its URLs.
     """
@@ -79,6 +79,7 @@ class Job:
         trackers: what metrics go to besides metrics.jsonl.
         push: what is pushed to the hub on the way; None where nothing is, and in other processes.
         saved_step: the step that the newest checkpoint holds.
+        seconds_per_evaluation: what the last one took; None before the first of this sitting.
     """
 
     task: Task
@@ -93,6 +94,7 @@ class Job:
     trackers: Trackers
     push: PushOnTheWay | None
     saved_step: int | None = None
+    seconds_per_evaluation: float | None = None
 
     @property
     def config(self) -> Settings:

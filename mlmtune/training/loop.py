@@ -2,9 +2,11 @@
 
 import math
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,6 +14,7 @@ from typing import Any, NoReturn
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from tqdm import tqdm
 
 from mlmtune.config_loading import recorded_text, recorded_yaml
 from mlmtune.console import Console
@@ -52,6 +55,9 @@ from mlmtune.training.run_dir import RunDir, open_run_dir
 from mlmtune.training.stream import Batch
 from mlmtune.training.task import Evaluation, Settings, SettingsT, Task
 
+STEPS_BEFORE_ESTIMATE = 5
+"""After so many the pace is known; the first steps pay for memory that is asked for once."""
+
 MAX_OVERFLOWS_IN_A_ROW = 25
 """fp16 halves its loss scale at each overflow; after so many in a row there is no scale left."""
 
@@ -79,8 +85,11 @@ def train(
         config = with_recorded_choices(config, options)
         accelerator = build_accelerator(config.training.precision)
         stack.push(partial(_leave, accelerator))
-        speaks = accelerator.is_main_process and not options.is_silent
-        progress = Progress(is_main=speaks, is_quiet=options.is_quiet)
+        progress = Progress(
+            is_main=accelerator.is_main_process,
+            is_quiet=options.is_quiet,
+            shows_lines=not options.is_silent,
+        )
         stack.callback(progress.stop)
         kept = config.training.micro_batch_size
         if isinstance(asked, int) and asked != kept:
@@ -224,6 +233,7 @@ def _train_to_the_end(job: Job) -> None:
     state, plan = job.state, job.task.plan
     job.progress.start(state.step, plan.max_steps)
     clock = Clock(state.step, state.num_tokens, state.elapsed_seconds)
+    estimated_at = state.step + STEPS_BEFORE_ESTIMATE
     if _evaluation_is_pending(job) and _evaluate(job):
         _save(job)
     last = state.step >= plan.max_steps or _is_stopped_early(job)
@@ -241,6 +251,8 @@ def _train_to_the_end(job: Job) -> None:
         job.progress.step()
 
         last = state.step == plan.max_steps or agreed.is_out_of_time
+        if state.step == estimated_at and not last:
+            _say_how_long(job, clock)
         if last or plan.is_due(state.step, job.config.training.log_every):
             _log(job, taken, clock)
         with clock.aside():
@@ -256,6 +268,26 @@ def _train_to_the_end(job: Job) -> None:
                 if pushes:
                     _push(job, checkpoint)
     job.progress.stop()
+
+
+def _say_how_long(job: Job, clock: Clock) -> None:
+    """Say once how long the whole run will take, by the pace of its first steps."""
+    state, plan, every = job.state, job.task.plan, job.config.evaluation.every
+    steps = range(state.step + 1, plan.max_steps + 1)
+    num_evaluations = sum(step == plan.max_steps or plan.is_due(step, every) for step in steps)
+    seconds = clock.seconds_per_step(state.step) * len(steps)
+    evaluated = "without evaluations"
+    if job.seconds_per_evaluation is not None:
+        seconds += num_evaluations * job.seconds_per_evaluation
+        evaluated = "evaluations included"
+    minutes = job.config.training.max_minutes
+    if minutes is not None:
+        seconds = min(seconds, 60 * minutes - clock.elapsed_seconds)
+    finish = datetime.now() + timedelta(seconds=max(seconds, 0))
+    job.progress.say(
+        f"about {tqdm.format_interval(clock.elapsed_seconds + seconds)} for the whole run, "
+        f"{evaluated}; done around {finish:%Y-%m-%d %H:%M}"
+    )
 
 
 @dataclass(frozen=True)
@@ -500,9 +532,11 @@ def _evaluate(job: Job) -> bool:
 
 
 def _measure(job: Job) -> Evaluation:
+    began = time.monotonic()
     evaluation = job.task.evaluate(job.accelerator, job.module, lambda: bool(job.stop))
     if evaluation is None:
         _save_and_stop(job, job.stop.signal_number or signal.SIGTERM)  # or another process's
+    job.seconds_per_evaluation = time.monotonic() - began
     return evaluation
 
 

@@ -74,7 +74,8 @@ def preview(
         if config.training.micro_batch_size == "auto":
             fit_micro_batch(job)
         seconds = []
-        for step in range(MEASURED_STEPS):
+        steps = range(MEASURED_STEPS)
+        for step in progress.counted(steps, total=len(steps), unit="step", what="measuring"):
             started = time.monotonic()
             batches = job.task.stream.micro_batches(step)
             agreed = agree(job, sum(batch.num_targets for batch in batches))

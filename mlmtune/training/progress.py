@@ -25,6 +25,7 @@ class Clock:
         self._earlier_seconds = elapsed_seconds
         self._started = self._asked_at = time.monotonic()
         self._asked_tokens = num_tokens
+        self._seconds_aside = 0.0
 
     @property
     def elapsed_seconds(self) -> float:
@@ -43,7 +44,14 @@ class Clock:
         """Leave the time of what is no step (evaluating, saving) out of the throughput."""
         began = time.monotonic()
         yield
-        self._asked_at += time.monotonic() - began
+        seconds = time.monotonic() - began
+        self._asked_at += seconds
+        self._seconds_aside += seconds
+
+    def seconds_per_step(self, step: int) -> float:
+        """What a step took in this sitting, without what was done aside."""
+        seconds = time.monotonic() - self._started - self._seconds_aside
+        return seconds / max(step - self._first_step, 1)
 
     def seconds_left(self, step: int, max_steps: int) -> float:
         """What the remaining steps will take at this sitting's pace."""
@@ -83,6 +91,7 @@ class Progress(Console):
     def start(self, step: int, max_steps: int) -> None:
         """Begin the bar, where standard error is a terminal."""
         bar = self.bar(total=max_steps, initial=step, unit="step")
+        bar.leave = self._shows_lines  # alone it goes away, and the caller says how it ended
         self._bar = None if bar.disable else bar
 
     def step(self) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,7 @@ def test_a_run_writes_what_it_promises(runs: Any, capsys: pytest.CaptureFixture[
     assert f"{evaluation['perplexity']:.2f} after" in shown
     assert example in shown
     assert str(run.path / "model") in shown
+    assert re.search(r"about \d+:\d\d for the whole run, evaluations included; done around ", shown)
 
 
 def test_metrics_are_json_lines(runs: Any) -> None:

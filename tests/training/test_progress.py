@@ -29,6 +29,7 @@ def test_evaluating_and_saving_are_no_part_of_the_throughput(now):
         now[0] += 30
     now[0] += 1
     assert clock.tokens_per_second(400) == 200
+    assert clock.seconds_per_step(step=4) == 0.5
     assert clock.elapsed_seconds == 32
 
 
