@@ -180,6 +180,7 @@ class RunDir:
             shutil.rmtree(self.path / name, ignore_errors=True)
         for name in OWN_FILES:
             (self.path / name).unlink(missing_ok=True)
+        self.checkpoints.mkdir(exist_ok=True)
 
 
 @contextmanager
