@@ -2,16 +2,15 @@
 
 import json
 import string
-import unicodedata
-from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from mlmtune.errors import ConfigError
+from mlmtune.tokens.borders import Offsets, TextBorders, begins_joined, is_punctuation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -21,18 +20,6 @@ ROLES = ("cls", "sep", "pad", "mask", "bos", "eos", "unk")
 
 Tokens = tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.int64]]
 """Ids of texts, one text after the other; whether each begins a word; tokens of each text."""
-
-
-class Offsets(NamedTuple):
-    """Where the n tokens of a text stand in it, in characters.
-
-    Attributes:
-        starts: (n,) the first character of each token.
-        ends: (n,) the one after its last. Several tokens may share a character.
-    """
-
-    starts: NDArray[np.int64]
-    ends: NDArray[np.int64]
 
 
 def role_tokens(tokenizer: "PreTrainedTokenizerFast") -> dict[str, int]:
@@ -114,10 +101,6 @@ class Encoder:
         self._backend = backend
         self._continues_word = _continuing_pieces(backend)
 
-    @cached_property
-    def _is_punctuation(self) -> NDArray[np.bool_]:
-        return _punctuation_pieces(self._backend)
-
     def __call__(self, texts: list[str]) -> Tokens:
         """Tokens of all texts, without special ones."""
         is_told_by_id = self._continues_word is not None
@@ -126,26 +109,44 @@ class Encoder:
         lengths = np.asarray([len(encoding) for encoding in encodings], dtype=np.int64)
         num_tokens = int(lengths.sum())
         ids = np.fromiter(chain.from_iterable(e.ids for e in encodings), np.int32, num_tokens)
-        if self._continues_word is not None:
-            return ids, ~self._continues_word[ids], lengths
-        words = chain.from_iterable(_word_ids(e) for e in encodings)
-        word_ids = np.fromiter(words, np.int64, num_tokens)
-        word_starts = np.ones(num_tokens, dtype=bool)
-        word_starts[1:] = word_ids[1:] != word_ids[:-1]
+        if self._continues_word is None:
+            return ids, _word_starts(texts, encodings, lengths), lengths
+        word_starts = ~self._continues_word[ids]
         word_starts[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
-        # Where words are told by spaces alone, the full stop at its end is no part of a word.
-        is_apart = self._is_punctuation[ids]
-        word_starts |= is_apart
-        word_starts[1:] |= is_apart[:-1]
         return ids, word_starts, lengths
 
     def offsets(self, texts: list[str]) -> list[Offsets]:
         """Where the tokens of each text stand in it; those that a call gives the ids of."""
         encodings = self._backend.encode_batch(texts, add_special_tokens=False)
-        return [
-            Offsets(*np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2).T)
-            for encoding in encodings
-        ]
+        return [_offsets([encoding]) for encoding in encodings]
+
+
+def _offsets(encodings: list[Encoding]) -> Offsets:
+    """Where the tokens of some texts stand, each in its own text."""
+    places = chain.from_iterable(chain.from_iterable(e.offsets for e in encodings))
+    num_tokens = sum(len(encoding) for encoding in encodings)
+    starts, ends = np.fromiter(places, np.int64, 2 * num_tokens).reshape(-1, 2).T
+    return Offsets(starts, ends)
+
+
+def _word_starts(
+    texts: list[str], encodings: list[Encoding], lengths: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """(n,) whether each token of some texts begins a word.
+
+    Args:
+        texts: one after the other.
+        encodings: of each.
+        lengths: tokens of each.
+    """
+    borders = TextBorders(texts)
+    own = None
+    if borders.has_unspaced:
+        words = chain.from_iterable(_word_ids(encoding) for encoding in encodings)
+        word_ids = np.fromiter(words, np.int64, int(lengths.sum()))
+        own = np.ones(len(word_ids), dtype=bool)
+        own[1:] = word_ids[1:] != word_ids[:-1]
+    return borders.word_starts(_offsets(encodings), lengths, own)
 
 
 def _continuing_pieces(backend: Tokenizer) -> NDArray[np.bool_] | None:
@@ -153,7 +154,8 @@ def _continuing_pieces(backend: Tokenizer) -> NDArray[np.bool_] | None:
 
     It does for BERT's kind: WordPiece marks what continues a word, and no word of the text begins
     with that mark, since the pre-tokenizer sets punctuation apart. Then the tokenizer need not keep
-    track of words and offsets, which takes a quarter of its time.
+    track of words and offsets, which takes a quarter of its time. It does not where a token was
+    added that is found within words.
     """
     content = json.loads(backend.to_str())
     model, pre_tokenizer = content["model"], content["pre_tokenizer"] or {}
@@ -162,26 +164,21 @@ def _continuing_pieces(backend: Tokenizer) -> NDArray[np.bool_] | None:
         return None
     if not prefix or prefix[0] not in string.punctuation:
         return None
-    added = {token["content"] for token in content["added_tokens"]}
+    added = {token["content"]: token for token in content["added_tokens"]}
+    if any(_cuts_words(token) for token in added.values()):
+        return None
     continues = np.zeros(max(backend.get_vocab().values()) + 1, dtype=bool)
     for token, id_ in model["vocab"].items():
-        continues[id_] = token.startswith(prefix) and token not in added
+        # Of a mark after punctuation the tokenizer makes a word of its own.
+        continues[id_] = token not in added and (token.startswith(prefix) or begins_joined(token))
     return continues
 
 
-def _punctuation_pieces(backend: Tokenizer) -> NDArray[np.bool_]:
-    """(V,) whether an id is punctuation and nothing else, but for a mark of the space before it."""
-    is_byte_level = '"ByteLevel"' in backend.to_str()
-    vocabulary = backend.get_vocab()
-    is_punctuation = np.zeros(max(vocabulary.values()) + 1, dtype=bool)
-    for token, id_ in vocabulary.items():
-        characters = token.lstrip("\u2581\u0120")  # of SentencePiece, and of byte-level BPE
-        # There any other character stands for a byte of one.
-        is_punctuation[id_] = bool(characters) and all(
-            c in string.punctuation or (not is_byte_level and unicodedata.category(c)[0] == "P")
-            for c in characters
-        )
-    return is_punctuation
+def _cuts_words(added_token: dict[str, Any]) -> bool:
+    """Whether a text may have this token and letters beside it in one word."""
+    edges = added_token["content"][:1] + added_token["content"][-1:]
+    is_found_in_text = not added_token["special"] and not added_token["single_word"]
+    return is_found_in_text and not all(is_punctuation(character) for character in edges)
 
 
 def _word_ids(encoding: Encoding) -> list[int]:

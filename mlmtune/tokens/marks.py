@@ -30,7 +30,8 @@ from mlmtune.console import Console
 from mlmtune.corpus.document import Document
 from mlmtune.errors import ConfigError, DataError, ResourceError, was_taken_away
 from mlmtune.integrity import Damaged, digest, file_digest, sealed, unsealed
-from mlmtune.tokens.encoding import Encoder, Offsets
+from mlmtune.tokens.borders import Offsets
+from mlmtune.tokens.encoding import Encoder
 from mlmtune.tokens.store import TokenStore, count_by_source, write_durably
 from mlmtune.tokens.tokenization import batches, groups, pieces
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmtune.tokens.encoding import Offsets
+from mlmtune.tokens.borders import Offsets
 from mlmtune.tokens.marks import Marker
 
 SENTENCES = "sentences-"

@@ -47,7 +47,7 @@ from mlmtune.integrity import (
 )
 from mlmtune.redaction import redacted
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 
 SHARD_TOKENS = 1 << 25
 """Tokens in a shard, more or less: a minute of work."""

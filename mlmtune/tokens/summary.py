@@ -130,7 +130,8 @@ def _words(
         [any(c.isalnum() for c in str(token)) and token != tokenizer.unk_token
          for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
     )  # fmt: skip
-    is_word = known[ids[begins]]
+    # A word may begin with white space, or with a byte of a character, in a token of its own.
+    is_word = np.logical_or.reduceat(known[ids], begins) if len(begins) else np.empty(0, bool)
     num_words = int(is_word.sum())
     fragmented: Counter[tuple[int, ...]] = Counter()
     for word in np.flatnonzero(is_word & (num_pieces >= _FRAGMENTED_PIECES)).tolist():

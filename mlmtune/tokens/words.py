@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mlmtune.config import Strategy
 from mlmtune.corpus.cleaning import UNSPACED
 from mlmtune.errors import ConfigError
-from mlmtune.tokens.encoding import Offsets
+from mlmtune.tokens.borders import Offsets
 from mlmtune.tokens.marks import Marker
 from mlmtune.tokens.store import TokenStore
 
