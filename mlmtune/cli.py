@@ -129,7 +129,8 @@ def train(
     from mlmtune.training.outcome import outcome
 
     text = config.read_text(encoding="utf-8")
-    options = Options(resume, overwrite, allow_changes, quiet, config_text=text)
+    command = ("train", str(config), *(overrides or []))
+    options = Options(resume, overwrite, allow_changes, quiet, config_text=text, command=command)
     results = run_training(settings, options, build_masked_lm)
     if results is not None and _is_first_process():
         console = Console(is_quiet=quiet)
@@ -197,7 +198,8 @@ def finetune(
     from mlmtune.training.loop import train as run_training
 
     text = config.read_text(encoding="utf-8")
-    options = Options(resume, overwrite, allow_changes, quiet, config_text=text)
+    command = ("finetune", str(config), *(overrides or []))
+    options = Options(resume, overwrite, allow_changes, quiet, config_text=text, command=command)
     run_training(settings, options, build_classification)
     _push_finished(run, settings.hub, Console(is_quiet=quiet))
 

@@ -83,6 +83,11 @@ def recorded_text(text: str) -> str:
     return without_queries(replace_texts(text, redacted))
 
 
+def as_override(value: Any) -> str:
+    """A value as it stands behind `section.key=`: YAML on one line."""
+    return dump(value).removesuffix("...\n").strip()
+
+
 def json_schema(kind: type[Section]) -> dict[str, Any]:
     """What a config may hold, for editors; rules between keys are told on loading alone."""
     schema = _with_one_for_a_list(kind.model_json_schema())

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,7 @@ import pytest
 import yaml
 
 from mlmtune import __version__, cli
-from mlmtune.config_loading import load_config, shipped_configs
+from mlmtune.config_loading import as_override, load_config, shipped_configs
 from mlmtune.errors import StoppedAtOnce
 
 
@@ -849,6 +850,39 @@ def test_quiet_prints_the_result_alone(
     assert lines[0].startswith("perplexity ")
     assert f"the model is in {tmp_path / 'run' / 'model'}" in lines
     assert lines[-1].startswith(f"the report is in {tmp_path / 'run' / 'report.html'}")
+
+
+def test_a_finished_run_is_trained_on_with_the_command_that_it_prints(
+    command: Command, config_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "it's the run: 1"
+    arguments = (
+        "train", "--config", config_file(), f"run.output_dir={as_override(str(run))}",
+        "training.max_steps=2", "evaluation.max_chunks=4", "--no-report",
+    )  # fmt: skip
+    assert command(*arguments).code == 0
+    done = command(*arguments, "--resume", "auto")
+    assert done.code == 0
+    complete, printed = done.out.splitlines()
+    assert "is already complete" in complete
+    prefix = "to train on from its model: mlmtune "
+    assert printed.startswith(prefix)
+
+    again = command(*shlex.split(printed.removeprefix(prefix)), "--no-report")
+    assert again.code == 0, again
+    second = run.with_name(f"{run.name}-2")
+    resolved = yaml.safe_load((second / "config.resolved.yaml").read_text("utf-8"))
+    assert resolved["model"]["name_or_path"] == str(run / "model")
+    assert resolved["run"]["seed"] == 43
+    assert resolved["training"]["max_steps"] == 2
+    first_end = json.loads((run / "eval_results.json").read_text("utf-8"))
+    second_start = json.loads((second / "eval_results.json").read_text("utf-8"))
+    assert second_start["loss_before"] == pytest.approx(first_end["loss"], rel=1e-6)
+
+    longer = command(*arguments, "--resume", "auto", "training.max_steps=3")
+    assert longer.code == 4
+    assert longer.err.splitlines()[-1].startswith(prefix)
+    assert "the run: 1-3" in shlex.split(longer.err.splitlines()[-1])[-2]
 
 
 def test_the_config_is_kept_as_it_was_written(

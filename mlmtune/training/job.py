@@ -1,9 +1,12 @@
 """A run under way: its task, and picking it up from a checkpoint."""
 
 import re
+import shlex
 import uuid
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +15,7 @@ import yaml
 from accelerate import Accelerator
 
 from mlmtune.config import HubConfig, Section
-from mlmtune.config_loading import load_config, recorded_yaml
+from mlmtune.config_loading import as_override, load_config, recorded_yaml
 from mlmtune.console import Console
 from mlmtune.errors import CheckpointError, ConfigError
 from mlmtune.modeling.device import decided_by_main
@@ -59,6 +62,8 @@ class Options:
         is_silent: show the bar of steps and nothing else, for what runs many.
         config_text: the config file as the user wrote it, kept beside the result without the
             queries of its URLs.
+        command: how the run was asked for: `train` or `finetune`, the config's path, and the
+            overrides. Empty where it was asked for by other means.
     """
 
     resume: str = "never"
@@ -67,6 +72,7 @@ class Options:
     is_quiet: bool = False
     is_silent: bool = False
     config_text: str | None = None
+    command: tuple[str, ...] = ()
 
 
 @dataclass
@@ -319,8 +325,13 @@ def _with_recorded(section: SectionT, then: SectionT, *names: str) -> SectionT:
     return section.model_copy(update=values)
 
 
-def is_complete(run: RunDir, config: Settings) -> bool:
+def is_complete(run: RunDir, config: Settings, options: Options) -> bool:
     """Whether the directory holds a finished run of this config.
+
+    Args:
+        run: the directory.
+        config: as loaded.
+        options: how the run was asked for.
 
     Raises:
         CheckpointError: it holds a finished run of another one; its schedule has come to its end.
@@ -337,9 +348,42 @@ def is_complete(run: RunDir, config: Settings) -> bool:
     if lines:
         raise CheckpointError(
             f"{run.path} is complete, and other settings cannot go on with it; set "
-            "run.output_dir to another place, or replace it by --overwrite:\n" + "\n".join(lines)
+            "run.output_dir to another place, or replace it by --overwrite:\n"
+            + "\n".join([*lines, *how_to_train_on(run, config, options)])
         )
     return True
+
+
+def how_to_train_on(run: RunDir, config: Settings, options: Options) -> Iterator[str]:
+    """The command that trains a finished run's model further, as a run of its own.
+
+    The schedule of a finished run has come to its end, so more steps are another run. It has
+    another seed, because the same one would show the same text with the same masks again.
+
+    Args:
+        run: the directory of the finished run.
+        config: as loaded.
+        options: how the run was asked for; where they do not say, there is no command.
+    """
+    if not options.command:
+        return
+    command, path, *overrides = options.command
+    changes = {
+        "model.name_or_path": str(run.model),
+        **({"model.revision": None} if config.model.revision is not None else {}),
+        "run.output_dir": str(_next_to(run.path)),
+        "run.seed": config.run.seed + 1,
+    }
+    kept = [one for one in overrides if one.partition("=")[0].strip() not in changes]
+    changed = [f"{key}={as_override(value)}" for key, value in changes.items()]
+    arguments = ["mlmtune", command, "--config", path, *kept, *changed]
+    yield f"to train on from its model: {shlex.join(arguments)}"
+
+
+def _next_to(path: Path) -> Path:
+    """The first of `PATH-2`, `PATH-3`, ... that is not there yet."""
+    named = (path.with_name(f"{path.name}-{number}") for number in count(2))
+    return next(candidate for candidate in named if not candidate.exists())
 
 
 def flat(config: dict[str, Any]) -> dict[str, Any]:

@@ -40,6 +40,7 @@ from mlmtune.training.interrupts import listening
 from mlmtune.training.job import (
     Job,
     Options,
+    how_to_train_on,
     is_complete,
     open_hub,
     resume,
@@ -95,8 +96,10 @@ def train(
         if isinstance(asked, int) and asked != kept:
             progress.say(f"micro batches of {kept} as in this run so far, not of {asked}")
         run = _open_run(config, options, accelerator, stack)
-        if options.resume == "auto" and is_complete(run, config):
+        if options.resume == "auto" and is_complete(run, config, options):
             progress.result(f"{run.path} is already complete; see {run.model}")
+            for line in how_to_train_on(run, config, options):
+                progress.result(line)
             return None
         if accelerator.is_main_process:
             run.write_status("preparing")
