@@ -365,6 +365,10 @@ class TokenizationConfig(Section):
     """What finds the words of scripts without spaces, for `masking.strategy: whole_word` and
     `span`: `rjieba` (extra `zh`) for Chinese. Where empty, words are the tokenizer's own: what
     stands between spaces and punctuation, and in Chinese single characters or whole clauses."""
+    max_unknown_share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+    """Training stops before its first step where a larger share of the tokens of the training text
+    or of the validation text is unknown to the tokenizer (`[UNK]`). Unknown tokens are never
+    predicted, so with `1` the model learns from the rest."""
     language: str = "en"
     """The text's language (ISO 639), which tells where sentences end, for `objective: mlm+nsp` and
     `mlm+sop` (extra `sentences`). Chinese and Japanese full stops end one in any. With `objective:

@@ -148,6 +148,10 @@ def make_store() -> Callable[..., Any]:
             num_characters=5 * lengths,
             num_bytes=6 * lengths,
             num_text_words=lengths // 2,
+            num_unknown_tokens=0 * lengths,
+            num_unknown_bytes=0 * lengths,
+            num_unknown_words=0 * lengths,
+            unknown_characters={},
             document_sources=document_sources,
             sources=tuple(
                 StoredSource(f"source {number}", False, int(size), 0, num_words)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from mlmtune.config import EvaluationConfig
 from mlmtune.errors import DataError, DivergedError
+from mlmtune.evaluation.known_text import KnownText
 from mlmtune.evaluation.scoring import (
     NOTHING_MASKED,
     FittingBatches,
@@ -32,6 +33,9 @@ from mlmtune.tokens.pairs import PairSequences
 
 LARGEST_EXPONENT = 709.0
 """exp() of more does not fit a float."""
+
+LEAST_SAID = 0.01
+"""Share of unknown tokens from which on an evaluation mentions it."""
 
 NUM_SUMS = 9
 """Sums that a batch gives; see `Evaluator`."""
@@ -57,6 +61,9 @@ class Evaluation:
         num_mask_draws: how many times each chunk was masked.
         num_predictions: how many masked tokens the loss is a mean of. A token that was masked in
             two draws counts twice.
+        unknown_token_share: share of the text's tokens that the tokenizer does not know; they are
+            not masked.
+        unknown_byte_share: share of the text's bytes that stand under them.
         pair_loss: mean cross entropy of the pairs' labels, in nats; None without pairs.
         pair_accuracy: share of the pairs that were told right.
         num_pairs: how many pairs that rests on.
@@ -72,6 +79,8 @@ class Evaluation:
     num_chunks: int
     num_mask_draws: int
     num_predictions: int
+    unknown_token_share: float
+    unknown_byte_share: float
     pair_loss: float | None = None
     pair_accuracy: float | None = None
     num_pairs: int | None = None
@@ -101,12 +110,15 @@ class Evaluation:
         if self.perplexity_interval is not None:
             interval = " [{:.2f}, {:.2f}]".format(*self.perplexity_interval)
         draws = f" ({self.num_mask_draws} draws of masks)" if self.num_mask_draws > 1 else ""
+        unknown = ""
+        if self.unknown_token_share >= LEAST_SAID:
+            unknown = f"; {self.unknown_token_share:.1%} of the tokens are unknown and left out"
         pairs = ""
         if self.num_pairs is not None:
             pairs = f"; {self.pair_accuracy:.1%} of {self.num_pairs:,} pairs right"
         return (
             f"perplexity {perplexity}{interval}, accuracy {self.accuracy:.1%} "
-            f"on {self.num_masked_tokens:,} masked tokens{draws}{pairs}"
+            f"on {self.num_masked_tokens:,} masked tokens{draws}{unknown}{pairs}"
             + (f"; general text: {self.general.describe()}" if self.general is not None else "")
         )
 
@@ -119,6 +131,10 @@ class Evaluator:
         config: how many sequences at once, which the result does not depend on; of pairs, how many
             and at which masking rate.
         pairs: validation pairs, drawn by `evaluation.seed`, for an objective that has some.
+
+    Attributes:
+        masks: the chunks to measure on.
+        known_text: how much of their text the tokenizer knows.
     """
 
     def __init__(
@@ -128,6 +144,7 @@ class Evaluator:
         pairs: PairSequences | None = None,
     ) -> None:
         self.masks = masks
+        self.known_text = KnownText.of(masks.view)
         self._mlm_probability = config.mlm_probability
         self._batch_size = config.batch_size
         self._batches = FittingBatches(config.batch_size, "chunking.chunk_length")
@@ -166,7 +183,7 @@ class Evaluator:
                 sums = self._add_up(accelerator, self.masks.chunks, of_chunks, should_stop)
                 if sums is None:
                     return None
-                evaluation = _summarize(sums.tolist(), self.masks.num_draws)
+                evaluation = _summarize(sums.tolist(), self.masks.num_draws, self.known_text)
                 if self._pairs is None:
                     return evaluation
                 of_pairs = partial(self._pair_sums, accelerator, model, head, self._pairs)
@@ -269,7 +286,7 @@ class Evaluator:
         return sums
 
 
-def _summarize(sums: list[float], num_mask_draws: int) -> Evaluation:
+def _summarize(sums: list[float], num_mask_draws: int, known_text: KnownText) -> Evaluation:
     num_chunks, loss_sum, num_masked, num_first, num_in_five, *products, num_tokens = sums
     loss_loss, loss_masked, masked_masked = products
     if num_masked == 0:
@@ -299,6 +316,8 @@ def _summarize(sums: list[float], num_mask_draws: int) -> Evaluation:
         num_chunks=int(num_chunks),
         num_mask_draws=num_mask_draws,
         num_predictions=int(num_masked),
+        unknown_token_share=known_text.unknown_token_share,
+        unknown_byte_share=known_text.unknown_byte_share,
     )
 
 

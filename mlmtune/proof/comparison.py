@@ -1,10 +1,12 @@
 """Models against their bases on the same masked tokens."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlmtune.evaluation.known_text import KnownText
 from mlmtune.evaluation.perplexity import LARGEST_EXPONENT
 from mlmtune.evaluation.scoring import TokenScores
 from mlmtune.proof.bootstrap import estimate, resampled, sums_by_unit
@@ -26,7 +28,7 @@ def compare(
     bases: Mapping[str, str | None],
     units: NDArray[np.int64],
     which: NDArray[np.bool_] | None = None,
-    per_token: tuple[float, float] | None = None,
+    known_text: KnownText | None = None,
 ) -> tuple[Measurement, ...]:
     """Measure models that were asked for the same tokens.
 
@@ -36,7 +38,7 @@ def compare(
             among them.
         units: (n,) what the tokens are resampled by.
         which: (n,) the tokens to look at; all where None.
-        per_token: words and bytes of the text for each of its tokens.
+        known_text: how much of the text the models' tokenizer knows; None for a part of a text.
 
     Returns:
         A measurement for each model, in their order.
@@ -72,11 +74,15 @@ def compare(
                     for c, o in zip(_columns(number), others, strict=True)
                 )
             )
-        a_word, a_byte = (None, None)
-        if per_token is not None:
-            words, num_bytes = per_token
-            a_word = exponential(loss, 1 / words) if words else None
-            a_byte = exponential(loss, 1 / num_bytes) if num_bytes else None
+        of_whole_text: dict[str, Any] = {"perplexity_per_word": None, "perplexity_per_byte": None}
+        if known_text is not None:
+            words, num_bytes = known_text.words_per_token, known_text.bytes_per_token
+            of_whole_text = {
+                "perplexity_per_word": exponential(loss, 1 / words) if words else None,
+                "perplexity_per_byte": exponential(loss, 1 / num_bytes) if num_bytes else None,
+                "unknown_token_share": known_text.unknown_token_share,
+                "unknown_byte_share": known_text.unknown_byte_share,
+            }
         measured.append(
             Measurement(
                 model=name,
@@ -84,11 +90,10 @@ def compare(
                 num_predictions=len(values[0]),
                 loss=loss,
                 perplexity=exponential(loss, 1.0),
-                perplexity_per_word=a_word,
-                perplexity_per_byte=a_byte,
                 accuracy=first,
                 accuracy_top5=five,
                 change=change,
+                **of_whole_text,
             )
         )
     return tuple(measured)

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from mlmtune.config import Config, ModelConfig
 from mlmtune.console import Console, table
 from mlmtune.errors import ConfigError, ResourceError
+from mlmtune.evaluation.known_text import compares
 from mlmtune.evaluation.perplexity import Evaluation, Evaluator
 from mlmtune.evaluation.scoring import FixedMasks
 from mlmtune.masking.collator import IGNORE_INDEX, MaskedBatch
@@ -21,7 +22,6 @@ from mlmtune.modeling.device import build_accelerator, precision_of
 from mlmtune.modeling.names import short_names
 from mlmtune.proof.comparison import exponential
 from mlmtune.proof.findings import Estimate
-from mlmtune.proof.measuring import words_and_bytes
 from mlmtune.proof.numbers import perplexity
 from mlmtune.training.setup import Measurable, build_measurable
 
@@ -145,14 +145,14 @@ def _row(
 ) -> Row:
     evaluation = evaluator.run(accelerator, module, measurable.head)
     assert evaluation is not None  # nothing tells this evaluation to stop
-    words, num_bytes = words_and_bytes(evaluator.masks.view)
+    known_text = evaluator.known_text
     return Row(
         text=text,
         model=name,
         tokenizer=measurable.store.made_of["tokenizer"],
         evaluation=evaluation,
-        perplexity_per_word=_per(evaluation, words),
-        perplexity_per_byte=_per(evaluation, num_bytes),
+        perplexity_per_word=_per(evaluation, known_text.words_per_token),
+        perplexity_per_byte=_per(evaluation, known_text.bytes_per_token),
     )
 
 
@@ -163,30 +163,41 @@ def _per(evaluation: Evaluation, per_token: float) -> float | None:
 
 
 def _table(rows: Sequence[Row]) -> list[str]:
-    compares = len({row.tokenizer for row in rows}) == 1
+    compares_tokens = len({row.tokenizer for row in rows}) == 1
+    knows = {
+        text: compares(row.evaluation.unknown_byte_share for row in rows if row.text == text)
+        for text in dict.fromkeys(row.text for row in rows)
+    }
     has_pairs = any(row.evaluation.num_pairs is not None for row in rows)
     names = ["text", "model", "perplexity", "95 %", "a word", "a byte", "first", "five", "tokens"]
-    lines = [names + ["pairs"] * has_pairs]
+    lines = [[*names, "unknown (bytes)"] + ["pairs"] * has_pairs]
     for row in rows:
         found, interval = row.evaluation, row.evaluation.perplexity_interval
         bounds = [] if interval is None else [perplexity(Estimate(bound)) for bound in interval]
         pairs = "" if found.pair_accuracy is None else f"{found.pair_accuracy:.1%}"
+        mark = "" if knows[row.text] else "†"
         cells = [
             row.text,
             row.model,
-            perplexity(Estimate(found.perplexity)) + ("" if compares else "*"),
+            perplexity(Estimate(found.perplexity)) + ("" if compares_tokens else "*"),
             " to ".join(bounds),
-            perplexity(Estimate(row.perplexity_per_word)),
-            perplexity(Estimate(row.perplexity_per_byte)),
+            perplexity(Estimate(row.perplexity_per_word)) + mark,
+            perplexity(Estimate(row.perplexity_per_byte)) + mark,
             f"{found.accuracy:.1%}",
             f"{found.accuracy_top5:.1%}",
             f"{found.num_masked_tokens:,}",
+            f"{found.unknown_token_share:.1%} ({found.unknown_byte_share:.1%})",
         ]
         lines.append(cells + [pairs] * has_pairs)
     shown = list(table(lines))
-    if not compares:
+    if not compares_tokens:
+        shown.append("* The tokenizers are not the same, so perplexities per token do not compare.")
+        if all(knows.values()):
+            shown.append("  Perplexities per word and per byte do compare.")
+    if not all(knows.values()):
         shown.append(
-            "* the tokenizers are not the same, so these do not compare; those a word and a byte do"
+            "† The models know different shares of this text. What a model does not know is left "
+            "out of its numbers, so no perplexity here says which model is better."
         )
     return shown
 

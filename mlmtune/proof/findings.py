@@ -7,6 +7,8 @@ Losses are in nats a token, shares lie between 0 and 1, intervals hold 95 %.
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from mlmtune.evaluation.known_text import compares
+
 FORMAT_VERSION = 1
 
 Label = Literal["improved", "no clear change", "worse"]
@@ -53,12 +55,17 @@ class Measurement:
         num_predictions: how many masked tokens the numbers are means of, over all draws.
         loss: nats a masked token.
         perplexity: exp(loss): a token.
-        perplexity_per_word: a word of the text, whatever pieces the tokenizer cuts it into; None
-            for a part of a text.
-        perplexity_per_byte: a byte of the text (UTF-8); None for a part of a text.
+        perplexity_per_word: per word of the text that the tokenizer knows, whatever pieces it cuts
+            the word into; None for a part of a text.
+        perplexity_per_byte: per byte (UTF-8) of the text that the tokenizer knows; None for a part
+            of a text.
         accuracy: share of the masked tokens whose likeliest prediction is right.
         accuracy_top5: share of them that are among the five likeliest.
         change: against what the model is compared with; None for a base.
+        unknown_token_share: share of the text's tokens that the tokenizer does not know, which are
+            not measured; None for a part of a text.
+        unknown_byte_share: share of the text's bytes that stand under them; None for a part of a
+            text.
     """
 
     model: str
@@ -71,6 +78,8 @@ class Measurement:
     accuracy: Estimate
     accuracy_top5: Estimate
     change: Change | None
+    unknown_token_share: float | None = None
+    unknown_byte_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +121,11 @@ class Text:
     measurements: tuple[Measurement, ...]
     sources: tuple[Part, ...] = ()
     specificity: tuple[Part, ...] = ()
+
+    @property
+    def compares_bytes(self) -> bool:
+        """Whether numbers per word and per byte compare: all models know as much of the text."""
+        return compares(m.unknown_byte_share or 0.0 for m in self.measurements)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from mlmtune.console import Console
 from mlmtune.errors import DataError
 from mlmtune.evaluation.scoring import NOTHING_MASKED, FittingBatches, FixedMasks, TokenScores
 from mlmtune.modeling.device import resolve_precision
-from mlmtune.tokens.chunking import ChunkView
 from mlmtune.training.setup import Measurable, build_measurable
 
 
@@ -85,11 +84,6 @@ def load_subject(config: Config, model: ModelConfig, console: Console) -> Subjec
     measurable = build_measurable(config.model_copy(update=untrained), device, precision, console)
     measurable.loaded.model.to(device).eval()
     return Subject(**vars(measurable), device=device, precision=precision)
-
-
-def words_and_bytes(view: ChunkView) -> tuple[float, float]:
-    """Words and bytes of a text for each of its tokens; words are the same for any tokenizer."""
-    return view.per_token(view.store.num_text_words), view.per_token(view.store.num_bytes)
 
 
 def this_device() -> torch.device:

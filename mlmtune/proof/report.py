@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,8 @@ from mlmtune.config_loading import load_config
 from mlmtune.console import Console
 from mlmtune.errors import ConfigError, DataError, ResourceError
 from mlmtune.evaluation.frequencies import TokenFrequencies
+from mlmtune.evaluation.known_text import KnownText
+from mlmtune.evaluation.perplexity import LEAST_SAID
 from mlmtune.evaluation.scoring import TokenScores
 from mlmtune.modeling.names import short_names
 from mlmtune.proof.comparison import compare, units_of
@@ -34,13 +36,14 @@ from mlmtune.proof.findings import (
     Report,
     Text,
 )
-from mlmtune.proof.measuring import Subject, load_subject, words_and_bytes
+from mlmtune.proof.measuring import Subject, load_subject
 from mlmtune.proof.rendering import to_html, to_markdown
 from mlmtune.proof.runs import FinishedRun
 from mlmtune.proof.specificity import BINS, kinds, vocabulary, words_at
 from mlmtune.proof.verdict import judge
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.splits import Splits
+from mlmtune.tokens.unknown import unknown_token_id
 from mlmtune.training.job import flat
 from mlmtune.training.run_dir import read_json, write_whole
 
@@ -200,7 +203,7 @@ class _Measured:
             vocabulary_size = subject.loaded.model.get_input_embeddings().num_embeddings
             self._frequencies[model.name] = TokenFrequencies.of(
                 subject.splits.train.token_counts(vocabulary_size),
-                subject.loaded.tokenizer.unk_token_id,
+                unknown_token_id(subject.loaded.tokenizer),
             )
         return replace(model, head_is_new=subject.loaded.head_is_new, tokenizer=tokenizer)
 
@@ -253,9 +256,7 @@ class _Measured:
             bases = {m.name: m.compared_with for m in models if m.name in here}
             some = next(iter(here.values()))
             units, by_document = units_of(some, view)
-            rows |= {
-                m.model: m for m in compare(here, bases, units, per_token=words_and_bytes(view))
-            }
+            rows |= {m.model: m for m in compare(here, bases, units, known_text=KnownText.of(view))}
             documents = view.store.documents_at(some.positions)
             facts.append(
                 {
@@ -379,9 +380,11 @@ def _notes(models: list[Model], texts: tuple[Text, ...]) -> list[str]:
     if len({model.tokenizer for model in models}) > 1:
         notes.append(
             "The models have different tokenizers. A finer one cuts a word into more pieces, and "
-            "most pieces are easy to tell from those beside them, so perplexities and accuracies a "
-            "token do not compare; those a word and a byte do."
+            "most pieces are easy to tell from those beside them, so perplexities and accuracies "
+            "per token do not compare"
+            + ("; those per word and per byte do." if all(t.compares_bytes for t in texts) else ".")
         )
+    notes += list(_notes_on_unknown_text(texts))
     notes += [
         f"{text.name}: only {text.num_documents} documents, so intervals come from chunks; those "
         "of one document are alike, and the intervals are narrower than they should be."
@@ -389,6 +392,29 @@ def _notes(models: list[Model], texts: tuple[Text, ...]) -> list[str]:
         if text.interval_unit == "chunks"
     ]
     return notes
+
+
+def _notes_on_unknown_text(texts: tuple[Text, ...]) -> Iterator[str]:
+    for text in texts:
+        shares = {
+            m.model: f"{m.model} {m.unknown_token_share:.1%} of the tokens and "
+            f"{m.unknown_byte_share:.1%} of the bytes"
+            for m in text.measurements
+            if m.unknown_token_share
+        }
+        if not text.compares_bytes:
+            yield (
+                f"{text.name}: the models do not know the same share of it (unknown are to "
+                f"{'; to '.join(shares.values())}). What a model does not know is left out of its "
+                "numbers, so no perplexity here says which of these models is better; compare them "
+                "on a task (mlmtune probe)."
+            )
+        elif max(m.unknown_token_share or 0.0 for m in text.measurements) >= LEAST_SAID:
+            share = next(iter(shares.values()))
+            yield (
+                f"{text.name}: a part of it is unknown to the tokenizer ({share}). It was neither "
+                "predicted nor scored, so all numbers are about the rest."
+            )
 
 
 def _differences(runs: list[FinishedRun], names: list[str]) -> tuple[Difference, ...]:

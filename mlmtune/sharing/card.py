@@ -244,6 +244,12 @@ def masked_lm_card(
     ]
     if results["worse_than_base"]:
         notes.insert(0, "**This model is not better than its base on the validation text.**")
+    if results["unknown_token_share"] > 0:
+        notes.append(
+            f"{results['unknown_token_share']:.1%} of the tokens of that text, and "
+            f"{results['unknown_byte_share']:.1%} of its bytes, are unknown to the tokenizer and "
+            "were not predicted."
+        )
     if results["model_head_was_new"]:
         notes.append(
             "The base has no masked-LM head. It was given a new one, so what it says before "

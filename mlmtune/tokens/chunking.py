@@ -194,14 +194,13 @@ class ChunkView:
         hashes = np.sort(self.store.content_hashes[self._documents])
         return xxhash.xxh3_128_hexdigest(hashes.tobytes())
 
-    def per_token(self, counts: NDArray[np.int64]) -> float:
-        """How many of something the text has for each of its tokens.
+    def total(self, counts: NDArray[np.int64]) -> int:
+        """How many of something the view's documents have together.
 
         Args:
-            counts: (num_documents,) of the store: `num_text_words`, `num_bytes`.
+            counts: (num_documents,) of the store: `num_text_words`, `num_bytes`, ...
         """
-        num_tokens = self.store.lengths[self._documents].sum()
-        return float(counts[self._documents].sum() / max(num_tokens, 1))
+        return int(counts[self._documents].sum())
 
     def documents_in(self, chunk: int) -> list[tuple[int, int]]:
         """Where in a chunk which documents are: column of its first token there, and its number.

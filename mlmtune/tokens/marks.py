@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from mlmtune.integrity import Damaged, digest, file_digest, sealed, unsealed
 from mlmtune.tokens.borders import Offsets
 from mlmtune.tokens.encoding import Encoder
 from mlmtune.tokens.store import TokenStore, count_by_source, write_durably
-from mlmtune.tokens.tokenization import batches, groups, pieces
+from mlmtune.tokens.tokenization import batches, offsets_of
 
 FORMAT_VERSION = 2
 
@@ -282,7 +282,7 @@ def _mark_shard(
             raise DataError(_CHANGED)
         begins, lengths = store.offsets[here] - start, store.lengths[here]
         concerned = [i for i, document in enumerate(batch) if marker.concerns(document.text)]
-        found = _offsets([batch[i].text for i in concerned], encode)
+        found = offsets_of([batch[i].text for i in concerned], encode)
         for i, offsets in zip(concerned, found, strict=True):
             if len(offsets.starts) != lengths[i]:
                 raise DataError(_CHANGED)
@@ -293,19 +293,3 @@ def _mark_shard(
     if number != numbers.stop:
         raise DataError(_CHANGED)
     return marks
-
-
-def _offsets(texts: list[str], encode: Encoder) -> Iterator[Offsets]:
-    """Where the tokens of each text stand in it."""
-    cut = [list(pieces(text)) for text in texts]
-    handed_over = groups([piece for text in cut for piece in text])
-    found = chain.from_iterable(encode.offsets(group) for group in handed_over)
-    for text in cut:
-        begin = 0
-        starts, ends = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        for piece in text:
-            offsets = next(found)
-            starts.append(begin + offsets.starts)
-            ends.append(begin + offsets.ends)
-            begin += len(piece)
-        yield Offsets(np.concatenate(starts), np.concatenate(ends))

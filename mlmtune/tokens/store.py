@@ -13,6 +13,8 @@ A store is a folder: a manifest, and shards of some thirty million tokens each.
       num_characters.bin   int64 a document
       num_bytes.bin        int64 a document, in UTF-8
       num_text_words.bin   int64 a document: its words by a rule that no tokenizer changes
+      num_unknown_tokens.bin, num_unknown_bytes.bin, num_unknown_words.bin
+                           int64 a document: what the tokenizer does not know of it
       sources.bin          uint16 a document: its source, by the manifest's list
       documents.jsonl      id of each document, a line each
       shard.json           what the manifest says of the shard; read where a writer goes on
@@ -27,7 +29,8 @@ A store is verified when it is opened (see `integrity`), so that a damaged one i
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -46,11 +49,15 @@ from mlmtune.integrity import (
     unsealed,
 )
 from mlmtune.redaction import redacted
+from mlmtune.tokens.unknown import UnknownText
 
 FORMAT_VERSION = 6
 
 SHARD_TOKENS = 1 << 25
 """Tokens in a shard, more or less: a minute of work."""
+
+KEPT_CHARACTERS = 100
+"""Unknown characters whose counts are kept."""
 
 ARRAYS = {
     "word_starts": "<u1",
@@ -59,6 +66,9 @@ ARRAYS = {
     "num_characters": "<i8",
     "num_bytes": "<i8",
     "num_text_words": "<i8",
+    "num_unknown_tokens": "<i8",
+    "num_unknown_bytes": "<i8",
+    "num_unknown_words": "<i8",
     "sources": "<u2",
 }
 """What a shard holds beside `ids`, whose type is the manifest's."""
@@ -69,6 +79,9 @@ _READ_WHOLE = (
     "num_characters",
     "num_bytes",
     "num_text_words",
+    "num_unknown_tokens",
+    "num_unknown_bytes",
+    "num_unknown_words",
     "sources",
 )
 """The arrays that have a value for each document; the others are mapped into memory."""
@@ -135,6 +148,12 @@ class TokenStore:
         num_bytes: (num_documents,) int64, of the text in UTF-8.
         num_text_words: (num_documents,) int64, words of the text, as `cleaning.words` finds them:
             equal for every tokenizer.
+        num_unknown_tokens: (num_documents,) int64, tokens that stand for what the tokenizer does
+            not know.
+        num_unknown_bytes: (num_documents,) int64, bytes of the text under them.
+        num_unknown_words: (num_documents,) int64, words of the text under them.
+        unknown_characters: how often each character that the tokenizer does not know occurs, the
+            most frequent first; the most frequent ones alone.
         document_sources: (num_documents,) uint16, indices into `sources`.
         sources: where the documents come from.
         funnel: what was found, read and left out, as in corpus.json.
@@ -149,6 +168,10 @@ class TokenStore:
     num_characters: NDArray[np.int64]
     num_bytes: NDArray[np.int64]
     num_text_words: NDArray[np.int64]
+    num_unknown_tokens: NDArray[np.int64]
+    num_unknown_bytes: NDArray[np.int64]
+    num_unknown_words: NDArray[np.int64]
+    unknown_characters: dict[str, int]
     document_sources: NDArray[np.uint16]
     sources: tuple[StoredSource, ...]
     funnel: dict[str, Any]
@@ -187,6 +210,12 @@ class TokenStore:
             num_characters=joined["num_characters"],
             num_bytes=joined["num_bytes"],
             num_text_words=joined["num_text_words"],
+            num_unknown_tokens=joined["num_unknown_tokens"],
+            num_unknown_bytes=joined["num_unknown_bytes"],
+            num_unknown_words=joined["num_unknown_words"],
+            unknown_characters=_most_frequent(
+                Counter(entry["unknown_characters"]) for entry in manifest["shards"]
+            ),
             document_sources=joined["sources"],
             sources=tuple(StoredSource(**source) for source in manifest["sources"]),
             funnel=manifest["funnel"],
@@ -431,7 +460,6 @@ class StoreWriter:
     Args:
         directory: where the store will be.
         vocabulary_size: decides how wide an id is.
-        unknown_id: stands for what the tokenizer does not know; counted.
         sources: name of each source, and whether it is one of `corpus.validation_sources`.
         made_of: what the store follows from. What an interrupted writer of the same left is gone on
             with; what others left is deleted.
@@ -444,11 +472,9 @@ class StoreWriter:
         self,
         directory: Path,
         vocabulary_size: int,
-        unknown_id: int | None,
         sources: Sequence[tuple[str, bool]],
         made_of: dict[str, str],
     ) -> None:
-        self._unknown_id = unknown_id
         self._sources = sources
         self._directory = directory
         self._temporary = directory.with_name(directory.name + _PARTIAL)
@@ -462,6 +488,7 @@ class StoreWriter:
             marker.write_text(json.dumps(made_of), encoding="utf-8")
         self._shards: list[dict[str, Any]] = list(self._finished_shards())
         self._batches: list[dict[str, NDArray[Any]]] = []
+        self._unknown_characters: list[Counter[str]] = []
         self._ids: list[str] = []
         self._num_tokens = 0
 
@@ -501,6 +528,7 @@ class StoreWriter:
         num_text_words: NDArray[np.int64],
         sources: NDArray[np.uint16],
         document_ids: Sequence[str],
+        unknown: UnknownText,
     ) -> None:
         """Append a batch of documents.
 
@@ -514,6 +542,7 @@ class StoreWriter:
             num_text_words: (D,) words of each document.
             sources: (D,) index of each document's source.
             document_ids: (D,) id of each document within its source.
+            unknown: what the tokenizer does not know of them.
         """
         self._batches.append(
             {
@@ -524,9 +553,13 @@ class StoreWriter:
                 "num_characters": num_characters,
                 "num_bytes": num_bytes,
                 "num_text_words": num_text_words,
+                "num_unknown_tokens": unknown.num_tokens,
+                "num_unknown_bytes": unknown.num_bytes,
+                "num_unknown_words": unknown.num_words,
                 "sources": sources,
             }
         )
+        self._unknown_characters.append(unknown.characters)
         self._ids += document_ids
         self._num_tokens += len(ids)
         if self._num_tokens >= SHARD_TOKENS:
@@ -538,14 +571,15 @@ class StoreWriter:
             for name in self._batches[0]
         }
         name = _shard_name(len(self._shards))
-        unknown = np.flatnonzero(arrays["ids"] == self._unknown_id)
-        of_document = np.searchsorted(np.cumsum(arrays["lengths"]), unknown, side="right")
         entry: dict[str, Any] = {
             "name": name,
             "num_documents": len(self._ids),
             "num_tokens": self._num_tokens,
             "num_tokens_by_source": self._by_source(arrays["sources"], arrays["lengths"]),
-            "num_unknown_tokens_by_source": self._by_source(arrays["sources"][of_document], 1),
+            "num_unknown_tokens_by_source": self._by_source(
+                arrays["sources"], arrays["num_unknown_tokens"]
+            ),
+            "unknown_characters": _most_frequent(self._unknown_characters),
             "num_words_by_source": count_by_source(
                 arrays["word_starts"], arrays["lengths"], arrays["sources"], len(self._sources)
             ),
@@ -566,8 +600,9 @@ class StoreWriter:
         temporary.rename(self._temporary / name)
         self._shards.append(entry)
         self._batches, self._ids, self._num_tokens = [], [], 0
+        self._unknown_characters = []
 
-    def _by_source(self, sources: NDArray[np.uint16], counts: NDArray[np.int64] | int) -> list[int]:
+    def _by_source(self, sources: NDArray[np.uint16], counts: NDArray[np.int64]) -> list[int]:
         """The sum over each source of what is counted."""
         by_source = np.zeros(len(self._sources), dtype=np.int64)
         np.add.at(by_source, sources, counts)
@@ -604,6 +639,11 @@ class StoreWriter:
         self._temporary.rename(self._directory)
         (self._directory / _MADE_OF).unlink()
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _most_frequent(counters: Iterable[Counter[str]]) -> dict[str, int]:
+    """The most frequent of what some counters counted, the most frequent first."""
+    return dict(sum(counters, Counter[str]()).most_common(KEPT_CHARACTERS))
 
 
 def count_by_source(

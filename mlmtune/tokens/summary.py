@@ -58,6 +58,7 @@ def summarize(
         **({} if splits.general is None else {"general": _side(splits.general)}),
         "lengths": _lengths(store.lengths),
         "unknown_tokens": unknown,
+        "unknown_characters": store.unknown_characters,
         **_words(store, tokenizer, split_seed),
     }
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mlmtune.console import table
+from mlmtune.tokens.unknown import describe_unknown
 
 _BAR_WIDTH = 40
 _SHOWN = 10
@@ -124,6 +125,8 @@ def _words(summary: dict[str, Any]) -> Iterator[str]:
         f"{summary['tokens_per_word']:.2f} tokens a word (in {summary['sampled_words']:,} words); "
         f"{share:.2%} of the tokens are unknown"
     )
+    if summary["unknown_characters"]:
+        yield describe_unknown(summary["unknown_characters"], ())
     if summary["fragmented_words"]:
         yield "words whose many pieces cost most"
         rows = [

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import xxhash
@@ -26,7 +28,7 @@ from mlmtune.corpus.scanning import Listing, scan
 from mlmtune.errors import ConfigError, DataError, MlmtuneError, ResourceError, was_taken_away
 from mlmtune.integrity import Damaged
 from mlmtune.locations import cache_directory
-from mlmtune.tokens.encoding import Encoder, Tokens, framed, plain_backend
+from mlmtune.tokens.encoding import Encoder, Offsets, Tokens, framed, plain_backend
 from mlmtune.tokens.store import (
     FORMAT_VERSION,
     StoreWriter,
@@ -35,9 +37,12 @@ from mlmtune.tokens.store import (
     is_finished,
     read_manifest,
 )
+from mlmtune.tokens.unknown import UnknownText, UnknownTextFinder, unknown_token_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+T = TypeVar("T")
 
 BATCH_DOCUMENTS = 256
 """Documents handed to the tokenizer at once: enough to keep its threads busy."""
@@ -403,17 +408,19 @@ def _write(
     writer = StoreWriter(
         directory,
         vocabulary_size=max(backend.get_vocab().values()) + 1,
-        unknown_id=tokenizer.unk_token_id,
         sources=[(source.name, source.validation) for source in texts.sources],
         made_of=ingredients.made_of,
     )
+    encode = Encoder(backend)
+    finder = UnknownTextFinder(backend, unknown_token_id(tokenizer))
     start = writer.num_documents
     total = texts.funnel.total()
     with console.bar(
         total=total.documents_kept, initial=start, unit="document", what="tokenizing"
     ) as bar:
-        for batch, tokens in _tokenized(batches(texts.documents(start)), Encoder(backend)):
-            _append(writer, batch, *tokens)
+        tokenize = partial(_tokenize, encode=encode, finder=finder)
+        for batch, (tokens, unknown) in _tokenized(batches(texts.documents(start)), tokenize):
+            _append(writer, batch, *tokens, unknown)
             bar.update(len(batch))
     writer.finish(texts.funnel.to_json())
 
@@ -433,13 +440,13 @@ def batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
 
 
 def _tokenized(
-    batches: Iterator[list[Document]], encode: Encoder
-) -> Iterator[tuple[list[Document], Tokens]]:
+    batches: Iterator[list[Document]], tokenize: Callable[[list[Document]], T]
+) -> Iterator[tuple[list[Document], T]]:
     """Each batch with its tokens; the next is read while the Rust threads work on this one."""
-    waiting: deque[tuple[list[Document], Future[Tokens]]] = deque()
+    waiting: deque[tuple[list[Document], Future[T]]] = deque()
     with ThreadPoolExecutor(max_workers=1) as tokenizing:
         for batch in batches:
-            waiting.append((batch, tokenizing.submit(_tokenize, batch, encode)))
+            waiting.append((batch, tokenizing.submit(tokenize, batch)))
             if len(waiting) > 1:
                 done, tokens = waiting.popleft()
                 yield done, tokens.result()
@@ -447,8 +454,10 @@ def _tokenized(
             yield done, tokens.result()
 
 
-def _tokenize(batch: list[Document], encode: Encoder) -> Tokens:
-    """The documents of a batch, one after the other."""
+def _tokenize(
+    batch: list[Document], encode: Encoder, finder: UnknownTextFinder
+) -> tuple[Tokens, UnknownText]:
+    """The documents of a batch, one after the other, and what of them is unknown."""
     handed_over = [
         (number, piece) for number, document in enumerate(batch) for piece in pieces(document.text)
     ]
@@ -456,7 +465,42 @@ def _tokenize(batch: list[Document], encode: Encoder) -> Tokens:
     ids, word_starts, piece_lengths = map(np.concatenate, zip(*encoded, strict=True))
     lengths = np.zeros(len(batch), dtype=np.int64)
     np.add.at(lengths, [number for number, _ in handed_over], piece_lengths)
-    return ids, word_starts, lengths
+    return (ids, word_starts, lengths), _unknown_text(batch, ids, lengths, encode, finder)
+
+
+def _unknown_text(
+    batch: list[Document],
+    ids: NDArray[np.int32],
+    lengths: NDArray[np.int64],
+    encode: Encoder,
+    finder: UnknownTextFinder,
+) -> UnknownText:
+    """What of a batch is unknown. Only documents that have unknown tokens are encoded again."""
+    borders = np.cumsum(lengths)[:-1]
+    is_unknown = np.split(finder.tokens(ids), borders)
+    concerned = [number for number, of_document in enumerate(is_unknown) if of_document.any()]
+    offsets = offsets_of([batch[number].text for number in concerned], encode)
+    texts = {
+        number: (batch[number].text, Offsets(*(side[is_unknown[number]] for side in found)))
+        for number, found in zip(concerned, offsets, strict=True)
+    }
+    return finder.find(texts, np.asarray([of_document.sum() for of_document in is_unknown]))
+
+
+def offsets_of(texts: list[str], encode: Encoder) -> Iterator[Offsets]:
+    """Where the tokens of each text stand in it."""
+    cut = [list(pieces(text)) for text in texts]
+    handed_over = groups([piece for text in cut for piece in text])
+    found = chain.from_iterable(encode.offsets(group) for group in handed_over)
+    for text in cut:
+        begin = 0
+        starts, ends = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        for piece in text:
+            offsets = next(found)
+            starts.append(begin + offsets.starts)
+            ends.append(begin + offsets.ends)
+            begin += len(piece)
+        yield Offsets(np.concatenate(starts), np.concatenate(ends))
 
 
 def _append(
@@ -465,6 +509,7 @@ def _append(
     ids: NDArray[np.int32],
     word_starts: NDArray[np.bool_],
     lengths: NDArray[np.int64],
+    unknown: UnknownText,
 ) -> None:
     writer.append(
         ids,
@@ -476,6 +521,7 @@ def _append(
         num_text_words=np.asarray([count_words(document.text) for document in batch], np.int64),
         sources=np.asarray([document.source for document in batch], dtype=np.uint16),
         document_ids=[document.id for document in batch],
+        unknown=unknown,
     )
 
 

@@ -28,12 +28,13 @@ from mlmtune.tokens.mixing import Mixture
 from mlmtune.tokens.pairs import PairSequences
 from mlmtune.tokens.sequences import ChunkSequences, Sequences
 from mlmtune.tokens.summary import summarize as summarize_corpus
+from mlmtune.tokens.unknown import unknown_token_id
 from mlmtune.training import caveats
 from mlmtune.training.checkpoint import TrainState
 from mlmtune.training.optimization import check_warmup
 from mlmtune.training.plan import Plan
 from mlmtune.training.run_dir import RunDir
-from mlmtune.training.setup import Measurable, build_measurable
+from mlmtune.training.setup import Measurable, build_measurable, check_is_known
 from mlmtune.training.stream import TrainingStream
 from mlmtune.training.task import Task, with_choices
 
@@ -189,7 +190,7 @@ class MaskedLM(Measurable, Task):
         """What token frequencies alone predict of the validation text."""
         vocabulary_size = self.loaded.model.get_input_embeddings().num_embeddings
         counts = self.splits.train.token_counts(vocabulary_size)
-        frequencies = TokenFrequencies.of(counts, self.loaded.tokenizer.unk_token_id)
+        frequencies = TokenFrequencies.of(counts, unknown_token_id(self.loaded.tokenizer))
         loss, accuracy = frequencies.measure(self.evaluator.masks)
         return {"token_frequency_loss": loss, "token_frequency_accuracy": accuracy}
 
@@ -339,6 +340,7 @@ def build_masked_lm(config: Config, accelerator: Accelerator, console: Console) 
         MlmtuneError: anything that keeps the run from starting.
     """
     measurable = build_measurable(config, accelerator.device, precision_of(accelerator), console)
+    check_is_known(measurable, config)
     loaded, splits = measurable.loaded, measurable.splits
     mixture = Mixture.of(splits.train_pairs or splits.train, splits.weights)
     plan = Plan.of(

@@ -8,7 +8,9 @@ import torch
 from mlmtune.config import Config
 from mlmtune.console import Console
 from mlmtune.corpus.scanning import Listing
+from mlmtune.errors import DataError
 from mlmtune.evaluation.fill_mask import encode_masked_text
+from mlmtune.evaluation.known_text import KnownText
 from mlmtune.evaluation.perplexity import Evaluator
 from mlmtune.evaluation.scoring import FixedMasks
 from mlmtune.modeling.loading import LoadedModel, load_pretrained, start_from_frequencies
@@ -19,6 +21,7 @@ from mlmtune.tokens.pairs import PairSequences
 from mlmtune.tokens.splits import Splits, needed_markers, open_splits
 from mlmtune.tokens.store import TokenStore
 from mlmtune.tokens.tokenization import list_text
+from mlmtune.tokens.unknown import describe_unknown, unknown_token_id
 from mlmtune.training.preparation import say_what_the_hub_is, uses_of
 
 GENERAL_CHUNKS = 1000
@@ -97,13 +100,38 @@ def build_measurable(
         )
     if loaded.head_is_new:
         vocabulary_size = loaded.model.get_input_embeddings().num_embeddings
-        start_from_frequencies(loaded, splits.train.token_counts(vocabulary_size))
+        counts = splits.train.token_counts(vocabulary_size)
+        if (unknown_id := unknown_token_id(loaded.tokenizer)) is not None:
+            counts[unknown_id] = 0  # it is never what is asked for
+        start_from_frequencies(loaded, counts)
     masks, general_masks = _fixed_masks(splits, loaded, config)
     evaluator = Evaluator(masks, config.evaluation, _validation_pairs(splits, config))
     general_evaluator = None
     if general_masks is not None:
         general_evaluator = Evaluator(general_masks, config.evaluation)
     return Measurable(listing, loaded, head, store, splits, evaluator, general_evaluator)
+
+
+def check_is_known(measurable: Measurable, config: Config) -> None:
+    """Refuse to train where most of the text is unknown to the tokenizer.
+
+    Raises:
+        DataError: the training text or the validation text has too many unknown tokens.
+    """
+    splits, store = measurable.splits, measurable.store
+    limit = config.tokenization.max_unknown_share
+    for side, view in (("training", splits.train), ("validation", splits.validation)):
+        share = KnownText.of(view).unknown_token_share
+        if share > limit:
+            unknown = describe_unknown(
+                store.unknown_characters, measurable.loaded.tokenizer.get_vocab()
+            )
+            raise DataError(
+                f"{share:.0%} of the tokens of the {side} text are unknown to the tokenizer of "
+                f"{config.model.name_or_path}, more than tokenization.max_unknown_share "
+                f"({limit:g}); {unknown}; choose a model that was made for this text, or set "
+                "tokenization.max_unknown_share=1 to train on what is known"
+            )
 
 
 def _fixed_masks(

@@ -12,6 +12,7 @@ from accelerate.state import AcceleratorState, PartialState
 from mlmtune.config import ChunkingConfig, EvaluationConfig, MaskingConfig
 from mlmtune.errors import DataError, DivergedError
 from mlmtune.evaluation import scoring
+from mlmtune.evaluation.known_text import KnownText
 from mlmtune.evaluation.perplexity import Evaluation, Evaluator, _summarize
 from mlmtune.evaluation.scoring import FixedMasks, TokenScores
 from mlmtune.masking.collator import MaskingCollator
@@ -19,6 +20,9 @@ from mlmtune.modeling.masked_head import MaskedHead
 from mlmtune.randomness import key
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.tokenization import SpecialTokens
+
+KNOWN = KnownText(0.0, 0.0, 0.5, 6.0)
+"""Text without unknown tokens."""
 
 
 @pytest.fixture(scope="module")
@@ -360,7 +364,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
         losses = masked * draw.gamma(4.0, 0.5, 60)  # the true mean is 2
         sums = [60, losses.sum(), masked.sum(), 0, 0, (losses * losses).sum(),
                 (losses * masked).sum(), (masked * masked).sum(), masked.sum()]  # fmt: skip
-        low, high = _summarize([float(value) for value in sums], 1).perplexity_interval
+        low, high = _summarize([float(value) for value in sums], 1, KNOWN).perplexity_interval
         covered += math.log(low) <= 2.0 <= math.log(high)
     assert 0.92 <= covered / 1000 <= 0.97
 
@@ -373,8 +377,10 @@ def test_one_chunk_has_no_interval(model, make_store, tokenizer, evaluate):
 
 
 def test_a_result_is_told_in_one_line():
-    found = Evaluation(2.0, math.exp(2.0), (7.0, 7.8), 0.5, 0.7, 12_345, 10, 1, 12_345)
+    found = Evaluation(2.0, math.exp(2.0), (7.0, 7.8), 0.5, 0.7, 12_345, 10, 1, 12_345, 0.0, 0.0)
     line = "perplexity 7.39 [7.00, 7.80], accuracy 50.0% on 12,345 masked tokens"
     assert found.describe() == line
     found = replace(found, num_mask_draws=8, num_predictions=15_000)
     assert found.describe() == f"{line} (8 draws of masks)"
+    found = replace(found, num_mask_draws=1, unknown_token_share=0.23)
+    assert found.describe() == f"{line}; 23.0% of the tokens are unknown and left out"

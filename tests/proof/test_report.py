@@ -14,7 +14,8 @@ from transformers import BertModel
 
 from mlmtune.console import Console
 from mlmtune.errors import ConfigError, DataError
-from mlmtune.proof.report import report_on
+from mlmtune.proof.findings import Estimate, Measurement, Text
+from mlmtune.proof.report import _notes_on_unknown_text, report_on
 from mlmtune.proof.runs import open_run
 
 GENERAL_WORDS = ["the", "key", "of", "a", "table", "is", "in", "vault"]
@@ -267,3 +268,27 @@ def test_a_model_whose_tokenizer_is_not_its_bases_is_refused(runs: Any, report: 
     file.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(ConfigError, match="its tokenizer is not that of tiny-bert"):
         report(run.path)
+
+
+def measured(model: str, unknown_share: float) -> Measurement:
+    one = Estimate(1.0)
+    return Measurement(
+        model, 9, 9, one, one, one, one, one, one, None, unknown_share, unknown_share
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [((0.0, 0.0), []), ((0.23, 0.23), ["It was neither predicted nor scored"]),
+     ((0.23, 0.0), ["no perplexity here says which of these models is better"])],
+)  # fmt: skip
+def test_unknown_text_is_noted_and_models_that_know_other_shares_are_not_ranked(
+    shares: tuple[float, float], expected: list[str]
+) -> None:
+    measurements = tuple(measured(f"m{n}", share) for n, share in enumerate(shares))
+    text = Text("validation text", "domain", 5, 9, 1, "documents", measurements)
+    notes = list(_notes_on_unknown_text((text,)))
+    assert len(notes) == len(expected)
+    for note, part in zip(notes, expected, strict=True):
+        assert "m0 23.0% of the tokens" in note
+        assert part in note

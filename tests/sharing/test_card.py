@@ -15,7 +15,7 @@ RESULTS = {
     "perplexity": 12.3456, "perplexity_interval": [11.0, 13.0], "perplexity_before": 40.0,
     "perplexity_before_interval": [38.0, 42.0], "accuracy": 0.5, "accuracy_before": 0.25,
     "accuracy_top5": 0.75, "accuracy_top5_before": 0.5, "num_masked_tokens": 1234,
-    "num_mask_draws": 8, "step": 300,
+    "num_mask_draws": 8, "unknown_token_share": 0.012, "unknown_byte_share": 0.034, "step": 300,
     "model_head_was_new": False, "worse_than_base": False,
 }  # fmt: skip
 GENERAL = {"general_perplexity": 20.0, "general_perplexity_before": 10.0, "forgetting": 0.693}

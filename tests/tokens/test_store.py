@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from mlmtune.errors import DataError
 from mlmtune.integrity import digest, file_digest, sealed, unsealed
 from mlmtune.tokens import store as store_module
 from mlmtune.tokens.store import StoreWriter, TokenStore, is_finished
+from mlmtune.tokens.unknown import UnknownText
 
 DOCUMENTS = st.lists(
     st.lists(st.tuples(st.integers(0, 999), st.booleans()), max_size=20), max_size=12
@@ -23,7 +25,7 @@ UNKNOWN = 3
 
 
 def writer_of(path, vocabulary_size=1000, **made_of):
-    return StoreWriter(path, vocabulary_size, UNKNOWN, SOURCES, {"fingerprint": "f", **made_of})
+    return StoreWriter(path, vocabulary_size, SOURCES, {"fingerprint": "f", **made_of})
 
 
 def append(writer, documents, first=0):
@@ -40,7 +42,14 @@ def append(writer, documents, first=0):
         num_text_words=np.asarray([2 * n for n in numbers], dtype=np.int64),
         sources=np.asarray([n % 3 != 0 for n in numbers], dtype=np.uint16),
         document_ids=[f"{n}.txt" for n in numbers],
+        unknown=unknown_of(documents),
     )
+
+
+def unknown_of(documents):
+    """Each unknown token stands for a word of three bytes, which is one character."""
+    counts = np.asarray([sum(id_ == UNKNOWN for id_, _ in d) for d in documents], dtype=np.int64)
+    return UnknownText(counts, 3 * counts, counts, Counter({"\u1780": int(counts.sum())}))
 
 
 def write(path, documents, **arguments):
@@ -80,6 +89,11 @@ def test_what_is_appended_is_what_is_opened(shard_tokens, batches):
         assert store.num_characters.tolist() == (7 * numbers).tolist()
         assert store.num_bytes.tolist() == (8 * numbers).tolist()
         assert store.num_text_words.tolist() == (2 * numbers).tolist()
+        unknown = unknown_of(documents)
+        assert store.num_unknown_tokens.tolist() == unknown.num_tokens.tolist()
+        assert store.num_unknown_bytes.tolist() == unknown.num_bytes.tolist()
+        assert store.num_unknown_words.tolist() == unknown.num_words.tolist()
+        assert sum(store.unknown_characters.values()) == unknown.num_tokens.sum()
         assert store.funnel == {"documents": len(documents)}
         wanted = numbers[::-2].tolist()
         assert store.document_ids(wanted) == [f"{n}.txt" for n in wanted]
@@ -181,7 +195,7 @@ def test_every_file_is_flushed_to_the_disk_before_the_store_gets_its_name(tmp_pa
     monkeypatch.setattr("os.fsync", lambda number: flushed.add(os.fstat(number).st_ino))
     write(tmp_path / "store", [[(5, True)]])
     files = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
-    assert len(files) == 11
+    assert len(files) == 14
     assert {path.stat().st_ino for path in files} <= flushed
 
 
@@ -198,7 +212,7 @@ def sound(tmp_path_factory):
         patch.setattr(store_module, "SHARD_TOKENS", 4)
         writer = writer_of(path)
         for first in (0, 2):
-            documents = [[(first, True), (5, False), (6, True)], [(first + 1, True)]]
+            documents = [[(first, True), (5, False), (UNKNOWN, True)], [(first + 1, True)]]
             append(writer, documents, first=first)
         writer.finish({"documents": 4})
     return path
