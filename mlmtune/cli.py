@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from mlmtune import __version__
-from mlmtune.console import Console
-from mlmtune.errors import ConfigError, ResourceError, StoppedAtOnce, explain
+from mlmtune.console import Console, end_without_reader, secure_standard_streams
+from mlmtune.errors import ConfigError, NobodyReads, ResourceError, StoppedAtOnce, explain
 from mlmtune.redaction import without_secrets
+from mlmtune.training.interrupts import STOP_SIGNALS, answered_signals
 from mlmtune.training.launched import follow_launcher, is_launched, report
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+WRITES_FILES = ("train", "finetune", "probe", "sweep", "report", "push", "prepare")
+"""Commands that go on to their end although nobody reads what they print."""
 
 ConfigPath = Annotated[Path, typer.Option("--config", metavar="FILE", help="The run's YAML file.")]
 TaskPath = Annotated[
@@ -94,12 +98,26 @@ def top(
     """Adapt a pretrained masked language model to a domain's text, and show the effect.
 
     Exit codes: 0 done, 2 config or usage, 3 data, 4 checkpoint or resume, 5 diverged,
-    6 memory or disk, 7 hub or network, 130 and 143 interrupted.
+    6 memory or disk, 7 hub or network, 129, 130 and 143 interrupted.
     """
+    if context.invoked_subcommand not in WRITES_FILES:
+        end_without_reader()
     if version:
         print(f"mlmtune {__version__}")
     elif context.invoked_subcommand is None:
         print(context.get_help())
+    else:
+        _check_working_directory()
+
+
+def _check_working_directory() -> None:
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise ConfigError(
+            "the working directory does not exist any more; change to another one (cd) and try "
+            "again"
+        ) from error
 
 
 @app.command()
@@ -644,7 +662,8 @@ def _run_in_processes(nproc: str | None, run: Path | None = None) -> None:
 
 def main() -> NoReturn:
     """Run a command; print an error as one line; exit with its code."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    secure_standard_streams()
+    for number in answered_signals():
         signal.signal(number, _stop_at_once)
     if is_launched():
         follow_launcher()
@@ -652,6 +671,8 @@ def main() -> NoReturn:
     try:
         code = app(args=arguments, prog_name="mlmtune", standalone_mode=False)
         sys.stdout.flush()
+    except NobodyReads:
+        code = 0
     except (StoppedAtOnce, Exception) as error:
         message, code = _explain(error)
         if _shows_traceback() and not isinstance(error, StoppedAtOnce):
@@ -676,7 +697,7 @@ def _stop_at_once(signal_number: int, frame: FrameType | None) -> None:
 
 
 def _ignore_signals() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -8,6 +8,7 @@ import errno
 import os
 import re
 import signal
+import sys
 
 
 class MlmtuneError(Exception):
@@ -80,14 +81,25 @@ class StoppedAtOnce(BaseException):
         self.exit_code = 128 + signal_number
 
 
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""What backends say, whose errors are otherwise like any others: CUDA, PyTorch's CPU allocator."""
+class NobodyReads(BaseException):
+    """The reader of standard output has left, as `| head` does; it is not an error.
+
+    Not an Exception, for the same reason as `StoppedAtOnce`.
+    """
+
+
+OUT_OF_MEMORY = re.compile(
+    "out of memory|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED"
+    "|could not create a primitive(?! descriptor)"
+)
+"""What backends say, whose errors are otherwise like any others: CUDA, PyTorch's CPU allocator,
+oneDNN (which has a primitive's descriptor where it can compute it at all)."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device, or this machine, has no memory left."""
     said = str(error) if isinstance(error, RuntimeError) else ""
-    return isinstance(error, MemoryError) or any(words in said for words in OUT_OF_MEMORY)
+    return isinstance(error, MemoryError) or OUT_OF_MEMORY.search(said) is not None
 
 
 def first_line(error: BaseException) -> str:
@@ -172,4 +184,10 @@ def explain(error: BaseException) -> tuple[str, int]:
         where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
         verb = "read or written" if errno_of(error) == errno.EIO else "written"
         return f"{where}cannot be {verb} ({why}); {remedy}", ResourceError.exit_code
+    if isinstance(error, UnicodeEncodeError) and sys.getfilesystemencoding() != "utf-8":
+        return (
+            f"{error.object}: this locale has no such characters in the names of files; set "
+            "PYTHONUTF8=1",
+            ConfigError.exit_code,
+        )
     return f"unexpected {kind}: {said}; --debug shows where it happened", 1

@@ -1,4 +1,8 @@
-"""SIGINT and SIGTERM: the first asks the run to save and stop, the second stops it at once."""
+"""SIGINT, SIGTERM and SIGHUP: the first asks the run to save and stop, the second stops it at once.
+
+SIGHUP comes when a terminal or a connection is closed. It often comes twice, or before SIGTERM, so
+it never counts as the second. A process that ignores it, as `nohup` arranges, goes on ignoring it.
+"""
 
 import os
 import signal
@@ -9,8 +13,17 @@ from types import FrameType
 
 from mlmtune.errors import StoppedAtOnce
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What asks a run to stop; where several come at once, the first of these is answered."""
+
 ECHO_SECONDS = 1.0
 """Launchers pass signals on; where all processes are signalled, each gets the same one twice."""
+
+
+def answered_signals() -> tuple[signal.Signals, ...]:
+    """The signals that ask this process to stop: without SIGHUP where it was started by nohup."""
+    is_deaf = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return tuple(number for number in STOP_SIGNALS if number != signal.SIGHUP or not is_deaf)
 
 
 class StopRequest:
@@ -26,18 +39,19 @@ class StopRequest:
     def receive(self, signal_number: int, frame: FrameType | None) -> None:
         """Signal handler: note the first, give way to the second."""
         now = time.monotonic()
-        if self.signal_number is None:
+        if self.signal_number in (None, signal.SIGHUP):
             self.signal_number, self._received_at = signal_number, now
+        elif signal_number == signal.SIGHUP:
+            return
         elif "WORLD_SIZE" not in os.environ or now - self._received_at > ECHO_SECONDS:
             raise StoppedAtOnce(signal_number)
 
 
 @contextmanager
 def listening() -> Iterator[StopRequest]:
-    """Turn SIGINT and SIGTERM into a request that the training loop answers between steps."""
+    """Turn signals into a request that the training loop answers between steps."""
     request = StopRequest()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, request.receive) for number in signals}
+    before = {number: signal.signal(number, request.receive) for number in answered_signals()}
     try:
         yield request
     finally:

@@ -18,10 +18,11 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from mlmtune.errors import ConfigError, ResourceError, StoppedAtOnce
+from mlmtune.training.interrupts import STOP_SIGNALS, answered_signals
 from mlmtune.training.launched import GRACE_SECONDS, LAUNCHER, REPORTS, Report, read_reports
 from mlmtune.training.run_dir import RunDir
 
-STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+STOPPED = tuple(128 + number for number in STOP_SIGNALS)
 OF_ANOTHER = (1, 128 + signal.SIGABRT)
 """What an exchange with a process that is gone ends in; or an error that nobody foresaw."""
 
@@ -96,7 +97,7 @@ def launch(num_processes: int, run: Path | None, *, is_quiet: bool = True) -> En
         except SignalException as error:
             signal_number = error.sigval
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in STOP_SIGNALS:
                 signal.signal(number, signal.SIG_IGN)  # all that is left is to say how it ended
         reports = read_reports(Path(folder))
     if signal_number is not None:
@@ -131,8 +132,7 @@ def _launch_config(num_processes: int, folder: Path) -> LaunchConfig:
         rdzv_endpoint="127.0.0.1:0",
         local_addr="127.0.0.1",
         max_restarts=0,
-        # Not SIGHUP: whoever starts a run by nohup wants it ignored.
-        signals_to_handle="SIGINT,SIGTERM",
+        signals_to_handle=",".join(number.name for number in answered_signals()),
         logs_specs=DefaultLogsSpecs(log_dir=str(folder)),  # else it leaves a folder behind
     )
 

@@ -36,7 +36,7 @@ from mlmtune.modeling.device import (
 from mlmtune.modeling.dropout import KeyedDropout
 from mlmtune.training.checkpoint import checkpoint_path, prune, save_checkpoint
 from mlmtune.training.environment import describe_environment
-from mlmtune.training.interrupts import listening
+from mlmtune.training.interrupts import STOP_SIGNALS, listening
 from mlmtune.training.job import (
     Job,
     Options,
@@ -314,12 +314,12 @@ def agree(job: Job, num_targets: int) -> _Agreement:
         return _Agreement(num_targets, signal_number, is_late)
     mine = torch.tensor(
         [num_targets, is_late and job.accelerator.is_main_process,
-         signal_number == signal.SIGINT, signal_number == signal.SIGTERM],
+         *(signal_number == number for number in STOP_SIGNALS)],
         dtype=torch.int64, device=job.accelerator.device,
     )  # fmt: skip
-    targets, late, interrupts, terms = job.accelerator.reduce(mine, reduction="sum").tolist()
+    targets, late, *received = job.accelerator.reduce(mine, reduction="sum").tolist()
     # The same in all, so that they say the same: it may not have reached each of them yet.
-    agreed = signal.SIGINT if interrupts else signal.SIGTERM if terms else None
+    agreed = next((n for n, count in zip(STOP_SIGNALS, received, strict=True) if count), None)
     return _Agreement(targets, agreed, bool(late))
 
 

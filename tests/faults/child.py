@@ -191,6 +191,29 @@ def full_disk(num_bytes: int, connection: Connection) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
 
 
+# ------------------------------------------------------------------------- lost streams
+
+
+def streams_closed(descriptors: tuple[int, ...], connection: Connection) -> None:
+    """Close standard streams, as `>&-` does."""
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def streams_full(descriptors: tuple[int, ...], connection: Connection) -> None:
+    """Let standard streams lead to a full disk."""
+    for descriptor in descriptors:
+        os.dup2(os.open("/dev/full", os.O_WRONLY), descriptor)
+
+
+def streams_without_reader(descriptors: tuple[int, ...], connection: Connection) -> None:
+    """Let standard streams lead to a pipe whose reader has left, as `| head` does."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    for descriptor in descriptors:
+        os.dup2(writer, descriptor)
+
+
 # ----------------------------------------------------------------- permissions and programs
 
 

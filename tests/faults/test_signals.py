@@ -1,4 +1,4 @@
-"""SIGTERM, Ctrl-C and a second Ctrl-C in the middle of a step."""
+"""SIGTERM, SIGHUP, Ctrl-C and a second Ctrl-C in the middle of a step."""
 
 import signal
 from collections.abc import Callable
@@ -11,7 +11,9 @@ from runs import Run, Runs, assert_same_end
 from scenario import SECTIONS, whole_steps
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 def test_the_first_ends_the_step_and_saves_it(
     start: Callable[..., Any], runs: Runs, expected: Run, number: signal.Signals, code: int
 ) -> None:

@@ -6,7 +6,13 @@ import time
 import pytest
 
 from mlmtune.errors import StoppedAtOnce
-from mlmtune.training.interrupts import ECHO_SECONDS, StopRequest
+from mlmtune.training.interrupts import (
+    ECHO_SECONDS,
+    STOP_SIGNALS,
+    StopRequest,
+    answered_signals,
+    listening,
+)  # fmt: skip
 
 
 def test_what_a_launcher_passes_on_is_the_same_signal_again(
@@ -30,3 +36,26 @@ def test_nothing_is_passed_on_to_a_process_alone(monkeypatch: pytest.MonkeyPatch
     request.receive(signal.SIGINT, None)
     with pytest.raises(StoppedAtOnce):
         request.receive(signal.SIGINT, None)
+
+
+def test_a_closed_terminal_is_never_the_second_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told twice, and what closes it often sends SIGTERM, too."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    request = StopRequest()
+    for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
+        request.receive(number, None)
+    assert request.signal_number == signal.SIGTERM
+    with pytest.raises(StoppedAtOnce):
+        request.receive(signal.SIGTERM, None)
+
+
+def test_a_process_of_nohup_does_not_answer_a_closed_terminal() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert answered_signals() == STOP_SIGNALS[:-1]
+        with listening():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        assert answered_signals() == STOP_SIGNALS
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -13,6 +13,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 
 from mlmtune.errors import ConfigError
 from mlmtune.training import launch as launch_module
+from mlmtune.training.interrupts import STOP_SIGNALS
 from mlmtune.training.launch import Ending, count_processes, launch
 from mlmtune.training.launched import report
 from mlmtune.training.run_dir import RunDir
@@ -26,7 +27,7 @@ def as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("WORLD_SIZE", "RANK", "ACCELERATE_USE_CPU"):
         monkeypatch.delenv(name, raising=False)
     variables = dict(os.environ)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     yield
     os.environ.clear()
     os.environ.update(variables)
@@ -144,6 +145,7 @@ def test_the_cause_decides(
     ("reported", "code", "message"),
     [
         ([(0, 130, "saved"), (1, 130, "saved")], 130, "saved"),
+        ([(0, 129, "saved"), (1, 129, "saved")], 130, "saved"),
         ([(0, 143, "saved"), (1, 130, "saved")], 130, "saved"),  # another signal came first
         ([(0, 6, "disk full"), (1, 6, "disk full")], 6, "disk full"),
         ([(0, 0, ""), (1, 0, "")], 0, ""),

@@ -57,6 +57,8 @@ def test_a_real_refusal_is_recognised() -> None:
         torch.empty(2**60, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
     assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(RuntimeError("could not create a primitive"))  # oneDNN's
+    assert not is_out_of_memory(RuntimeError("could not create a primitive descriptor for conv"))
     assert not is_out_of_memory(RuntimeError("shapes do not match"))
 
 
