@@ -8,7 +8,7 @@ import shlex
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ class TrackedRun:
         folder: the run's directory, for trackers that write files.
         id: stays the same over all sittings of a run.
         step: steps taken before this sitting; 0 at the beginning.
+        tracked: up to which step an earlier sitting, which was stopped hard, has told each kind of
+            metrics (see `kind_of`); this one takes the steps after `step` again.
     """
 
     project: str
@@ -40,6 +42,7 @@ class TrackedRun:
     folder: Path
     id: str
     step: int
+    tracked: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Kind:
         mend: what to do where it is installed and cannot start.
         arguments: of Accelerate's class, for a run.
         show: the command that shows it; None for those that say so themselves.
+        forgets: of what an earlier sitting told, it hides by itself what is told again.
     """
 
     module: str
@@ -59,15 +63,17 @@ class Kind:
     mend: str
     arguments: Callable[[TrackedRun], tuple[tuple[Any, ...], dict[str, Any]]]
     show: Callable[[TrackedRun], str] | None = None
+    forgets: bool = False
 
 
 TRACKERS: Mapping[str, Kind] = {
     "tensorboard": Kind(
         "tensorboard", "mlmtune[tensorboard]", "see that run.output_dir can be written",
-        # What an earlier sitting wrote of steps that are taken again is not shown.
+        # The step before the first is measured again where there was no checkpoint yet.
         lambda run: ((run.name, str(run.folder / "tensorboard")),
-                     {"purge_step": run.step + 1} if run.step else {}),
+                     {"purge_step": run.step + 1 if run.step else 0}),
         lambda run: f"tensorboard --logdir {run.folder / 'tensorboard'}",
+        forgets=True,
     ),
     "wandb": Kind(
         "wandb", "wandb", "wandb login, or set WANDB_MODE=offline",
@@ -117,6 +123,7 @@ class Trackers:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._started: dict[str, GeneralTracker] = {}
+        self._tracked: Mapping[str, int] = {}
 
     def start(self, config: TrackingConfig, run: TrackedRun, settings: Mapping[str, Any]) -> None:
         """Start all that the config names, and tell them the settings.
@@ -126,6 +133,7 @@ class Trackers:
             run: which run it is.
             settings: the whole config; they are told it without secrets.
         """
+        self._tracked = run.tracked
         values = dict(flattened(redacted(settings)))
         for name in dict.fromkeys(config.with_):
             kind = TRACKERS[name]
@@ -143,15 +151,14 @@ class Trackers:
                 self._console.say(f"tracked by {name}{show}")
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """A line of metrics.jsonl: `eval_*` becomes `eval/*`, the rest `train/*`."""
-        self._log(
-            {
-                f"eval/{name.removeprefix('eval_')}" if name.startswith("eval_") else
-                f"train/{name}": value
-                for name, value in record.items() if name != "step"
-            },
-            record["step"],
-        )  # fmt: skip
+        """A line of metrics.jsonl, as `train/*` or, if it is of an evaluation, as `eval/*`."""
+        kind, step = kind_of(record), record["step"]
+        values = {
+            f"{kind}/{name.removeprefix('eval_')}": value
+            for name, value in record.items()
+            if name != "step"
+        }
+        self._log(values, step, is_known=step <= self._tracked.get(kind, -1))
 
     def log_results(self, results: Mapping[str, Any], step: int) -> None:
         """The content of all_results.json, as `result/*`."""
@@ -165,13 +172,15 @@ class Trackers:
                 tracker.finish()
         self._started.clear()
 
-    def _log(self, record: Mapping[str, Any], step: int) -> None:
+    def _log(self, record: Mapping[str, Any], step: int, *, is_known: bool = False) -> None:
         numbers = {
             name: float(value)
             for name, value in flattened(record)
             if isinstance(value, int | float)
         }
         for name, tracker in list(self._started.items()):
+            if is_known and not TRACKERS[name].forgets:
+                continue
             with self._surviving(name, "has failed", "it has what came before"):
                 tracker.log(numbers, step=step)
 
@@ -193,6 +202,11 @@ class Trackers:
 def _greeting(kind: Kind) -> AbstractContextManager[Any]:
     """Where a tracker greets at length; one that may have a question must be heard."""
     return nullcontext() if kind.show is None else redirect_stdout(io.StringIO())
+
+
+def kind_of(record: Mapping[str, Any]) -> str:
+    """What a line of metrics.jsonl is of: `eval` or `train`. A step has at most one of each."""
+    return "eval" if any(name.startswith("eval_") for name in record) else "train"
 
 
 def flattened(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

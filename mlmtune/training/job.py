@@ -22,7 +22,7 @@ from mlmtune.modeling.device import decided_by_main
 from mlmtune.modeling.dropout import KeyedDropout
 from mlmtune.modeling.unreached_weights import freeze_unreached_weights
 from mlmtune.redaction import without_secrets
-from mlmtune.sharing.trackers import TrackedRun, Trackers
+from mlmtune.sharing.trackers import TrackedRun, Trackers, kind_of
 from mlmtune.training.checkpoint import (
     TrainState,
     checkpoint_path,
@@ -233,11 +233,28 @@ def resume(job: Job, options: Options) -> None:
     if _is_of_this_run(path, job):
         job.saved_step = state.step
     if job.accelerator.is_main_process:
-        job.run.drop_metrics_after(state.step)
+        _note_tracked(job.run, job.run.drop_metrics_after(state.step))
         for later in drop_checkpoints_after(job.run.checkpoints, state.step):
             job.progress.say(f"{later} is deleted: the run goes on from step {state.step}")
     _keep_the_best(job, path)
     job.progress.say(f"resumed from {path}, after step {state.step}")
+
+
+def _note_tracked(run: RunDir, dropped: list[dict[str, Any]]) -> None:
+    """Note what trackers were told of steps that are taken again.
+
+    Args:
+        run: its tracking.json is written.
+        dropped: the metrics of these steps.
+    """
+    known = run.read_json("tracking.json")
+    if known is None:
+        return
+    tracked = dict(known.get("tracked", {}))
+    for record in dropped:
+        kind = kind_of(record)
+        tracked[kind] = max(record["step"], tracked.get(kind, 0))
+    run.write_json("tracking.json", known | {"tracked": tracked})
 
 
 def start_trackers(job: Job) -> None:
@@ -246,12 +263,13 @@ def start_trackers(job: Job) -> None:
     if not job.accelerator.is_main_process or not config.with_:
         return
     known = job.run.read_json("tracking.json") if job.state.step else None
-    id_ = (known or {}).get("id") or uuid.uuid4().hex[:16]
-    job.run.write_json("tracking.json", {"id": id_})
+    known = known or {"id": uuid.uuid4().hex[:16], "tracked": {}}
+    job.run.write_json("tracking.json", known)
     name = config.run_name or job.run.path.resolve().name
     run = TrackedRun(
-        without_secrets(config.project), without_secrets(name), job.run.path, id_, job.state.step
-    )
+        without_secrets(config.project), without_secrets(name), job.run.path, known["id"],
+        job.state.step, known["tracked"],
+    )  # fmt: skip
     job.trackers.start(config, run, job.config.model_dump())
 
 

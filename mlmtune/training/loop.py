@@ -488,7 +488,7 @@ def _log(job: Job, taken: _Taken, clock: Clock) -> None:
                 **job.task.metrics(state.step - 1),
                 "grad_norm": taken.gradient_norm if math.isfinite(taken.gradient_norm) else None,
                 "num_tokens": state.num_tokens,
-                job.task.num_targets_name: state.window_num_targets,
+                job.task.num_targets_name: state.num_targets,
                 "tokens_per_second": report.tokens_per_second,
             }
         )

@@ -139,11 +139,11 @@ class RunDir:
         ):
             file.write(line)
 
-    def drop_metrics_after(self, step: int) -> None:
-        """Forget metrics of steps that a resumed run will take again."""
+    def drop_metrics_after(self, step: int) -> list[dict[str, Any]]:
+        """Take away the metrics of steps that a resumed run will take again, and return them."""
         if not self.metrics.exists():
-            return
-        kept = []
+            return []
+        kept, dropped = [], []
         for line in self.metrics.read_text(encoding="utf-8").splitlines():
             try:
                 record = json.loads(line)
@@ -151,7 +151,10 @@ class RunDir:
                 continue
             if record["step"] <= step:
                 kept.append(line + "\n")
+            else:
+                dropped.append(record)
         self.metrics.write_text("".join(kept), encoding="utf-8")
+        return dropped
 
     def is_in_use(self) -> bool:
         """Whether the directory holds results of a run, or anything that is not a run's.

@@ -53,7 +53,7 @@ class Task(ABC):
         plan: batches and steps.
         stream: training batches by step.
         measures_before: whether the model says something before it is trained.
-        num_targets_name: what metrics.jsonl calls the number of targets.
+        num_targets_name: what metrics.jsonl calls the number of targets since the start.
         length_key: the setting that says how long a sequence may be.
     """
 

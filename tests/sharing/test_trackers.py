@@ -66,7 +66,8 @@ def test_tensorboard_has_every_value_and_every_metric(console, run):
         "evaluation.max_chunks": None, "training.compile": False,
     }  # fmt: skip
     assert {tag: values for tag, values in scalars.items() if "learning" not in tag} == {
-        "train/epoch": [(3, 0.5), (3, 0.5)],
+        "train/epoch": [(3, 0.5)],
+        "eval/epoch": [(3, 0.5)],
         "train/loss": [(3, 2.5)],
         "eval/loss": [(3, 2.0)],
         "eval/perplexity_interval.0": [(3, 6.0)],
