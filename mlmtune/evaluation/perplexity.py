@@ -66,6 +66,8 @@ class Evaluation:
         unknown_byte_share: share of the text's bytes that stand under them.
         pair_loss: mean cross entropy of the pairs' labels, in nats; None without pairs.
         pair_accuracy: share of the pairs that were told right.
+        pair_label_share: share of the pairs with label 1, whose segments do not belong together as
+            they stand. Who always gives the same answer is right in this share, or in the rest.
         num_pairs: how many pairs that rests on.
         general: the same on general text; None where there is none.
     """
@@ -83,6 +85,7 @@ class Evaluation:
     unknown_byte_share: float
     pair_loss: float | None = None
     pair_accuracy: float | None = None
+    pair_label_share: float | None = None
     num_pairs: int | None = None
     general: "Evaluation | None" = None
 
@@ -96,7 +99,7 @@ class Evaluation:
         fields = asdict(self)
         del fields["general"]
         if self.num_pairs is None:
-            for name in ("pair_loss", "pair_accuracy", "num_pairs"):
+            for name in ("pair_loss", "pair_accuracy", "pair_label_share", "num_pairs"):
                 del fields[name]
         if self.general is not None:
             general = self.general.to_json()
@@ -115,7 +118,10 @@ class Evaluation:
             unknown = f"; {self.unknown_token_share:.1%} of the tokens are unknown and left out"
         pairs = ""
         if self.num_pairs is not None:
-            pairs = f"; {self.pair_accuracy:.1%} of {self.num_pairs:,} pairs right"
+            pairs = (
+                f"; {self.pair_accuracy:.1%} of {self.num_pairs:,} pairs right "
+                f"({self.pair_label_share:.1%} do not belong together)"
+            )
         return (
             f"perplexity {perplexity}{interval}, accuracy {self.accuracy:.1%} "
             f"on {self.num_masked_tokens:,} masked tokens{draws}{unknown}{pairs}"
@@ -260,7 +266,7 @@ class Evaluator:
         places: Numbers,
         is_told_to_stop: Callable[[], bool],
     ) -> Sums | None:
-        """Sums over pairs of: 1, loss, correct; zeros behind them."""
+        """Sums over pairs of: 1, loss, correct, label; zeros behind them."""
         if is_told_to_stop():
             return None
         of_some = partial(self._sums_of_some_pairs, accelerator, model, head, pairs)
@@ -281,8 +287,10 @@ class Evaluator:
         losses = head.losses(model, batch)
         assert losses.pair is not None
         assert losses.num_pairs_correct is not None
+        assert chunks.pair_labels is not None
         sums = np.zeros(NUM_SUMS)
-        sums[:3] = len(places), float(losses.pair), float(losses.num_pairs_correct)
+        num_correct, num_ones = float(losses.num_pairs_correct), float(chunks.pair_labels.sum())
+        sums[:4] = len(places), float(losses.pair), num_correct, num_ones
         return sums
 
 
@@ -322,10 +330,11 @@ def _summarize(sums: list[float], num_mask_draws: int, known_text: KnownText) ->
 
 
 def _with_pairs(evaluation: Evaluation, sums: list[float]) -> Evaluation:
-    num_pairs, loss_sum, num_correct = sums[:3]
+    num_pairs, loss_sum, num_correct, num_ones = sums[:4]
     return replace(
         evaluation,
         pair_loss=loss_sum / num_pairs,
         pair_accuracy=num_correct / num_pairs,
+        pair_label_share=num_ones / num_pairs,
         num_pairs=int(num_pairs),
     )

@@ -103,7 +103,8 @@ class MaskedHead:
             return Losses(mlm)
         assert of_pairs is not None  # loading has seen to it
         pair = functional.cross_entropy(of_pairs.float(), batch.pair_labels, reduction="sum")
-        return Losses(mlm, pair, (of_pairs.argmax(dim=-1) == batch.pair_labels).sum())
+        num_correct = (of_pairs.argmax(dim=-1) == batch.pair_labels).sum()
+        return Losses(mlm, pair, num_correct, batch.pair_labels.sum())
 
     def _agrees_with_the_full_head(self, model: Any, vocab_size: int) -> bool:
         """Whether both ways give the same logits on a small batch without dropout."""

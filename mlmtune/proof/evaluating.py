@@ -170,11 +170,12 @@ def _table(rows: Sequence[Row]) -> list[str]:
     }
     has_pairs = any(row.evaluation.num_pairs is not None for row in rows)
     names = ["text", "model", "perplexity", "95 %", "a word", "a byte", "first", "five", "tokens"]
-    lines = [[*names, "unknown (bytes)"] + ["pairs"] * has_pairs]
+    lines = [[*names, "unknown (bytes)"] + ["pairs", "apart"] * has_pairs]
     for row in rows:
         found, interval = row.evaluation, row.evaluation.perplexity_interval
         bounds = [] if interval is None else [perplexity(Estimate(bound)) for bound in interval]
-        pairs = "" if found.pair_accuracy is None else f"{found.pair_accuracy:.1%}"
+        of_pairs = (found.pair_accuracy, found.pair_label_share)
+        pairs = ["" if share is None else f"{share:.1%}" for share in of_pairs]
         mark = "" if knows[row.text] else "†"
         cells = [
             row.text,
@@ -188,7 +189,7 @@ def _table(rows: Sequence[Row]) -> list[str]:
             f"{found.num_masked_tokens:,}",
             f"{found.unknown_token_share:.1%} ({found.unknown_byte_share:.1%})",
         ]
-        lines.append(cells + [pairs] * has_pairs)
+        lines.append(cells + pairs * has_pairs)
     shown = list(table(lines))
     if not compares_tokens:
         shown.append("* The tokenizers are not the same, so perplexities per token do not compare.")

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 PAIR_STREAM, LABEL_STREAM = 0x7A06, 0x7A07
 """Keep the draws of pairs, and of their labels, apart from others by the same seed."""
 
-BORDER_STREAM = 4
-"""Keeps the border of a window apart from the masks by the same key (see `corruption`)."""
+BORDER_STREAM, ELSEWHERE_STREAM = 4, 5
+"""Keep the border of a window, and a window elsewhere, apart from the masks by the same key (see
+`corruption`)."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,9 @@ class PairView:
         self._lay_out_sentences(sentence_starts, documents)
         self._lay_out_windows()
 
+        self._of_windows = self._of[self._first]
         sources = store.document_sources[self.documents(np.arange(len(self)))]
-        self.num_documents = int((np.diff(self._of[self._first], prepend=-1) > 0).sum())
+        self.num_documents = int((np.diff(self._of_windows, prepend=-1) > 0).sum())
         sizes = self._ends[self._last] - self._starts[self._first]
         num_sources = len(store.sources)
         self.num_chunks_by_source = np.bincount(sources, minlength=num_sources)
@@ -177,7 +179,7 @@ class PairView:
 
     def documents(self, windows: NDArray[np.int64]) -> NDArray[np.int64]:
         """(B,) the store's document that each window is of."""
-        found: NDArray[np.int64] = self._document_numbers[self._of[self._first[windows]]]
+        found: NDArray[np.int64] = self._document_numbers[self._of_windows[windows]]
         return found
 
     def __len__(self) -> int:
@@ -213,6 +215,19 @@ class PairView:
         draws = uniform(key(keys, BORDER_STREAM), np.zeros(1, dtype=np.uint64))
         borders: NDArray[np.int64] = first + 1 + (draws * (furthest - first)).astype(np.int64)
         return borders
+
+    def elsewhere(self, windows: NDArray[np.int64], keys: UInt64Array) -> NDArray[np.int64]:
+        """(B,) a window of another document for each, drawn by its key.
+
+        There have to be windows of two documents or more.
+        """
+        begins = np.searchsorted(self._of_windows, self._of_windows[windows], side="left")
+        ends = np.searchsorted(self._of_windows, self._of_windows[windows], side="right")
+        draws = uniform(key(keys, ELSEWHERE_STREAM), np.zeros(1, dtype=np.uint64))
+        others = (draws * (len(self) - (ends - begins))).astype(np.int64)
+        # Numbered as if the document's own windows, which lie in a row, were not there.
+        found: NDArray[np.int64] = others + np.where(others >= begins, ends - begins, 0)
+        return found
 
     def segments(
         self, windows: NDArray[np.int64], borders: NDArray[np.int64], seconds: NDArray[np.int64]
@@ -282,8 +297,9 @@ class PairSequences:
 
     Next-sentence prediction (Devlin et al. 2019, 3.1): the windows at places 2k and 2k + 1 of an
     epoch exchange their Bs, or do not, by the toss of a coin. So B follows A half of the time, else
-    it comes from another document; and an epoch sees every segment all the same. Two windows of one
-    document keep their own.
+    it comes from another document; and an epoch sees every segment all the same. Where two windows
+    of one document would exchange, each takes the B of a window that is drawn from the others; the
+    view has to have windows of two documents or more.
 
     Sentence order (Lan et al. 2020, 3.1): half of the time B stands before A.
 
@@ -345,8 +361,15 @@ class PairSequences:
             "or at their ends, without a second sentence"
         )
         if unseen > alone:
-            line += f", {unseen - alone:,} do not fit beside a segment from afar"
+            line += f", {unseen - alone:,} gave way to a segment from elsewhere, or were too long"
         return line
+
+    def labels(self, epochs: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(B,) 1 where the segments at some places do not belong together as they stand."""
+        coins = key(self._seed, LABEL_STREAM, epochs)
+        # For next sentences one coin decides for two pairs, which exchange their Bs.
+        tossed = places >> 1 if self._exchanges else places
+        return (uniform(coins, tossed.astype(np.uint64)) < 0.5).astype(np.int64)
 
     def documents_at(self, place: int) -> list[tuple[int, int]]:
         """Column and document of each segment of a pair of the first epoch."""
@@ -357,13 +380,13 @@ class PairSequences:
         self, epochs: NDArray[np.int64], places: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], UInt64Array]:
         """(B, 2, 2) segments, (B,) labels, and (B,) a key of each pair."""
-        coins = key(self._seed, LABEL_STREAM, epochs)
+        labels = self.labels(epochs, places)
+        is_one = labels == 1
         if not self._exchanges:
             windows, borders, keys = self._parted(epochs, places)
-            swapped = uniform(coins, places.astype(np.uint64)) < 0.5
             segments = self._view.segments(windows, borders, borders)
-            segments[swapped] = segments[swapped, ::-1]
-            return segments, swapped.astype(np.int64), keys
+            segments[is_one] = segments[is_one, ::-1]
+            return segments, labels, keys
 
         partners = np.minimum(places ^ 1, len(self) - 1)
         both, all_borders, all_keys = self._parted(
@@ -372,11 +395,12 @@ class PairSequences:
         windows, others = np.split(both, 2)
         borders, other_borders = np.split(all_borders, 2)
         keys = all_keys[: len(places)]
-        exchanged = (uniform(coins, (places >> 1).astype(np.uint64)) < 0.5) & (
-            self._view.documents(windows) != self._view.documents(others)
-        )
-        seconds = np.where(exchanged, other_borders, borders)
-        return self._view.segments(windows, borders, seconds), exchanged.astype(np.int64), keys
+        seconds = np.where(is_one, other_borders, borders)
+        is_near = is_one & (self._view.documents(windows) == self._view.documents(others))
+        if is_near.any():
+            far = self._view.elsewhere(windows[is_near], keys[is_near])
+            seconds[is_near] = self._view.borders(far, key(keys[is_near], ELSEWHERE_STREAM))
+        return self._view.segments(windows, borders, seconds), labels, keys
 
     def _parted(
         self, epochs: NDArray[np.int64], places: NDArray[np.int64]

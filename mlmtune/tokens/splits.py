@@ -359,7 +359,7 @@ def _with_pairs(
     """The splits with their pairs.
 
     Raises:
-        DataError: a side has none, or all of those to train on are of one document.
+        DataError: a side has none, or no other document to take a second segment from.
     """
     positions = sentences.positions(store)
     on_train, on_validation, _ = _documents_of_sides(store, corpus, splits.general)
@@ -373,18 +373,26 @@ def _with_pairs(
                 f"objective: {objective}: no document of the {side} text has two sentences in a "
                 "row; add longer documents, or set objective: mlm"
             )
-    if objective == "mlm+nsp" and train.num_documents == 1:
-        raise DataError(
-            "objective: mlm+nsp takes the second segment from another document, and all of the "
-            "training text is one; give it as several (corpus.sources.format), or set objective: "
-            "mlm+sop"
-        )
+        if objective == "mlm+nsp" and pairs.num_documents == 1:
+            raise DataError(
+                "objective: mlm+nsp takes the second segment of half of the pairs from another "
+                f"document, and all pairs of the {side} text are of one; "
+                + _more_documents(side, corpus)
+            )
     return replace(
         splits,
         train_pairs=train,
         validation_pairs=validation,
         weights=_weights_of_epoch(store, corpus, splits.weights, train),
     )
+
+
+def _more_documents(side: str, corpus: CorpusConfig) -> str:
+    """What to do about a side that has the pairs of one document alone."""
+    remedy = "add documents, or give the text as several (corpus.sources.format)"
+    if side == "validation" and not corpus.validation_sources:
+        remedy = f"raise corpus.validation_fraction (now {corpus.validation_fraction:g}), {remedy}"
+    return f"{remedy}, or set objective: mlm+sop"
 
 
 def _split_by_chunk(chunks: ChunkView, corpus: CorpusConfig) -> tuple[ChunkView, ChunkView]:

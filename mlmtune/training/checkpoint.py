@@ -49,6 +49,7 @@ class TrainState:
     window_num_targets: int = 0
     window_pair_loss_sum: float = 0.0
     window_num_pairs_correct: float = 0.0
+    window_num_pair_ones: float = 0.0
     window_num_pairs: int = 0
     num_skipped_steps: int = 0
     num_overflows_in_a_row: int = 0

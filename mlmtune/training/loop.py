@@ -352,7 +352,8 @@ def take_step(job: Job, batches: Sequence[Batch], num_targets: int) -> _Taken:
         accelerator.num_processes / max(num_targets, 1),
         accelerator.num_processes / job.task.plan.global_batch_size,
     )
-    loss, pair_loss, num_pairs_correct = _totals(job, _add_up_gradients(job, batches, scales))
+    totals = _totals(job, _add_up_gradients(job, batches, scales))
+    loss, pair_loss, num_pairs_correct, num_pair_ones = totals
     if not math.isfinite(loss + pair_loss):
         raise DivergedError(
             _diverged(f"the loss of step {state.step + 1} is {loss + pair_loss}", job)
@@ -378,6 +379,7 @@ def take_step(job: Job, batches: Sequence[Batch], num_targets: int) -> _Taken:
     state.window_num_targets += num_targets
     state.window_pair_loss_sum += pair_loss
     state.window_num_pairs_correct += num_pairs_correct
+    state.window_num_pair_ones += num_pair_ones
     if job.task.trains_pairs:
         state.window_num_pairs += job.task.plan.global_batch_size
     return _Taken(learning_rate, norm)
@@ -395,8 +397,8 @@ def _add_up_gradients(job: Job, batches: Sequence[Batch], scales: _Scales) -> li
     """Forward and backward of a step's micro-batches; of smaller ones where memory runs out.
 
     Returns:
-        For each micro-batch (3,): the sums of the losses of tokens and of pairs, and the pairs that
-        are right.
+        For each micro-batch (4,): the sums of the losses of tokens and of pairs, the pairs that are
+        right, and the pairs with label 1.
     """
     try:
         return [_add_gradients(job, batches, index, scales) for index in range(len(batches))]
@@ -425,12 +427,12 @@ def _add_gradients(job: Job, batches: Sequence[Batch], index: int, scales: _Scal
             loss = loss + losses.pair * scales.pair
         accelerator.backward(loss)
     nothing = torch.zeros_like(losses.targets)
-    parts = (losses.targets, losses.pair, losses.num_pairs_correct)
+    parts = (losses.targets, losses.pair, losses.num_pairs_correct, losses.num_pair_ones)
     return torch.stack([nothing if part is None else part.detach().float() for part in parts])
 
 
 def _totals(job: Job, losses: list[torch.Tensor]) -> list[float]:
-    """(3,) of all micro-batches of all processes, added up in double precision."""
+    """(4,) of all micro-batches of all processes, added up in double precision."""
     mine = torch.stack(losses).cpu().double().sum(dim=0)
     if job.accelerator.num_processes > 1:
         mine = job.accelerator.reduce(mine.to(job.accelerator.device), reduction="sum")
@@ -466,6 +468,7 @@ def _log(job: Job, taken: _Taken, clock: Clock) -> None:
         pairs = {
             "pair_loss": state.window_pair_loss_sum / state.window_num_pairs,
             "pair_accuracy": state.window_num_pairs_correct / state.window_num_pairs,
+            "pair_label_share": state.window_num_pair_ones / state.window_num_pairs,
         }
     report = StepReport(
         step=state.step,
@@ -473,6 +476,7 @@ def _log(job: Job, taken: _Taken, clock: Clock) -> None:
         epoch=plan.epoch_at(state.step),
         loss=state.window_loss_sum / max(state.window_num_targets, 1),
         pair_accuracy=pairs.get("pair_accuracy"),
+        pair_label_share=pairs.get("pair_label_share"),
         learning_rate=taken.learning_rate,
         tokens_per_second=clock.tokens_per_second(state.num_tokens),
         seconds_left=clock.seconds_left(state.step, plan.max_steps),
@@ -496,7 +500,7 @@ def _log(job: Job, taken: _Taken, clock: Clock) -> None:
     job.progress.log(report)
     state.window_loss_sum, state.window_num_targets = 0.0, 0
     state.window_pair_loss_sum, state.window_num_pairs_correct = 0.0, 0.0
-    state.window_num_pairs = 0
+    state.window_num_pair_ones, state.window_num_pairs = 0.0, 0
 
 
 # --------------------------------------------------------------------- evaluating and saving

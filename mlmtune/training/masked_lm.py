@@ -299,7 +299,8 @@ class MaskedLM(Measurable, Task):
         if "eval_pair_accuracy" in results:
             yield (
                 f"pairs told right: {results['eval_pair_accuracy_before']:.1%} before, "
-                f"{results['eval_pair_accuracy']:.1%} after, of {results['eval_num_pairs']:,}"
+                f"{results['eval_pair_accuracy']:.1%} after, of {results['eval_num_pairs']:,} "
+                f"({results['eval_pair_label_share']:.1%} do not belong together)"
             )
         if "eval_forgetting" in results:
             yield (

@@ -68,13 +68,19 @@ class StepReport:
     epoch: float
     loss: float
     pair_accuracy: float | None
+    pair_label_share: float | None
     learning_rate: float
     tokens_per_second: float
     seconds_left: float
 
     def describe(self) -> str:
         """The line for a log file."""
-        pairs = "" if self.pair_accuracy is None else f"{self.pair_accuracy:.1%} of pairs right  "
+        pairs = ""
+        if self.pair_accuracy is not None:
+            pairs = (
+                f"{self.pair_accuracy:.1%} of pairs right "
+                f"({self.pair_label_share:.1%} do not belong together)  "
+            )
         return (
             f"step {self.step}/{self.max_steps}  epoch {self.epoch:.2f}  loss {self.loss:.3f}  "
             f"{pairs}learning rate {self.learning_rate:.2e}  "

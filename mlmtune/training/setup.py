@@ -156,8 +156,23 @@ def _fixed_masks(
 
 
 def _validation_pairs(splits: Splits, config: Config) -> PairSequences | None:
+    """The pairs that a model is measured on; None for an objective without them.
+
+    Raises:
+        DataError: all have one label.
+    """
     pairs = splits.validation_pairs
     if pairs is None:
         return None
     mixture = Mixture.of(pairs, np.ones_like(splits.weights))  # what is measured has no weights
-    return PairSequences(pairs, mixture, config.objective, config.evaluation.seed)
+    sequences = PairSequences(pairs, mixture, config.objective, config.evaluation.seed)
+    places = np.arange(len(sequences))[: config.evaluation.max_chunks]
+    labels = sequences.labels(np.zeros_like(places), places)
+    if labels.min() == labels.max():
+        raise DataError(
+            f"objective: {config.objective}: the {len(labels)} validation pairs that are measured "
+            "happen to have the same label, so that telling them right would mean nothing; add "
+            "validation text (corpus.validation_fraction), raise evaluation.max_chunks where it "
+            "is set, or set another evaluation.seed"
+        )
+    return sequences

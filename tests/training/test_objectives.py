@@ -1,6 +1,7 @@
 """Objectives with pairs, from a config to a result."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,18 @@ def test_a_run_logs_and_measures_its_pairs(
     assert set(pairs_of(run)) == {0, 3, 6}
     results = run.json("eval_results.json")
     assert results["num_pairs"] > 5
+    assert 0 < results["pair_label_share"] < 1
+    assert (results["num_pairs"] * results["pair_label_share"]).is_integer()
+    assert all((8 * record["pair_label_share"]).is_integer() for record in training)
+    share = sum(record["pair_label_share"] for record in training) / len(training)
+    assert abs(share - 0.5) < 0.35  # of 48 pairs
     assert results["pair_accuracy_before"] == pairs_of(run)[0]
     assert results["pair_accuracy"] == pairs_of(run)[results["step"]]
     shown = capsys.readouterr().out
     assert "pairs told right:" in shown
     assert "training pairs:" in shown
-    assert "% of pairs right" in shown
+    assert re.search(r"% of pairs right \(\d+\.\d% do not belong together\)", shown)
+    assert re.search(r"after, of \d+ \(\d+\.\d% do not belong together\)", shown)
 
 
 def test_next_sentences_are_learned(runs: Any, pair_sections: dict[str, Any]) -> None:
@@ -144,17 +151,32 @@ def test_a_model_without_a_head_for_pairs_is_refused_before_its_text_is_read(
         runs.train(**pair_sections | {"model": {"name_or_path": str(folder)}})
 
 
-def test_one_document_has_no_other(
-    runs: Any, pair_sections: dict[str, Any], tmp_path: Path
+@pytest.mark.parametrize("side", ["training", "validation"])
+def test_a_side_of_one_document_has_no_other(
+    runs: Any, pair_sections: dict[str, Any], tmp_path: Path, side: str
 ) -> None:
-    text = tmp_path / "text"
-    text.mkdir()
-    (text / "a.txt").write_text("The node is new. The pool is old. " * 9, encoding="utf-8")
-    (text / "b.txt").write_text("The key is new. The vault is old. " * 9, encoding="utf-8")
-    sections = pair_sections | {"corpus": {"sources": [{"format": "text", "path": str(text)}]}}
-    with pytest.raises(DataError, match="takes the second segment from another document"):
+    text = {}
+    for name, count in (("one", 1), ("many", 8)):
+        text[name] = [{"format": "text", "path": str(tmp_path / name)}]
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            path = tmp_path / name / f"{number}.txt"
+            path.write_text(f"The {name} {number} is new. The pool is old. " * 20, encoding="utf-8")
+    train, validation = ("one", "many") if side == "training" else ("many", "one")
+    corpus = {"sources": text[train], "validation_sources": text[validation]}
+    sections = pair_sections | {"corpus": corpus}
+    message = f"another document, and all pairs of the {side} text are of one; add documents"
+    with pytest.raises(DataError, match=message):
         runs.train(**sections)
-    assert runs.train("order", **sections | {"objective": "mlm+sop"}).evaluations
+    if side == "training":
+        assert runs.train("order", **sections | {"objective": "mlm+sop"}).evaluations
+
+
+def test_validation_pairs_of_one_label_are_refused(
+    runs: Any, pair_sections: dict[str, Any]
+) -> None:
+    with pytest.raises(DataError, match=r"the 2 validation pairs .* happen to have the same label"):
+        runs.train(**pair_sections, evaluation={"max_chunks": 2})
 
 
 def test_text_without_two_sentences_is_refused(
