@@ -20,6 +20,7 @@ from mlmtune import __version__
 from mlmtune.console import Console, end_without_reader, secure_standard_streams
 from mlmtune.errors import ConfigError, NobodyReads, ResourceError, StoppedAtOnce, explain
 from mlmtune.redaction import without_secrets
+from mlmtune.shell import own_command
 from mlmtune.training.interrupts import STOP_SIGNALS, answered_signals
 from mlmtune.training.launched import follow_launcher, is_launched, report
 
@@ -169,7 +170,9 @@ def _report_on_finished(run: Path, console: Console) -> bool:
     try:
         report_on([open_run(run)], [], None, console)
     except Exception as error:
-        console.say(f"there is no report ({_explain(error)[0]}); mlmtune report {run} makes it")
+        console.say(
+            f"there is no report ({_explain(error)[0]}); {own_command('report', run)} makes it"
+        )
         return False
     return True
 
@@ -610,7 +613,7 @@ def init(
     target = output or Path(f"{name}.yaml")
     _write_new(target, configs[name].read_bytes())
     command = "finetune" if name == SHIPPED_TASK else "train"
-    print(f"wrote {target}; look it over, then: mlmtune {command} --config {target}")
+    print(f"wrote {target}; review it, then: {own_command(command, '--config', target)}")
 
 
 def _write_schema(is_task: bool, output: Path | None) -> None:

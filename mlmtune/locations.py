@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from mlmtune.errors import ConfigError, ResourceError
+from mlmtune.shell import pip_install
 
 PACKAGE_SCHEME = "package://"
 FILE_SCHEME = "file://"
@@ -77,8 +78,8 @@ def _package_roots(name: str, location: str) -> list[Path]:
     except ValueError:  # a module that was loaded without a spec, such as __main__
         spec = None
     if spec is None:
-        what = f'"mlmtune[{_EXTRAS[name]}]"' if name in _EXTRAS else name
-        raise ConfigError(f"{location}: the package {name} is not installed; pip install {what}")
+        what = f"mlmtune[{_EXTRAS[name]}]" if name in _EXTRAS else name
+        raise ConfigError(f"{location}: the package {name} is not installed; {pip_install(what)}")
     if spec.submodule_search_locations:
         return [Path(root) for root in spec.submodule_search_locations]
     if spec.has_location and spec.origin is not None:

@@ -23,6 +23,7 @@ import yaml
 from mlmtune import __version__, cli
 from mlmtune.config_loading import as_override, load_config, shipped_configs
 from mlmtune.errors import StoppedAtOnce
+from mlmtune.shell import own_command
 from mlmtune.training.interrupts import STOP_SIGNALS
 
 
@@ -586,7 +587,7 @@ def test_init_writes_and_does_not_overwrite(
     monkeypatch.chdir(tmp_path)
     result = command("init", "quickstart")
     assert result.code == 0
-    assert "mlmtune train --config quickstart.yaml" in result.out
+    assert own_command("train", "--config", "quickstart.yaml") in result.out
     written = Path("quickstart.yaml")
     assert written.read_bytes() == shipped_configs()["quickstart"].read_bytes()
     assert load_config(written)

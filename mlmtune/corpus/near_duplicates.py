@@ -20,6 +20,7 @@ from mlmtune.config import NearDuplicatesConfig
 from mlmtune.corpus.ngrams import distinct, ngram_hashes, word_windows
 from mlmtune.errors import ConfigError
 from mlmtune.randomness import mix
+from mlmtune.shell import pip_install
 
 RECALL = 0.95
 """Least probability that two documents just as similar as the threshold are compared."""
@@ -53,7 +54,7 @@ def check_available() -> None:
         import rensa  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            'corpus.near_duplicates needs rensa; pip install "mlmtune[dedup]"'
+            f"corpus.near_duplicates needs rensa; {pip_install('mlmtune[dedup]')}"
         ) from error
 
 

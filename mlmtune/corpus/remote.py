@@ -18,6 +18,7 @@ from mlmtune.corpus.decoding import FileLeftOut
 from mlmtune.errors import ConfigError, DataError, HubError, MlmtuneError
 from mlmtune.locations import FILE_SCHEME, PACKAGE_SCHEME
 from mlmtune.redaction import is_url, public_location, remember_secrets, without_queries
+from mlmtune.shell import pip_install
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 20.0
@@ -152,7 +153,7 @@ def _filesystem(location: str, place: str) -> tuple[Any, str]:
             raise ConfigError(f"{place}: {protocol}:// cannot be opened ({error})") from error
         raise ConfigError(
             f"{place}: {protocol}:// needs a plugin that is not installed; "
-            f"pip install {_PLUGINS[protocol]}"
+            f"{pip_install(_PLUGINS[protocol])}"
         ) from error
     # What the user wrote into fsspec's own configuration counts more.
     options = _options(protocol) | fsspec.config.conf.get(protocol, {})

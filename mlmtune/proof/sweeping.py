@@ -18,6 +18,7 @@ from mlmtune.proof.findings import Estimate
 from mlmtune.proof.grid import PlannedSweep, Trial
 from mlmtune.proof.many_runs import train_one_of_many
 from mlmtune.proof.numbers import perplexity
+from mlmtune.shell import own_command
 from mlmtune.training.masked_lm import build_masked_lm
 from mlmtune.training.run_dir import RunDir, write_json
 
@@ -160,12 +161,9 @@ def _report(path: Path, planned: PlannedSweep, outcomes: Sequence[Outcome]) -> I
         return
     yield from _how_sure(outcomes)
     command = "finetune" if _is_of_a_task(best) else "train"
-    chosen = " ".join(
-        f"'{one}'" if set(one) & set(" []{}") else one
-        for one in (*planned.fixed, *best.trial.overrides)
-    )
+    chosen = own_command(command, "--config", path, *planned.fixed, *best.trial.overrides)
     yield f"best: {' '.join(best.trial.overrides)}, in {best.trial.config.run.output_dir}"
-    yield f"train with it: mlmtune {command} --config {path} {chosen}"
+    yield f"train with it: {chosen}"
 
 
 def _how_sure(outcomes: Sequence[Outcome]) -> Iterator[str]:

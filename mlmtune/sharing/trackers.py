@@ -18,6 +18,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from mlmtune.config import TrackingConfig
 from mlmtune.console import Console
 from mlmtune.redaction import redacted
+from mlmtune.shell import pip_install
 
 FAILURES = (Exception, SystemExit)
 """What a tracker may fail with: some end the program where nobody is logged in."""
@@ -138,7 +139,7 @@ class Trackers:
         for name in dict.fromkeys(config.with_):
             kind = TRACKERS[name]
             if find_spec(kind.module) is None:
-                self._drop(name, f"is not installed; pip install {shlex.quote(kind.package)}")
+                self._drop(name, f"is not installed; {pip_install(kind.package)}")
                 continue
             with self._surviving(name, "cannot start", kind.mend), _greeting(kind):
                 positional, named = kind.arguments(run)

@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from mlmtune.shell import pip_install
 from mlmtune.tokens.borders import Offsets
 from mlmtune.tokens.marks import Marker
 
@@ -35,7 +36,7 @@ def sentence_marker(language: str) -> Marker:
         made_by=made_by,
         how_to_install=(
             f"objective: pairs of sentences need {PACKAGE}, which is not installed; "
-            f'pip install "mlmtune[{EXTRA}]"'
+            f"{pip_install(f'mlmtune[{EXTRA}]')}"
         ),
         purpose="finding sentences",
         concerns=lambda text: True,

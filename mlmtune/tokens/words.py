@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mlmtune.config import Strategy
 from mlmtune.corpus.cleaning import UNSPACED
 from mlmtune.errors import ConfigError
+from mlmtune.shell import pip_install
 from mlmtune.tokens.borders import Offsets
 from mlmtune.tokens.marks import Marker
 from mlmtune.tokens.store import TokenStore
@@ -62,7 +63,7 @@ def word_marker(segmenter: str) -> Marker:
         made_by=made_by,
         how_to_install=(
             f"tokenization.word_segmenter: {segmenter} is not installed; "
-            f'pip install "mlmtune[{extra}]"'
+            f"{pip_install(f'mlmtune[{extra}]')}"
         ),
         purpose="finding words",
         concerns=lambda text: _RUN.search(text) is not None,

@@ -24,6 +24,7 @@ from mlmtune.masking.selection import highest_mlm_probability, mlm_probability_a
 from mlmtune.modeling.device import precision_of
 from mlmtune.modeling.losses import Losses
 from mlmtune.sharing.card import Card, fill_mask_snippet, masked_lm_card
+from mlmtune.shell import own_command
 from mlmtune.tokens.mixing import Mixture
 from mlmtune.tokens.pairs import PairSequences
 from mlmtune.tokens.sequences import ChunkSequences, Sequences
@@ -320,7 +321,7 @@ class MaskedLM(Measurable, Task):
 
     def how_to_try(self, run: RunDir) -> str:
         """Filling in a mask."""
-        return f'mlmtune fill --model {run.model} "your text with a [MASK]"'
+        return own_command("fill", "--model", run.model, "your text with a [MASK]")
 
 
 def forgetting(state: TrainState, step: int) -> float:

@@ -1,7 +1,6 @@
 """Pushing to the Hugging Face hub: a finished run, and what is the best so far on the way."""
 
 import os
-import shlex
 import shutil
 import threading
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from mlmtune.sharing.repository import (
     push_folder,
     without_bars,
 )  # fmt: skip
+from mlmtune.shell import own_command
 from mlmtune.training.run_dir import TEMPORARY_PREFIX, finished_run_dir
 
 NOT_OF_THE_MODEL = ("optimizer.safetensors", "state.json", "MANIFEST.json")
@@ -37,7 +37,7 @@ def push_run(path: Path, name: str, *, is_private: bool, console: Console) -> No
         HubError: the hub refuses, or cannot be reached; with the command that tries again.
     """
     run = finished_run_dir(path)
-    again = f"mlmtune push {shlex.quote(str(path))} --repo {name}" + " --public" * (not is_private)
+    again = own_command("push", path, "--repo", name, *([] if is_private else ["--public"]))
     files = [file for file in run.model.rglob("*") if file.is_file()]
     if notes := hub.environment_notes():
         console.say(f"the hub is {hub.endpoint()} ({'; '.join(notes)})")

@@ -145,5 +145,5 @@ def test_many_near_duplicates_of_one_document_take_no_quadratic_time():
 def test_a_missing_extra_is_named(monkeypatch):
     check_available()
     monkeypatch.setitem(sys.modules, "rensa", None)
-    with pytest.raises(ConfigError, match=r'pip install "mlmtune\[dedup\]"'):
+    with pytest.raises(ConfigError, match=r"pip install 'mlmtune\[dedup\]'"):
         check_available()

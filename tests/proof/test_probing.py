@@ -233,7 +233,7 @@ def test_a_missing_extra_is_named(
     model_dir: Path, probing_of: Probing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "sklearn", None)
-    with pytest.raises(ConfigError, match=r'pip install "mlmtune\[probe\]"'):
+    with pytest.raises(ConfigError, match=r"pip install 'mlmtune\[probe\]'"):
         probing_of(model_dir, model_dir)
 
 

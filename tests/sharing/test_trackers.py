@@ -10,6 +10,7 @@ from mlmtune.config import TrackerName, TrackingConfig
 from mlmtune.console import Console
 from mlmtune.sharing import trackers
 from mlmtune.sharing.trackers import TRACKERS, TrackedRun, Trackers, flattened
+from mlmtune.shell import pip_install
 
 SETTINGS = {
     "run": {"output_dir": "runs/a", "seed": 7},
@@ -142,9 +143,10 @@ def test_one_that_is_not_installed_is_told_with_what_to_install(console, run, mo
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
     track(console, run, "tensorboard", "wandb")
     assert console.lines == [
-        "tracking.with: tensorboard is not installed; pip install 'mlmtune[tensorboard]'; "
+        f"tracking.with: tensorboard is not installed; {pip_install('mlmtune[tensorboard]')}; "
         "training goes on without it",
-        "tracking.with: wandb is not installed; pip install wandb; training goes on without it",
+        f"tracking.with: wandb is not installed; {pip_install('wandb')}; "
+        "training goes on without it",
     ]
 
 

@@ -67,5 +67,5 @@ def test_a_missing_splitter_is_told_before_any_text_is_read(monkeypatch):
     monkeypatch.setattr(sentences_module, "version", missing)
     assert needed_markers(TokenizationConfig(), Uses("mlm")) == []
     for objective in ("mlm+nsp", "mlm+sop"):
-        with pytest.raises(ConfigError, match=r'sentencex.*pip install "mlmtune\[sentences\]"'):
+        with pytest.raises(ConfigError, match=r"sentencex.*pip install 'mlmtune\[sentences\]'"):
             needed_markers(TokenizationConfig(), Uses(objective))

@@ -13,6 +13,7 @@ from local_hub import READ_ONLY_TOKEN, TOKEN, serving
 
 from mlmtune.errors import ConfigError, HubError, StoppedAtOnce
 from mlmtune.sharing import repository
+from mlmtune.shell import own_command
 from mlmtune.training import pushing
 from mlmtune.training.run_dir import TEMPORARY_PREFIX
 
@@ -77,7 +78,7 @@ def test_a_push_that_fails_loses_nothing_and_says_how_to_retry(hub, runs):
     assert "HTTP status 400" in line
     assert f"the model is whole in {run.path / 'model'}" in line
     retry = line.partition("To try again: ")[2]
-    assert retry == f"mlmtune push {run.path} --repo lab/tiny"
+    assert retry == own_command("push", run.path, "--repo", "lab/tiny")
     assert run.json("status.json")["state"] == "finished"
     hub.faults.clear()
     again = mlmtune(*retry.split()[1:], hub=hub)
@@ -310,7 +311,9 @@ def test_a_stop_during_the_last_push_says_how_to_push(here, runs, monkeypatch, c
     monkeypatch.setattr(pushing, "push_folder", stopped)
     with pytest.raises(StoppedAtOnce):
         push(run.path, console=console)
-    assert console.lines[-1].endswith(f"to push it: mlmtune push {run.path} --repo tiny")
+    assert console.lines[-1].endswith(
+        f"to push it: {own_command('push', run.path, '--repo', 'tiny')}"
+    )
 
 
 def test_a_copy_that_cannot_be_written_is_no_end(here, runs, monkeypatch, capsys):
