@@ -10,6 +10,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerFast
 from mlmtune.errors import ConfigError
 from mlmtune.modeling.pair_head import token_logits
 from mlmtune.tokens.encoding import plain_backend, role_tokens
+from mlmtune.tokens.unknown import unknown_token_id
 
 ANY_MASK = "[MASK]"
 """What a user may write for any tokenizer's own mask token."""
@@ -85,7 +86,7 @@ class TargetWords:
         self._backend = plain_backend(tokenizer) if self._words else None
         self._vocabulary = tokenizer.get_vocab() if self._words else {}
         self._names = {id_: name for name, id_ in self._vocabulary.items()}
-        self._unknown_id = tokenizer.unk_token_id
+        self._unknown_id = unknown_token_id(tokenizer)
 
     def at(self, before: str) -> list[Target]:
         """The words as they would stand at a mask, not scored yet.
@@ -114,7 +115,7 @@ class TargetWords:
             # SentencePiece's kind sets a space before any text by itself: the entry has none.
             pieces, forms = bare.tokens, [entry, bare.ids, spaced.ids]
         for ids in forms:
-            if len(ids) == 1 and (ids[0] != self._unknown_id or ids == entry):
+            if len(ids) == 1 and ids[0] != self._unknown_id:  # which stands for no word
                 return Target(word, tuple(pieces), token=ids[0], token_str=self._names[ids[0]])
         return Target(word, tuple(pieces))
 
