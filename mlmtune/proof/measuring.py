@@ -11,12 +11,13 @@ from functools import partial
 from itertools import product
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import parse_flag_from_env
 
 from mlmtune.config import Config, MaskingConfig, ModelConfig
 from mlmtune.console import Console
-from mlmtune.errors import DataError
+from mlmtune.errors import DataError, DivergedError
 from mlmtune.evaluation.scoring import NOTHING_MASKED, FittingBatches, FixedMasks, TokenScores
 from mlmtune.modeling.device import resolve_precision
 from mlmtune.training.setup import Measurable, build_measurable
@@ -45,6 +46,7 @@ class Subject(Measurable):
 
         Raises:
             DataError: not one token was masked.
+            DivergedError: a loss is not a finite number.
             ResourceError: memory does not suffice for one chunk.
         """
         batches, parts = FittingBatches(batch_size, "chunking.chunk_length"), []
@@ -60,6 +62,11 @@ class Subject(Measurable):
         scores = TokenScores.join(parts)
         if len(scores) == 0:
             raise DataError(NOTHING_MASKED)
+        if not np.isfinite(scores.losses).all():
+            raise DivergedError(
+                f"{self.loaded.model.name_or_path}: its loss is not a finite number; its weights "
+                "are broken: take another checkpoint, or train again"
+            )
         return scores
 
 

@@ -187,7 +187,9 @@ def _how_sure(outcomes: Sequence[Outcome]) -> Iterator[str]:
             "values of optimizer.learning_rate"
         )
     interval = best.results.get("perplexity_interval")
-    if interval is not None:
+    if interval is None:
+        yield "there is too little validation text for an interval, so the order may be chance"
+    else:
         close = sum(outcome.results["perplexity"] <= interval[1] for outcome in others
                     if outcome.results is not None)  # fmt: skip
         yield f"{close:,} of {len(others):,} others lie within the 95 % interval of the best"

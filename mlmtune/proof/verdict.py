@@ -44,7 +44,10 @@ def judge(model: Model, texts: tuple[Text, ...], run: Run) -> Verdict:
     ]
     suggestions = []
     if label == "worse":
-        reasons.append("model/ holds the best of the trained weights, and the base is better")
+        reasons.append(
+            f"model/ holds the weights of step {run.eval_results['step']:,}, and those of the base "
+            "are better"
+        )
         suggestions.append(
             "use the base; lower optimizer.learning_rate, and see the curve for the step from "
             "which on it got worse"

@@ -5,15 +5,19 @@ steps on a few pages may be just what the user wants.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
 from mlmtune.config import Config, OptimizerConfig
+from mlmtune.config_loading import load_config
+from mlmtune.errors import ConfigError
 from mlmtune.evaluation.scoring import FixedMasks
 from mlmtune.tokens.splits import Splits
 from mlmtune.tokens.store import TokenStore
 from mlmtune.training.optimization import num_warmup_steps
 from mlmtune.training.plan import Plan
+from mlmtune.training.run_dir import read_json
 
 LEARNING_RATES = (1e-6, 1e-3)
 """Peaks between which encoders are trained: classifiers at the lower end, pretraining with large
@@ -68,7 +72,12 @@ def of_schedule(optimizer: OptimizerConfig, plan: Plan, what: str) -> Iterator[s
 
 
 def of_masked_lm(
-    config: Config, plan: Plan, store: TokenStore, splits: Splits, masks: FixedMasks
+    config: Config,
+    plan: Plan,
+    store: TokenStore,
+    splits: Splits,
+    masks: FixedMasks,
+    general_masks: FixedMasks | None,
 ) -> Iterator[str]:
     """Caveats about a run of masked language modelling.
 
@@ -78,6 +87,7 @@ def of_masked_lm(
         store: the tokenized corpus.
         splits: its two sides.
         masks: what is validated on.
+        general_masks: what forgetting is measured on; None without general text.
     """
     yield from of_schedule(config.optimizer, plan, "chunks")
     batch = plan.global_batch_size
@@ -94,15 +104,29 @@ def of_masked_lm(
         )
     yield from _of_validation(config, splits, masks)
     yield from _of_share(config, store, splits)
+    if general_masks is not None:
+        num_masked = _num_masked(general_masks, config)
+        if num_masked < FEWEST_MASKED_TOKENS:
+            yield (
+                f"evaluation.general has about {num_masked:,} masked tokens, too few to tell "
+                "whether anything was forgotten; name more text"
+            )
+    yield from _of_base(config, splits)
+
+
+def _num_masked(masks: FixedMasks, config: Config) -> int:
+    """About how many tokens of a text are asked for."""
+    share = len(masks.chunks) / len(masks.view)
+    # Draws ask for different tokens until nearly all of the text was asked for.
+    asked_for = min(config.evaluation.mlm_probability * masks.num_draws, 1.0)
+    return round(masks.view.num_body_tokens * share * asked_for)
 
 
 def _of_validation(config: Config, splits: Splits, masks: FixedMasks) -> Iterator[str]:
     """Whether there is enough validation text to tell a change from chance."""
     view = splits.validation
     share = len(masks.chunks) / len(view)
-    # Draws ask for different tokens until nearly all of the text was asked for.
-    asked_for = min(config.evaluation.mlm_probability * masks.num_draws, 1.0)
-    num_masked = round(view.num_body_tokens * share * asked_for)
+    num_masked = _num_masked(masks, config)
     documents = view.num_documents
     too_few = []
     if documents is not None and documents < FEWEST_DOCUMENTS:
@@ -141,3 +165,34 @@ def _of_share(config: Config, store: TokenStore, splits: Splits) -> Iterator[str
         f"asks for {asked:.1%}: documents are whole on one side, and these are few or of very "
         "different lengths; try another corpus.split_seed, or name corpus.validation_sources"
     )
+
+
+PLACES = {"path", "git", "dataset"}
+"""Where a source is."""
+
+SIDES = ("validation_fraction", "validation_sources", "split_by", "split_seed")
+"""What decides which document is on which side."""
+
+
+def _of_base(config: Config, splits: Splits) -> Iterator[str]:
+    """Whether the base is the result of a run that trained on what is validated on here."""
+    run = Path(config.model.name_or_path).expanduser().parent
+    record = read_json(run / "corpus.json")
+    if record is None or not (run / "config.resolved.yaml").is_file():
+        return
+    try:
+        then = load_config(run / "config.resolved.yaml").corpus
+    except ConfigError:
+        return
+    places_then = [source.model_dump(include=PLACES) for source in then.sources]
+    places_now = [source.model_dump(include=PLACES) for source in config.corpus.sources]
+    fingerprint = record.get("validation", {}).get("fingerprint")
+    changed = [key for key in SIDES if getattr(then, key) != getattr(config.corpus, key)]
+    shares_text = any(place in places_then for place in places_now)
+    if shares_text and changed and fingerprint != splits.validation.text_fingerprint():
+        keys = ", ".join(f"corpus.{key}" for key in changed)
+        yield (
+            f"the base is the result of {run}, which split the same text otherwise ({keys}), so it "
+            "was trained on text that is validated on here, and looks better than it is; set "
+            f"{keys} as in that run"
+        )

@@ -271,6 +271,27 @@ def _train_to_the_end(job: Job) -> None:
                 if pushes:
                     _push(job, checkpoint)
     job.progress.stop()
+    if state.step < plan.max_steps and (why := _why_it_ended_early(job)):
+        job.progress.say(why)
+
+
+def _why_it_ended_early(job: Job) -> str | None:
+    """Why a run took fewer steps than planned; None where that was said when it was measured."""
+    state, training = job.state, job.config.training
+    where = f"ended after step {state.step:,} of {job.task.plan.max_steps:,}"
+    if job.task.reason_to_stop(state) is not None:
+        return None
+    if _is_tired(job):
+        return (
+            f"{where}: {state.num_evaluations_without_improvement} evaluations in a row without a "
+            "better result (training.early_stopping_patience)"
+        )
+    rate = learning_rate_at(state.step, job.task.plan.max_steps, job.config.optimizer)
+    return (
+        f"{where}: training.max_minutes: {training.max_minutes:g} are over, with the learning rate "
+        f"still at {rate:.2e}; set training.max_steps to {state.step:,} for a schedule that comes "
+        "to its end in this time"
+    )
 
 
 def _say_how_long(job: Job, clock: Clock) -> None:
@@ -566,9 +587,12 @@ def _evaluation_is_pending(job: Job) -> bool:
 
 
 def _is_stopped_early(job: Job) -> bool:
+    return _is_tired(job) or job.task.reason_to_stop(job.state) is not None
+
+
+def _is_tired(job: Job) -> bool:
     patience = job.config.training.early_stopping_patience
-    is_tired = patience is not None and job.state.num_evaluations_without_improvement >= patience
-    return is_tired or job.task.reason_to_stop(job.state) is not None
+    return patience is not None and job.state.num_evaluations_without_improvement >= patience
 
 
 def _save(job: Job) -> Path:

@@ -243,17 +243,19 @@ class MaskedLM(Measurable, Task):
 
     def caveats(self) -> Iterator[str]:
         """Of the schedule, the training text and the validation text."""
+        general = self.general_evaluator
         return caveats.of_masked_lm(
-            self.config, self.plan, self.store, self.splits, self.evaluator.masks
-        )
+            self.config, self.plan, self.store, self.splits, self.evaluator.masks,
+            None if general is None else general.masks,
+        )  # fmt: skip
 
     def announce(self, state: TrainState, run: RunDir) -> Iterator[str]:
         """New heads, text that was left out, and the sizes of it all."""
         name = self.config.model.name_or_path
         if self.loaded.head_is_new and state.step == 0:
             yield (
-                f"{name} has no masked-LM head; it gets a new one that knows token frequencies "
-                "alone, so the perplexity before training says little"
+                f"{name} has no masked-LM head; it gets a new one that starts from token "
+                "frequencies, so the perplexity before training says little"
             )
         if self.loaded.pair_head_is_new and state.step == 0:
             yield f"{name} has no head for pairs; it gets a new one, which guesses at first"

@@ -3,9 +3,11 @@
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from mlmtune.config import Config, OptimizerConfig
 from mlmtune.config_loading import kind_of, load_config, shipped_configs
@@ -70,7 +72,7 @@ def said_of(make_store: Any, tokenizer: Any) -> Callable[..., list[str]]:
             "sources": [{"format": "text", "path": "x"}], **sections.get("corpus", {}),
         }  # fmt: skip
         config = Config.model_validate(
-            {"run": {"output_dir": "x"}, "model": {"name_or_path": "x"}, **sections}
+            {"run": {"output_dir": "x"}, "model": {"name_or_path": "x"}} | sections
         )
         store = make_store([[10] * length for length in lengths])
         frame = SpecialTokens((2,), (3,), (3,))
@@ -82,7 +84,14 @@ def said_of(make_store: Any, tokenizer: Any) -> Callable[..., list[str]]:
             config.training, num_chunks=len(splits.train), num_tokens=splits.train.num_tokens,
             num_processes=1,
         )  # fmt: skip
-        return list(caveats.of_masked_lm(config, plan, store, splits, masks))
+        # General text of a few tokens, where the config names some.
+        general = None
+        if config.evaluation.general:
+            view = build_splits(
+                make_store([[10] * 60] * 2), config.corpus, config.chunking, frame, 0
+            ).train
+            general = FixedMasks(view, tokenizer, config.evaluation, with_token_type_ids=True)
+        return list(caveats.of_masked_lm(config, plan, store, splits, masks, general))
 
     return say
 
@@ -118,6 +127,10 @@ THIRD = {"validation_fraction": 0.3}
         ),
         ([800] * 100, {"corpus": THIRD, "training": {"max_steps": 1}}, []),
         (
+            [800] * 100, {"corpus": THIRD, "evaluation": {"general": "general.txt"}},
+            ["evaluation.general has about 60 masked tokens, too few"],
+        ),
+        (
             [800] * 99 + [500_000], {"corpus": {"validation_fraction": 0.3}},
             [r"asks for 30.0%: documents are whole"],
         ),
@@ -127,3 +140,27 @@ def test_text_that_is_too_little_or_split_otherwise_than_asked(
     said_of: Callable[..., list[str]], lengths: list[int], sections: Any, patterns: list[str]
 ) -> None:
     assert_says(said_of(lengths, **sections), *patterns)
+
+
+@pytest.mark.parametrize(
+    ("changed", "patterns"),
+    [
+        ({}, []),
+        ({"split_seed": 7}, ["the base is the result of .*first, .* set corpus.split_seed as in"]),
+        ({"sources": [{"format": "text", "path": "elsewhere"}], "split_seed": 7}, []),
+    ],
+)
+def test_a_base_that_was_trained_on_what_is_validated_on(
+    said_of: Callable[..., list[str]], tmp_path: Path, changed: dict[str, Any], patterns: list[str]
+) -> None:
+    run = tmp_path / "first"
+    run.mkdir()
+    then = {
+        "run": {"output_dir": str(run)},
+        "model": {"name_or_path": "x"},
+        "corpus": {"sources": [{"format": "text", "path": "x"}], **THIRD, **changed},
+    }
+    (run / "config.resolved.yaml").write_text(yaml.safe_dump(then), encoding="utf-8")
+    (run / "corpus.json").write_text('{"validation": {"fingerprint": "another"}}')
+    model = {"name_or_path": str(run / "model")}
+    assert_says(said_of([800] * 100, corpus=THIRD, model=model), *patterns)

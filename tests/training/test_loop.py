@@ -286,7 +286,7 @@ def test_gradient_checkpointing_changes_memory_alone(
 
 
 def test_early_stopping_waits_for_its_patience(
-    runs: Any, worse_after: Callable[[int], None]
+    runs: Any, worse_after: Callable[[int], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     worse_after(3)
     run = runs.train(
@@ -295,16 +295,21 @@ def test_early_stopping_waits_for_its_patience(
     losses = run.evaluations
     best = min(losses, key=lambda step: losses[step] if step else math.inf)
     assert max(losses) == best + 2
+    said = capsys.readouterr().out
+    assert f"ended after step {best + 2} of 30: 2 evaluations in a row without a better" in said
     assert run.json("train_results.json")["global_step"] == best + 2
     assert run.json("eval_results.json")["step"] == best
     assert run.json("status.json")["state"] == "finished"
 
 
-def test_max_minutes_stops_and_bends_nothing(runs: Any) -> None:
+def test_max_minutes_stops_and_bends_nothing(runs: Any, capsys: pytest.CaptureFixture[str]) -> None:
     full = runs.train("full", training={"max_steps": 12})
     short = runs.train("short", training={"max_steps": 12, "max_minutes": 1e-9})
     taken = short.json("train_results.json")["global_step"]
     assert 1 <= taken <= 3
+    said = capsys.readouterr().out
+    assert said.count("ended after step") == 1
+    assert "of 12: training.max_minutes: 1e-09 are over, with the learning rate still" in said
     steps = [[r for r in run.metrics if "loss" in r][:taken] for run in (short, full)]
     assert steps[0] == steps[1]
     assert short.json("eval_results.json")["step"] == taken  # measured and exported all the same
