@@ -1,7 +1,6 @@
 """A run under way: its task, and picking it up from a checkpoint."""
 
 import re
-import shlex
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from mlmtune.modeling.dropout import KeyedDropout
 from mlmtune.modeling.unreached_weights import freeze_unreached_weights
 from mlmtune.redaction import without_secrets
 from mlmtune.sharing.trackers import TrackedRun, Trackers, kind_of
+from mlmtune.shell import own_command
 from mlmtune.training.checkpoint import (
     TrainState,
     checkpoint_path,
@@ -394,8 +394,8 @@ def how_to_train_on(run: RunDir, config: Settings, options: Options) -> Iterator
     }
     kept = [one for one in overrides if one.partition("=")[0].strip() not in changes]
     changed = [f"{key}={as_override(value)}" for key, value in changes.items()]
-    arguments = ["mlmtune", command, "--config", path, *kept, *changed]
-    yield f"to train on from its model: {shlex.join(arguments)}"
+    again = own_command(command, "--config", path, *kept, *changed)
+    yield f"to train on from its model: {again}"
 
 
 def _next_to(path: Path) -> Path:
