@@ -140,6 +140,7 @@ def train(
 
     settings = load_config(config, overrides or [])
     run = Path(settings.run.output_dir).expanduser()
+    _say_what_begins(f"training with {config} into {run}", is_quiet=quiet)
     _run_in_processes(nproc, run)
 
     from mlmtune.training.job import Options
@@ -190,6 +191,14 @@ def _is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def _say_what_begins(doing: str, *, is_quiet: bool = False) -> None:
+    """Tell whoever waits at a terminal what goes on while the libraries are imported."""
+    speaks = _is_first_process() and not is_launched()
+    console = Console(is_main=speaks, is_quiet=is_quiet, notes_to_stderr=True)
+    if console.shows_bars:
+        console.say(f"{doing} ...")
+
+
 def _check_resume(resume: str, overwrite: bool) -> None:
     if overwrite and resume != "never":
         raise ConfigError("--resume and --overwrite contradict each other; give one of them")
@@ -212,6 +221,7 @@ def finetune(
 
     settings = load_config(config, overrides or [], kind=ClassificationConfig)
     run = Path(settings.run.output_dir).expanduser()
+    _say_what_begins(f"training a classifier with {config} into {run}", is_quiet=quiet)
     _run_in_processes(nproc, run)
 
     from mlmtune.classification.task import build_classification
@@ -254,6 +264,8 @@ def probe(
         config, [*(overrides or []), "model.revision=null"], kind=ClassificationConfig
     )
 
+    _say_what_begins(f"comparing {', '.join(models)} on {config}", is_quiet=quiet)
+
     from mlmtune.proof.probing import probe as probe_models
 
     console = Console(is_quiet=quiet, notes_to_stderr=True)
@@ -293,6 +305,8 @@ def sweep(
 
     planned = plan_sweep(config, settings, kind_of(config))
 
+    _say_what_begins(f"training {len(planned.trials)} runs with {config}", is_quiet=quiet)
+
     from mlmtune.proof.sweeping import sweep as run_sweep
 
     run_sweep(config, planned, Console(is_quiet=quiet, notes_to_stderr=True), as_json=as_json)
@@ -329,6 +343,8 @@ def evaluate(
         (path.stem, load_config(path, [*(overrides or []), "model.revision=null"]))
         for path in configs
     ]
+    texts = ", ".join(map(str, configs))
+    _say_what_begins(f"measuring {', '.join(models)} on the text of {texts}")
     _run_in_processes(nproc)
 
     from mlmtune.proof.evaluating import evaluate_models
@@ -381,6 +397,8 @@ def fill(
     if sentences is None:
         with suppress(ImportError):
             import readline  # noqa: F401  # gives input() its line editing and its history
+
+    _say_what_begins(f"loading {', '.join(models)}")
 
     from mlmtune.proof.filling import MaskFiller, converse, show
 
@@ -459,6 +477,7 @@ def report_runs(
     from mlmtune.proof.runs import open_run
 
     runs = [open_run(path) for path in paths]
+    _say_what_begins(f"reporting on {', '.join(map(str, paths))}", is_quiet=quiet)
 
     from mlmtune.proof.report import report_on
 
@@ -514,6 +533,8 @@ def check(
 
     settings = load_config(config, overrides or [])
 
+    _say_what_begins(f"checking {config}")
+
     from mlmtune.training.preview import preview
 
     preview(settings, measure=measure, num_chunks=chunks, num_draws=draws, compares=masks)
@@ -539,6 +560,7 @@ def corpus(
 
     settings = load_config(config, overrides or [])
 
+    _say_what_begins(f"reading the text of {config}")
     _leave_torch_out()
     from mlmtune.training.corpus_commands import show_corpus
 
@@ -558,6 +580,7 @@ def prepare(
 
     settings = load_config(config, overrides or [])
 
+    _say_what_begins(f"preparing the text of {config}", is_quiet=quiet)
     _leave_torch_out()
     from mlmtune.training.corpus_commands import prepare_store
 

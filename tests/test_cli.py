@@ -879,7 +879,7 @@ def test_a_finished_run_is_trained_on_with_the_command_that_it_prints(
     assert done.code == 0
     complete, printed = done.out.splitlines()
     assert "is already complete" in complete
-    prefix = "to train on from its model: mlmtune "
+    prefix = f"to train on from its model: {own_command()} "
     assert printed.startswith(prefix)
 
     again = command(*shlex.split(printed.removeprefix(prefix)), "--no-report")
