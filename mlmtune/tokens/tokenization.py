@@ -28,7 +28,8 @@ from mlmtune.corpus.scanning import Listing, scan
 from mlmtune.errors import ConfigError, DataError, MlmtuneError, ResourceError, was_taken_away
 from mlmtune.integrity import Damaged
 from mlmtune.locations import cache_directory
-from mlmtune.tokens.encoding import Encoder, Offsets, Tokens, framed, plain_backend
+from mlmtune.tokens.borders import Offsets
+from mlmtune.tokens.encoding import Encoder, Tokens, framed, plain_backend
 from mlmtune.tokens.store import (
     FORMAT_VERSION,
     StoreWriter,

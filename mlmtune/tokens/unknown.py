@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from mlmtune.corpus.cleaning import count_words
-from mlmtune.tokens.encoding import Offsets
+from mlmtune.tokens.borders import Offsets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
