@@ -67,7 +67,7 @@ def speed(options: argparse.Namespace) -> None:
         f"{blocks['ours'][0].amount / blocks['ours'][0].num_steps / 1e6:.1f} MB, chunks of "
         f"{options.length}, {machine['device']}"
     )
-    print(table(["side", "MB/s", "of the peer's", "bytes a token"], rows))
+    print(table(["side", "MB/s", "of the peer's", "bytes per token"], rows))
     print(f"ratio {result['ratio']:.2f} (rounds {spread(result['ratios']['ours'])})")
     for limit, share in shares.items():
         print(f"ours is at {statistics.median(share):.0%} of {limit} alone")

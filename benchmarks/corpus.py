@@ -179,7 +179,7 @@ def show_prepared(measured: list[dict[str, Any]]) -> None:
 
 
 def show_compared(measured: list[dict[str, Any]]) -> None:
-    header = ["text", "looking for", "left out", "s", "memory", "added", "bytes a document"]
+    header = ["text", "looking for", "left out", "s", "memory", "added", "bytes per document"]
     rows = [
         [
             megabytes(row["num_bytes"]),

@@ -31,7 +31,7 @@ FORMATS = {".md": "markdown", ".txt": "text"}
 
 @dataclass(frozen=True)
 class Texts:
-    """Two files of JSON Lines, a document a line under `text`.
+    """Two files of JSON Lines, a document per line under `text`.
 
     Attributes:
         train: to train on.

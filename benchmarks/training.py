@@ -62,7 +62,7 @@ def benchmark() -> None:
         f"{options.model}, {options.precision}, {options.batch_size} x {options.length}, "
         f"{machine['device']}: {peak_flops / 1e12:,.2f} TFLOP/s of {options.precision} products"
     )
-    print(table(["side", "tokens/s", "ms a step", "peak memory", "MFU"], rows))
+    print(table(["side", "tokens/s", "ms per step", "peak memory", "MFU"], rows))
     print(f"ratio {result['ratio']:.2f} (rounds {spread(result['ratios']['ours'])})")
     write_json(
         options.json,

@@ -548,8 +548,8 @@ class EvaluationConfig(Section):
     """General text, unlike the domain's, to measure what the model forgets; a path, a source, or a
     list of them. What is in it is not trained on. At most `max_chunks` are evaluated, or 1,000."""
     max_forgetting: Annotated[float, Field(gt=0.0)] | None = None
-    """Stop when the loss on general text has risen by more than this many nats a token; `model/` is
-    then the best by validation perplexity before that."""
+    """Stop when the loss on general text has risen by more than this many nats per token; `model/`
+    is then the best by validation perplexity before that."""
     batch_size: Positive = 32
     """Sequences evaluated at once. The result does not depend on it."""
     examples: list[str] = []

@@ -620,7 +620,7 @@ def test_check_shows_what_a_run_would_do(
         assert " tokens, " in items[side]
         assert " chunks" in items[side]
     assert items["steps"].startswith("6 of 8 sequences")
-    assert "tokens an epoch" in items["masked"]
+    assert "tokens per epoch" in items["masked"]
     assert "GB" in items["memory"]
     shown = next(n for n, line in enumerate(lines) if "first training sequences" in line)
     assert sum(line.endswith(".txt") for line in lines[:shown]) == 3  # samples, by their files
@@ -732,7 +732,13 @@ def test_corpus_shows_what_comes_of_the_text(
 ) -> None:
     result = command("corpus", "--config", config_file())
     assert result.code == 0
-    for part in ("40 files found, 40 read", "documents", "characters", "training", "tokens a word"):
+    for part in (
+        "40 files found, 40 read",
+        "documents",
+        "characters",
+        "training",
+        "tokens per word",
+    ):
         assert part in result.out
     assert "reading and tokenizing" in result.err
     assert not (tmp_path / "run").exists()
@@ -848,7 +854,7 @@ def test_check_measures(command: Command, config_file: Callable[..., Path], tmp_
     assert result.code == 0
     speed = next(line for line in result.out.splitlines() if line.startswith("measured"))
     assert "tokens/s" in speed
-    assert "s a step" in speed
+    assert "s per step" in speed
     assert "peak memory" in speed
     assert any(line.startswith("finish") for line in result.out.splitlines())
     assert not (tmp_path / "run").exists()

@@ -95,7 +95,7 @@ def find_near_duplicates(
     A document is compared with those that stay and share a band with it. So copies of one document
     take linear time; many that are just not similar enough, quadratic time.
 
-    With P = 128 it takes 60 bytes of memory a document, 180 where three in ten are
+    With P = 128 it takes 60 bytes of memory per document, 180 where three in ten are
     near-duplicates, and 600 where all are. Signatures may be mapped from disk.
 
     Args:

@@ -136,7 +136,7 @@ class MaskingCollator:
 
         Args:
             chunks: B chunks of up to T tokens.
-            keys: (B,) one key a chunk: equal keys, equal masks.
+            keys: (B,) one key per chunk: equal keys, equal masks.
             mlm_probability: the rate, which may change over a run.
             slice_number: which of the masks that these keys give; see `selection.select`.
         """

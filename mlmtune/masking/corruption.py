@@ -50,7 +50,7 @@ def corrupt(
         input_ids: (B, T) the original ids; left as they are.
         selected: (B, T) which tokens are predicted.
         heads: (B, T) first token of what is selected together, and so has one fate.
-        keys: (B,) one key a sequence; with the position it decides every draw.
+        keys: (B,) one key per sequence; with the position it decides every draw.
         mask_token_id: id of [MASK].
         replacements: (K,) ids that a random token is drawn from, uniformly.
         mask_replace_prob: share of the selected tokens that become the mask.

@@ -130,7 +130,7 @@ def select(
 
     Args:
         chunks: B chunks.
-        keys: (B,) one key a chunk.
+        keys: (B,) one key per chunk.
         heads: (B, T) as a grouping gives them.
         mlm_probability: share of the tokens, in expectation.
         slice_number: below `num_slices(mlm_probability)`.

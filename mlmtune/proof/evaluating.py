@@ -169,7 +169,9 @@ def _table(rows: Sequence[Row]) -> list[str]:
         for text in dict.fromkeys(row.text for row in rows)
     }
     has_pairs = any(row.evaluation.num_pairs is not None for row in rows)
-    names = ["text", "model", "perplexity", "95 %", "a word", "a byte", "first", "five", "tokens"]
+    names = [
+        "text", "model", "perplexity", "95 %", "per word", "per byte", "first", "five", "tokens",
+    ]  # fmt: skip
     lines = [[*names, "unknown (bytes)"] + ["pairs", "apart"] * has_pairs]
     for row in rows:
         found, interval = row.evaluation, row.evaluation.perplexity_interval

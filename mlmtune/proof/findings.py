@@ -1,7 +1,7 @@
 """What a report found: the content of report.json, which report.html and report.md show.
 
 Every number that is shown is here; whoever wants to draw or decide something else reads the JSON.
-Losses are in nats a token, shares lie between 0 and 1, intervals hold 95 %.
+Losses are in nats per token, shares lie between 0 and 1, intervals hold 95 %.
 """
 
 from dataclasses import asdict, dataclass
@@ -34,7 +34,7 @@ class Change:
     Where the base had no masked-LM head of its own, it is against token frequencies alone.
 
     Attributes:
-        loss: in nats a token; below 0 the adapted model is better.
+        loss: in nats per token; below 0 the adapted model is better.
         accuracy: of the likeliest token; above 0 it is better.
         accuracy_top5: of the five likeliest.
     """
@@ -53,7 +53,7 @@ class Measurement:
         num_masked_tokens: how many tokens it was asked for; one that several draws of the masks
             asked for counts once.
         num_predictions: how many masked tokens the numbers are means of, over all draws.
-        loss: nats a masked token.
+        loss: nats per masked token.
         perplexity: exp(loss): a token.
         perplexity_per_word: per word of the text that the tokenizer knows, whatever pieces it cuts
             the word into; None for a part of a text.
@@ -376,7 +376,7 @@ class Report:
 
     @property
     def compares_tokens(self) -> bool:
-        """Whether numbers a token compare: all models cut text into the same tokens."""
+        """Whether numbers per token compare: all models cut text into the same tokens."""
         return len({model.tokenizer for model in self.models}) == 1
 
     @property

@@ -29,7 +29,7 @@ def share(estimate: Estimate, *, with_interval: bool = True) -> str:
 
 
 def nats(estimate: Estimate) -> str:
-    """A change in nats a token, with its sign."""
+    """A change in nats per token, with its sign."""
     shown = f"{estimate.value or 0.0:+.3f}"
     if estimate.interval is not None:
         shown += " [{:+.3f}, {:+.3f}]".format(*estimate.interval)

@@ -109,7 +109,7 @@ def _by_part(parts: Sequence[Part]) -> str:
         rows.append(
             Range(part.name, loss.value or 0.0, loss.interval, nats(Estimate(loss.value)), 1)
         )
-    return interval_chart("Change of the loss in nats a token, with 95 % intervals", rows)
+    return interval_chart("Change of the loss in nats per token, with 95 % intervals", rows)
 
 
 def _curves(report: Report) -> list[tuple[str, str]]:
@@ -133,12 +133,12 @@ def _curves(report: Report) -> list[tuple[str, str]]:
     charts = {
         "Perplexity": validation if several else [*validation, *general],
         "Perplexity on general text": general if several else [],
-        "Loss, nats a token": losses,
+        "Loss, nats per token": losses,
         "Learning rate": series("steps", "learning_rate", "learning rate"),
     }
     if len({r["mlm_probability"] for run in report.runs for r in run.steps}) > 1:
         charts["Masking rate"] = series("steps", "mlm_probability", "masking rate")
-    charts["Tokens a second"] = series("steps", "tokens_per_second", "tokens a second")
+    charts["Tokens per second"] = series("steps", "tokens_per_second", "tokens per second")
     drawn = {
         title: line_chart(title, lines, may_be_log=title.startswith("Perplexity"))
         for title, lines in charts.items()

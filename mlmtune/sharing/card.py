@@ -296,7 +296,7 @@ def _masked_lm_metrics(results: Mapping[str, Any]) -> Iterator[Metric]:
         )  # fmt: skip
         lost = "change" if results["model_head_was_new"] else "forgetting"
         yield Metric(
-            f"{lost} (nats a token of general text)", None, results["forgetting"],
+            f"{lost} (nats per token of general text)", None, results["forgetting"],
             f"{results['forgetting']:+.3f}",
         )  # fmt: skip
 

@@ -7,7 +7,7 @@ A store is a folder: a manifest, and shards of some thirty million tokens each.
                            of their files, funnel
     shard-00000/           documents one after the other, as flat little-endian arrays:
       ids.bin              body ids, uint16 or int32; special tokens are never stored
-      word_starts.bin      one bit a token, most significant first: the token begins a word
+      word_starts.bin      one bit per token, most significant first: the token begins a word
       lengths.bin          int64 a document: its number of tokens
       content_hashes.bin   uint64 a document: decides its side of the split
       num_characters.bin   int64 a document
@@ -15,7 +15,7 @@ A store is a folder: a manifest, and shards of some thirty million tokens each.
       num_text_words.bin   int64 a document: its words by a rule that no tokenizer changes
       num_unknown_tokens.bin, num_unknown_bytes.bin, num_unknown_words.bin
                            int64 a document: what the tokenizer does not know of it
-      sources.bin          uint16 a document: its source, by the manifest's list
+      sources.bin          uint16 per document: its source, by the manifest's list
       documents.jsonl      id of each document, a line each
       shard.json           what the manifest says of the shard; read where a writer goes on
     words-rjieba/          bits that were found later, from other rules; see `marks`

@@ -123,7 +123,7 @@ def _lengths(lengths: NDArray[np.int64]) -> dict[str, Any]:
 def _words(
     store: TokenStore, tokenizer: "PreTrainedTokenizerFast", split_seed: int
 ) -> dict[str, Any]:
-    """Tokens a word, and the words whose many pieces cost most, in a sample of the documents."""
+    """Tokens per word, and the words whose many pieces cost most, in a sample of the documents."""
     ids, starts = _sample(store, split_seed)
     begins = np.flatnonzero(starts)
     num_pieces = np.diff(np.append(begins, len(ids)))

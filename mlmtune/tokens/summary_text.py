@@ -105,7 +105,7 @@ def _sources(summary: dict[str, Any]) -> Iterator[str]:
 
 def _lengths(lengths: dict[str, Any]) -> Iterator[str]:
     yield (
-        f"tokens a document: from {lengths['shortest']:,} to {lengths['longest']:,}, median "
+        f"tokens per document: from {lengths['shortest']:,} to {lengths['longest']:,}, median "
         f"{lengths['median']:,}"
     )
     largest = max((bin_["documents"] for bin_ in lengths["histogram"]), default=0)
@@ -122,8 +122,8 @@ def _lengths(lengths: dict[str, Any]) -> Iterator[str]:
 def _words(summary: dict[str, Any]) -> Iterator[str]:
     share = summary["unknown_tokens"] / max(summary["tokens"], 1)
     yield (
-        f"{summary['tokens_per_word']:.2f} tokens a word (in {summary['sampled_words']:,} words); "
-        f"{share:.2%} of the tokens are unknown"
+        f"{summary['tokens_per_word']:.2f} tokens per word (in {summary['sampled_words']:,} words)"
+        f"; {share:.2%} of the tokens are unknown"
     )
     if summary["unknown_characters"]:
         yield describe_unknown(summary["unknown_characters"], ())

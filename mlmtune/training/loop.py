@@ -326,7 +326,7 @@ class _Agreement:
 def agree(job: Job, num_targets: int) -> _Agreement:
     """Share what one process alone knows: its targets, its signals, its clock.
 
-    One small exchange a step, so that all stop after the same step and divide by the same number.
+    One small exchange per step, so that all stop after the same step and divide by the same number.
     """
     minutes = job.config.training.max_minutes
     is_late = minutes is not None and job.state.elapsed_seconds >= 60 * minutes

@@ -147,7 +147,7 @@ class MaskedLM(Measurable, Task):
         if lost <= limit:
             return None
         reason = (
-            f"general text has lost {lost:.3f} nats a token, more than "
+            f"general text has lost {lost:.3f} nats per token, more than "
             f"evaluation.max_forgetting: {limit}; stopping"
         )
         if state.best_step is None:
@@ -309,7 +309,7 @@ class MaskedLM(Measurable, Task):
             yield (
                 f"general text: perplexity {_number(results['eval_general_perplexity_before'])} "
                 f"before, {_number(results['eval_general_perplexity'])} after "
-                f"({results['eval_forgetting']:+.3f} nats a token)"
+                f"({results['eval_forgetting']:+.3f} nats per token)"
             )
 
     def examples(self, before: list[Any], model: Any) -> Iterator[str]:

@@ -123,7 +123,7 @@ def _plan_lines(task: MaskedLM, device: str) -> Iterator[tuple[str, str]]:
         f"{plan.num_epochs:.2f} epochs",
     )
     needed = estimate_memory(task, plan.micro_batch_size)
-    yield "masked", f"about {_masked_tokens_an_epoch(task):,} tokens an epoch"
+    yield "masked", f"about {_masked_tokens_an_epoch(task):,} tokens per epoch"
     yield "memory", f"about {needed / 1e9:.1f} GB for weights, moments, activations"
     for caveat in task.caveats():
         yield "warning", caveat
@@ -203,8 +203,8 @@ def _show_measured(
     duration = timedelta(seconds=round(seconds_a_step * task.plan.max_steps))
     finish = datetime.now() + duration
     progress.result(
-        f"measured    {tokens_a_step / seconds_a_step:,.0f} tokens/s, {seconds_a_step:.2f} s a "
-        f"step (median of {len(seconds) - WARMUP_STEPS}), peak memory {peak_bytes / 1e9:.2f} GB"
+        f"measured    {tokens_a_step / seconds_a_step:,.0f} tokens/s, {seconds_a_step:.2f} s "
+        f"per step (median of {len(seconds) - WARMUP_STEPS}), peak memory {peak_bytes / 1e9:.2f} GB"
     )
     progress.result(
         f"finish      {tqdm.format_interval(duration.total_seconds())} of training without "

@@ -161,7 +161,7 @@ def waiting_in_step(step: int, num_signals: int, connection: Connection) -> None
 
     def wait(accelerator: Accelerator, loss: Any) -> None:
         num_backward[0] += 1
-        if num_backward[0] == step * 3 - 1:  # three micro-batches a step
+        if num_backward[0] == step * 3 - 1:  # three micro-batches per step
             connection.send("waiting")
             while len(signals) < num_signals:
                 time.sleep(0.002)

@@ -7,7 +7,7 @@ from runs import Run
 from mlmtune.training.checkpoint import find_fault
 
 SECTIONS: dict[str, dict[str, Any]] = {
-    # Three micro-batches a step; epochs end in steps 4 and 7.
+    # Three micro-batches per step; epochs end in steps 4 and 7.
     "model": {"dropout": 0.1},
     "training": {"max_steps": 7, "global_batch_size": 32, "micro_batch_size": 12, "log_every": 1},
     "evaluation": {"every": 3},

@@ -115,7 +115,7 @@ def test_the_tables_show_every_count(summary):
     whole, _ = summary()
     lines = list(describe(whole))
     text = "\n".join(lines)
-    for title in ("found", "cleaned", "kept", "training", "validation", "tokens a word"):
+    for title in ("found", "cleaned", "kept", "training", "validation", "tokens per word"):
         assert title in text
     row = next(line.split() for line in lines if line.startswith("kept"))
     assert row[1:] == [f"{whole[name]['kept']:,}" for name in ("documents", "characters")]

@@ -17,7 +17,7 @@ from mlmtune.corpus.decoding import (
 from mlmtune.corpus.formats.records import Record, Value, texts_of
 
 JSON_LINES = (".jsonl", ".ndjson")
-"""Endings of files that hold a value a line."""
+"""Endings of files that hold a value per line."""
 
 _JSON_DECODER = json.JSONDecoder()
 _JSON_LIST_CHARACTERS = 1 << 18
@@ -108,7 +108,7 @@ def _is_cut(error: json.JSONDecodeError) -> bool:
 
 
 def _broken_list(line: int, message: str) -> FileLeftOut:
-    detail = f"line {line} is not JSON ({message}); for one value a line, end the name in .jsonl"
+    detail = f"line {line} is not JSON ({message}); for one value per line, end the name in .jsonl"
     return FileLeftOut("broken", detail, broken=True)
 
 
