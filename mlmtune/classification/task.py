@@ -295,7 +295,10 @@ def build_classification(
     Raises:
         MlmtuneError: anything that keeps the run from starting.
     """
-    return classification_of(read_task_data(config.data, console.say), config, accelerator)
+    task = classification_of(read_task_data(config.data, console.say), config, accelerator)
+    for note in task.loaded.notes:
+        console.say(note)
+    return task
 
 
 def classification_of(

@@ -227,7 +227,7 @@ def _commit_of(name: str, revision: str | None, where: str) -> tuple[str, str]:
         return info.sha
 
     try:
-        return hub.ask(request, "dataset", name, revision, where), ""
+        return hub.ask(request, "dataset", name, revision, f"{where}.dataset"), ""
     except hub.OutOfReach as reason:
         repository = Path(HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="dataset"))
         noted = repository / "refs" / (revision or "main")
@@ -252,7 +252,7 @@ def _open_from_hub(source: SourceConfig, listed: ListedDataset) -> Any:
 
         # The library would try for minutes, and then be content with any commit in its cache.
         try:
-            hub.ask(request, "dataset", name, commit, where)
+            hub.ask(request, "dataset", name, commit, f"{where}.dataset")
         except hub.OutOfReach as reason:
             raise HubError(
                 f"{where}.dataset: {name}: {reason}, and commit {commit[:12]} is not in the cache; "

@@ -4,8 +4,7 @@ A masked language model leaves them out when it is saved, and a classifier that 
 result would start from a pooler of random weights. So they are read here and saved with the rest.
 """
 
-import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,12 @@ import torch
 from safetensors import safe_open
 from transformers.core_model_loading import WeightRenaming
 from transformers.modeling_utils import load_state_dict
-from transformers.utils import (
-    SAFE_WEIGHTS_INDEX_NAME,
-    SAFE_WEIGHTS_NAME,
-    WEIGHTS_INDEX_NAME,
-    WEIGHTS_NAME,
-)
 
-WEIGHT_FILES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
-"""The first that a folder has holds its weights, unless its config names another file."""
+from mlmtune.modeling.weight_files import weight_files
 
 
 def read_kept_weights(
-    folder: Path, model: Any, unexpected: Collection[str]
+    folder: Path, model: Any, unexpected: Collection[str], renamed: Mapping[str, str]
 ) -> dict[str, torch.Tensor]:
     """The tensors of a checkpoint for which a model has no place. Only these are read.
 
@@ -38,6 +30,7 @@ def read_kept_weights(
         folder: a checkpoint, in one file or several, as safetensors or pickled.
         model: as from_pretrained() has loaded it from there, not trained yet.
         unexpected: the `unexpected_keys` that it reported.
+        renamed: names in the files, and those under which they were loaded; where they differ.
 
     Returns:
         By the names under which the other classes of the architecture look for them; fp32.
@@ -47,7 +40,9 @@ def read_kept_weights(
     prefix = f"{model.base_model_prefix}."
     embeddings = model.get_input_embeddings().weight
     has_prefix, kept = False, {}
-    for saved_as, read in _tensors(_weight_files(folder, model.config)):
+    named = {"transformers_weights": getattr(model.config, "transformers_weights", None)}
+    for in_file, read in _tensors(weight_files(folder, named)):
+        saved_as = renamed.get(in_file, in_file)
         has_prefix |= saved_as.startswith(prefix)
         name = _name_when_loaded(saved_as, model)
         if name not in unexpected:
@@ -73,15 +68,6 @@ def _tensors(paths: list[Path]) -> Iterator[tuple[str, Callable[[], torch.Tensor
         else:
             for name, tensor in load_state_dict(str(path)).items():  # mapped if it can be
                 yield name, tensor.detach
-
-
-def _weight_files(folder: Path, model_config: Any) -> list[Path]:
-    names = (getattr(model_config, "transformers_weights", None), *WEIGHT_FILES)
-    path = next(folder / name for name in names if name and (folder / name).is_file())
-    if path.suffix != ".json":
-        return [path]
-    index = json.loads(path.read_text(encoding="utf-8"))
-    return [folder / name for name in sorted(set(index["weight_map"].values()))]
 
 
 def _name_when_loaded(name: str, model: Any) -> str:

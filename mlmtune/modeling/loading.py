@@ -1,4 +1,4 @@
-"""Loading tokenizer and model, and the checks between them.
+"""Tokenizer and model: loading them, and the checks between them.
 
 All checks that need no weights come first, so a wrong choice is reported within seconds.
 """
@@ -7,13 +7,10 @@ import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from inspect import signature
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
-from numpy.typing import NDArray
 from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
@@ -23,11 +20,13 @@ from transformers import (
 )
 
 from mlmtune.config import ModelConfig, Objective
-from mlmtune.errors import ConfigError, first_line
+from mlmtune.errors import ConfigError
+from mlmtune.modeling.attention import attention_for, keep_attention_type
 from mlmtune.modeling.kept_weights import read_kept_weights
-from mlmtune.modeling.locating import locate_model
+from mlmtune.modeling.locating import ModelFolder, locate_model
 from mlmtune.modeling.pair_head import has_pair_head, model_types_with_pair_head
-from mlmtune.modeling.tokenizer import load_tokenizer
+from mlmtune.modeling.tokenizer import load_tokenizer, tokenizer_notes
+from mlmtune.modeling.weights import ReadModel, read_model, why_not_loadable
 
 DROPOUT_FIELDS = (
     "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout",
@@ -42,14 +41,6 @@ CLASSIFIER_DROPOUT_FIELDS = (
     "pooler_dropout",
 )  # fmt: skip
 """Of heads for classes."""
-
-ATTENTION_TABLE = (
-    # device, precision, chunks up to, with dropout -> the fastest on two CPU cores with AVX-512
-    ("cpu", "bf16", 256, None, "eager"),
-    ("cpu", None, None, True, "eager"),
-    (None, None, None, None, "sdpa"),
-)
-"""How attention is computed for `auto`. None fits anything; the first row that fits wins."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +57,7 @@ class LoadedModel:
         kept_weights: what the checkpoint holds besides, by name; to be saved with the model.
         attn_implementation: what `auto` became.
         context_length: the longest input the model takes; None where it has no limit.
+        notes: what the user should know of how it was found and read, a sentence each.
     """
 
     model: Any
@@ -75,6 +67,7 @@ class LoadedModel:
     kept_weights: dict[str, torch.Tensor]
     attn_implementation: str
     context_length: int | None
+    notes: tuple[str, ...] = ()
 
     @property
     def head_is_new(self) -> bool:
@@ -109,6 +102,7 @@ def load_pretrained(
     device: torch.device,
     precision: str,
     seed: int,
+    found: ModelFolder | None = None,
 ) -> LoadedModel:
     """Load tokenizer and model, and check that they fit each other and the chunks.
 
@@ -119,6 +113,7 @@ def load_pretrained(
         device: where the model will run.
         precision: what it will compute in; with the device it decides how attention is computed.
         seed: draws the weights that the checkpoint does not hold.
+        found: the model's folder, where it is known already.
 
     Raises:
         ConfigError: tokenizer, model, objective and chunks do not fit.
@@ -130,7 +125,8 @@ def load_pretrained(
         if has_pairs:
             _check_pair_head(config.name_or_path, objective, model_config)
 
-    found = _load(
+    loaded = _load(
+        found or locate_model(config.name_or_path, config.revision),
         config,
         AutoModelForPreTraining if has_pairs else AutoModelForMaskedLM,
         prepare,
@@ -141,14 +137,18 @@ def load_pretrained(
         precision=precision,
         seed=seed,
     )
+    read = loaded.read
     return LoadedModel(
-        found.model,
-        found.tokenizer,
-        new_weights=tuple(sorted(found.missing)),
-        new_pair_weights=_pair_weights(found.model, found.missing) if has_pairs else (),
-        kept_weights=read_kept_weights(found.folder, found.model, found.unexpected),
-        attn_implementation=found.model.config._attn_implementation,
-        context_length=found.context_length,
+        read.model,
+        loaded.tokenizer,
+        new_weights=tuple(sorted(read.missing)),
+        new_pair_weights=_pair_weights(read.model, read.missing) if has_pairs else (),
+        kept_weights=read_kept_weights(
+            loaded.found.path, read.model, read.unexpected, read.renamed
+        ),
+        attn_implementation=read.model.config._attn_implementation,
+        context_length=loaded.context_length,
+        notes=loaded.notes,
     )
 
 
@@ -160,6 +160,7 @@ def load_classifier(
     device: torch.device,
     precision: str,
     seed: int,
+    found: ModelFolder | None = None,
 ) -> LoadedModel:
     """Load tokenizer and encoder with a head for classes, which is new unless it is of these.
 
@@ -170,26 +171,29 @@ def load_classifier(
         device: where the model will run.
         precision: what it will compute in.
         seed: draws the weights that the checkpoint does not hold.
+        found: the model's folder, where it is known already.
 
     Raises:
         ConfigError: tokenizer, model, labels and length do not fit.
         HubError: the hub cannot be reached, or has no such model.
     """
+    folder = found or locate_model(config.name_or_path, config.revision)
 
     def prepare(model_config: Any) -> None:
         is_classifier = any("SequenceClassification" in a for a in model_config.architectures or [])
         others = [name for _, name in sorted(model_config.id2label.items())]
         if is_classifier and others != list(labels):
-            raise ConfigError(
-                f"model.name_or_path: {config.name_or_path} is a classifier of other labels "
-                f"({', '.join(others)}); give the model that it was made from"
+            raise folder.refused(
+                f"is a classifier of other labels ({', '.join(others)}); give the model that it "
+                "was made from"
             )
         model_config.num_labels = len(labels)
         model_config.id2label = dict(enumerate(labels))
         model_config.label2id = {label: number for number, label in enumerate(labels)}
         model_config.problem_type = "single_label_classification"
 
-    found = _load(
+    loaded = _load(
+        folder,
         config,
         AutoModelForSequenceClassification,
         prepare,
@@ -201,29 +205,30 @@ def load_classifier(
         seed=seed,
     )
     return LoadedModel(
-        found.model,
-        found.tokenizer,
-        new_weights=tuple(sorted(found.missing)),
+        loaded.read.model,
+        loaded.tokenizer,
+        new_weights=tuple(sorted(loaded.read.missing)),
         new_pair_weights=(),
         kept_weights={},
-        attn_implementation=found.model.config._attn_implementation,
-        context_length=found.context_length,
+        attn_implementation=loaded.read.model.config._attn_implementation,
+        context_length=loaded.context_length,
+        notes=loaded.notes,
     )
 
 
 @dataclass(frozen=True)
 class _Loaded:
-    """What from_pretrained() gave, and from where."""
+    """A tokenizer and a model that fit each other, and from where."""
 
-    folder: Path
-    model: Any
+    found: ModelFolder
+    read: ReadModel
     tokenizer: PreTrainedTokenizerFast
-    missing: set[str]
-    unexpected: set[str]
     context_length: int | None
+    notes: tuple[str, ...]
 
 
 def _load(
+    found: ModelFolder,
     config: ModelConfig,
     auto_class: Any,
     prepare: Callable[[Any], None],
@@ -238,7 +243,8 @@ def _load(
     """Load a tokenizer, and a model with the head of a class.
 
     Args:
-        config: which model, and how it runs.
+        found: the model's folder.
+        config: how it runs.
         auto_class: one of transformers' `AutoModelFor...`.
         prepare: checks and changes the model's own config.
         dropout_fields: what `model.dropout` sets in it.
@@ -249,115 +255,36 @@ def _load(
         seed: draws the weights that the checkpoint does not hold.
     """
     _quiet_libraries()
-    folder = locate_model(config.name_or_path, config.revision)
-    tokenizer = load_tokenizer(folder)
     try:
-        model_config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        model_config = AutoConfig.from_pretrained(found.path, trust_remote_code=False)
     except Exception as error:
-        raise ConfigError(_why_not_loadable(config.name_or_path, error)) from error
-    _check_no_decoder(config.name_or_path, model_config)
-    _check_vocabulary(config.name_or_path, tokenizer, model_config)
+        raise found.refused(why_not_loadable(error)) from error
+    _check_is_encoder(found, model_config)
+    tokenizer = load_tokenizer(found)
+    _check_vocabulary(found, tokenizer, model_config)
     prepare(model_config)
     if config.dropout is not None:
         _set_dropout(model_config, config.dropout, dropout_fields)
-    attention: str = config.attn_implementation
-    is_free = attention == "auto"
-    if is_free:
-        attention = _attention_for(
-            device, precision, length, has_dropout=_has_dropout(model_config)
-        )
-
-    torch.manual_seed(seed)
-    try:
-        model, report = auto_class.from_pretrained(
-            folder,
-            config=model_config,
-            dtype=torch.float32,
-            # Left to transformers, sdpa gives way to eager in architectures without it (DeBERTa).
-            attn_implementation=None if is_free and attention == "sdpa" else attention,
-            output_loading_info=True,
-            trust_remote_code=False,
-        )
-    except Exception as error:
-        raise ConfigError(_why_not_loadable(config.name_or_path, error)) from error
-    _check_encoder(config.name_or_path, model, report["missing_keys"])
-    _keep_attention_type(model)
-    context_length = _context_length(model, tokenizer)
+    attention: str | None = config.attn_implementation
+    if attention == "auto":
+        has_dropout = _has_dropout(model_config)
+        attention = attention_for(device, precision, length, has_dropout=has_dropout)
+        if attention == "sdpa":
+            # Left to transformers, it gives way to eager in architectures without it (DeBERTa).
+            attention = None
+    read = read_model(found, auto_class, model_config, attention, seed)
+    keep_attention_type(read.model)
+    context_length = _context_length(read.model, tokenizer)
     if context_length is not None and length > context_length:
         raise ConfigError(
-            f"{length_key} is {length}, but {config.name_or_path} takes at most {context_length} "
+            f"{length_key} is {length}, but {found.name} takes at most {context_length} "
             f"tokens; set {length_key} to {context_length} or less"
         )
     if context_length is not None:
         tokenizer.model_max_length = context_length  # where it did not know its model's limit
-    return _Loaded(
-        folder, model, tokenizer, report["missing_keys"], report["unexpected_keys"], context_length
-    )
-
-
-def start_from_frequencies(loaded: LoadedModel, token_counts: NDArray[np.int64]) -> bool:
-    """Set the output bias of a new head to the log frequencies of the tokens, smoothed by one.
-
-    A new head would spend its first steps on learning which tokens are frequent. The class prior
-    as the bias of a last layer: Lin et al. 2017 ("Focal loss for dense object detection", 4.1).
-
-    Args:
-        loaded: its model is changed if its output bias is new.
-        token_counts: (V,) how often each id occurs in the training text.
-
-    Returns:
-        Whether the bias was set; False where the checkpoint holds one, or the head has none.
-    """
-    bias = _output_bias(loaded.model)
-    parameters = loaded.model.named_parameters(remove_duplicate=False)
-    if bias is None or not any(p is bias and name in loaded.new_weights for name, p in parameters):
-        return False
-    smoothed = torch.from_numpy(token_counts).double() + 1.0
-    with torch.no_grad():
-        bias.copy_((smoothed / smoothed.sum()).log())
-    return True
-
-
-def _output_bias(model: Any) -> torch.Tensor | None:
-    """(V,) the bias of the layer that predicts tokens; None where it has none."""
-    shape = model.get_input_embeddings().weight.shape[:1]
-    bias = getattr(model.get_output_embeddings(), "bias", None)
-    if bias is not None and bias.shape == shape:
-        return bias  # type: ignore[no-any-return]
-    # DeBERTa's head of `legacy: false` multiplies by the input embeddings and keeps its bias
-    # elsewhere; what it calls its output embeddings is the dense layer before them.
-    encoder = f"{model.base_model_prefix}."
-    return next(
-        (
-            parameter
-            for name, parameter in model.named_parameters()
-            if name.endswith(".bias") and parameter.shape == shape and not name.startswith(encoder)
-        ),
-        None,
-    )
-
-
-def _keep_attention_type(model: Any) -> None:
-    """Let BigBird compute each input by its own kind of attention.
-
-    At its first short input it would turn from sparse to full attention, and never back.
-    """
-    encoder = model.base_model
-    if hasattr(encoder, "set_attention_type"):
-        own = encoder.attention_type
-        encoder.register_forward_pre_hook(lambda module, args: module.set_attention_type(own))
-
-
-def _check_encoder(name: str, model: Any, missing: set[str]) -> None:
-    """A head may be new; an encoder that is in part new would be ruined without a word."""
-    encoder = f"{model.base_model_prefix}."
-    lost = sorted(key for key in missing if key.startswith(encoder) and ".pooler." not in key)
-    if lost:
-        raise ConfigError(
-            f"model.name_or_path: {name} lacks weights of its encoder ({lost[0]}"
-            + (f" and {len(lost) - 1} more" if len(lost) > 1 else "")
-            + "); its files are damaged or of another architecture: fetch or save it again"
-        )
+    of_tokenizer = (f"{found.name} {note}" for note in tokenizer_notes(tokenizer, model_config))
+    notes = (*found.notes, *read.notes, *of_tokenizer)
+    return _Loaded(found, read, tokenizer, context_length, notes)
 
 
 def _check_pair_head(name: str, objective: Objective, model_config: Any) -> None:
@@ -379,24 +306,32 @@ def _pair_weights(model: Any, names: Collection[str]) -> tuple[str, ...]:
     return tuple(sorted(n for n in names if n not in masked_lm or n.startswith(encoder)))
 
 
-def _check_no_decoder(name: str, model_config: Any) -> None:
-    """BART has a class for masked tokens, whose decoder would be fed masked text to predict it."""
+def _check_is_encoder(found: ModelFolder, model_config: Any) -> None:
+    """Refuse what sees no text to the right of a mask, or predicts it by a decoder."""
     if getattr(model_config, "is_encoder_decoder", False):
-        raise ConfigError(
-            f"model.name_or_path: {name} ({model_config.model_type}) is an encoder with a decoder, "
-            "which is not trained on masked tokens alone; choose one of the BERT kind (BERT, "
-            "RoBERTa, DeBERTa, ModernBERT, ...)"
+        # BART has a class for masked tokens, whose decoder would be fed text to predict it.
+        raise found.refused(
+            f"({model_config.model_type}) is an encoder with a decoder, which is not trained on "
+            "masked tokens alone; choose one of the BERT kind (BERT, RoBERTa, DeBERTa, ModernBERT, "
+            "...)"
+        )
+    if getattr(model_config, "is_decoder", False):
+        raise found.refused(
+            "has is_decoder: true in its config.json, with which no token sees those after it; "
+            "remove that if it is an encoder"
         )
 
 
-def _check_vocabulary(name: str, tokenizer: PreTrainedTokenizerFast, model_config: Any) -> None:
+def _check_vocabulary(
+    found: ModelFolder, tokenizer: PreTrainedTokenizerFast, model_config: Any
+) -> None:
     vocab_size = getattr(model_config, "vocab_size", None)
     num_ids = max(tokenizer.get_vocab().values()) + 1  # more than len(tokenizer) if ids have gaps
     if vocab_size is not None and num_ids > vocab_size:
-        raise ConfigError(
-            f"{name}: the tokenizer has ids for {num_ids} tokens, but the model has embeddings for "
-            f"{vocab_size}; resize them (model.resize_token_embeddings({num_ids}) in "
-            "transformers, then save_pretrained), or use the model's own tokenizer"
+        raise found.refused(
+            f"has a tokenizer with ids for {num_ids} tokens, and embeddings for {vocab_size}; "
+            f"resize them (model.resize_token_embeddings({num_ids}) in transformers, then "
+            "save_pretrained), or use the model's own tokenizer"
         )
 
 
@@ -414,20 +349,6 @@ def _set_dropout(model_config: Any, rate: float, names: Sequence[str]) -> None:
         setattr(model_config, field, rate)
 
 
-def _attention_for(
-    device: torch.device, precision: str, chunk_length: int, *, has_dropout: bool
-) -> str:
-    for on, computes_in, up_to, with_dropout, implementation in ATTENTION_TABLE:
-        if (
-            on in (None, device.type)
-            and computes_in in (None, precision)
-            and (up_to is None or chunk_length <= up_to)
-            and with_dropout in (None, has_dropout)
-        ):
-            return implementation
-    raise AssertionError("the table's last row fits everything")
-
-
 def _context_length(model: Any, tokenizer: PreTrainedTokenizerFast) -> int | None:
     """The longest input; RoBERTa's kind keeps the first position rows for padding."""
     limits = []
@@ -442,21 +363,6 @@ def _context_length(model: Any, tokenizer: PreTrainedTokenizerFast) -> int | Non
     if tokenizer.model_max_length < 10**6:  # transformers writes 1e30 for "not known"
         limits.append(tokenizer.model_max_length)
     return min(limits, default=None)
-
-
-def _why_not_loadable(name: str, error: Exception) -> str:
-    text = str(error)
-    if "trust_remote_code" in text:
-        return (
-            f"model.name_or_path: {name} needs code from its own repository (trust_remote_code), "
-            "which mlmtune never runs; choose an architecture that transformers has"
-        )
-    if "Unrecognized configuration class" in text or "Unrecognized model" in text:
-        return (
-            f"model.name_or_path: {name} is not a masked language model that transformers knows; "
-            "choose one of the BERT kind (BERT, RoBERTa, DeBERTa, ModernBERT, ...)"
-        )
-    return f"model.name_or_path: {name} cannot be loaded ({first_line(error)})"
 
 
 def _quiet_libraries() -> None:

@@ -3,10 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from mlmtune.locations import FILE_SCHEME, PACKAGE_SCHEME
-
-RESULT_FOLDER = "model"
-"""Where a run keeps its result: a name that says nothing of the run."""
+from mlmtune.locations import FILE_SCHEME, PACKAGE_SCHEME, RESULT_FOLDER
 
 
 def short_names(locations: Sequence[str]) -> list[str]:

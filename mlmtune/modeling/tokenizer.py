@@ -1,38 +1,129 @@
-"""The tokenizer of a model. Nothing here imports torch; transformers may."""
+"""The tokenizer of a model: loading it, and what is worth saying of it."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, PythonBackend
+from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
-from mlmtune.errors import ConfigError, first_line
+from mlmtune.modeling.locating import ModelFolder
+
+FEWEST_KNOWN = 0.9
+"""Share of the rows of a model's embeddings for which its own tokenizer has ids; some are spare."""
+MOST_CAPITALS = 0.1
+"""Share of pieces with capital letters in the vocabulary of a tokenizer that makes all small."""
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+def load_tokenizer(found: ModelFolder) -> PreTrainedTokenizerFast:
     """Load a fast tokenizer that has a mask token.
 
     Raises:
         ConfigError: it is not there, has no mask token, is not a fast one, or cannot be read.
     """
+    named = _named_class(found.path)
+    known = None if named is None else tokenizer_class_from_name(named)
+    # The plain base class names no format; transformers takes tokenizer.json then.
+    is_fast = known is not None and issubclass(known, PreTrainedTokenizerFast)
+    if not is_fast and known not in (None, PythonBackend):
+        raise found.refused(_slow(str(named)))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(found.path, trust_remote_code=False)
     except Exception as error:  # transformers raises nearly every kind here
-        raise ConfigError(
-            f"model.name_or_path: the tokenizer in {folder} cannot be loaded ({first_line(error)})"
-        ) from error
+        raise found.refused(_why_not_loadable(found.path, named, known, error)) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise ConfigError(
-            f"model.name_or_path: {folder} has a slow tokenizer ({type(tokenizer).__name__}); "
-            "mlmtune needs one with a tokenizer.json"
-        )
+        raise found.refused(_slow(type(tokenizer).__name__))
     if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
         # Where there are no files, transformers makes one up that knows special tokens alone.
-        raise ConfigError(
-            f"model.name_or_path: there is no tokenizer in {folder}, or it has no vocabulary; put "
-            "the model's tokenizer.json there"
-        )
+        raise found.refused(_NO_TOKENIZER)
     if tokenizer.mask_token_id is None:
-        raise ConfigError(
-            f"model.name_or_path: the tokenizer in {folder} has no mask token, so this is not a "
-            "masked language model; choose another model"
+        raise found.refused(
+            "has a tokenizer without a mask token, so it is not a masked language model; choose "
+            "another model"
         )
     return tokenizer
+
+
+_NO_TOKENIZER = (
+    "has no tokenizer, or one without a vocabulary; put the model's tokenizer.json beside its "
+    "config.json"
+)
+
+
+def _slow(name: str) -> str:
+    return (
+        f"has a slow tokenizer ({name}), which exists in Python alone; mlmtune needs one with a "
+        "tokenizer.json: choose another model"
+    )
+
+
+def _named_class(folder: Path) -> str | None:
+    """The class that the files name; tokenizer_config.json comes first."""
+    for file in ("tokenizer_config.json", "config.json"):
+        try:
+            name = json.loads((folder / file).read_text(encoding="utf-8")).get("tokenizer_class")
+        except (OSError, ValueError, AttributeError):
+            continue
+        if isinstance(name, str):
+            return name
+    return None
+
+
+def _why_not_loadable(folder: Path, named: str | None, known: Any, error: Exception) -> str:
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    if "trust_remote_code" in str(error):
+        return CODE_OF_ITS_OWN
+    if "Couldn't instantiate the backend tokenizer" in said:
+        if named is not None and known is None:
+            return (
+                f"names the tokenizer class {named}, which transformers does not have, and has no "
+                "tokenizer.json; choose another model"
+            )
+        return _NO_TOKENIZER
+    models = [path.name for path in sorted(folder.glob("*.model"))]
+    if models and "tiktoken" in said:  # what transformers tries next
+        return f"has a {models[0]} that is no SentencePiece model; fetch it again"
+    return f"has a tokenizer that cannot be loaded ({said}); fetch or save it again"
+
+
+CODE_OF_ITS_OWN = (
+    "needs code from its own repository (trust_remote_code), which mlmtune never runs; choose an "
+    "architecture that transformers has"
+)
+
+
+def tokenizer_notes(tokenizer: PreTrainedTokenizerFast, model_config: Any) -> Iterator[str]:
+    """What is likely wrong with a tokenizer, or with the model that it is paired with.
+
+    Args:
+        tokenizer: a model's.
+        model_config: the model's own.
+
+    Yields:
+        What goes on after the model's name.
+    """
+    vocabulary = tokenizer.get_vocab()
+    rows = getattr(model_config, "vocab_size", None)
+    if rows is not None and len(vocabulary) < FEWEST_KNOWN * rows:
+        yield (
+            f"has a tokenizer of {len(vocabulary):,} tokens and embeddings for {rows:,}; is it the "
+            "model's own?"
+        )
+    around = tokenizer("")["input_ids"]
+    ends = (tokenizer.cls_token_id, tokenizer.sep_token_id)
+    if None not in ends and not around:
+        yield (
+            f"has a tokenizer that puts no {tokenizer.cls_token} and no {tokenizer.sep_token} "
+            "around a text; its tokenizer.json may be missing"
+        )
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    if normalizer is not None and normalizer.normalize_str("A") == "a":
+        pieces = vocabulary.keys() - set(tokenizer.all_special_tokens)
+        capital = sum(piece != piece.lower() for piece in pieces)
+        if capital > MOST_CAPITALS * len(pieces):
+            yield (
+                f"has a tokenizer that makes all letters small, and {capital / len(pieces):.0%} of "
+                'its vocabulary has capital letters, which no text can match; set "do_lower_case": '
+                "false in its tokenizer_config.json"
+            )

@@ -71,7 +71,7 @@ def evaluate_models(
 
     Args:
         configs: name of each, and its settings.
-        models: folders, hub names, or package://NAME/FOLDER.
+        models: folders, directories of runs, hub names, or package://NAME/FOLDER.
         console: shows what takes time; prints the table.
         as_json: a list of records instead.
         dump: a file that the masked input and the predictions of each chunk are written to.
@@ -104,6 +104,7 @@ def evaluate_models(
                 accelerator.device,
                 precision_of(accelerator),
                 console,
+                model_key="--model",
             )
             if measurable.loaded.head_is_new:
                 console.say(

@@ -97,7 +97,7 @@ class MaskFiller:
     Tokenizers come first: what is wrong with a sentence is told before weights are loaded.
 
     Args:
-        locations: folders, names on a hub, or `package://NAME/FOLDER`.
+        locations: folders, directories of runs, names on a hub, or `package://NAME/FOLDER`.
         sentences: those that are known by now.
         words: to look up at each mask.
         top_k: number of candidates a mask.
@@ -119,7 +119,7 @@ class MaskFiller:
         self._locations = locations
         self._names = short_names(locations)
         self._top_k = top_k
-        folders = [locate_model(location, None) for location in locations]
+        folders = [locate_model(location, None, "--model") for location in locations]
         tokenizers = [load_tokenizer(folder) for folder in folders]
         self._mask_tokens = {str(tokenizer.mask_token) for tokenizer in tokenizers}
         self._targets = [TargetWords(words, tokenizer) for tokenizer in tokenizers]
@@ -127,14 +127,17 @@ class MaskFiller:
         self._loaded: list[LoadedModel] = []
         for location, folder in zip(locations, folders, strict=True):
             loaded = load_pretrained(
-                # The hub is asked once, so weights and tokenizer are of one revision.
-                ModelConfig(name_or_path=str(folder)),
+                ModelConfig(name_or_path=location),
                 objective="mlm",
                 chunk_length=1,
                 device=torch.device("cpu"),
                 precision="fp32",
                 seed=0,
+                # The hub is asked once, so weights and tokenizer are of one revision.
+                found=folder,
             )
+            for note in loaded.notes:
+                console.say(note)
             if loaded.head_is_new:
                 console.say(
                     f"{location} has no masked-LM head; it gets a new one, so its predictions "

@@ -26,10 +26,11 @@ from mlmtune.corpus.corpus import read_corpus
 from mlmtune.corpus.overlap import OverlapIndex
 from mlmtune.corpus.scanning import scan
 from mlmtune.errors import ConfigError, MlmtuneError
-from mlmtune.locations import cache_directory, resolve
+from mlmtune.locations import cache_directory, resolve, run_directory
 from mlmtune.modeling.device import build_accelerator, precision_of
 from mlmtune.modeling.loading import LoadedModel, load_classifier
-from mlmtune.modeling.names import RESULT_FOLDER, short_names
+from mlmtune.modeling.locating import locate_model
+from mlmtune.modeling.names import short_names
 from mlmtune.proof.bootstrap import NUM_RESAMPLES, SEED, estimate
 from mlmtune.proof.findings import Probe, ProbeRow
 from mlmtune.proof.many_runs import train_one_of_many
@@ -102,7 +103,11 @@ def probe(
     candidates = _candidates(models)
     data = read_task_data(config.data, console.say)
     for candidate in candidates:
-        _load(candidate, config, data)  # a fault of the last is not to be found after hours
+        # A fault of the last is not to be found after hours.
+        _, loaded = _load(candidate, config, data)
+        for note in loaded.notes:
+            console.say(note)
+        del loaded
     folder = Path(f"{Path(config.run.output_dir).expanduser()}-probe")
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -139,11 +144,10 @@ def _candidates(models: Sequence[str]) -> list[Candidate]:
     """
     found: list[tuple[str, FinishedRun | None]] = []
     for model in models:
-        directory = resolve(model)
-        if directory.name == RESULT_FOLDER and (directory.parent / "status.json").is_file():
-            directory = directory.parent
-        is_run = (directory / "status.json").is_file() and (directory / "corpus.json").is_file()
-        run = open_run(directory) if is_run else None
+        directory = run_directory(resolve(model))
+        # A classifier's run has no corpus, and no base that it is compared with.
+        is_of_text = directory is not None and (directory / "corpus.json").is_file()
+        run = open_run(directory) if directory is not None and is_of_text else None
         found.append((model if run is None else str(run.model), run))
     if len(found) == 1:
         run = found[0][1]
@@ -182,6 +186,7 @@ def _load(
         device=accelerator.device,
         precision=precision_of(accelerator),
         seed=config.run.seed,
+        found=locate_model(candidate.location, None, "--model"),
     )
     return accelerator, loaded
 

@@ -21,7 +21,7 @@ class FinishedRun:
     """A run that has come to its end.
 
     Attributes:
-        path: its directory, as the user gave it.
+        path: its directory.
         config: its config with every `auto` decided.
         record: how it went, as a report shows it; its name is that of the directory.
     """
@@ -44,6 +44,7 @@ def open_run(path: Path) -> FinishedRun:
             not whole.
     """
     run = finished_run_dir(path)
+    path = run.path
     if run.read_json("data.json") is not None:
         raise ConfigError(
             f"{path}: a classifier's run; reports are on masked language models. To compare models "

@@ -27,7 +27,7 @@ def push_run(path: Path, name: str, *, is_private: bool, console: Console) -> No
     """Push a finished run's `model/`, which includes its card, in one commit.
 
     Args:
-        path: the run's directory.
+        path: the run's directory, or its result.
         name: of the repository.
         is_private: what the repository is made as, and must be if it is true.
         console: says what is pushed, and where it is then.
@@ -49,7 +49,7 @@ def push_run(path: Path, name: str, *, is_private: bool, console: Console) -> No
         seen = "private" if repository.is_private else "public"
         console.say(f"pushing {len(files)} files, {size:,.1f} MB, to {repository.name} ({seen})")
         step = (run.read_json("eval_results.json") or {}).get("step")
-        message = f"{path.resolve().name}, step {step}"
+        message = f"{run.path.resolve().name}, step {step}"
         commit = push_folder(repository, run.model, message, console.say)
     except PushFailed as error:
         raise HubError(

@@ -19,6 +19,7 @@ from mlmtune.errors import (
     was_taken_away,
     why_not_written,
 )
+from mlmtune.locations import RESULT_FOLDER, run_directory
 from mlmtune.redaction import without_secrets
 
 OWN_FILES = (
@@ -105,7 +106,7 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.model = path / "model"
+        self.model = path / RESULT_FOLDER
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
 
@@ -235,18 +236,21 @@ def open_run_dir(path: Path, *, may_be_in_use: bool) -> Iterator[RunDir]:
 def finished_run_dir(path: Path) -> RunDir:
     """The directory of a run that has come to its end.
 
+    Args:
+        path: of the run, or of its result.
+
     Raises:
         ConfigError: there is no run, it goes on still, it did not come to its end, or its model is
             gone.
     """
-    run = RunDir(path)
+    run = RunDir(run_directory(path) or path)
     status = run.read_json("status.json")
     if status is None:
         raise ConfigError(f"{path}: there is no run in it (no status.json); give a run.output_dir")
     if status.get("state") != "finished":
         known = "step" in status
         where = f"step {status['step']} of {status['max_steps']}" if known else "the start"
-        if _is_held(path):
+        if _is_held(run.path):
             raise ConfigError(
                 f"{path}: the run is in progress (process {status.get('pid')}, at {where}); wait "
                 "for it"

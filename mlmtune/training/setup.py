@@ -13,8 +13,10 @@ from mlmtune.evaluation.fill_mask import encode_masked_text
 from mlmtune.evaluation.known_text import KnownText
 from mlmtune.evaluation.perplexity import Evaluator
 from mlmtune.evaluation.scoring import FixedMasks
-from mlmtune.modeling.loading import LoadedModel, load_pretrained, start_from_frequencies
+from mlmtune.modeling.loading import LoadedModel, load_pretrained
+from mlmtune.modeling.locating import MODEL_KEY, locate_model
 from mlmtune.modeling.masked_head import MaskedHead
+from mlmtune.modeling.new_head import start_from_frequencies
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.mixing import Mixture
 from mlmtune.tokens.pairs import PairSequences
@@ -55,7 +57,12 @@ class Measurable:
 
 
 def build_measurable(
-    config: Config, device: torch.device, precision: str, console: Console
+    config: Config,
+    device: torch.device,
+    precision: str,
+    console: Console,
+    *,
+    model_key: str = MODEL_KEY,
 ) -> Measurable:
     """Load the model, then the corpus.
 
@@ -64,6 +71,7 @@ def build_measurable(
         device: where the model will run.
         precision: what it will compute in.
         console: shows what takes time or was decided.
+        model_key: the setting or the flag that names the model.
 
     Raises:
         MlmtuneError: model, tokenizer and text do not fit, or are not there.
@@ -79,7 +87,10 @@ def build_measurable(
         device=device,
         precision=precision,
         seed=config.run.seed,
+        found=locate_model(config.model.name_or_path, config.model.revision, model_key),
     )
+    for note in loaded.notes:
+        console.say(note)
     for text in config.evaluation.examples:
         encode_masked_text(loaded.tokenizer, text)  # a sentence without a mask is told now
     head = MaskedHead(loaded.model, len(loaded.tokenizer))

@@ -227,14 +227,14 @@ def said() -> Iterator[list[str]]:
 
 def read(folder: Path) -> dict[str, torch.Tensor]:
     model, report = AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True)
-    return read_kept_weights(folder, model, report["unexpected_keys"])
+    return read_kept_weights(folder, model, report["unexpected_keys"], {})
 
 
 def test_nothing_is_read_where_nothing_is_left_over(base: Callable[..., Path]) -> None:
     folder = base("BertForMaskedLM")
     model = AutoModelForMaskedLM.from_pretrained(folder)
     (folder / "model.safetensors").unlink()
-    assert read_kept_weights(folder, model, ()) == {}
+    assert read_kept_weights(folder, model, (), {}) == {}
 
 
 def test_integers_are_left_out(base: Callable[..., Path]) -> None:

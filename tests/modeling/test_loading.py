@@ -12,9 +12,10 @@ import torch
 
 from mlmtune.config import ModelConfig
 from mlmtune.errors import ConfigError, HubError
-from mlmtune.modeling import loading, locating
+from mlmtune.modeling import locating
+from mlmtune.modeling.attention import attention_for
 from mlmtune.modeling.loading import load_pretrained
-from mlmtune.modeling.locating import locate_model
+from mlmtune.modeling.locating import ModelFolder, locate_model
 from mlmtune.modeling.tokenizer import load_tokenizer
 
 CPU = torch.device("cpu")
@@ -140,7 +141,7 @@ def test_a_tokenizer_without_a_mask_token_is_refused(tokenizer, tmp_path):
     tokenizer.mask_token = None
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="no mask token"):
-        load_tokenizer(tmp_path)
+        load_tokenizer(ModelFolder(tmp_path, "tiny"))
 
 
 def test_a_slow_tokenizer_is_refused(tmp_path):
@@ -148,7 +149,7 @@ def test_a_slow_tokenizer_is_refused(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(content), encoding="utf-8")
     (tmp_path / "config.json").write_text('{"model_type": "canine"}', encoding="utf-8")
     with pytest.raises(ConfigError, match=r"slow tokenizer \(CanineTokenizer\)"):
-        load_tokenizer(tmp_path)
+        load_tokenizer(ModelFolder(tmp_path, "tiny"))
 
 
 def test_a_folder_without_a_tokenizer_is_refused(copied):
@@ -303,9 +304,7 @@ def test_no_dropout_is_dropout_of_zero(copied):
     ],
 )
 def test_attention_is_taken_from_the_table(device, precision, chunk_length, has_dropout, expected):
-    found = loading._attention_for(
-        torch.device(device), precision, chunk_length, has_dropout=has_dropout
-    )
+    found = attention_for(torch.device(device), precision, chunk_length, has_dropout=has_dropout)
     assert found == expected
 
 

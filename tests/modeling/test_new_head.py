@@ -7,7 +7,8 @@ import transformers
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from mlmtune.config import ModelConfig
-from mlmtune.modeling.loading import LoadedModel, load_pretrained, start_from_frequencies
+from mlmtune.modeling.loading import LoadedModel, load_pretrained
+from mlmtune.modeling.new_head import start_from_frequencies
 
 
 def load(folder) -> LoadedModel:

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForMaskedLM
 
 from mlmtune.errors import ConfigError
 from mlmtune.evaluation.fill_mask import MaskPredictions, Prediction, Target, fill_mask
-from mlmtune.modeling import loading
+from mlmtune.modeling.locating import ModelFolder
 from mlmtune.modeling.tokenizer import load_tokenizer
 from mlmtune.proof.filling import Answer, FilledText, MaskFiller, converse, show
 
@@ -82,8 +83,8 @@ def test_each_model_says_what_it_says_alone(
     assert [answer.name for answer in filled.models] == ["tiny-bert", "azure"]
     assert [answer.model for answer in filled.models] == [str(model_dir), str(roberta_dir)]
     for folder, answer in zip((model_dir, roberta_dir), filled.models, strict=True):
-        tokenizer = load_tokenizer(folder)
-        model = loading.AutoModelForMaskedLM.from_pretrained(folder)
+        tokenizer = load_tokenizer(ModelFolder(folder, folder.name))
+        model = AutoModelForMaskedLM.from_pretrained(folder)
         alone = fill_mask(model, tokenizer, f"{TEXT} [MASK]", 3)
         assert [list(mask.predictions) for mask in answer.masks] == alone
 

@@ -1,0 +1,196 @@
+"""Reading a checkpoint's weights into a model, and seeing to it that they have arrived.
+
+Whatever does not arrive is drawn at random without an error: what transformers does with names that
+it does not know. A head may be new; an encoder may not.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+import transformers
+from transformers.modeling_utils import load_state_dict
+
+from mlmtune.errors import is_out_of_memory
+from mlmtune.modeling.locating import ModelFolder, read_model_config
+from mlmtune.modeling.tokenizer import CODE_OF_ITS_OWN
+from mlmtune.modeling.weight_files import quantised, weight_files
+from mlmtune.modeling.wrapped_weights import names_without_wrapper
+
+QUANTISED_TYPES = (torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2)
+
+
+@dataclass(frozen=True)
+class ReadModel:
+    """What from_pretrained() gave.
+
+    Attributes:
+        model: in fp32, on the CPU.
+        missing: names of its weights that the files do not hold; drawn anew.
+        unexpected: names of what the files hold besides, as they are when loaded.
+        renamed: names in the files, and those in the model; empty where they are the same.
+        notes: what the user should know, in sentences.
+    """
+
+    model: Any
+    missing: set[str]
+    unexpected: set[str]
+    renamed: Mapping[str, str]
+    notes: tuple[str, ...]
+
+
+def read_model(
+    found: ModelFolder, auto_class: Any, model_config: Any, attention: str | None, seed: int
+) -> ReadModel:
+    """Load a model with the head of a class.
+
+    Args:
+        found: its folder.
+        auto_class: one of transformers' `AutoModelFor...`.
+        model_config: its config.
+        attention: how attention is computed; None leaves it to transformers.
+        seed: draws the weights that the checkpoint does not hold.
+
+    Raises:
+        ConfigError: the weights cannot be read, are not this architecture's, or not finite numbers.
+    """
+    files = weight_files(found.path, read_model_config(found))
+    for file in files:
+        if file.suffix != ".safetensors":
+            _check_pickle(found, file)
+
+    def load(model_class: Any, folder: Path | None, **state: Any) -> Any:
+        torch.manual_seed(seed)
+        return model_class.from_pretrained(
+            folder,
+            config=model_config,
+            dtype=torch.float32,
+            attn_implementation=attention,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # looked at below
+            trust_remote_code=False,
+            **state,
+        )
+
+    names: dict[str, str] = {}
+    notes: list[str] = []
+    try:
+        model, report = load(auto_class, found.path)
+        lost = _lost_weights(model, report["missing_keys"])
+        if lost:
+            state = {name: t for file in files for name, t in load_state_dict(str(file)).items()}
+            unwrapped = names_without_wrapper(state.keys(), model, lost)
+            if unwrapped is not None:
+                names, left_out = unwrapped
+                state = {names[name]: tensor for name, tensor in state.items()}
+                model, report = load(type(model), None, state_dict=state)
+                lost = _lost_weights(model, report["missing_keys"])
+                notes.append(
+                    f"{found.name}: its weights have the names of a wrapper; they are read without "
+                    f"{left_out}"
+                )
+    except Exception as error:
+        if isinstance(error, MemoryError) or is_out_of_memory(error):
+            raise
+        raise found.refused(why_not_loadable(error)) from error
+    missing, encoder = set(report["missing_keys"]), f"{model.base_model_prefix}."
+    for name, in_file, by_config in sorted(report["mismatched_keys"]):
+        if name.startswith(encoder):
+            raise found.refused(
+                f"has a config.json that does not fit its weights ({name} is {tuple(in_file)} in "
+                f"the file and {tuple(by_config)} by the config); fetch or save it again"
+            )
+        missing.add(name)  # a head of another size is as good as none
+    if lost:
+        others = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        raise found.refused(
+            f"lacks weights of its encoder ({lost[0]}{others}); its files are damaged or of "
+            "another architecture: fetch or save it again"
+        )
+    _check_finite(found, model)
+    notes += _left_out(found, model, report["unexpected_keys"])
+    return ReadModel(model, missing, report["unexpected_keys"], names, tuple(notes))
+
+
+def _lost_weights(model: Any, missing: set[str]) -> list[str]:
+    """Weights of the encoder that the files do not hold; poolers may be new."""
+    encoder = f"{model.base_model_prefix}."
+    return sorted(key for key in missing if key.startswith(encoder) and ".pooler." not in key)
+
+
+def _check_pickle(found: ModelFolder, file: Path) -> None:
+    """See what is in a file of pickled tensors, without reading them and without running code.
+
+    Raises:
+        ConfigError: it holds anything else, is cut off, or is quantised.
+    """
+    try:
+        content = load_state_dict(str(file), map_location="meta")  # which is weights_only=True
+    except UnpicklingError as error:
+        raise found.refused(
+            f"has a {file.name} that is no file of weights, or holds objects besides, which could "
+            "run code when they are loaded; save the model with save_pretrained()"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise found.refused(f"has a {file.name} that is damaged; fetch it again") from error
+    tensors = {name: t for name, t in content.items() if isinstance(t, torch.Tensor)}
+    if not tensors:
+        raise found.refused(
+            f"has a {file.name} that holds no weights but {', '.join(map(str, content))}; save the "
+            "weights alone with save_pretrained()"
+        )
+    for name, tensor in tensors.items():
+        if tensor.dtype in QUANTISED_TYPES and tensor.ndim > 1:
+            raise found.refused(quantised(f"{name} is saved as {tensor.dtype}"))
+
+
+def _check_finite(found: ModelFolder, model: Any) -> None:
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise found.refused(
+                f"has weights that are not finite numbers ({name}); training it has diverged, or "
+                "its files are damaged: choose another model"
+            )
+
+
+def _left_out(found: ModelFolder, model: Any, unexpected: set[str]) -> Iterator[str]:
+    """Say where a model is smaller than its files, or does not use a head that they hold."""
+    layers = sorted(name for name in unexpected if re.search(r"\b(layers?|h)\.\d+\.", name))
+    if layers:
+        yield (
+            f"{found.name}: its weights have more layers than its config.json says; {layers[0]} "
+            f"and {len(layers) - 1} more weights are left out"
+        )
+    uses_other_head = getattr(model.config, "legacy", False) and hasattr(model, "cls")
+    if uses_other_head and any(name.startswith("lm_predictions.lm_head.") for name in unexpected):
+        yield (
+            f"{found.name}: its files hold a masked-LM head that its config.json leaves unused; "
+            '"legacy": false there uses it'
+        )
+
+
+def why_not_loadable(error: Exception) -> str:
+    """Why transformers has not loaded a config or a model; goes on after the model's name."""
+    text = str(error)
+    if "trust_remote_code" in text:
+        return CODE_OF_ITS_OWN
+    if "does not recognize this architecture" in text:
+        return (
+            f"has an architecture that transformers {transformers.__version__} does not know; "
+            "choose another model, or install a version that knows it"
+        )
+    if "Unrecognized configuration class" in text or "Unrecognized model" in text:
+        return (
+            "is not a masked language model that transformers knows; choose one of the BERT kind "
+            "(BERT, RoBERTa, DeBERTa, ModernBERT, ...)"
+        )
+    if isinstance(error, KeyError):
+        return f"has a config.json that names {text}, which transformers does not know; correct it"
+    said = " ".join(text.split())[:200] or type(error).__name__
+    return f"cannot be loaded ({said})"
