@@ -39,7 +39,7 @@ def load_tokenizer(found: ModelFolder) -> PreTrainedTokenizerFast:
         raise found.refused(_NO_TOKENIZER)
     if tokenizer.mask_token_id is None:
         raise found.refused(
-            "has a tokenizer without a mask token, so it is not a masked language model; choose "
+            "has a tokenizer that has no mask token, so it is not a masked language model; choose "
             "another model"
         )
     return tokenizer

@@ -156,7 +156,7 @@ def test_a_folder_without_a_tokenizer_is_refused(copied):
     folder = copied()
     for path in folder.glob("*token*"):
         path.unlink()
-    with pytest.raises(ConfigError, match=r"no tokenizer in .* tokenizer\.json"):
+    with pytest.raises(ConfigError, match=r"has no tokenizer, .* tokenizer\.json"):
         load(folder)
 
 
@@ -340,6 +340,7 @@ def test_a_short_input_does_not_change_how_a_long_one_is_attended(tokenizer, sav
 
 
 def test_a_folder_without_config_json_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"no config\.json, .*save_pretrained"):
         load(tmp_path)
 
@@ -348,13 +349,6 @@ def test_a_folder_without_config_json_is_refused(tmp_path):
 def test_a_missing_folder_is_not_looked_for_on_the_hub(name):
     with pytest.raises(ConfigError, match=f"there is no folder {name}"):
         locate_model(name, None)
-
-
-def test_a_file_is_not_a_folder(tmp_path, monkeypatch):
-    (tmp_path / "model").write_text("", encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="there is no folder model"):
-        locate_model("model", None)
 
 
 def test_a_name_that_can_be_neither_is_refused(monkeypatch):
@@ -396,14 +390,6 @@ def test_an_encoder_with_a_decoder_is_refused(copied, model_type):
     folder = copied(model_type=model_type, is_encoder_decoder=True, classifier_dropout=0.0)
     with pytest.raises(ConfigError, match=rf"\({model_type}\) is an encoder with a decoder.*BERT"):
         load(folder)
-
-
-def test_broken_weights_are_said_in_one_line(copied):
-    folder = copied()
-    (folder / "model.safetensors").write_bytes(b"nothing of the kind")
-    with pytest.raises(ConfigError, match="cannot be loaded") as error:
-        load(folder)
-    assert "\n" not in str(error.value)
 
 
 # The hub, out of reach.
