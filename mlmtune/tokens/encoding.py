@@ -11,6 +11,7 @@ from tokenizers import Encoding, Tokenizer
 
 from mlmtune.errors import ConfigError
 from mlmtune.tokens.borders import Offsets, TextBorders, begins_joined, is_punctuation
+from mlmtune.tokens.pieces import Cutter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 ROLES = ("cls", "sep", "pad", "mask", "bos", "eos", "unk")
 """What a special token is for. Text that spells a token with a role stays text."""
 
-Tokens = tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.int64]]
+Tokens = tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.int64]]
 """Ids of texts, one text after the other; whether each begins a word; tokens of each text."""
 
 
@@ -78,6 +79,11 @@ def _rename_entries(content: dict[str, Any], hidden: set[str]) -> None:
     content["added_tokens"] = [t for t in content["added_tokens"] if t["content"] not in renamed]
 
 
+def largest_id(backend: Tokenizer) -> int:
+    """The largest id of a vocabulary, which may have gaps."""
+    return max(backend.get_vocab().values())
+
+
 def framed(tokenizer: "PreTrainedTokenizerFast", *, is_pair: bool = False) -> Encoding:
     """Some text, or two, between the special tokens of the tokenizer's template.
 
@@ -95,11 +101,17 @@ class Encoder:
 
     Args:
         backend: as `plain_backend` makes it.
+
+    Attributes:
+        cutter: cuts texts that are too long to be given whole.
+        dtype: of an id.
     """
 
     def __init__(self, backend: Tokenizer) -> None:
         self._backend = backend
         self._continues_word = _continuing_pieces(backend)
+        self.cutter = Cutter(backend)
+        self.dtype = np.dtype(np.uint16 if largest_id(backend) < 2**16 else np.int32)
 
     def __call__(self, texts: list[str]) -> Tokens:
         """Tokens of all texts, without special ones."""
@@ -108,7 +120,7 @@ class Encoder:
         encodings = encode(texts, add_special_tokens=False)
         lengths = np.asarray([len(encoding) for encoding in encodings], dtype=np.int64)
         num_tokens = int(lengths.sum())
-        ids = np.fromiter(chain.from_iterable(e.ids for e in encodings), np.int32, num_tokens)
+        ids = np.fromiter(chain.from_iterable(e.ids for e in encodings), self.dtype, num_tokens)
         if self._continues_word is None:
             return ids, _word_starts(texts, encodings, lengths), lengths
         word_starts = ~self._continues_word[ids]
@@ -167,7 +179,7 @@ def _continuing_pieces(backend: Tokenizer) -> NDArray[np.bool_] | None:
     added = {token["content"]: token for token in content["added_tokens"]}
     if any(_cuts_words(token) for token in added.values()):
         return None
-    continues = np.zeros(max(backend.get_vocab().values()) + 1, dtype=bool)
+    continues = np.zeros(largest_id(backend) + 1, dtype=bool)
     for token, id_ in model["vocab"].items():
         # Of a mark after punctuation the tokenizer makes a word of its own.
         continues[id_] = token not in added and (token.startswith(prefix) or begins_joined(token))

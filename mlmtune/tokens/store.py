@@ -546,7 +546,7 @@ class StoreWriter:
         """
         self._batches.append(
             {
-                "ids": ids.astype(self._dtype),
+                "ids": ids.astype(self._dtype, copy=False),
                 "word_starts": word_starts,
                 "lengths": lengths,
                 "content_hashes": content_hashes,
@@ -566,9 +566,10 @@ class StoreWriter:
             self._finish_shard()
 
     def _finish_shard(self) -> None:
+        # One array after the other: a document may have so many tokens that two copies are much.
         arrays = {
-            name: np.concatenate([batch[name] for batch in self._batches])
-            for name in self._batches[0]
+            name: np.concatenate([batch.pop(name) for batch in self._batches])
+            for name in list(self._batches[0])
         }
         name = _shard_name(len(self._shards))
         entry: dict[str, Any] = {
@@ -660,10 +661,12 @@ def count_by_source(
         sources: (D,) index of each document's source.
         num_sources: how many there are.
     """
-    before = np.concatenate([np.zeros(1, np.int64), np.cumsum(bits)])
-    ends = np.cumsum(lengths)
+    has_tokens = lengths > 0
+    begins = (np.cumsum(lengths) - lengths)[has_tokens]
     by_source = np.zeros(num_sources, dtype=np.int64)
-    np.add.at(by_source, sources, before[ends] - before[ends - lengths])
+    if len(begins):
+        counts = np.add.reduceat(bits, begins, dtype=np.int64)
+        np.add.at(by_source, sources[has_tokens], counts)
     return [int(count) for count in by_source]
 
 

@@ -2,14 +2,12 @@
 
 import json
 import os
-import re
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -29,7 +27,8 @@ from mlmtune.errors import ConfigError, DataError, MlmtuneError, ResourceError, 
 from mlmtune.integrity import Damaged
 from mlmtune.locations import cache_directory
 from mlmtune.tokens.borders import Offsets
-from mlmtune.tokens.encoding import Encoder, Tokens, framed, plain_backend
+from mlmtune.tokens.encoding import Encoder, Tokens, framed, largest_id, plain_backend
+from mlmtune.tokens.pieces import cut
 from mlmtune.tokens.store import (
     FORMAT_VERSION,
     StoreWriter,
@@ -38,7 +37,7 @@ from mlmtune.tokens.store import (
     is_finished,
     read_manifest,
 )
-from mlmtune.tokens.unknown import UnknownText, UnknownTextFinder, unknown_token_id
+from mlmtune.tokens.unknown import UnknownText, UnknownTextFinder, stretches, unknown_token_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -48,12 +47,7 @@ T = TypeVar("T")
 BATCH_DOCUMENTS = 256
 """Documents handed to the tokenizer at once: enough to keep its threads busy."""
 BATCH_CHARACTERS = 2_000_000
-"""Characters handed over at once, more or less: the tokenizer takes 100 bytes and more for each."""
-PIECE_CHARACTERS = 500_000
-"""A longer document is handed over in pieces."""
-
-SINGLE_SPACE = re.compile(r"(?<=\S)\s(?=\S)")
-"""Where a text may be cut: what stands on the two sides never makes one token."""
+"""Characters of documents that wait for the tokenizer, more or less."""
 
 # What decides which side a document is on is left out of the fingerprint: the store holds both
 # sides, and the split is drawn when it is opened.
@@ -408,7 +402,7 @@ def _write(
     texts = read_corpus(corpus, ingredients.listing, cleaned, console)
     writer = StoreWriter(
         directory,
-        vocabulary_size=max(backend.get_vocab().values()) + 1,
+        vocabulary_size=largest_id(backend) + 1,
         sources=[(source.name, source.validation) for source in texts.sources],
         made_of=ingredients.made_of,
     )
@@ -459,49 +453,51 @@ def _tokenize(
     batch: list[Document], encode: Encoder, finder: UnknownTextFinder
 ) -> tuple[Tokens, UnknownText]:
     """The documents of a batch, one after the other, and what of them is unknown."""
-    handed_over = [
-        (number, piece) for number, document in enumerate(batch) for piece in pieces(document.text)
-    ]
-    encoded = [encode(group) for group in groups([piece for _, piece in handed_over])]
-    ids, word_starts, piece_lengths = map(np.concatenate, zip(*encoded, strict=True))
-    lengths = np.zeros(len(batch), dtype=np.int64)
-    np.add.at(lengths, [number for number, _ in handed_over], piece_lengths)
-    return (ids, word_starts, lengths), _unknown_text(batch, ids, lengths, encode, finder)
-
-
-def _unknown_text(
-    batch: list[Document],
-    ids: NDArray[np.int32],
-    lengths: NDArray[np.int64],
-    encode: Encoder,
-    finder: UnknownTextFinder,
-) -> UnknownText:
-    """What of a batch is unknown. Only documents that have unknown tokens are encoded again."""
-    borders = np.cumsum(lengths)[:-1]
-    is_unknown = np.split(finder.tokens(ids), borders)
-    concerned = [number for number, of_document in enumerate(is_unknown) if of_document.any()]
-    offsets = offsets_of([batch[number].text for number in concerned], encode)
+    ids, word_starts = [np.empty(0, encode.dtype)], [np.empty(0, bool)]
+    lengths, num_unknown = np.zeros(len(batch), np.int64), np.zeros(len(batch), np.int64)
+    unknown: defaultdict[int, list[Offsets]] = defaultdict(list)
+    for group in cut((document.text for document in batch), encode.cutter):
+        numbers = [piece.number for piece in group]
+        found_ids, found_starts, piece_lengths = encode([piece.text for piece in group])
+        ids.append(found_ids)
+        word_starts.append(found_starts)
+        np.add.at(lengths, numbers, piece_lengths)
+        is_unknown = np.split(finder.tokens(found_ids), np.cumsum(piece_lengths)[:-1])
+        np.add.at(num_unknown, numbers, [of_piece.sum() for of_piece in is_unknown])
+        # Only pieces that have unknown tokens are encoded again.
+        concerned = [number for number, of_piece in enumerate(is_unknown) if of_piece.any()]
+        offsets = encode.offsets([group[number].text for number in concerned])
+        for number, of_piece in zip(concerned, offsets, strict=True):
+            places = Offsets(*(side[is_unknown[number]] + group[number].begin for side in of_piece))
+            unknown[group[number].number].append(stretches(places))
     texts = {
-        number: (batch[number].text, Offsets(*(side[is_unknown[number]] for side in found)))
-        for number, found in zip(concerned, offsets, strict=True)
+        number: (batch[number].text, Offsets(*map(np.concatenate, zip(*found, strict=True))))
+        for number, found in unknown.items()
     }
-    return finder.find(texts, np.asarray([of_document.sum() for of_document in is_unknown]))
+    tokens = (np.concatenate(ids), np.concatenate(word_starts), lengths)
+    return tokens, finder.find(texts, num_unknown)
 
 
 def offsets_of(texts: list[str], encode: Encoder) -> Iterator[Offsets]:
     """Where the tokens of each text stand in it."""
-    cut = [list(pieces(text)) for text in texts]
-    handed_over = groups([piece for text in cut for piece in text])
-    found = chain.from_iterable(encode.offsets(group) for group in handed_over)
-    for text in cut:
-        begin = 0
-        starts, ends = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        for piece in text:
-            offsets = next(found)
-            starts.append(begin + offsets.starts)
-            ends.append(begin + offsets.ends)
-            begin += len(piece)
-        yield Offsets(np.concatenate(starts), np.concatenate(ends))
+    found: list[list[Offsets]] = [[] for _ in texts]
+    num_done = 0
+    for group in cut(texts, encode.cutter):
+        for piece, offsets in zip(group, encode.offsets([p.text for p in group]), strict=True):
+            found[piece.number].append(Offsets(*(side + piece.begin for side in offsets)))
+        # The last text of a group may go on in the next one.
+        while num_done < group[-1].number:
+            yield _joined(found, num_done)
+            num_done += 1
+    while num_done < len(texts):
+        yield _joined(found, num_done)
+        num_done += 1
+
+
+def _joined(found: list[list[Offsets]], number: int) -> Offsets:
+    """The offsets of a text, which are needed no more in pieces."""
+    of_text, found[number] = found[number], []
+    return Offsets(*map(np.concatenate, zip(*of_text, strict=True)))
 
 
 def _append(
@@ -524,26 +520,3 @@ def _append(
         document_ids=[document.id for document in batch],
         unknown=unknown,
     )
-
-
-def pieces(text: str) -> Iterator[str]:
-    """A long text in pieces that give the same tokens; each but the first begins with a space."""
-    start = 0
-    while place := SINGLE_SPACE.search(text, start + PIECE_CHARACTERS):
-        yield text[start : place.start()]
-        start = place.start()
-    yield text[start:]
-
-
-def groups(texts: list[str]) -> Iterator[list[str]]:
-    """The texts in order, in groups that just reach BATCH_CHARACTERS."""
-    group: list[str] = []
-    num_characters = 0
-    for text in texts:
-        group.append(text)
-        num_characters += len(text)
-        if num_characters >= BATCH_CHARACTERS:
-            yield group
-            group, num_characters = [], 0
-    if group:
-        yield group

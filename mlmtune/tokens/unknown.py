@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -89,7 +89,9 @@ class UnknownTextFinder:
         num_bytes, num_words = np.zeros_like(num_tokens), np.zeros_like(num_tokens)
         found: Counter[str] = Counter()
         for number, (text, offsets) in texts.items():
-            for piece in _stretches(text, offsets):
+            starts, ends = stretches(offsets)
+            for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+                piece = text[start:end].strip()
                 num_bytes[number] += len(piece.encode())
                 num_words[number] += count_words(piece)
                 found.update(piece)
@@ -103,14 +105,13 @@ class UnknownTextFinder:
         return self._is_unknown[character]
 
 
-def _stretches(text: str, offsets: Offsets) -> Iterator[str]:
-    """The stretches of a text that stand under tokens; tokens side by side share one."""
-    if len(offsets.starts) == 0:
-        return
-    first = np.flatnonzero(np.append(True, offsets.starts[1:] > offsets.ends[:-1]))
-    last = np.append(first[1:], len(offsets.starts)) - 1
-    for start, end in zip(offsets.starts[first], offsets.ends[last], strict=True):
-        yield text[start:end].strip()
+def stretches(offsets: Offsets) -> Offsets:
+    """The stretches of a text under some of its tokens; tokens side by side share one."""
+    starts, ends = offsets
+    is_first = np.ones(len(starts), dtype=bool)
+    is_first[1:] = starts[1:] > ends[:-1]
+    is_last = np.append(is_first[1:], np.ones(min(len(starts), 1), dtype=bool))
+    return Offsets(starts[is_first], ends[is_last])
 
 
 def describe_unknown(counts: Mapping[str, int], vocabulary: Container[str]) -> str:

@@ -533,24 +533,6 @@ def test_the_frame_is_whole_under_a_tokenizer_that_truncates_and_pads(tokenizer)
     assert SpecialTokens.of(cutting) == SpecialTokens.of(tokenizer)
 
 
-@pytest.mark.parametrize("kind", ["tokenizer", "byte_tokenizer"])
-@given(
-    text=st.text(alphabet="ab c.\n\té文", max_size=200), piece=st.integers(1, 20),
-    batch=st.integers(1, 60),
-)  # fmt: skip
-def test_a_document_in_pieces_gives_the_tokens_of_the_whole(kind, request, text, piece, batch):
-    encode = Encoder(plain_backend(request.getfixturevalue(kind)))
-    whole_ids, whole_starts, _ = encode([text])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenization, "PIECE_CHARACTERS", piece)
-        patch.setattr(tokenization, "BATCH_CHARACTERS", batch)
-        pieces = list(tokenization.pieces(text))
-        encoded = [encode(group) for group in tokenization.groups(pieces)]
-    assert "".join(pieces) == text
-    assert np.concatenate([ids for ids, _, _ in encoded]).tolist() == whole_ids.tolist()
-    assert np.concatenate([starts for _, starts, _ in encoded]).tolist() == whole_starts.tolist()
-
-
 @given(
     texts=st.lists(
         st.text(alphabet="abdeginorst STOR.,'#_-\n\té文字 [MASK]", max_size=60), max_size=5
