@@ -1,4 +1,4 @@
-"""Masking: samples a second of mlmtune's collator against transformers', by turns in one run.
+"""Masking: samples per second of mlmtune's collator against transformers', by turns in one run.
 
 `collator` masks sequences that are there already; `batch` gets them from the store or the data set
 as well. The last line says what chunks and masks together take of a training step.

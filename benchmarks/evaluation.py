@@ -1,4 +1,4 @@
-"""Evaluation: tokens a second of mlmtune's perplexity against the peer's evaluation loop."""
+"""Evaluation: tokens per second of mlmtune's perplexity against the peer's evaluation loop."""
 
 import argparse
 

@@ -35,7 +35,7 @@ class Block:
 
     @property
     def rate(self) -> float:
-        """Amount a second."""
+        """Amount per second."""
         return self.amount / self.seconds
 
 

@@ -1,4 +1,4 @@
-"""Training: tokens a second of mlmtune against the peer's loop, by turns in one run."""
+"""Training: tokens per second of mlmtune against the peer's loop, by turns in one run."""
 
 import argparse
 

@@ -19,6 +19,7 @@ import typer
 from mlmtune import __version__
 from mlmtune.console import Console, end_without_reader, secure_standard_streams
 from mlmtune.errors import ConfigError, NobodyReads, ResourceError, StoppedAtOnce, explain
+from mlmtune.printable import counted
 from mlmtune.redaction import without_secrets
 from mlmtune.shell import own_command
 from mlmtune.training.interrupts import STOP_SIGNALS, answered_signals
@@ -306,7 +307,9 @@ def sweep(
 
     planned = plan_sweep(config, settings, kind_of(config))
 
-    _say_what_begins(f"training {len(planned.trials)} runs with {config}", is_quiet=quiet)
+    _say_what_begins(
+        f"training {counted(len(planned.trials), 'run')} with {config}", is_quiet=quiet
+    )
 
     from mlmtune.proof.sweeping import sweep as run_sweep
 

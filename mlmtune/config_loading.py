@@ -15,6 +15,7 @@ from mlmtune import config_problems
 from mlmtune.config import ClassificationConfig, Config, Section
 from mlmtune.config_schema import take_one_for_a_list
 from mlmtune.errors import ConfigError
+from mlmtune.printable import counted
 from mlmtune.redaction import REDACTED, is_secret_name, redacted, remember_secrets, without_queries
 from mlmtune.yaml_document import Document, KeyPath, Origin, dotted, dump, parse, replace_texts
 
@@ -235,7 +236,7 @@ def _is_number(key: str) -> bool:
 
 def _no_such_entry(name: str, key: str, rest: Sequence[str], num_entries: int) -> str:
     """What to say of a key below a list that is no entry of it."""
-    entries = "1 entry" if num_entries == 1 else f"{num_entries} entries"
+    entries = counted(num_entries, "entry", "entries")
     if _is_number(key):
         return f"{name} has no entry {key}; it has {entries}, and the first is {name}.0"
     return f"{name} is a list of {entries}; did you mean {name}.0.{'.'.join(rest)}?"

@@ -1,4 +1,4 @@
-"""Text of others, such as names of files, in a form that disturbs neither terminals nor readers."""
+"""Numbers and text of others, such as names of files, as they are shown to people."""
 
 import re
 
@@ -28,3 +28,14 @@ def _escaped(found: re.Match[str]) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # a byte, as Python has it in the name of a file
         code -= 0xDC00
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number with its noun: `1 document`, `1,179 documents`, `0 entries`.
+
+    Args:
+        number: how many.
+        noun: of one.
+        plural: of any other number; the noun with an s where empty.
+    """
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

@@ -6,6 +6,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mlmtune.printable import counted
+
 
 def confusion_matrix(
     labels: NDArray[np.int64],
@@ -150,5 +152,5 @@ class Scores:
         """One line for people."""
         return (
             f"accuracy {self.accuracy:.1%}, macro-F1 {100 * self.macro_f1:.1f}, loss "
-            f"{self.loss:.3f} on {int(self.confusion.sum()):,} examples"
+            f"{self.loss:.3f} on {counted(int(self.confusion.sum()), 'example')}"
         )

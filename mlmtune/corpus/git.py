@@ -28,6 +28,7 @@ from filelock import FileLock, Timeout
 
 from mlmtune.corpus.git_repository import Entry, NotFetched, Repository, without_credentials
 from mlmtune.errors import ConfigError
+from mlmtune.printable import counted
 from mlmtune.redaction import public_location
 
 _URL = re.compile(
@@ -110,18 +111,14 @@ def fetch(
         files, passed_over = _choose(repository.entries(commit), matches)
         missing = repository.missing(files)
         if missing:
-            say(f"fetching {_counted(len(missing))} of {url}")
+            say(f"fetching {counted(len(missing), 'file')} of {url}")
         repository.fetch_blobs(missing)
         num_files, num_bytes = home.write(repository, commit, selection, files, passed_over)
         megabytes = num_bytes / 1e6
-        say(f"{url}: {_counted(num_files)}, {megabytes:,.1f} MB, of commit {commit[:12]}")
+        say(f"{url}: {counted(num_files, 'file')}, {megabytes:,.1f} MB, of commit {commit[:12]}")
         checkout = home.find(wanted, selection)
         assert checkout is not None
         return checkout
-
-
-def _counted(num_files: int) -> str:
-    return f"{num_files:,} file" + ("" if num_files == 1 else "s")
 
 
 def _check(url: str, revision: str | None) -> None:

@@ -29,6 +29,7 @@ from mlmtune.evaluation.scoring import (
     any_should_stop,
 )
 from mlmtune.modeling.masked_head import MaskedHead
+from mlmtune.printable import counted
 from mlmtune.tokens.pairs import PairSequences
 
 LARGEST_EXPONENT = 709.0
@@ -119,12 +120,12 @@ class Evaluation:
         pairs = ""
         if self.num_pairs is not None:
             pairs = (
-                f"; {self.pair_accuracy:.1%} of {self.num_pairs:,} pairs right "
+                f"; {self.pair_accuracy:.1%} of {counted(self.num_pairs, 'pair')} right "
                 f"({self.pair_label_share:.1%} do not belong together)"
             )
         return (
             f"perplexity {perplexity}{interval}, accuracy {self.accuracy:.1%} "
-            f"on {self.num_masked_tokens:,} masked tokens{draws}{unknown}{pairs}"
+            f"on {counted(self.num_masked_tokens, 'masked token')}{draws}{unknown}{pairs}"
             + (f"; general text: {self.general.describe()}" if self.general is not None else "")
         )
 

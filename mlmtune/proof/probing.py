@@ -31,6 +31,7 @@ from mlmtune.modeling.device import build_accelerator, precision_of
 from mlmtune.modeling.loading import LoadedModel, load_classifier
 from mlmtune.modeling.locating import locate_model
 from mlmtune.modeling.names import short_names
+from mlmtune.printable import counted
 from mlmtune.proof.bootstrap import NUM_RESAMPLES, SEED, estimate
 from mlmtune.proof.findings import Probe, ProbeRow
 from mlmtune.proof.many_runs import train_one_of_many
@@ -202,7 +203,7 @@ def _frozen(
     console: Console,
 ) -> dict[Setting, NDArray[np.int64]]:
     """(S, n) predictions of the test by seed, in each setting; all examples need one fit."""
-    console.say(f"{candidate.name}, frozen: {len(data.train):,} training examples")
+    console.say(f"{candidate.name}, frozen: {counted(len(data.train), 'training example')}")
     accelerator, loaded = _load(candidate, config, data)
 
     def features(side: Side) -> NDArray[np.float32]:
@@ -460,9 +461,9 @@ def _overlaps(candidates: Sequence[Candidate], test: Side, console: Console) -> 
             continue
         if num_shared:
             yield (
-                f"{name} may have read part of the test: {num_shared:,} documents of its corpus "
-                f"share {OVERLAP_WORDS} words in a row with a test text, or hold a shorter one; "
-                "leave them out by corpus.exclude_overlap_with"
+                f"{name} may have read part of the test: {counted(num_shared, 'document')} of its "
+                f"corpus with {OVERLAP_WORDS} words in a row of a test text, or a whole shorter "
+                "one; leave them out by corpus.exclude_overlap_with"
             )
 
 
@@ -504,8 +505,8 @@ def to_markdown(result: Probe) -> str:
         "",
         *result.sentences,
         "",
-        f"On {result.num_test_examples:,} test examples of {len(result.labels)} labels; mean and "
-        "standard deviation over seeds, in percent.",
+        f"On {counted(result.num_test_examples, 'test example')} of {len(result.labels)} labels; "
+        "mean and standard deviation over seeds, in percent.",
         "",
         *(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header))),
         *(f"| {' | '.join(map(cell, row))} |" for row in rows),

@@ -22,6 +22,7 @@ from mlmtune.evaluation.known_text import KnownText
 from mlmtune.evaluation.perplexity import LEAST_SAID
 from mlmtune.evaluation.scoring import TokenScores
 from mlmtune.modeling.names import short_names
+from mlmtune.printable import counted
 from mlmtune.proof.comparison import compare, units_of
 from mlmtune.proof.examples import ask, furthest_apart, questions
 from mlmtune.proof.findings import (
@@ -386,8 +387,8 @@ def _notes(models: list[Model], texts: tuple[Text, ...]) -> list[str]:
         )
     notes += list(_notes_on_unknown_text(texts))
     notes += [
-        f"{text.name}: only {text.num_documents} documents, so intervals come from chunks; those "
-        "of one document are alike, and the intervals are narrower than they should be."
+        f"{text.name}: only {counted(text.num_documents, 'document')}, so intervals come from "
+        "chunks; those of one document are alike, and so the intervals are too narrow."
         for text in texts
         if text.interval_unit == "chunks"
     ]

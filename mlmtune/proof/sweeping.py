@@ -14,6 +14,7 @@ from mlmtune.classification.task import Classification, build_classification
 from mlmtune.config import ClassificationConfig, Config
 from mlmtune.console import Console, table
 from mlmtune.errors import DivergedError
+from mlmtune.printable import counted
 from mlmtune.proof.findings import Estimate
 from mlmtune.proof.grid import PlannedSweep, Trial
 from mlmtune.proof.many_runs import train_one_of_many
@@ -176,8 +177,9 @@ def _how_sure(outcomes: Sequence[Outcome]) -> Iterator[str]:
     if _is_of_a_task(best):
         num_examples = best.results["num_examples"]
         yield (
-            f"{num_examples:,} validation examples: one of them is {1 / num_examples:.1%} of "
-            "accuracy; settings that lie closer than a few are not told apart"
+            f"{counted(num_examples, 'validation example')}: one of them is "
+            f"{1 / num_examples:.1%} of accuracy; settings that lie closer than a few are not told "
+            "apart"
         )
         return
     if best.results["worse_than_base"]:
@@ -192,4 +194,8 @@ def _how_sure(outcomes: Sequence[Outcome]) -> Iterator[str]:
     else:
         close = sum(outcome.results["perplexity"] <= interval[1] for outcome in others
                     if outcome.results is not None)  # fmt: skip
-        yield f"{close:,} of {len(others):,} others lie within the 95 % interval of the best"
+        if len(others) > 1:
+            lie = "lies" if close == 1 else "lie"
+            yield f"{close:,} of {len(others):,} others {lie} within the 95 % interval of the best"
+        elif close:
+            yield "the other run lies within the 95 % interval of the best"

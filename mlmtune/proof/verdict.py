@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from mlmtune.printable import counted
 from mlmtune.proof.findings import Estimate, Label, Measurement, Model, Run, Text, Verdict
 from mlmtune.proof.numbers import change, nats, perplexity, points, share
 
@@ -37,7 +38,7 @@ def judge(model: Model, texts: tuple[Text, ...], run: Run) -> Verdict:
     sentence += f": perplexity {_perplexity(before)} before, {_perplexity(after)} after"
     reasons = [
         f"the loss changed by {nats(after.change.loss)} nats per token on "
-        f"{after.num_masked_tokens:,} masked tokens of {_documents(domain)}",
+        f"{counted(after.num_masked_tokens, 'masked token')} of {_documents(domain)}",
         f"the right token is the likeliest {_right(before)} of the time before, "
         f"{_right(after)} after",
         *_too_little_text(domain, after.change.loss),
@@ -121,7 +122,7 @@ def _without_a_base(
         "bar is what token frequencies alone predict: always the most frequent token of the "
         "training text",
         f"right guesses against frequency alone: {points(after.change.accuracy)} points, on "
-        f"{after.num_masked_tokens:,} masked tokens of {_documents(domain)}",
+        f"{counted(after.num_masked_tokens, 'masked token')} of {_documents(domain)}",
         *_too_little_text(domain, after.change.accuracy),
     ]
     if len(losses) > 1:
@@ -148,7 +149,7 @@ def _without_a_base(
 
 
 def _documents(text: Text) -> str:
-    return "1 document" if text.num_documents == 1 else f"{text.num_documents:,} documents"
+    return counted(text.num_documents, "document")
 
 
 def _too_little_text(text: Text, clear: Estimate) -> Iterator[str]:

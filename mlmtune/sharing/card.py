@@ -19,6 +19,7 @@ from mlmtune.config import ClassificationConfig, Config, DataConfig, SourceConfi
 from mlmtune.corpus.scanning import source_name
 from mlmtune.modeling.locating import is_on_hub
 from mlmtune.modeling.names import short_names
+from mlmtune.printable import counted
 from mlmtune.redaction import public_location, without_secrets
 from mlmtune.sharing.repository import HERE
 from mlmtune.sharing.trackers import flattened
@@ -233,7 +234,7 @@ def masked_lm_card(
         _source_data(source, corpus)
         for source in (*config.corpus.sources, *config.corpus.validation_sources)
     )
-    masked = f"{results['num_masked_tokens']:,} masked tokens"
+    masked = f"{counted(results['num_masked_tokens'], 'masked token')}"
     draws = ""
     if results["num_mask_draws"] > 1:
         draws = f", drawn {results['num_mask_draws']} times"
@@ -347,7 +348,9 @@ def classification_card(
         task="text-classification",
         introduction=f"A classifier of text into {len(data['labels'])} labels: {labels}.",
         snippet=snippet,
-        measured_on=f"{side}, {results['num_examples']:,} examples, kept apart from training",
+        measured_on=(
+            f"{side}, {counted(results['num_examples'], 'example')}, kept apart from training"
+        ),
         metrics=(
             Metric("accuracy", "accuracy", results["accuracy"], f"{results['accuracy']:.1%}"),
             Metric("macro-F1", "f1", results["macro_f1"], f"{100 * results['macro_f1']:.1f}"),
@@ -362,7 +365,7 @@ def classification_card(
 
 
 def _task_data(config: DataConfig, data: Mapping[str, Any]) -> Data:
-    amount = f"{data['train']['examples']:,} examples"
+    amount = f"{counted(data['train']['examples'], 'example')}"
     if config.dataset is not None:
         on_hub = is_on_hub(config.dataset)
         where = config.dataset if on_hub else public_name(config.dataset)
@@ -394,7 +397,8 @@ def _card(
 
 
 def _step(config: Config, results: Mapping[str, Any]) -> str:
-    return f"{results['step']:,} steps of {config.training.global_batch_size} sequences"
+    sequences = counted(config.training.global_batch_size, "sequence")
+    return f"{counted(results['step'], 'step')} of {sequences}"
 
 
 def _settings(config: Config | ClassificationConfig) -> tuple[tuple[str, Any], ...]:

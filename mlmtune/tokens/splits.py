@@ -24,6 +24,7 @@ from mlmtune.corpus.scanning import Listing
 from mlmtune.corpus.splitting import validation_mask
 from mlmtune.errors import ConfigError, DataError
 from mlmtune.locations import cache_directory
+from mlmtune.printable import counted
 from mlmtune.randomness import key, permute
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.encoding import Encoder, plain_backend
@@ -193,8 +194,8 @@ def open_whole(
     )  # fmt: skip
     if len(view) == 0:
         raise DataError(
-            f"evaluation.general: the text ({view.num_body_tokens} tokens) makes no chunk of "
-            f"{chunking.chunk_length} tokens; add text"
+            f"evaluation.general: the text ({counted(view.num_body_tokens, 'token')}) makes no "
+            f"chunk of {chunking.chunk_length} tokens; add text"
         )
     return view
 
@@ -216,8 +217,8 @@ def _say_what_is_odd(splits: Splits, corpus: CorpusConfig, console: Console) -> 
             )
     if splits.num_in_general:
         console.say(
-            f"{splits.num_in_general:,} documents are in evaluation.general, too; they are not "
-            "trained on"
+            f"left out of training, because evaluation.general holds them, too: "
+            f"{counted(splits.num_in_general, 'document')}"
         )
 
 
@@ -293,7 +294,7 @@ def build_splits(
             if chunks.num_tokens_dropped:
                 remedy += ", or set chunking.last_chunk: keep"
             raise DataError(
-                f"the {side} text ({chunks.num_body_tokens} tokens) makes no chunk of "
+                f"the {side} text ({counted(chunks.num_body_tokens, 'token')}) makes no chunk of "
                 f"{chunking.chunk_length} tokens; {remedy}"
             )
     return replace(splits, weights=_weights_of_epoch(store, corpus, weights, train))

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mlmtune.console import table
+from mlmtune.printable import counted
 from mlmtune.tokens.unknown import describe_unknown
 
 _BAR_WIDTH = 40
@@ -44,7 +45,7 @@ def _funnel(summary: dict[str, Any]) -> Iterator[str]:
     files, documents, characters = (summary[name] for name in ("files", "documents", "characters"))
     if files["found"]:
         reasons = ", ".join(f"{_words_of(r)} {n:,}" for r, n in files["left_out"].items())
-        yield f"{files['found']:,} files found, {files['read']:,} read" + (
+        yield f"{counted(files['found'], 'file')} found, {files['read']:,} read" + (
             f"; left out: {reasons}" if reasons else ""
         )
         yield ""
@@ -76,10 +77,11 @@ def _sides(summary: dict[str, Any]) -> Iterator[str]:
     for name in ("train", "validation"):
         lost = summary[name]["tokens_dropped"] + summary[name]["tokens_truncated"]
         if lost:
-            yield f"{lost:,} tokens of {name} are cut off, as chunking says"
+            yield f"{counted(lost, 'token')} of {name} cut off, as chunking says"
     epoch = summary["train"]["epoch"]
-    kind = "pairs" if "pairs" in summary["train"] else "chunks"
-    yield f"an epoch is {epoch['chunks']:,} {kind}, {epoch['tokens']:,} tokens with special ones"
+    kind = "pair" if "pairs" in summary["train"] else "chunk"
+    sequences, tokens = counted(epoch["chunks"], kind), counted(epoch["tokens"], "token")
+    yield f"an epoch is {sequences}, {tokens} with special ones"
     for name in ("train", "validation"):
         if left_out := summary[name].get("tokens_without_pair"):
             yield f"{name}: {left_out:,} tokens have no second sentence to make a pair with"

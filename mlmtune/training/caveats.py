@@ -13,6 +13,7 @@ from mlmtune.config import Config, OptimizerConfig
 from mlmtune.config_loading import load_config
 from mlmtune.errors import ConfigError
 from mlmtune.evaluation.scoring import FixedMasks
+from mlmtune.printable import counted
 from mlmtune.tokens.splits import Splits
 from mlmtune.tokens.store import TokenStore
 from mlmtune.training.optimization import num_warmup_steps
@@ -130,9 +131,9 @@ def _of_validation(config: Config, splits: Splits, masks: FixedMasks) -> Iterato
     documents = view.num_documents
     too_few = []
     if documents is not None and documents < FEWEST_DOCUMENTS:
-        too_few.append("1 document" if documents == 1 else f"{documents:,} documents")
+        too_few.append(counted(documents, "document"))
     if num_masked < FEWEST_MASKED_TOKENS:
-        too_few.append(f"about {num_masked:,} masked tokens")
+        too_few.append(f"about {counted(num_masked, 'masked token')}")
     if not too_few:
         return
     if share < 1 and num_masked / share >= FEWEST_MASKED_TOKENS:

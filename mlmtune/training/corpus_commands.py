@@ -9,6 +9,7 @@ from mlmtune.corpus.corpus import read_corpus
 from mlmtune.corpus.export import check_target, export
 from mlmtune.errors import DataError, ResourceError
 from mlmtune.locations import cache_directory
+from mlmtune.printable import counted
 from mlmtune.tokens.summary import summarize
 from mlmtune.tokens.summary_text import describe
 from mlmtune.training.preparation import Prepared, prepare
@@ -23,9 +24,9 @@ def prepare_store(config: Config, console: Console, *, refresh: bool) -> None:
     prepared = prepare(config, console, rebuilds=True, refresh=refresh)
     store, splits = prepared.store, prepared.splits
     console.result(
-        f"{store.num_documents:,} documents, {store.num_tokens:,} tokens in "
-        f"{len(store.shards):,} shards; {len(splits.train):,} training and "
-        f"{len(splits.validation):,} validation chunks of {config.chunking.chunk_length}"
+        f"{counted(store.num_documents, 'document')}, {counted(store.num_tokens, 'token')} in "
+        f"{counted(len(store.shards), 'shard')}; {len(splits.train):,} training and "
+        f"{counted(len(splits.validation), 'validation chunk')} of {config.chunking.chunk_length}"
     )
     if splits.marks:
         console.result(f"found in it besides: {', '.join(splits.marks)}")
@@ -53,7 +54,7 @@ def show_corpus(
             console.result(line)
     if export_to is not None:
         num_documents = _export(prepared, config, console, export_to)
-        console.say(f"wrote {num_documents:,} documents to {export_to}")
+        console.say(f"wrote {counted(num_documents, 'document')} to {export_to}")
 
 
 def _export(prepared: Prepared, config: Config, console: Console, path: Path) -> int:

@@ -34,6 +34,7 @@ from mlmtune.modeling.device import (
     free_cached_memory,
 )  # fmt: skip
 from mlmtune.modeling.dropout import KeyedDropout
+from mlmtune.printable import counted
 from mlmtune.training.checkpoint import checkpoint_path, prune, save_checkpoint
 from mlmtune.training.environment import describe_environment
 from mlmtune.training.interrupts import STOP_SIGNALS, listening
@@ -221,7 +222,7 @@ def _announce(job: Job) -> None:
         f"{', compiled' if training.compile else ''}; {task.sizes()}"
     )
     say(
-        f"{plan.max_steps:,} steps of {plan.global_batch_size} sequences "
+        f"{counted(plan.max_steps, 'step')} of {counted(plan.global_batch_size, 'sequence')} "
         f"({plan.num_processes} x {plan.num_accumulation} x {plan.micro_batch_size}: processes x "
         f"accumulation x micro batch), {plan.num_epochs:.2f} epochs"
     )
@@ -283,8 +284,8 @@ def _why_it_ended_early(job: Job) -> str | None:
         return None
     if _is_tired(job):
         return (
-            f"{where}: {state.num_evaluations_without_improvement} evaluations in a row without a "
-            "better result (training.early_stopping_patience)"
+            f"{where}: {counted(state.num_evaluations_without_improvement, 'evaluation')} in a row "
+            "without a better result (training.early_stopping_patience)"
         )
     rate = learning_rate_at(state.step, job.task.plan.max_steps, job.config.optimizer)
     return (

@@ -23,6 +23,7 @@ from mlmtune.masking.collator import MaskedBatch, MaskingCollator
 from mlmtune.masking.selection import highest_mlm_probability, mlm_probability_at
 from mlmtune.modeling.device import precision_of
 from mlmtune.modeling.losses import Losses
+from mlmtune.printable import counted
 from mlmtune.sharing.card import Card, fill_mask_snippet, masked_lm_card
 from mlmtune.shell import own_command
 from mlmtune.tokens.mixing import Mixture
@@ -270,8 +271,9 @@ class MaskedLM(Measurable, Task):
     def sizes(self) -> str:
         """How many chunks."""
         return (
-            f"{len(self.splits.train):,} training and {len(self.splits.validation):,} validation "
-            f"chunks of {self.config.chunking.chunk_length}"
+            f"{len(self.splits.train):,} training and "
+            f"{counted(len(self.splits.validation), 'validation chunk')} of "
+            f"{self.config.chunking.chunk_length}"
         )
 
     def metrics(self, step: int) -> dict[str, float]:
@@ -293,10 +295,11 @@ class MaskedLM(Measurable, Task):
         """Perplexity before and after."""
         before, after = results["eval_perplexity_before"], results["eval_perplexity"]
         interval, draws = results["eval_perplexity_interval"], results["eval_num_mask_draws"]
+        masked = counted(results["eval_num_masked_tokens"], "masked token")
         yield (
             f"perplexity {_number(before)} before, {_number(after)} after"
             + (f" (95 % interval {interval[0]:.2f} to {interval[1]:.2f})" if interval else "")
-            + f", on {results['eval_num_masked_tokens']:,} masked tokens of validation text"
+            + f", on {masked} of validation text"
             + (f" ({draws} draws of masks)" if draws > 1 else "")
         )
         if "eval_pair_accuracy" in results:

@@ -13,7 +13,7 @@ from mlmtune.corpus.reading import CleanDocument, Reader, Tally
 from mlmtune.corpus.scanning import ListedFile, ListedSource
 from mlmtune.masking.selection import mean_mlm_probability
 from mlmtune.modeling.device import build_accelerator
-from mlmtune.printable import printable
+from mlmtune.printable import counted, printable
 from mlmtune.randomness import key, permute
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.encoding import role_tokens
@@ -118,7 +118,8 @@ def _plan_lines(task: MaskedLM, device: str) -> Iterator[tuple[str, str]]:
         yield "added", added
     yield (
         "steps",
-        f"{plan.max_steps:,} of {plan.global_batch_size} sequences ({plan.num_processes} processes "
+        f"{plan.max_steps:,} of {counted(plan.global_batch_size, 'sequence')} "
+        f"({counted(plan.num_processes, 'process', 'processes')} "
         f"x {plan.num_accumulation} accumulation x {plan.micro_batch_size} micro batch), "
         f"{plan.num_epochs:.2f} epochs",
     )
@@ -134,9 +135,9 @@ def _describe_side(view: ChunkView, total_characters: int) -> str:
     documents = ""
     if view.num_documents is not None and view.num_characters is not None:
         share = view.num_characters / total_characters
-        documents = f"{view.num_documents:,} documents, {share:.1%} of the characters, "
-    return f"{documents}{view.num_body_tokens:,} tokens, {len(view):,} chunks" + (
-        f" ({lost:,} tokens cut off, as the config says)" if lost else ""
+        documents = f"{counted(view.num_documents, 'document')}, {share:.1%} of the characters, "
+    return f"{documents}{counted(view.num_body_tokens, 'token')}, {counted(len(view), 'chunk')}" + (
+        f" ({counted(lost, 'token')} cut off, as the config says)" if lost else ""
     )
 
 

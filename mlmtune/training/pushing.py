@@ -9,6 +9,7 @@ from pathlib import Path
 from mlmtune import hub
 from mlmtune.console import Console
 from mlmtune.errors import ConfigError, HubError, StoppedAtOnce
+from mlmtune.printable import counted
 from mlmtune.sharing.repository import (
     PushFailed,
     Repository,
@@ -47,7 +48,9 @@ def push_run(path: Path, name: str, *, is_private: bool, console: Console) -> No
         repository = open_repository(name, is_private=is_private, say=console.say)
         size = sum(file.stat().st_size for file in files) / 1e6
         seen = "private" if repository.is_private else "public"
-        console.say(f"pushing {len(files)} files, {size:,.1f} MB, to {repository.name} ({seen})")
+        console.say(
+            f"pushing {counted(len(files), 'file')}, {size:,.1f} MB, to {repository.name} ({seen})"
+        )
         step = (run.read_json("eval_results.json") or {}).get("step")
         message = f"{run.path.resolve().name}, step {step}"
         commit = push_folder(repository, run.model, message, console.say)

@@ -108,7 +108,7 @@ def test_the_card_has_what_was_measured(runs, corpus_dir):
     assert f"{results['perplexity']:,.2f} [{low:,.2f}, {high:,.2f}] |\n" in text
     assert f"| {results['perplexity_before']:,.2f} [" in text
     assert (
-        f"| forgetting (nats a token of general text) |  | {results['forgetting']:+.3f} |" in text
+        f"| forgetting (nats per token of general text) |  | {results['forgetting']:+.3f} |" in text
     )
     tokens = run.json("corpus.json")["sources"]["words"]["tokens"]
     assert f"| words | {tokens:,} tokens | cc-by-4.0 |" in text
@@ -155,7 +155,7 @@ def test_forgetting_is_called_so_only_where_the_base_knew_something():
     new = {"model_head_was_new": True, "token_frequency_accuracy": 0.062}
     new_head = card_of(RESULTS | GENERAL | new)
     assert "forgetting" not in new_head
-    assert "| change (nats a token of general text) |" in new_head
+    assert "| change (nats per token of general text) |" in new_head
     assert "before training means little" in new_head
     assert "Token frequencies alone would guess 6.2% of the tokens right." in new_head
 
