@@ -299,7 +299,8 @@ def config_file(tmp_path: Path, model_dir: Path, corpus_dir: Path) -> Callable[.
             "training": {
                 "max_steps": 6, "global_batch_size": 8, "precision": "fp32", "log_every": 1,
             },
-            "evaluation": {"every": 3},
+            # Two draws of masks, which is not the default: eight would take longer.
+            "evaluation": {"every": 3, "mask_draws": 2},
             "checkpoint": {"every": 2},
         }  # fmt: skip
         for section, values in sections.items():
