@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -26,7 +27,7 @@ from mlmtune.training.interrupts import STOP_SIGNALS, answered_signals
 from mlmtune.training.launched import follow_launcher, is_launched, report
 
 if TYPE_CHECKING:
-    from mlmtune.config import HubConfig
+    from mlmtune.config import ClassificationConfig, Config, HubConfig
 
 app = typer.Typer(
     add_completion=False,
@@ -143,6 +144,8 @@ def train(
     settings = load_config(config, overrides or [])
     run = Path(settings.run.output_dir).expanduser()
     _say_what_begins(f"training with {config} into {run}", is_quiet=quiet)
+    if resume == "never":  # a finished run needs neither model nor text
+        _check_places(settings)
     _run_in_processes(nproc, run)
 
     from mlmtune.training.job import Options
@@ -193,6 +196,32 @@ def _is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def _check_models(names: Sequence[str], key: str) -> None:
+    """Refuse models that are not there, before libraries are imported that take seconds."""
+    from mlmtune.modeling.locating import is_on_hub, locate_model
+
+    for name in names:
+        if not is_on_hub(name):
+            locate_model(name, None, key)
+
+
+def _check_places(settings: "Config | ClassificationConfig") -> None:
+    """Refuse a config's model and text that are not there; see `_check_models`."""
+    _check_models([settings.model.name_or_path], "model.name_or_path")
+    _check_text(settings)
+
+
+def _check_text(settings: "Config | ClassificationConfig") -> None:
+    from mlmtune.classification import reading
+    from mlmtune.config import Config
+    from mlmtune.corpus import scanning
+
+    if not isinstance(settings, Config):
+        reading.check_paths(settings.data)
+    elif settings.tokenization.store is None:  # which does without the text
+        scanning.check_paths(settings.corpus)
+
+
 def _say_what_begins(doing: str, *, is_quiet: bool = False) -> None:
     """Tell whoever waits at a terminal what goes on while the libraries are imported."""
     speaks = _is_first_process() and not is_launched()
@@ -224,6 +253,8 @@ def finetune(
     settings = load_config(config, overrides or [], kind=ClassificationConfig)
     run = Path(settings.run.output_dir).expanduser()
     _say_what_begins(f"training a classifier with {config} into {run}", is_quiet=quiet)
+    if resume == "never":
+        _check_places(settings)
     _run_in_processes(nproc, run)
 
     from mlmtune.classification.task import build_classification
@@ -267,6 +298,8 @@ def probe(
     )
 
     _say_what_begins(f"comparing {', '.join(models)} on {config}", is_quiet=quiet)
+    _check_models(models, "--model")
+    _check_text(settings)
 
     from mlmtune.proof.probing import probe as probe_models
 
@@ -310,6 +343,8 @@ def sweep(
     _say_what_begins(
         f"training {counted(len(planned.trials), 'run')} with {config}", is_quiet=quiet
     )
+    for trial in planned.trials:
+        _check_places(trial.config)
 
     from mlmtune.proof.sweeping import sweep as run_sweep
 
@@ -349,6 +384,9 @@ def evaluate(
     ]
     texts = ", ".join(map(str, configs))
     _say_what_begins(f"measuring {', '.join(models)} on the text of {texts}")
+    _check_models(models, "--model")
+    for _, one in settings:
+        _check_text(one)
     _run_in_processes(nproc)
 
     from mlmtune.proof.evaluating import evaluate_models
@@ -403,6 +441,7 @@ def fill(
             import readline  # noqa: F401  # gives input() its line editing and its history
 
     _say_what_begins(f"loading {', '.join(models)}")
+    _check_models(models, "--model")
 
     from mlmtune.proof.filling import MaskFiller, converse, show
 
@@ -538,6 +577,7 @@ def check(
     settings = load_config(config, overrides or [])
 
     _say_what_begins(f"checking {config}")
+    _check_places(settings)
 
     from mlmtune.training.preview import preview
 
@@ -565,6 +605,7 @@ def corpus(
     settings = load_config(config, overrides or [])
 
     _say_what_begins(f"reading the text of {config}")
+    _check_text(settings)
     _leave_torch_out()
     from mlmtune.training.corpus_commands import show_corpus
 
@@ -585,6 +626,7 @@ def prepare(
     settings = load_config(config, overrides or [])
 
     _say_what_begins(f"preparing the text of {config}", is_quiet=quiet)
+    _check_text(settings)
     _leave_torch_out()
     from mlmtune.training.corpus_commands import prepare_store
 

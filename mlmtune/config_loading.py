@@ -24,7 +24,7 @@ SettingsT = TypeVar("SettingsT", bound=Section)
 MAX_BYTES = 1_000_000
 """A larger file is no config: someone gave the path of their data or of a model."""
 
-_OVERRIDE = re.compile(r"\s*(?P<key>\w[\w-]*(?:\.\w[\w-]*)*)\s*=(?P<value>.*)", re.DOTALL)
+_OVERRIDE = re.compile(r"\s*(?P<key>\w[\w-]*(?:\.\w[\w-]*|\[\d+\])*)\s*=(?P<value>.*)", re.DOTALL)
 _AFTER_THE_FILE = 2**31
 
 
@@ -169,8 +169,10 @@ def _apply(override: str, number: int, document: Document) -> KeyPath | None:
     if parts is None:
         document.report((), f"expected section.key=value, {_hint_for(override)}", origin)
         return None
+    # Messages name an entry as Python does: corpus.sources[0].
+    keys = re.sub(r"\[(\d+)\]", r".\1", parts["key"]).split(".")
     try:
-        container, path = _container(document.value, parts["key"].split("."))
+        container, path = _container(document.value, keys)
     except ValueError as error:
         document.report((), str(error), origin)
         return None

@@ -134,30 +134,61 @@ def test_version(command: Command) -> None:
     assert command("--version") == Result(0, f"mlmtune {__version__}\n", "")
 
 
-def test_help_and_config_errors_do_not_wait_for_torch(tmp_path: Path) -> None:
-    config = tmp_path / "config.yaml"
-    config.write_text("run: {outputdir: x}\n", encoding="utf-8")
+def run_fresh(*commands: list[str]) -> tuple[list[int], set[str]]:
+    """Exit codes of commands in one new process, and the large libraries that it then has."""
     code = textwrap.dedent(f"""
-        import sys
+        import json, sys
         import mlmtune, mlmtune.config
         from mlmtune.cli import main
-        for arguments in (["--help"], ["train", "--help"], ["init"],
-                          ["train", "--config", {str(config)!r}], ["check", "--config", "missing"],
-                          ["report", "missing"], ["push", "missing", "--repo", "x"]):
+        codes = []
+        for arguments in {commands!r}:
             sys.argv = ["mlmtune", *arguments]
             try:
                 main()
             except SystemExit as error:
-                print("code", error.code or 0)
+                codes.append(error.code or 0)
         heavy = {{"torch", "transformers", "accelerate", "datasets", "numpy"}}
-        print("loaded", sorted(heavy & set(sys.modules)))
+        print(json.dumps([codes, [name for name in heavy if sys.modules.get(name)]]))
     """)
     ran = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
-    codes = [line for line in ran.stdout.splitlines() if line.startswith("code ")]
-    assert codes == ["code 0", "code 0", "code 0", "code 2", "code 2", "code 2", "code 2"]
-    assert "loaded []" in ran.stdout
+    codes, loaded = json.loads(ran.stdout.splitlines()[-1])
+    return codes, set(loaded)
+
+
+def test_help_and_config_errors_do_not_wait_for_torch(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("run: {outputdir: x}\n", encoding="utf-8")
+    codes, loaded = run_fresh(
+        ["--help"], ["train", "--help"], ["init"], ["train", "--config", str(config)],
+        ["check", "--config", "missing"],
+    )  # fmt: skip
+    assert codes == [0, 0, 0, 2, 2]
+    assert not loaded
+
+
+def test_what_is_not_there_is_said_before_torch_is_imported(
+    config_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    good, no_model = ["--config", str(config_file())], ["--model", "./missing"]
+    no_text = [*good, "corpus.sources.0.path=./missing"]
+    task = tmp_path / "task.yaml"
+    task.write_text(
+        "run: {output_dir: x}\nmodel: {name_or_path: ./missing}\n"
+        "data: {format: csv, train: missing, text_field: text, label_field: label}\n",
+        encoding="utf-8",
+    )
+    codes, loaded = run_fresh(
+        ["train", *good, "model.name_or_path=./missing"], ["train", *no_text],
+        ["check", *no_text], ["corpus", *no_text], ["prepare", *no_text],
+        ["eval", *good, *no_model], ["fill", *no_model, "a [MASK]"],
+        ["finetune", "--config", str(task)], ["probe", "--config", str(task), *no_model],
+        ["sweep", *no_text, "training.max_steps=1", "run.seed=[1, 2]"],
+        ["report", "./missing"], ["push", "./missing", "--repo", "x"],
+    )  # fmt: skip
+    assert codes == [2, 3, 3, 3, 3, 2, 2, 2, 2, 3, 2, 2]
+    assert not loaded & {"torch", "transformers", "accelerate", "datasets"}
 
 
 # ----------------------------------------------------------------- what goes wrong: exit code 2

@@ -737,7 +737,7 @@ class TestOneForAList:
             "corpus:\n  sources:\n    format: text\n    path: c\n    exclude: x\n",
             encoding="utf-8",
         )
-        config = load_config(file, ["tracking.with=tensorboard", "corpus.sources.0.include=y"])
+        config = load_config(file, ["tracking.with=tensorboard", "corpus.sources[0].include=y"])
         (source,) = config.corpus.sources
         assert (source.path, source.exclude, source.include) == ("c", ["x"], ["y"])
         assert config.tracking.with_ == ["tensorboard"]

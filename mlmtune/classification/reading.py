@@ -21,6 +21,7 @@ from mlmtune.locations import resolve
 from mlmtune.printable import printable
 
 SideName = Literal["train", "validation", "test"]
+SIDES: tuple[SideName, ...] = ("train", "validation", "test")
 
 MOST_PLACES_NAMED = 3
 """Of the examples at fault; the others are counted."""
@@ -96,6 +97,18 @@ def read_side(config: DataConfig, name: SideName) -> ReadSide:
     if not side.examples:
         raise DataError(f"data.{name}: {location} holds no examples")
     return side
+
+
+def check_paths(config: DataConfig) -> None:
+    """Refuse files and folders of examples that do not exist, before anything is read.
+
+    Raises:
+        DataError: one does not exist, or is a folder where a file should be.
+    """
+    for name in SIDES if config.format != "dataset" else ():
+        location = getattr(config, name)
+        if location is not None:
+            _existing(location, name, is_folder=config.format == "folder")
 
 
 def _existing(location: str, name: SideName, *, is_folder: bool) -> Path:

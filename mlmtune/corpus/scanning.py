@@ -171,6 +171,20 @@ def source_name(source: SourceConfig) -> str:
     return printable(without_secrets(name))
 
 
+def check_paths(config: CorpusConfig) -> None:
+    """Refuse paths on this machine that do not exist, before anything is listed or fetched.
+
+    Raises:
+        DataError: one does not exist.
+        ConfigError: a `package://` path cannot be resolved.
+    """
+    for section in ("validation_sources", "sources", "exclude_overlap_with"):
+        for index, source in enumerate(getattr(config, section)):
+            for location in _paths(source) if source.path is not None else ():
+                if not remote.is_remote(location):
+                    _Walk(location, _Selection(source), f"corpus.{section}[{index}]")
+
+
 def _paths(source: SourceConfig) -> list[str]:
     assert source.path is not None
     return [source.path] if isinstance(source.path, str) else source.path
