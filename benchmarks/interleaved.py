@@ -11,12 +11,16 @@ import multiprocessing
 import os
 import signal
 import statistics
+import threading
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Protocol, Self
+
+import psutil
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,7 @@ class Child:
 
 def _serve(connection: Connection, target: str, arguments: tuple[Any, ...]) -> None:
     """A child's life: make the object, then answer calls until the parent hangs up."""
+    threading.Thread(target=_follow_parent, daemon=True).start()
     module, _, name = target.partition(":")
     try:
         served: Any = importlib.import_module(module)
@@ -138,6 +143,20 @@ def _serve(connection: Connection, target: str, arguments: tuple[Any, ...]) -> N
         return
     except Exception:
         connection.send((traceback.format_exc(), None))
+
+
+def _follow_parent() -> None:
+    """End with the parent even if it is killed in the middle of a call, and all that was started.
+
+    The pipe does not do that: a child looks at it between calls, and a call may take an hour.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    me = psutil.Process()
+    for process in (*me.children(recursive=True), me):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def run_apart(target: str, *arguments: Any) -> Any:

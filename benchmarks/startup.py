@@ -5,7 +5,9 @@ evaluation is cut short. Every command is a new process.
 """
 
 import argparse
+import ctypes
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -21,6 +23,9 @@ from report import table, write_json
 WRONG_CONFIG = "run: {output_dir: runs/none}\nmodle: {name_or_path: none}\n"
 EVALUATED_CHUNKS = 16
 
+PR_SET_PDEATHSIG = 1
+"""Of `linux/prctl.h`."""
+
 MILESTONES = {"first evaluation": "before training:", "first step": "step 1/"}
 """What `mlmtune train` prints when something is done, by its beginning."""
 
@@ -33,9 +38,15 @@ def command_line() -> argparse.ArgumentParser:
     return arguments
 
 
+def end_with_parent() -> None:
+    """Have the kernel end this process with its parent, even if that is killed (on Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def seconds_of(command: Sequence[str]) -> float:
     started = time.perf_counter()
-    subprocess.run(command, capture_output=True, check=False)
+    subprocess.run(command, capture_output=True, check=False, preexec_fn=end_with_parent)
     return time.perf_counter() - started
 
 
@@ -48,7 +59,11 @@ def seconds_to_milestones(command: Sequence[str]) -> dict[str, float]:
     found: dict[str, float] = {}
     started = time.perf_counter()
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=end_with_parent,
     ) as process:
         assert process.stdout is not None
         lines = []

@@ -1,7 +1,12 @@
 import os
 import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
 
 import interleaved
+import psutil
 import pytest
 from interleaved import Block, Child, SideFailed, interleave, run_apart, summary
 
@@ -64,6 +69,46 @@ def test_an_error_in_a_child_says_where():
 def test_a_child_that_dies_is_named_with_its_signal():
     with pytest.raises(SideFailed, match="the process of signal ended by SIGKILL"):
         run_apart("signal:raise_signal", signal.SIGKILL)
+
+
+KILLED = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+import startup
+from interleaved import run_apart
+wait = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(300)"]
+if __name__ == "__main__":
+    if sys.argv[2] == "startup":
+        startup.seconds_to_milestones(wait)
+    else:
+        run_apart("subprocess:run", wait)
+"""
+
+
+@pytest.mark.parametrize("kind", ["startup", "in the middle of a call"])
+def test_children_end_with_a_parent_that_is_killed(tmp_path, kind):
+    """Also those of a child: one outlived its benchmark for an hour, and took most of a core."""
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED, encoding="utf-8")
+    command = [sys.executable, str(script), os.path.dirname(interleaved.__file__), kind]
+    parent = psutil.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        while not any("time.sleep" in " ".join(c.cmdline()) for c in descendants(parent)):
+            assert parent.poll() is None
+            time.sleep(0.05)
+        started = descendants(parent)
+    finally:
+        parent.kill()
+        parent.wait()
+    assert len(started) >= 1
+    assert psutil.wait_procs(started, timeout=30)[1] == []
+
+
+def descendants(process):
+    with suppress(psutil.NoSuchProcess):
+        found = process.children(recursive=True)
+        return [child for child in found if child.cmdline()]
+    return []
 
 
 def test_children_are_kept_from_the_network():
