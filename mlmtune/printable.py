@@ -1,6 +1,7 @@
 """Numbers and text of others, such as names of files, as they are shown to people."""
 
 import re
+from typing import Any
 
 # Control characters, separators of lines, marks that turn the direction of what follows, and lone
 # surrogates, which stand for the bytes of a name that are not UTF-8.
@@ -21,6 +22,23 @@ def printable(name: str) -> str:
 def printable_text(text: str) -> str:
     """A text for a terminal, with the same escapes; line breaks and tabs stay."""
     return _IN_TEXT.sub(_escaped, text)
+
+
+_MARKUP = re.compile(r"[\\`*<>|]|\](?=\()|(?<![^\W_])_|_(?![^\W_])")
+"""What Markdown would take for markup; an underscore inside a word it leaves alone."""
+
+
+def in_markdown(text: Any) -> str:
+    """Text in one line of Markdown, such as a cell of a table, as it is read."""
+    return _MARKUP.sub(r"\\\g<0>", printable_text(" ".join(str(text).split())))
+
+
+def code_in_markdown(text: str) -> str:
+    """The same as code: within more backticks in a row than the text has."""
+    content = printable(" ".join(text.split()))
+    fence = "`" * (1 + max(map(len, re.findall("`+", content)), default=0))
+    padding = " " if "`" in content else ""
+    return f"{fence}{padding}{content}{padding}{fence}"
 
 
 def _escaped(found: re.Match[str]) -> str:

@@ -31,12 +31,12 @@ from mlmtune.modeling.device import build_accelerator, precision_of
 from mlmtune.modeling.loading import LoadedModel, load_classifier
 from mlmtune.modeling.locating import locate_model
 from mlmtune.modeling.names import short_names
-from mlmtune.printable import counted
+from mlmtune.printable import counted, in_markdown
 from mlmtune.proof.bootstrap import NUM_RESAMPLES, SEED, estimate
 from mlmtune.proof.findings import Probe, ProbeRow
 from mlmtune.proof.many_runs import train_one_of_many
 from mlmtune.proof.numbers import change, points
-from mlmtune.proof.rendering import cell, probe_table
+from mlmtune.proof.rendering import probe_table
 from mlmtune.proof.report import renew_report
 from mlmtune.proof.runs import FinishedRun, open_run
 from mlmtune.training.run_dir import read_json, write_json, write_whole
@@ -509,7 +509,7 @@ def to_markdown(result: Probe) -> str:
         "mean and standard deviation over seeds, in percent.",
         "",
         *(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header))),
-        *(f"| {' | '.join(map(cell, row))} |" for row in rows),
+        *(f"| {' | '.join(map(in_markdown, row))} |" for row in rows),
         "",
         *(f"> {note}" for note in result.notes),
     ]

@@ -1,6 +1,5 @@
 """report.html and report.md: the same findings for a browser and for a repository."""
 
-import re
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from mlmtune.printable import in_markdown
 from mlmtune.proof.charts import Range, Series, interval_chart, line_chart
 from mlmtune.proof.findings import Estimate, Part, Probe, Report, Text
 from mlmtune.proof.numbers import change, count, nats, perplexity, points, share
@@ -30,7 +30,7 @@ def _render(name: str, report: Report, *, escapes: bool) -> str:
     )
     environment.filters |= {
         "perplexity": perplexity, "share": share, "nats": nats, "change": change, "count": count,
-        "cell": cell, "points": points,
+        "cell": in_markdown, "points": points,
     }  # fmt: skip
     template = environment.from_string(_resource(name))
     return (
@@ -51,15 +51,6 @@ def _render(name: str, report: Report, *, escapes: bool) -> str:
 
 def _resource(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-_MARKUP = re.compile(r"[\\`*<>|]|\](?=\()|(?<![^\W_])_|_(?![^\W_])")
-"""What Markdown would take for markup; an underscore inside a word it leaves alone."""
-
-
-def cell(text: Any) -> str:
-    """Text for a cell of a Markdown table, as it stands."""
-    return _MARKUP.sub(r"\\\g<0>", " ".join(str(text).split()))
 
 
 def probe_table(result: Probe) -> list[list[str]]:

@@ -19,7 +19,7 @@ from mlmtune.config import ClassificationConfig, Config, DataConfig, SourceConfi
 from mlmtune.corpus.scanning import source_name
 from mlmtune.modeling.locating import is_on_hub
 from mlmtune.modeling.names import short_names
-from mlmtune.printable import counted
+from mlmtune.printable import code_in_markdown, counted, in_markdown, printable
 from mlmtune.redaction import public_location, without_secrets
 from mlmtune.sharing.repository import HERE
 from mlmtune.sharing.trackers import flattened
@@ -57,7 +57,7 @@ def fill_mask_snippet(folder: Path, text: str) -> Snippet:
         f'fill = pipeline("fill-mask", {HERE}\n'
         f"for guess in fill({_literal(text)}, top_k={NUM_GUESSES}):\n"
         """    print(f"{guess['score']:.3f} {guess['token_str'].strip()}")""",
-        "\n".join(f"{guess['score']:.3f} {guess['token_str'].strip()}" for guess in guesses),
+        "\n".join(f"{g['score']:.3f} {printable(g['token_str'].strip())}" for g in guesses),
     )
 
 
@@ -71,12 +71,13 @@ def classification_snippet(folder: Path, texts: Sequence[str]) -> Snippet:
         f'classify = pipeline("text-classification", {HERE}\n'
         f"[guess] = classify([{_literal(asked)}])\n"
         """print(f"{guess['score']:.3f} {guess['label']}")""",
-        f"{guess['score']:.3f} {guess['label']}",
+        f"{guess['score']:.3f} {printable(guess['label'])}",
     )
 
 
 def _literal(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    # The escapes that make it printable mean the same in Python.
+    return printable(json.dumps(value, ensure_ascii=False))
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,16 @@ class Data:
         dataset: its name on the hub; None where it is not there.
         amount: how much there is, in words.
         license: as the config states it.
+        is_trained_on: False for text that was only validated on.
+        is_measured_on: whether the metrics are of it; they are never of replayed text.
     """
 
     name: str
     dataset: str | None
     amount: str
     license: str | None
+    is_trained_on: bool = True
+    is_measured_on: bool = True
 
 
 @dataclass(frozen=True)
@@ -153,13 +158,13 @@ class Card:
     def base_link(self) -> str:
         """The base as Markdown."""
         if not self.base_on_hub:
-            return f"`{self.base}`"
+            return code_in_markdown(self.base)
         return f"[{self.base}](https://huggingface.co/{self.base})"
 
 
 def render(card: Card) -> str:
     """The card as Markdown, under the metadata that the hub reads."""
-    names = [data.dataset for data in card.data if data.dataset is not None]
+    names = [data.dataset for data in card.data if data.dataset is not None and data.is_trained_on]
     metadata = ModelCardData(
         base_model=card.base if card.base_on_hub else None,
         datasets=names or None,
@@ -178,14 +183,14 @@ def render(card: Card) -> str:
 
 
 def _eval_results(card: Card) -> Iterator[EvalResult]:
-    datasets = [data for data in card.data if data.dataset is not None]
-    kind = datasets[0].dataset if len(card.data) == len(datasets) == 1 else None
+    measured = [data for data in card.data if data.is_measured_on]
+    kind = measured[0].dataset if len(measured) == 1 else None
     for metric in card.metrics:
         if metric.type is not None and metric.value is not None:
             yield EvalResult(
                 task_type=card.task,
                 dataset_type=kind or "text",
-                dataset_name=", ".join(data.name for data in card.data),
+                dataset_name=", ".join(data.name for data in measured),
                 dataset_split=re.split(r"\W", card.measured_on, maxsplit=1)[0],
                 metric_type=metric.type,
                 metric_name=metric.name,
@@ -194,8 +199,7 @@ def _eval_results(card: Card) -> Iterator[EvalResult]:
 
 
 def _cell(text: Any) -> str:
-    shown = str(text).lower() if isinstance(text, bool) else str(text)
-    return " ".join(shown.split()).replace("|", "\\|")
+    return in_markdown(str(text).lower() if isinstance(text, bool) else text)
 
 
 def public_name(location: str) -> str:
@@ -204,9 +208,9 @@ def public_name(location: str) -> str:
     location = public_location(location).rpartition("::")[2]
     scheme, separator, path = location.partition("://")
     if separator and scheme not in _ON_THIS_MACHINE:
-        return without_secrets(location)
+        return printable(without_secrets(location))
     path = re.split(r"/?[^/]*[*?\[]", path if separator else location, maxsplit=1)[0]
-    return short_names([path or location])[0].rpartition("/")[2]
+    return printable(short_names([path or location])[0].rpartition("/")[2])
 
 
 # ------------------------------------------------------------------------- masked language models
@@ -230,9 +234,13 @@ def masked_lm_card(
         environment: environment.json's content.
         snippet: filling a mask.
     """
-    data = tuple(
-        _source_data(source, corpus)
-        for source in (*config.corpus.sources, *config.corpus.validation_sources)
+    validation = config.corpus.validation_sources
+    data = (
+        *(
+            _source_data(source, corpus, is_measured_on=not validation and source.replay is None)
+            for source in config.corpus.sources
+        ),
+        *(_source_data(source, corpus, is_trained_on=False) for source in validation),
     )
     masked = f"{counted(results['num_masked_tokens'], 'masked token')}"
     draws = ""
@@ -308,14 +316,17 @@ def _perplexity(value: float | None, interval: Sequence[float] | None = None) ->
     return f"{value:,.2f}" + ("" if interval is None else " [{:,.2f}, {:,.2f}]".format(*interval))
 
 
-def _source_data(source: SourceConfig, corpus: Mapping[str, Any]) -> Data:
+def _source_data(source: SourceConfig, corpus: Mapping[str, Any], **role: bool) -> Data:
     found = corpus["sources"].get(source_name(source), {})
-    where = source.name or ", ".join(map(public_name, source.places))
+    on_hub = source.dataset is not None and is_on_hub(source.dataset)
+    place = source.dataset if on_hub else ", ".join(map(public_name, source.places))
+    where = printable(source.name or str(place))
     if source.replay is not None:
         where += " (general text, mixed in)"
-    on_hub = source.dataset is not None and is_on_hub(source.dataset)
+    if not role.get("is_trained_on", True):
+        where += " (validated on, not trained on)"
     amount = f"{found['tokens']:,} tokens" if "tokens" in found else ""
-    return Data(where, source.dataset if on_hub else None, amount, source.license)
+    return Data(where, source.dataset if on_hub else None, amount, source.license, **role)
 
 
 # -------------------------------------------------------------------------------- classifiers
@@ -340,7 +351,7 @@ def classification_card(
         snippet: labelling a text.
     """
     side = "validation" if "step" in results else "test"
-    labels = ", ".join(f"`{label}`" for label in data["labels"])
+    labels = ", ".join(map(code_in_markdown, data["labels"]))
     return _card(
         name,
         config,
@@ -355,22 +366,30 @@ def classification_card(
             Metric("accuracy", "accuracy", results["accuracy"], f"{results['accuracy']:.1%}"),
             Metric("macro-F1", "f1", results["macro_f1"], f"{100 * results['macro_f1']:.1f}"),
             *(
-                Metric(f"F1 of {label}", None, found["f1"], f"{100 * found['f1']:.1f}")
+                Metric(f"F1 of {printable(label)}", None, found["f1"], f"{100 * found['f1']:.1f}")
                 for label, found in results["per_label"].items()
             ),
         ),
         notes=() if side == "test" else ("Validation has chosen the weights; there is no test.",),
-        data=(_task_data(config.data, data),),
+        data=tuple(_task_data(config.data, data, side)),
     )
 
 
-def _task_data(config: DataConfig, data: Mapping[str, Any]) -> Data:
-    amount = f"{counted(data['train']['examples'], 'example')}"
+def _task_data(config: DataConfig, data: Mapping[str, Any], side: str) -> Iterator[Data]:
+    """The text that was trained on and, if it is elsewhere, the text that was measured on."""
+    amount = counted(data["train"]["examples"], "example")
     if config.dataset is not None:
         on_hub = is_on_hub(config.dataset)
         where = config.dataset if on_hub else public_name(config.dataset)
-        return Data(where, config.dataset if on_hub else None, amount, config.license)
-    return Data(public_name(config.train), None, amount, config.license)
+        yield Data(where, config.dataset if on_hub else None, amount, config.license)
+        return
+    other = config.test if side == "test" else config.validation
+    name = public_name(config.train)
+    yield Data(name, None, amount, config.license, is_measured_on=other is None)
+    if other is not None:
+        amount = counted(data[side]["examples"], "example")
+        name = f"{public_name(other)} ({side})"
+        yield Data(name, None, amount, config.license, is_trained_on=False)
 
 
 # ------------------------------------------------------------------------------------- both
@@ -386,7 +405,7 @@ def _card(
     base = config.model.name_or_path
     on_hub = is_on_hub(base)
     return Card(
-        name=name,
+        name=printable(name),
         base=base if on_hub else public_name(base),
         base_on_hub=on_hub,
         license=config.hub.license,

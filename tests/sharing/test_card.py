@@ -143,6 +143,46 @@ def test_names_of_the_hub_are_linked_and_in_the_metadata():
     assert {r.dataset_type for r in found.eval_results} == {"stanfordnlp/imdb"}
 
 
+HUB = "stanfordnlp/imdb"
+MIXED = [{"format": "text", "path": "/data/docs"},
+         {"format": "dataset", "dataset": HUB, "replay": 0.2}]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("corpus", "measured", "kind", "trained"),
+    [
+        ({"sources": MIXED}, "docs", "text", [HUB]),
+        ({"sources": MIXED, "validation_sources": [{"format": "text", "path": "/data/held-out"}]},
+         "held-out (validated on, not trained on)", "text", [HUB]),
+        ({"sources": MIXED[:1], "validation_sources": [{"format": "dataset", "dataset": HUB}]},
+         f"{HUB} (validated on, not trained on)", HUB, None),
+        ({"sources": [*MIXED[:1], {"format": "text", "path": "/data/more"}]},
+         "docs, more", "text", None),
+    ],
+)  # fmt: skip
+def test_the_metadata_names_what_was_validated_on(corpus, measured, kind, trained):
+    found = metadata(card_of(corpus=corpus))
+    assert {r.dataset_name for r in found.eval_results} == {measured}
+    assert {r.dataset_type for r in found.eval_results} == {kind}
+    assert found.datasets == trained
+
+
+def test_names_are_escaped_and_change_nothing_around_them():
+    name = "a|b <img> `x` *y* [z](http://w)\n# h \x1b[2J\u202e"
+    text = card_of(
+        model={"name_or_path": "/m/my`|<b>\x1b"},
+        corpus={"sources": [{"format": "text", "path": "/data/docs", "name": name,
+                             "license": "x|y\nz: 1"}]},
+    )  # fmt: skip
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    row = r"| a\|b \<img\> \`x\` \*y\* [z\](http://w)\\x0a# h \\x1b[2J\\u202e |"
+    assert row in text
+    assert r"| x\|y z: 1 |" in text
+    assert r"Its base is `` my`|<b>\x1b ``." in text
+    assert metadata(text).model_name == "a"
+
+
 def test_a_local_base_is_named_and_in_no_metadata():
     text = card_of(model={"name_or_path": "/home/me/models/my-bert"})
     assert metadata(text).base_model is None
