@@ -5,7 +5,10 @@ is its documentation; `mlmtune.config_loading` reads the file. Nothing here impo
 config is reported at once.
 """
 
+import codecs
+import difflib
 import re
+from encodings.aliases import aliases
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -101,16 +104,20 @@ class MarkdownConfig(Section):
 class SourceConfig(Section):
     """One place that text comes from: a `path`, a `git` repository, or a `dataset`."""
 
-    format: Literal["markdown", "text", "lines", "json", "csv", "parquet", "python", "dataset"]
-    """`markdown` and `text`: a file is a document. `lines`: a line is a document. `json`: a JSON
-    list of strings or objects, or JSON Lines. `csv`: a row is a document (tabs where the name ends
-    in `.tsv`). `parquet`: a row is a document (Arrow files, too). `python`: the strings in a list
-    or mapping assigned to the name `text_field` in a Python file, which is parsed and never run.
+    format: Literal[
+        "markdown", "text", "lines", "sentences", "json", "csv", "parquet", "python", "dataset"
+    ]
+    """`markdown` and `text`: a file is a document. `lines`: a line is a document. `sentences`: a
+    line is a sentence, and blank lines separate documents: the classical input of next-sentence
+    prediction, whose sentences then need no other splitter. `json`: a JSON list of strings or
+    objects, such a list inside an object, or JSON Lines. `csv`: a row is a document. `parquet`: a
+    row is a document (Arrow files, too). `python`: the strings in a list or mapping assigned to the
+    name `text_field` in a Python file, which is parsed and never run.
     `dataset`: a row of a Hugging Face dataset is a document."""
     path: str | list[str] | None = None
     """A file, a folder, a glob, `package://NAME/PATH` inside an installed package, or a location
     that fsspec opens (`s3://`, `gs://`, `https://`); or a list of them. Files may be compressed
-    (`.gz`, `.bz2`, `.xz`)."""
+    (`.gz`, `.bz2`, `.xz`, `.zst`)."""
     git: str | None = None
     """URL of a repository (`https://`, `ssh://` or `file://`). Only the files that `include` names
     are fetched, once, without history; credentials are git's own business and never stand here."""
@@ -132,9 +139,24 @@ class SourceConfig(Section):
     usual endings."""
     exclude: list[str] = []
     """Globs below a folder that name files to leave out."""
+    encoding: str | None = None
+    """What the files are encoded in, by a name that Python knows (`cp1250`, `koi8_r`,
+    `shift_jis`). By default each file's encoding is recognised; where encodings cannot be told
+    apart it is guessed, and `mlmtune corpus` shows which guesses were made."""
     text_field: str | None = None
     """`json`, `csv`, `parquet`, `dataset`: the field that holds the text (by default `text`, else
-    `content` under its `title`); `python`: the name that the strings are assigned to."""
+    `content` under its `title`); `doc.body` is the field `body` of the object `doc`. `python`: the
+    name that the strings are assigned to."""
+    record_path: str | None = None
+    """`json`: the key of an object under which the list of records is (`data`, `response.docs`). By
+    default the only list of objects in it."""
+    delimiter: str | None = None
+    """`csv`: the character between the fields of a row. By default whichever of comma, tab, `;` and
+    `|` divides the header into most fields."""
+    quoting: Literal["minimal", "none"] | None = None
+    """`csv`: with `minimal` (RFC 4180) a field may be enclosed in quotes, and then holds delimiters
+    and line ends; with `none` quotes are characters like any other. By default `none` for a table
+    in which enclosing quotes would swallow whole rows, else `minimal`."""
     markup: Literal["markdown", "html", "none"] | None = None
     """What the text is written in: `html` takes tags and entities (`<br />`, `&amp;`) out of it. By
     default `markdown` for that format, and `none` for the others."""
@@ -158,6 +180,25 @@ class SourceConfig(Section):
         where = self.path or self.git or self.dataset or ""
         return [where] if isinstance(where, str) else where
 
+    @field_validator("encoding")
+    @classmethod
+    def _is_an_encoding(cls, encoding: str | None) -> str | None:
+        if encoding is not None and not _decodes_files(encoding):
+            near = difflib.get_close_matches(encoding.lower(), sorted(set(aliases.values())), n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"there is no encoding {encoding!r}{hint} (such as cp1252 or koi8_r)")
+        return encoding
+
+    @field_validator("delimiter")
+    @classmethod
+    def _is_one_character(cls, delimiter: str | None) -> str | None:
+        if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
+            raise ValueError(
+                f"expected one character that is no quote or line end, got {delimiter!r}; a tab is "
+                'written "\\t"'
+            )
+        return delimiter
+
     @model_validator(mode="after")
     def _is_in_one_place(self) -> "SourceConfig":
         places = [name for name in ("path", "git", "dataset") if getattr(self, name) is not None]
@@ -176,11 +217,16 @@ class SourceConfig(Section):
         fields = ("json", "csv", "parquet", "python", "dataset")
         kinds = {
             "text_field": fields,
+            "record_path": ("json",),
+            **dict.fromkeys(("delimiter", "quoting"), ("csv",)),
+            "encoding": ("markdown", "text", "lines", "sentences", "json", "csv"),
             **dict.fromkeys(("dataset_config", "split"), ("dataset",)),
         }
         for name, formats in kinds.items():
             if getattr(self, name) is not None and self.format not in formats:
                 raise ValueError(f"{name} has no meaning for format {self.format!r}; remove it")
+        if self.format == "sentences" and self.markup not in (None, "none"):
+            raise ValueError("markup has no meaning for format 'sentences'; remove it")
         if self.format == "python" and self.text_field is None:
             raise ValueError("format 'python' needs text_field: the name the strings belong to")
         if self.revision is not None and self.path is not None:
@@ -210,6 +256,16 @@ class SourceConfig(Section):
         if self.revision is not None and not re.fullmatch(r"[\w][\w./+@-]*", self.revision):
             raise ValueError("revision is no name of a branch, tag or commit")
         return self
+
+
+def _decodes_files(encoding: str) -> bool:
+    """Whether it is an encoding of text. Python also knows codecs of escapes and of bytes."""
+    try:
+        name = codecs.lookup(encoding).name
+        b"a".decode(name)
+    except (LookupError, UnicodeError):
+        return False
+    return name not in ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined")
 
 
 def _fault_of_url(url: str) -> str | None:
@@ -257,7 +313,7 @@ Sources = Annotated[
 
 
 def _format_of(path: str) -> str:
-    name = re.sub(r"\.(gz|bz2|xz)$", "", path.lower())
+    name = re.sub(r"\.(gz|bz2|xz|zst)$", "", path.lower())
     formats = {
         "markdown": (".md", ".markdown", ".mdx"),
         "json": (".json", ".jsonl", ".ndjson"),

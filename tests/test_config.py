@@ -99,6 +99,7 @@ def test_a_loaded_config_cannot_be_changed() -> None:
 
 
 TEXT = {"format": "text", "path": "x"}
+CSV = {"format": "csv", "path": "x"}
 GIT = {"format": "text", "git": "https://h/x"}
 DATASET = {"format": "dataset", "dataset": "a/b"}
 
@@ -134,6 +135,17 @@ DATASET = {"format": "dataset", "dataset": "a/b"}
                 ({"sources": [TEXT | {"dataset": "a/b"}]}, "contradict each other"),
                 ({"sources": [{"format": "text", "dataset": "a/b"}]}, "go together"),
                 ({"sources": [TEXT | {"split": "test"}]}, "split has no meaning"),
+                ({"sources": [TEXT | {"encoding": "cp-1252x"}]}, "did you mean cp1252"),
+                ({"sources": [TEXT | {"encoding": "hex"}]}, "there is no encoding 'hex'"),
+                ({"sources": [TEXT | {"encoding": "punycode"}]}, "there is no encoding"),
+                ({"sources": [DATASET | {"encoding": "cp1252"}]}, "encoding has no meaning"),
+                ({"sources": [TEXT | {"delimiter": ";"}]}, "delimiter has no meaning"),
+                ({"sources": [CSV | {"delimiter": "ab"}]}, "expected one character"),
+                ({"sources": [CSV | {"record_path": "a"}]}, "record_path has no meaning"),
+                (
+                    {"sources": [TEXT | {"format": "sentences", "markup": "html"}]},
+                    "markup has no meaning",
+                ),
                 ({"sources": [TEXT | {"revision": "v1"}]}, "revision has no meaning"),
                 ({"sources": [TEXT | {"streaming": True}]}, "streaming has no meaning"),
                 ({"sources": [DATASET | {"streaming": True}]}, "streaming needs max_documents"),

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from mlmtune.config import DataConfig, SourceConfig
 from mlmtune.corpus import hub
-from mlmtune.corpus.decoding import BrokenRecord, FileLeftOut, read_text
+from mlmtune.corpus.decoding import read_text
+from mlmtune.corpus.faults import BrokenRecord, FileLeftOut
 from mlmtune.corpus.formats.csv_rows import csv_values
 from mlmtune.corpus.formats.json_values import json_values
 from mlmtune.corpus.formats.records import Value, kind_of, listed

@@ -15,7 +15,7 @@ from mlmtune.config import CleaningConfig, MarkdownConfig
 from mlmtune.corpus.html_text import html_text
 from mlmtune.corpus.markdown_text import markdown_text
 
-CLEANING_VERSION = 3
+CLEANING_VERSION = 4
 """To be raised with every change of what readers and cleaning yield: all is read anew."""
 
 STEPS = (

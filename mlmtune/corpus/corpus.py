@@ -56,7 +56,8 @@ _REMEDIES = {
     "near_duplicate": "raise corpus.near_duplicates.threshold",
     "binary": "name the files that hold text (include)",
     "too_large": "cut large files, or read them with format: lines",
-    "undecodable": "convert the files to UTF-8",
+    "undecodable": "set the source's encoding, or convert the files to UTF-8",
+    "empty": "give files that hold text, or set text_field to the field that does",
     "not_a_file": "give regular files",
     "link_outside": "give the folder that the links lead to as a path of its own",
     "unreadable": "make the files readable",
@@ -114,6 +115,7 @@ def read_corpus(config: CorpusConfig, listing: Listing, folder: Path, console: C
         check_available()
     parts = plan_parts(listing.sources, config, folder)
     tables = list(_clean(parts, config, console))
+    _check_texts_are_found(listing.sources, parts, tables)
     funnel = _count_files(listing.sources, parts, tables)
     table = DocumentTable.of(parts, tables, len(listing.sources))
     corpus = Corpus(listing.sources, parts, table, funnel)
@@ -147,12 +149,13 @@ def _clean(parts: list[Part], config: CorpusConfig, console: Console) -> Iterato
                 next(written)
                 bar.update(part.num_bytes)
             table = _table_of(part, console)
+            if table.counts.misread is not None:
+                written.close()
+                raise DataError(table.counts.misread)
             if config.on_error == "fail" and table.counts.first_fault is not None:
                 written.close()
-                raise DataError(
-                    f"{table.counts.first_fault}; or set corpus.on_error: skip to leave out what "
-                    "is broken"
-                )
+                advice = "; or set corpus.on_error: skip to leave out what is broken"
+                raise DataError(table.counts.first_fault + advice * (not _lacks_all_text(table)))
             yield table
 
 
@@ -165,6 +168,26 @@ def _table_of(part: Part, console: Console) -> PartTable:
         error.path.unlink(missing_ok=True)
         write_part(*with_line_numbers([part]))
         return PartTable.of(part)
+
+
+def _lacks_all_text(table: PartTable) -> bool:
+    """Whether the field of the text is missing altogether: no record of a part has it."""
+    counts = table.counts
+    has_none = counts.num_empty == 0 and len(table.content_hashes) == 0
+    return has_none and 0 < counts.num_lacking_text == counts.num_broken
+
+
+def _check_texts_are_found(
+    sources: tuple[ListedSource, ...], parts: list[Part], tables: list[PartTable]
+) -> None:
+    """Raise if no record of a source has the field that its text is looked for under."""
+    for number in range(len(sources)):
+        of_source = [t for p, t in zip(parts, tables, strict=True) if p.source == number]
+        has_text = any(len(t.content_hashes) or t.counts.num_empty for t in of_source)
+        lacking = next((t for t in of_source if _lacks_all_text(t)), None)
+        if lacking is not None and not has_text:
+            place, detail = lacking.counts.named_records[0]
+            raise DataError(f"{place}: {detail}, and no record of the source has it")
 
 
 class _Examined(NamedTuple):
@@ -314,6 +337,7 @@ def _count_files(
     """The funnel up to where documents are cleaned."""
     funnel = Funnel({source.name: SourceFunnel() for source in sources})
     for source in sources:
+        funnel.sources[source.name].endings_not_read.update(source.endings_not_read)
         for place in source.passed_over:
             funnel.sources[source.name].files_left_out[place.reason] += 1
             funnel.files_left_out.append(
@@ -327,6 +351,8 @@ def _count_files(
         counts, source_funnel = table.counts, funnel.sources[sources[part.source].name]
         source_funnel.files_read += counts.files_read
         source_funnel.files_left_out += counts.files_left_out
+        source_funnel.encodings += counts.encodings
+        source_funnel.encodings_guessed += counts.encodings_guessed
         source_funnel.documents_left_out += Counter(
             broken=counts.num_broken, empty=counts.num_empty
         )
@@ -336,10 +362,14 @@ def _count_files(
             {"path": path, "reason": reason, "detail": detail}
             for path, reason, detail in counts.named_files
         ]
+        funnel.guesses += [
+            {"path": path, "encoding": encoding} for path, encoding in counts.named_guesses
+        ]
         funnel.records_broken += [
             {"place": place, "detail": detail} for place, detail in counts.named_records
         ]
-    del funnel.files_left_out[_MAX_NAMED_FILES:], funnel.records_broken[_MAX_NAMED_FILES:]
+    for named in (funnel.files_left_out, funnel.guesses, funnel.records_broken):
+        del named[_MAX_NAMED_FILES:]
     return funnel
 
 

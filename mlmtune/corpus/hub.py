@@ -20,17 +20,14 @@ import xxhash
 
 from mlmtune import hub
 from mlmtune.config import SourceConfig
-from mlmtune.corpus.decoding import BrokenRecord
-from mlmtune.corpus.formats.records import Record, Value, record_of
+from mlmtune.corpus.faults import FileLeftOut
+from mlmtune.corpus.formats.records import Record, Value, record_of, text_columns
 from mlmtune.errors import ConfigError, DataError, HubError, MlmtuneError, ResourceError
 from mlmtune.locations import resolve
 from mlmtune.redaction import without_queries
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ROWS_AT_ONCE = 256
-
-# Where the text is looked for if no field is named; see `record_of`.
-_DEFAULT_FIELDS = ("text", "content", "title")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,15 +128,17 @@ def dataset_values(
 def _text_fields(dataset: Any, text_field: str | None, where: str) -> list[str]:
     """The columns to read; the others are left alone, whatever it would take to decode them."""
     columns = column_names(dataset)
-    fault = record_of(Value(dict.fromkeys(columns, ""), "", ""), text_field)
-    if isinstance(fault, BrokenRecord):
-        raise DataError(f"{where}.text_field: {fault.message}")
-    field = text_field or ("text" if "text" in columns else "content")
+    try:
+        chosen = text_columns(columns, text_field, nested=True)
+    except FileLeftOut as fault:
+        raise DataError(f"{where}.text_field: {fault.detail}") from fault
+    field = chosen[-1]
     features = dataset.features
     kind = "null" if features is None else str(features.arrow_schema.field(field).type)
-    if not kind.startswith(("string", "large_string", "dictionary", "null")):
+    is_inside = text_field not in (None, field) and kind.startswith("struct")
+    if not is_inside and not kind.startswith(("string", "large_string", "dictionary", "null")):
         raise DataError(f"{where}.text_field: the field '{field}' holds {kind}, not strings")
-    return [text_field] if text_field else [f for f in _DEFAULT_FIELDS if f in columns]
+    return chosen
 
 
 def column_names(dataset: Any) -> list[str]:

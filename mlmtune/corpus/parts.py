@@ -35,9 +35,10 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
-from mlmtune.config import CorpusConfig
+from mlmtune.config import CorpusConfig, SourceConfig
 from mlmtune.corpus.cleaning import CLEANING_VERSION
-from mlmtune.corpus.decoding import BrokenRecord, Span, can_be_cut, count_line_ends
+from mlmtune.corpus.decoding import Span, can_be_cut, count_line_ends
+from mlmtune.corpus.faults import BrokenRecord
 from mlmtune.corpus.hub import ListedDataset
 from mlmtune.corpus.readers import has_lines
 from mlmtune.corpus.reading import CleanDocument, FileEvent, FileOutcome, Reader, Tally
@@ -80,10 +81,15 @@ class PartCounts:
     Attributes:
         files_read: files that gave documents.
         files_left_out: files that gave none, by reason.
+    encodings: what the files were decoded by, by number of files.
+    encodings_guessed: those of them that other encodings might have been as well.
+    named_guesses: path and encoding of the first of these files.
         named_files: path, reason and detail of the first of them.
         num_broken: records that could not be read.
+    num_lacking_text: those of them that do not have the field that the text is looked for under.
         named_records: place and detail of the first of them.
         first_fault: what `on_error: fail` says of the part; None where nothing is broken.
+    misread: what is said whatever `on_error` is: a file that cannot be read in this way at all.
         num_empty: documents of which cleaning left nothing.
         num_characters: before cleaning.
         removed: characters that cleaning took away, by step.
@@ -91,10 +97,15 @@ class PartCounts:
 
     files_read: int = 0
     files_left_out: Counter[str] = field(default_factory=Counter)
+    encodings: Counter[str] = field(default_factory=Counter)
+    encodings_guessed: Counter[str] = field(default_factory=Counter)
+    named_guesses: list[tuple[str, str]] = field(default_factory=list)
     named_files: list[tuple[str, str, str]] = field(default_factory=list)
     num_broken: int = 0
+    num_lacking_text: int = 0
     named_records: list[tuple[str, str]] = field(default_factory=list)
     first_fault: str | None = None
+    misread: str | None = None
     num_empty: int = 0
     num_characters: int = 0
     removed: Counter[str] = field(default_factory=Counter)
@@ -149,9 +160,7 @@ def plan_parts(sources: Sequence[ListedSource], config: CorpusConfig, folder: Pa
         if source.dataset is not None:
             path = folder / _name(reader, source.dataset.signature.encode())
             parts.append(Part(path, index, reader, (), source.dataset))
-        files_and_spans = [
-            piece for file in source.files for piece in _cut(file, source.config.format)
-        ]
+        files_and_spans = [piece for file in source.files for piece in _cut(file, source.config)]
         for files in _divide(files_and_spans):
             state = xxhash.xxh3_128()
             for file in files:
@@ -163,10 +172,11 @@ def plan_parts(sources: Sequence[ListedSource], config: CorpusConfig, folder: Pa
     return parts
 
 
-def _cut(file: ListedFile, format_: str) -> Iterator[ListedFile]:
+def _cut(file: ListedFile, source: SourceConfig) -> Iterator[ListedFile]:
     """A large file of lines in spans, so that it makes several parts."""
     is_large = file.size > 2 * SPAN_BYTES and not is_remote(file.path)
-    if not (is_large and has_lines(file.path, format_) and can_be_cut(file.path)):
+    has_lines_ = is_large and has_lines(file.path, source.format)
+    if not (has_lines_ and can_be_cut(file.path, source.encoding)):
         yield file
         return
     version = f"{file.version} {file.size}"
@@ -217,8 +227,8 @@ def _divide(files: Sequence[ListedFile]) -> Iterator[tuple[ListedFile, ...]]:
 def _name(reader: Reader, content: bytes) -> str:
     """A path within the folder of parts; two levels, for folders of a million parts are slow."""
     source = reader.source.model_dump(
-        include={"format", "text_field", "markup", "git", "dataset", "dataset_config", "split",
-                 "streaming"}
+        include={"format", "encoding", "text_field", "record_path", "delimiter", "quoting",
+                 "markup", "git", "dataset", "dataset_config", "split", "streaming"}
     )  # fmt: skip
     if reader.source.streaming:
         source["max_documents"] = reader.source.max_documents
@@ -285,13 +295,22 @@ def _documents(part: Part, counts: PartCounts) -> Iterator[CleanDocument]:
             case BrokenRecord():
                 where = f"{place}{event.place}"
                 counts.num_broken += 1
+                counts.num_lacking_text += event.lacks_text
                 counts.first_fault = counts.first_fault or f"{where}: {event.message}"
                 if len(counts.named_records) < _MAX_NAMED:
                     counts.named_records.append((where, event.message))
-            case FileOutcome(reason=None):
+            case FileOutcome(reason=None, encoding=encoding):
                 counts.files_read += 1
+                if encoding is not None:
+                    counts.encodings[encoding.name] += 1
+                if encoding is not None and encoding.is_guess:
+                    counts.encodings_guessed[encoding.name] += 1
+                    if len(counts.named_guesses) < _MAX_NAMED:
+                        counts.named_guesses.append((place, encoding.name))
             case FileOutcome(reason=str(reason)):
                 counts.files_left_out[reason] += 1
+                if event.is_misread:
+                    counts.misread = counts.misread or f"{place}: {event.detail}"
                 if event.broken:
                     fault = f"{place}: {reason}: {event.detail}"
                     counts.first_fault = counts.first_fault or fault
@@ -406,8 +425,8 @@ class PartTable(NamedTuple):
             if [digest(array.data) for array in arrays] != content["numbers"]:
                 raise ValueError("the numbers do not match their hashes")
             counts = PartCounts(**content["counts"])
-        counts.files_left_out = Counter(counts.files_left_out)
-        counts.removed = Counter(counts.removed)
+        for name in ("files_left_out", "encodings", "encodings_guessed", "removed"):
+            setattr(counts, name, Counter(getattr(counts, name)))
         return cls(counts, *arrays)
 
 

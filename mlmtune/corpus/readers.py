@@ -9,22 +9,26 @@ To add a format: a module in `formats`, a row in `READERS` and one in `ENDINGS`,
 
 from collections.abc import Callable, Iterator
 
-from mlmtune.corpus.decoding import COMPRESSIONS, Span
+from mlmtune.config import SourceConfig
+from mlmtune.corpus.compression import COMPRESSIONS
+from mlmtune.corpus.decoding import Span
+from mlmtune.corpus.encodings import Decoding
 from mlmtune.corpus.formats.csv_rows import read_csv
 from mlmtune.corpus.formats.json_values import JSON_LINES, read_json
-from mlmtune.corpus.formats.plain import read_lines, read_markdown, read_plain
+from mlmtune.corpus.formats.plain import read_lines, read_markdown, read_plain, read_sentences
 from mlmtune.corpus.formats.python_strings import read_python
 from mlmtune.corpus.formats.records import Record
 from mlmtune.corpus.formats.tables import read_parquet
 
-Reader = Callable[[str, str | None], Iterator[Record]]
-"""(path, text_field) -> records; raises `FileLeftOut` where the file cannot be read."""
-
+Reader = Callable[[str, SourceConfig, Decoding], Iterator[Record]]
+"""(path, the source that it is of, its decoding) -> records; raises `FileLeftOut` where the file
+cannot be read."""
 
 READERS: dict[str, Reader] = {
     "markdown": read_markdown,
     "text": read_plain,
     "lines": read_lines,
+    "sentences": read_sentences,
     "json": read_json,
     "csv": read_csv,
     "parquet": read_parquet,
@@ -35,6 +39,7 @@ ENDINGS: dict[str, tuple[str, ...]] = {
     "markdown": (".md", ".markdown", ".mdx"),
     "text": (".txt",),
     "lines": (".txt", ".tokens", ".raw"),
+    "sentences": (".txt",),
     "json": (".json", ".jsonl", ".ndjson"),
     "csv": (".csv", ".tsv"),
     "parquet": (".parquet", ".arrow", ".feather", ".ipc"),
@@ -46,7 +51,7 @@ ENDINGS: dict[str, tuple[str, ...]] = {
 _COMPRESSED_WITHIN = frozenset({"parquet"})
 
 
-LINE_READERS: dict[str, Callable[[str, str | None, Span | None], Iterator[Record]]] = {
+LINE_READERS: dict[str, Callable[[str, SourceConfig, Decoding, Span | None], Iterator[Record]]] = {
     "lines": read_lines,
     "json": read_json,
 }

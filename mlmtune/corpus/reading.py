@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 from mlmtune.config import CleaningConfig, MarkdownConfig, SourceConfig
 from mlmtune.corpus.cleaning import clean, content_hash, letter_share
-from mlmtune.corpus.decoding import BrokenRecord, FileLeftOut, Span
+from mlmtune.corpus.decoding import Span
+from mlmtune.corpus.encodings import Decoding, Encoding
+from mlmtune.corpus.faults import BrokenRecord, FileLeftOut
 from mlmtune.corpus.formats.records import Record
 from mlmtune.corpus.hub import ListedDataset, read_dataset
 from mlmtune.corpus.readers import LINE_READERS, READERS
@@ -41,11 +43,15 @@ class FileOutcome(NamedTuple):
         reason: why it was left out; None where it was read.
         detail: the reason, for people.
         broken: it is damaged, so that `corpus.on_error` decides whether to go on.
+        is_misread: the config has to change, whatever `corpus.on_error` says.
+        encoding: what its text was decoded by; None where it is no text, or was not read.
     """
 
     reason: str | None = None
     detail: str = ""
     broken: bool = False
+    is_misread: bool = False
+    encoding: Encoding | None = None
 
 
 FileEvent = CleanDocument | BrokenRecord | FileOutcome
@@ -91,11 +97,12 @@ class Reader:
         Raises:
             HubError: the file lies elsewhere and cannot be fetched.
         """
+        decoding = Decoding(self.source.encoding)
         num_records = 0
         goes_on = file.span is not None and file.span.start > 0  # its start has the outcome
         try:
             with local_copy(file.path, scratch) as path:
-                for record in self._records(path, file.span):
+                for record in self._records(path, file.span, decoding):
                     num_records += 1
                     yield self._clean(record, file.id, tally)
         except FileLeftOut as fault:
@@ -105,19 +112,22 @@ class Reader:
                     f"{public_location(file.path)}: {fault.detail}; try again"
                 ) from fault
             if num_records == 0 and not goes_on:
-                yield FileOutcome(fault.reason, fault.detail, fault.broken)
+                yield FileOutcome(fault.reason, fault.detail, fault.broken, fault.is_misread)
                 return
             # The records before the fault are in use, so that the file is not left out.
             where = f" (after {num_records} records)"
             yield BrokenRecord(where, f"{fault.reason}: {fault.detail}")
         if not goes_on:
             is_read = num_records > 0 or file.span is not None
-            yield FileOutcome() if is_read else FileOutcome("empty", "holds no documents")
+            if is_read:
+                yield FileOutcome(encoding=decoding.found)
+            else:
+                yield FileOutcome("empty", "holds no documents")
 
-    def _records(self, path: str, span: Span | None) -> Iterator[Record]:
+    def _records(self, path: str, span: Span | None, decoding: Decoding) -> Iterator[Record]:
         if span is None:
-            return READERS[self.source.format](path, self.source.text_field)
-        return LINE_READERS[self.source.format](path, self.source.text_field, span)
+            return READERS[self.source.format](path, self.source, decoding)
+        return LINE_READERS[self.source.format](path, self.source, decoding, span)
 
     def read_dataset(self, dataset: ListedDataset, tally: Tally) -> Iterator[FileEvent]:
         """The documents and broken records of the dataset that the source is."""

@@ -6,7 +6,7 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path, PurePosixPath
 
@@ -14,7 +14,8 @@ import xxhash
 
 from mlmtune.config import CorpusConfig, SourceConfig
 from mlmtune.corpus import git, hub, remote
-from mlmtune.corpus.decoding import Span
+from mlmtune.corpus.compression import COMPRESSIONS
+from mlmtune.corpus.decoding import Span, uncompressed_name
 from mlmtune.corpus.readers import file_endings
 from mlmtune.errors import DataError
 from mlmtune.locations import resolve
@@ -64,6 +65,7 @@ class ListedSource:
         files: sorted by id.
         passed_over: what matched but cannot be read.
         dataset: in the place of files, where the source is a dataset.
+        endings_not_read: how many files of its folders have an ending that is not read, by ending.
     """
 
     config: SourceConfig
@@ -72,6 +74,7 @@ class ListedSource:
     files: tuple[ListedFile, ...]
     passed_over: tuple[PassedOver, ...] = ()
     dataset: hub.ListedDataset | None = None
+    endings_not_read: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +159,17 @@ def scan(
                 files, passed_over = _fetch_source(source, where, git_cache, say, refresh)
                 yield ListedSource(source, name, validation, files, passed_over)
             else:
-                files, passed_over = _scan_source(source, where)
-                yield ListedSource(source, name, validation, files, passed_over)
+                files, passed_over, endings = _scan_source(source, where)
+                yield ListedSource(
+                    source, name, validation, files, passed_over, endings_not_read=endings
+                )
 
     validation = tuple(listed("validation_sources", config.validation_sources))
     training = tuple(listed("sources", config.sources))
     references = tuple(listed("exclude_overlap_with", config.exclude_overlap_with))
+    for source in (*validation, *training):
+        for line in _misreadings(source):
+            say(line)
     return Listing((*validation, *training), references)
 
 
@@ -216,8 +224,12 @@ def _fetch_source(
 
 def _scan_source(
     source: SourceConfig, where: str
-) -> tuple[tuple[ListedFile, ...], tuple[PassedOver, ...]]:
-    """The files of one source, by id; `where` is its place in the config."""
+) -> tuple[tuple[ListedFile, ...], tuple[PassedOver, ...], Counter[str]]:
+    """The files of one source, by id; `where` is its place in the config.
+
+    Returns:
+        The files, what is passed over, and how many files have an ending that is not read.
+    """
     selects = _Selection(source)
     local = [path for path in _paths(source) if not remote.is_remote(path)]
     walks = [_Walk(location, selects, where) for location in local]
@@ -226,6 +238,7 @@ def _scan_source(
     files: dict[str, ListedFile] = {}
     passed_over: dict[str, PassedOver] = {}
     endings_seen: Counter[str] = Counter()
+    endings_not_read: Counter[str] = Counter()
     for walk in walks:
         prefix = PurePosixPath(os.path.relpath(walk.root, common).replace(os.sep, "/"))
         for below, path, outcome in walk.entries():
@@ -239,9 +252,17 @@ def _scan_source(
                 version = str(outcome.st_mtime_ns)
                 files[path] = ListedFile(file_id, path, outcome.st_size, version)
         endings_seen += walk.endings_passed
+        if source.include is None and walk.is_folder:
+            endings_not_read += walk.endings_passed
+
+    def selects_remote(below: str) -> bool:
+        if not selects(below) and source.include is None and not selects.excludes(below):
+            endings_not_read[_ending(below)] += 1
+        return selects(below)
+
     for location in _paths(source):
         if remote.is_remote(location):
-            for found in remote.list_remote(location, selects, where):
+            for found in remote.list_remote(location, selects_remote, where):
                 # Ids of several places are told apart by the places.
                 file_id = found.id if len(_paths(source)) == 1 else public_location(found.url)
                 files[found.url] = ListedFile(file_id, found.url, found.size or 0, found.version)
@@ -250,6 +271,7 @@ def _scan_source(
     return (
         tuple(sorted(files.values(), key=lambda file: file.id)),
         tuple(sorted(passed_over.values(), key=lambda entry: entry.path)),
+        endings_not_read,
     )
 
 
@@ -286,6 +308,7 @@ class _Walk:
 
     Attributes:
         root: the folder that ids start from, with links resolved.
+        is_folder: all of a folder is meant, whose files are selected by their endings.
         endings_passed: how many files of each ending did not match.
     """
 
@@ -305,6 +328,7 @@ class _Walk:
             self._named_file = path.name
         self._glob = re.compile(_translate(pattern)) if pattern else None
         self._unmatched_glob = f"{where}.path: nothing matches the glob {location}"
+        self.is_folder = self._named_file is None and not pattern
         self._max_depth = None if not pattern or "**" in pattern else pattern.count("/")
 
     def entries(self) -> Iterator[tuple[str, str, os.stat_result | PassedOver]]:
@@ -345,7 +369,7 @@ class _Walk:
                     continue
                 if not (fits or (matched and self._selects.includes(name))):
                     if not entry.is_symlink():
-                        self.endings_passed[PurePosixPath(name).suffix or "none"] += 1
+                        self.endings_passed[_ending(name)] += 1
                     continue
                 outcome = self._entry(entry)
                 if outcome is not None:
@@ -364,6 +388,45 @@ class _Walk:
         if os.path.isdir(real):
             return None  # is walked where it really is
         return real, _status(real, entry.path)
+
+
+def _ending(name: str) -> str:
+    """The ending of a file's name in small letters, with that of a compression; or `none`."""
+    path = PurePosixPath(name.lower())
+    is_compressed = path.suffix in COMPRESSIONS
+    return (PurePosixPath(path.stem).suffix * is_compressed + path.suffix) or "none"
+
+
+# What formats of plain text make of other files: what the model would be trained on, and what to
+# do instead. Files like `.pdf` are recognised by their first bytes.
+_PLAIN_FORMATS = ("text", "lines", "sentences")
+_MISREAD: dict[tuple[str, ...], tuple[str, str]] = {
+    (".html", ".htm", ".xhtml", ".xml"): ("their tags, too", "set markup: html"),
+    (".ipynb",): (
+        "JSON: its keys, outputs and encoded images, too",
+        "convert them to Markdown (jupyter nbconvert --to markdown)",
+    ),
+    (".json", ".jsonl", ".ndjson"): ("JSON: its keys and quotes, too", "set format: json"),
+    (".csv", ".tsv"): ("all columns with their delimiters", "set format: csv"),
+    (".md", ".markdown", ".mdx"): ("the marks of Markdown, too", "set format: markdown"),
+    (".tex",): ("the commands of TeX, too", "convert them to text"),
+}
+
+
+def _misreadings(source: ListedSource) -> Iterator[str]:
+    """A line for each kind of file that is read as plain text and is something else."""
+    if source.config.format not in _PLAIN_FORMATS:
+        return
+    endings = Counter(PurePosixPath(uncompressed_name(file.path)).suffix for file in source.files)
+    for kinds, (trained_on, remedy) in _MISREAD.items():
+        num_files = sum(endings[ending] for ending in kinds)
+        if not num_files or (source.config.markup == "html" and remedy.endswith("html")):
+            continue
+        there = " and ".join(ending for ending in kinds if endings[ending])
+        yield (
+            f"{source.name}: {num_files:,} {'file' if num_files == 1 else 'files'} ({there}) read "
+            f"with format: {source.config.format}: the model is trained on {trained_on}; {remedy}"
+        )
 
 
 def _status(path: str, shown: str) -> os.stat_result | PassedOver:

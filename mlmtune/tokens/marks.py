@@ -55,17 +55,17 @@ class Marker:
             installed, so that nothing can be marked here and what is there is taken as it is.
         how_to_install: what to say then.
         purpose: what is going on while it works, in a few words.
-        concerns: whether a text has anything to mark; where not, its marks are the store's own
+        concerns: whether a document has anything to mark; where not, its marks are the store's own
             word starts.
-        mark: (text, offsets of its n tokens, (n,) the store's own word starts) -> (n,) bool.
+        mark: (document, offsets of its n tokens, (n,) the store's own word starts) -> (n,) bool.
     """
 
     name: str
     made_by: str | None
     how_to_install: str
     purpose: str
-    concerns: Callable[[str], bool]
-    mark: Callable[[str, Offsets, NDArray[np.bool_]], NDArray[np.bool_]]
+    concerns: Callable[[Document], bool]
+    mark: Callable[[Document, Offsets, NDArray[np.bool_]], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -281,13 +281,13 @@ def _mark_shard(
         if hashes != store.content_hashes[here].tolist():
             raise DataError(_CHANGED)
         begins, lengths = store.offsets[here] - start, store.lengths[here]
-        concerned = [i for i, document in enumerate(batch) if marker.concerns(document.text)]
+        concerned = [i for i, document in enumerate(batch) if marker.concerns(document)]
         found = offsets_of([batch[i].text for i in concerned], encode)
         for i, offsets in zip(concerned, found, strict=True):
             if len(offsets.starts) != lengths[i]:
                 raise DataError(_CHANGED)
             inside = slice(begins[i], begins[i] + lengths[i])
-            marks[inside] = marker.mark(batch[i].text, offsets, marks[inside])
+            marks[inside] = marker.mark(batch[i], offsets, marks[inside])
         number += len(batch)
         advance(len(batch))
     if number != numbers.stop:

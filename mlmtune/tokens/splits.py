@@ -76,11 +76,13 @@ class Uses:
         objective: pairs need to know where sentences begin.
         strategies: by config section, how tokens are selected.
         general: text to measure forgetting on.
+        by_lines: for each source of the store, whether each of its lines is a sentence.
     """
 
     objective: Objective = "mlm"
     strategies: dict[str, Strategy] = field(default_factory=dict)
     general: tuple[SourceConfig, ...] = ()
+    by_lines: tuple[bool, ...] = ()
 
     @property
     def word_strategies(self) -> dict[str, Strategy]:
@@ -232,7 +234,7 @@ def needed_markers(tokenization: TokenizationConfig, uses: Uses) -> list[Marker]
     if tokenization.word_segmenter is not None:
         markers.append(word_marker(tokenization.word_segmenter))
     if uses.objective != "mlm":
-        markers.append(sentence_marker(tokenization.language))
+        markers.append(sentence_marker(tokenization.language, uses.by_lines))
     for marker in markers:
         if marker.made_by is None and tokenization.store is None:
             raise ConfigError(marker.how_to_install)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mlmtune.console import table
+from mlmtune.corpus.funnel import remarks
 from mlmtune.printable import counted
 from mlmtune.tokens.unknown import describe_unknown
 
@@ -48,6 +49,10 @@ def _funnel(summary: dict[str, Any]) -> Iterator[str]:
         yield f"{counted(files['found'], 'file')} found, {files['read']:,} read" + (
             f"; left out: {reasons}" if reasons else ""
         )
+        encodings = ", ".join(f"{name} {n:,}" for name, n in files["encodings"].items())
+        if encodings:
+            yield f"encodings: {encodings}"
+        yield from remarks(summary)
         yield ""
     rows = [["", "documents", "characters"]]
     rows.append(["found", _number(documents["found"]), _number(characters["found"])])
@@ -164,12 +169,13 @@ def _overlaps(summary: dict[str, Any]) -> Iterator[str]:
 def _left_out(summary: dict[str, Any]) -> Iterator[str]:
     for title, entries, name in (
         ("files left out", summary["files_left_out"], "path"),
+        ("encodings that were guessed", summary["encodings_guessed"], "path"),
         ("records that are broken", summary["records_broken"], "place"),
     ):
         if entries:
             yield title
         for entry in entries[:_SHOWN]:
             reason = f"{_words_of(entry['reason'])}: " if "reason" in entry else ""
-            yield f"  {entry[name]}  {reason}{entry['detail']}"
+            yield f"  {entry[name]}  {reason}{entry.get('detail') or entry['encoding']}"
         if len(entries) > _SHOWN:
             yield f"  and more; --json lists the first {len(entries)}"

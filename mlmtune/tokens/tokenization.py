@@ -6,7 +6,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -22,6 +22,7 @@ from mlmtune.console import Console
 from mlmtune.corpus.cleaning import CLEANING_VERSION, count_words
 from mlmtune.corpus.corpus import read_corpus
 from mlmtune.corpus.document import Document
+from mlmtune.corpus.funnel import with_endings_not_read
 from mlmtune.corpus.scanning import Listing, scan
 from mlmtune.errors import ConfigError, DataError, MlmtuneError, ResourceError, was_taken_away
 from mlmtune.integrity import Damaged
@@ -222,7 +223,9 @@ def open_store(
     store = _usable(place, ingredients, say=lambda _: None)  # it is said once it is built
     if store is None:
         store = _build_once(place, corpus, tokenization, ingredients, tokenizer, console)
-    return store
+    # A file that is not read makes no other store, and may have come after it was made.
+    endings = {source.name: source.endings_not_read for source in listing.sources}
+    return replace(store, funnel=with_endings_not_read(store.funnel, endings))
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,8 @@ def word_marker(segmenter: str) -> Marker:
             f"{pip_install(f'mlmtune[{extra}]')}"
         ),
         purpose="finding words",
-        concerns=lambda text: _RUN.search(text) is not None,
-        mark=lambda text, offsets, own: word_starts(text, offsets, own, load_once()),
+        concerns=lambda document: _RUN.search(document.text) is not None,
+        mark=lambda document, offsets, own: word_starts(document.text, offsets, own, load_once()),
     )
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mlmtune.config import Config, RateSchedule
 from mlmtune.console import Console
+from mlmtune.corpus.funnel import remarks
 from mlmtune.evaluation.fill_mask import ANY_MASK, fill_mask
 from mlmtune.evaluation.frequencies import TokenFrequencies
 from mlmtune.evaluation.perplexity import Evaluation
@@ -265,6 +266,7 @@ class MaskedLM(Measurable, Task):
             if left_out:
                 reasons = ", ".join(f"{reason} {count:,}" for reason, count in left_out.items())
                 yield f"{kind} left out: {reasons}; see {run.path / 'corpus.json'}"
+        yield from remarks(self.store.funnel)
         if isinstance(self.sequences, PairSequences):
             yield f"training pairs: {self.sequences.describe()}"
 

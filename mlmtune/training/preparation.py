@@ -60,7 +60,9 @@ def prepare(config: Config, console: Console, *, rebuilds: bool, refresh: bool) 
 
 def uses_of(config: Config) -> Uses:
     strategies = {"masking": config.masking.strategy, "evaluation": config.evaluation.strategy}
-    return Uses(config.objective, strategies, tuple(config.evaluation.general))
+    sources = (*config.corpus.validation_sources, *config.corpus.sources)
+    by_lines = tuple(source.format == "sentences" for source in sources)
+    return Uses(config.objective, strategies, tuple(config.evaluation.general), by_lines)
 
 
 def say_what_the_hub_is(config: Config, console: Console) -> None:

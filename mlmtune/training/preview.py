@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mlmtune.config import Config
+from mlmtune.corpus.funnel import remarks
 from mlmtune.corpus.reading import CleanDocument, Reader, Tally
 from mlmtune.corpus.scanning import ListedFile, ListedSource
 from mlmtune.masking.selection import mean_mlm_probability
@@ -110,6 +111,8 @@ def _plan_lines(task: MaskedLM, device: str) -> Iterator[tuple[str, str]]:
             f"{counts['found']:,} found, {counts[done]:,} {done}, "
             f"{sum(counts['left_out'].values()):,} left out" + (f" ({reasons})" if reasons else ""),
         )
+    for remark in remarks(task.store.funnel):
+        yield "corpus", remark
     for name, view in (("training", splits.train), ("validation", splits.validation)):
         yield name, _describe_side(view, task.store.num_characters.sum())
     if isinstance(task.sequences, PairSequences):

@@ -2,6 +2,7 @@ import gzip
 import json
 import os
 import tempfile
+from collections import Counter
 from itertools import product
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from mlmtune.config import CorpusConfig, SourceConfig
 from mlmtune.console import Console
 from mlmtune.corpus.corpus import read_corpus
+from mlmtune.corpus.funnel import remarks, with_endings_not_read
 from mlmtune.corpus.scanning import scan
 from mlmtune.corpus.splitting import validation_mask
 from mlmtune.errors import DataError
@@ -92,6 +94,9 @@ def test_everything_left_out_is_counted_and_files_are_named(folder):
         "found": 8,
         "read": 4,
         "left_out": {"binary": 1, "empty": 1, "not_a_file": 1, "undecodable": 1},
+        "endings_not_read": {},
+        "encodings": {"utf-8": 4},
+        "encodings_guessed": {},
     }
     assert reading.counts["documents"] == {
         "found": 4,
@@ -430,3 +435,56 @@ def test_several_processes_give_what_one_does(versions, monkeypatch):
     assert together.kept == alone.kept
     assert together.counts == alone.counts
     assert alone.left_out["overlap"] == 2
+
+
+def test_encodings_are_counted_and_guesses_named(folder):
+    path = folder({"a.txt": "grüße", "b.txt": "Žluťoučký kůň".encode("cp1250"), "c.bin": "x"})
+    (source_counts,) = read(source(path)).counts["sources"].values()
+    files = source_counts["files"]
+    assert files["encodings"] == {"cp1250": 1, "utf-8": 1}
+    assert files["encodings_guessed"] == {"cp1250": 1}
+    assert files["endings_not_read"] == {".bin": 1}
+    assert read(source(path)).counts["encodings_guessed"] == [
+        {"path": f"{path}/b.txt", "encoding": "cp1250"}
+    ]
+    given = read(source(folder({"b.txt": "кот".encode("koi8_r")}, "one"), encoding="koi8_r"))
+    assert given.texts == ["кот"]
+    assert given.counts["files"]["encodings_guessed"] == {}
+
+
+@pytest.mark.parametrize("on_error", ["fail", "skip"])
+@pytest.mark.parametrize(
+    ("name", "content", "format_"),
+    [
+        ("a.csv", "id;body\n1;x\n", "csv"),
+        ("a.jsonl", '{"body": "x"}\n{"body": "y"}\n', "json"),
+        ("a.json", '[{"text": 5}]', "json"),
+    ],
+)
+def test_a_field_that_is_missing_altogether_is_an_error(folder, name, content, format_, on_error):
+    sources = (source(folder({name: content}), format_), source(folder({"b.txt": "b"}, "more")))
+    with pytest.raises(DataError, match="'text'") as caught:
+        read(*sources, on_error=on_error)
+    assert "on_error" not in str(caught.value)
+
+
+def test_a_field_that_some_records_lack_is_left_out_where_it_may_be(folder):
+    content = '{"body": "x"}\n{"text": "y"}\n'
+    path = folder({"a.jsonl": content, "b.json": '{"id": 1}'})
+    assert read(source(path, "json"), on_error="skip").texts == ["y"]
+    with pytest.raises(DataError, match="on_error: skip"):
+        read(source(path, "json"))
+
+
+def test_what_a_user_should_know_is_said_in_a_line_each(folder):
+    path = folder({"a.txt": "Žluťoučký kůň".encode("cp1250"), "b.html": "x", "c.pdf": "x"})
+    blank = folder({"a.csv": "text,body\n,x\n,y\n"}, "blank")
+    counts = read(source(path, name="docs"), source(blank, "csv", name="table")).counts
+    assert list(remarks(counts)) == [
+        "no document of table is in the corpus (empty 2)",
+        "not read, other endings: .html 1, .pdf 1",
+        "encodings that were guessed, by number of files: cp1250 1 (set encoding on the source if "
+        "a guess is wrong)",
+    ]
+    later = with_endings_not_read(counts, {"docs": Counter({".doc": 3})})
+    assert "not read, other endings: .doc 3" in list(remarks(later))

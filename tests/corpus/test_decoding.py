@@ -4,15 +4,14 @@ import lzma
 import os
 import tracemalloc
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlmtune.corpus import decoding
+from mlmtune.corpus import decoding, encodings
+from mlmtune.corpus.compression import COMPRESSIONS
 from mlmtune.corpus.decoding import (
-    COMPRESSIONS,
-    BrokenRecord,
-    FileLeftOut,
     Span,
     can_be_cut,
     count_line_ends,
@@ -22,6 +21,7 @@ from mlmtune.corpus.decoding import (
     read_text,
     uncompressed_name,
 )
+from mlmtune.corpus.faults import BrokenRecord, FileLeftOut
 
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\1\0\0\0\1\0\x08\x02\0\0\0" + bytes(range(256)) * 20
 FRENCH = "Le garçon est allé à l'école, où il a étudié la littérature."
@@ -29,7 +29,12 @@ RUSSIAN = "Все счастливые семьи похожи друг на д�
 CHINESE = "今天天气很好，我们去公园散步。\n微软公司发布了新的产品。\n"
 JAPANESE = "今日は天気がいいので、公園へ散歩に行きましょう。明日は雨が降るでしょう。"
 
-COMPRESS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+COMPRESS = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": lambda content: pa.compress(content, codec="zstd", asbytes=True),
+}
 
 texts = st.text(st.characters(categories=["L", "N", "P", "Zs"], include_characters="\n\t"))
 
@@ -120,9 +125,9 @@ def test_a_broken_byte_in_utf8_is_named_and_not_guessed_around(write):
 def test_a_large_binary_costs_one_short_read(write, monkeypatch):
     path = write(PNG + b"\0" * (8 << 20))
     sizes = []
-    detect = decoding.detect_encoding
+    detect = encodings.detect_encoding
     monkeypatch.setattr(
-        decoding, "detect_encoding", lambda p, **k: sizes.append(len(p)) or detect(p, **k)
+        encodings, "detect_encoding", lambda p, **k: sizes.append(len(p)) or detect(p, **k)
     )
     tracemalloc.start()
     assert reason_of(path) == "binary"

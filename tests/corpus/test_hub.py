@@ -14,7 +14,7 @@ import pytest
 
 from mlmtune import hub as environment
 from mlmtune.config import SourceConfig
-from mlmtune.corpus.decoding import BrokenRecord
+from mlmtune.corpus.faults import BrokenRecord
 from mlmtune.corpus.formats.records import RawDocument
 from mlmtune.corpus.hub import locate, read_dataset
 from mlmtune.errors import ConfigError, DataError, HubError, ResourceError
@@ -78,7 +78,7 @@ def test_a_null_is_a_broken_record_and_the_others_are_read(save):
 
 
 def test_a_missing_field_is_answered_with_those_there(save):
-    with pytest.raises(DataError, match=r"\[0\]\.text_field: no field 'body'; .*: a, b "):
+    with pytest.raises(DataError, match=r"\[0\]\.text_field: no column 'body'; .*: a, b "):
         read(save({"a": ["x"], "b": ["y"]}), text_field="body")
 
 
@@ -447,7 +447,7 @@ def test_a_dataset_of_the_hub_is_read_at_its_commit(outcomes, job, texts):
         ("no such split", "ConfigError", r": .* no split 'dev'; the splits are: .*test"),
         ("no such configuration", "ConfigError", r"dataset_config: .* no 'c'; there are: a, b"),
         ("several configurations", "ConfigError", r"dataset_config: .* several .*: a, b; name one"),
-        ("no such field", "DataError", r"text_field: no field 'body'; the fields are: text, n"),
+        ("no such field", "DataError", r"text_field: no column 'body'; the columns are: text, n"),
         ("no such revision", "HubError", r"revision: owner/news has no revision 'v9'"),
         ("no such dataset", "HubError", r"no such dataset on http://127.*HF_TOKEN"),
         ("no name", "ConfigError", r"neither a folder nor a name on the hub"),

@@ -17,18 +17,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlmtune.config import SourceConfig
-from mlmtune.corpus.decoding import BrokenRecord, FileLeftOut
-from mlmtune.corpus.formats import csv_rows, json_values
+from mlmtune.corpus.encodings import ADVICE, Decoding
+from mlmtune.corpus.faults import BrokenRecord, FileLeftOut
+from mlmtune.corpus.formats import csv_rows, json_values, plain
 from mlmtune.corpus.formats.records import RawDocument, Value, record_of, text_columns
 from mlmtune.corpus.readers import ENDINGS, READERS, file_endings
 
 
+def records_of(format_, path, text_field=None, **settings):
+    source = SourceConfig(format=format_, path=str(path), text_field=text_field, **settings)
+    return READERS[format_](str(path), source, Decoding(source.encoding))
+
+
 @pytest.fixture
 def read(tmp_path):
-    def read_file(format_, name, content, text_field=None):
+    def read_file(format_, name, content, text_field=None, **settings):
         path = tmp_path / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return list(READERS[format_](str(path), text_field))
+        return list(records_of(format_, path, text_field, **settings))
 
     return read_file
 
@@ -49,7 +55,7 @@ def fault_of(read, *arguments):
 def peak_of(format_, path):
     """Number of records, and the most memory that Python took for them."""
     tracemalloc.start()
-    num_records = sum(1 for _ in READERS[format_](str(path), None))
+    num_records = sum(1 for _ in records_of(format_, path))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return num_records, peak
@@ -63,7 +69,7 @@ def test_every_format_of_the_config_has_a_reader_and_endings():
 
 
 def test_endings_are_those_of_the_format_and_of_each_compression():
-    assert file_endings("text") == (".txt", ".txt.gz", ".txt.bz2", ".txt.xz")
+    assert file_endings("text") == (".txt", ".txt.gz", ".txt.bz2", ".txt.xz", ".txt.zst")
     assert file_endings("parquet") == ENDINGS["parquet"]
 
 
@@ -74,9 +80,9 @@ def test_endings_are_those_of_the_format_and_of_each_compression():
         ({"title": "T", "content": "c"}, RawDocument("T\n\nc", "#1")),
         (
             {"text": datetime.date.min},
-            BrokenRecord(":1", "field 'text' is of type date, not a string"),
+            BrokenRecord(":1", "field 'text' is of type date, not a string", lacks_text=True),
         ),
-        ({"text": 5.5}, BrokenRecord(":1", "field 'text' is a number, not a string")),
+        ({"text": 5.5}, BrokenRecord(":1", "field 'text' is a number, not a string", True)),
         ([], BrokenRecord(":1", "a string or an object is needed, not a list")),
     ],
 )
@@ -186,7 +192,7 @@ def test_a_broken_json_line_is_named_and_spoils_no_other(read, line, message):
 
 def test_a_broken_item_of_a_json_list_is_named(read):
     _, broken = read("json", "a.json", '["x", {"text": 5}]')
-    assert broken == BrokenRecord(" (item 2)", "field 'text' is a number, not a string")
+    assert broken == BrokenRecord(" (item 2)", "field 'text' is a number, not a string", True)
 
 
 def test_a_broken_json_list_names_its_line(read):
@@ -196,7 +202,7 @@ def test_a_broken_json_list_names_its_line(read):
 
 
 def test_an_item_of_a_json_list_that_is_too_long_is_not_waited_for(read, monkeypatch):
-    monkeypatch.setattr(json_values, "_JSON_LIST_CHARACTERS", 10)
+    monkeypatch.setattr(json_values, "_READ_CHARACTERS", 10)
     monkeypatch.setattr(json_values, "MAX_DOCUMENT_BYTES", 40)
     assert len(read("json", "a.json", json.dumps(["a" * 30] * 5))) == 5
     with pytest.raises(FileLeftOut, match="line 3: an item of over") as caught:
@@ -219,9 +225,9 @@ any_json = st.recursive(
 def test_a_json_list_is_read_piece_by_piece_as_it_is_read_at_once(values, indent, num_characters):
     written = json.dumps(values, indent=indent, ensure_ascii=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_values, "_JSON_LIST_CHARACTERS", num_characters)
+        patch.setattr(json_values, "_READ_CHARACTERS", num_characters)
         stream = io.StringIO(written, newline="")
-        items = list(json_values._iter_json_list(stream.read(num_characters), stream))
+        items = list(json_values._JsonText(stream).items())
     assert items == values
 
 
@@ -246,17 +252,18 @@ def test_what_is_broken_about_a_json_list_is_said(read, content, message):
 def test_items_before_the_fault_of_a_json_list_are_read(tmp_path):
     path = tmp_path / "a.json"
     path.write_text('["one", "two", three]')
-    records = READERS["json"](str(path), None)
+    records = records_of("json", path)
     assert [next(records).text, next(records).text] == ["one", "two"]
     with pytest.raises(FileLeftOut, match="broken"):
         next(records)
 
 
-def test_a_fault_in_a_json_list_is_known_before_the_rest_is_read():
-    stream = io.StringIO('"text"' * 10_000)
+def test_a_fault_in_a_json_list_is_known_before_the_rest_is_read(monkeypatch):
+    monkeypatch.setattr(json_values, "_READ_CHARACTERS", 30)
+    stream = io.StringIO('["a",\n "b" "c", "and some more"' + '"text"' * 10_000)
     with pytest.raises(FileLeftOut, match="line 2"):
-        list(json_values._iter_json_list('["a",\n "b" "c", "and some more"', stream))
-    assert stream.tell() == 0
+        list(json_values._JsonText(stream).items())
+    assert stream.tell() == 30
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
@@ -302,7 +309,6 @@ def test_tabs_are_told_by_the_ending_of_a_compressed_file_too(read):
         ("text,content,title", None, "1"),
         ("other,content,title", None, "3\n\n2"),
         ("other,content,title", "content", "2"),
-        ("text,text,title", None, "1"),
     ],
 )
 def test_csv_columns(read, header, text_field, text):
@@ -316,11 +322,16 @@ def test_csv_without_rows_holds_nothing(read, content):
 
 def test_a_missing_csv_column_lists_those_there(read):
     said = fault_of(read, "csv", "a.csv", 'id,"the body"\n1,x\n', "text")
-    assert "no column 'text'; the columns are: id, the body (set text_field)" in said
+    assert (
+        "no column 'text'; the columns are: id, the body (set text_field, or exclude the file)"
+        in said
+    )
 
 
 def test_a_header_that_is_no_csv_leaves_the_file_out(read):
-    assert "its header is not CSV" in fault_of(read, "csv", "a.csv", '"id" x,text\n1,2\n')
+    content = '"id" x,text\n1,2\n'
+    with pytest.raises(FileLeftOut, match="its header is not CSV"):
+        read("csv", "a.csv", content, quoting="minimal")
 
 
 @pytest.mark.parametrize(
@@ -340,10 +351,10 @@ def test_a_broken_csv_row_is_named_by_its_line_and_spoils_no_other(read, row, me
 
 
 def test_a_csv_quote_that_is_never_closed_is_named_where_it_opens(read):
-    first, broken = read("csv", "a.csv", 'id,text\n1,one\n2,"two\n3,three\n4,four\n')
-    assert first.text == "one"
+    first, broken = read("csv", "a.csv", 'id,text\n1,"one, 1"\n2,"two\n3,three\n4,four\n')
+    assert first.text == "one, 1"
     assert broken.place == ":3"
-    assert "unexpected end of data), and with it all up to line 5; mend" in broken.message
+    assert "unexpected end of data), and with it all up to line 5; fix" in broken.message
 
 
 def test_a_csv_field_may_be_long_but_not_endless(read, monkeypatch):
@@ -359,14 +370,14 @@ def test_a_csv_row_that_does_not_decode_spoils_no_other(read):
     fine = b"1,fine\n" * 40_000
     content = b'id,text\n%s2,"bad\xff\nline"\n\xff,text\n3,last\n' % fine
     *_, broken, other_field, last = read("csv", "a.csv", content)
-    assert broken == BrokenRecord(":40002", "not utf-8; convert the file to UTF-8")
+    assert broken == BrokenRecord(":40002", f"not utf-8; {ADVICE}")
     assert texts([other_field, last]) == ["text", "last"]
 
 
 def test_utf16_csv_that_does_not_decode_is_read_up_to_there(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(("text\n" + "word\n" * 200_000).encode("utf-16") + b"\x41")
-    records = READERS["csv"](str(path), None)
+    records = records_of("csv", path)
     assert next(records).text == "word"
     with pytest.raises(FileLeftOut, match="undecodable"):
         list(records)
@@ -449,7 +460,9 @@ def test_a_null_is_a_broken_record_as_it_is_in_json(read, write):
 def test_a_missing_column_lists_those_there(read, write):
     content = write(pa.table({"id": [1], "body": ["x"]}))
     said = fault_of(read, "parquet", "table", content)
-    assert "no column 'text'; the columns are: id, body (set text_field)" in said
+    assert (
+        "no column 'text'; the columns are: id, body (set text_field, or exclude the file)" in said
+    )
 
 
 @every_table
@@ -605,7 +618,7 @@ def test_python_faults_leave_the_file_out_as_broken(read, content, name, message
 def test_the_topics_of_the_standard_library():
     import pydoc_data.topics
 
-    records = list(READERS["python"](pydoc_data.topics.__file__, "topics"))
+    records = list(records_of("python", pydoc_data.topics.__file__, "topics"))
     assert texts(records) == list(pydoc_data.topics.topics.values())
 
 
@@ -623,7 +636,12 @@ def test_the_topics_of_the_standard_library():
 )
 @pytest.mark.parametrize(
     ("ending", "compress"),
-    [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)],
+    [
+        (".gz", gzip.compress),
+        (".bz2", bz2.compress),
+        (".xz", lzma.compress),
+        (".zst", lambda content: pa.compress(content, codec="zstd", asbytes=True)),
+    ],
 )
 def test_every_format_of_text_may_be_compressed(read, format_, content, field, ending, compress):
     assert texts(read(format_, f"a{ending}", compress(content.encode()), field)) == ["word"]
@@ -634,4 +652,151 @@ def test_every_format_of_text_may_be_compressed(read, format_, content, field, e
 def test_no_format_takes_what_it_is_not(read, format_, content):
     reason = "damaged" if format_ == "parquet" else "binary"
     with pytest.raises(FileLeftOut, match=reason if content else "empty"):
-        read(format_, "a.bin", content, "x")
+        read(format_, "a.bin", content, "x" if format_ == "python" else None)
+
+
+# How tables are parted and quoted.
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t", ";", "|"])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_the_delimiter_is_found(read, name, delimiter):
+    content = f"id{delimiter}text\n1{delimiter}one word\n2{delimiter}two\n"
+    assert texts(read("csv", name, content)) == ["one word", "two"]
+
+
+def test_a_delimiter_is_told_by_excel_or_by_the_user(read):
+    assert texts(read("csv", "a.csv", "sep=;\r\nid;text\r\n1;a, b\r\n")) == ["a, b"]
+    content = "id!text\n1!one\n"
+    assert texts(read("csv", "a.csv", content, delimiter="!")) == ["one"]
+    (broken,) = read("csv", "a.csv", "sep=;\nid;text\nbad\n")
+    assert broken.place == ":3"
+
+
+UNQUOTED = 'id\ttext\n1\tfirst\n2\t"Well, he said.\n3\tthird\n4\tends in a quote"\n5\tlast\n'
+
+
+def test_a_table_in_which_quotes_are_characters_keeps_its_rows(read):
+    assert texts(read("csv", "a.tsv", UNQUOTED)) == [
+        "first", '"Well, he said.', "third", 'ends in a quote"', "last",
+    ]  # fmt: skip
+    assert texts(read("csv", "a.tsv", 'id\ttext\n1\t"one" is a word\n')) == ['"one" is a word']
+
+
+def test_quotes_enclose_fields_where_the_table_shows_it_or_the_user_says_so(read):
+    content = 'id,text\n1,"one, two"\n2,"over\nlines, or so"\n3,"all"\n'
+    assert texts(read("csv", "a.csv", content)) == ["one, two", "over\nlines, or so", "all"]
+    assert texts(read("csv", "a.csv", 'id,text\n"1","one"\n"2","two"\n')) == ["one", "two"]
+    assert texts(read("csv", "a.csv", 'text\n"one\ntwo"\n')) == ["one\ntwo"]
+    assert len(read("csv", "a.tsv", UNQUOTED, quoting="minimal")) == 3
+    assert texts(read("csv", "a.csv", 'text\n"one\n', quoting="none")) == ['"one']
+
+
+def test_a_quoted_field_that_takes_whole_rows_is_an_error_where_it_is_unclear(read):
+    # Beyond the sample; and in a table of which one line shows no order.
+    far = "".join(f"{number}\tword word\n" for number in range(10_000))
+    for start in (f"id\ttext\n{far}", "id\ttext\n0\ta\tb\n"):
+        *_, broken, last = read("csv", "a.tsv", start + UNQUOTED.partition("\n")[2])
+        assert "takes the 3 lines from here for one field" in broken.message
+        assert "quoting: none" in broken.message
+        assert last.text == "last"
+
+
+@pytest.mark.parametrize(
+    ("header", "message"), [("text,text", "two columns 'text'"), ("id,body", "no column 'text'")]
+)
+def test_a_column_that_is_missing_or_there_twice_is_a_fault_of_the_config(read, header, message):
+    with pytest.raises(FileLeftOut, match=message) as caught:
+        read("csv", "a.csv", f"{header}\n1,2\n")
+    assert caught.value.is_misread
+
+
+# Records inside objects.
+
+
+@pytest.mark.parametrize(
+    ("content", "field", "expected"),
+    [
+        ({"doc": {"body": "inner"}}, "doc.body", "inner"),
+        ({"doc": {"body": "inner"}, "doc.body": "literal"}, "doc.body", "literal"),
+        ({"a.b": {"c": "dotted"}}, "a.b.c", "dotted"),
+        ({"a": {"b": {"c": "deep"}}}, "a.b.c", "deep"),
+    ],
+)
+def test_a_field_reaches_into_objects(content, field, expected):
+    assert record_of(Value(content, "#1", ":1"), field).text == expected
+
+
+@pytest.mark.parametrize("content", [{"doc": "text"}, {"doc": {}}, {"doc": {"body": 5}}, {}])
+def test_a_field_that_is_not_inside_is_named(content):
+    broken = record_of(Value(content, "#1", ":1"), "doc.body")
+    assert broken.lacks_text
+    assert "'doc.body'" in broken.message
+
+
+@every_table
+def test_a_field_of_a_struct_is_read(read, write):
+    content = write(pa.table({"doc": [{"body": "one", "n": 1}, {"body": "two", "n": 2}]}))
+    assert texts(read("parquet", "table", content, "doc.body")) == ["one", "two"]
+    with pytest.raises(FileLeftOut, match="column 'doc' holds struct"):
+        read("parquet", "table", content, "doc")
+
+
+ITEMS = [{"text": "one"}, {"text": "two"}]
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize(
+    ("content", "settings", "expected"),
+    [
+        ({"version": 2, "data": ITEMS, "tags": ["a", "b"]}, {}, ["one", "two"]),
+        ({"data": ["one", "two"], "empty": []}, {}, ["one", "two"]),
+        ({"a": ITEMS, "b": [{"text": "three"}]}, {"record_path": "b"}, ["three"]),
+        ({"a": {"docs": ITEMS}}, {"record_path": "a.docs"}, ["one", "two"]),
+        ({"a.docs": ITEMS, "a": 1}, {"record_path": "a.docs"}, ["one", "two"]),
+        ({"text": "whole", "parts": ITEMS}, {}, ["whole"]),
+        ({"data": []}, {"record_path": "data"}, []),
+    ],
+)
+def test_a_list_inside_an_object_is_found_or_named(read, content, settings, expected, indent):
+    written = json.dumps(content, indent=indent)
+    assert texts(read("json", "a.json", written, **settings)) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "record_path", "message"),
+    [
+        ({"a": ITEMS, "b": ITEMS}, None, "several lists: a, b; name one of them by record_path"),
+        ({"a": ITEMS}, "b", "no list at 'b'; the keys are: a"),
+        ({"a": 5}, "a", "no list at 'a'; it is a number"),
+        (ITEMS, "a", "the file holds a list; remove it"),
+    ],
+)
+def test_a_list_that_is_not_there_is_a_fault_of_the_config(read, content, record_path, message):
+    with pytest.raises(FileLeftOut, match=message) as caught:
+        read("json", "a.json", json.dumps(content), record_path=record_path)
+    assert caught.value.is_misread
+
+
+def test_an_object_that_is_broken_is_an_error_and_lines_are_still_lines(read):
+    assert "line 2 is not JSON" in fault_of(read, "json", "a.json", '{"data": [\n{"text": }]}')
+    assert "Extra data" in fault_of(read, "json", "a.json", '{\n"text": "a"}\n{')
+    lines = read("json", "a.json", '{"text": "one"}\n{"text": "two"}\n')
+    assert texts(lines) == ["one", "two"]
+    assert texts(read("json", "a.json", '{"text": "one"}')) == ["one"]
+
+
+def test_a_run_of_lines_is_a_document_of_sentences(read):
+    content = "\n One.\nTwo. \r\n\r\n \t\n\nThree.\nFour.\nFive."
+    records = read("sentences", "a.txt", content)
+    assert texts(records) == [" One.\nTwo. ", "Three.\nFour.\nFive."]
+    assert [record.place for record in records] == ["#2", "#7"]
+    assert texts(read("sentences", "a.txt", "a\rb\r\rc\r")) == ["a\nb", "c"]
+
+
+def test_a_document_of_sentences_that_never_ends_is_not_waited_for(read, monkeypatch):
+    monkeypatch.setattr(plain, "MAX_DOCUMENT_BYTES", 20)
+    broken, last = read("sentences", "a.txt", "a sentence\n" * 9 + "\nlast\n")
+    assert broken.place == ":1"
+    assert "set blank lines between documents" in broken.message
+    assert last.text == "last"

@@ -12,7 +12,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from mlmtune.corpus import remote
-from mlmtune.corpus.decoding import FileLeftOut
+from mlmtune.corpus.faults import FileLeftOut
 from mlmtune.corpus.remote import is_remote, list_remote, local_copy
 from mlmtune.errors import ConfigError, DataError, HubError
 

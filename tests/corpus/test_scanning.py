@@ -12,8 +12,8 @@ from mlmtune.corpus.scanning import scan as scan_into
 from mlmtune.errors import ConfigError, DataError
 
 
-def scan(config):
-    return scan_into(config, Path("no repository"), pytest.fail)
+def scan(config, say=pytest.fail):
+    return scan_into(config, Path("no repository"), say)
 
 
 @pytest.fixture
@@ -322,3 +322,42 @@ def test_where_files_are_is_no_part_of_the_signature_but_of_the_place(tree, tmp_
     )
     assert one.signature() == other.signature()
     assert one.place() != other.place()
+
+
+def test_files_with_other_endings_are_counted(tree):
+    root = tree("a.md", "b.docx", "sub/c.DOCX", "d.txt.gz", "Makefile", ".git/e.html", "x/f.pdf")
+    (source,) = scan(
+        CorpusConfig(
+            sources=[SourceConfig(format="markdown", path=str(root), exclude=["x"])],
+        )
+    ).sources
+    assert source.endings_not_read == {".docx": 2, ".txt.gz": 1, "none": 1}
+
+
+@pytest.mark.parametrize("fields", [{"include": ["*.md"]}, {"path": "*.md"}, {"path": "a.md"}])
+def test_files_that_the_user_did_not_name_are_no_surprise(tree, fields):
+    root = tree("a.md", "b.docx")
+    path = f"{root}/{fields.pop('path', '')}"
+    config = CorpusConfig(sources=[SourceConfig(format="markdown", path=path, **fields)])
+    assert scan(config).sources[0].endings_not_read == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "said"),
+    [
+        ("a.ipynb", {}, "(.ipynb) read with format: text: the model is trained on JSON"),
+        ("a.HTML.gz", {}, "(.html) read with format: text: the model is trained on their tags"),
+        ("a.html", {"markup": "html"}, None),
+        ("a.jsonl", {}, "set format: json"),
+        ("a.md", {}, "set format: markdown"),
+        ("a.log", {}, None),
+    ],
+)
+def test_a_file_that_is_more_than_its_text_is_announced(tree, name, fields, said):
+    lines = []
+    config = CorpusConfig(
+        sources=[SourceConfig(format="text", path=str(tree(name) / name), **fields)]
+    )
+    scan(config, say=lines.append)
+    assert (said is None) == (lines == [])
+    assert said is None or said in lines[0]

@@ -53,11 +53,14 @@ def text(tmp_path, tokenizer, console):
 def the_marker(made_by="rule 1", word="the", name="the"):
     """Marks the tokens that spell a word, where the text has it; elsewhere words as they are."""
 
-    def mark(text, offsets, own):
-        spelled = [text[s:e] for s, e in zip(offsets.starts, offsets.ends, strict=True)]
+    def mark(document, offsets, own):
+        spelled = [document.text[s:e] for s, e in zip(offsets.starts, offsets.ends, strict=True)]
         return np.asarray([token == word for token in spelled], dtype=bool)
 
-    return Marker(name, made_by, "install the rule", "marking", lambda text: word in text, mark)
+    def concerns(document):
+        return word in document.text
+
+    return Marker(name, made_by, "install the rule", "marking", concerns, mark)
 
 
 def expected(store, tokenizer, word="the"):

@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlmtune.config import TokenizationConfig
+from mlmtune.corpus.document import Document
 from mlmtune.errors import ConfigError
 from mlmtune.tokens import sentences as sentences_module
 from mlmtune.tokens.encoding import Encoder, plain_backend
-from mlmtune.tokens.sentences import sentence_starts
+from mlmtune.tokens.sentences import sentence_marker, sentence_starts
 from mlmtune.tokens.splits import Uses, needed_markers
 
 KINDS = pytest.mark.parametrize("kind", ["tokenizer", "byte_tokenizer"])
@@ -60,6 +61,22 @@ def test_the_first_token_begins_a_sentence_and_no_text_is_too_strange(request, k
     assert marks[:1].all()
 
 
+@KINDS
+def test_each_line_is_a_sentence_where_the_source_says_so(request, kind):
+    text = "Dr. One went. And came\n \nTwo.\nThree goes on"
+    encode = Encoder(plain_backend(request.getfixturevalue(kind)))
+    offsets = encode.offsets([text])[0]
+    marker = sentence_marker("en", by_lines=(False, True))
+
+    def cut(source):
+        marks = marker.mark(Document(text, "", source, 0), offsets, None)
+        places = [int(start) for start, mark in zip(offsets.starts, marks, strict=True) if mark]
+        return [text[b:e].strip() for b, e in zip(places, [*places[1:], len(text)], strict=True)]
+
+    assert cut(1) == ["Dr. One went. And came", "Two.", "Three goes on"]
+    assert cut(0) != cut(1)
+
+
 def test_a_missing_splitter_is_told_before_any_text_is_read(monkeypatch):
     def missing(name):
         raise importlib.metadata.PackageNotFoundError(name)
@@ -69,3 +86,6 @@ def test_a_missing_splitter_is_told_before_any_text_is_read(monkeypatch):
     for objective in ("mlm+nsp", "mlm+sop"):
         with pytest.raises(ConfigError, match=r"sentencex.*pip install 'mlmtune\[sentences\]'"):
             needed_markers(TokenizationConfig(), Uses(objective))
+        # Where every line is a sentence, none is needed.
+        uses = Uses(objective, by_lines=(True, True))
+        assert [m.made_by for m in needed_markers(TokenizationConfig(), uses)] == ["lines"]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
 
 from mlmtune.config import TokenizationConfig
+from mlmtune.corpus.document import Document
 from mlmtune.errors import ConfigError
 from mlmtune.tokens import words as words_module
 from mlmtune.tokens.encoding import Encoder, plain_backend
@@ -108,7 +109,7 @@ def words_in(tokenizer, text, segmenter=None):
     offsets = encode.offsets([text])[0]
     assert len(offsets.starts) == len(ids)
     if segmenter is not None:
-        starts = word_marker(segmenter).mark(text, offsets, starts)
+        starts = word_marker(segmenter).mark(Document(text, "", 0, 0), offsets, starts)
     first = np.flatnonzero(starts)
     last = np.append(first[1:], len(ids)) - 1
     places = zip(offsets.starts[first], offsets.ends[last], strict=True)

@@ -1,36 +1,87 @@
 """CSV: a document for each row below the header."""
 
 import csv
+import io
 import re
-from collections.abc import Callable, Iterator, Sequence
-from typing import TextIO
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal, TextIO
 
-from mlmtune.corpus.decoding import BrokenRecord, FileLeftOut, open_text, uncompressed_name
+from mlmtune.config import SourceConfig
+from mlmtune.corpus.decoding import open_text, uncompressed_name
+from mlmtune.corpus.encodings import ADVICE, Decoding
+from mlmtune.corpus.faults import BrokenRecord, FileLeftOut
 from mlmtune.corpus.formats.records import Record, Value, text_columns, texts_of
 
 # The parser takes 4 bytes for each; an open quote fills it with the rest of the file.
 _MAX_FIELD_CHARACTERS = 1 << 26
 _UNDECODED = re.compile("[\udc80-\udcff]")
 
+_SAMPLE_CHARACTERS = 1 << 16
+"""From so much of a file it is found how its fields are parted and quoted."""
+_DELIMITERS = (",", "\t", ";", "|")
+# Excel writes such a line above the header where the delimiter is not the usual one.
+_DELIMITER_LINE = re.compile(r"sep=(.)\r?\n?", re.IGNORECASE)
 
 Choose = Callable[[Sequence[str]], Sequence[str]]
 """From the columns of a table to those that are read."""
 
 
-def read_csv(path: str, text_field: str | None) -> Iterator[Record]:
+@dataclass(frozen=True)
+class Dialect:
+    """How the fields of a table are parted and quoted.
+
+    Attributes:
+        delimiter: what parts the fields of a row; None to find it.
+        quoting: `minimal`: a field that begins with a quote ends at the next one that is not
+            doubled, be it lines later. `none`: a quote is a character as any other. None to find
+            it.
+    """
+
+    delimiter: str | None = None
+    quoting: Literal["minimal", "none"] | None = None
+
+    def reader(self, lines: Iterable[str]) -> Any:
+        """The parser of a dialect that is known."""
+        assert self.delimiter is not None
+        if self.quoting == "none":
+            return csv.reader(lines, delimiter=self.delimiter, quoting=csv.QUOTE_NONE)
+        # Not strict, an open quote would take the rest of the file for one field without a word.
+        return csv.reader(lines, delimiter=self.delimiter, strict=True)
+
+
+def read_csv(path: str, source: SourceConfig, decoding: Decoding) -> Iterator[Record]:
     """A document for each row."""
-    return texts_of(csv_values(path, lambda columns: text_columns(columns, text_field)), text_field)
+
+    def choose(columns: Sequence[str]) -> Sequence[str]:
+        return text_columns(columns, source.text_field)
+
+    dialect = Dialect(source.delimiter, source.quoting)
+    return texts_of(csv_values(path, choose, dialect, decoding), source.text_field)
 
 
-def csv_values(path: str, choose: Choose) -> Iterator[Value | BrokenRecord]:
-    """The rows below the header, as in RFC 4180; tabs part the fields of a `.tsv`.
+def csv_values(
+    path: str, choose: Choose, dialect: Dialect | None = None, decoding: Decoding | None = None
+) -> Iterator[Value | BrokenRecord]:
+    """The rows below the header, as in RFC 4180 unless the table shows that it is otherwise.
 
-    A field that begins with a quote ends at the next one that is not doubled, be it lines later.
+    Args:
+        path: the file; tabs part the fields of a `.tsv`.
+        choose: which columns are read.
+        dialect: what is known of it.
+        decoding: which encoding is wanted; notes the one that is found.
+
+    Raises:
+        FileLeftOut: see `decoding.open_text`; or the header cannot be parsed.
     """
     csv.field_size_limit(_MAX_FIELD_CHARACTERS)  # there is one for the whole process
-    delimiter = "\t" if uncompressed_name(path).endswith(".tsv") else ","
-    with open_text(path, errors="surrogateescape") as stream:
-        rows = _iter_csv_rows(stream, delimiter)
+    usual = "\t" if uncompressed_name(path).endswith(".tsv") else ","
+    with open_text(path, "surrogateescape", decoding) as stream:
+        sample = stream.read(_SAMPLE_CHARACTERS)
+    found, num_passed, asks = _find_dialect(sample, dialect or Dialect(), usual)
+    with open_text(path, "surrogateescape", decoding) as stream:
+        rows = _iter_rows(stream, found, num_passed, asks=asks)
         _, header = next(rows, (0, None))
         if header is None:
             return
@@ -41,34 +92,118 @@ def csv_values(path: str, choose: Choose) -> Iterator[Value | BrokenRecord]:
             if isinstance(row, BrokenRecord):
                 yield row
             elif len(row) != len(header):
-                message = f"a row of {len(row)} fields below a header of {len(header)}"
+                message = (
+                    f"a row of {len(row)} fields below a header of {len(header)}; quote the fields "
+                    f"that hold {_shown(found)}, or set the source's delimiter and quoting"
+                )
                 yield BrokenRecord(f":{line}", message)
             else:
                 value = {name: row[index] for name, index in indices.items()}
                 if any(_UNDECODED.search(text) for text in value.values()):
-                    message = f"not {stream.encoding}; convert the file to UTF-8"
-                    yield BrokenRecord(f":{line}", message)
+                    yield BrokenRecord(f":{line}", f"not {stream.encoding}; {ADVICE}")
                 else:
                     yield Value(value, f"#{number}", f":{line}")
 
 
-def _iter_csv_rows(
-    stream: TextIO, delimiter: str
+def _shown(dialect: Dialect) -> str:
+    return "a tab" if dialect.delimiter == "\t" else f"'{dialect.delimiter}'"
+
+
+def _find_dialect(sample: str, given: Dialect, usual: str) -> tuple[Dialect, int, bool]:
+    """The dialect of a table by its first characters.
+
+    Returns:
+        The dialect, how many lines precede the header, and whether to ask the user about a field
+        that takes whole rows.
+    """
+    delimiter, num_passed = given.delimiter, 0
+    lines = list(io.StringIO(sample, newline=""))
+    if len(sample) == _SAMPLE_CHARACTERS:
+        del lines[-1:]  # it may be cut
+    if delimiter is None:
+        if lines and (line := _DELIMITER_LINE.fullmatch(lines[0])) is not None:
+            delimiter, num_passed = line[1], 1
+        else:
+            delimiter = _find_delimiter(lines, usual)
+    if given.quoting is not None:
+        return Dialect(delimiter, given.quoting), num_passed, False
+    lines = [line for line in lines[num_passed:] if line.strip("\r\n")]
+    widths = {len(line.split(delimiter)) for line in lines}
+    has_quotes = '"' in sample
+    if has_quotes and len(widths) == 1 and widths != {1} and _takes_rows(lines, delimiter):
+        return Dialect(delimiter, "none"), num_passed, False
+    # Commas are part of prose: where quotes enclose some, a line with as many as the header has
+    # is no sign of a row.
+    encloses = has_quotes and len(widths) > 1 and delimiter in ",;"
+    return Dialect(delimiter, "minimal"), num_passed, not encloses
+
+
+def _find_delimiter(lines: list[str], usual: str) -> str:
+    """What parts the header into most fields; the usual one where it parts it into as many."""
+
+    def num_fields(delimiter: str) -> int:
+        try:
+            return len(next(Dialect(delimiter).reader(lines), []))
+        except csv.Error:
+            return 0
+
+    return max((usual, *_DELIMITERS), key=num_fields)
+
+
+def _takes_rows(lines: list[str], delimiter: str) -> bool:
+    """Whether quotes that are taken for quotes give other rows than one for each line."""
+    try:
+        return sum(1 for row in Dialect(delimiter).reader(lines)) != len(lines)
+    except csv.Error:
+        return True
+
+
+def _iter_rows(
+    stream: TextIO, dialect: Dialect, num_lines_passed: int, *, asks: bool
 ) -> Iterator[tuple[int, list[str] | BrokenRecord]]:
-    """(line where it begins, fields) of each row that is not blank."""
-    # Not strict, an open quote would take the rest of the file for one field without a word.
-    rows = csv.reader(stream, delimiter=delimiter, strict=True)
+    """(line where it begins, fields) of each row that is not blank.
+
+    Args:
+        stream: the file.
+        dialect: how it is parsed.
+        num_lines_passed: lines above the header.
+        asks: a field over several lines that are whole rows each is an error, because it is not
+            known whether its quotes are meant as such.
+    """
+    assert dialect.delimiter is not None
+    lines_of_row: list[str] = []
+
+    def noted() -> Iterator[str]:
+        for line in islice(stream, num_lines_passed, None):
+            lines_of_row.append(line)
+            yield line
+
+    rows = dialect.reader(noted())
+    num_columns = 0
     while True:
-        line = rows.line_num + 1
+        line = num_lines_passed + rows.line_num + 1
+        lines_of_row.clear()
         try:
             row = next(rows)
         except StopIteration:
             return
         except csv.Error as error:
             # An open quote runs to the end of the file: what goes with it is said.
-            last = rows.line_num
+            last = num_lines_passed + rows.line_num
             lost = f", and with it all up to line {last:,}" if last > line else ""
-            yield line, BrokenRecord(f":{line}", f"not CSV ({error}){lost}; mend its quotes")
-        else:
-            if row:
-                yield line, row
+            message = f"not CSV ({error}){lost}; fix its quotes, or set quoting: none"
+            yield line, BrokenRecord(f":{line}", message)
+            continue
+        num_columns = num_columns or len(row)
+        if asks and num_columns > 1 and len(lines_of_row) > 1:
+            widths = {len(text.split(dialect.delimiter)) for text in lines_of_row}
+            if widths == {num_columns}:
+                message = (
+                    f"a quote takes the {len(lines_of_row)} lines from here for one field, and "
+                    "each of them is a whole row; set the source's quoting: none if quotes are "
+                    "characters, or minimal if they enclose fields"
+                )
+                yield line, BrokenRecord(f":{line}", message)
+                continue
+        if row:
+            yield line, row

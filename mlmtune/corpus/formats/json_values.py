@@ -2,44 +2,189 @@
 
 import json
 import re
-from collections.abc import Iterator
-from typing import Any, TextIO
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple, TextIO
 
+from mlmtune.config import SourceConfig
 from mlmtune.corpus.decoding import (
     MAX_DOCUMENT_BYTES,
-    BrokenRecord,
-    FileLeftOut,
     Span,
     iter_lines,
     open_text,
     uncompressed_name,
 )
-from mlmtune.corpus.formats.records import Record, Value, texts_of
+from mlmtune.corpus.encodings import Decoding
+from mlmtune.corpus.faults import BrokenRecord, FileLeftOut
+from mlmtune.corpus.formats.records import Record, Value, kind_of, listed, reach, texts_of
 
 JSON_LINES = (".jsonl", ".ndjson")
 """Endings of files that hold a value per line."""
 
-_JSON_DECODER = json.JSONDecoder()
-_JSON_LIST_CHARACTERS = 1 << 18
-_JSON_SPACES = re.compile(r"[ \t\r\n]*")
+_DECODER = json.JSONDecoder()
+_READ_CHARACTERS = 1 << 18
+_SPACES = re.compile(r"[ \t\r\n]*")
 
 
-def read_json(path: str, text_field: str | None, span: Span | None = None) -> Iterator[Record]:
+def read_json(
+    path: str, source: SourceConfig, decoding: Decoding, span: Span | None = None
+) -> Iterator[Record]:
     """A document for each value of a JSON list or of JSON Lines."""
-    return texts_of(json_values(path, span), text_field)
+    values = json_values(path, span, decoding, source.text_field, source.record_path)
+    return texts_of(values, source.text_field)
 
 
-def json_values(path: str, span: Span | None = None) -> Iterator[Value | BrokenRecord]:
-    """A JSON list or JSON Lines, told apart by the name or else the first character."""
-    if not uncompressed_name(path).endswith(JSON_LINES):
-        with open_text(path) as stream:
-            start = stream.read(_JSON_LIST_CHARACTERS)
-            if start.lstrip().startswith("["):
-                for number, value in enumerate(_iter_json_list(start, stream), start=1):
-                    yield Value(value, f"#{number}", f" (item {number})")
-                return
+def json_values(
+    path: str,
+    span: Span | None = None,
+    decoding: Decoding | None = None,
+    text_field: str | None = None,
+    record_path: str | None = None,
+) -> Iterator[Value | BrokenRecord]:
+    """The records of a file: JSON Lines, the items of a list, or those of a list in an object.
 
-    for number, line in iter_lines(path, span):
+    Which of them it is follows from the file's ending, or else from its first characters.
+
+    Args:
+        path: the file.
+        span: see `iter_lines`; for JSON Lines.
+        decoding: which encoding is wanted; notes the one that is found.
+        text_field: see `record_of`; an object that has it is a record and not a wrapper.
+        record_path: where in an object the list is; None to take its only list of records.
+
+    Raises:
+        FileLeftOut: what comes next is not JSON, or the list is not there.
+    """
+    is_lines = uncompressed_name(path).endswith(JSON_LINES)
+    kind = "lines" if is_lines else _kind_of_file(path, decoding)
+    if record_path is not None and kind != "object":
+        detail = f"record_path names a list in an object, and the file holds {_HOLDS[kind]}"
+        raise FileLeftOut("broken", f"{detail}; remove it", broken=True, is_misread=True)
+    if kind == "lines":
+        yield from _lines(path, span, decoding)
+        return
+    place = None if kind == "list" else _place_of_list(path, decoding, text_field, record_path)
+    with open_text(path, decoding=decoding) as stream:
+        text = _JsonText(stream)
+        if kind == "object" and place is None:
+            yield Value(text.value(), "#1", ":1")
+            return
+        items = text.items() if place is None else _items_at(text, place)
+        for number, value in enumerate(items, start=1):
+            yield Value(value, f"#{number}", f" (item {number})")
+        text.end()
+
+
+_HOLDS = {"lines": "a value a line", "list": "a list"}
+
+
+def _kind_of_file(path: str, decoding: Decoding | None) -> Literal["lines", "list", "object"]:
+    """What a file of JSON holds, by its first characters."""
+    with open_text(path, decoding=decoding) as stream:
+        start = stream.read(_READ_CHARACTERS).lstrip()
+        if start.startswith("["):
+            return "list"
+        if not start.startswith("{"):
+            return "lines"
+        first, line_end, rest = start.partition("\n")
+        if line_end:
+            try:
+                json.loads(first)
+            except (ValueError, RecursionError) as error:
+                # An object over several lines is cut where its first line ends.
+                is_cut = isinstance(error, json.JSONDecodeError) and _is_cut(error)
+                return "object" if is_cut else "lines"
+            return "lines" if rest.strip() or stream.read(_READ_CHARACTERS).strip() else "object"
+    with open_text(path, decoding=decoding) as stream:
+        text = _JsonText(stream)
+        _kinds_of_values(text)
+        return "lines" if text.peek() else "object"
+
+
+class _Place(NamedTuple):
+    """Where in an object a list is.
+
+    Attributes:
+        key: of the object.
+        below: the rest of the `record_path`; empty where the list is the key's value.
+    """
+
+    key: str
+    below: str = ""
+
+
+def _place_of_list(
+    path: str, decoding: Decoding | None, text_field: str | None, record_path: str | None
+) -> _Place | None:
+    """Where in an object the list of its records is; None where the object is a record itself.
+
+    Raises:
+        FileLeftOut: it is not where `record_path` says, or there are several.
+    """
+    with open_text(path, decoding=decoding) as stream:
+        text = _JsonText(stream)
+        kinds = _kinds_of_values(text)
+        text.end()
+    if record_path is not None:
+        if record_path in kinds:
+            return _Place(record_path)
+        for dot in (found.start() for found in re.finditer(r"\.", record_path)):
+            if record_path[:dot] in kinds:
+                return _Place(record_path[:dot], record_path[dot + 1 :])
+        raise _no_list(record_path, f"the keys are: {listed(kinds)}")
+    names = [text_field, text_field.split(".")[0]] if text_field else ["text", "content"]
+    if any(kinds.get(name) == "value" for name in names):
+        return None
+    for kind in ("objects", "strings"):
+        found = [key for key, value in kinds.items() if value == kind]
+        if len(found) == 1:
+            return _Place(found[0])
+        if found:
+            detail = f"it holds several lists: {listed(found)}; name one of them by record_path"
+            raise FileLeftOut("broken", detail, broken=True, is_misread=True)
+    return None
+
+
+def _no_list(record_path: str, detail: str) -> FileLeftOut:
+    detail = f"there is no list at '{record_path}'; {detail} (set record_path)"
+    return FileLeftOut("broken", detail, broken=True, is_misread=True)
+
+
+def _kinds_of_values(text: "_JsonText") -> dict[str, str]:
+    """What each key of an object holds: a list of `objects` or of `strings`, a `list`, or else."""
+    kinds: dict[str, str] = {}
+    for key in text.keys_of_object():
+        kinds[key] = "value"
+        if text.peek() == "[":
+            kinds[key] = "list"
+            for number, item in enumerate(text.items()):
+                if number == 0 and isinstance(item, str | Mapping):
+                    kinds[key] = "strings" if isinstance(item, str) else "objects"
+        else:
+            text.value()
+    return kinds
+
+
+def _items_at(text: "_JsonText", place: _Place) -> Iterator[Any]:
+    """The items of a list in an object."""
+    for key in text.keys_of_object():
+        if key != place.key:
+            text.value()
+        elif place.below:
+            value = text.value()
+            found = reach(value, place.below) if isinstance(value, Mapping) else None
+            if not isinstance(found, list):
+                raise _no_list(f"{place.key}.{place.below}", f"'{key}' holds {kind_of(value)}")
+            yield from found
+        elif text.peek() == "[":
+            yield from text.items()
+        else:
+            raise _no_list(place.key, f"it is {kind_of(text.value())}")
+
+
+def _lines(
+    path: str, span: Span | None, decoding: Decoding | None
+) -> Iterator[Value | BrokenRecord]:
+    for number, line in iter_lines(path, span, decoding):
         if isinstance(line, BrokenRecord):
             yield line
         elif line.strip():
@@ -51,73 +196,126 @@ def json_values(path: str, span: Span | None = None) -> Iterator[Value | BrokenR
                 yield Value(value, f"#{number}", f":{number}")
 
 
-def _iter_json_list(start: str, stream: TextIO) -> Iterator[Any]:
-    """The items of a JSON list, each as soon as all of it is read.
-
-    Args:
-        start: the first characters of the file.
-        stream: those that follow.
-
-    Raises:
-        FileLeftOut: what comes next is not JSON.
-    """
-    opening = start.index("[") + 1
-    text, num_lines = start[opening:], start.count("\n", 0, opening)
-    place, mark = 0, "["
-    while mark != "]":
-        try:
-            place = _skip_spaces(text, place)
-            if mark == "[" and text.startswith("]", place):
-                place += 1
-                break
-            value, end = _JSON_DECODER.raw_decode(text, place)
-            end = _skip_spaces(text, end)
-            if not text.startswith((",", "]"), end):
-                raise json.JSONDecodeError("Expecting ',' or ']'", text, end)
-        except json.JSONDecodeError as error:
-            if len(text) - place >= MAX_DOCUMENT_BYTES:
-                raise _too_long_item(num_lines + 1 + text.count("\n", 0, place)) from None
-            more = stream.read(max(_JSON_LIST_CHARACTERS, len(text))) if _is_cut(error) else ""
-            if not more:
-                raise _broken_list(num_lines + error.lineno, error.msg) from error
-            num_lines += text.count("\n", 0, place)
-            text, place = text[place:] + more, 0
-        except (ValueError, RecursionError) as error:
-            raise FileLeftOut("broken", f"not JSON ({_describe(error)})", broken=True) from error
-        else:
-            yield value
-            place, mark = end + 1, text[end]
-
-    while place < len(text):
-        place = _skip_spaces(text, place)
-        num_lines += text.count("\n", 0, place)
-        if place < len(text):
-            raise _broken_list(num_lines + 1, "Extra data after the list")
-        text, place = stream.read(_JSON_LIST_CHARACTERS), 0
-
-
-def _skip_spaces(text: str, place: int) -> int:
-    spaces = _JSON_SPACES.match(text, place)
-    assert spaces is not None
-    return spaces.end()
-
-
-def _is_cut(error: json.JSONDecodeError) -> bool:
-    """Whether more characters may mend it: no token but a string is longer than `-Infinity`."""
-    return error.msg.startswith("Unterminated string") or error.pos > len(error.doc) - 16
-
-
-def _broken_list(line: int, message: str) -> FileLeftOut:
-    detail = f"line {line} is not JSON ({message}); for one value per line, end the name in .jsonl"
-    return FileLeftOut("broken", detail, broken=True)
-
-
-def _too_long_item(line: int) -> FileLeftOut:
-    detail = f"line {line}: an item of over {MAX_DOCUMENT_BYTES >> 20} MiB; cut it"
-    return FileLeftOut("broken", detail, broken=True)
-
-
 def _describe(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg} at column {error.colno}"
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+class _JsonText:
+    """A file's JSON, decoded value by value, each as soon as all of it is read.
+
+    Args:
+        stream: the characters of the file.
+
+    Every method raises `FileLeftOut` where what comes next is not JSON.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._text = ""
+        self._place = 0
+        self._num_lines = 0
+
+    def _read_more(self) -> bool:
+        """Whether more characters were there to read; those before the place are forgotten."""
+        left = self._text[self._place :]
+        more = self._stream.read(max(_READ_CHARACTERS, len(left)))
+        if more:
+            self._num_lines += self._text.count("\n", 0, self._place)
+            self._text, self._place = left + more, 0
+        return bool(more)
+
+    def peek(self) -> str:
+        """The next character that is no space; empty at the end."""
+        while True:
+            spaces = _SPACES.match(self._text, self._place)
+            assert spaces is not None
+            self._place = spaces.end()
+            if self._place < len(self._text):
+                return self._text[self._place]
+            if not self._read_more():
+                return ""
+
+    def take(self, characters: str) -> str:
+        """The next character that is no space, which has to be one of some."""
+        found = self.peek()
+        if not found or found not in characters:
+            wanted = " or ".join(f"'{character}'" for character in characters)
+            raise self._broken(self._place, f"Expecting {wanted}")
+        self._place += 1
+        return found
+
+    def value(self) -> Any:
+        """The next value, whole."""
+        self.peek()
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self._text, self._place)
+                # A number at the end of what is read may go on behind it.
+                is_certain = not isinstance(value, int | float) or end < len(self._text) - 16
+                if is_certain or not self._read_more():
+                    self._place = end
+                    return value
+            except json.JSONDecodeError as error:
+                if len(self._text) - self._place >= MAX_DOCUMENT_BYTES:
+                    raise self._too_long() from None
+                if not (_is_cut(error) and self._read_more()):
+                    raise self._broken(error.pos, error.msg) from error
+            except (ValueError, RecursionError) as error:
+                detail = f"not JSON ({_describe(error)})"
+                raise FileLeftOut("broken", detail, broken=True) from error
+
+    def items(self) -> Iterator[Any]:
+        """The items of the list that comes next, one by one."""
+        self.take("[")
+        if self.peek() == "]":
+            self.take("]")
+            return
+        mark = ","
+        while mark == ",":
+            value = self.value()
+            mark = self.take(",]")
+            yield value
+
+    def keys_of_object(self) -> Iterator[str]:
+        """The keys of the object that comes next; the caller takes the value of each."""
+        self.take("{")
+        if self.peek() == "}":
+            self.take("}")
+            return
+        mark = ","
+        while mark == ",":
+            if self.peek() != '"':
+                raise self._broken(self._place, "Expecting property name in double quotes")
+            key = self.value()
+            self.take(":")
+            yield key
+            mark = self.take(",}")
+
+    def end(self) -> None:
+        """Nothing follows."""
+        if self.peek():
+            raise self._broken(self._place, "Extra data after the list")
+
+    def _line(self, place: int) -> int:
+        return self._num_lines + 1 + self._text.count("\n", 0, place)
+
+    def _broken(self, place: int, message: str) -> FileLeftOut:
+        detail = (
+            f"line {self._line(place)} is not JSON ({message}); for one value per line, end the "
+            "name in .jsonl"
+        )
+        return FileLeftOut("broken", detail, broken=True)
+
+    def _too_long(self) -> FileLeftOut:
+        detail = (
+            f"line {self._line(self._place)}: an item of over {MAX_DOCUMENT_BYTES >> 20} MiB; "
+            "cut it"
+        )
+        return FileLeftOut("broken", detail, broken=True)
+
+
+def _is_cut(error: json.JSONDecodeError) -> bool:
+    """Whether more characters may complete it: no token but a string is longer than `-Infinity`."""
+    return error.msg.startswith("Unterminated string") or error.pos > len(error.doc) - 16

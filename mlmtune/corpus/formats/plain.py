@@ -1,33 +1,73 @@
-"""Plain text and Markdown: a file or a line is a document."""
+"""Plain text and Markdown: a file, a line, or a paragraph of sentences is a document."""
 
 from collections.abc import Iterator
 
-from mlmtune.corpus.decoding import BrokenRecord, Span, iter_lines, read_text
+from mlmtune.config import SourceConfig
+from mlmtune.corpus.decoding import MAX_DOCUMENT_BYTES, Span, iter_lines, read_text
+from mlmtune.corpus.encodings import Decoding
+from mlmtune.corpus.faults import BrokenRecord
 from mlmtune.corpus.formats.records import RawDocument, Record
 
 # What the parser makes of a page takes 20 times its size in memory, and in odd cases much more.
 _MAX_PAGE_BYTES = 8 << 20
 
 
-def read_markdown(path: str, text_field: str | None) -> Iterator[Record]:
+def read_markdown(path: str, source: SourceConfig, decoding: Decoding) -> Iterator[Record]:
     """The whole file, if it is not too large for a page."""
-    yield RawDocument(read_text(path, max_bytes=_MAX_PAGE_BYTES))
+    yield RawDocument(read_text(path, _MAX_PAGE_BYTES, decoding))
 
 
-def read_plain(path: str, text_field: str | None) -> Iterator[Record]:
+def read_plain(path: str, source: SourceConfig, decoding: Decoding) -> Iterator[Record]:
     """The whole file."""
-    yield RawDocument(read_text(path))
+    yield RawDocument(read_text(path, decoding=decoding))
 
 
-def read_lines(path: str, text_field: str | None, span: Span | None = None) -> Iterator[Record]:
+def read_lines(
+    path: str, source: SourceConfig, decoding: Decoding, span: Span | None = None
+) -> Iterator[Record]:
     """A document for each line that is not blank."""
-    for number, line in iter_lines(path, span):
+    for number, line in _iter_any_lines(path, decoding, span):
         if isinstance(line, BrokenRecord):
             yield line
-        # Files from old Macs end their lines with a carriage return alone.
-        elif "\r" in line:
-            yield from (
-                RawDocument(part, f"#{number}") for part in line.split("\r") if part.strip()
-            )
         elif line.strip():
             yield RawDocument(line, f"#{number}")
+
+
+def read_sentences(path: str, source: SourceConfig, decoding: Decoding) -> Iterator[Record]:
+    """A document for each run of lines that are not blank; each line is a sentence."""
+    sentences: list[str] = []
+    first = num_characters = 0
+    for number, line in _iter_any_lines(path, decoding):
+        if isinstance(line, BrokenRecord):
+            yield line
+        elif line.strip():
+            first = first if sentences else number
+            num_characters += len(line)
+            if num_characters <= MAX_DOCUMENT_BYTES:
+                sentences.append(line)
+        else:
+            yield from _document(sentences, first, num_characters)
+            sentences, num_characters = [], 0
+    yield from _document(sentences, first, num_characters)
+
+
+def _document(sentences: list[str], first: int, num_characters: int) -> Iterator[Record]:
+    if num_characters > MAX_DOCUMENT_BYTES:
+        message = (
+            f"a document of over {MAX_DOCUMENT_BYTES >> 20} MiB; set blank lines between documents"
+        )
+        yield BrokenRecord(f":{first}", message)
+    elif sentences:
+        yield RawDocument("\n".join(sentences), f"#{first}")
+
+
+def _iter_any_lines(
+    path: str, decoding: Decoding, span: Span | None = None
+) -> Iterator[tuple[int, str | BrokenRecord]]:
+    """The lines with their numbers."""
+    for number, line in iter_lines(path, span, decoding):
+        # Files from old Macs end their lines with a carriage return alone.
+        if isinstance(line, str) and "\r" in line:
+            yield from ((number, part) for part in line.split("\r"))
+        else:
+            yield number, line

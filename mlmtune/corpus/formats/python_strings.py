@@ -5,13 +5,16 @@ import warnings
 from collections.abc import Iterator
 from itertools import count
 
-from mlmtune.corpus.decoding import BrokenRecord, FileLeftOut, read_bytes
+from mlmtune.config import SourceConfig
+from mlmtune.corpus.decoding import read_bytes
+from mlmtune.corpus.encodings import Decoding
+from mlmtune.corpus.faults import BrokenRecord, FileLeftOut
 from mlmtune.corpus.formats.records import RawDocument, Record, listed
 
 
-def read_python(path: str, text_field: str | None) -> Iterator[Record]:
+def read_python(path: str, source: SourceConfig, decoding: Decoding) -> Iterator[Record]:
     """The strings assigned to a name in a Python file. The file is parsed; nothing of it is run."""
-    content = read_bytes(path)
+    content, text_field = read_bytes(path, decoding), source.text_field
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the file's own escapes

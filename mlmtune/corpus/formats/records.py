@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlmtune.corpus.decoding import BrokenRecord, FileLeftOut
+from mlmtune.corpus.faults import BrokenRecord, FileLeftOut
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,8 @@ def record_of(value: Value, text_field: str | None) -> Record:
 
     Args:
         value: a string, or a mapping that holds the text.
-        text_field: the field that holds it; by default `text`, else `content` under its `title`.
+        text_field: the field that holds it, as in `reach`; by default `text`, else `content` under
+            its `title`.
     """
     content = value.content
     if isinstance(content, str):
@@ -55,18 +56,38 @@ def record_of(value: Value, text_field: str | None) -> Record:
         return BrokenRecord(value.where, said)
 
     field = text_field or next((name for name in ("text", "content") if name in content), "text")
-    if field not in content:
+    text = reach(content, field)
+    if text is _MISSING:
         there = f"no field '{field}'; the fields are: {listed(content)}"
-        return BrokenRecord(value.where, f"{there} (set text_field)")
-    text = content[field]
+        return BrokenRecord(value.where, f"{there} (set text_field)", lacks_text=True)
     if not isinstance(text, str):
-        return BrokenRecord(value.where, f"field '{field}' is {kind_of(text)}, not a string")
+        fault = f"field '{field}' is {kind_of(text)}, not a string"
+        return BrokenRecord(value.where, fault, lacks_text=text is not None)
     if text_field is None and field == "content" and content.get("title") is not None:
         title = content["title"]
         if not isinstance(title, str):
             return BrokenRecord(value.where, f"field 'title' is {kind_of(title)}, not a string")
         text = f"{title}\n\n{text}"
     return RawDocument(text, value.place)
+
+
+_MISSING = object()
+
+
+def reach(content: Mapping[str, Any], field: str) -> Any:
+    """The value of a field, which may be inside others: `doc.body` is `body` in `doc`.
+
+    A key that is spelt with the dots counts first. `_MISSING` where there is no such field.
+    """
+    if field in content:
+        return content[field]
+    for dot in (place for place, character in enumerate(field) if character == "."):
+        inner = content.get(field[:dot])
+        if isinstance(inner, Mapping):
+            found = reach(inner, field[dot + 1 :])
+            if found is not _MISSING:
+                return found
+    return _MISSING
 
 
 _KINDS: dict[type, str] = {
@@ -85,19 +106,35 @@ def listed(names: Iterable[str]) -> str:
     return textwrap.shorten(", ".join(names)[:400], 300, placeholder=" ...") or "none"
 
 
-def text_columns(columns: Sequence[str], text_field: str | None) -> list[str]:
+def text_columns(
+    columns: Sequence[str], text_field: str | None, *, nested: bool = False
+) -> list[str]:
     """Those columns of a table that `record_of` takes the text from.
 
+    Args:
+        columns: of the table.
+        text_field: as in `record_of`.
+        nested: columns may hold objects, so that `doc.body` is in the column `doc`.
+
     Raises:
-        FileLeftOut: the table has none of the name.
+        FileLeftOut: the table has none of the name, or two.
     """
     if text_field is None and "text" not in columns and "content" in columns:
-        return [name for name in ("title", "content") if name in columns]
-    column = text_field or "text"
-    if column not in columns:
-        there = f"no column '{column}'; the columns are: {listed(columns)}"
-        raise FileLeftOut("broken", f"{there} (set text_field)", broken=True)
-    return [column]
+        chosen = [name for name in ("title", "content") if name in columns]
+    else:
+        column = text_field or "text"
+        heads = [column[:dot] for dot, character in enumerate(column) if character == "."]
+        candidates = [column, *heads] if nested else [column]
+        chosen = [name for name in candidates if name in columns][:1]
+        if not chosen:
+            there = f"no column '{column}'; the columns are: {listed(columns)}"
+            detail = f"{there} (set text_field, or exclude the file)"
+            raise FileLeftOut("broken", detail, broken=True, is_misread=True)
+    for name in chosen:
+        if list(columns).count(name) > 1:
+            detail = f"there are two columns '{name}'; rename one of them"
+            raise FileLeftOut("broken", detail, broken=True, is_misread=True)
+    return chosen
 
 
 def texts_of(values: Iterable[Value | BrokenRecord], text_field: str | None) -> Iterator[Record]:

@@ -4,7 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import IO, TYPE_CHECKING
 
-from mlmtune.corpus.decoding import BrokenRecord, FileLeftOut, open_bytes
+from mlmtune.config import SourceConfig
+from mlmtune.corpus.decoding import open_bytes
+from mlmtune.corpus.encodings import Decoding
+from mlmtune.corpus.faults import BrokenRecord, FileLeftOut
 from mlmtune.corpus.formats.records import Record, Value, text_columns, texts_of
 
 if TYPE_CHECKING:
@@ -14,11 +17,10 @@ _PARQUET_BATCH_ROWS = 64
 _PARQUET_BUFFER_BYTES = 1 << 20
 
 
-def read_parquet(path: str, text_field: str | None) -> Iterator[Record]:
+def read_parquet(path: str, source: SourceConfig, decoding: Decoding) -> Iterator[Record]:
     """A document for each row."""
-    return texts_of(
-        parquet_values(path, partial(_string_columns, text_field=text_field)), text_field
-    )
+    choose = partial(_string_columns, text_field=source.text_field)
+    return texts_of(parquet_values(path, choose), source.text_field)
 
 
 def parquet_values(
@@ -97,13 +99,17 @@ def _string_columns(schema: "pa.Schema", text_field: str | None) -> list[str]:
     """The `text_columns` of a table that has types."""
     from pyarrow import types
 
-    columns = text_columns(schema.names, text_field)
+    columns = text_columns(schema.names, text_field, nested=True)
     for column in columns:
         kind = schema.types[schema.names.index(column)]
         values = kind.value_type if types.is_dictionary(kind) else kind
+        is_inside = text_field not in (None, column) and types.is_struct(values)
         if not (
-            types.is_string(values) or types.is_large_string(values) or types.is_string_view(values)
+            types.is_string(values)
+            or types.is_large_string(values)
+            or types.is_string_view(values)
+            or is_inside
         ):
-            detail = f"column '{column}' holds {kind}, not strings"
-            raise FileLeftOut("broken", detail, broken=True)
+            detail = f"column '{column}' holds {kind}, not strings (set text_field)"
+            raise FileLeftOut("broken", detail, broken=True, is_misread=True)
     return columns

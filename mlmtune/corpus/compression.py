@@ -1,0 +1,114 @@
+"""Compressed files that are read, and files that are no text, by their first bytes."""
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+from collections.abc import Callable
+from typing import IO, Any
+
+
+class _ZstdFile(io.RawIOBase):
+    """What a `.zst` file holds. Going back starts anew, as it does in a `.gz`."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw = raw
+        self._restart()
+
+    def _restart(self) -> None:
+        import pyarrow as pa  # takes 0.1 s
+
+        self._raw.seek(0)
+        # The wrapper must not close the file, which is read again from its start.
+        source = pa.PythonFile(_Unclosed(self._raw), mode="r")
+        self._content = pa.CompressedInputStream(source, "zstd")
+        self._place = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            piece = self._content.read(len(buffer))
+        except OSError as error:
+            if "Truncated" in str(error):
+                raise EOFError(str(error)) from error
+            raise
+        buffer[: len(piece)] = piece
+        self._place += len(piece)
+        return len(piece)
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        assert whence == os.SEEK_SET
+        if offset < self._place:
+            self._restart()
+        while self._place < offset:
+            piece = self.read(min(offset - self._place, io.DEFAULT_BUFFER_SIZE))
+            if not piece:
+                break
+        return self._place
+
+
+class _Unclosed(io.RawIOBase):
+    """A file that stays open when whoever reads it is done."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw = raw
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        return self._raw.read(size)
+
+
+# mypy takes none of these for an IO, though each has all of its methods.
+DECOMPRESSORS: dict[str, Callable[[IO[bytes]], Any]] = {
+    ".gz": lambda raw: gzip.GzipFile(fileobj=raw),
+    ".bz2": bz2.BZ2File,
+    ".xz": lzma.LZMAFile,
+    ".zst": lambda raw: io.BufferedReader(_ZstdFile(raw)),
+}
+COMPRESSIONS: tuple[str, ...] = tuple(DECOMPRESSORS)
+"""The endings of compressed files that are read."""
+
+_UNPACK = "unpack it, and give the files in it"
+_CONVERT = "convert it to plain text"
+
+# Where the mark is, the mark, what the file is, and what to do. Some are text to look at: a PDF
+# begins with a line of ASCII, and RTF is nothing but ASCII.
+_NO_TEXT: tuple[tuple[int, bytes, str, str], ...] = (
+    (0, b"\x1f\x8b", "gzip data", "end its name in .gz"),
+    (0, b"BZh", "bzip2 data", "end its name in .bz2"),
+    (0, b"\xfd7zXZ\0", "xz data", "end its name in .xz"),
+    (0, b"\x28\xb5\x2f\xfd", "Zstandard data", "end its name in .zst"),
+    (0, b"\x04\x22\x4d\x18", "LZ4 data", "decompress it"),
+    (0, b"\x1f\x9d", "data of `compress` (.Z)", "decompress it"),
+    (0, b"PK\x03\x04", "a ZIP archive, or a file of Office, OpenDocument or EPUB", _UNPACK),
+    (0, b"PK\x05\x06", "an empty ZIP archive", _UNPACK),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", _UNPACK),
+    (0, b"Rar!\x1a\x07", "a RAR archive", _UNPACK),
+    (257, b"ustar", "a tar archive", _UNPACK),
+    (0, b"%PDF-", "a PDF", _CONVERT),
+    (0, b"%!PS-", "PostScript", _CONVERT),
+    (0, b"{\\rtf", "RTF", _CONVERT),
+    (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "a file of an old Office program", _CONVERT),
+    (0, b"SQLite format 3\0", "an SQLite database", "export its text"),
+    (0, b"PAR1", "a Parquet file", "set format: parquet"),
+    (0, b"ARROW1\0", "an Arrow file", "set format: parquet"),
+)
+
+
+def name_if_no_text(prefix: bytes) -> str | None:
+    """What a file is whose first bytes say that it is no text, and what to do about it."""
+    for offset, mark, name, remedy in _NO_TEXT:
+        if prefix.startswith(mark, offset):
+            return f"it is {name}; {remedy}"
+    return None

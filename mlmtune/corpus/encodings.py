@@ -1,0 +1,309 @@
+"""Which encoding the bytes of a file are in: given by the user, or recognised from its start."""
+
+import codecs
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import charset_normalizer
+
+from mlmtune.corpus.compression import name_if_no_text
+from mlmtune.corpus.faults import FileLeftOut
+
+_LEGACY_SAMPLE_BYTES = 1 << 13
+_PLAUSIBILITY_CHARACTERS = 1 << 12
+
+# Text holds hardly any control characters; compressed or compiled bytes hold about 10 %.
+_MAX_CONTROL_SHARE = 0.05
+# All but tab, line feed, vertical tab, form feed, carriage return, escape (colours of a terminal).
+_CONTROL_BYTES = bytes(set(range(32)) - set(b"\t\n\v\f\r\x1b")) + b"\x7f"
+
+# UTF-32 first: its little-endian mark begins with the mark of UTF-16.
+_BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+_MULTIBYTE_UNITS = {"utf-16-le": 2, "utf-16-be": 2, "utf-32-le": 4, "utf-32-be": 4}
+
+# Encodings of 7 bits, in which an escape sequence says what the bytes that follow are. Those that
+# only return to ASCII are left out: terminals send them, too.
+_ISO_2022 = re.compile(rb"\x1b\$(?:[@AB]|\([CDOPQ]|\)[ACEG]|\*H)")
+_ISO_2022_NAMES = (
+    "iso2022_jp", "iso2022_jp_2", "iso2022_jp_ext", "iso2022_jp_2004", "iso2022_kr",
+)  # fmt: skip
+_SHIFTS = re.compile("\x1b\\$|[\x0e\x0f]")
+_STATEFUL = ("iso2022", "hz", "utf-7", "utf7")
+
+# What people's old files are in. Left to guess among all codecs, the detector finds EBCDIC in short
+# texts.
+_LEGACY_ENCODINGS = [
+    *("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp1258"),
+    *("koi8_r", "koi8_u", "iso8859_2", "iso8859_5", "iso8859_7", "iso8859_15", "mac_roman"),
+    *("gb18030", "big5", "shift_jis", "euc_jp", "cp949", "cp874", "cp866"),
+]
+
+# Each shows the other's text with small letters and capitals swapped; text has more small ones.
+_CYRILLIC = ("cp1251", "koi8_r")
+
+# Letters and signs of Western Europe beyond ASCII. The encodings of one byte a character differ in
+# few places, and the detector takes French for Hungarian.
+_WESTERN = frozenset(
+    "ÀÁÂÃÄÅÆÇÈÉÊËÍÎÏÑÓÔÕÖØÙÚÛÜßàáâãäåæçèéêëìíîïñòóôõöøùúûüÿŒœ¡¿«»“”„—…•°§©®™€£·½\xa0"
+    "\N{LEFT SINGLE QUOTATION MARK}\N{RIGHT SINGLE QUOTATION MARK}\N{EN DASH}\N{ACUTE ACCENT}"
+)
+_SIGNS = frozenset(c for c in _WESTERN if not c.isalpha())
+
+# The letters beyond ASCII of languages in Latin script, by the encodings that their old files are
+# in. A text whose letters are all of one language is most likely that language.
+_ALPHABETS: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("cp1252",): (
+        "àâæçèéêëîïôœùûüÿ", "äöüß", "áéíñóúü", "àáâãçéêíóôõúü", "àèéìíòóùú", "åäöé", "æøåéô",
+        "áæéíðóöúýþ", "àçèéíïòóúü", "äëéïóöüèáí",
+    ),
+    ("cp1250", "iso8859_2"): (
+        "áčďéěíňóřšťúůýž", "áäčďéíĺľňóôŕšťúýž", "ąćęłńóśźż", "áéíóöőúüű", "ăâîșțşţ", "čćđšž",
+    ),
+    ("cp1254",): ("âçğ\N{LATIN SMALL LETTER DOTLESS I}îöşüûi\N{COMBINING DOT ABOVE}",),
+    ("cp1257",): ("ąčęėįšųūž", "āčēģīķļņšūž", "äõöüšž"),
+}  # fmt: skip
+
+_UTF8_CHARACTER = re.compile(
+    rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}"
+)
+_CERTAINLY_UTF8 = 8
+"""So many characters of UTF-8, and not a byte against it, are no accident in another encoding."""
+
+
+class Encoding(NamedTuple):
+    """How the bytes of a file become text."""
+
+    name: str
+    mark_bytes: int = 0
+    """Length of the byte order mark that precedes the text."""
+    is_guess: bool = False
+    """Other encodings would have given other text, and nothing in the file rules them out."""
+
+
+@dataclass
+class Decoding:
+    """How the text of a file is decoded: what is asked for, and what came of it.
+
+    Attributes:
+        wanted: the encoding by a name that Python knows; None to recognise it.
+        found: what the text was decoded by; None as long as nothing was.
+    """
+
+    wanted: str | None = None
+    found: Encoding | None = None
+
+    def of(self, prefix: bytes, *, complete: bool) -> Encoding:
+        """The encoding of a file that begins with some bytes; see `detect_encoding`."""
+        if self.wanted is None:
+            self.found = detect_encoding(prefix, complete=complete)
+        else:
+            self.found = _check_given(prefix, self.wanted, complete)
+        return self.found
+
+    def undecodable(self, first_bad: int, encoding: str) -> FileLeftOut:
+        """The error of a file that stops being text at a byte."""
+        if self.wanted is None:
+            return FileLeftOut("undecodable", f"not {encoding} at byte {first_bad}; {ADVICE}")
+        detail = f"not {encoding} at byte {first_bad}; correct the source's encoding"
+        return FileLeftOut("undecodable", detail, broken=True)
+
+
+ADVICE = "set the source's encoding, or convert the file to UTF-8"
+
+
+def is_read_in_order(encoding: str) -> bool:
+    """Whether a line cannot be found, or not be decoded, without all that precedes it."""
+    return encoding.startswith(_STATEFUL) or "\n".encode(encoding) != b"\n"
+
+
+def holds_iso_2022(content: bytes) -> bool:
+    """Whether bytes that look like ASCII hold characters of ISO-2022."""
+    return b"\x1b$" in content and _ISO_2022.search(content) is not None
+
+
+def detect_encoding(prefix: bytes, *, complete: bool) -> Encoding:
+    """How the bytes of a file are text, by their start.
+
+    Tried in this order: a byte order mark, the escape sequences of ISO-2022, UTF-8, UTF-16 and
+    UTF-32 without a mark, older ones.
+
+    Args:
+        prefix: the first bytes of the file.
+        complete: the prefix is the whole file; otherwise it may end within a character.
+
+    Raises:
+        FileLeftOut: `empty`, `binary` or `undecodable`.
+    """
+    _check_is_text(prefix)
+    for mark, name in _BYTE_ORDER_MARKS.items():
+        if prefix.startswith(mark) and _decodes(prefix[len(mark) :], name, complete):
+            return Encoding(name, len(mark))
+    if prefix.isascii() and holds_iso_2022(prefix):
+        return _iso_2022(prefix, complete)
+
+    few_controls = _has_few_controls(prefix)
+    first_bad = _first_bad_byte(prefix, "utf-8", complete)
+    if few_controls and first_bad is None:
+        return Encoding("utf-8")
+    if b"\0" in prefix:
+        for name in _MULTIBYTE_UNITS:
+            if _zero_bytes_fit(prefix, name) and _decodes(prefix, name, complete):
+                return Encoding(name)
+    if not few_controls or b"\0" in prefix or first_bad is None:
+        raise FileLeftOut("binary", "its first bytes are no text")
+    return guess_legacy(prefix, first_bad)
+
+
+def _check_given(prefix: bytes, name: str, complete: bool) -> Encoding:
+    """The encoding that the user names, unless the file shows that it is another.
+
+    Raises:
+        FileLeftOut: `empty`, `binary` or `undecodable`.
+    """
+    _check_is_text(prefix)
+    for mark, marked in _BYTE_ORDER_MARKS.items():
+        if prefix.startswith(mark) and _decodes(prefix[len(mark) :], marked, complete):
+            if codecs.lookup(name).name in (marked, marked[:-3], "utf-8-sig"):
+                return Encoding(marked, len(mark))
+            raise _contradicted(f"its byte order mark says {marked}, not {name}")
+    # Without a mark, `utf-16` would be whatever this machine prefers.
+    name = {"utf-16": "utf-16-le", "utf-32": "utf-32-le"}.get(codecs.lookup(name).name, name)
+    if not is_read_in_order(name):
+        if not _has_few_controls(prefix) or b"\0" in prefix:
+            raise FileLeftOut("binary", f"its first bytes are no text in {name}")
+        is_utf8 = (
+            codecs.lookup(name).name not in ("utf-8", "utf-8-sig")
+            and len(_UTF8_CHARACTER.findall(prefix[:_LEGACY_SAMPLE_BYTES])) >= _CERTAINLY_UTF8
+            and _first_bad_byte(prefix, "utf-8", complete) is None
+        )
+        if is_utf8:
+            raise _contradicted(f"it is UTF-8, not {name}")
+    return Encoding(name)
+
+
+def _contradicted(fault: str) -> FileLeftOut:
+    detail = f"{fault}; correct or remove the source's encoding, or exclude the file"
+    return FileLeftOut("undecodable", detail, broken=True)
+
+
+def _check_is_text(prefix: bytes) -> None:
+    if not prefix:
+        raise FileLeftOut("empty", "no bytes")
+    if (what := name_if_no_text(prefix)) is not None:
+        raise FileLeftOut("binary", what)
+
+
+def _has_few_controls(prefix: bytes) -> bool:
+    num_controls = len(prefix) - len(prefix.translate(None, _CONTROL_BYTES))
+    return num_controls <= _MAX_CONTROL_SHARE * len(prefix)
+
+
+def _first_bad_byte(content: bytes, name: str, complete: bool) -> int | None:
+    """Where the bytes stop being text in an encoding."""
+    try:
+        codecs.getincrementaldecoder(name)().decode(content, final=complete)
+    except UnicodeDecodeError as error:
+        return error.start
+    return None
+
+
+def _iso_2022(prefix: bytes, complete: bool) -> Encoding:
+    """The one of its variants that decodes, and leaves none of the shifts between alphabets."""
+    for name in _ISO_2022_NAMES:
+        try:
+            text = codecs.getincrementaldecoder(name)().decode(prefix, final=complete)
+        except UnicodeDecodeError:
+            continue
+        if not _SHIFTS.search(text):
+            return Encoding(name)
+    raise FileLeftOut(
+        "undecodable",
+        "it is written in a variant of ISO-2022 that Python cannot decode (ISO-2022-CN?); convert "
+        "it to UTF-8",
+    )
+
+
+def _decodes(content: bytes, name: str, complete: bool) -> bool:
+    """Whether bytes decode, and to characters that are in use: no test of words or languages."""
+    unit = _MULTIBYTE_UNITS.get(name, 1)
+    if complete and len(content) % unit:
+        return False
+    try:
+        text = codecs.getincrementaldecoder(name)().decode(content, final=complete)
+    except UnicodeDecodeError:
+        return False
+    sample = text[:_PLAUSIBILITY_CHARACTERS]
+    odd = sum(
+        unicodedata.category(character) in ("Cc", "Cn", "Co") and character not in "\t\n\v\f\r\x1b"
+        for character in sample
+    )
+    return odd <= _MAX_CONTROL_SHARE * len(sample)
+
+
+def _zero_bytes_fit(prefix: bytes, name: str) -> bool:
+    """Whether zero bytes are mostly where the wide encoding puts those of common characters."""
+    unit = _MULTIBYTE_UNITS[name]
+    low, high = (0, unit - 1) if name.endswith("le") else (unit - 1, 0)
+    return prefix[high::unit].count(0) > prefix[low::unit].count(0)
+
+
+def guess_legacy(content: bytes, first_bad: int) -> Encoding:
+    """The likeliest encoding from before Unicode, judged around the first byte beyond UTF-8.
+
+    Raises:
+        FileLeftOut: `undecodable`: it is UTF-8 with a broken byte, or fits no encoding.
+    """
+    start = content.rfind(b"\n", max(0, first_bad - _LEGACY_SAMPLE_BYTES // 2), first_bad) + 1
+    start = start or max(0, first_bad - _LEGACY_SAMPLE_BYTES // 2)
+    sample = content[start : start + _LEGACY_SAMPLE_BYTES]
+    if start + len(sample) < len(content):
+        # End between characters: a space or line feed is no second byte in any of the encodings.
+        end = max(sample.rfind(b"\n"), sample.rfind(b" "))
+        sample = sample[:end] if end > 0 else sample
+
+    num_bad = len(sample.decode("utf-8", "replace")) - len(sample.decode("utf-8", "ignore"))
+    num_beyond_ascii = sum(character > "\x7f" for character in sample.decode("utf-8", "ignore"))
+    if num_beyond_ascii > num_bad:
+        raise FileLeftOut("undecodable", f"UTF-8 but for byte {first_bad}; fix or convert it")
+    return Encoding(_likeliest_of_legacy(sample, first_bad), is_guess=True)
+
+
+def _likeliest_of_legacy(sample: bytes, first_bad: int) -> str:
+    if (name := _by_alphabet(sample)) is not None:
+        return name
+    try:
+        if all(c <= "\x7f" or c in _WESTERN for c in sample.decode("cp1252")):
+            return "cp1252"
+    except UnicodeDecodeError:
+        pass
+    best = charset_normalizer.from_bytes(sample, cp_isolation=_LEGACY_ENCODINGS).best()
+    if best is None:
+        detail = f"not UTF-8 at byte {first_bad}, nor any older encoding; {ADVICE}"
+        raise FileLeftOut("undecodable", detail)
+    if best.encoding in _CYRILLIC:
+        return max(
+            _CYRILLIC, key=lambda name: sum(map(str.islower, sample.decode(name, "replace")))
+        )
+    return best.encoding
+
+
+def _by_alphabet(sample: bytes) -> str | None:
+    """The first encoding in which all letters beyond ASCII are of one language's alphabet."""
+    for names, alphabets in _ALPHABETS.items():
+        for name in names:
+            try:
+                beyond = {c for c in sample.decode(name) if c > "\x7f"} - _SIGNS
+            except UnicodeDecodeError:
+                continue
+            letters = {letter for c in beyond for letter in c.lower()}
+            if letters and any(letters <= set(alphabet) for alphabet in alphabets):
+                return name
+    return None
