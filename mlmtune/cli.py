@@ -18,7 +18,12 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from mlmtune import __version__
-from mlmtune.console import Console, end_without_reader, secure_standard_streams
+from mlmtune.console import (
+    Console,
+    end_without_reader,
+    for_stream,
+    secure_standard_streams,
+)  # fmt: skip
 from mlmtune.errors import ConfigError, NobodyReads, ResourceError, StoppedAtOnce, explain
 from mlmtune.printable import counted
 from mlmtune.redaction import without_secrets
@@ -46,7 +51,7 @@ TaskPath = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[SECTION.KEY=VALUE]...",
+        metavar="SECTION.KEY=VALUE",
         help="Settings that take the place of the file's; the value is YAML.",
         show_default=False,
     ),
@@ -137,7 +142,10 @@ def train(
     nproc: NumProcesses = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train a model on text; perplexity before and after, and a report."""
+    """Train a model on text, and report whether it helped.
+
+    Perplexity is measured before and after, on text that is kept apart for it.
+    """
     _check_resume(resume, overwrite)
     from mlmtune.config_loading import load_config
 
@@ -245,7 +253,10 @@ def finetune(
     nproc: NumProcesses = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train a classifier on a task's labelled examples; the test is measured once, at the end."""
+    """Train a classifier on a task's labelled examples.
+
+    Its test set is measured once, at the end.
+    """
     _check_resume(resume, overwrite)
     from mlmtune.config import ClassificationConfig
     from mlmtune.config_loading import load_config
@@ -284,9 +295,10 @@ def probe(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare models on a task: frozen features and fine-tuning, over seeds and training sizes.
+    """Compare models on a task, with frozen features and fine-tuned.
 
-    What was finished is kept beside run.output_dir, and the same command goes on from there.
+    Each model is trained with several seeds and on several amounts of training examples. What was
+    finished is kept beside run.output_dir, and the same command goes on from there.
     """
     _refuse_several_processes("probe")
     from mlmtune.config import ClassificationConfig
@@ -329,10 +341,11 @@ def sweep(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a small grid of settings, and compare them on the same validation data.
+    """Train a small grid of settings and compare the runs.
 
-    Each run needs a budget: training.max_steps or training.max_minutes. A task's test is left
-    alone. What was finished is kept beside run.output_dir, and the same command goes on from there.
+    All runs are measured on the same validation data. Each needs a budget: training.max_steps or
+    training.max_minutes. A task's test is left alone. What was finished is kept beside
+    run.output_dir, and the same command goes on from there.
     """
     _refuse_several_processes("sweep")
     from mlmtune.config_loading import kind_of
@@ -374,7 +387,10 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """Measure models on the validation and the general text of configs, in one table."""
+    """Measure models on the validation text of configs.
+
+    The table has a row for each model on each text; general text of a config is a text, too.
+    """
     from mlmtune.config_loading import load_config
 
     # The revision is that of the config's own model.
@@ -401,7 +417,7 @@ def fill(
     texts: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="TEXT...",
+            metavar="TEXT",
             help="Sentences with [MASK] in them; - reads them from standard input, one a line.",
             show_default=False,
         ),
@@ -494,7 +510,7 @@ def report_runs(
     arguments: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN... [evaluation.KEY=VALUE]...",
+            metavar="RUN|evaluation.KEY=VALUE",
             help="Directories of finished runs; settings of what is measured, such as "
             "evaluation.general.",
         ),
@@ -509,9 +525,10 @@ def report_runs(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Show whether adaptation helped: base against adapted model on the same masks.
+    """Report whether adaptation helped.
 
-    Writes report.html, report.md and report.json.
+    The base and the adapted model are measured on the same masks. Writes report.html, report.md
+    and report.json.
     """
     overrides = [argument for argument in arguments if re.match(r"\w+(\.\w+)+=", argument)]
     paths = [Path(a).expanduser() for a in arguments if a not in overrides]
@@ -816,6 +833,6 @@ def _fail(message: str, code: int, speaker: int | None = None) -> NoReturn:
     is_spoken = speaker is not None or rank == 0 or code in (1, ResourceError.exit_code)
     if not _tell_launcher(code, message) and is_spoken:
         prefix = "mlmtune" if rank == 0 else f"mlmtune (process {rank})"
-        print(f"{prefix}: {message}", file=sys.stderr)
+        print(for_stream(f"{prefix}: {message}", sys.stderr), file=sys.stderr)
     sys.stderr.flush()
     sys.exit(code)

@@ -3,16 +3,23 @@
 import errno
 import io
 import os
+import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from tqdm import tqdm
 
 from mlmtune.errors import NobodyReads
 from mlmtune.redaction import without_secrets
+from mlmtune.shell import holds_command
 
 T = TypeVar("T")
+
+_GAP = re.compile(r"\S {2,}\S")
+"""Between the columns of a table."""
 
 
 class Console:
@@ -69,8 +76,30 @@ class Console:
                 bar.update()
 
     def _print(self, line: str, stream: Any) -> None:
-        tqdm.write(without_secrets(line), file=stream)
+        tqdm.write(for_stream(without_secrets(line), stream), file=stream)
         stream.flush()
+
+
+def for_stream(text: str, stream: TextIO) -> str:
+    """Prose as a terminal shows it without breaking a word; other streams get it as it is."""
+    if not stream.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    return "\n".join(_wrapped(line, width) for line in text.split("\n"))
+
+
+def _wrapped(line: str, width: int) -> str:
+    """A line of prose in lines of at most `width`; tables and commands stay in one."""
+    name, indent = re.match(r"( *)(?:\S+ {2,})?", line), ""
+    assert name is not None
+    if len(line) <= width or _GAP.search(line, name.end()) or holds_command(line):
+        return line
+    if name.end() < width / 2:
+        indent = " " * name.end()
+    return textwrap.fill(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False,
+        expand_tabs=False, replace_whitespace=False, drop_whitespace=True,
+    )  # fmt: skip
 
 
 def shows_colours() -> bool:

@@ -20,6 +20,11 @@ def pip_install(requirement: str) -> str:
     return shlex.join([*_program("pip"), "install", requirement])
 
 
+def holds_command(line: str) -> bool:
+    """Whether a line has a command in it, which would not work when pasted in two lines."""
+    return any(f"{shlex.join(_program(name))} " in line for name in ("mlmtune", "pip"))
+
+
 def _program(name: str) -> list[str]:
     found = shutil.which(name)
     if found is not None and Path(found).parent == Path(sys.executable).parent:
