@@ -25,7 +25,11 @@ WORDS = "words-"
 """Begins the names of marks of words."""
 
 LEAST_WORDS_PER_TOKEN = 0.2
-"""Fewer words than this for each token are no words."""
+"""With fewer words than this for each token, either they are no words, or the tokenizer hardly
+knows their script."""
+
+MOST_CHARACTERS_PER_WORD = 16.0
+"""More on average, white space included, is not a word of any language: Malayalam has some 12."""
 
 MOST_WORDS_PER_TOKEN = 0.97
 """With more words than this for each token, masking words is masking tokens."""
@@ -113,7 +117,7 @@ def _runs(
 
 
 def check_words(store: TokenStore, section: str, strategy: Strategy) -> str | None:
-    """Refuse words that are none; say where they are tokens.
+    """Refuse words that are none; say where they are tokens, or have very many.
 
     Args:
         store: with the words that will be masked.
@@ -121,24 +125,44 @@ def check_words(store: TokenStore, section: str, strategy: Strategy) -> str | No
         strategy: what is masked.
 
     Returns:
-        A line for people where masking words is the same as masking tokens.
+        A line for people where masking words is the same as masking tokens, or where the tokenizer
+        cuts words into more than five tokens on average.
 
     Raises:
-        ConfigError: the words of a source have more than five tokens on average: they are whole
-            sentences of a script without spaces, or codes.
+        ConfigError: the words of a source have more than five tokens on average, because they are
+            whole sentences of a script without spaces, or codes.
     """
-    for source in store.sources:
-        if source.num_words < LEAST_WORDS_PER_TOKEN * source.num_tokens:
+    note = None
+    for number, source in enumerate(store.sources):
+        if source.num_words >= LEAST_WORDS_PER_TOKEN * source.num_tokens:
+            continue
+        tokens_per_word = source.num_tokens / max(source.num_words, 1)
+        if not _are_words(store, number):
             raise ConfigError(
                 f"{section}.strategy: {strategy}: the words of {source.name} have "
-                f"{source.num_tokens / max(source.num_words, 1):.1f} tokens on average, so they "
-                "are no words (a script without spaces, or codes); set "
-                "tokenization.word_segmenter: rjieba for Chinese, or strategy: token"
+                f"{tokens_per_word:.1f} tokens on average, so they are no words (a script without "
+                "spaces, or codes); set tokenization.word_segmenter: rjieba for Chinese, or "
+                "strategy: token"
             )
+        note = (
+            f"{section}.strategy: {strategy}: the words of {source.name} have "
+            f"{tokens_per_word:.1f} tokens on average, because the tokenizer hardly knows their "
+            "script; each word is masked as a whole"
+        )
     num_words = sum(source.num_words for source in store.sources)
     if num_words > MOST_WORDS_PER_TOKEN * store.num_tokens:
         return (
             f"{section}.strategy: {strategy}: nearly every token is a word of its own, so words "
             "are masked like tokens; for Chinese set tokenization.word_segmenter: rjieba"
         )
-    return None
+    return note
+
+
+def _are_words(store: TokenStore, number: int) -> bool:
+    """Whether what is masked together in a source can be words, as its text shows them."""
+    num_words = store.sources[number].num_words
+    of_source = store.document_sources == number
+    num_characters = int(store.num_characters[of_source].sum())
+    # Here each ideograph is a word, so that two stand for a word and a clause for many.
+    num_text_words = int(store.num_text_words[of_source].sum())
+    return num_characters <= MOST_CHARACTERS_PER_WORD * num_words and num_text_words < 3 * num_words
