@@ -595,7 +595,7 @@ class EvaluationConfig(Section):
     """How validation tokens are selected, whatever `masking.strategy` is."""
     mlm_probability: MaskingRate = 0.15
     """Masking rate of validation, whatever the training rate is."""
-    mask_draws: Annotated[int, Field(gt=0, le=1000)] | Literal["auto"] = "auto"
+    mask_draws: Positive | Literal["auto"] = "auto"
     """How many times validation text is masked; perplexity is the mean over all of these draws.
     `auto`: as many times as it takes to predict 10,000 tokens, but at most 8 times, so that a small
     validation set is measured on nearly all of its tokens. Each draw takes as long as the first."""
