@@ -327,8 +327,8 @@ def _hint(field: FieldInfo, value: Any) -> str:
             return f"; YAML wants a space after the colon: {key}: {rest}"
     if isinstance(value, str) and bool in kinds and value.lower() in _YES_AND_NO:
         return f"; write {_YES_AND_NO[value.lower()]}"
-    if isinstance(value, str) and (meant := _word_meant(value.lower(), words)):
-        return f"; did you mean {meant!r}?"
+    if isinstance(value, str) and (word := _word_meant(value.lower(), words)):
+        return f"; did you mean {word!r}?"
     number = _number_meant(value)
     if number is not None and (float in kinds or (int in kinds and number.is_integer())):
         for meant in (number, abs(number), number / 100):  # a percentage, at last

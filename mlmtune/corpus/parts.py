@@ -364,7 +364,9 @@ def _digest_of_texts(batch: pa.RecordBatch | pa.Table) -> str:
         column = batch[name]
         values = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
         _, offsets, content = values.buffers()
-        borders = np.frombuffer(offsets, offset)[values.offset : values.offset + len(values) + 1]
+        borders: NDArray[Any] = np.frombuffer(offsets, offset)[
+            values.offset : values.offset + len(values) + 1
+        ]
         state.update((borders - borders[:1]).data)
         if len(values):
             state.update(memoryview(content)[int(borders[0]) : int(borders[-1])])
