@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,12 @@ from numpy.typing import NDArray
 from mlmtune.classification.batches import EncodedExamples
 from mlmtune.classification.examples import Side, TaskData, read_task_data, subset
 from mlmtune.classification.frozen import check_available, fit_and_predict
-from mlmtune.classification.metrics import accuracy, confusion_matrix, macro_f1
+from mlmtune.classification.metrics import (
+    accuracy,
+    confusion_matrix,
+    gain_over_majority,
+    macro_f1,
+)
 from mlmtune.classification.prediction import mean_pooled
 from mlmtune.classification.task import classification_of
 from mlmtune.config import ClassificationConfig, TrackingConfig
@@ -76,6 +81,11 @@ class Setting:
 
     method: Method
     size: int | Literal["all"]
+
+    def __str__(self) -> str:
+        """For people."""
+        method = "frozen" if self.method == "frozen" else "fine-tuned"
+        return f"{method} on {self.size}"
 
 
 def probe(
@@ -400,8 +410,43 @@ def _compare(
         models=tuple(candidate.name for candidate in candidates),
         rows=tuple(rows),
         sentences=tuple(sentences(rows, reference)),
-        notes=(*data.notes, *_overlaps(candidates, data.test, console)),
+        notes=(
+            *data.notes,
+            *what_says_little(data.labels, labels, predictions),
+            *_overlaps(candidates, data.test, console),
+        ),
     )
+
+
+def what_says_little(
+    names: Sequence[str],
+    labels: NDArray[np.int64],
+    predictions: Mapping[tuple[Setting, str], NDArray[np.int64]],
+) -> Iterator[str]:
+    """Settings whose comparison says little of the models.
+
+    Args:
+        names: of the labels, by number.
+        labels: (n,) of the test.
+        predictions: (S, n) by seed, of each setting and model.
+    """
+    for setting in dict.fromkeys(setting for setting, _ in predictions):
+        of_setting = [found for (other, _), found in predictions.items() if other == setting]
+        gains = [
+            gain_over_majority(confusion_matrix(labels, of_seed, len(names)))
+            for found in of_setting
+            for of_seed in found
+        ]
+        if all(gain.interval[0] <= 0 for gain in gains):
+            yield (
+                f"{setting}: no model is clearly more accurate than always answering "
+                f"{names[gains[0].label]!r} ({gains[0].share:.1%}), so how they differ says little"
+            )
+        if setting.method == "finetuned" and len(of_setting[0]) == 1:
+            yield (
+                f"{setting}: with one seed the interval says nothing of how much seeds differ; "
+                "raise probe.seeds"
+            )
 
 
 def resampled_macro_f1(

@@ -352,6 +352,15 @@ def classification_card(
     """
     side = "validation" if "step" in results else "test"
     labels = ", ".join(map(code_in_markdown, data["labels"]))
+    of_label = {label: found["num_examples"] for label, found in results["per_label"].items()}
+    most_frequent = max(of_label, key=lambda label: of_label[label])
+    share = of_label[most_frequent] / results["num_examples"]
+    notes = [
+        f"Always answering {code_in_markdown(most_frequent)} would be right {share:.1%} of the "
+        "time."
+    ]
+    if side == "validation":
+        notes.append("Validation has chosen the weights; there is no test.")
     return _card(
         name,
         config,
@@ -370,7 +379,7 @@ def classification_card(
                 for label, found in results["per_label"].items()
             ),
         ),
-        notes=() if side == "test" else ("Validation has chosen the weights; there is no test.",),
+        notes=tuple(notes),
         data=tuple(_task_data(config.data, data, side)),
     )
 

@@ -20,7 +20,13 @@ from mlmtune.console import Console
 from mlmtune.errors import ConfigError, Interrupted
 from mlmtune.proof import many_runs, probing
 from mlmtune.proof.findings import Estimate, ProbeRow
-from mlmtune.proof.probing import probe, resampled_macro_f1, sentences
+from mlmtune.proof.probing import (
+    Setting,
+    probe,
+    resampled_macro_f1,
+    sentences,
+    what_says_little,
+)
 from mlmtune.proof.report import report_on
 from mlmtune.proof.runs import open_run
 
@@ -290,3 +296,22 @@ def test_validation_chooses_how_much_is_regularised() -> None:
         (features[:100], labels[:100]), (features[100:200], labels[100:200]), features[200:], "none"
     )
     assert np.mean(predicted == labels[200:]) > 0.85
+
+
+def test_what_a_comparison_does_not_tell_is_said() -> None:
+    labels = np.asarray([0] * 30 + [1] * 10)
+    constant, right = np.zeros((1, 40), dtype=np.int64), labels[None]
+    few, all_, frozen = Setting("finetuned", 50), Setting("finetuned", "all"), Setting("frozen", 50)
+    predictions = {
+        (few, "base"): constant, (few, "adapted"): constant,
+        (all_, "base"): constant, (all_, "adapted"): right,
+        (frozen, "base"): constant, (frozen, "adapted"): right,
+    }  # fmt: skip
+    notes = what_says_little(["neg", "pos"], labels, predictions)
+    one_seed = "with one seed the interval says nothing of how much seeds differ"
+    assert [note.partition(";")[0] for note in notes] == [
+        "fine-tuned on 50: no model is clearly more accurate than always answering 'neg' (75.0%), "
+        "so how they differ says little",
+        f"fine-tuned on 50: {one_seed}",
+        f"fine-tuned on all: {one_seed}",
+    ]
