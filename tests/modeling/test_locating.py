@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mlmtune.errors import ConfigError
-from mlmtune.modeling.locating import locate_model
+from mlmtune.modeling.locating import ModelFolder, _folder_on_hub, locate_model
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n"
 INDEX = "model.safetensors.index.json"
@@ -222,3 +222,39 @@ def test_a_new_sentence_transformer_is_its_own_folder(folder: Path) -> None:
     module = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
     write(folder / "modules.json", [module])
     assert locate_model(str(folder), None).path == folder
+
+
+# What the files of a repository on the hub say, before any is fetched.
+
+
+@pytest.mark.parametrize(
+    ("names", "inner"),
+    [(["config.json", "model.safetensors", "onnx/model.onnx"], ""),
+     (["config.json", "pytorch_model.bin", "1_Pooling/config.json", "modules.json"], ""),
+     (["modules.json", "0_Transformer/config.json", "0_Transformer/pytorch_model.bin",
+       "1_Pooling/config.json"], "0_Transformer/")],
+)  # fmt: skip
+def test_the_folder_of_a_repository_that_holds_the_model_is_found(
+    names: list[str], inner: str
+) -> None:
+    assert _folder_on_hub(ModelFolder(Path(), "owner/name"), names) == inner
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [(["config.json", "tf_model.h5"], r"has TensorFlow weights alone \(tf_model\.h5\)"),
+     (["adapter_config.json", "adapter_model.safetensors"], "holds an adapter alone"),
+     (["config.json", "onnx/model.onnx"], "has ONNX weights alone"),
+     (["README.md"], "has no weights"),
+     (["model.safetensors"], r"has no config\.json")],
+)  # fmt: skip
+def test_a_repository_without_a_model_is_refused_before_it_is_fetched(
+    names: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        _folder_on_hub(ModelFolder(Path(), "owner/name"), names)
+
+
+def test_an_empty_name_is_no_folder() -> None:
+    with pytest.raises(ConfigError, match=r"^--model: the name is empty; give a model$"):
+        locate_model("", None, "--model")
