@@ -451,7 +451,11 @@ def read_part(part: Part, rows: NDArray[np.int64]) -> Iterator[tuple[str, str]]:
                 table = file.read_row_group(group, ["id", "text"])
                 if _digest_of_texts(table) != expected:
                     raise ValueError("the texts do not match their hash")
-                ids, texts = table["id"], table["text"]
-                for row in (here - first).tolist():
-                    yield ids[row].as_py(), texts[row].as_py()
+                found = [
+                    (table["id"][row].as_py(), table["text"][row].as_py())
+                    for row in (here - first).tolist()
+                ]
+                del table  # a document may be so large that two copies of it are much
+                while found:
+                    yield found.pop(0)
             first = end

@@ -568,7 +568,7 @@ class StoreWriter:
     def _finish_shard(self) -> None:
         # One array after the other: a document may have so many tokens that two copies are much.
         arrays = {
-            name: np.concatenate([batch.pop(name) for batch in self._batches])
+            name: _joined([batch.pop(name) for batch in self._batches])
             for name in list(self._batches[0])
         }
         name = _shard_name(len(self._shards))
@@ -645,6 +645,10 @@ class StoreWriter:
 def _most_frequent(counters: Iterable[Counter[str]]) -> dict[str, int]:
     """The most frequent of what some counters counted, the most frequent first."""
     return dict(sum(counters, Counter[str]()).most_common(KEPT_CHARACTERS))
+
+
+def _joined(arrays: list[NDArray[Any]]) -> NDArray[Any]:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def count_by_source(

@@ -456,14 +456,14 @@ def _tokenize(
     batch: list[Document], encode: Encoder, finder: UnknownTextFinder
 ) -> tuple[Tokens, UnknownText]:
     """The documents of a batch, one after the other, and what of them is unknown."""
-    ids, word_starts = [np.empty(0, encode.dtype)], [np.empty(0, bool)]
+    ids, word_starts = bytearray(), bytearray()  # they grow in place, and are large
     lengths, num_unknown = np.zeros(len(batch), np.int64), np.zeros(len(batch), np.int64)
     unknown: defaultdict[int, list[Offsets]] = defaultdict(list)
     for group in cut((document.text for document in batch), encode.cutter):
         numbers = [piece.number for piece in group]
         found_ids, found_starts, piece_lengths = encode([piece.text for piece in group])
-        ids.append(found_ids)
-        word_starts.append(found_starts)
+        ids += found_ids.data
+        word_starts += found_starts.data
         np.add.at(lengths, numbers, piece_lengths)
         is_unknown = np.split(finder.tokens(found_ids), np.cumsum(piece_lengths)[:-1])
         np.add.at(num_unknown, numbers, [of_piece.sum() for of_piece in is_unknown])
@@ -477,7 +477,7 @@ def _tokenize(
         number: (batch[number].text, Offsets(*map(np.concatenate, zip(*found, strict=True))))
         for number, found in unknown.items()
     }
-    tokens = (np.concatenate(ids), np.concatenate(word_starts), lengths)
+    tokens = (np.frombuffer(ids, encode.dtype), np.frombuffer(word_starts, bool), lengths)
     return tokens, finder.find(texts, num_unknown)
 
 
