@@ -366,6 +366,15 @@ def test_a_csv_field_may_be_long_but_not_endless(read, monkeypatch):
     assert last.text == "last"
 
 
+def test_an_endless_csv_line_is_never_held_whole_and_spoils_no_other(read, monkeypatch):
+    monkeypatch.setattr(csv_rows, "_MAX_LINE_CHARACTERS", 1000)
+    endless = ",".join(["word"] * 100_000)
+    first, broken, last = read("csv", "a.csv", f"text,id\none,1\n{endless}\nlast,3\n")
+    assert texts([first, last]) == ["one", "last"]
+    assert (broken.place, last.place) == (":3", "#3")
+    assert "a line of over 1,000 characters" in broken.message
+
+
 def test_a_csv_row_that_does_not_decode_spoils_no_other(read):
     fine = b"1,fine\n" * 40_000
     content = b'id,text\n%s2,"bad\xff\nline"\n\xff,text\n3,last\n' % fine

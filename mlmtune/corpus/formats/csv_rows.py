@@ -5,8 +5,7 @@ import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, Self, TextIO
 
 from mlmtune.config import SourceConfig
 from mlmtune.corpus.decoding import open_text, uncompressed_name
@@ -16,6 +15,7 @@ from mlmtune.corpus.formats.records import Record, Value, text_columns, texts_of
 
 # The parser takes 4 bytes for each; an open quote fills it with the rest of the file.
 _MAX_FIELD_CHARACTERS = 1 << 26
+_MAX_LINE_CHARACTERS = 1 << 26
 _UNDECODED = re.compile("[\udc80-\udcff]")
 
 _SAMPLE_CHARACTERS = 1 << 16
@@ -158,6 +158,37 @@ def _takes_rows(lines: list[str], delimiter: str) -> bool:
         return True
 
 
+class _Lines:
+    """The lines of a table with their ends.
+
+    A line that is too long for memory is an error of CSV; the next one is read all the same.
+
+    Attributes:
+        num_read: how many lines were read.
+        of_row: where the lines are noted.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.num_read = 0
+        self.of_row: list[str] = []
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        line = self._stream.readline(_MAX_LINE_CHARACTERS + 1)
+        if not line:
+            raise StopIteration
+        self.num_read += 1
+        if len(line) > _MAX_LINE_CHARACTERS:
+            while line and not line.endswith(("\n", "\r")):
+                line = self._stream.readline(_MAX_LINE_CHARACTERS)
+            raise csv.Error(f"a line of over {_MAX_LINE_CHARACTERS:,} characters")
+        self.of_row.append(line)
+        return line
+
+
 def _iter_rows(
     stream: TextIO, dialect: Dialect, num_lines_passed: int, *, asks: bool
 ) -> Iterator[tuple[int, list[str] | BrokenRecord]]:
@@ -171,25 +202,21 @@ def _iter_rows(
             known whether its quotes are meant as such.
     """
     assert dialect.delimiter is not None
-    lines_of_row: list[str] = []
-
-    def noted() -> Iterator[str]:
-        for line in islice(stream, num_lines_passed, None):
-            lines_of_row.append(line)
-            yield line
-
-    rows = dialect.reader(noted())
+    lines = _Lines(stream)
+    for _ in range(num_lines_passed):
+        next(lines, None)
+    rows = dialect.reader(lines)
     num_columns = 0
     while True:
-        line = num_lines_passed + rows.line_num + 1
-        lines_of_row.clear()
+        line = lines.num_read + 1
+        lines_of_row = lines.of_row = []
         try:
             row = next(rows)
         except StopIteration:
             return
         except csv.Error as error:
             # An open quote runs to the end of the file: what goes with it is said.
-            last = num_lines_passed + rows.line_num
+            last = lines.num_read
             lost = f", and with it all up to line {last:,}" if last > line else ""
             message = f"not CSV ({error}){lost}; fix its quotes, or set quoting: none"
             yield line, BrokenRecord(f":{line}", message)
