@@ -165,9 +165,12 @@ def train(
     command = ("train", str(config), *(overrides or []))
     options = Options(resume, overwrite, allow_changes, quiet, config_text=text, command=command)
     results = run_training(settings, options, build_masked_lm)
-    if results is not None and _is_first_process():
+    # Of a run that was complete already, the report may be missing: it was killed while making it.
+    is_reported = results is None and (run / "report.html").is_file()
+    if _is_first_process() and not is_reported:
         console = Console(is_quiet=quiet)
-        if no_report or not _report_on_finished(run, console):
+        has_report = not no_report and _report_on_finished(run, console)
+        if results is not None and not has_report:
             console.result(f"{run.resolve().name}: {outcome(results)}")
     _push_finished(run, settings.hub, Console(is_quiet=quiet))
 

@@ -44,7 +44,7 @@ from mlmtune.proof.numbers import change, points
 from mlmtune.proof.rendering import probe_table
 from mlmtune.proof.report import renew_report
 from mlmtune.proof.runs import FinishedRun, open_run
-from mlmtune.training.run_dir import read_json, write_json, write_whole
+from mlmtune.training.run_dir import RunDir, read_json, write_json, write_whole
 
 FEWEST_EVALUATIONS, MOST_EVALUATIONS = 3, 10
 """Of a fit. In between, evaluating takes about as long as training: a step forward and back takes
@@ -135,7 +135,7 @@ def probe(
     write_whole(folder / "probe.md", to_markdown(result))
     for candidate in candidates:
         if candidate.run is not None:
-            _keep_in_run(candidate.run.path, result)
+            _keep_in_run(candidate.run.path, result, console)
     if as_json:
         console.result(json.dumps(result.to_json(), indent=2, ensure_ascii=False))
         return
@@ -156,8 +156,8 @@ def _candidates(models: Sequence[str]) -> list[Candidate]:
     found: list[tuple[str, FinishedRun | None]] = []
     for model in models:
         directory = run_directory(resolve(model))
-        # A classifier's run has no corpus, and no base that it is compared with.
-        is_of_text = directory is not None and (directory / "corpus.json").is_file()
+        # A classifier's run has no base that it is compared with.
+        is_of_text = directory is not None and not (directory / "data.json").exists()
         run = open_run(directory) if directory is not None and is_of_text else None
         found.append((model if run is None else str(run.model), run))
     if len(found) == 1:
@@ -298,7 +298,7 @@ def _fit(
     path = folder / f"{setting.size}-{seed}-{digest}"
     kept = path.with_name(f"{path.name}.json")
     content = read_json(kept)
-    if content is None:
+    if content is None or "predictions" not in content:
         run_config = fit.run.model_copy(update={"output_dir": str(path)})
 
         def build(of_fit: ClassificationConfig, accelerator: Accelerator, _: Console) -> Any:
@@ -561,8 +561,9 @@ def to_markdown(result: Probe) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _keep_in_run(run: Path, result: Probe) -> None:
+def _keep_in_run(path: Path, result: Probe, console: Console) -> None:
     """Put the result beside the run's others, by task, and into its report."""
-    kept = read_json(run / "probe.json") or {}
-    write_json(run / "probe.json", kept | {result.task: result.to_json()})
-    renew_report(run)
+    run = RunDir(path)
+    kept = run.read_json("probe.json") or {}
+    run.write_json("probe.json", kept | {result.task: result.to_json()})
+    renew_report(path, console)

@@ -1,6 +1,7 @@
 """A report on one run or several: base against adapted model, on the same masks."""
 
 import json
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -16,7 +17,7 @@ from mlmtune import __version__
 from mlmtune.config import Config, CorpusConfig, ModelConfig
 from mlmtune.config_loading import load_config
 from mlmtune.console import Console
-from mlmtune.errors import ConfigError, DataError, ResourceError
+from mlmtune.errors import CheckpointError, ConfigError, DataError, ResourceError
 from mlmtune.evaluation.frequencies import TokenFrequencies
 from mlmtune.evaluation.known_text import KnownText
 from mlmtune.evaluation.perplexity import LEAST_SAID
@@ -66,6 +67,10 @@ def report_on(
     Raises:
         MlmtuneError: see `make_report` and `write_report`.
     """
+    for run in runs:
+        if run.num_broken_lines:
+            broken = f"{run.num_broken_lines} broken lines"
+            console.say(f"{run.path / 'metrics.jsonl'}: {broken} are left out of the report")
     report = make_report(runs, with_overrides(runs[0], overrides), console)
     if output is None:
         output = runs[0].path if len(runs) == 1 else Path("report")
@@ -75,16 +80,29 @@ def report_on(
     console.result(f"the report is in {written} (also as .md and .json)")
 
 
-def renew_report(path: Path) -> None:
+def renew_report(path: Path, console: Console) -> None:
     """Write a run's report again with the probes that were made since, if it has a report.
+
+    Args:
+        path: the run's directory.
+        console: told where the report cannot be read.
 
     Raises:
         ResourceError: it cannot be written.
     """
-    content = read_json(path / "report.json")
-    if content is None or content.pop("format_version", None) != FORMAT_VERSION:
+    if not (path / "report.json").exists():
         return
-    report = TypeAdapter(Report).validate_python(content)
+    content = read_json(path / "report.json") or {}
+    try:
+        if content.pop("format_version", None) != FORMAT_VERSION:
+            raise ValueError("it is of another version, or broken")
+        report = TypeAdapter(Report).validate_python(content)
+    except ValueError:  # pydantic's, too
+        console.say(
+            f"{path / 'report.json'} cannot be read, so the probe is not in the report; make it "
+            f"again: mlmtune report {shlex.quote(str(path))}"
+        )
+        return
     write_report(replace(report, probes=_probes([path])), path)
 
 
@@ -92,7 +110,12 @@ def _probes(paths: list[Path]) -> tuple[Probe, ...]:
     """What `mlmtune probe` left in the directories of runs."""
     kept = [read_json(path / "probe.json") or {} for path in paths]
     contents = [content for by_task in kept for content in by_task.values()]
-    found = TypeAdapter(tuple[Probe, ...]).validate_python(contents)
+    try:
+        found = TypeAdapter(tuple[Probe, ...]).validate_python(contents)
+    except ValueError as error:  # pydantic's
+        raise CheckpointError(
+            f"{paths[0] / 'probe.json'}: broken; delete it, and mlmtune probe makes it again"
+        ) from error
     return tuple(dict.fromkeys(found))  # a probe of several runs is in each
 
 

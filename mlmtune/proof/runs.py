@@ -1,9 +1,7 @@
 """Finished runs, read from their directories."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mlmtune.config import Config
 from mlmtune.config_loading import load_config
@@ -23,10 +21,12 @@ class FinishedRun:
     Attributes:
         path: its directory.
         config: its config with every `auto` decided.
+        num_broken_lines: how many lines of metrics.jsonl cannot be read.
         record: how it went, as a report shows it; its name is that of the directory.
     """
 
     path: Path
+    num_broken_lines: int
     config: Config
     record: Run
 
@@ -40,8 +40,8 @@ def open_run(path: Path) -> FinishedRun:
     """Read a run's directory.
 
     Raises:
-        ConfigError: there is no run, it goes on still, it did not come to its end, or its files are
-            not whole.
+        ConfigError: there is no run, it goes on still, or it did not come to its end.
+        CheckpointError: a file of it is missing or damaged.
     """
     run = finished_run_dir(path)
     path = run.path
@@ -51,16 +51,11 @@ def open_run(path: Path) -> FinishedRun:
             "on a task: mlmtune probe"
         )
     records = {name.removesuffix(".json"): run.read_json(name) for name in RECORDS}
-    missing = [f"{name}.json" for name, content in records.items() if content is None]
-    if missing:
-        raise ConfigError(
-            f"{path}: {missing[0]} is missing or broken; put it back, or train again with "
-            "--overwrite"
-        )
     resolved = path / "config.resolved.yaml"
-    metrics = _read_metrics(run.metrics)
+    metrics, num_broken_lines = run.read_metrics()
     return FinishedRun(
         path=path,
+        num_broken_lines=num_broken_lines,
         config=load_config(resolved),
         record=Run(
             name=path.name,
@@ -71,9 +66,3 @@ def open_run(path: Path) -> FinishedRun:
             **{name: content for name, content in records.items() if content is not None},
         ),
     )
-
-
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

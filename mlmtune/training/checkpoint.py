@@ -20,13 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
 from mlmtune.errors import CheckpointError
-from mlmtune.training.run_dir import TEMPORARY_PREFIX, removing, write_json, writing_to
+from mlmtune.training.manifest import MANIFEST, find_damage, manifest_of
+from mlmtune.training.run_dir import (
+    TEMPORARY_PREFIX,
+    read_json,
+    removing,
+    write_json,
+    writing_to,
+)  # fmt: skip
 
 PREFIX = "checkpoint-"
 WITHOUT_MOMENTS = "without_moments"
@@ -72,7 +78,9 @@ def checkpoint_path(directory: Path, step: int) -> Path:
 def step_of(path: Path) -> int:
     """The step of a checkpoint, by its name; -1 if it is none."""
     number = path.name.removeprefix(PREFIX)
-    return int(number) if path.name.startswith(PREFIX) and number.isdigit() else -1
+    # Other scripts have digits, too, of which int() takes some.
+    step = int(number) if number.isascii() and number.isdigit() else -1
+    return step if path.name == f"{PREFIX}{step}" else -1
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
@@ -122,14 +130,10 @@ def save_checkpoint(
         _save_optimizer(optimizer, temporary / "optimizer.safetensors")
         write_json(temporary / "state.json", asdict(state))
         files = sorted(p for p in temporary.rglob("*") if p.is_file())
-        manifest = {
-            str(p.relative_to(temporary)): {"size": p.stat().st_size, "xxh3_128": _digest(p)}
-            for p in files
-        }
-        write_json(temporary / "MANIFEST.json", {"files": manifest})
-        for path in (*files, temporary / "MANIFEST.json", temporary):
+        write_json(temporary / MANIFEST, manifest_of(temporary, files))
+        for path in (*files, temporary / MANIFEST, temporary):
             _make_durable(path)
-        shutil.rmtree(final, ignore_errors=True)
+        _delete(final)
         temporary.rename(final)
         _make_durable(directory)
     return final
@@ -161,24 +165,10 @@ def find_checkpoint(directory: Path, say: Callable[[str], None]) -> Path | None:
 
 def find_fault(path: Path) -> str | None:
     """What is wrong with a checkpoint, by its manifest; None if nothing is."""
-    try:
-        manifest = json.loads((path / "MANIFEST.json").read_text(encoding="utf-8"))["files"]
-        files = {name: (entry["size"], entry["xxh3_128"]) for name, entry in manifest.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return "MANIFEST.json is missing or broken"
-    if not {"model.safetensors", "optimizer.safetensors", "state.json"} <= files.keys() and not {
-        "model.safetensors.index.json", "optimizer.safetensors", "state.json"
-    } <= files.keys():  # fmt: skip
-        return "MANIFEST.json does not list model, optimizer and state"
-    for name, (size, digest) in files.items():
-        file = path / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != size:
-            return f"{name} has {file.stat().st_size} bytes instead of {size}"
-        if _digest(file) != digest:
-            return f"{name} does not match its checksum"
-    return None
+    manifest = read_json(path / MANIFEST)
+    is_sharded = "model.safetensors.index.json" in ((manifest or {}).get("files") or ())
+    model = "model.safetensors.index.json" if is_sharded else "model.safetensors"
+    return find_damage(path, manifest, (model, "optimizer.safetensors", "state.json"))
 
 
 def load_state(path: Path) -> TrainState:
@@ -280,8 +270,11 @@ def _reading(path: Path) -> Iterator[Path]:
 
 
 def _delete(path: Path) -> None:
+    if not path.is_dir():  # a file that has the name of a checkpoint
+        path.unlink(missing_ok=True)
+        return
     # The manifest goes first, so that a half-deleted checkpoint is not taken for whole.
-    (path / "MANIFEST.json").unlink(missing_ok=True)
+    (path / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(path, ignore_errors=True)
 
 
@@ -295,14 +288,6 @@ def _save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
             for key, value in optimizer.state[parameter].items():
                 tensors[f"{name}/{key}"] = value.detach().cpu().contiguous()
     save_file(tensors, path, {WITHOUT_MOMENTS: json.dumps(without_moments)})
-
-
-def _digest(path: Path) -> str:
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _make_durable(path: Path) -> None:

@@ -3,7 +3,7 @@
 import re
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -210,16 +210,20 @@ def _identity(task: Task, accelerator: Accelerator) -> dict[str, Any]:
     return {**flat(sections), "num_processes": accelerator.num_processes}
 
 
-def resume(job: Job, options: Options) -> None:
-    """Load the checkpoint that the options ask for, if there is one, into the job."""
+def resume(job: Job, options: Options) -> Path | None:
+    """Load the checkpoint that the options ask for, if there is one, into the job.
+
+    Nothing is written or deleted: the run may not be able to begin; see `begin`.
+
+    Returns:
+        The checkpoint; None where the run begins with its first step.
+    """
     if options.resume == "never":
-        return
+        return None
     path = decided_by_main(job.accelerator, lambda: _choose_checkpoint(job, options.resume))
     if path is None:
         job.progress.say(f"{job.run.path} holds no checkpoint yet; starting from the beginning")
-        if job.accelerator.is_main_process:
-            job.run.metrics.unlink(missing_ok=True)
-        return
+        return None
 
     state = load_state(path)
     _compare_identities(state.identity, job.state.identity, path, job, options.allow_changes)
@@ -229,15 +233,34 @@ def resume(job: Job, options: Options) -> None:
     if job.accelerator.scaler is not None and state.scaler is not None:
         job.accelerator.scaler.load_state_dict(state.scaler)
     job.state = state
-    job.accelerator.wait_for_everyone()  # all have read what is deleted now
     if _is_of_this_run(path, job):
         job.saved_step = state.step
-    if job.accelerator.is_main_process:
-        _note_tracked(job.run, job.run.drop_metrics_after(state.step))
-        for later in drop_checkpoints_after(job.run.checkpoints, state.step):
-            job.progress.say(f"{later} is deleted: the run goes on from step {state.step}")
-    _keep_the_best(job, path)
     job.progress.say(f"resumed from {path}, after step {state.step}")
+    return path
+
+
+def begin(job: Job, options: Options, resumed_from: Path | None) -> None:
+    """Go on in the record of the run that the directory holds, or replace it.
+
+    Called once the parts are built and the text is measured: whatever keeps a run from taking its
+    first step leaves the record of an earlier one as it was.
+
+    Raises:
+        ResourceError: the directory cannot be written.
+    """
+    job.accelerator.wait_for_everyone()  # all have read what is deleted now
+    if job.accelerator.is_main_process:
+        job.run.begin(replaces=options.overwrite)
+        kept_until = -1 if resumed_from is None else job.state.step
+        dropped, num_broken = job.run.drop_metrics_after(kept_until)
+        _note_tracked(job.run, dropped)
+        if num_broken:
+            job.progress.say(f"{job.run.metrics}: {num_broken} broken lines are dropped")
+        if resumed_from is not None:
+            for later in drop_checkpoints_after(job.run.checkpoints, job.state.step):
+                job.progress.say(f"{later} is deleted: the run goes on from step {job.state.step}")
+    if resumed_from is not None:
+        _keep_the_best(job, resumed_from)
 
 
 def _note_tracked(run: RunDir, dropped: list[dict[str, Any]]) -> None:
@@ -263,7 +286,7 @@ def start_trackers(job: Job) -> None:
     if not job.accelerator.is_main_process or not config.with_:
         return
     known = job.run.read_json("tracking.json") if job.state.step else None
-    known = known or {"id": uuid.uuid4().hex[:16], "tracked": {}}
+    known = {"id": uuid.uuid4().hex[:16], "tracked": {}} | (known or {})
     job.run.write_json("tracking.json", known)
     name = config.run_name or job.run.path.resolve().name
     run = TrackedRun(
@@ -327,7 +350,10 @@ def with_recorded_choices(config: SettingsT, options: Options) -> SettingsT:
     path = run.expanduser() / "config.resolved.yaml"
     if options.resume == "never" or not path.is_file():
         return config
-    then = load_config(path, kind=type(config))
+    try:
+        then = load_config(path, kind=type(config))
+    except ConfigError:  # damaged; whether other choices matter is seen from the checkpoint
+        return config
     training = _with_recorded(config.training, then.training, "precision")
     asked, then_size = training.micro_batch_size, then.training.micro_batch_size
     if isinstance(then_size, int) and (asked is None or asked == "auto" or then_size < asked):
@@ -343,18 +369,25 @@ def _with_recorded(section: SectionT, then: SectionT, *names: str) -> SectionT:
     return section.model_copy(update=values)
 
 
-def is_complete(run: RunDir, config: Settings, options: Options) -> bool:
-    """Whether the directory holds a finished run of this config.
+def is_complete(
+    run: RunDir, config: Settings, options: Options, say: Callable[[str], None]
+) -> bool:
+    """Whether the directory holds a finished run of this config, nothing of which is missing.
 
     Args:
         run: the directory.
         config: as loaded.
         options: how the run was asked for.
+        say: told what is missing or damaged, which the run then makes again.
 
     Raises:
         CheckpointError: it holds a finished run of another one; its schedule has come to its end.
     """
     if (run.read_json("status.json") or {}).get("state") != "finished":
+        return False
+    damage = run.find_damage()
+    if damage is not None:
+        say(f"{run.path} is finished, but {damage}; it is made again from the last checkpoint")
         return False
     then = flat(load_config(run.path / "config.resolved.yaml", kind=type(config)).model_dump())
     lines = [

@@ -203,14 +203,15 @@ def _unreported(rank: int, failure: ProcessFailure) -> Ending:
 
 
 def _correct_status(run: RunDir, pid: int | None, ending: Ending) -> None:
-    """Write the ending into status.json, if it is of this launch's main process."""
-    status = run.read_json("status.json") or {}
-    if pid is None or status.get("pid") != pid or status.get("state") == "finished":
+    """Write the ending where this launch's main process said that it had begun."""
+    for name in ("attempt.json", "status.json"):
+        status = run.read_json(name) or {}
+        if pid is None or status.get("pid") != pid or status.get("state") == "finished":
+            continue
+        if status.get("exit_code") != ending.exit_code:
+            state = "interrupted" if ending.exit_code in STOPPED else "failed"
+            if name == "attempt.json":
+                run.keep_record()
+            with suppress(ResourceError):
+                run.write_status(state, exit_code=ending.exit_code, message=ending.message)
         return
-    if status.get("exit_code") != ending.exit_code:
-        with suppress(ResourceError):
-            run.write_status(
-                "interrupted" if ending.exit_code in STOPPED else "failed",
-                exit_code=ending.exit_code,
-                message=ending.message,
-            )

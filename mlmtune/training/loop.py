@@ -41,6 +41,7 @@ from mlmtune.training.interrupts import STOP_SIGNALS, listening
 from mlmtune.training.job import (
     Job,
     Options,
+    begin,
     how_to_train_on,
     is_complete,
     open_hub,
@@ -97,7 +98,9 @@ def train(
         if isinstance(asked, int) and asked != kept:
             progress.say(f"micro batches of {kept} as in this run so far, not of {asked}")
         run = _open_run(config, options, accelerator, stack)
-        if options.resume == "auto" and is_complete(run, config, options):
+        if options.resume == "auto" and decided_by_main(
+            accelerator, lambda: is_complete(run, config, options, progress.say)
+        ):
             progress.result(f"{run.path} is already complete; see {run.model}")
             for line in how_to_train_on(run, config, options):
                 progress.result(line)
@@ -107,19 +110,20 @@ def train(
         stack.enter_context(_recording_failure(run, accelerator))
         push = open_hub(config.hub, accelerator, run, progress)
         task = build(config, accelerator, progress)
-        if options.overwrite and accelerator.is_main_process:
-            run.clear()  # not before the new run is known to start
         stop = stack.enter_context(listening())
         job = start(task, accelerator, run, progress, stop, push)
-        resume(job, options)
+        checkpoint = resume(job, options)
         _see_the_same(job)
         if job.config.training.micro_batch_size == "auto":
             fit_micro_batch(job)
+        _announce(job)
+        before = _evaluate_before(job)
+        begin(job, options, checkpoint)
         _write_records(job, options)
         stack.callback(job.trackers.finish)
         start_trackers(job)
-        _announce(job)
-        _evaluate_before(job)
+        if before is not None:
+            _record_evaluation(job, before)
         _train_to_the_end(job)
         results = export(job)
         job.trackers.log_results(results, job.state.step)
@@ -161,7 +165,7 @@ def _recording_failure(run: RunDir, accelerator: Accelerator) -> Iterator[None]:
         if accelerator.is_main_process:
             message, exit_code = explain(error)
             stopped = isinstance(error, Interrupted | StoppedAtOnce)
-            status = run.read_json("status.json") or {}
+            status = run.read_status()
             where = {name: status[name] for name in ("step", "max_steps") if name in status}
             # What comes after the result, such as waiting for a push, takes nothing back from it.
             with suppress(ResourceError):  # a full disk must not hide what happened first
@@ -240,7 +244,7 @@ def _train_to_the_end(job: Job) -> None:
     estimated_at = state.step + STEPS_BEFORE_ESTIMATE
     if _evaluation_is_pending(job) and _evaluate(job):
         _save(job)
-    last = state.step >= plan.max_steps or _is_stopped_early(job)
+    last = state.step >= plan.max_steps or _is_stopped_early(job) or _is_out_of_time(job)
     while not last:
         batches = job.task.stream.micro_batches(state.step)
         agreed = agree(job, sum(batch.num_targets for batch in batches))
@@ -329,8 +333,7 @@ def agree(job: Job, num_targets: int) -> _Agreement:
 
     One small exchange per step, so that all stop after the same step and divide by the same number.
     """
-    minutes = job.config.training.max_minutes
-    is_late = minutes is not None and job.state.elapsed_seconds >= 60 * minutes
+    is_late = _is_out_of_time(job)
     signal_number = job.stop.signal_number
     if job.accelerator.num_processes == 1:
         return _Agreement(num_targets, signal_number, is_late)
@@ -528,16 +531,17 @@ def _log(job: Job, taken: _Taken, clock: Clock) -> None:
 # --------------------------------------------------------------------- evaluating and saving
 
 
-def _evaluate_before(job: Job) -> None:
+def _evaluate_before(job: Job) -> Evaluation | None:
+    """Measure the base; None where that is done already, or a task does not."""
     state = job.state
     if state.evaluation_before is not None or not job.task.measures_before:
-        return
+        return None
     if job.accelerator.is_main_process:
         state.examples_before = job.task.fill_examples(job.module)
     evaluation = _measure(job)
     state.evaluation_before = evaluation.to_json()
     job.progress.say(f"before training: {evaluation.describe()}")
-    _record_evaluation(job, evaluation)
+    return evaluation
 
 
 def _evaluate(job: Job) -> bool:
@@ -584,7 +588,13 @@ def _evaluation_is_pending(job: Job) -> bool:
     """Whether the run was interrupted in an evaluation that was due after its last step."""
     state, plan = job.state, job.task.plan
     is_due = state.step == plan.max_steps or plan.is_due(state.step, job.config.evaluation.every)
+    is_due = is_due or _is_out_of_time(job)
     return state.step > 0 and is_due and str(state.step) not in state.evaluations
+
+
+def _is_out_of_time(job: Job) -> bool:
+    minutes = job.config.training.max_minutes
+    return minutes is not None and job.state.elapsed_seconds >= 60 * minutes
 
 
 def _is_stopped_early(job: Job) -> bool:

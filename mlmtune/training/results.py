@@ -39,6 +39,7 @@ def export(job: Job) -> dict[str, Any]:
         if test_results:
             run.write_json("test_results.json", test_results)
         run.write_json("all_results.json", results)
+        run.write_manifest()
         run.write_status("finished", exit_code=0, step=state.step, max_steps=state.step)
     job.accelerator.wait_for_everyone()
     return results

@@ -5,7 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from mlmtune.errors import (
+    CheckpointError,
     ConfigError,
     ResourceError,
     is_fault_of_disk,
@@ -21,22 +22,29 @@ from mlmtune.errors import (
 )
 from mlmtune.locations import RESULT_FOLDER, run_directory
 from mlmtune.redaction import without_secrets
+from mlmtune.training.manifest import MANIFEST, find_damage, manifest_of
 
 OWN_FILES = (
     "config.yaml", "config.resolved.yaml", "environment.json", "corpus.json", "metrics.jsonl",
     "status.json", "train_results.json", "eval_results.json", "all_results.json",
     "data.json", "test_results.json", "test_predictions.jsonl", "probe.json",
-    "report.html", "report.md", "report.json", "tracking.json",
+    "report.html", "report.md", "report.json", "tracking.json", "attempt.json", MANIFEST,
 )  # fmt: skip
 OWN_FOLDERS = (
     "model", "checkpoints", "tensorboard", "wandb", "dvclive", ".aim",
 )  # fmt: skip
+RECORDS = (
+    "config.resolved.yaml", "environment.json", "corpus.json", "data.json", "train_results.json",
+    "eval_results.json", "test_results.json", "test_predictions.jsonl", "all_results.json",
+)  # fmt: skip
+"""Files that do not change once the run has come to its end."""
 LOCK_FILE = ".lock"
 TEMPORARY_PREFIX = ".writing-"
 """Begins the name of everything that is not whole yet; whoever holds the lock may delete it."""
 
-
 CHECKPOINTS_STAY = "the checkpoints are as they were"
+IS_A_FOLDER = "is a folder, where mlmtune writes a file; move it away and try again"
+REMEDY = "the command that started the run makes it again with --resume auto"
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -80,6 +88,8 @@ def writing_to(path: Path, remark: str) -> Iterator[None]:
     except Exception as error:  # each library has errors of its own for a full disk
         if not (isinstance(error, OSError | SafetensorError) or is_fault_of_disk(error)):
             raise
+        if isinstance(error, IsADirectoryError):
+            raise ResourceError(f"{path}: {IS_A_FOLDER}") from error
         if was_taken_away(error):
             raise ResourceError(
                 f"{path}: cannot be written, because the output directory was deleted, moved or "
@@ -109,6 +119,24 @@ class RunDir:
         self.model = path / RESULT_FOLDER
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
+        self._status = "status.json"
+
+    def keep_record(self) -> None:
+        """Leave status.json as the earlier run wrote it, until `begin`: use attempt.json."""
+        self._status = "attempt.json"
+
+    def begin(self, *, replaces: bool) -> None:
+        """Let this attempt take the place of the earlier run: it is known that it can begin.
+
+        Args:
+            replaces: delete what the earlier run wrote, rather than go on from it.
+        """
+        with writing_to(self.path, CHECKPOINTS_STAY):
+            if replaces:
+                self.clear()
+            for name in ("attempt.json", MANIFEST):
+                (self.path / name).unlink(missing_ok=True)
+        self._status = "status.json"
 
     def write_json(self, name: str, value: Any) -> None:
         """Write one of the run's JSON files."""
@@ -128,8 +156,23 @@ class RunDir:
         """Say in status.json what the run is doing: running, finished, interrupted or failed."""
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self.write_json(
-            "status.json", {"state": state, "pid": os.getpid(), "updated_at": now, **details}
+            self._status, {"state": state, "pid": os.getpid(), "updated_at": now, **details}
         )
+
+    def read_status(self) -> dict[str, Any]:
+        """What `write_status` has written last; empty where that is not there or broken."""
+        return self.read_json(self._status) or {}
+
+    def write_manifest(self) -> None:
+        """Write down which files the finished run has, so that damage to them is found."""
+        records = [self.path / name for name in RECORDS if (self.path / name).is_file()]
+        # People edit the card.
+        model = [p for p in sorted(self.model.rglob("*")) if p.is_file() and p.name != "README.md"]
+        self.write_json(MANIFEST, manifest_of(self.path, [*records, *model]))
+
+    def find_damage(self) -> str | None:
+        """Which file of the finished run is missing or damaged; None if none is."""
+        return find_damage(self.path, self.read_json(MANIFEST))
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl."""
@@ -140,22 +183,31 @@ class RunDir:
         ):
             file.write(line)
 
-    def drop_metrics_after(self, step: int) -> list[dict[str, Any]]:
-        """Take away the metrics of steps that a resumed run will take again, and return them."""
-        if not self.metrics.exists():
-            return []
-        kept, dropped = [], []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
-            try:
+    def read_metrics(self) -> tuple[list[dict[str, Any]], int]:
+        """The lines of metrics.jsonl, and how many could not be read: half written, or damaged."""
+        if not self.metrics.is_file():
+            return [], 0
+        lines = self.metrics.read_text(encoding="utf-8", errors="replace").split("\n")
+        lines = [line for line in lines if line]
+        records = []
+        for line in lines:
+            with suppress(ValueError):
                 record = json.loads(line)
-            except ValueError:  # the line that a killed run was writing
-                continue
-            if record["step"] <= step:
-                kept.append(line + "\n")
-            else:
-                dropped.append(record)
-        self.metrics.write_text("".join(kept), encoding="utf-8")
-        return dropped
+                if isinstance(record, dict) and isinstance(record.get("step"), int):
+                    records.append(record)
+        return records, len(lines) - len(records)
+
+    def drop_metrics_after(self, step: int) -> tuple[list[dict[str, Any]], int]:
+        """Take away the metrics of steps that a resumed run will take again, and broken lines.
+
+        Returns:
+            The metrics of these steps, and how many lines could not be read.
+        """
+        records, num_broken = self.read_metrics()
+        kept = [json.dumps(record) + "\n" for record in records if record["step"] <= step]
+        if len(kept) < len(records) or num_broken:
+            self.write_text("metrics.jsonl", "".join(kept))
+        return [record for record in records if record["step"] > step], num_broken
 
     def is_in_use(self) -> bool:
         """Whether the directory holds results of a run, or anything that is not a run's.
@@ -169,6 +221,21 @@ class RunDir:
             or self.metrics.exists()
             or (self.checkpoints.exists() and any(self.checkpoints.iterdir()))
         )
+
+    def check_kinds(self) -> None:
+        """Refuse a folder in the place of a file, and the other way round.
+
+        Raises:
+            ResourceError: there is one, which no run could replace.
+        """
+        for name in (*OWN_FILES, *OWN_FOLDERS):
+            path = self.path / name
+            if name in OWN_FILES and path.is_dir():
+                raise ResourceError(f"{path}: {IS_A_FOLDER}")
+            if name in OWN_FOLDERS and path.exists() and not path.is_dir():
+                raise ResourceError(
+                    f"{path}: is a file, where mlmtune makes a folder; move it away and try again"
+                )
 
     def sweep(self) -> None:
         """Delete what a killed run was writing."""
@@ -215,18 +282,26 @@ def open_run_dir(path: Path, *, may_be_in_use: bool) -> Iterator[RunDir]:
     try:
         lock.acquire()
     except Timeout as error:
-        holder = (run.read_json("status.json") or {}).get("pid", "unknown")
+        status = run.read_json("attempt.json") or run.read_json("status.json") or {}
+        holder = status.get("pid", "unknown")
         raise ConfigError(
             f"{path}: another run (process {holder}) is writing here; wait for it, or set "
             "run.output_dir to another place"
         ) from error
+    except OSError as error:
+        raise ResourceError(
+            f"{path / LOCK_FILE}: cannot be written ({error.strerror}); move it away and try again"
+        ) from error
     try:
+        run.check_kinds()
         run.sweep()
         if run.is_in_use() and not may_be_in_use:
             raise ConfigError(
                 f"{path} is not empty; go on with the run in it by --resume auto, replace it by "
                 "--overwrite, or set run.output_dir to another place"
             )
+        if run.is_in_use():
+            run.keep_record()
         run.checkpoints.mkdir(exist_ok=True)
         yield run
     finally:
@@ -240,15 +315,17 @@ def finished_run_dir(path: Path) -> RunDir:
         path: of the run, or of its result.
 
     Raises:
-        ConfigError: there is no run, it goes on still, it did not come to its end, or its model is
-            gone.
+        ConfigError: there is no run, it goes on still, or it did not come to its end.
+        CheckpointError: a file of it is missing or damaged.
     """
     run = RunDir(run_directory(path) or path)
     status = run.read_json("status.json")
+    if status is None and path.is_dir() and run.is_in_use() and (run.path / MANIFEST).exists():
+        raise CheckpointError(f"{path}: status.json is missing or broken; {REMEDY}")
     if status is None:
         raise ConfigError(f"{path}: there is no run in it (no status.json); give a run.output_dir")
     if status.get("state") != "finished":
-        known = "step" in status
+        known = "step" in status and "max_steps" in status
         where = f"step {status['step']} of {status['max_steps']}" if known else "the start"
         if _is_held(run.path):
             raise ConfigError(
@@ -259,8 +336,9 @@ def finished_run_dir(path: Path) -> RunDir:
             f"{path}: the run did not come to its end (it stopped at {where}); go on with the "
             "command that started it and --resume auto"
         )
-    if not (run.model / "config.json").is_file():
-        raise ConfigError(f"{path}: there is no model in it; train again with --overwrite")
+    damage = run.find_damage()
+    if damage is not None:
+        raise CheckpointError(f"{path}: {damage}; {REMEDY}")
     return run
 
 
@@ -273,3 +351,5 @@ def _is_held(path: Path) -> bool:
             return False
     except Timeout:
         return True
+    except OSError:  # it belongs to someone else, who would be told so
+        return False

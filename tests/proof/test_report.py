@@ -13,10 +13,11 @@ from filelock import FileLock
 from transformers import BertModel
 
 from mlmtune.console import Console
-from mlmtune.errors import ConfigError, DataError
+from mlmtune.errors import CheckpointError, ConfigError, DataError
 from mlmtune.proof.findings import Estimate, Measurement, Text
 from mlmtune.proof.report import _notes_on_unknown_text, report_on
 from mlmtune.proof.runs import open_run
+from mlmtune.training.run_dir import RunDir
 
 GENERAL_WORDS = ["the", "key", "of", "a", "table", "is", "in", "vault"]
 
@@ -234,7 +235,7 @@ def test_runs_that_cannot_be_reported_on(runs: Any, tmp_path: Path) -> None:
         open_run(run.path)
     status.write_text(finished, encoding="utf-8")
     (run.path / "model" / "config.json").unlink()
-    with pytest.raises(ConfigError, match="there is no model in it"):
+    with pytest.raises(CheckpointError, match=r"model/config.json is missing; .*--resume auto"):
         open_run(run.path)
 
 
@@ -266,6 +267,7 @@ def test_a_model_whose_tokenizer_is_not_its_bases_is_refused(runs: Any, report: 
     words = content["model"]["vocab"]
     words["key"], words["vault"] = words["vault"], words["key"]
     file.write_text(json.dumps(content), encoding="utf-8")
+    RunDir(run.path).write_manifest()
     with pytest.raises(ConfigError, match="its tokenizer is not that of tiny-bert"):
         report(run.path)
 

@@ -47,6 +47,7 @@ def trained(
 def saved(tmp_path: Path, trained: Any) -> Path:
     """A folder with the checkpoints of steps 2, 4 and 10."""
     folder = tmp_path / "checkpoints"
+    folder.mkdir()
     for step in (2, 10, 4):
         save_checkpoint(folder, *trained, TrainState(identity={}, step=step))
     return folder
@@ -188,3 +189,19 @@ def test_saving_a_step_again_replaces_it(saved: Path, trained: Any) -> None:
     save_checkpoint(saved, *trained, TrainState(identity={"again": 1}, step=4))
     assert find_fault(saved / "checkpoint-4") is None
     assert load_state(saved / "checkpoint-4").identity == {"again": 1}
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoint-\u00b2", "checkpoint-\u0663", "checkpoint-007", "checkpoint-", "checkpoint--1"]
+)
+def test_a_name_without_a_plain_number_is_no_checkpoint(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    assert step_of(tmp_path / name) == -1
+    assert list_checkpoints(tmp_path) == []
+
+
+def test_a_file_with_the_name_of_a_checkpoint_gives_way(tmp_path: Path, trained: Any) -> None:
+    (tmp_path / "checkpoint-2").write_text("mine", encoding="utf-8")
+    assert find_fault(tmp_path / "checkpoint-2") == "MANIFEST.json is missing or broken"
+    save_checkpoint(tmp_path, *trained, TrainState(identity={}, step=2))
+    assert find_fault(tmp_path / "checkpoint-2") is None

@@ -119,7 +119,7 @@ def test_metrics_of_later_steps_and_half_lines_are_dropped(tmp_path: Path) -> No
         run.append_metrics({"step": step})
     with run.metrics.open("a", encoding="utf-8") as file:
         file.write('{"step": 3, "lo')
-    run.drop_metrics_after(4)
+    assert run.drop_metrics_after(4) == ([{"step": 6}], 1)
     lines = run.metrics.read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2, 4]
 

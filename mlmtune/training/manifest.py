@@ -1,0 +1,58 @@
+"""Manifests: the size and the hash of each file of a folder, by which damage is found."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+MANIFEST = "MANIFEST.json"
+"""Of a checkpoint, and of a finished run; written last."""
+
+
+def manifest_of(folder: Path, files: Iterable[Path]) -> dict[str, Any]:
+    """The content of a manifest.
+
+    Args:
+        folder: what names in the manifest are relative to.
+        files: below the folder.
+    """
+    entries = {
+        str(file.relative_to(folder)): {"size": file.stat().st_size, "xxh3_128": _digest(file)}
+        for file in files
+    }
+    return {"files": entries}
+
+
+def find_damage(folder: Path, manifest: Any, needed: Iterable[str] = ()) -> str | None:
+    """What is wrong with the files of a folder, by their manifest; None if nothing is.
+
+    Args:
+        folder: what names in the manifest are relative to.
+        manifest: its content, as it was read; None where it could not be read.
+        needed: files that the manifest must list.
+    """
+    try:
+        files = {name: (e["size"], e["xxh3_128"]) for name, e in manifest["files"].items()}
+    except (KeyError, TypeError, AttributeError):
+        return f"{MANIFEST} is missing or broken"
+    unlisted = [name for name in needed if name not in files]
+    if unlisted:
+        return f"{MANIFEST} does not list {unlisted[0]}"
+    for name, (size, digest) in files.items():
+        file = folder / name
+        if not file.is_file():
+            return f"{name} is {'a folder' if file.is_dir() else 'missing'}"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes instead of {size}"
+        if _digest(file) != digest:
+            return f"{name} does not match its checksum"
+    return None
+
+
+def _digest(path: Path) -> str:
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
