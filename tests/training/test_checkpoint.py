@@ -16,11 +16,13 @@ from mlmtune.training.checkpoint import (
     drop_checkpoints_after,
     find_checkpoint,
     find_fault,
+    list_checkpoints,
     load_optimizer,
     load_state,
     load_weights,
     prune,
     save_checkpoint,
+    step_of,
 )
 from mlmtune.training.optimization import build_optimizer
 
@@ -192,7 +194,8 @@ def test_saving_a_step_again_replaces_it(saved: Path, trained: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["checkpoint-\u00b2", "checkpoint-\u0663", "checkpoint-007", "checkpoint-", "checkpoint--1"]
+    "name",
+    ["checkpoint-\u00b2", "checkpoint-\u0663", "checkpoint-007", "checkpoint-", "checkpoint--1"],
 )
 def test_a_name_without_a_plain_number_is_no_checkpoint(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
