@@ -57,7 +57,8 @@ class TextBorders:
         begins[1:] &= is_border[:-1] | is_border[1:]
         begins[self._begins] = True
         self._words = np.cumsum(begins, dtype=np.int32)  # the word that each character is of
-        visible = np.where(is_space, len(codes) - 1, np.arange(len(codes)))
+        visible = np.arange(len(codes), dtype=np.int32)
+        visible[is_space] = len(codes) - 1
         self._next_visible = np.minimum.accumulate(visible[::-1])[::-1]
 
     @property

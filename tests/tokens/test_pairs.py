@@ -162,7 +162,7 @@ def test_few_documents_have_half_of_the_labels_too(make_pairs, documents):
     sequences = sequences_of(view)
     starts = np.cumsum([0, *map(sum, documents)]) + 100
     labels = []
-    for epoch in range(200):
+    for epoch in range(60):
         for first, second, label in epoch_of(sequences, epoch):
             of_first, of_second = np.searchsorted(starts, [first[0], second[0]], side="right")
             assert (of_first != of_second) == bool(label)
