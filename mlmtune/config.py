@@ -11,7 +11,15 @@ import re
 from encodings.aliases import aliases
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -101,6 +109,33 @@ class MarkdownConfig(Section):
     alert). The text inside an alert or a zone always stays."""
 
 
+def _known_encoding(encoding: str) -> str:
+    try:
+        name = codecs.lookup(encoding).name
+        b"a".decode(name)
+    except (LookupError, UnicodeError):
+        name = "undefined"
+    # Python also has codecs of escapes and of domains' names, which are those of no file.
+    if name in ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined"):
+        near = difflib.get_close_matches(encoding.lower(), sorted(set(aliases.values())), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"there is no encoding {encoding!r}{hint} (such as cp1252 or koi8_r)")
+    return encoding
+
+
+def _one_character(delimiter: str) -> str:
+    if len(delimiter) != 1 or delimiter in '"\r\n':
+        raise ValueError(
+            f"expected one character that is no quote or line end, got {delimiter!r}; a tab is "
+            'written "\\t"'
+        )
+    return delimiter
+
+
+EncodingName = Annotated[str, AfterValidator(_known_encoding)]
+Delimiter = Annotated[str, AfterValidator(_one_character)]
+
+
 class SourceConfig(Section):
     """One place that text comes from: a `path`, a `git` repository, or a `dataset`."""
 
@@ -139,7 +174,7 @@ class SourceConfig(Section):
     usual endings."""
     exclude: list[str] = []
     """Globs below a folder that name files to leave out."""
-    encoding: str | None = None
+    encoding: EncodingName | None = None
     """What the files are encoded in, by a name that Python knows (`cp1250`, `koi8_r`,
     `shift_jis`). By default each file's encoding is recognised; where encodings cannot be told
     apart it is guessed, and `mlmtune corpus` shows which guesses were made."""
@@ -150,7 +185,7 @@ class SourceConfig(Section):
     record_path: str | None = None
     """`json`: the key of an object under which the list of records is (`data`, `response.docs`). By
     default the only list of objects in it."""
-    delimiter: str | None = None
+    delimiter: Delimiter | None = None
     """`csv`: the character between the fields of a row. By default whichever of comma, tab, `;` and
     `|` divides the header into most fields."""
     quoting: Literal["minimal", "none"] | None = None
@@ -179,25 +214,6 @@ class SourceConfig(Section):
         """Where it is: its paths, or its repository, or its dataset."""
         where = self.path or self.git or self.dataset or ""
         return [where] if isinstance(where, str) else where
-
-    @field_validator("encoding")
-    @classmethod
-    def _is_an_encoding(cls, encoding: str | None) -> str | None:
-        if encoding is not None and not _decodes_files(encoding):
-            near = difflib.get_close_matches(encoding.lower(), sorted(set(aliases.values())), n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"there is no encoding {encoding!r}{hint} (such as cp1252 or koi8_r)")
-        return encoding
-
-    @field_validator("delimiter")
-    @classmethod
-    def _is_one_character(cls, delimiter: str | None) -> str | None:
-        if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
-            raise ValueError(
-                f"expected one character that is no quote or line end, got {delimiter!r}; a tab is "
-                'written "\\t"'
-            )
-        return delimiter
 
     @model_validator(mode="after")
     def _is_in_one_place(self) -> "SourceConfig":
@@ -256,16 +272,6 @@ class SourceConfig(Section):
         if self.revision is not None and not re.fullmatch(r"[\w][\w./+@-]*", self.revision):
             raise ValueError("revision is no name of a branch, tag or commit")
         return self
-
-
-def _decodes_files(encoding: str) -> bool:
-    """Whether it is an encoding of text. Python also knows codecs of escapes and of bytes."""
-    try:
-        name = codecs.lookup(encoding).name
-        b"a".decode(name)
-    except (LookupError, UnicodeError):
-        return False
-    return name not in ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined")
 
 
 def _fault_of_url(url: str) -> str | None:
@@ -734,10 +740,9 @@ class DataConfig(Section):
     """The examples of a classification task: where they are, and which fields they have."""
 
     format: Literal["json", "csv", "parquet", "folder", "dataset"]
-    """`json`: a JSON list of objects, or JSON Lines. `csv`: a row is an example (tabs where the
-    name ends in `.tsv`). `parquet`: a row is an example (Arrow files, too). `folder`: a folder for
-    each class (`pos/`, `neg/`), a text file for each example. `dataset`: a row of a Hugging Face
-    dataset is an example."""
+    """`json`: a JSON list of objects, or JSON Lines. `csv`: a row is an example. `parquet`: a row
+    is an example (Arrow files, too). `folder`: a folder for each class (`pos/`, `neg/`), a text
+    file for each example. `dataset`: a row of a Hugging Face dataset is an example."""
     train: str
     """A file, or with `format: folder` the folder that holds the classes; with `dataset` the name
     of a split."""
@@ -759,6 +764,13 @@ class DataConfig(Section):
     without meaning for `folder`."""
     label_field: str = "label"
     """The field that holds the label; without meaning for `folder`."""
+    encoding: EncodingName | None = None
+    """`json`, `csv`, `folder`: what the files are encoded in; recognised or guessed where empty, as
+    in a source of the corpus."""
+    delimiter: Delimiter | None = None
+    """`csv`: the character between the fields of a row; found where empty, as in a source."""
+    quoting: Literal["minimal", "none"] | None = None
+    """`csv`: whether quotes enclose fields or are characters; found where empty, as in a source."""
     labels: Annotated[list[str], Field(min_length=2)] | None = None
     """The labels in the order of their numbers; where empty those found in the training examples,
     sorted. What is given here must be found, and the other way round."""
@@ -784,6 +796,13 @@ class DataConfig(Section):
             raise ValueError("format: dataset and dataset: NAME go together; give both or neither")
         for name in ("dataset_config", "revision"):
             if getattr(self, name) is not None and not is_dataset:
+                raise ValueError(f"{name} has no meaning for format {self.format!r}; remove it")
+        formats = {
+            "encoding": ("json", "csv", "folder"),
+            **dict.fromkeys(("delimiter", "quoting"), ("csv",)),
+        }
+        for name, fitting in formats.items():
+            if getattr(self, name) is not None and self.format not in fitting:
                 raise ValueError(f"{name} has no meaning for format {self.format!r}; remove it")
         for name in ("text_field", "label_field"):
             default = type(self).model_fields[name].default

@@ -11,8 +11,9 @@ from typing import Any, Literal
 from mlmtune.config import DataConfig, SourceConfig
 from mlmtune.corpus import hub
 from mlmtune.corpus.decoding import read_text
+from mlmtune.corpus.encodings import Decoding
 from mlmtune.corpus.faults import BrokenRecord, FileLeftOut
-from mlmtune.corpus.formats.csv_rows import csv_values
+from mlmtune.corpus.formats.csv_rows import Dialect, csv_values
 from mlmtune.corpus.formats.json_values import json_values
 from mlmtune.corpus.formats.records import Value, kind_of, listed
 from mlmtune.corpus.formats.tables import parquet_values
@@ -91,7 +92,9 @@ def read_side(config: DataConfig, name: SideName) -> ReadSide:
     if config.format == "dataset":
         side = _read_dataset(config, location)
     elif config.format == "folder":
-        side = ReadSide(_checked(_folder_examples(_existing(location, name, is_folder=True))))
+        side = ReadSide(
+            _checked(_folder_examples(config, _existing(location, name, is_folder=True)))
+        )
     else:
         path = _existing(location, name, is_folder=False)
         side = ReadSide(_checked(_file_examples(config, path)))
@@ -148,11 +151,12 @@ def _file_examples(config: DataConfig, path: Path) -> Iterator[Example]:
     columns = partial(_columns, config, shown)
     values: Iterator[Value | BrokenRecord]
     if config.format == "csv":
-        values = csv_values(str(path), columns)
+        dialect = Dialect(config.delimiter, config.quoting)
+        values = csv_values(str(path), columns, dialect, Decoding(config.encoding))
     elif config.format == "parquet":
         values = parquet_values(str(path), lambda schema: columns(schema.names))
     else:
-        values = json_values(str(path))
+        values = json_values(str(path), decoding=Decoding(config.encoding))
     try:
         for value in values:
             if isinstance(value, BrokenRecord):
@@ -226,7 +230,7 @@ def _label_name(value: Any) -> str | None:
     return (value.strip() or None) if isinstance(value, str) else None
 
 
-def _folder_examples(root: Path) -> Iterator[Example]:
+def _folder_examples(config: DataConfig, root: Path) -> Iterator[Example]:
     """A folder below `root` for each class, a text file for each example."""
     endings = file_endings("text")
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
@@ -239,7 +243,7 @@ def _folder_examples(root: Path) -> Iterator[Example]:
                     continue
                 path = Path(directory, file)
                 try:
-                    text = read_text(str(path))
+                    text = read_text(str(path), decoding=Decoding(config.encoding))
                 except FileLeftOut as error:
                     if error.reason != "empty":
                         raise DataError(f"{printable(str(path))}: {error.detail}") from error

@@ -156,7 +156,7 @@ def iter_lines(
                 yield number, line
             elif recognises and holds_iso_2022(line):
                 # Seldom: everything up to the end of the prefix was ASCII.
-                message = "characters of ISO-2022; set the source's encoding (iso2022_jp)"
+                message = "characters of ISO-2022; set encoding (iso2022_jp)"
                 yield number, BrokenRecord(f":{number}", message)
             else:
                 try:

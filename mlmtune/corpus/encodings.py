@@ -112,11 +112,11 @@ class Decoding:
         """The error of a file that stops being text at a byte."""
         if self.wanted is None:
             return FileLeftOut("undecodable", f"not {encoding} at byte {first_bad}; {ADVICE}")
-        detail = f"not {encoding} at byte {first_bad}; correct the source's encoding"
+        detail = f"not {encoding} at byte {first_bad}; correct the encoding that is set"
         return FileLeftOut("undecodable", detail, broken=True)
 
 
-ADVICE = "set the source's encoding, or convert the file to UTF-8"
+ADVICE = "set encoding, or convert the file to UTF-8"
 
 
 def is_read_in_order(encoding: str) -> bool:
@@ -190,7 +190,7 @@ def _check_given(prefix: bytes, name: str, complete: bool) -> Encoding:
 
 
 def _contradicted(fault: str) -> FileLeftOut:
-    detail = f"{fault}; correct or remove the source's encoding, or exclude the file"
+    detail = f"{fault}; correct or remove the encoding that is set, or exclude the file"
     return FileLeftOut("undecodable", detail, broken=True)
 
 

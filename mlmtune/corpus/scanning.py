@@ -401,7 +401,7 @@ def _ending(name: str) -> str:
 # do instead. Files like `.pdf` are recognised by their first bytes.
 _PLAIN_FORMATS = ("text", "lines", "sentences")
 _MISREAD: dict[tuple[str, ...], tuple[str, str]] = {
-    (".html", ".htm", ".xhtml", ".xml"): ("their tags, too", "set markup: html"),
+    (".html", ".htm", ".xhtml", ".xml"): ("tags, too", "set markup: html"),
     (".ipynb",): (
         "JSON: its keys, outputs and encoded images, too",
         "convert them to Markdown (jupyter nbconvert --to markdown)",

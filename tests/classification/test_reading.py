@@ -44,6 +44,7 @@ def write_lines(path: Path, records: Any = RECORDS) -> None:
         ("json", "a.json", lambda path: path.write_text(json.dumps(RECORDS))),
         ("csv", "a.csv", write_csv),
         ("csv", "a.tsv", lambda path: write_csv(path, "\t")),
+        ("csv", "a.csv", lambda path: write_csv(path, ";")),
         ("parquet", "a.parquet", lambda path: pq.write_table(pa.Table.from_pylist(RECORDS), path)),
     ],
 )
@@ -58,6 +59,15 @@ def test_a_file_of_each_format(
     side = read_side(data_config(format=format_, train=name), "train")
     assert content(side) == EXPECTED
     assert [example.place for example in side.examples] == [f"{name}#1", f"{name}#2"]
+
+
+def test_encoding_delimiter_and_quoting_are_those_that_are_given(
+    tmp_path: Path, data_config: Callable[..., Any]
+) -> None:
+    (tmp_path / "a.csv").write_bytes('text!label\n"кот!a\n'.encode("koi8_r"))
+    settings = {"encoding": "koi8_r", "delimiter": "!", "quoting": "none"}
+    (example,) = read_side(data_config(format="csv", train="a.csv", **settings), "train").examples
+    assert (example.texts, example.label) == (('"кот',), "a")
 
 
 def test_a_folder_for_each_class(tmp_path: Path, data_config: Callable[..., Any]) -> None:

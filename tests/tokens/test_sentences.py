@@ -2,17 +2,22 @@
 
 import importlib.metadata
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlmtune.config import TokenizationConfig
+from mlmtune.config import CorpusConfig, SourceConfig, TokenizationConfig
+from mlmtune.corpus.corpus import read_corpus
 from mlmtune.corpus.document import Document
 from mlmtune.errors import ConfigError
+from mlmtune.locations import cache_directory
 from mlmtune.tokens import sentences as sentences_module
 from mlmtune.tokens.encoding import Encoder, plain_backend
+from mlmtune.tokens.marks import open_marks
 from mlmtune.tokens.sentences import sentence_marker, sentence_starts
 from mlmtune.tokens.splits import Uses, needed_markers
+from mlmtune.tokens.tokenization import list_text, open_store
 
 KINDS = pytest.mark.parametrize("kind", ["tokenizer", "byte_tokenizer"])
 
@@ -89,3 +94,23 @@ def test_a_missing_splitter_is_told_before_any_text_is_read(monkeypatch):
         # Where every line is a sentence, none is needed.
         uses = Uses(objective, by_lines=(True, True))
         assert [m.made_by for m in needed_markers(TokenizationConfig(), uses)] == ["lines"]
+
+
+def test_lines_are_the_sentences_of_documents_that_blank_lines_part(tmp_path, tokenizer, console):
+    path = tmp_path / "books.txt"
+    path.write_text(
+        "the node\nthe pool.  Ask Dr. No.\na key\nthe end\n\nthe one  \nthe two\nthe three\n\n"
+        "a\nthe b\nthe c\nthe d\nthe e\n"
+    )
+    config = CorpusConfig(sources=[SourceConfig(format="sentences", path=str(path))])
+    listing = list_text(config, TokenizationConfig(), console)
+    store = open_store(config, TokenizationConfig(), tokenizer, listing, console)
+
+    def read(start):
+        cleaned = cache_directory(None, "cleaned")
+        return read_corpus(config, listing, cleaned, console).documents(start)
+
+    encode = Encoder(plain_backend(tokenizer))
+    marks = open_marks(sentence_marker("en", (True,)), store, read, encode, console)
+    of = np.searchsorted(store.offsets, marks.positions(store), side="right") - 1
+    assert np.bincount(of).tolist() == [4, 3, 5]

@@ -94,7 +94,7 @@ def csv_values(
             elif len(row) != len(header):
                 message = (
                     f"a row of {len(row)} fields below a header of {len(header)}; quote the fields "
-                    f"that hold {_shown(found)}, or set the source's delimiter and quoting"
+                    f"that hold {_shown(found)}, or set delimiter and quoting"
                 )
                 yield BrokenRecord(f":{line}", message)
             else:
@@ -227,7 +227,7 @@ def _iter_rows(
             if widths == {num_columns}:
                 message = (
                     f"a quote takes the {len(lines_of_row)} lines from here for one field, and "
-                    "each of them is a whole row; set the source's quoting: none if quotes are "
+                    "each of them is a whole row; set quoting: none if quotes are "
                     "characters, or minimal if they enclose fields"
                 )
                 yield line, BrokenRecord(f":{line}", message)
