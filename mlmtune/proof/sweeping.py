@@ -182,7 +182,7 @@ def _how_sure(outcomes: Sequence[Outcome]) -> Iterator[str]:
             "apart"
         )
         return
-    if best.results["worse_than_base"]:
+    if best.results.get("worse_than_base"):
         before = perplexity(Estimate(best.results["perplexity_before"]))
         yield (
             f"every run is worse than its base (perplexity {before} before training); try lower "

@@ -3,6 +3,7 @@
 `mlmtune check` stops at `build_masked_lm` and shows what it got; `train` goes on.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -304,6 +305,12 @@ class MaskedLM(Measurable, Task):
             + f", on {masked} of validation text"
             + (f" ({draws} draws of masks)" if draws > 1 else "")
         )
+        if "eval_token_frequency_loss" in results:
+            yield (
+                f"{results['eval_accuracy']:.1%} of them right; token frequencies alone: "
+                f"{results['eval_token_frequency_accuracy']:.1%}, perplexity "
+                f"{math.exp(results['eval_token_frequency_loss']):,.2f}"
+            )
         if "eval_pair_accuracy" in results:
             yield (
                 f"pairs told right: {results['eval_pair_accuracy_before']:.1%} before, "

@@ -165,8 +165,12 @@ def test_a_base_without_a_head_gets_a_new_one_and_says_so(
     BertModel.from_pretrained(model_dir).save_pretrained(base)
     tokenizer.save_pretrained(base)
     one = runs.train("one", model={"name_or_path": str(base)}, training={"max_steps": 1})
-    assert "has no masked-LM head" in capsys.readouterr().out
-    assert one.json("eval_results.json")["model_head_was_new"] is True
+    said = capsys.readouterr().out
+    assert "has no masked-LM head" in said
+    results = one.json("eval_results.json")
+    assert results["model_head_was_new"] is True
+    assert not results["worse_than_base"]
+    assert f"token frequencies alone: {results['token_frequency_accuracy']:.1%}" in said
     two = runs.train("two", model={"name_or_path": str(base)}, training={"max_steps": 1})
     assert one.model_bytes == two.model_bytes
 
