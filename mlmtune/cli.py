@@ -25,7 +25,7 @@ from mlmtune.console import (
     secure_standard_streams,
 )  # fmt: skip
 from mlmtune.errors import ConfigError, NobodyReads, ResourceError, StoppedAtOnce, explain
-from mlmtune.printable import counted
+from mlmtune.printable import counted, printable_text
 from mlmtune.redaction import without_secrets
 from mlmtune.shell import own_command
 from mlmtune.training.interrupts import STOP_SIGNALS, answered_signals
@@ -768,7 +768,7 @@ def main() -> NoReturn:
     except (StoppedAtOnce, Exception) as error:
         message, code = _explain(error)
         if _shows_traceback() and not isinstance(error, StoppedAtOnce):
-            print(without_secrets(traceback.format_exc()), file=sys.stderr)
+            print(printable_text(without_secrets(traceback.format_exc())), file=sys.stderr)
         _fail(message, code)
     code = code if isinstance(code, int) else 0
     _tell_launcher(code)
@@ -831,7 +831,7 @@ def _fail(message: str, code: int, speaker: int | None = None) -> NoReturn:
         speaker: the process that the message is of, where a launcher speaks for it.
     """
     rank = int(os.environ.get("RANK", "0")) if speaker is None else speaker
-    message = without_secrets(message)
+    message = printable_text(without_secrets(message))
     # The same error in all processes is printed once; what a single one meets is printed, too.
     is_spoken = speaker is not None or rank == 0 or code in (1, ResourceError.exit_code)
     if not _tell_launcher(code, message) and is_spoken:

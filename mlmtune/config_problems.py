@@ -331,8 +331,8 @@ def _hint(field: FieldInfo, value: Any) -> str:
         return f"; did you mean {word!r}?"
     number = _number_meant(value)
     if number is not None and (float in kinds or (int in kinds and number.is_integer())):
-        for meant in (number, abs(number), number / 100):  # a percentage, at last
-            candidate = int(meant) if int in kinds and meant.is_integer() else meant
+        for close in (number, abs(number), number / 100):  # a percentage, at last
+            candidate = int(close) if int in kinds and close.is_integer() else close
             # Advice that would be refused in its turn is none.
             if repr(candidate) != repr(value) and _is_taken(field, candidate):
                 return f"; did you mean {candidate}?"

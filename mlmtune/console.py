@@ -13,6 +13,7 @@ from typing import Any, TextIO, TypeVar
 from tqdm import tqdm
 
 from mlmtune.errors import NobodyReads
+from mlmtune.printable import printable_text
 from mlmtune.redaction import without_secrets
 from mlmtune.shell import holds_command
 
@@ -76,7 +77,8 @@ class Console:
                 bar.update()
 
     def _print(self, line: str, stream: Any) -> None:
-        tqdm.write(for_stream(without_secrets(line), stream), file=stream)
+        text = printable_text(without_secrets(line), keeps_colours=shows_colours())
+        tqdm.write(for_stream(text, stream), file=stream)
         stream.flush()
 
 

@@ -12,6 +12,8 @@ _UNSEEN = "\xad\u061c\u200b\u200e\u200f\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\u
 
 _IN_A_NAME = re.compile(f"[{_DISTURBING}{_UNSEEN}]")
 _IN_TEXT = re.compile(rf"(?![\n\t])[{_DISTURBING}]")
+_COLOUR = r"\x1b\[[0-9;]*m"
+_IN_COLOURED_TEXT = re.compile(rf"(?!{_COLOUR})(?![\n\t])[{_DISTURBING}]")
 
 
 def printable(name: str) -> str:
@@ -19,9 +21,13 @@ def printable(name: str) -> str:
     return _IN_A_NAME.sub(_escaped, name)
 
 
-def printable_text(text: str) -> str:
-    """A text for a terminal, with the same escapes; line breaks and tabs stay."""
-    return _IN_TEXT.sub(_escaped, text)
+def printable_text(text: str, *, keeps_colours: bool = False) -> str:
+    r"""A text for a terminal, with escapes in place of what disturbs; line breaks and tabs stay.
+
+    All escapes are of the form `\u001b`, so that what was JSON is the same JSON.
+    """
+    disturbing = _IN_COLOURED_TEXT if keeps_colours else _IN_TEXT
+    return disturbing.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 _MARKUP = re.compile(r"[\\`*<>|]|\](?=\()|(?<![^\W_])_|_(?![^\W_])")

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,7 +36,16 @@ def test_any_name_is_printable_and_stays_so(name):
 
 
 def test_text_keeps_its_lines_and_tabs():
-    assert printable_text("a\tb\n\x1b[2Jc\rd\u202e") == "a\tb\n\\x1b[2Jc\\x0dd\\u202e"
+    assert printable_text("a\tb\n\x1b[2Jc\rd\u202e") == ("a\tb\n\\u001b[2Jc\\u000dd\\u202e")
+    assert printable_text("\x1b[1;31mred\x1b[0m\x1b[2J", keeps_colours=True) == (
+        "\x1b[1;31mred\x1b[0m\\u001b[2J"
+    )
+
+
+@given(st.recursive(st.text(st.characters(categories=None)), st.lists))
+def test_json_stays_the_same_json(value):
+    text = json.dumps(value, ensure_ascii=False)
+    assert json.loads(printable_text(text)) == value
 
 
 @pytest.mark.parametrize(

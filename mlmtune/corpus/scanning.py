@@ -394,7 +394,8 @@ def _ending(name: str) -> str:
     """The ending of a file's name in small letters, with that of a compression; or `none`."""
     path = PurePosixPath(name.lower())
     is_compressed = path.suffix in COMPRESSIONS
-    return (PurePosixPath(path.stem).suffix * is_compressed + path.suffix) or "none"
+    ending = PurePosixPath(path.stem).suffix * is_compressed + path.suffix
+    return printable(ending) or "none"
 
 
 # What formats of plain text make of other files: what the model would be trained on, and what to
@@ -499,7 +500,7 @@ def _nearest(path: Path) -> str:
     hint = f"; the nearest that exists is {folder}"
     names = os.listdir(folder) if folder.is_dir() else []
     similar = difflib.get_close_matches(missing.name, names, n=1)
-    return f"{hint}, which has '{similar[0]}'" if similar else hint
+    return f"{hint}, which has '{printable(similar[0])}'" if similar else hint
 
 
 def _nothing_matched(source: SourceConfig, where: str, endings: Counter[str]) -> DataError:
