@@ -18,6 +18,7 @@ from mlmtune.corpus.funnel import remarks, with_endings_not_read
 from mlmtune.corpus.scanning import scan
 from mlmtune.corpus.splitting import validation_mask
 from mlmtune.errors import DataError
+from mlmtune.printable import printable
 
 
 class Reading:
@@ -488,3 +489,23 @@ def test_what_a_user_should_know_is_said_in_a_line_each(folder):
     ]
     later = with_endings_not_read(counts, {"docs": Counter({".doc": 3})})
     assert "not read, other endings: .doc 3" in list(remarks(later))
+
+
+def test_names_that_would_disturb_a_terminal_or_a_line_are_escaped(folder):
+    names = ["red\x1b[31m", "two\nlines", "\u202etxt.exe", "bell\a", "latin\udce9"]
+    files = {
+        f"{name}{number}.txt": text
+        for name in names
+        for number, text in enumerate((f"the text of {name!r} alone", "the same text", "", "\0"))
+    }
+    path = folder({**files, **{f"a.{name}": "" for name in names}})
+    for name in names:
+        os.symlink("/nowhere", f"{path}/{name}-link.txt")
+    reading = read(source(path, name="a\x1bname"), on_error="skip")
+    assert len(reading.kept) == len(names) + 1
+    shown = json.dumps([reading.counts, reading.ids], ensure_ascii=False)
+    assert shown == printable(shown)
+    assert all(escape in shown for escape in (r"\\x1b", r"\\x0a", r"\\u202e", r"\\x07", r"\\xe9"))
+    with pytest.raises(DataError) as raised:
+        read(source(path, format_="parquet"))
+    assert str(raised.value) == printable(str(raised.value))
