@@ -145,6 +145,11 @@ def is_fault_of_disk(error: BaseException) -> bool:
     return errno_of(error) in _DISK_REMEDIES
 
 
+def is_fault_of_machine(error: BaseException) -> bool:
+    """Whether memory or a disk is at fault, and not what a library was given to read."""
+    return is_out_of_memory(error) or is_fault_of_disk(error)
+
+
 def was_taken_away(error: BaseException) -> bool:
     """Whether a folder that was there is gone: deleted, moved, or replaced by a file."""
     return errno_of(error) in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from mlmtune.config import ModelConfig, Objective
-from mlmtune.errors import ConfigError
+from mlmtune.errors import ConfigError, is_fault_of_machine
 from mlmtune.modeling.attention import attention_for, keep_attention_type
 from mlmtune.modeling.kept_weights import read_kept_weights
 from mlmtune.modeling.locating import ModelFolder, locate_model
@@ -258,6 +258,8 @@ def _load(
     try:
         model_config = AutoConfig.from_pretrained(found.path, trust_remote_code=False)
     except Exception as error:
+        if is_fault_of_machine(error):
+            raise
         raise found.refused(why_not_loadable(error)) from error
     _check_is_encoder(found, model_config)
     tokenizer = load_tokenizer(found)

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mlmtune import hub
-from mlmtune.errors import ConfigError, HubError
+from mlmtune.errors import ConfigError, HubError, is_fault_of_machine
 from mlmtune.hub import HUB_TIMEOUT_SECONDS
 from mlmtune.locations import RESULT_FOLDER, resolve, run_directory
 from mlmtune.modeling.weight_files import (
@@ -100,6 +100,8 @@ def locate_model(name_or_path: str, revision: str | None, key: str = MODEL_KEY) 
         found = _entered(found)
         _check_files(found)
     except OSError as error:
+        if is_fault_of_machine(error):
+            raise
         raise found.refused(f"cannot be read ({error})") from error
     return found
 

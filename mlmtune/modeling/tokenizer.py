@@ -8,6 +8,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, PythonBackend
 from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
+from mlmtune.errors import first_line, is_fault_of_machine
 from mlmtune.modeling.locating import ModelFolder
 
 FEWEST_KNOWN = 0.9
@@ -31,6 +32,8 @@ def load_tokenizer(found: ModelFolder) -> PreTrainedTokenizerFast:
     try:
         tokenizer = AutoTokenizer.from_pretrained(found.path, trust_remote_code=False)
     except Exception as error:  # transformers raises nearly every kind here
+        if is_fault_of_machine(error):
+            raise
         raise found.refused(_why_not_loadable(found.path, named, known, error)) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise found.refused(_slow(type(tokenizer).__name__))
@@ -71,7 +74,7 @@ def _named_class(folder: Path) -> str | None:
 
 
 def _why_not_loadable(folder: Path, named: str | None, known: Any, error: Exception) -> str:
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    said = first_line(error)
     if "trust_remote_code" in str(error):
         return CODE_OF_ITS_OWN
     if "Couldn't instantiate the backend tokenizer" in said:

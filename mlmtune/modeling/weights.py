@@ -15,7 +15,7 @@ import torch
 import transformers
 from transformers.modeling_utils import load_state_dict
 
-from mlmtune.errors import is_out_of_memory
+from mlmtune.errors import is_fault_of_machine
 from mlmtune.modeling.locating import ModelFolder, read_model_config
 from mlmtune.modeling.tokenizer import CODE_OF_ITS_OWN
 from mlmtune.modeling.weight_files import quantised, weight_files
@@ -94,7 +94,7 @@ def read_model(
                     f"{left_out}"
                 )
     except Exception as error:
-        if isinstance(error, MemoryError) or is_out_of_memory(error):
+        if is_fault_of_machine(error):
             raise
         raise found.refused(why_not_loadable(error)) from error
     missing, encoder = set(report["missing_keys"]), f"{model.base_model_prefix}."
@@ -136,7 +136,7 @@ def _check_pickle(found: ModelFolder, file: Path) -> None:
             "run code when they are loaded; save the model with save_pretrained()"
         ) from error
     except (RuntimeError, EOFError, ValueError, OSError) as error:
-        if is_out_of_memory(error):
+        if is_fault_of_machine(error):
             raise
         raise found.refused(f"has a {file.name} that is damaged; fetch it again") from error
     tensors = {name: t for name, t in content.items() if isinstance(t, torch.Tensor)}

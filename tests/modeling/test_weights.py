@@ -1,5 +1,6 @@
 """Weights as people have saved them: all of them arrive, or it is said."""
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -9,7 +10,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForMaskedLM, BertConfig, BertForPreTraining
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    BertConfig,
+    BertForPreTraining,
+)  # fmt: skip
 
 from mlmtune.config import ModelConfig
 from mlmtune.errors import ConfigError
@@ -165,6 +172,23 @@ def test_weights_that_are_not_finite_are_refused(saved: Callable[..., Path]) -> 
 
     with pytest.raises(ConfigError, match=r"not finite numbers \(bert\S+layer\.1\.output"):
         load(saved(spoil))
+
+
+@pytest.mark.parametrize(
+    "fault", [MemoryError(), OSError(errno.EIO, "Input/output error"),
+              RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")]
+)  # fmt: skip
+@pytest.mark.parametrize("place", [AutoModelForMaskedLM, AutoTokenizer, AutoConfig])
+def test_a_fault_of_the_machine_is_none_of_the_models(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch, place: Any, fault: Exception
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise fault
+
+    monkeypatch.setattr(place, "from_pretrained", fail)
+    with pytest.raises(type(fault)) as error:
+        load(model_dir)
+    assert error.value is fault
 
 
 def test_half_of_a_wrapped_model_is_read_as_fp32(saved: Callable[..., Path]) -> None:

@@ -210,9 +210,9 @@ def test_a_stopped_run_does_not_wait_for_its_push(hub, runs):
     assert hub.repos["someone/tiny"].files == {}
 
 
-def test_only_the_model_is_pushed(here, runs):
+def test_only_the_model_is_pushed_also_where_it_is_named_itself(here, runs):
     run = runs.train(training={"max_steps": 1})
-    push(run.path)
+    push(run.path / "model")
     assert set(here.repos["someone/tiny"].files) == {
         "README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
