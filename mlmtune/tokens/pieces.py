@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
-PIECE_CHARACTERS = 150_000
+PIECE_CHARACTERS = 75_000
 """A longer text is cut."""
-SEARCHED_CHARACTERS = 50_000
+SEARCHED_CHARACTERS = 25_000
 """How far a border is searched for before a text is cut without one."""
-GROUP_TOKENS = 300_000
-"""Tokens that are made at once, more or less: some 150 MB in the tokenizer."""
+GROUP_TOKENS = 150_000
+"""Tokens that are made at once, more or less: some 75 MB in the tokenizer."""
 
 _LIGHT = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ \n"
 _LIGHT_PER_TOKEN = 4

@@ -481,6 +481,14 @@ def _tokenize(
     return tokens, finder.find(texts, num_unknown)
 
 
+def _num_bytes(text: str) -> int:
+    """The length of a text in UTF-8."""
+    if text.isascii():
+        return len(text)
+    slices = range(0, len(text), BATCH_CHARACTERS)
+    return sum(len(text[start : start + BATCH_CHARACTERS].encode()) for start in slices)
+
+
 def offsets_of(texts: list[str], encode: Encoder) -> Iterator[Offsets]:
     """Where the tokens of each text stand in it."""
     found: list[list[Offsets]] = [[] for _ in texts]
@@ -517,7 +525,7 @@ def _append(
         lengths,
         content_hashes=np.asarray([document.content_hash for document in batch], dtype=np.uint64),
         num_characters=np.asarray([len(document.text) for document in batch], dtype=np.int64),
-        num_bytes=np.asarray([len(document.text.encode()) for document in batch], dtype=np.int64),
+        num_bytes=np.asarray([_num_bytes(document.text) for document in batch], dtype=np.int64),
         num_text_words=np.asarray([count_words(document.text) for document in batch], np.int64),
         sources=np.asarray([document.source for document in batch], dtype=np.uint16),
         document_ids=[document.id for document in batch],
