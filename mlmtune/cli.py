@@ -25,6 +25,7 @@ from mlmtune.console import (
     secure_standard_streams,
 )  # fmt: skip
 from mlmtune.errors import ConfigError, NobodyReads, ResourceError, StoppedAtOnce, explain
+from mlmtune.locations import expand_home
 from mlmtune.printable import counted, printable_text
 from mlmtune.redaction import without_secrets
 from mlmtune.shell import own_command
@@ -150,7 +151,7 @@ def train(
     from mlmtune.config_loading import load_config
 
     settings = load_config(config, overrides or [])
-    run = Path(settings.run.output_dir).expanduser()
+    run = expand_home(settings.run.output_dir)
     _say_what_begins(f"training with {config} into {run}", is_quiet=quiet)
     if resume == "never":  # a finished run needs neither model nor text
         _check_places(settings)
@@ -265,7 +266,7 @@ def finetune(
     from mlmtune.config_loading import load_config
 
     settings = load_config(config, overrides or [], kind=ClassificationConfig)
-    run = Path(settings.run.output_dir).expanduser()
+    run = expand_home(settings.run.output_dir)
     _say_what_begins(f"training a classifier with {config} into {run}", is_quiet=quiet)
     if resume == "never":
         _check_places(settings)
@@ -534,7 +535,7 @@ def report_runs(
     and report.json.
     """
     overrides = [argument for argument in arguments if re.match(r"\w+(\.\w+)+=", argument)]
-    paths = [Path(a).expanduser() for a in arguments if a not in overrides]
+    paths = [expand_home(a) for a in arguments if a not in overrides]
     if not paths:
         raise ConfigError("there is no run to report on; give a run.output_dir")
     from mlmtune.proof.runs import open_run
@@ -570,7 +571,7 @@ def push(
     """
     from mlmtune.training.pushing import push_run
 
-    push_run(run.expanduser(), repo, is_private=private, console=Console(is_quiet=quiet))
+    push_run(expand_home(run), repo, is_private=private, console=Console(is_quiet=quiet))
 
 
 @app.command()

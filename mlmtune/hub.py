@@ -46,8 +46,17 @@ def is_offline() -> bool:
 
 
 def is_name(location: str) -> bool:
-    """Whether a location looks like a name on the hub, and not like a path."""
-    return not location.startswith((".", "/", "~")) and location.count("/") <= 1
+    """Whether a location can be a name on the hub, and does not look like a path."""
+    if location.startswith((".", "/", "~")) or location.count("/") > 1:
+        return False
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(location)
+    except HFValidationError:
+        return False
+    return True
 
 
 def ask(

@@ -28,10 +28,7 @@ def resolve(location: str) -> Path:
         ConfigError: the package is not installed, does not hold the path, or the path leaves it.
     """
     if not location.startswith(PACKAGE_SCHEME):
-        try:
-            return Path(location.removeprefix(FILE_SCHEME)).expanduser()
-        except RuntimeError as error:
-            raise ConfigError(f"{location}: the home folder of this user is not known") from error
+        return expand_home(location.removeprefix(FILE_SCHEME))
 
     name, _, inside = location.removeprefix(PACKAGE_SCHEME).partition("/")
     inside = inside.strip("/")
@@ -45,6 +42,18 @@ def resolve(location: str) -> Path:
     raise ConfigError(
         f"{location}: no '{inside}' inside the package {name}, which is in {roots[0]}"
     )
+
+
+def expand_home(path: str | Path) -> Path:
+    """A path, with `~` or `~USER` at its beginning replaced by that user's home folder.
+
+    Raises:
+        ConfigError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: the home folder of this user is not known") from error
 
 
 def run_directory(path: Path) -> Path | None:
@@ -66,7 +75,7 @@ def cache_directory(cache_dir: str | None, room: str) -> Path:
         ResourceError: it cannot be made.
     """
     default = os.environ.get("MLMTUNE_CACHE") or "~/.cache/mlmtune"
-    directory = Path(cache_dir or default).expanduser() / room
+    directory = expand_home(cache_dir or default) / room
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:

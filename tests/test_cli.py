@@ -394,6 +394,19 @@ def test_a_reader_that_leaves_makes_no_noise() -> None:
     assert (ran.stderr, ran.stdout) == ("", "0\n")
 
 
+@pytest.mark.parametrize("name", ["report", "push", "output_dir", "resume"])
+def test_the_home_of_nobody(command: Command, config_file: Callable[..., Path], name: str) -> None:
+    place = "~no_such_user_here/run"
+    train = ("train", "--config", config_file())
+    arguments: dict[str, tuple[Any, ...]] = {
+        "report": ("report", place),
+        "push": ("push", place, "--repo", "name"),
+        "output_dir": (*train, f"run.output_dir={place}"),
+        "resume": (*train, "--resume", place),
+    }
+    assert_fails(command(*arguments[name]), 2, f"{place}: the home folder of this user")
+
+
 def test_a_working_directory_that_is_gone(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ import yaml
 from mlmtune.config import ClassificationConfig, Config, HubConfig, TrackingConfig
 from mlmtune.config_loading import load_config, resolved_yaml
 from mlmtune.errors import ConfigError
+from mlmtune.locations import expand_home
 
 MOST_RUNS = 256
 """More is a slip of the hand: a grid grows with the product of its axes."""
@@ -96,7 +97,7 @@ def plan_sweep(
             f"these values make {num_runs:,} runs; {MOST_RUNS} is the most: leave some out"
         )
 
-    folder = Path(f"{Path(load_config(path, fixed, kind=kind).run.output_dir).expanduser()}-sweep")
+    folder = Path(f"{expand_home(load_config(path, fixed, kind=kind).run.output_dir)}-sweep")
     trials = []
     for combination in product(*axes.values()):
         settings = dict(zip(axes, combination, strict=True))

@@ -31,7 +31,7 @@ from mlmtune.corpus.corpus import read_corpus
 from mlmtune.corpus.overlap import OverlapIndex
 from mlmtune.corpus.scanning import scan
 from mlmtune.errors import ConfigError, MlmtuneError
-from mlmtune.locations import cache_directory, resolve, run_directory
+from mlmtune.locations import cache_directory, expand_home, resolve, run_directory
 from mlmtune.modeling.device import build_accelerator, precision_of
 from mlmtune.modeling.loading import LoadedModel, load_classifier
 from mlmtune.modeling.locating import locate_model
@@ -119,7 +119,7 @@ def probe(
         for note in loaded.notes:
             console.say(note)
         del loaded
-    folder = Path(f"{Path(config.run.output_dir).expanduser()}-probe")
+    folder = Path(f"{expand_home(config.run.output_dir)}-probe")
     folder.mkdir(parents=True, exist_ok=True)
 
     predictions: dict[tuple[Setting, str], NDArray[np.int64]] = {}

@@ -14,6 +14,7 @@ from mlmtune.classification.task import Classification, build_classification
 from mlmtune.config import ClassificationConfig, Config
 from mlmtune.console import Console, table
 from mlmtune.errors import DivergedError
+from mlmtune.locations import expand_home
 from mlmtune.printable import counted
 from mlmtune.proof.findings import Estimate
 from mlmtune.proof.grid import PlannedSweep, Trial
@@ -93,7 +94,7 @@ def sweep(path: Path, planned: PlannedSweep, console: Console, *, as_json: bool)
 
 
 def _run(trial: Trial, console: Console) -> Outcome:
-    run = RunDir(Path(trial.config.run.output_dir).expanduser())
+    run = RunDir(expand_home(trial.config.run.output_dir))
     try:
         if isinstance(trial.config, Config):
             train_one_of_many(trial.config, build_masked_lm, console)

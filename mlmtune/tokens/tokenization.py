@@ -26,7 +26,7 @@ from mlmtune.corpus.funnel import with_endings_not_read
 from mlmtune.corpus.scanning import Listing, scan
 from mlmtune.errors import ConfigError, DataError, MlmtuneError, ResourceError, was_taken_away
 from mlmtune.integrity import Damaged
-from mlmtune.locations import cache_directory
+from mlmtune.locations import cache_directory, expand_home
 from mlmtune.tokens.borders import Offsets
 from mlmtune.tokens.encoding import Encoder, Tokens, framed, largest_id, plain_backend
 from mlmtune.tokens.pieces import cut
@@ -176,7 +176,7 @@ def list_text(
 
 
 def _named_store(tokenization: TokenizationConfig) -> Path | None:
-    return None if tokenization.store is None else Path(tokenization.store).expanduser()
+    return None if tokenization.store is None else expand_home(tokenization.store)
 
 
 def open_store(

@@ -5,7 +5,6 @@ steps on a few pages may be just what the user wants.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from mlmtune.config import Config, OptimizerConfig
 from mlmtune.config_loading import load_config
 from mlmtune.errors import ConfigError
 from mlmtune.evaluation.scoring import FixedMasks
+from mlmtune.locations import expand_home
 from mlmtune.printable import counted
 from mlmtune.tokens.splits import Splits
 from mlmtune.tokens.store import TokenStore
@@ -177,7 +177,7 @@ SIDES = ("validation_fraction", "validation_sources", "split_by", "split_seed")
 
 def _of_base(config: Config, splits: Splits) -> Iterator[str]:
     """Whether the base is the result of a run that trained on what is validated on here."""
-    run = Path(config.model.name_or_path).expanduser().parent
+    run = expand_home(config.model.name_or_path).parent
     record = read_json(run / "corpus.json")
     if record is None or not (run / "config.resolved.yaml").is_file():
         return

@@ -17,6 +17,7 @@ from mlmtune.config import HubConfig, Section
 from mlmtune.config_loading import as_override, load_config, recorded_yaml
 from mlmtune.console import Console
 from mlmtune.errors import CheckpointError, ConfigError
+from mlmtune.locations import expand_home
 from mlmtune.modeling.device import decided_by_main
 from mlmtune.modeling.dropout import KeyedDropout
 from mlmtune.modeling.unreached_weights import freeze_unreached_weights
@@ -323,7 +324,7 @@ def _choose_checkpoint(job: Job, asked: str) -> Path | None:
     """The checkpoint to resume from; None where the run has none yet."""
     if asked == "auto":
         return find_checkpoint(job.run.checkpoints, job.progress.say)
-    path = Path(asked).expanduser()
+    path = expand_home(asked)
     fault = find_fault(path)
     if fault is not None:
         raise CheckpointError(f"--resume {path}: {fault}; give another checkpoint, or auto")
@@ -346,8 +347,8 @@ def with_recorded_choices(config: SettingsT, options: Options) -> SettingsT:
     """
     run = Path(config.run.output_dir)
     if options.resume != "auto":
-        run = Path(options.resume).expanduser().resolve().parent.parent
-    path = run.expanduser() / "config.resolved.yaml"
+        run = expand_home(options.resume).resolve().parent.parent
+    path = expand_home(run) / "config.resolved.yaml"
     if options.resume == "never" or not path.is_file():
         return config
     try:

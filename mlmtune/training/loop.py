@@ -28,6 +28,7 @@ from mlmtune.errors import (
     explain,
     is_out_of_memory,
 )  # fmt: skip
+from mlmtune.locations import expand_home
 from mlmtune.modeling.device import (
     build_accelerator,
     decided_by_main,
@@ -139,14 +140,14 @@ def train(
 def _open_run(
     config: Settings, options: Options, accelerator: Accelerator, stack: ExitStack
 ) -> RunDir:
-    path = Path(config.run.output_dir).expanduser()
-    model = Path(config.model.name_or_path).expanduser().resolve()
+    path = expand_home(config.run.output_dir)
+    model = expand_home(config.model.name_or_path).resolve()
     if options.overwrite and model.is_relative_to(path.resolve()):
         raise ConfigError(
             f"--overwrite would delete model.name_or_path {config.model.name_or_path}, which lies "
             "in run.output_dir; set run.output_dir to another place"
         )
-    if options.resume not in ("never", "auto") and not Path(options.resume).expanduser().is_dir():
+    if options.resume not in ("never", "auto") and not expand_home(options.resume).is_dir():
         raise CheckpointError(
             f"--resume {options.resume}: there is no such folder; give a checkpoint's, or auto"
         )

@@ -35,7 +35,7 @@ def test_a_finished_run_that_is_resumed_is_left_as_it_is(
     run = runs.at()
     shutil.copytree(expected.path, run.path)
     before = run.times()
-    child = start("--resume", "auto")
+    child = start("--resume", "auto", "--no-report")
     assert child.exit_code() == 0
     assert "already complete" in child.out
     assert child.err == ""

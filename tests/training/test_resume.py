@@ -226,6 +226,8 @@ def test_a_changed_setting_is_refused_and_named(
     assert caught.value.exit_code == 4
     assert f"  {section}.{key}: {old} in the checkpoint, {new} now" in str(caught.value)
     assert "--allow-changes" in str(caught.value)
+    assert stopped.json("attempt.json")["exit_code"] == 4
+    (stopped.path / "attempt.json").unlink()
     assert sorted(stopped.path.rglob("*")) == before
 
 
