@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,7 +100,7 @@ def _run(trial: Trial, console: Console) -> Outcome:
         else:
             train_one_of_many(trial.config, _build_untested, console)
     except DivergedError as error:
-        print(error, file=sys.stderr)
+        Console(notes_to_stderr=True).say(str(error))
         return Outcome(trial, None, 0.0)
     shutil.rmtree(run.checkpoints, ignore_errors=True)
     results = run.read_json("eval_results.json")
