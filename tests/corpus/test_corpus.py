@@ -453,22 +453,6 @@ def test_encodings_are_counted_and_guesses_named(folder):
     assert given.counts["files"]["encodings_guessed"] == {}
 
 
-@pytest.mark.parametrize("on_error", ["fail", "skip"])
-@pytest.mark.parametrize(
-    ("name", "content", "format_"),
-    [
-        ("a.csv", "id;body\n1;x\n", "csv"),
-        ("a.jsonl", '{"body": "x"}\n{"body": "y"}\n', "json"),
-        ("a.json", '[{"text": 5}]', "json"),
-    ],
-)
-def test_a_field_that_is_missing_altogether_is_an_error(folder, name, content, format_, on_error):
-    sources = (source(folder({name: content}), format_), source(folder({"b.txt": "b"}, "more")))
-    with pytest.raises(DataError, match="'text'") as caught:
-        read(*sources, on_error=on_error)
-    assert "on_error" not in str(caught.value)
-
-
 def test_a_field_that_some_records_lack_is_left_out_where_it_may_be(folder):
     content = '{"body": "x"}\n{"text": "y"}\n'
     path = folder({"a.jsonl": content, "b.json": '{"id": 1}'})

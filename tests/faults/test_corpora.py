@@ -201,16 +201,36 @@ BROKEN_RECORDS = [
 ]  # fmt: skip
 
 BROKEN_FILES = [
-    ("a.csv", b"body,id\none,1\n", "csv", "no column 'text'; the columns are: body, id"),
     ("a.json", b'[{"text": "one"', "json", "line 1 is not JSON"),
-    ("a.parquet", parquet(text=[1, 2]), "parquet", "column 'text' holds int64, not strings"),
-    ("a.parquet", parquet(body=["a"], id=[1]), "parquet", "the columns are: body, id"),
     ("a.parquet", parquet(text=["a"] * 999)[:-30], "parquet", "not a sound Parquet"),
     ("a.parquet", b"PAR1", "parquet", "not a sound Parquet"),
     ("a.txt.gz", gzip.compress(os.urandom(999).hex().encode())[:-20], "text", "truncated"),
     ("a.jsonl.bz2", bz2.compress(b'{"text": "a"}\n')[:-9], "json", "truncated"),
     ("a.txt.gz", PROSE.encode(), "text", "damaged"),
 ]
+
+MISREAD_FILES = [
+    ("a.csv", b"body,id\none,1\n", "csv", "no column 'text'; the columns are: body, id"),
+    ("a.parquet", parquet(text=[1, 2]), "parquet", "column 'text' holds int64, not strings"),
+    ("a.parquet", parquet(body=["a"], id=[1]), "parquet", "the columns are: body, id"),
+    ("a.jsonl", b'{"body": "one"}\n', "json", "no field 'text'; the fields are: body"),
+]
+
+
+@pytest.mark.parametrize("on_error", ["fail", "skip"])
+@pytest.mark.parametrize(("name", "content", "format_", "part"), MISREAD_FILES)
+def test_what_the_config_names_and_no_record_has_is_an_error_in_any_case(
+    read: Callable[..., Corpus], text: Path, name: str, content: bytes, format_: str, part: str,
+    on_error: str,
+) -> None:  # fmt: skip
+    (text / name).write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read(format_, on_error=on_error)
+    message = str(caught.value)
+    assert message.startswith(f"{text / name}:")
+    assert part in message
+    assert "on_error" not in message
+    assert "set text_field" in message
 
 
 @pytest.mark.parametrize(("name", "content", "format_", "part"), BROKEN_RECORDS + BROKEN_FILES)
