@@ -59,10 +59,10 @@ def of_schedule(optimizer: OptimizerConfig, plan: Plan, what: str) -> Iterator[s
         )
     warmup = num_warmup_steps(plan.max_steps, optimizer)
     if warmup > plan.max_steps / 2:
-        yield (
-            f"the learning rate rises for {warmup:,} of {plan.max_steps:,} steps; set "
-            "optimizer.warmup_ratio: 0.06 (and no warmup_steps), or train longer"
-        )
+        remedy = "lower optimizer.warmup_ratio (0.06 is usual)"
+        if optimizer.warmup_steps is not None:
+            remedy = "lower optimizer.warmup_steps, or train longer"
+        yield f"the learning rate rises for {warmup:,} of {plan.max_steps:,} steps; {remedy}"
     if plan.num_epochs > MOST_EPOCHS:
         enough = max(1, int(MOST_EPOCHS * plan.num_chunks / plan.global_batch_size))
         yield (
@@ -142,6 +142,8 @@ def _of_validation(config: Config, splits: Splits, masks: FixedMasks) -> Iterato
         remedy = "add text to corpus.validation_sources"
     elif config.corpus.max_validation_chunks is not None:
         remedy = "raise corpus.max_validation_chunks, or add text"
+    elif _has_few_documents(splits):
+        remedy = "add documents"
     else:
         now = config.corpus.validation_fraction
         remedy = f"raise corpus.validation_fraction ({now:g} now), or add text"
@@ -164,8 +166,16 @@ def _of_share(config: Config, store: TokenStore, splits: Splits) -> Iterator[str
     yield (
         f"the validation text is {share:.1%} of the characters, and corpus.validation_fraction "
         f"asks for {asked:.1%}: documents are whole on one side, and these are few or of very "
-        "different lengths; try another corpus.split_seed, or name corpus.validation_sources"
+        "different lengths; "
+        + ("add documents" if _has_few_documents(splits) else "try another corpus.split_seed")
+        + ", or name corpus.validation_sources"
     )
+
+
+def _has_few_documents(splits: Splits) -> bool:
+    """Whether no share of the documents is enough to validate on and leaves as many to train on."""
+    sides = splits.train.num_documents, splits.validation.num_documents
+    return sum(side or 0 for side in sides) < 2 * FEWEST_DOCUMENTS and None not in sides
 
 
 PLACES = {"path", "git", "dataset"}

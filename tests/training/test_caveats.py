@@ -108,7 +108,7 @@ THIRD = {"validation_fraction": 0.3}
             [20] * 100, {"corpus": THIRD, "training": SMALL_STEPS},
             [r"is about \d+ masked tokens, .* \(0.3 now\)"],
         ),
-        ([5000] * 20, {"corpus": THIRD}, [r"is \d documents, too little .* or add text"]),
+        ([5000] * 20, {"corpus": THIRD}, [r"is \d documents, too little .* add documents"]),
         (
             [10_000] * 2, {"corpus": {"validation_fraction": 0.2}},
             ["is 1 document, too little", "is 50.0% of the characters, .* asks for 20.0%"],
