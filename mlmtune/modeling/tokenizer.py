@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,8 @@ def _why_not_loadable(folder: Path, named: str | None, known: Any, error: Except
         return _NO_TOKENIZER
     models = [path.name for path in sorted(folder.glob("*.model"))]
     if models and "tiktoken" in said:  # what transformers tries next
+        if find_spec("sentencepiece") is None:  # a dependency, but not every install has them
+            return f"has a {models[0]}, which needs sentencepiece; pip install sentencepiece"
         return f"has a {models[0]} that is no SentencePiece model; fetch it again"
     return f"has a tokenizer that cannot be loaded ({said}); fetch or save it again"
 

@@ -64,6 +64,17 @@ def test_what_is_no_sentencepiece_model_is_said(bare: ModelFolder) -> None:
         load_tokenizer(bare)
 
 
+def test_a_sentencepiece_that_is_not_installed_is_named(
+    bare: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(bare, spm_dot_model="nothing", tokenizer_config_json={}, config_json={
+        "model_type": "deberta-v2",
+    })  # fmt: skip
+    monkeypatch.setattr("mlmtune.modeling.tokenizer.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"has a spm\.model, which needs .*pip install sentence"):
+        load_tokenizer(bare)
+
+
 def test_a_broken_tokenizer_json_is_said(bare: ModelFolder) -> None:
     write(bare, tokenizer_json="{")
     with pytest.raises(ConfigError, match=r"has a tokenizer that cannot be loaded \(.*fetch"):
