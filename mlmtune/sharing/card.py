@@ -288,11 +288,13 @@ def _masked_lm_metrics(results: Mapping[str, Any]) -> Iterator[Metric]:
         _perplexity(results["perplexity"], results["perplexity_interval"]),
         _perplexity(results["perplexity_before"], results["perplexity_before_interval"]),
     )  # fmt: skip
-    shares = {
+    shares: dict[str, tuple[str, str | None]] = {
         "accuracy": ("masked tokens guessed right", "accuracy"),
         "accuracy_top5": ("right among the first five", None),
-        "pair_accuracy": ("pairs told right", None),
     }
+    if "pair_accuracy" in results:
+        apart = f"{results['pair_label_share']:.1%} of them do not belong together"
+        shares["pair_accuracy"] = (f"pairs told right ({apart})", None)
     for key, (shown, kind) in shares.items():
         if key in results:
             value, before = results[key], results[f"{key}_before"]
