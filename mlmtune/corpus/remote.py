@@ -80,7 +80,7 @@ def list_remote(location: str, matches: Callable[[str], bool], where: str) -> li
 
     Raises:
         ConfigError: the scheme is unknown, or its plugin is not installed.
-        DataError: there is no such place.
+        DataError: there is no such place, or nothing matches the glob.
         HubError: it cannot be reached, or access is refused.
     """
     place = f"{where}.path"
@@ -101,6 +101,11 @@ def list_remote(location: str, matches: Callable[[str], bool], where: str) -> li
             id_ = unquote(below) if _is_web(location) else below
             if matches(id_):
                 files.append(_listed(fs, info, id_, f"{fixed.rstrip('/')}/{below}"))
+    if is_glob and not found:
+        raise DataError(
+            f"{place}: nothing matches the glob {public_location(location)}; correct it, or name "
+            "the folder itself"
+        )
     return sorted(files, key=lambda file: file.id)
 
 

@@ -130,11 +130,16 @@ def test_a_file_named_outright_is_taken_whatever_its_ending(bucket):
         ("docs/*", ["a.md", "b.md", "deep/c.md"]),
         ("**/*.md", ["docs/a.md", "docs/b.md", "docs/deep/c.md", "other/d.md", "readme.md"]),
         ("[do]*/[a-d].md", ["docs/a.md", "docs/b.md", "other/d.md"]),
-        ("none/*.md", []),
     ],
 )
 def test_a_glob_names_files_and_folders(bucket, pattern, expected):
     assert ids(f"memory://bucket/{pattern}") == expected
+
+
+@pytest.mark.parametrize("pattern", ["none/*.md", "docs/[x].md"])
+def test_a_glob_that_nothing_matches_is_named(bucket, pattern):
+    with pytest.raises(DataError, match=r"path: nothing matches the glob memory://bucket/.*"):
+        ids(f"memory://bucket/{pattern}")
 
 
 def test_the_version_changes_with_the_content(bucket):
