@@ -282,7 +282,7 @@ def test_several_processes_push_once_and_exit_as_one_does(hub, runs):
     hub.fail("POST .*/commit/", 403, times=100)
     failed = mlmtune("train", "--config", config, "--nproc", 2, "--no-report", hub=hub)
     assert failed.returncode == 7, failed.stderr
-    assert failed.stderr.count("To try again: mlmtune push") == 1
+    assert failed.stderr.count(f"To try again: {own_command('push')} ") == 1
     assert hub.count("POST", "/create") == 2  # before the first step, and at the end
     assert len(list(runs.at().path.glob("tensorboard/run/events*"))) == 1
     assert runs.at().json("status.json")["state"] == "finished"
