@@ -6,15 +6,15 @@ A store is a folder: a manifest, and shards of some thirty million tokens each.
                            (what the store follows from), sources, shards with the sizes and hashes
                            of their files, funnel
     shard-00000/           documents one after the other, as flat little-endian arrays:
-      ids.bin              body ids, uint16 or int32; special tokens are never stored
+      ids.bin              body ids, uint16 or int32; [CLS], [SEP] and the like are not stored
       word_starts.bin      one bit per token, most significant first: the token begins a word
-      lengths.bin          int64 a document: its number of tokens
-      content_hashes.bin   uint64 a document: decides its side of the split
-      num_characters.bin   int64 a document
-      num_bytes.bin        int64 a document, in UTF-8
-      num_text_words.bin   int64 a document: its words by a rule that no tokenizer changes
+      lengths.bin          int64 per document: its number of tokens
+      content_hashes.bin   uint64 per document: decides its side of the split
+      num_characters.bin   int64 per document
+      num_bytes.bin        int64 per document, in UTF-8
+      num_text_words.bin   int64 per document: its words by a rule that no tokenizer changes
       num_unknown_tokens.bin, num_unknown_bytes.bin, num_unknown_words.bin
-                           int64 a document: what the tokenizer does not know of it
+                           int64 per document: what the tokenizer does not know of it
       sources.bin          uint16 per document: its source, by the manifest's list
       documents.jsonl      id of each document, a line each
       shard.json           what the manifest says of the shard; read where a writer goes on

@@ -11,6 +11,7 @@ import numpy as np
 from mlmtune.config import Config, OptimizerConfig
 from mlmtune.config_loading import load_config
 from mlmtune.errors import ConfigError
+from mlmtune.evaluation.known_text import KnownText
 from mlmtune.evaluation.scoring import FixedMasks
 from mlmtune.locations import expand_home
 from mlmtune.printable import counted
@@ -116,11 +117,12 @@ def of_masked_lm(
 
 
 def _num_masked(masks: FixedMasks, config: Config) -> int:
-    """About how many tokens of a text are asked for."""
+    """About how many tokens of a text are asked for; unknown ones never are."""
     share = len(masks.chunks) / len(masks.view)
     # Draws ask for different tokens until nearly all of the text was asked for.
     asked_for = min(config.evaluation.mlm_probability * masks.num_draws, 1.0)
-    return round(masks.view.num_body_tokens * share * asked_for)
+    known = 1 - KnownText.of(masks.view).unknown_token_share
+    return round(masks.view.num_body_tokens * known * share * asked_for)
 
 
 def _of_validation(config: Config, splits: Splits, masks: FixedMasks) -> Iterator[str]:

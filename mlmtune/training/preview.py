@@ -169,7 +169,9 @@ def _added_tokens(task: MaskedLM) -> str:
 def _masked_tokens_an_epoch(task: MaskedLM) -> int:
     splits = task.splits
     mixture = Mixture.of(splits.train_pairs or splits.train, splits.weights)
-    num_tokens = int(mixture.num_body_tokens_by_source.sum())
+    # Unknown tokens are never selected.
+    known = [1 - s.num_unknown_tokens / max(s.num_tokens, 1) for s in task.store.sources]
+    num_tokens = float(mixture.num_body_tokens_by_source @ known)
     return round(num_tokens * mean_mlm_probability(task.config.masking.mlm_probability))
 
 

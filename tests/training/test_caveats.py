@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -66,7 +67,9 @@ def test_no_false_alarm_on_the_schedules_that_come_with_mlmtune(name: str) -> No
 def said_of(make_store: Any, tokenizer: Any) -> Callable[..., list[str]]:
     """What is said of a run on documents of some lengths, in tokens."""
 
-    def say(lengths: list[int], **sections: dict[str, Any]) -> list[str]:
+    def say(
+        lengths: list[int], unknown_share: float = 0.0, **sections: dict[str, Any]
+    ) -> list[str]:
         sections["training"] = sections.get("training", {"max_steps": 30})
         sections["corpus"] = {
             "sources": [{"format": "text", "path": "x"}], **sections.get("corpus", {}),
@@ -75,6 +78,8 @@ def said_of(make_store: Any, tokenizer: Any) -> Callable[..., list[str]]:
             {"run": {"output_dir": "x"}, "model": {"name_or_path": "x"}} | sections
         )
         store = make_store([[10] * length for length in lengths])
+        num_unknown = (store.lengths * unknown_share).astype(np.int64)
+        store = replace(store, num_unknown_tokens=num_unknown)
         frame = SpecialTokens((2,), (3,), (3,))
         splits = build_splits(store, config.corpus, config.chunking, frame, 0)
         masks = FixedMasks(
@@ -140,6 +145,15 @@ def test_text_that_is_too_little_or_split_otherwise_than_asked(
     said_of: Callable[..., list[str]], lengths: list[int], sections: Any, patterns: list[str]
 ) -> None:
     assert_says(said_of(lengths, **sections), *patterns)
+
+
+def test_unknown_tokens_are_not_counted_among_the_masked(
+    said_of: Callable[..., list[str]],
+) -> None:
+    lengths = [400] * 100
+    assert_says(said_of(lengths, corpus=THIRD, training=SMALL_STEPS))
+    said = said_of(lengths, unknown_share=0.95, corpus=THIRD, training=SMALL_STEPS)
+    assert_says(said, r"is about \d{3} masked tokens")
 
 
 @pytest.mark.parametrize(
