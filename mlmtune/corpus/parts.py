@@ -81,15 +81,15 @@ class PartCounts:
     Attributes:
         files_read: files that gave documents.
         files_left_out: files that gave none, by reason.
-    encodings: what the files were decoded by, by number of files.
-    encodings_guessed: those of them that other encodings might have been as well.
-    named_guesses: path and encoding of the first of these files.
+        encodings: what the files were decoded by, by number of files.
+        encodings_guessed: those of them that other encodings might have been as well.
+        named_guesses: path and encoding of the first of these files.
         named_files: path, reason and detail of the first of them.
         num_broken: records that could not be read.
-    num_lacking_text: those of them that do not have the field that the text is looked for under.
+        num_lacking_text: those of them without the field that the text is looked for under.
         named_records: place and detail of the first of them.
         first_fault: what `on_error: fail` says of the part; None where nothing is broken.
-    misread: what is said whatever `on_error` is: a file that cannot be read in this way at all.
+        misread: what is said whatever `on_error` is: a file that cannot be read in this way at all.
         num_empty: documents of which cleaning left nothing.
         num_characters: before cleaning.
         removed: characters that cleaning took away, by step.

@@ -19,7 +19,7 @@ from mlmtune.corpus.decoding import Span, uncompressed_name
 from mlmtune.corpus.readers import file_endings
 from mlmtune.errors import DataError
 from mlmtune.locations import resolve
-from mlmtune.printable import printable
+from mlmtune.printable import counted, printable
 from mlmtune.redaction import public_location, without_secrets
 
 _VERSION_CONTROL_FOLDERS = frozenset((".git", ".hg", ".svn"))
@@ -188,14 +188,9 @@ def check_paths(config: CorpusConfig) -> None:
     """
     for section in ("validation_sources", "sources", "exclude_overlap_with"):
         for index, source in enumerate(getattr(config, section)):
-            for location in _paths(source) if source.path is not None else ():
+            for location in source.places if source.path is not None else ():
                 if not remote.is_remote(location):
                     _Walk(location, _Selection(source), f"corpus.{section}[{index}]")
-
-
-def _paths(source: SourceConfig) -> list[str]:
-    assert source.path is not None
-    return [source.path] if isinstance(source.path, str) else source.path
 
 
 def _fetch_source(
@@ -231,7 +226,7 @@ def _scan_source(
         The files, what is passed over, and how many files have an ending that is not read.
     """
     selects = _Selection(source)
-    local = [path for path in _paths(source) if not remote.is_remote(path)]
+    local = [path for path in source.places if not remote.is_remote(path)]
     walks = [_Walk(location, selects, where) for location in local]
     # Ids of several paths are told apart by the folders that their roots do not share.
     common = os.path.commonpath([walk.root for walk in walks]) if walks else ""
@@ -260,11 +255,11 @@ def _scan_source(
             endings_not_read[_ending(below)] += 1
         return selects(below)
 
-    for location in _paths(source):
+    for location in source.places:
         if remote.is_remote(location):
             for found in remote.list_remote(location, selects_remote, where):
                 # Ids of several places are told apart by the places.
-                file_id = found.id if len(_paths(source)) == 1 else public_location(found.url)
+                file_id = found.id if len(source.places) == 1 else public_location(found.url)
                 files[found.url] = ListedFile(file_id, found.url, found.size or 0, found.version)
     if not files and not passed_over:
         raise _nothing_matched(source, where, endings_seen)
@@ -425,7 +420,7 @@ def _misreadings(source: ListedSource) -> Iterator[str]:
             continue
         there = " and ".join(ending for ending in kinds if endings[ending])
         yield (
-            f"{source.name}: {num_files:,} {'file' if num_files == 1 else 'files'} ({there}) read "
+            f"{source.name}: {counted(num_files, 'file')} ({there}) read "
             f"with format: {source.config.format}: the model is trained on {trained_on}; {remedy}"
         )
 
@@ -504,7 +499,7 @@ def _nearest(path: Path) -> str:
 
 
 def _nothing_matched(source: SourceConfig, where: str, endings: Counter[str]) -> DataError:
-    paths = ", ".join(_paths(source))
+    paths = ", ".join(source.places)
     wanted = ", ".join(_Selection(source).patterns)
     there = ", ".join(f"{count} of {ending}" for ending, count in endings.most_common(5))
     found = f"the files there are: {there}" if there else "there is no file at all"

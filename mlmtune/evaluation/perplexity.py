@@ -288,9 +288,9 @@ class Evaluator:
         losses = head.losses(model, batch)
         assert losses.pair is not None
         assert losses.num_pairs_correct is not None
-        assert chunks.pair_labels is not None
+        assert losses.num_pair_ones is not None
         sums = np.zeros(NUM_SUMS)
-        num_correct, num_ones = float(losses.num_pairs_correct), float(chunks.pair_labels.sum())
+        num_correct, num_ones = float(losses.num_pairs_correct), float(losses.num_pair_ones)
         sums[:4] = len(places), float(losses.pair), num_correct, num_ones
         return sums
 

@@ -11,6 +11,7 @@ from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
 from mlmtune.errors import first_line, is_fault_of_machine
 from mlmtune.modeling.locating import ModelFolder
+from mlmtune.shell import pip_install
 
 FEWEST_KNOWN = 0.9
 """Share of the rows of a model's embeddings for which its own tokenizer has ids; some are spare."""
@@ -88,7 +89,7 @@ def _why_not_loadable(folder: Path, named: str | None, known: Any, error: Except
     models = [path.name for path in sorted(folder.glob("*.model"))]
     if models and "tiktoken" in said:  # what transformers tries next
         if find_spec("sentencepiece") is None:  # a dependency, but not every install has them
-            return f"has a {models[0]}, which needs sentencepiece; pip install sentencepiece"
+            return f"has a {models[0]}, which needs sentencepiece; {pip_install('sentencepiece')}"
         return f"has a {models[0]} that is no SentencePiece model; fetch it again"
     return f"has a tokenizer that cannot be loaded ({said}); fetch or save it again"
 

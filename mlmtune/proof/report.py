@@ -1,7 +1,6 @@
 """A report on one run or several: base against adapted model, on the same masks."""
 
 import json
-import shlex
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -43,6 +42,7 @@ from mlmtune.proof.rendering import to_html, to_markdown
 from mlmtune.proof.runs import FinishedRun
 from mlmtune.proof.specificity import BINS, kinds, vocabulary, words_at
 from mlmtune.proof.verdict import judge
+from mlmtune.shell import own_command
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.splits import Splits
 from mlmtune.tokens.unknown import unknown_token_id
@@ -69,8 +69,8 @@ def report_on(
     """
     for run in runs:
         if run.num_broken_lines:
-            broken = f"{run.num_broken_lines} broken lines"
-            console.say(f"{run.path / 'metrics.jsonl'}: {broken} are left out of the report")
+            broken = counted(run.num_broken_lines, "broken line")
+            console.say(f"{run.path / 'metrics.jsonl'}: {broken} left out of the report")
     report = make_report(runs, with_overrides(runs[0], overrides), console)
     if output is None:
         output = runs[0].path if len(runs) == 1 else Path("report")
@@ -100,7 +100,7 @@ def renew_report(path: Path, console: Console) -> None:
     except ValueError:  # pydantic's, too
         console.say(
             f"{path / 'report.json'} cannot be read, so the probe is not in the report; make it "
-            f"again: mlmtune report {shlex.quote(str(path))}"
+            f"again: {own_command('report', path)}"
         )
         return
     write_report(replace(report, probes=_probes([path])), path)

@@ -242,7 +242,7 @@ def masked_lm_card(
         ),
         *(_source_data(source, corpus, is_trained_on=False) for source in validation),
     )
-    masked = f"{counted(results['num_masked_tokens'], 'masked token')}"
+    masked = counted(results["num_masked_tokens"], "masked token")
     draws = ""
     if results["num_mask_draws"] > 1:
         draws = f", drawn {results['num_mask_draws']} times"

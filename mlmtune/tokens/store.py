@@ -74,17 +74,7 @@ ARRAYS = {
 }
 """What a shard holds beside `ids`, whose type is the manifest's."""
 
-_READ_WHOLE = (
-    "lengths",
-    "content_hashes",
-    "num_characters",
-    "num_bytes",
-    "num_text_words",
-    "num_unknown_tokens",
-    "num_unknown_bytes",
-    "num_unknown_words",
-    "sources",
-)
+_READ_WHOLE = tuple(name for name in ARRAYS if name != "word_starts")
 """The arrays that have a value for each document; the others are mapped into memory."""
 
 _ALL_ARRAYS = ("ids", *ARRAYS)

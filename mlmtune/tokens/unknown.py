@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from mlmtune.corpus.cleaning import count_words
+from mlmtune.printable import counted
 from mlmtune.tokens.borders import Offsets
 
 if TYPE_CHECKING:
@@ -126,10 +127,7 @@ def describe_unknown(counts: Mapping[str, int], vocabulary: Container[str]) -> s
             "the tokenizer knows each of the characters alone, but not the words: they are longer "
             "than it takes, or it has no pieces for the inside of a word"
         )
-    named = [
-        f"{_shown(character)} {count:,} {'time' if count == 1 else 'times'}"
-        for character, count in counts.items()
-    ]
+    named = [f"{_shown(character)} {counted(count, 'time')}" for character, count in counts.items()]
     most_frequent = ", ".join(named[:NAMED_CHARACTERS])
     more = f" and {len(named) - NAMED_CHARACTERS} more" if len(named) > NAMED_CHARACTERS else ""
     described = "the characters that the tokenizer does not know, most frequent first: "

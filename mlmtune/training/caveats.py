@@ -99,10 +99,9 @@ def of_masked_lm(
             "step sees the same text several times; lower training.global_batch_size, or add text"
         )
     elif plan.max_steps < FEWEST_STEPS and config.training.max_steps is None:
-        steps = "step" if plan.max_steps == 1 else "steps"
         yield (
-            f"the whole run is {plan.max_steps} {steps}, which hardly changes the model; lower "
-            "training.global_batch_size, raise training.epochs, or add text"
+            f"the whole run is {counted(plan.max_steps, 'step')}, which hardly changes the model; "
+            "lower training.global_batch_size, raise training.epochs, or add text"
         )
     yield from _of_validation(config, splits, masks)
     yield from _of_share(config, store, splits)

@@ -21,6 +21,7 @@ from mlmtune.locations import expand_home
 from mlmtune.modeling.device import decided_by_main
 from mlmtune.modeling.dropout import KeyedDropout
 from mlmtune.modeling.unreached_weights import freeze_unreached_weights
+from mlmtune.printable import counted
 from mlmtune.redaction import without_secrets
 from mlmtune.sharing.trackers import TrackedRun, Trackers, kind_of
 from mlmtune.shell import own_command
@@ -256,7 +257,7 @@ def begin(job: Job, options: Options, resumed_from: Path | None) -> None:
         dropped, num_broken = job.run.drop_metrics_after(kept_until)
         _note_tracked(job.run, dropped)
         if num_broken:
-            job.progress.say(f"{job.run.metrics}: {num_broken} broken lines are dropped")
+            job.progress.say(f"{job.run.metrics}: dropped {counted(num_broken, 'broken line')}")
         if resumed_from is not None:
             for later in drop_checkpoints_after(job.run.checkpoints, job.state.step):
                 job.progress.say(f"{later} is deleted: the run goes on from step {job.state.step}")

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import xxhash
+from mlmtune.integrity import file_digest
 
 MANIFEST = "MANIFEST.json"
 """Of a checkpoint, and of a finished run; written last."""
@@ -18,7 +18,7 @@ def manifest_of(folder: Path, files: Iterable[Path]) -> dict[str, Any]:
         files: below the folder.
     """
     entries = {
-        str(file.relative_to(folder)): {"size": file.stat().st_size, "xxh3_128": _digest(file)}
+        str(file.relative_to(folder)): {"size": file.stat().st_size, "xxh3_128": file_digest(file)}
         for file in files
     }
     return {"files": entries}
@@ -45,14 +45,6 @@ def find_damage(folder: Path, manifest: Any, needed: Iterable[str] = ()) -> str 
             return f"{name} is {'a folder' if file.is_dir() else 'missing'}"
         if file.stat().st_size != size:
             return f"{name} has {file.stat().st_size} bytes instead of {size}"
-        if _digest(file) != digest:
+        if file_digest(file) != digest:
             return f"{name} does not match its checksum"
     return None
-
-
-def _digest(path: Path) -> str:
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -18,9 +18,10 @@ from mlmtune.sharing.repository import (
     without_bars,
 )  # fmt: skip
 from mlmtune.shell import own_command
+from mlmtune.training.manifest import MANIFEST
 from mlmtune.training.run_dir import TEMPORARY_PREFIX, finished_run_dir
 
-NOT_OF_THE_MODEL = ("optimizer.safetensors", "state.json", "MANIFEST.json")
+NOT_OF_THE_MODEL = ("optimizer.safetensors", "state.json", MANIFEST)
 """What a checkpoint has besides a model."""
 
 

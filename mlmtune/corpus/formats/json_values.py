@@ -74,7 +74,7 @@ def json_values(
         text.end()
 
 
-_HOLDS = {"lines": "a value a line", "list": "a list"}
+_HOLDS = {"lines": "a value per line", "list": "a list"}
 
 
 def _kind_of_file(path: str, decoding: Decoding | None) -> Literal["lines", "list", "object"]:
