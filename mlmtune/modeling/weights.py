@@ -5,7 +5,7 @@ it does not know. A head may be new; an encoder may not.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -97,14 +97,7 @@ def read_model(
         if is_fault_of_machine(error):
             raise
         raise found.refused(why_not_loadable(error)) from error
-    missing, encoder = set(report["missing_keys"]), f"{model.base_model_prefix}."
-    for name, in_file, by_config in sorted(report["mismatched_keys"]):
-        if name.startswith(encoder):
-            raise found.refused(
-                f"has a config.json that does not fit its weights ({name} is {tuple(in_file)} in "
-                f"the file and {tuple(by_config)} by the config); fetch or save it again"
-            )
-        missing.add(name)  # a head of another size is as good as none
+    mismatched = _mismatched_heads(found, model, report["mismatched_keys"])
     if lost:
         others = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         raise found.refused(
@@ -113,7 +106,30 @@ def read_model(
         )
     _check_finite(found, model)
     notes += _left_out(found, model, report["unexpected_keys"])
+    missing = set(report["missing_keys"]) | mismatched
     return ReadModel(model, missing, report["unexpected_keys"], names, tuple(notes))
+
+
+def _mismatched_heads(found: ModelFolder, model: Any, mismatched: Iterable[Any]) -> set[str]:
+    """Weights of a head that have another size in the files; such a head is as good as none.
+
+    Args:
+        found: the model's folder.
+        model: as it was loaded.
+        mismatched: name, shape in the files and shape by the config of each.
+
+    Raises:
+        ConfigError: one is of the encoder.
+    """
+    names = set()
+    for name, in_file, by_config in sorted(mismatched):
+        if name.startswith(f"{model.base_model_prefix}."):
+            raise found.refused(
+                f"has a config.json that does not fit its weights ({name} is {tuple(in_file)} in "
+                f"the file and {tuple(by_config)} by the config); fetch or save it again"
+            )
+        names.add(name)
+    return names
 
 
 def _lost_weights(model: Any, missing: set[str]) -> list[str]:

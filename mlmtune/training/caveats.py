@@ -13,7 +13,7 @@ from mlmtune.config_loading import load_config
 from mlmtune.errors import ConfigError
 from mlmtune.evaluation.known_text import KnownText
 from mlmtune.evaluation.scoring import FixedMasks
-from mlmtune.locations import expand_home
+from mlmtune.locations import expand_home, run_directory
 from mlmtune.printable import counted
 from mlmtune.tokens.splits import Splits
 from mlmtune.tokens.store import TokenStore
@@ -188,9 +188,9 @@ SIDES = ("validation_fraction", "validation_sources", "split_by", "split_seed")
 
 def _of_base(config: Config, splits: Splits) -> Iterator[str]:
     """Whether the base is the result of a run that trained on what is validated on here."""
-    run = expand_home(config.model.name_or_path).parent
-    record = read_json(run / "corpus.json")
-    if record is None or not (run / "config.resolved.yaml").is_file():
+    run = run_directory(expand_home(config.model.name_or_path))
+    record = None if run is None else read_json(run / "corpus.json")
+    if run is None or record is None or not (run / "config.resolved.yaml").is_file():
         return
     try:
         then = load_config(run / "config.resolved.yaml").corpus

@@ -103,6 +103,7 @@ def said_of(make_store: Any, tokenizer: Any) -> Callable[..., list[str]]:
 
 SMALL_STEPS = {"max_steps": 30, "global_batch_size": 4}
 THIRD = {"validation_fraction": 0.3}
+OF_A_RUN = "the base is the result of .*first, .* set corpus.split_seed as in"
 
 
 @pytest.mark.parametrize(
@@ -157,18 +158,28 @@ def test_unknown_tokens_are_not_counted_among_the_masked(
 
 
 @pytest.mark.parametrize(
-    ("changed", "patterns"),
+    ("named", "changed", "patterns"),
     [
-        ({}, []),
-        ({"split_seed": 7}, ["the base is the result of .*first, .* set corpus.split_seed as in"]),
-        ({"sources": [{"format": "text", "path": "elsewhere"}], "split_seed": 7}, []),
+        ("first/model", {}, []),
+        ("first/model", {"split_seed": 7}, [OF_A_RUN]),
+        ("first", {"split_seed": 7}, [OF_A_RUN]),
+        (
+            "first/model",
+            {"sources": [{"format": "text", "path": "elsewhere"}], "split_seed": 7},
+            [],
+        ),
     ],
 )
 def test_a_base_that_was_trained_on_what_is_validated_on(
-    said_of: Callable[..., list[str]], tmp_path: Path, changed: dict[str, Any], patterns: list[str]
+    said_of: Callable[..., list[str]],
+    tmp_path: Path,
+    named: str,
+    changed: dict[str, Any],
+    patterns: list[str],
 ) -> None:
     run = tmp_path / "first"
     run.mkdir()
+    (run / "status.json").write_text('{"state": "finished"}', encoding="utf-8")
     then = {
         "run": {"output_dir": str(run)},
         "model": {"name_or_path": "x"},
@@ -176,5 +187,5 @@ def test_a_base_that_was_trained_on_what_is_validated_on(
     }
     (run / "config.resolved.yaml").write_text(yaml.safe_dump(then), encoding="utf-8")
     (run / "corpus.json").write_text('{"validation": {"fingerprint": "another"}}')
-    model = {"name_or_path": str(run / "model")}
+    model = {"name_or_path": str(tmp_path / named)}
     assert_says(said_of([800] * 100, corpus=THIRD, model=model), *patterns)
