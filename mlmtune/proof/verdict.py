@@ -137,7 +137,7 @@ def _without_a_base(
             f"on general text its loss is {nats(measured.loss)} nats per token against frequency "
             f"alone ({text.name})"
         )
-    reasons.append("forgetting cannot be told, because there was no prediction to forget")
+    reasons.append("forgetting cannot be measured, because there was no prediction to forget")
     suggestions = [
         "to know whether the encoder itself is better, compare base and adapted model on a task of "
         "the domain",

@@ -192,7 +192,7 @@ def test_a_base_without_a_head_is_judged_by_what_remains(
     assert found["models"][0]["head_is_new"]
     [verdict] = found["verdicts"]
     assert "has no masked-LM head" in verdict["reasons"][0]
-    assert any("forgetting cannot be told" in reason for reason in verdict["reasons"])
+    assert any("forgetting cannot be measured" in reason for reason in verdict["reasons"])
 
     # Hardly trained: its loss is better than that of a new head, but it predicts nothing.
     assert verdict["label"] != "improved"
@@ -206,7 +206,7 @@ def test_a_base_without_a_head_is_judged_by_what_remains(
         assert of(text, "headless")["change"] is None
     for page in (report.read("md"), report.read("html")):
         assert "new head" in page
-        assert "forgetting cannot be told there" in page
+        assert "forgetting cannot be measured there" in page
 
 
 def test_a_run_with_pairs_is_measured_on_chunks(

@@ -113,4 +113,4 @@ def test_a_new_head_is_judged_by_what_it_predicts_beyond_token_frequencies(
     assert "before" not in verdict.sentence
     assert "says what it knew" in verdict.reasons[0]
     assert any("against frequency alone (general)" in reason for reason in verdict.reasons)
-    assert verdict.reasons[-1].startswith("forgetting cannot be told")
+    assert verdict.reasons[-1].startswith("forgetting cannot be measured")
