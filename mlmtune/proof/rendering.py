@@ -1,5 +1,6 @@
 """report.html and report.md: the same findings for a browser and for a repository."""
 
+import shlex
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
@@ -30,7 +31,7 @@ def _render(name: str, report: Report, *, escapes: bool) -> str:
     )
     environment.filters |= {
         "perplexity": perplexity, "share": share, "nats": nats, "change": change, "count": count,
-        "cell": in_markdown, "points": points,
+        "cell": in_markdown, "points": points, "quoted": shlex.quote,
     }  # fmt: skip
     template = environment.from_string(_resource(name))
     return (

@@ -564,7 +564,6 @@ class StoreWriter:
         }
         name = _shard_name(len(self._shards))
         entry: dict[str, Any] = {
-            "name": name,
             "num_documents": len(self._ids),
             "num_tokens": self._num_tokens,
             "num_tokens_by_source": self._by_source(arrays["sources"], arrays["lengths"]),
