@@ -17,7 +17,7 @@ from mlmtune.corpus import corpus
 from mlmtune.corpus.parallel import num_processors
 from mlmtune.corpus.scanning import scan
 from mlmtune.locations import cache_directory
-from mlmtune.training import setup
+from mlmtune.training import preparation
 
 
 class Cleaning:
@@ -98,7 +98,7 @@ class Preparation:
     def prepare(self) -> dict[str, Any]:
         """All of `mlmtune prepare`."""
         started = time.perf_counter()
-        store = setup.prepare(
+        store = preparation.prepare(
             self.config, Console(is_main=False), rebuilds=True, refresh=False
         ).store
         seconds = time.perf_counter() - started

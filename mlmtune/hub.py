@@ -45,9 +45,14 @@ def is_offline() -> bool:
     return bool(constants.HF_HUB_OFFLINE)
 
 
+def looks_like_path(location: str) -> bool:
+    """Whether a location is meant as a path on this machine."""
+    return location.startswith((".", "/", "~")) or location.count("/") > 1
+
+
 def is_name(location: str) -> bool:
     """Whether a location can be a name on the hub, and does not look like a path."""
-    if location.startswith((".", "/", "~")) or location.count("/") > 1:
+    if looks_like_path(location):
         return False
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]

@@ -65,8 +65,12 @@ def locate(source: SourceConfig, where: str, say: Callable[[str], None]) -> List
     folder = resolve(source.dataset)
     if folder.is_dir():
         return _locate_saved(source, folder, where)
-    if folder.exists() or not hub.is_name(source.dataset):
+    if folder.exists() or hub.looks_like_path(source.dataset):
         raise DataError(f"{where}.dataset: there is no folder {source.dataset}")
+    if not hub.is_name(source.dataset):
+        raise ConfigError(
+            f"{where}.dataset: {source.dataset} is neither a folder nor a name on the hub"
+        )
     commit, note = source.revision or "", ""
     if not _COMMIT.fullmatch(commit):
         commit, note = _commit_of(source.dataset, source.revision, where)

@@ -388,7 +388,7 @@ def _opened(part: Part) -> Iterator[tuple[pq.ParquetFile, dict[str, Any]]]:
             yield file, unsealed(file.metadata.metadata[_METADATA_KEY])
     except Exception as error:  # a damaged file may raise anything
         # What the operating system says has a number; what is wrong inside the file has none.
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
             raise
         raise Damaged(
             part.path, "a part of the cleaned corpus is damaged",

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -69,7 +70,7 @@ def test_an_export_that_fails_leaves_the_old_file(read, tmp_path, monkeypatch):
     corpus, config = read()
     path = tmp_path / "out.jsonl"
     path.write_text("old", encoding="utf-8")
-    monkeypatch.setattr(export_module.json, "dumps", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(export_module, "json", SimpleNamespace(dumps=lambda *_, **__: 1 / 0))
     with pytest.raises(ZeroDivisionError):
         export(corpus, config, path)
     assert path.read_text(encoding="utf-8") == "old"
