@@ -13,6 +13,7 @@ import xxhash
 
 from mlmtune.config import CleaningConfig, MarkdownConfig
 from mlmtune.corpus.html_text import html_text
+from mlmtune.corpus.long_text import substituted, with_each_line
 from mlmtune.corpus.markdown_text import markdown_text
 
 CLEANING_VERSION = 4
@@ -120,21 +121,21 @@ def _without_hidden(
     """
     if not _HIDDEN.search(text):
         return text
-    lines = _LINE_ENDS.sub("\n", text)
+    lines = substituted(_LINE_ENDS, "\n", text)
     removed["line_ends"] += len(text) - len(lines)
     visible = lines
     if cleaning.control_characters == "drop":
-        visible = _CONTROLS.sub("", lines)
+        visible = substituted(_CONTROLS, "", lines)
         if not (keeps_word_borders and re.search(f"[{_parted_letters()}]", visible)):
             visible = _without_zero_width_spaces(visible)
     removed["control_characters"] += len(lines) - len(visible)
-    return _SURROGATES.sub("\ufffd", visible)
+    return substituted(_SURROGATES, "\ufffd", visible)
 
 
 def _without_zero_width_spaces(text: str) -> str:
     if "\u200b" not in text:
         return text
-    return _word_border().sub(" ", text).replace("\u200b", "")
+    return substituted(_word_border(), " ", text).replace("\u200b", "")
 
 
 _WIDE_SPACE = re.compile("[\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]")
@@ -143,15 +144,16 @@ _BLANK_LINES = re.compile(r"\n{3,}")
 
 def _tidy(text: str) -> str:
     if not text.isascii():
-        text = _WIDE_SPACE.sub(" ", text)
+        text = substituted(_WIDE_SPACE, " ", text)
     if " \n" in text or "\t\n" in text:
-        text = "\n".join([line.rstrip(" \t") for line in text.split("\n")])
+        text = with_each_line(lambda line: line.rstrip(" \t"), text)
     if "\n\n\n" in text:
-        text = _BLANK_LINES.sub("\n\n", text)
+        text = substituted(_BLANK_LINES, "\n\n", text)
     return text.strip(" \t\n")
 
 
 _SLICE_CHARACTERS = 1 << 20
+_LONGEST_WORD = 1 << 22
 _WHITE_SPACE = re.compile(r"\s")
 
 
@@ -197,15 +199,35 @@ def words(text: str) -> list[str]:
     return pattern.findall(folded)
 
 
+def word_slices(text: str) -> Iterator[str]:
+    """A long text in pieces, whose words are together those of the text.
+
+    A word of over four million letters is cut.
+    """
+    start = 0
+    while start < len(text):
+        place = start + _SLICE_CHARACTERS
+        border = _between_words().search(text, place, place + _LONGEST_WORD)
+        end = border.start() if border else min(place + _LONGEST_WORD, len(text))
+        yield text[start:end]
+        start = end
+
+
 def count_words(text: str) -> int:
     """How many words `words` finds in a text of any length."""
-    return sum(len(words(piece)) for piece in slices(text))
+    return sum(len(words(piece)) for piece in word_slices(text))
 
 
 @cache
 def _word() -> re.Pattern[str]:
     letters = rf"[^\W{UNSPACED}]"
     return re.compile(rf"{letters}++(?:[{_marks()}]++{letters}*+)*+|[{UNSPACED}]")
+
+
+@cache
+def _between_words() -> re.Pattern[str]:
+    """A character that no word before it goes on with."""
+    return re.compile(rf"[^\w{_marks()}]|[{UNSPACED}]")
 
 
 @cache

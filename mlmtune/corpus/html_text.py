@@ -6,6 +6,8 @@ from collections import Counter
 
 from markdown_it.common.html_blocks import block_names
 
+from mlmtune.corpus.long_text import substituted, with_each_line
+
 _SPACED_ELEMENTS = frozenset((*block_names, "br", "pre"))
 _INLINE_ELEMENTS = re.compile(
     "a|abbr|acronym|area|audio|b|bdi|bdo|big|button|canvas|cite|code|data|datalist|del|dfn|em|embed"
@@ -43,12 +45,14 @@ def html_text(text: str, removed: Counter[str]) -> str:
         text: may be plain text with but a few tags in it.
         removed: takes the characters that went, as `comments` and `html`.
     """
-    shown = _COMMENT.sub("", text)
+    shown = substituted(_COMMENT, "", text)
     removed["comments"] += len(text) - len(shown)
-    written = _TAG.sub(_instead_of_tag, _without_unseen(shown)) if "<" in shown else shown
+    written = shown
+    if "<" in shown:
+        written = substituted(_TAG, _instead_of_tag, _without_unseen(shown))
     if written != text:  # it is HTML, where white space means nothing
-        written = "\n".join(map(_html_line, written.split("\n")))
-    written = _ENTITY.sub(lambda found: html.unescape(found[0]), written)
+        written = with_each_line(_html_line, written)
+    written = substituted(_ENTITY, lambda found: html.unescape(found[0]), written)
     removed["html"] += len(shown) - len(written)
     return written
 
@@ -63,7 +67,7 @@ def _without_unseen(text: str) -> str:
         # search for its end from each of many such would take quadratic time.
         end = max((found.end() for found in closing_tag.finditer(text)), default=0)
         if end:
-            text = element.sub("", text[:end]) + text[end:]
+            text = substituted(element, "", text[:end]) + text[end:]
     return text
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from mlmtune.corpus.cleaning import slices, words
+from mlmtune.corpus.cleaning import word_slices, words
 
 _Unsigned = TypeVar("_Unsigned", np.uint32, np.uint64)
 
@@ -28,7 +28,7 @@ def word_windows(text: str, size: int) -> Iterator[tuple[int, NDArray[np.uint64]
     """
     first, window = 0, np.empty(0, dtype=np.uint64)
     is_short = True
-    for piece in slices(text):
+    for piece in word_slices(text):
         encoded = map(str.encode, words(piece))
         hashes = np.fromiter(map(xxhash.xxh3_64_intdigest, encoded), dtype=np.uint64)
         if len(hashes) == 0:

@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmtune.corpus.cleaning import slices, words
+from mlmtune.corpus.cleaning import word_slices, words
 from mlmtune.corpus.ngrams import distinct, ngram_hashes, word_windows
 
 SHORTEST = 5
@@ -97,7 +97,7 @@ class OverlapIndex:
             found = self._first_shared(hashes)
             if found is not None:
                 begin, end = found
-                all_words = chain.from_iterable(map(words, slices(text)))
+                all_words = chain.from_iterable(map(words, word_slices(text)))
                 return " ".join(islice(all_words, first + begin, first + end))
         return None
 

@@ -91,7 +91,7 @@ class UnknownTextFinder:
         found: Counter[str] = Counter()
         for number, (text, offsets) in texts.items():
             starts, ends = stretches(offsets)
-            for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+            for start, end in zip(starts, ends, strict=True):
                 piece = text[start:end].strip()
                 num_bytes[number] += len(piece.encode())
                 num_words[number] += count_words(piece)

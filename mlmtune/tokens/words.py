@@ -34,6 +34,9 @@ MOST_CHARACTERS_PER_WORD = 16.0
 MOST_WORDS_PER_TOKEN = 0.97
 """With more words than this for each token, masking words is masking tokens."""
 
+_MOST_CHARACTERS_PER_CUT = 100_000
+"""A segmenter takes hundreds of bytes per character. No text has so many without punctuation."""
+
 _RUN = re.compile(f"[{UNSPACED}]+")
 
 
@@ -112,8 +115,10 @@ def _runs(
 ) -> Iterator[tuple[int, int, NDArray[np.int64]]]:
     """Where each run of unspaced characters begins and ends, and the borders of its words."""
     for run in _RUN.finditer(text):
-        lengths = [0, *map(len, cut(run.group()))]
-        yield run.start(), run.end(), run.start() + np.cumsum(lengths)
+        for begin in range(run.start(), run.end(), _MOST_CHARACTERS_PER_CUT):
+            end = min(begin + _MOST_CHARACTERS_PER_CUT, run.end())
+            lengths = [0, *map(len, cut(text[begin:end]))]
+            yield begin, end, begin + np.cumsum(lengths)
 
 
 def check_words(store: TokenStore, section: str, strategy: Strategy) -> str | None:

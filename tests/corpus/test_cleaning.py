@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlmtune.config import CleaningConfig, MarkdownConfig
-from mlmtune.corpus import cleaning
-from mlmtune.corpus.cleaning import STEPS, clean, content_hash, letter_share, words
+from mlmtune.corpus import cleaning, long_text
+from mlmtune.corpus.cleaning import STEPS, clean, content_hash, letter_share, word_slices, words
 
 KEEP_ALL = {"unicode": "keep", "control_characters": "keep", "white_space": "keep"}
 
@@ -194,6 +194,30 @@ def test_hash_does_not_depend_on_its_slices(pieces, size):
         patch.setattr(cleaning, "_SLICE_CHARACTERS", size)
         sliced = content_hash("\n\n" + "  ".join(pieces))
     assert sliced == content_hash(text)
+
+
+@given(
+    pieces=st.lists(st.text("ab1_'!\u0308\u0e01\u4e2d\u304b\u200d \U0001f600\u0430")),
+    size=st.integers(1, 9),
+)
+def test_words_do_not_depend_on_their_slices(pieces, size):
+    text = "".join(pieces)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cleaning, "_SLICE_CHARACTERS", size)
+        sliced = list(word_slices(text))
+    assert "".join(sliced) == text
+    assert [word for piece in sliced for word in words(piece)] == words(text)
+
+
+HOSTILE = "ab \t\r\n\v\u200b\xad\u3000\u0e01\ud800<b>&lt;/-!"
+
+
+@given(text=st.text(HOSTILE), size=st.integers(0, 5), markup=st.sampled_from(["none", "html"]))
+def test_a_long_text_is_cleaned_like_a_short_one(text, size, markup):
+    whole = cleaned(text, markup)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(long_text, "BLOCK_CHARACTERS", size)
+        assert cleaned(text, markup) == whole
 
 
 @pytest.mark.parametrize(
