@@ -13,6 +13,7 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 from markdown_it.rules_block import StateBlock, reference
+from markdown_it.rules_core import StateCore
 from markdown_it.token import Token
 
 from mlmtune.config import MarkdownConfig
@@ -49,6 +50,9 @@ _FOOTNOTE_MARK = re.compile(r"\[\^([^]\s]+)\]:?")
 _CELL_BORDER = re.compile(r"(?<!\\)\|")
 _DASHES = re.compile(r":?-{3,}:?")
 
+MAX_PAGE_BLOCKS = 1_000_000
+"""Lines of a page, and begins and ends of its blocks. Either takes up to half a kilobyte."""
+
 _CODE_MARK = "[code]"
 
 # No prose has paragraphs as long; parsed, one would take hundreds of times its size in memory.
@@ -62,6 +66,19 @@ _BREAK_BETWEEN_WIDE = re.compile(f"(?<=[{_WIDE}])[ \t]*\n[ \t]*(?=[{_WIDE}])")
 _HARD_BREAK = re.compile(r"(?<![ \t])[ \t]*\v[ \t\v]*")
 _BLANK_LINES = re.compile(r"\n{2,}")
 _SPACES = re.compile(r"[ \t\xa0]{2,}")
+
+
+class PageTooLarge(Exception):
+    """A page whose blocks do not fit into memory."""
+
+
+class _Blocks(list[Token]):
+    """What a parser found, as long as it is not too much."""
+
+    def append(self, token: Token) -> None:
+        if len(self) >= MAX_PAGE_BLOCKS:
+            raise PageTooLarge(f"a page of Markdown with over {MAX_PAGE_BLOCKS:,} blocks")
+        super().append(token)
 
 
 class _Parser(MarkdownIt):
@@ -106,6 +123,9 @@ def markdown_text(text: str, config: MarkdownConfig, removed: Counter[str]) -> s
         config: what becomes of the parts that are not prose.
         removed: takes the characters that went, by what they were (see `cleaning.STEPS`). Marks
             stand in no token, so that `markup` is what no other step accounts for.
+
+    Raises:
+        PageTooLarge: it has more lines or blocks than memory should hold.
     """
     source = text.lstrip("\n")
     front_matter = _FRONT_MATTER.match(source)
@@ -113,7 +133,7 @@ def markdown_text(text: str, config: MarkdownConfig, removed: Counter[str]) -> s
         source = source[front_matter.end() :]
     by_step = Counter(front_matter=front_matter.end() if front_matter else 0)
     environment: dict[str, Any] = {}
-    tokens = _block_parser().parse(source, environment)
+    tokens = _blocks(source, environment)
     if any(token.level >= _MAX_BLOCK_NESTING - 1 for token in tokens):
         written = source.strip()
     else:
@@ -121,6 +141,16 @@ def markdown_text(text: str, config: MarkdownConfig, removed: Counter[str]) -> s
     by_step["markup"] = len(text) - len(written) - by_step.total()
     removed.update(by_step)
     return written
+
+
+def _blocks(source: str, environment: dict[str, Any]) -> list[Token]:
+    if source.count("\n") > MAX_PAGE_BLOCKS:
+        raise PageTooLarge(f"a page of Markdown of over {MAX_PAGE_BLOCKS:,} lines")
+    parser = _block_parser()
+    state = StateCore(source, parser, environment)
+    state.tokens = _Blocks()
+    parser.core.process(state)
+    return state.tokens
 
 
 class _Page:

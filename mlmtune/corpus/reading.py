@@ -13,6 +13,7 @@ from mlmtune.corpus.encodings import Decoding, Encoding
 from mlmtune.corpus.faults import BrokenRecord, FileLeftOut
 from mlmtune.corpus.formats.records import Record
 from mlmtune.corpus.hub import ListedDataset, read_dataset
+from mlmtune.corpus.markdown_text import PageTooLarge
 from mlmtune.corpus.readers import LINE_READERS, READERS
 from mlmtune.corpus.remote import local_copy
 from mlmtune.corpus.scanning import ListedFile
@@ -139,6 +140,11 @@ class Reader:
         if isinstance(record, BrokenRecord):
             return record
         markup = self.source.markup or ("markdown" if self.source.format == "markdown" else "none")
-        text = clean(record.text, markup, self.cleaning, self.markdown, tally.removed)
+        removed: Counter[str] = Counter()
+        try:
+            text = clean(record.text, markup, self.cleaning, self.markdown, removed)
+        except PageTooLarge as error:
+            return BrokenRecord(record.place, f"{error}; cut it, or set markup: none")
+        tally.removed.update(removed)
         tally.num_characters += len(record.text)
         return CleanDocument(id_ + record.place, text, content_hash(text), letter_share(text))

@@ -84,10 +84,12 @@ def line_starts(text: str, offsets: Offsets) -> NDArray[np.bool_]:
 
     def starts() -> Iterator[int]:
         start = 0
-        for line in text.split("\n"):
-            if line.strip():
+        while start <= len(text):
+            end = text.find("\n", start)
+            end = len(text) if end < 0 else end
+            if text[start:end].strip():
                 yield start
-            start += len(line) + 1
+            start = end + 1
 
     return _first_tokens(np.fromiter(starts(), dtype=np.int64), offsets)
 

@@ -1,5 +1,6 @@
 """Plain text and Markdown: a file, a line, or a paragraph of sentences is a document."""
 
+import io
 from collections.abc import Iterator
 
 from mlmtune.config import SourceConfig
@@ -35,30 +36,30 @@ def read_lines(
 
 def read_sentences(path: str, source: SourceConfig, decoding: Decoding) -> Iterator[Record]:
     """A document for each run of lines that are not blank; each line is a sentence."""
-    sentences: list[str] = []
+    sentences = io.StringIO()  # a list of them would take many times their size
     first = num_characters = 0
     for number, line in _iter_any_lines(path, decoding):
         if isinstance(line, BrokenRecord):
             yield line
         elif line.strip():
-            first = first if sentences else number
+            first = first if num_characters else number
             num_characters += len(line)
             if num_characters <= MAX_DOCUMENT_BYTES:
-                sentences.append(line)
+                sentences.write(line + "\n")
         else:
             yield from _document(sentences, first, num_characters)
-            sentences, num_characters = [], 0
+            sentences, num_characters = io.StringIO(), 0
     yield from _document(sentences, first, num_characters)
 
 
-def _document(sentences: list[str], first: int, num_characters: int) -> Iterator[Record]:
+def _document(sentences: io.StringIO, first: int, num_characters: int) -> Iterator[Record]:
     if num_characters > MAX_DOCUMENT_BYTES:
         message = (
             f"a document of over {MAX_DOCUMENT_BYTES >> 20} MiB; set blank lines between documents"
         )
         yield BrokenRecord(f":{first}", message)
-    elif sentences:
-        yield RawDocument("\n".join(sentences), f"#{first}")
+    elif num_characters:
+        yield RawDocument(sentences.getvalue().removesuffix("\n"), f"#{first}")
 
 
 def _iter_any_lines(
@@ -68,6 +69,15 @@ def _iter_any_lines(
     for number, line in iter_lines(path, span, decoding):
         # Files from old Macs end their lines with a carriage return alone.
         if isinstance(line, str) and "\r" in line:
-            yield from ((number, part) for part in line.split("\r"))
+            yield from ((number, part) for part in _split(line, "\r"))
         else:
             yield number, line
+
+
+def _split(text: str, separator: str) -> Iterator[str]:
+    """The parts of `text.split(separator)`, one by one."""
+    start = 0
+    while (end := text.find(separator, start)) >= 0:
+        yield text[start:end]
+        start = end + len(separator)
+    yield text[start:]

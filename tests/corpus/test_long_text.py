@@ -1,0 +1,67 @@
+"""Memory for a long document stays a few times its size, whatever is in it."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from mlmtune.config import CleaningConfig, MarkdownConfig, SourceConfig
+from mlmtune.corpus import markdown_text
+from mlmtune.corpus.long_text import substituted, with_each_line
+from mlmtune.corpus.reading import Reader, Tally
+from mlmtune.corpus.scanning import ListedFile
+
+NUM_CHARACTERS = 4_000_000
+MOST_BYTES = 25 * NUM_CHARACTERS
+
+PROGRAM = """
+import resource, sys
+from collections import Counter
+from mlmtune.config import CleaningConfig, MarkdownConfig
+from mlmtune.corpus.cleaning import clean, count_words
+
+unit, size = sys.argv[1], int(sys.argv[2])
+text = (unit * (size // len(unit)))[:size]
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+count_words(clean(text, sys.argv[3], CleaningConfig(), MarkdownConfig(), Counter()))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+@pytest.mark.parametrize(
+    ("unit", "markup"),
+    [("ab \n", "none"), ("ab\r", "none"), ("\u4e2d\u6587", "none"), ("ab<b>", "html")],
+    ids=["lines", "line-ends", "ideographs", "tags"],
+)
+def test_a_long_text_of_short_pieces_is_cleaned_in_little_memory(unit: str, markup: str) -> None:
+    child = [sys.executable, "-c", PROGRAM, unit, str(NUM_CHARACTERS), markup]
+    out = subprocess.run(child, capture_output=True, text=True, check=True).stdout
+    assert int(out) < MOST_BYTES
+
+
+def test_a_page_of_too_many_blocks_is_reported_as_broken(tmp_path, monkeypatch):
+    monkeypatch.setattr(markdown_text, "MAX_PAGE_BLOCKS", 100)
+    pages = {"blocks": "> " * 60 + "a\n", "lines": "a\n" * 200, "page": "# Title\n\nText.\n"}
+    source = SourceConfig(format="markdown", path=str(tmp_path))
+    reader = Reader(source, CleaningConfig(), MarkdownConfig())
+    said = {}
+    for name, page in pages.items():
+        path = tmp_path / f"{name}.md"
+        path.write_text(page, encoding="utf-8")
+        tally = Tally()
+        file = ListedFile(path.name, str(path), len(page), "")
+        said[name] = next(reader.read_file(file, tally))
+        assert tally.num_characters == (len(page) if name == "page" else 0)
+        assert bool(tally.removed.total()) == (name == "page")
+    advice = "; cut it, or set markup: none"
+    assert said["blocks"].message == "a page of Markdown with over 100 blocks" + advice
+    assert said["lines"].message == "a page of Markdown of over 100 lines" + advice
+    assert said["page"].text == "Title\n\nText."
+
+
+def test_pieces_of_blocks_are_those_of_the_whole(monkeypatch):
+    monkeypatch.setattr("mlmtune.corpus.long_text.BLOCK_CHARACTERS", 3)
+    text = "ab \n\n  cd\n\n\nefghi \nj"
+    assert with_each_line(str.rstrip, text) == "\n".join(map(str.rstrip, text.split("\n")))
+    assert substituted(re.compile("[a-d]+"), "-", text) == re.sub("[a-d]+", "-", text)
