@@ -1,6 +1,7 @@
 """`mlmtune sweep`: a small grid of settings, compared on the same validation data."""
 
 import json
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -187,6 +188,13 @@ def _how_sure(outcomes: Sequence[Outcome]) -> Iterator[str]:
         yield (
             f"every run is worse than its base (perplexity {before} before training); try lower "
             "values of optimizer.learning_rate"
+        )
+    frequency_loss = best.results.get("token_frequency_loss")
+    if frequency_loss is not None and best.results["loss"] >= frequency_loss:
+        yield (
+            "no run predicts better than token frequencies alone (perplexity "
+            f"{perplexity(Estimate(math.exp(frequency_loss)))}); train longer, or try other values "
+            "of optimizer.learning_rate"
         )
     interval = best.results.get("perplexity_interval")
     if interval is None:

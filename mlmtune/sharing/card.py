@@ -5,6 +5,7 @@ places on this machine it has their last part.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -263,8 +264,11 @@ def masked_lm_card(
         notes.append(
             "The base has no masked-LM head. It was given a new one, so what it says before "
             "training means little. Token frequencies alone would guess "
-            f"{results['token_frequency_accuracy']:.1%} of the tokens right."
+            f"{results['token_frequency_accuracy']:.1%} of the tokens right, at perplexity "
+            f"{math.exp(results['token_frequency_loss']):,.2f}."
         )
+        if results["loss"] >= results["token_frequency_loss"]:
+            notes.insert(0, "**This model predicts no better than token frequencies alone.**")
     return _card(
         name,
         config,

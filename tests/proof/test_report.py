@@ -173,6 +173,9 @@ def test_other_tokenizers_are_compared_by_words_and_bytes(
     assert [m["model"] for m in measured] == ["tiny-bert", "tiny-bytes", "first", "second"]
     assert measured[3]["change"] is not None
     assert "not-comparable" in report.read("html")
+    fewest, most = sorted({m["num_masked_tokens"] for m in measured})
+    for kind in ("html", "md"):
+        assert f"{fewest} to {most} masked tokens (" in report.read(kind)
 
 
 def test_a_base_without_a_head_is_judged_by_what_remains(

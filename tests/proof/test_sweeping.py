@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import BertModel
 
 from mlmtune.config import ClassificationConfig, Config
 from mlmtune.console import Console
@@ -101,6 +102,17 @@ def test_a_run_that_diverges_is_a_result(runs: Any, swept: Any) -> None:
     assert [run["results"] is None for run in found["runs"]] == [False, True]
     assert "diverged" in shown
     assert found["runs"][0]["settings"] == {"optimizer.learning_rate": 0.001}
+
+
+def test_a_new_head_that_is_worse_than_token_frequencies_is_said_to_be_so(
+    runs: Any, swept: Any, model_dir: Path, tokenizer: Any, tmp_path: Path
+) -> None:
+    encoder = tmp_path / "encoder"
+    BertModel.from_pretrained(model_dir).save_pretrained(encoder)
+    tokenizer.save_pretrained(encoder)
+    path = runs.config(model={"name_or_path": str(encoder)}, training={"max_steps": 3})
+    _, shown = swept(path, "optimizer.learning_rate=[0.4, 0.5]")
+    assert "no run predicts better than token frequencies alone (perplexity " in shown
 
 
 @pytest.mark.parametrize(

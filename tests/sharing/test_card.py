@@ -12,9 +12,10 @@ from mlmtune.sharing.card import Snippet, masked_lm_card, public_name, render
 ENVIRONMENT = {"python": "3.11.7", "packages": {"mlmtune": "0.1.0", "torch": "2.13.0"},
                "num_processes": 1, "gpus": []}  # fmt: skip
 RESULTS = {
-    "perplexity": 12.3456, "perplexity_interval": [11.0, 13.0], "perplexity_before": 40.0,
-    "perplexity_before_interval": [38.0, 42.0], "accuracy": 0.5, "accuracy_before": 0.25,
-    "accuracy_top5": 0.75, "accuracy_top5_before": 0.5, "num_masked_tokens": 1234,
+    "loss": 2.513, "perplexity": 12.3456, "perplexity_interval": [11.0, 13.0],
+    "perplexity_before": 40.0, "perplexity_before_interval": [38.0, 42.0],
+    "accuracy": 0.5, "accuracy_before": 0.25, "accuracy_top5": 0.75, "accuracy_top5_before": 0.5,
+    "num_masked_tokens": 1234,
     "num_mask_draws": 8, "unknown_token_share": 0.012, "unknown_byte_share": 0.034, "step": 300,
     "model_head_was_new": False, "worse_than_base": False,
 }  # fmt: skip
@@ -192,12 +193,20 @@ def test_a_local_base_is_named_and_in_no_metadata():
 
 def test_forgetting_is_called_so_only_where_the_base_knew_something():
     assert "| forgetting (" in card_of(RESULTS | GENERAL)
-    new = {"model_head_was_new": True, "token_frequency_accuracy": 0.062}
+    new = {
+        "model_head_was_new": True, "token_frequency_accuracy": 0.062, "token_frequency_loss": 9.0,
+    }  # fmt: skip
     new_head = card_of(RESULTS | GENERAL | new)
     assert "forgetting" not in new_head
     assert "| change (nats per token of general text) |" in new_head
     assert "before training means little" in new_head
-    assert "Token frequencies alone would guess 6.2% of the tokens right." in new_head
+    assert (
+        "Token frequencies alone would guess 6.2% of the tokens right, at perplexity 8,103.08."
+        in new_head
+    )
+    said = "predicts no better than token frequencies alone"
+    assert said not in new_head
+    assert said in card_of(RESULTS | GENERAL | new | {"token_frequency_loss": 0.5})
 
 
 def test_a_model_that_is_no_better_than_its_base_says_so():
