@@ -1,6 +1,6 @@
 """Every error that a user can cause or meet, one exit code a branch.
 
-An error's message is one line: what is wrong, where, and how to mend it. Only the command line
+An error's message is one line: what is wrong, where, and how to fix it. Only the command line
 (`mlmtune.cli`) prints errors and turns them into exit codes; every other module raises.
 """
 

@@ -74,7 +74,7 @@ def command(
 
 
 def assert_fails(result: Result, code: int, *parts: str) -> None:
-    """One line that says what, where and how to mend it."""
+    """One line that says what, where and how to fix it."""
     assert result.code == code, result
     lines = result.err.splitlines()
     assert len(lines) == 1, result.err

@@ -137,7 +137,7 @@ def _checked(examples: Iterable[Example]) -> list[Example]:
         more = f" and {len(blank) - MOST_PLACES_NAMED:,} more" * (len(blank) > MOST_PLACES_NAMED)
         one = len(blank) == 1
         raise DataError(
-            f"{', '.join(blank[:MOST_PLACES_NAMED])}{more}: the text is empty; mend or remove "
+            f"{', '.join(blank[:MOST_PLACES_NAMED])}{more}: the text is empty; fix or remove "
             f"{'the example' if one else f'these {len(blank):,} examples'}"
         )
     return read
@@ -215,7 +215,7 @@ def _example(config: DataConfig, value: Value, name: str, shown: str) -> Example
             if given is None or isinstance(given, str)
             else f"'{config.label_field}' is {kind_of(given)}: a label is a string or whole number"
         )
-        raise DataError(f"{where}: {fault}; mend or remove the example")
+        raise DataError(f"{where}: {fault}; fix or remove the example")
     return Example(tuple(texts), label, f"{name}{value.place}", where)
 
 

@@ -228,7 +228,7 @@ class Verdict:
         label: in a word or three.
         sentence: the verdict for someone who reads nothing else.
         reasons: what it rests on.
-        suggestions: what to try next; empty where there is nothing to mend.
+        suggestions: what to try next; empty where there is nothing to fix.
     """
 
     run: str

@@ -38,7 +38,7 @@ class PushFailed(HubError):
     """Nothing was committed.
 
     Args:
-        reason: why, and how to mend it.
+        reason: why, and how to fix it.
         may_pass: whether it is the hub or the way there, and not what was asked for.
     """
 

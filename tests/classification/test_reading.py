@@ -126,7 +126,7 @@ def test_a_dataset_has_the_names_of_its_labels(data_config: Callable[..., Any], 
     ("keys", "message"),
     [
         ({"train": "dev"}, r"^data: .*saved has no split 'dev'; the splits are: train, hidden$"),
-        ({"train": "hidden"}, r"saved, hidden \(row 1\): has no label; mend or remove"),
+        ({"train": "hidden"}, r"saved, hidden \(row 1\): has no label; fix or remove"),
         (
             {"train": "train", "label_field": "labels"},
             r"^data.label_field: .*saved, train has no field 'labels'; it has: text, label; did "
@@ -146,12 +146,12 @@ def test_what_a_dataset_does_not_have_is_said(
     [
         ({"text": "a"}, r"data.label_field: .*a.jsonl:2 has no field 'label'; it has: text$"),
         ({"label": "a"}, r"data.text_field: .*a.jsonl:2 has no field 'text'; it has: label$"),
-        ({"text": "a", "label": None}, r"a.jsonl:2: has no label; mend or remove the example"),
-        ({"text": "a", "label": " "}, r"a.jsonl:2: has no label; mend or remove the example"),
+        ({"text": "a", "label": None}, r"a.jsonl:2: has no label; fix or remove the example"),
+        ({"text": "a", "label": " "}, r"a.jsonl:2: has no label; fix or remove the example"),
         ({"text": "a", "label": 0.5}, r"a.jsonl:2: 'label' is a number: a label is a string or"),
         ({"text": 5, "label": "a"}, r"a.jsonl:2: 'text' is a number, not a string \(set data.tex"),
-        ({"text": " \n", "label": "a"}, r"a.jsonl:2: the text is empty; mend or remove the exam"),
-        ({"text": None, "label": "a"}, r"a.jsonl:2: the text is empty; mend or remove the exampl"),
+        ({"text": " \n", "label": "a"}, r"a.jsonl:2: the text is empty; fix or remove the exam"),
+        ({"text": None, "label": "a"}, r"a.jsonl:2: the text is empty; fix or remove the exampl"),
         (["a"], r"a.jsonl:2: an object is needed, not a list"),
     ],
 )
@@ -166,7 +166,7 @@ def test_a_broken_example_names_its_line(
 
 def test_many_empty_texts_are_counted(tmp_path: Path, data_config: Callable[..., Any]) -> None:
     write_lines(tmp_path / "a.jsonl", [{"text": "", "label": "a"}] * 5)
-    message = r"a.jsonl:1, .*:2, .*:3 and 2 more: the text is empty; mend or remove these 5 exam"
+    message = r"a.jsonl:1, .*:2, .*:3 and 2 more: the text is empty; fix or remove these 5 exam"
     with pytest.raises(DataError, match=message):
         read_side(data_config(train="a.jsonl"), "train")
 
