@@ -6,14 +6,13 @@ import os
 import re
 import shutil
 import sys
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TextIO, TypeVar
 
 from tqdm import tqdm
 
 from mlmtune.errors import NobodyReads
-from mlmtune.printable import printable_text
+from mlmtune.printable import printable_text, shown_width
 from mlmtune.redaction import without_secrets
 from mlmtune.shell import holds_command
 
@@ -94,14 +93,18 @@ def _wrapped(line: str, width: int) -> str:
     """A line of prose in lines of at most `width`; tables and commands stay in one."""
     name, indent = re.match(r"( *)(?:\S+ {2,})?", line), ""
     assert name is not None
-    if len(line) <= width or _GAP.search(line, name.end()) or holds_command(line):
+    if shown_width(line) <= width or _GAP.search(line, name.end()) or holds_command(line):
         return line
     if name.end() < width / 2:
         indent = " " * name.end()
-    return textwrap.fill(
-        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False,
-        expand_tabs=False, replace_whitespace=False, drop_whitespace=True,
-    )  # fmt: skip
+    first, *words = line[name.end() :].split(" ")
+    rows = [name[0] + first]
+    for word in words:
+        if shown_width(rows[-1]) + 1 + shown_width(word) <= width:
+            rows[-1] += f" {word}"
+        else:
+            rows.append(indent + word)
+    return "\n".join(rows)
 
 
 def shows_colours() -> bool:

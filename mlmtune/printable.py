@@ -13,6 +13,7 @@ _UNSEEN = "\xad\u061c\u200b\u200e\u200f\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\u
 _IN_A_NAME = re.compile(f"[{_DISTURBING}{_UNSEEN}]")
 _IN_TEXT = re.compile(rf"(?![\n\t])[{_DISTURBING}]")
 _COLOUR = r"\x1b\[[0-9;]*m"
+_COLOURS = re.compile(_COLOUR)
 _IN_COLOURED_TEXT = re.compile(rf"(?!{_COLOUR})(?![\n\t])[{_DISTURBING}]")
 
 
@@ -52,6 +53,11 @@ def _escaped(found: re.Match[str]) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # a byte, as Python has it in the name of a file
         code -= 0xDC00
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def shown_width(text: str) -> int:
+    """How many columns of a terminal a text takes, whatever its colours."""
+    return len(_COLOURS.sub("", text))
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

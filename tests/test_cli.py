@@ -762,7 +762,7 @@ def test_check_shows_pairs(
 ) -> None:
     result = command("check", "--config", config_file(**pair_sections), "--chunks", "8")
     assert result.code == 0
-    assert re.search(r"pairs +\d+ an epoch, of \d+ tokens on average; it leaves out", result.out)
+    assert re.search(r"pairs +\d+ per epoch, of \d+ tokens on average; it leaves out", result.out)
     assert "-- B is from another document" in result.out
     assert "-- B follows A" in result.out
     assert "of the pairs do not belong together" in result.out

@@ -59,6 +59,10 @@ class TestATerminalOf40Columns:
             "            head on masked positions",
         ]
 
+    def test_counts_no_column_for_colours(self, shown: Callable[[str], list[str]]) -> None:
+        red = "\033[31mwrong\033[0m"
+        assert shown(" ".join([red] * 7)) == [" ".join([red] * 6), red]
+
     @pytest.mark.parametrize(
         "line",
         [

@@ -356,7 +356,7 @@ class PairSequences:
         unseen = self.num_tokens_unseen() if len(self) == len(view) else alone
         total = int(view.num_body_tokens_by_source.sum()) + alone
         line = (
-            f"{len(self):,} an epoch, of {view.num_tokens / len(view):.0f} tokens on average; it "
+            f"{len(self):,} per epoch, of {view.num_tokens / len(view):.0f} tokens on average; it "
             f"leaves out {unseen:,} tokens ({unseen / total:.1%}): {alone:,} stand in documents, "
             "or at their ends, without a second sentence"
         )

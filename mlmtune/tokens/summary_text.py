@@ -93,7 +93,7 @@ def _sides(summary: dict[str, Any]) -> Iterator[str]:
 
 
 def _sources(summary: dict[str, Any]) -> Iterator[str]:
-    rows = [["source", "found", "kept", "characters", "tokens", "unknown", "weight", "an epoch"]]
+    rows = [["source", "found", "kept", "characters", "tokens", "unknown", "weight", "per epoch"]]
     for name, source in summary["sources"].items():
         rows.append(
             [
