@@ -1,6 +1,7 @@
 """What the tests share: a tiny tokenizer, tiny models and a small corpus, all made here."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,10 @@ import torch  # first, since commands that need none hide it where it is not loa
 import yaml
 from hypothesis import settings
 from vocabulary import VOCABULARY, WORDS
+
+# A shell's background job and nohup ignore signals, and so would the children of the tests.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 pytest.register_assert_rewrite("runs", "tasks")
 
