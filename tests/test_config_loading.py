@@ -156,7 +156,7 @@ class TestProblems:
             (
                 "tokenization:\n  zzz: 3\n",
                 "my.yaml:10: tokenization.zzz: unknown key; the keys of tokenization are "
-                "cache_dir, store, word_segmenter and language",
+                "cache_dir, store, word_segmenter, max_unknown_share and language",
             ),
             (
                 "training:\n  epochs: abc\n",
@@ -269,7 +269,8 @@ class TestProblems:
     def test_a_missing_key_is_told_where_its_section_stands(self, file: Path) -> None:
         assert problems(file, LEAST.replace("    - format: text\n      path", "    - path")) == [
             "my.yaml:7: corpus.sources.0.format: missing; "
-            "it is 'markdown', 'text', 'lines', 'json', 'csv', 'parquet', 'python' or 'dataset'"
+            "it is 'markdown', 'text', 'lines', 'sentences', 'json', 'csv', 'parquet', 'python' "
+            "or 'dataset'"
         ]
 
     @pytest.mark.parametrize(("key", "typo"), [("output_dir", "output_dri"), ("run", "rum")])

@@ -24,7 +24,7 @@ import yaml
 from huggingface_hub import constants
 from local_hub import TOKEN, serving
 from tasks import examples, write_json_lines
-from trials import TRIALS, english
+from trials import TRIALS, chinese, english
 
 from mlmtune import cli
 from mlmtune.config import ClassificationConfig, Config
@@ -206,8 +206,9 @@ def world(
     (tmp_path / "shared" / "azure.yaml").write_text(
         shared.replace("runs/azure", str(tmp_path / "shared" / "runs" / "azure")), encoding="utf-8"
     )
-    lines = [english(seed, 1) for seed in range(300)]
-    Path("lines.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for name, write in (("lines.txt", english), ("zh.txt", chinese)):
+        lines = [write(seed, 1) for seed in range(300)]
+        Path(name).write_text("\n".join(lines) + "\n", encoding="utf-8")
     Path("sentences.txt").write_text("start the [MASK] now\n", encoding="utf-8")
     for seed, side in enumerate(("train", "validation", "test")):
         write_json_lines(Path(f"{side}.jsonl"), examples(40, seed))

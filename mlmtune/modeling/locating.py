@@ -93,8 +93,10 @@ def locate_model(name_or_path: str, revision: str | None, key: str = MODEL_KEY) 
     if not is_folder:
         if exists:
             raise found.refused(f"is a file; give the folder that it is in: {path.parent}")
-        if not hub.is_name(name_or_path):
+        if hub.looks_like_path(name_or_path):
             raise ConfigError(f"{key}: there is no folder {name_or_path}{_advice(name_or_path)}")
+        if not hub.is_name(name_or_path):
+            raise found.refused("is neither a folder nor a name on the hub")
         found = replace(found, path=_fetch_from_hub(found, revision))
     try:
         found = _entered(found)
