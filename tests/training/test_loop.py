@@ -65,12 +65,13 @@ def test_a_run_writes_what_it_promises(runs: Any, capsys: pytest.CaptureFixture[
     assert {path.name for path in run.path.iterdir()} == {
         "config.yaml", "config.resolved.yaml", "environment.json", "corpus.json", "metrics.jsonl",
         "status.json", "train_results.json", "eval_results.json", "all_results.json", "model",
-        "checkpoints", ".lock",
+        "checkpoints", "MANIFEST.json", ".lock",
     }  # fmt: skip
     of_others = {
         *("report.html", "report.md", "report.json", "probe.json"),  # of a run that has ended
         *("data.json", "test_results.json", "test_predictions.jsonl"),  # of a classifier
         "tracking.json",  # of a run that is tracked
+        "attempt.json",  # of one that has not begun yet
     }
     assert set(OWN_FILES) - of_others <= {path.name for path in run.path.iterdir()}
     assert {path.name for path in run.checkpoint(30).iterdir()} >= {
