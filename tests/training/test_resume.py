@@ -12,7 +12,7 @@ from runs import assert_same_end
 
 from mlmtune.errors import CheckpointError, Interrupted
 from mlmtune.evaluation.perplexity import Evaluator
-from mlmtune.modeling import loading
+from mlmtune.modeling import attention
 from mlmtune.training import checkpoint, loop
 
 # Epochs end in steps 4 and 7; evaluations take four batches; metrics span two steps.
@@ -271,7 +271,7 @@ def test_a_resumed_run_keeps_what_was_decided_for_it(
     runs: Any, stopped: Any, expected: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = [(None, None, None, None, "sdpa")]  # another version's table, or another machine's
-    monkeypatch.setattr(loading, "ATTENTION_TABLE", chosen)
+    monkeypatch.setattr(attention, "ATTENTION_TABLE", chosen)
     run = runs.train(**SECTIONS, resume="auto")
     assert "attn_implementation: eager" in (run.path / "config.resolved.yaml").read_text()
     assert run.model_bytes == expected.model_bytes

@@ -1,4 +1,5 @@
 import json
+import time
 from typing import ClassVar
 
 import pytest
@@ -86,6 +87,7 @@ def test_a_step_is_told_once_also_where_a_run_is_killed_and_resumed(runs, monkey
     for _ in range(3):
         with pytest.raises(RuntimeError, match="killed"):
             runs.train(**tracked, resume="auto")
+        time.sleep(1.1)  # TensorBoard orders the files of a run by the second they were begun in
         if killed_at.pop(0) == 2:  # there is no checkpoint yet, so that it is another run
             Recorder.told.clear()
     run = runs.train(**tracked, resume="auto")
