@@ -56,7 +56,7 @@ class Kind:
         mend: what to do where it is installed and cannot start.
         arguments: of Accelerate's class, for a run.
         show: the command that shows it; None for those that say so themselves.
-        forgets: of what an earlier sitting told, it hides by itself what is told again.
+        forgets: it hides the steps of an earlier sitting that are sent to it again.
     """
 
     module: str

@@ -39,7 +39,7 @@ def test_nothing_is_passed_on_to_a_process_alone(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_closed_terminal_is_never_the_second_signal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is told twice, and what closes it often sends SIGTERM, too."""
+    """A closing terminal often sends the signal twice, and SIGTERM after it."""
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     request = StopRequest()
     for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):

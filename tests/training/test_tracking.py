@@ -57,7 +57,7 @@ def test_a_resumed_run_goes_on_in_the_same_place(runs, stopping_after):
 
 
 class Recorder:
-    """A tracker that keeps what it is told, over all sittings of a run."""
+    """A tracker that records every call, over all sittings of a run."""
 
     told: ClassVar[list[tuple[int, str]]] = []
 
