@@ -65,19 +65,16 @@ def signature(text: str, config: NearDuplicatesConfig) -> NDArray[np.uint32]:
     """
     from rensa import RMinHash
 
-    shingles = _shingles(text, config.shingle)
-    ends = np.asarray([0, len(shingles)], dtype=np.uint64)
-    matrix = RMinHash.digest_matrix_from_flat_token_hashes(shingles, ends, config.num_perm, _SEED)
-    return np.asarray(matrix.to_rows()[0], dtype=np.uint32)
-
-
-def _shingles(text: str, size: int) -> NDArray[np.uint64]:
-    """The hash of each shingle of a text, repeated ones, too: they do not change a minimum."""
-    found = [np.empty(0, dtype=np.uint64)]
-    for _, hashes in word_windows(text, size):
-        *_, shingles = ngram_hashes(hashes, min(size, len(hashes)))
-        found.append(mix(shingles))
-    return np.concatenate(found)
+    minima = np.full(config.num_perm, _NO_WORDS, dtype=np.uint32)
+    # The minima of a set are the least of those of its parts, and a long text has many shingles.
+    for _, hashes in word_windows(text, config.shingle):
+        *_, shingles = ngram_hashes(hashes, min(config.shingle, len(hashes)))
+        ends = np.asarray([0, len(shingles)], dtype=np.uint64)
+        of_window = RMinHash.digest_matrix_from_flat_token_hashes(
+            mix(shingles), ends, config.num_perm, _SEED
+        )
+        minima = np.minimum(minima, np.asarray(of_window.to_rows()[0], dtype=np.uint32))
+    return minima
 
 
 def rows_per_band(threshold: float, num_perm: int) -> int:

@@ -101,8 +101,6 @@ def _without_a_base(
     """
     after = _of(name, domain)
     assert after.change is not None
-    losses = [record["eval_loss"] for record in run.evaluations if record["step"] > 0]
-    fell = len(losses) < 2 or min(losses) < losses[0]
     beyond = change(after.change.accuracy, is_loss=False) == "better"
     by_loss = change(after.change.loss)
     label: Label = "no clear change"
@@ -111,7 +109,7 @@ def _without_a_base(
         label, sentence = "worse", "It predicts the domain's text worse than token frequencies do"
     elif beyond and by_loss == "better":
         sentence = "It predicts beyond token frequencies, but got no better over the run"
-        if fell:
+        if run.eval_results["loss_fell"]:
             label, sentence = "improved", "The model has learned to predict the domain's text"
     sentence += (
         f" ({_right(after)} right, frequency alone {_right(frequencies)}): perplexity "
@@ -125,6 +123,7 @@ def _without_a_base(
         f"{counted(after.num_masked_tokens, 'masked token')} of {_documents(domain)}",
         *_too_little_text(domain, after.change.accuracy),
     ]
+    losses = [record["eval_loss"] for record in run.evaluations if record["step"] > 0]
     if len(losses) > 1:
         reasons.append(
             f"over the run the validation loss went from {losses[0]:.3f} at the first evaluation "

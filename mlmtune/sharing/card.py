@@ -309,9 +309,9 @@ def _masked_lm_metrics(results: Mapping[str, Any]) -> Iterator[Metric]:
             _perplexity(results["general_perplexity"]),
             _perplexity(results["general_perplexity_before"]),
         )  # fmt: skip
-        lost = "change" if results["model_head_was_new"] else "forgetting"
+    if "forgetting" in results:
         yield Metric(
-            f"{lost} (nats per token of general text)", None, results["forgetting"],
+            "forgetting (nats per token of general text)", None, results["forgetting"],
             f"{results['forgetting']:+.3f}",
         )  # fmt: skip
 

@@ -18,7 +18,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from mlmtune.tokens.encoding import Encoder
 from mlmtune.tokens.store import TokenStore, count_by_source, write_durably
 from mlmtune.tokens.tokenization import batches, offsets_of
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 Reader = Callable[[int], Iterator[Document]]
 """The documents of a store, from a number on."""
@@ -57,7 +58,9 @@ class Marker:
         purpose: what is going on while it works, in a few words.
         concerns: whether a document has anything to mark; where not, its marks are the store's own
             word starts.
-        mark: (document, offsets of its n tokens, (n,) the store's own word starts) -> (n,) bool.
+        mark: (document, offsets of its n tokens in pieces, (n,) the store's own word starts) ->
+            (n,) bool. The pieces are in order and are all taken; a long document's offsets would
+            need sixteen bytes per token at once.
     """
 
     name: str
@@ -65,7 +68,7 @@ class Marker:
     how_to_install: str
     purpose: str
     concerns: Callable[[Document], bool]
-    mark: Callable[[Document, Offsets, NDArray[np.bool_]], NDArray[np.bool_]]
+    mark: Callable[[Document, Iterator[Offsets], NDArray[np.bool_]], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -216,7 +219,8 @@ def _build(
     ) as bar:  # fmt: skip
         for number in range(done, len(store.shards)):
             numbers = range(first_documents[number], first_documents[number + 1])
-            marks = _mark_shard(numbers, marker, store, documents, encode, bar.update)
+            marks = store.shards[number].all_word_starts()
+            _mark_shard(numbers, marks, marker, store, documents, encode, bar.update)
             here = slice(numbers.start, numbers.stop)
             counts = count_by_source(
                 marks, store.lengths[here], store.document_sources[here], len(store.sources)
@@ -256,24 +260,25 @@ def _write_manifest(partial: Path, manifest: dict[str, Any]) -> None:
 
 def _mark_shard(
     numbers: range,
+    marks: NDArray[np.bool_],
     marker: Marker,
     store: TokenStore,
     documents: Iterator[Document],
     encode: Encoder,
     advance: Callable[[int], Any],
-) -> NDArray[np.bool_]:
-    """(n,) the marks of a shard's tokens.
+) -> None:
+    """Mark the tokens of a shard.
 
     Args:
         numbers: its documents.
+        marks: (n,) the shard's word starts; changed in place.
         marker: the rule.
         store: the tokenized corpus.
         documents: from the shard's first on; those of the shard are taken.
         encode: the tokenizer.
         advance: told how many documents are done.
     """
-    start, end = store.offsets[numbers.start], store.offsets[numbers.stop]
-    marks = store.tokens_at(np.arange(start, end))[1]
+    start = store.offsets[numbers.start]
     number = numbers.start
     for batch in batches(islice(documents, len(numbers))):
         here = slice(number, number + len(batch))
@@ -282,14 +287,23 @@ def _mark_shard(
             raise DataError(_CHANGED)
         begins, lengths = store.offsets[here] - start, store.lengths[here]
         concerned = [i for i, document in enumerate(batch) if marker.concerns(document)]
-        found = offsets_of([batch[i].text for i in concerned], encode)
-        for i, offsets in zip(concerned, found, strict=True):
-            if len(offsets.starts) != lengths[i]:
-                raise DataError(_CHANGED)
+        found = groupby(offsets_of([batch[i].text for i in concerned], encode), itemgetter(0))
+        for i, (_, pieces) in zip(concerned, found, strict=True):
             inside = slice(begins[i], begins[i] + lengths[i])
+            offsets = _of_as_many(pieces, lengths[i])
             marks[inside] = marker.mark(batch[i], offsets, marks[inside])
         number += len(batch)
         advance(len(batch))
     if number != numbers.stop:
         raise DataError(_CHANGED)
-    return marks
+
+
+def _of_as_many(pieces: Iterator[tuple[int, Offsets]], num_tokens: int) -> Iterator[Offsets]:
+    """The offsets of a document in pieces, which have to be of as many tokens as it has."""
+    for _, offsets in pieces:
+        num_tokens -= len(offsets.starts)
+        if num_tokens < 0:
+            break
+        yield offsets
+    if num_tokens:
+        raise DataError(_CHANGED)

@@ -1,6 +1,6 @@
 """Where sentences begin, for pairs of segments."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, cast
@@ -18,6 +18,11 @@ SENTENCES = "sentences-"
 
 PACKAGE, EXTRA = "sentencex", "sentences"
 
+WINDOW_CHARACTERS = 20_000
+"""Of a text, looked at together."""
+
+_PARAGRAPH = "\n\n"
+
 
 def sentence_marker(language: str, by_lines: Sequence[bool] = ()) -> Marker:
     """Marks the first token of each sentence: of each line, or by the rules of sentencex.
@@ -30,10 +35,13 @@ def sentence_marker(language: str, by_lines: Sequence[bool] = ()) -> Marker:
         by_lines: for each source of the store, whether each of its lines is a sentence.
     """
 
-    def mark(document: Document, offsets: Offsets, own: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        if document.source < len(by_lines) and by_lines[document.source]:
-            return line_starts(document.text, offsets)
-        return sentence_starts(document.text, offsets, language)
+    def mark(
+        document: Document, pieces: Iterator[Offsets], own: NDArray[np.bool_]
+    ) -> NDArray[np.bool_]:
+        is_by_lines = document.source < len(by_lines) and by_lines[document.source]
+        text = document.text
+        starts = line_starts(text) if is_by_lines else sentence_starts(text, language)
+        return first_tokens(starts, pieces, len(own))
 
     made_by: str | None
     try:
@@ -55,52 +63,77 @@ def sentence_marker(language: str, by_lines: Sequence[bool] = ()) -> Marker:
     )
 
 
-def sentence_starts(text: str, offsets: Offsets, language: str) -> NDArray[np.bool_]:
-    """(n,) whether each token is the first of a sentence, which the first of a text always is.
+def sentence_starts(text: str, language: str) -> Iterator[int]:
+    """Where each sentence begins in a text, in characters.
+
+    A long text is looked at in windows, because sentencex takes time that grows with the square of
+    a paragraph's sentences, and hundreds of bytes for each of them. A window ends between two
+    paragraphs or, where it has no border of those, before its last sentence, which the next window
+    begins with.
 
     Args:
         text: of a document.
-        offsets: of its tokens.
         language: ISO 639.
     """
-    starts = np.asarray(
-        [
-            found["start_index"]
-            for found in _splitter()(language, text)
-            if not found["text"].isspace()  # between paragraphs
-        ],
-        dtype=np.int64,
-    )
-    return _first_tokens(starts, offsets)
+    begin = 0
+    is_inside = False  # the window begins within a sentence that was too long for the one before
+    while begin < len(text):
+        end = _end_of_window(text, begin)
+        boundaries = _splitter()(language, text[begin:end])
+        next_begin = end
+        cuts_sentence = end < len(text) and not text.startswith(_PARAGRAPH, end)
+        if cuts_sentence and len(boundaries) > 1:
+            next_begin = begin + boundaries.pop()["start_index"]
+            cuts_sentence = False
+        for boundary in boundaries[1:] if is_inside else boundaries:
+            if not boundary["text"].isspace():  # between paragraphs
+                yield begin + boundary["start_index"]
+        begin, is_inside = next_begin, cuts_sentence
 
 
-def line_starts(text: str, offsets: Offsets) -> NDArray[np.bool_]:
-    """(n,) whether each token is the first of a line that is not blank.
+def _end_of_window(text: str, begin: int) -> int:
+    end = begin + WINDOW_CHARACTERS
+    if end >= len(text):
+        return len(text)
+    # White space behind a border of paragraphs goes with the next window, all of it.
+    paragraph = len(text[begin : text.rfind(_PARAGRAPH, begin + 1, end) + 1].rstrip())
+    return begin + paragraph if paragraph else end
+
+
+def line_starts(text: str) -> Iterator[int]:
+    """Where each line that is not blank begins in a text, in characters."""
+    start = 0
+    while start <= len(text):
+        end = text.find("\n", start)
+        end = len(text) if end < 0 else end
+        if text[start:end].strip():
+            yield start
+        start = end + 1
+
+
+def first_tokens(
+    starts: Iterator[int], pieces: Iterable[Offsets], num_tokens: int
+) -> NDArray[np.bool_]:
+    """(n,) whether each token is the first of a sentence, which the first of a text always is.
+
+    It is the first token that reaches beyond the border: one may begin with the space before it.
 
     Args:
-        text: of a document.
-        offsets: of its tokens.
+        starts: where the sentences of a text begin, in order.
+        pieces: the offsets of its tokens, in order.
+        num_tokens: n.
     """
-
-    def starts() -> Iterator[int]:
-        start = 0
-        while start <= len(text):
-            end = text.find("\n", start)
-            end = len(text) if end < 0 else end
-            if text[start:end].strip():
-                yield start
-            start = end + 1
-
-    return _first_tokens(np.fromiter(starts(), dtype=np.int64), offsets)
-
-
-def _first_tokens(starts: NDArray[np.int64], offsets: Offsets) -> NDArray[np.bool_]:
-    """(n,) whether each token is the first of a sentence, by where sentences start in the text."""
-    marks = np.zeros(len(offsets.ends), dtype=bool)
+    marks = np.zeros(num_tokens, dtype=bool)
     marks[:1] = True
-    # The first token that reaches beyond the border; a token may begin with the space before it.
-    first = np.searchsorted(offsets.ends, starts, side="right")
-    marks[first[first < len(marks)]] = True
+    num_done = 0
+    start = next(starts, None)
+    for _, ends in pieces:
+        here = []
+        while start is not None and len(ends) and start < ends[-1]:
+            here.append(start)
+            start = next(starts, None)
+        marks[num_done + np.searchsorted(ends, here, side="right")] = True
+        num_done += len(ends)
     return marks
 
 

@@ -105,6 +105,10 @@ class Shard:
         bits: NDArray[np.uint8] = (packed >> (7 - (positions & 7)).astype(np.uint8)) & 1
         return bits.astype(bool)
 
+    def all_word_starts(self) -> NDArray[np.bool_]:
+        """(n,) whether each token begins a word."""
+        return np.unpackbits(np.asarray(self.word_starts), count=len(self.ids)).view(bool)
+
 
 @dataclass(frozen=True)
 class StoredSource:

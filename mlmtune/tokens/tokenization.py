@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -38,7 +38,7 @@ from mlmtune.tokens.store import (
     is_finished,
     read_manifest,
 )
-from mlmtune.tokens.unknown import UnknownText, UnknownTextFinder, stretches, unknown_token_id
+from mlmtune.tokens.unknown import UnknownText, UnknownTextFinder, unknown_token_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -457,8 +457,7 @@ def _tokenize(
 ) -> tuple[Tokens, UnknownText]:
     """The documents of a batch, one after the other, and what of them is unknown."""
     ids, word_starts = bytearray(), bytearray()  # they grow in place, and are large
-    lengths, num_unknown = np.zeros(len(batch), np.int64), np.zeros(len(batch), np.int64)
-    unknown: defaultdict[int, list[Offsets]] = defaultdict(list)
+    lengths, unknown = np.zeros(len(batch), np.int64), UnknownText.none(len(batch))
     for group in cut((document.text for document in batch), encode.cutter):
         numbers = [piece.number for piece in group]
         found_ids, found_starts, piece_lengths = encode([piece.text for piece in group])
@@ -466,19 +465,14 @@ def _tokenize(
         word_starts += found_starts.data
         np.add.at(lengths, numbers, piece_lengths)
         is_unknown = np.split(finder.tokens(found_ids), np.cumsum(piece_lengths)[:-1])
-        np.add.at(num_unknown, numbers, [of_piece.sum() for of_piece in is_unknown])
         # Only pieces that have unknown tokens are encoded again.
         concerned = [number for number, of_piece in enumerate(is_unknown) if of_piece.any()]
         offsets = encode.offsets([group[number].text for number in concerned])
         for number, of_piece in zip(concerned, offsets, strict=True):
-            places = Offsets(*(side[is_unknown[number]] + group[number].begin for side in of_piece))
-            unknown[group[number].number].append(stretches(places))
-    texts = {
-        number: (batch[number].text, Offsets(*map(np.concatenate, zip(*found, strict=True))))
-        for number, found in unknown.items()
-    }
+            piece, places = group[number], (side[is_unknown[number]] for side in of_piece)
+            finder.count(unknown, piece.number, piece.text, Offsets(*places))
     tokens = (np.frombuffer(ids, encode.dtype), np.frombuffer(word_starts, bool), lengths)
-    return tokens, finder.find(texts, num_unknown)
+    return tokens, unknown
 
 
 def _num_bytes(text: str) -> int:
@@ -489,26 +483,15 @@ def _num_bytes(text: str) -> int:
     return sum(len(text[start : start + BATCH_CHARACTERS].encode()) for start in slices)
 
 
-def offsets_of(texts: list[str], encode: Encoder) -> Iterator[Offsets]:
-    """Where the tokens of each text stand in it."""
-    found: list[list[Offsets]] = [[] for _ in texts]
-    num_done = 0
+def offsets_of(texts: list[str], encode: Encoder) -> Iterator[tuple[int, Offsets]]:
+    """Where the tokens of each text are in it, a piece of a text at a time.
+
+    Yields:
+        The number of the text, and the offsets of the tokens of its next piece.
+    """
     for group in cut(texts, encode.cutter):
         for piece, offsets in zip(group, encode.offsets([p.text for p in group]), strict=True):
-            found[piece.number].append(Offsets(*(side + piece.begin for side in offsets)))
-        # The last text of a group may go on in the next one.
-        while num_done < group[-1].number:
-            yield _joined(found, num_done)
-            num_done += 1
-    while num_done < len(texts):
-        yield _joined(found, num_done)
-        num_done += 1
-
-
-def _joined(found: list[list[Offsets]], number: int) -> Offsets:
-    """The offsets of a text, which are needed no more in pieces."""
-    of_text, found[number] = found[number], []
-    return Offsets(*map(np.concatenate, zip(*of_text, strict=True)))
+            yield piece.number, Offsets(*(side + piece.begin for side in offsets))
 
 
 def _append(

@@ -56,6 +56,11 @@ class UnknownText:
     num_words: NDArray[np.int64]
     characters: Counter[str]
 
+    @classmethod
+    def none(cls, num_documents: int) -> "UnknownText":
+        """Nothing yet, to be counted up."""
+        return cls(*(np.zeros(num_documents, dtype=np.int64) for _ in range(3)), Counter())
+
 
 class UnknownTextFinder:
     """Finds the text under unknown tokens.
@@ -77,27 +82,24 @@ class UnknownTextFinder:
         is_unknown: NDArray[np.bool_] = ids == self._unknown_id
         return is_unknown
 
-    def find(
-        self, texts: Mapping[int, tuple[str, Offsets]], num_tokens: NDArray[np.int64]
-    ) -> UnknownText:
-        """Count what is unknown in documents.
+    def count(self, found: UnknownText, document: int, text: str, offsets: Offsets) -> None:
+        """Count what is unknown in a piece of a document.
 
         Args:
-            texts: those of the D documents that have unknown tokens, by number, each with the
-                offsets of its unknown tokens.
-            num_tokens: (D,) unknown tokens of each document.
+            found: what was found so far; changed in place.
+            document: the number of the document.
+            text: the piece.
+            offsets: of its unknown tokens, in the piece.
         """
-        num_bytes, num_words = np.zeros_like(num_tokens), np.zeros_like(num_tokens)
-        found: Counter[str] = Counter()
-        for number, (text, offsets) in texts.items():
-            starts, ends = stretches(offsets)
-            for start, end in zip(starts, ends, strict=True):
-                piece = text[start:end].strip()
-                num_bytes[number] += len(piece.encode())
-                num_words[number] += count_words(piece)
-                found.update(piece)
-        unknown = {char: count for char, count in found.items() if self._is_unknown_alone(char)}
-        return UnknownText(num_tokens, num_bytes, num_words, Counter(unknown))
+        starts, ends = _stretches(offsets)
+        stretches = [text[a:b].strip() for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
+        joined = " ".join(stretches)  # no word goes over a space
+        found.num_tokens[document] += len(offsets.starts)
+        found.num_bytes[document] += len(joined.encode()) - (len(stretches) - 1)
+        found.num_words[document] += count_words(joined)
+        for character, count in Counter(joined).items():
+            if character != " " and self._is_unknown_alone(character):
+                found.characters[character] += count
 
     def _is_unknown_alone(self, character: str) -> bool:
         if character not in self._is_unknown:
@@ -106,7 +108,7 @@ class UnknownTextFinder:
         return self._is_unknown[character]
 
 
-def stretches(offsets: Offsets) -> Offsets:
+def _stretches(offsets: Offsets) -> Offsets:
     """The stretches of a text under some of its tokens; tokens side by side share one."""
     starts, ends = offsets
     is_first = np.ones(len(starts), dtype=bool)

@@ -6,7 +6,7 @@ a word, or goes on with the one before it.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
@@ -74,13 +74,13 @@ def word_marker(segmenter: str) -> Marker:
         ),
         purpose="finding words",
         concerns=lambda document: _RUN.search(document.text) is not None,
-        mark=lambda document, offsets, own: word_starts(document.text, offsets, own, load_once()),
+        mark=lambda document, pieces, own: word_starts(document.text, pieces, own, load_once()),
     )
 
 
 def word_starts(
     text: str,
-    offsets: Offsets,
+    pieces: Iterable[Offsets],
     own: NDArray[np.bool_],
     cut: Callable[[str], list[str]],
 ) -> NDArray[np.bool_]:
@@ -92,7 +92,7 @@ def word_starts(
 
     Args:
         text: of a document.
-        offsets: of its tokens.
+        pieces: the offsets of its tokens, in order.
         own: (n,) which tokens begin a word of the tokenizer's.
         cut: cuts a run into words.
     """
@@ -101,11 +101,15 @@ def word_starts(
     for begin, end, borders in _runs(text, cut):
         is_unspaced[begin:end] = True
         is_border[borders] = True
-    starts = offsets.starts
-    touches = is_unspaced[starts] | (is_unspaced[starts - 1] & (starts > 0))
-    ends_before = np.concatenate([np.zeros(1, np.int64), offsets.ends[:-1]])
-    begins = is_border[starts] & (starts >= ends_before)
-    marks = np.where(touches, begins, own)
+    marks = own.copy()
+    num_done = end_before = 0
+    for starts, ends in pieces:
+        touches = is_unspaced[starts] | (is_unspaced[starts - 1] & (starts > 0))
+        begins = is_border[starts] & (starts >= np.append(end_before, ends[:-1]))
+        here = slice(num_done, num_done + len(starts))
+        marks[here] = np.where(touches, begins, own[here])
+        num_done += len(starts)
+        end_before = ends[-1] if len(ends) else end_before
     marks[:1] = True
     return marks
 

@@ -177,11 +177,16 @@ class MaskedLM(Measurable, Task):
                 for name in ("pair_loss", "pair_accuracy", *GENERAL)
                 if name in after
             },
-            **({"forgetting": forgetting(state, step)} if "general_loss" in after else {}),
             "step": step,
             "model_head_was_new": self.loaded.head_is_new,
             "worse_than_base": self.is_worse_than_base(state, step),
-            **(self._of_frequencies() if self.loaded.head_is_new else {}),
+            **(self._of_new_head(state) if self.loaded.head_is_new else {}),
+            # What a new head predicted of general text before is nothing that could be forgotten.
+            **(
+                {"forgetting": forgetting(state, step)}
+                if "general_loss" in after and not self.loaded.head_is_new
+                else {}
+            ),
         }
 
     def is_worse_than_base(self, state: TrainState, step: int) -> bool:
@@ -190,13 +195,18 @@ class MaskedLM(Measurable, Task):
         rose = state.evaluations[str(step)]["loss"] > state.evaluation_before["loss"]
         return bool(rose) and not self.loaded.head_is_new
 
-    def _of_frequencies(self) -> dict[str, Any]:
-        """What token frequencies alone predict of the validation text."""
+    def _of_new_head(self, state: TrainState) -> dict[str, Any]:
+        """What it is judged by: what token frequencies alone predict, and whether its loss fell."""
         vocabulary_size = self.loaded.model.get_input_embeddings().num_embeddings
         counts = self.splits.train.token_counts(vocabulary_size)
         frequencies = TokenFrequencies.of(counts, unknown_token_id(self.loaded.tokenizer))
         loss, accuracy = frequencies.measure(self.evaluator.masks)
-        return {"token_frequency_loss": loss, "token_frequency_accuracy": accuracy}
+        losses = [evaluation["loss"] for evaluation in state.evaluations.values()]
+        return {
+            "token_frequency_loss": loss,
+            "token_frequency_accuracy": accuracy,
+            "loss_fell": len(losses) == 1 or min(losses) < losses[0],
+        }
 
     def identity(self) -> dict[str, Any]:
         """The text and its split, how it is cut and masked, and what it is measured by."""
@@ -322,6 +332,11 @@ class MaskedLM(Measurable, Task):
                 f"general text: perplexity {_number(results['eval_general_perplexity_before'])} "
                 f"before, {_number(results['eval_general_perplexity'])} after "
                 f"({results['eval_forgetting']:+.3f} nats per token)"
+            )
+        elif "eval_general_perplexity" in results:
+            yield (
+                f"general text: perplexity {_number(results['eval_general_perplexity'])} after; "
+                "with a new head there was nothing to forget"
             )
 
     def examples(self, before: list[Any], model: Any) -> Iterator[str]:

@@ -25,12 +25,16 @@ def outcome(results: Mapping[str, Any]) -> str:
             f"{results['eval_token_frequency_accuracy']:.1%}"
         )
         sentences = {
-            "improved": f"The model has learned to predict the domain's text ({right}): {after}.",
-            "worse": f"It predicts the text worse than token frequencies do ({right}): {after}.",
-            "no clear change": f"It predicts little beyond token frequencies ({right}): {after}.",
+            "improved": "The model has learned to predict the domain's text",
+            "worse": "It predicts the text worse than token frequencies do",
+            "no clear change": "It predicts little beyond token frequencies",
         }
         label = _label_of_new_head(results)
-        return f"{label}. {sentences[label]}"
+        sentence = sentences[label]
+        if label == "improved" and not results["eval_loss_fell"]:
+            label = "no clear change"
+            sentence = "It predicts beyond token frequencies, but got no better over the run"
+        return f"{label}. {sentence} ({right}): {after}."
     before = f"perplexity {_shown(results['eval_perplexity_before'])} before"
     numbers = f"{before}, {after.removeprefix('perplexity ')} after"
     label = _label(

@@ -196,9 +196,9 @@ def test_forgetting_is_called_so_only_where_the_base_knew_something():
     new = {
         "model_head_was_new": True, "token_frequency_accuracy": 0.062, "token_frequency_loss": 9.0,
     }  # fmt: skip
-    new_head = card_of(RESULTS | GENERAL | new)
+    general = {key: value for key, value in GENERAL.items() if key != "forgetting"}
+    new_head = card_of(RESULTS | general | new)
     assert "forgetting" not in new_head
-    assert "| change (nats per token of general text) |" in new_head
     assert "before training means little" in new_head
     assert (
         "Token frequencies alone would guess 6.2% of the tokens right, at perplexity 8,103.08."
@@ -206,7 +206,7 @@ def test_forgetting_is_called_so_only_where_the_base_knew_something():
     )
     said = "predicts no better than token frequencies alone"
     assert said not in new_head
-    assert said in card_of(RESULTS | GENERAL | new | {"token_frequency_loss": 0.5})
+    assert said in card_of(RESULTS | general | new | {"token_frequency_loss": 0.5})
 
 
 def test_a_model_that_is_no_better_than_its_base_says_so():

@@ -53,8 +53,12 @@ def text(tmp_path, tokenizer, console):
 def the_marker(made_by="rule 1", word="the", name="the"):
     """Marks the tokens that spell a word, where the text has it; elsewhere words as they are."""
 
-    def mark(document, offsets, own):
-        spelled = [document.text[s:e] for s, e in zip(offsets.starts, offsets.ends, strict=True)]
+    def mark(document, pieces, own):
+        spelled = [
+            document.text[start:end]
+            for offsets in pieces
+            for start, end in zip(*offsets, strict=True)
+        ]
         return np.asarray([token == word for token in spelled], dtype=bool)
 
     def concerns(document):

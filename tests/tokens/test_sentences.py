@@ -15,7 +15,7 @@ from mlmtune.locations import cache_directory
 from mlmtune.tokens import sentences as sentences_module
 from mlmtune.tokens.encoding import Encoder, plain_backend
 from mlmtune.tokens.marks import open_marks
-from mlmtune.tokens.sentences import sentence_marker, sentence_starts
+from mlmtune.tokens.sentences import first_tokens, sentence_marker, sentence_starts
 from mlmtune.tokens.splits import Uses, needed_markers
 from mlmtune.tokens.tokenization import list_text, open_store
 
@@ -29,7 +29,7 @@ def sentences(request):
     def cut(kind, text, language="en"):
         encode = Encoder(plain_backend(request.getfixturevalue(kind)))
         offsets = encode.offsets([text])[0]
-        marks = sentence_starts(text, offsets, language)
+        marks = first_tokens(sentence_starts(text, language), [offsets], len(offsets.starts))
         places = [int(start) for start, mark in zip(offsets.starts, marks, strict=True) if mark]
         return [text[b:e].strip() for b, e in zip(places, [*places[1:], len(text)], strict=True)]
 
@@ -61,9 +61,30 @@ def test_sentences_end_where_people_would_say_so(sentences, kind, text, expected
 def test_the_first_token_begins_a_sentence_and_no_text_is_too_strange(request, kind, text):
     encode = Encoder(plain_backend(request.getfixturevalue(kind)))
     offsets = encode.offsets([text])[0]
-    marks = sentence_starts(text, offsets, "en")
+    marks = first_tokens(sentence_starts(text, "en"), [offsets], len(offsets.starts))
     assert marks.shape == offsets.starts.shape
     assert marks[:1].all()
+
+
+SHORT = ["One went. ", "Two came! ", "Dr. No spoke. ", "员工很多。", "(Was it? Yes.) "]
+
+
+@given(
+    text=st.lists(st.sampled_from([*SHORT, "\n\n", " \n\n  "]), max_size=30).map("".join),
+    window=st.integers(40, 120),
+)
+def test_a_long_text_has_the_sentences_that_it_has_as_a_whole(text, window):
+    whole = list(sentence_starts(text, "en"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sentences_module, "WINDOW_CHARACTERS", window)
+        assert list(sentence_starts(text, "en")) == whole
+
+
+@pytest.mark.parametrize("end", ["", " Two."])
+def test_a_sentence_that_is_longer_than_a_window_stays_one(monkeypatch, end):
+    monkeypatch.setattr(sentences_module, "WINDOW_CHARACTERS", 20)
+    text = "word " * 30 + "end." + end
+    assert list(sentence_starts(text, "en")) == [0, 155][: 1 + bool(end)]
 
 
 @KINDS
@@ -71,10 +92,11 @@ def test_each_line_is_a_sentence_where_the_source_says_so(request, kind):
     text = "Dr. One went. And came\n \nTwo.\nThree goes on"
     encode = Encoder(plain_backend(request.getfixturevalue(kind)))
     offsets = encode.offsets([text])[0]
+    own = encode([text])[1]
     marker = sentence_marker("en", by_lines=(False, True))
 
     def cut(source):
-        marks = marker.mark(Document(text, "", source, 0), offsets, None)
+        marks = marker.mark(Document(text, "", source, 0), iter([offsets]), own)
         places = [int(start) for start, mark in zip(offsets.starts, marks, strict=True) if mark]
         return [text[b:e].strip() for b, e in zip(places, [*places[1:], len(text)], strict=True)]
 

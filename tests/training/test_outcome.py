@@ -58,5 +58,11 @@ def test_a_new_head_is_compared_with_token_frequencies(
     after: float, accuracy: float, expected: str
 ) -> None:
     of_frequencies = {"eval_token_frequency_loss": 5.0, "eval_token_frequency_accuracy": 0.062}
-    found = results(6.5, after, 0.1, eval_accuracy=accuracy, **of_frequencies)
-    assert outcome(found | {"eval_model_head_was_new": True}).startswith(expected)
+    found = results(6.5, after, 0.1, eval_accuracy=accuracy, eval_loss_fell=True, **of_frequencies)
+    found |= {"eval_model_head_was_new": True}
+    assert outcome(found).startswith(expected)
+    rose = outcome(found | {"eval_loss_fell": False})
+    if expected.startswith("improved"):
+        assert rose.startswith("no clear change. It predicts beyond token frequencies, but got no")
+    else:
+        assert rose == outcome(found)
