@@ -34,6 +34,9 @@ _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]
 _SPACES = re.compile(r"[ \t]{2,}")
 _CELL_MARK = "\v"
 
+WORD_BREAK = "\u200b"
+"""A zero-width space, in the place of `<wbr>`."""
+
 
 def html_text(text: str, removed: Counter[str]) -> str:
     """The text without tags, comments, scripts and styles, and with its entities resolved.
@@ -77,6 +80,12 @@ def is_spaced(tag: str) -> bool:
     return name is not None and name[1].lower() in _SPACED_ELEMENTS
 
 
+def is_word_break(tag: str) -> bool:
+    """Whether a line may be broken here: what a zero-width space says, too."""
+    name = _TAG_NAME.match(tag)
+    return name is not None and name[1].lower() == "wbr"
+
+
 def is_placeholder(tag: str) -> bool:
     """Whether angle brackets hold no element of HTML but a word of the text: `<resource-group>`."""
     name = _TAG_NAME.match(tag)
@@ -95,4 +104,6 @@ def _instead_of_tag(found: re.Match[str]) -> str:
         return "" if tag.startswith("</") else _CELL_MARK
     if is_spaced(tag):
         return "\n"
+    if is_word_break(tag):
+        return WORD_BREAK
     return tag if is_placeholder(tag) else ""

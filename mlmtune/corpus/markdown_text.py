@@ -17,7 +17,7 @@ from markdown_it.rules_core import StateCore
 from markdown_it.token import Token
 
 from mlmtune.config import MarkdownConfig
-from mlmtune.corpus.html_text import html_text, is_placeholder, is_spaced
+from mlmtune.corpus.html_text import WORD_BREAK, html_text, is_placeholder, is_spaced, is_word_break
 
 # Each level costs a few frames of Python's stack. The parser drops blocks that are deeper, and
 # takes deeper inline marks for text; its time for a row of open brackets grows with the limit.
@@ -351,6 +351,8 @@ class _Page:
     def _inline_tag(self, tag: str) -> str:
         if is_spaced(tag):
             written = "\v"
+        elif is_word_break(tag):
+            written = WORD_BREAK
         elif is_placeholder(tag) and self.config.html == "text":
             written = tag
         else:

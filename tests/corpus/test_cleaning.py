@@ -96,6 +96,7 @@ def test_a_zero_width_space_that_parts_words_becomes_a_space(source, text):
 def test_a_word_border_between_markup_and_spelt_by_an_entity_stays(markup):
     assert cleaned("<b>សូម</b>\u200b<b>មក</b>&#8203;កាន់", markup) == "សូម មក កាន់"
     assert cleaned("<b>in</b>\u200b<b>den</b>&#8203;ted", markup) == "indented"
+    assert cleaned("សូម<wbr>មក<WBR/>កាន់ in<wbr>dented", markup) == "សូម មក កាន់ indented"
 
 
 @pytest.mark.parametrize(
