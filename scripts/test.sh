@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Style, types and tests. Arguments go to pytest:
+# Style, types and tests, which run in as many processes as there are cores. Arguments go to pytest:
 #
 #     bash scripts/test.sh
-#     bash scripts/test.sh tests/test_config.py -k override
+#     bash scripts/test.sh tests/test_config.py -k override -n 0
 set -euo pipefail
 MLMTUNE_EXTRAS="quickstart,dedup,zh,sentences,probe,tensorboard,trackio,dev"
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
@@ -11,4 +11,4 @@ cd "$ROOT"
 "$PYTHON" -m ruff check --quiet .
 "$PYTHON" -m ruff format --check --quiet .
 "$PYTHON" -m mypy --no-error-summary
-exec "$PYTHON" -m pytest "$@"
+exec "$PYTHON" -m pytest -n auto --dist worksteal "$@"
