@@ -59,7 +59,8 @@ class UnknownText:
     @classmethod
     def none(cls, num_documents: int) -> "UnknownText":
         """Nothing yet, to be counted up."""
-        return cls(*(np.zeros(num_documents, dtype=np.int64) for _ in range(3)), Counter())
+        num_tokens, num_bytes, num_words = np.zeros((3, num_documents), dtype=np.int64)
+        return cls(num_tokens, num_bytes, num_words, Counter())
 
 
 class UnknownTextFinder:
