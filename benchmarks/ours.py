@@ -289,7 +289,7 @@ def _open_store(config: Config, tokenizer: Any) -> TokenStore:
 
 
 def _view(store: TokenStore, config: Config, tokenizer: Any) -> ChunkView:
-    return ChunkView(
+    return ChunkView.of(
         store,
         np.arange(store.num_documents),
         config.chunking,

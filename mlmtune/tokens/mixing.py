@@ -42,23 +42,25 @@ def with_replay(
 
 
 class Countable(Protocol):
-    """Sequences that lie one source after the other: a `ChunkView` or a `PairView`.
-
-    Attributes:
-        num_tokens: of all of them, special tokens included.
-        num_chunks_by_source: (S,) sequences.
-        num_tokens_by_source: (S,) special tokens included.
-        num_body_tokens_by_source: (S,) without them.
-    """
-
-    num_chunks_by_source: NDArray[np.int64]
-    num_tokens_by_source: NDArray[np.int64]
-    num_body_tokens_by_source: NDArray[np.int64]
+    """Sequences that follow each other source by source: a `ChunkView` or a `PairView`."""
 
     def __len__(self) -> int: ...
 
     @property
-    def num_tokens(self) -> int: ...
+    def num_tokens(self) -> int:
+        """Tokens of all of them, special tokens included."""
+
+    @property
+    def num_chunks_by_source(self) -> NDArray[np.int64]:
+        """(S,) sequences."""
+
+    @property
+    def num_tokens_by_source(self) -> NDArray[np.int64]:
+        """(S,) tokens of them, special tokens included."""
+
+    @property
+    def num_body_tokens_by_source(self) -> NDArray[np.int64]:
+        """(S,) tokens of them without the special ones."""
 
 
 @dataclass(frozen=True)

@@ -190,7 +190,7 @@ def open_whole(
             str(error).replace("corpus.sources", "evaluation.general").replace(" to train on", "")
         )
         raise DataError(what) from error
-    view = ChunkView(
+    view = ChunkView.of(
         store, np.arange(store.num_documents), chunking, SpecialTokens.of(tokenizer),
         _pad_token_id(tokenizer), separates_sources=True,
     )  # fmt: skip
@@ -279,7 +279,7 @@ def build_splits(
     on_train, on_validation, num_in_general = _documents_of_sides(store, corpus, general)
 
     def view(documents: NDArray[np.int64], *, separates_sources: bool = False) -> ChunkView:
-        return ChunkView(
+        return ChunkView.of(
             store, documents, chunking, special_tokens, pad_token_id,
             separates_sources=separates_sources,
         )  # fmt: skip

@@ -19,7 +19,7 @@ def test_words_and_bytes_are_those_of_known_text(make_store, tokenizer):
         num_unknown_words=np.asarray([2, 10]),
     )
     config, special = ChunkingConfig(chunk_length=16), SpecialTokens.of(tokenizer)
-    known = KnownText.of(ChunkView(store, np.arange(1), config, special, 0))
+    known = KnownText.of(ChunkView.of(store, np.arange(1), config, special, 0))
     assert known == KnownText(
         unknown_token_share=4 / 12,
         unknown_byte_share=32 / 72,

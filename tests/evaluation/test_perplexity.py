@@ -63,7 +63,7 @@ def make_view(make_store, tokenizer, num_documents, lengths=(1, 41)):
                  for _ in range(num_documents)]  # fmt: skip
     config = ChunkingConfig(chunk_length=48, mode="per_document")
     special = SpecialTokens.of(tokenizer)
-    return ChunkView(make_store(documents), np.arange(num_documents), config, special, 0)
+    return ChunkView.of(make_store(documents), np.arange(num_documents), config, special, 0)
 
 
 def make_evaluator(view, tokenizer, **settings):
@@ -333,7 +333,7 @@ def test_no_masked_token_is_an_error(model, make_store, tokenizer, evaluate):
     tiny = make_view(make_store, tokenizer, num_documents=2, lengths=(1, 2))
     with pytest.raises(DataError, match=r"no token .* was masked"):
         evaluate(model, view=tiny, mlm_probability=1e-9)
-    unknown = ChunkView(
+    unknown = ChunkView.of(
         make_store([[tokenizer.unk_token_id] * 50]), np.arange(1), ChunkingConfig(chunk_length=16),
         SpecialTokens.of(tokenizer), 0,
     )  # fmt: skip

@@ -24,7 +24,7 @@ def view(make_store, tokenizer):
     documents = [draw.integers(10, len(tokenizer), length).tolist() for length in LENGTHS]
     config = ChunkingConfig(chunk_length=16, mode="per_document")
     special = SpecialTokens.of(tokenizer)
-    return ChunkView(make_store(documents), np.arange(len(LENGTHS)), config, special, 0)
+    return ChunkView.of(make_store(documents), np.arange(len(LENGTHS)), config, special, 0)
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +65,7 @@ def test_unknown_tokens_are_neither_predicted_nor_drawn(make_store, tokenizer, c
     unknown, known = tokenizer.unk_token_id, tokenizer.convert_tokens_to_ids("azure")
     documents = [[unknown, known] * 20, [unknown] * 40]
     config = ChunkingConfig(chunk_length=64, mode="per_document")
-    view = ChunkView(make_store(documents), np.arange(2), config, SpecialTokens.of(tokenizer), 0)
+    view = ChunkView.of(make_store(documents), np.arange(2), config, SpecialTokens.of(tokenizer), 0)
     chunks = view.batch(np.arange(2))
     batch = collate(
         chunks, key(0, np.arange(2)), strategy=strategy, mlm_probability=1.0,

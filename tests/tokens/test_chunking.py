@@ -53,7 +53,7 @@ def make_view(make_store):
         store = make_store(contents, [id_ in starts for ids in contents for id_ in ids])
         if documents is None:
             documents = np.arange(len(lengths))
-        return ChunkView(store, np.asarray(documents, dtype=np.int64), config, frame, PAD)
+        return ChunkView.of(store, np.asarray(documents, dtype=np.int64), config, frame, PAD)
 
     return make
 
@@ -156,7 +156,7 @@ def test_separators_stand_between_documents_only(make_view):
 
 def test_a_chunk_without_its_words_beginning_begins_one(make_view, make_store):
     store = make_store([[10, 11, 12, 13, 14]], [True, False, False, False, False])
-    view = ChunkView(store, np.arange(1), ChunkingConfig(chunk_length=4), BERT, PAD)
+    view = ChunkView.of(store, np.arange(1), ChunkingConfig(chunk_length=4), BERT, PAD)
     starts = whole(view).word_starts
     assert starts[:, 1].all()
     assert starts.sum() == len(view) == 3
@@ -275,7 +275,7 @@ def test_no_document_is_on_both_sides_and_none_is_on_neither(make_store, lengths
 def test_splitting_by_chunk_draws_disjoint_chunks(make_store):
     store = make_store(documents_of([100, 100, 200]))
     splits = split(store, split_by="chunk", validation_fraction=0.25)
-    everything = ChunkView(store, np.arange(3), ChunkingConfig(chunk_length=6), BERT, PAD)
+    everything = ChunkView.of(store, np.arange(3), ChunkingConfig(chunk_length=6), BERT, PAD)
     assert len(splits.validation) == round(0.25 * len(everything))
     assert len(splits.train) + len(splits.validation) == len(everything)
     rows = rows_of(whole(splits.train)) + rows_of(whole(splits.validation))

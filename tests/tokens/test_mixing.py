@@ -73,7 +73,7 @@ def view(make_store, tokenizer):
     store = make_store([[7] * 25, [7] * 15, [], [8] * 20], sources=[0, 0, 1, 2])
 
     def cut(*, separates_sources):
-        return ChunkView(
+        return ChunkView.of(
             store, np.arange(4), ChunkingConfig(chunk_length=10), SpecialTokens.of(tokenizer), 0,
             separates_sources=separates_sources,
         )  # fmt: skip

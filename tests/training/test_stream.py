@@ -27,7 +27,7 @@ def view(tokenizer: Any, make_store: Callable[..., Any]) -> ChunkView:
     """Chunks of different lengths, each with a content of its own."""
     draw = np.random.default_rng(0)
     documents = [draw.integers(10, 150, size=5 + number % 10) for number in range(NUM_CHUNKS)]
-    return ChunkView(
+    return ChunkView.of(
         make_store(documents),
         np.arange(NUM_CHUNKS),
         ChunkingConfig(chunk_length=16, mode="per_document"),
