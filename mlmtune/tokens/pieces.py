@@ -24,8 +24,9 @@ GROUP_TOKENS = 150_000
 """Tokens that are made at once, more or less: some 75 MB in the tokenizer."""
 
 _LIGHT = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ \n"
-_LIGHT_PER_TOKEN = 4
-"""Letters of words in ASCII that make a token; of all else each character may be one."""
+_LIGHT_PER_TOKEN = 2
+"""Letters of words in ASCII per token, where a vocabulary hardly knows the words. Of all else
+each character may be a token, and with byte-level BPE each of its bytes."""
 
 _PUNCTUATION = r"!-/:-@\[-`{-~"
 _NEVER_INSIDE = rf"(?<=[A-Za-z0-9])(?=[{_PUNCTUATION}])(?!['_])"
@@ -57,6 +58,7 @@ class Cutter:
     def __init__(self, backend: Tokenizer) -> None:
         content = json.loads(backend.to_str())
         self._border = re.compile("|".join([_BEFORE_WORD, *_other_borders(content)]))
+        self._is_byte_level = '"ByteLevel"' in json.dumps(content["pre_tokenizer"])
         self._added = {token["content"].casefold() for token in content["added_tokens"]}
 
     def __call__(self, text: str) -> Iterator[str]:
@@ -68,6 +70,13 @@ class Cutter:
             start = end
         if start < len(text) or not text:
             yield text[start:]
+
+    def most_tokens(self, text: str) -> int:
+        """About the most tokens that a text makes."""
+        ascii_part = text.encode("ascii", "ignore")
+        num_light = len(ascii_part) - len(ascii_part.translate(None, _LIGHT))
+        num_units = len(text.encode()) if self._is_byte_level else len(text)
+        return num_units - num_light + num_light // _LIGHT_PER_TOKEN
 
     def _place_to_cut(self, text: str, place: int) -> int:
         """The first border from a place on; without one, the next place between characters."""
@@ -127,16 +136,9 @@ def cut(texts: Iterable[str], cutter: Cutter) -> Iterator[list[Piece]]:
         for piece in cutter(text):
             group.append(Piece(number, begin, piece))
             begin += len(piece)
-            num_tokens += _most_tokens(piece)
+            num_tokens += cutter.most_tokens(piece)
             if num_tokens >= GROUP_TOKENS:
                 yield group
                 group, num_tokens = [], 0
     if group:
         yield group
-
-
-def _most_tokens(text: str) -> int:
-    """About the most tokens that a text makes."""
-    characters = text.encode("ascii", "ignore")
-    num_light = len(characters) - len(characters.translate(None, _LIGHT))
-    return len(text) - num_light + num_light // _LIGHT_PER_TOKEN

@@ -19,7 +19,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from mlmtune.cli import main
-from mlmtune.tokens import borders, marks, store, tokenization
+from mlmtune.tokens import marks, store, tokenization
 from mlmtune.training import loop
 from mlmtune.training.interrupts import StopRequest
 
@@ -76,7 +76,6 @@ def killed_in_exporting(when: Callable[[], bool], connection: Connection) -> Non
 def killed_in_tokenizing(when: Callable[[], bool], connection: Connection) -> None:
     """The same while the token store is written."""
     build = tokenization._build
-    borders._kinds()  # a table of all characters, in a million calls that write no file
 
     def build_watched(*arguments: Any) -> None:
         _watch(when)
