@@ -74,14 +74,14 @@ def killed_in_exporting(when: Callable[[], bool], connection: Connection) -> Non
 
 
 def killed_in_tokenizing(when: Callable[[], bool], connection: Connection) -> None:
-    """The same while the token store is written."""
-    build = tokenization._build
+    """The same while the token store is written, from its first file on."""
+    writer = tokenization.StoreWriter
 
-    def build_watched(*arguments: Any) -> None:
+    def writer_watched(*arguments: Any, **settings: Any) -> store.StoreWriter:
         _watch(when)
-        build(*arguments)
+        return writer(*arguments, **settings)
 
-    tokenization._build = build_watched
+    tokenization.StoreWriter = writer_watched
 
 
 def killed_in_marking(when: Callable[[], bool], connection: Connection) -> None:
