@@ -76,31 +76,31 @@ def _without_unseen(text: str) -> str:
 
 def is_spaced(tag: str) -> bool:
     """Whether a browser begins a new line at this tag."""
-    name = _TAG_NAME.match(tag)
-    return name is not None and name[1].lower() in _SPACED_ELEMENTS
+    return _element(tag) in _SPACED_ELEMENTS
 
 
 def is_word_break(tag: str) -> bool:
-    """Whether a line may be broken here: what a zero-width space says, too."""
-    name = _TAG_NAME.match(tag)
-    return name is not None and name[1].lower() == "wbr"
+    """Whether a line may be broken here, as a zero-width space says, too."""
+    return _element(tag) == "wbr"
 
 
 def is_placeholder(tag: str) -> bool:
     """Whether angle brackets hold no element of HTML but a word of the text: `<resource-group>`."""
-    name = _TAG_NAME.match(tag)
-    if name is None or "=" in tag:
+    element = _element(tag)
+    if not element or "=" in tag:
         return False
-    element = name[1].lower()
     return element not in _SPACED_ELEMENTS and not _INLINE_ELEMENTS.fullmatch(element)
+
+
+def _element(tag: str) -> str:
+    """The name of a tag's element in lower case; empty for comments and declarations."""
+    name = _TAG_NAME.match(tag)
+    return name[1].lower() if name else ""
 
 
 def _instead_of_tag(found: re.Match[str]) -> str:
     tag = found[0]
-    name = _TAG_NAME.match(tag)
-    if name is None:
-        return ""
-    if name[1].lower() in ("td", "th"):
+    if _element(tag) in ("td", "th"):
         return "" if tag.startswith("</") else _CELL_MARK
     if is_spaced(tag):
         return "\n"

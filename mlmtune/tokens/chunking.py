@@ -16,8 +16,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from mlmtune.config import ChunkingConfig
-from mlmtune.tokens.store import TokenStore
-from mlmtune.tokens.stream_layout import Frame, StreamLayout, sums
+from mlmtune.tokens.store import TokenStore, sum_by_source
+from mlmtune.tokens.stream_layout import Frame, StreamLayout
 from mlmtune.tokens.tokenization import SpecialTokens
 
 BLOCK_CHUNKS = 4096
@@ -58,8 +58,6 @@ class ChunkView:
         num_body_tokens_by_source: (S,) tokens of the documents of each source.
         num_documents: None of a selection, because its chunks may cut documents.
         num_characters: of the documents; None of a selection.
-        num_tokens_truncated: tokens at the ends of long documents that are in no chunk.
-        num_tokens_dropped: tokens of last chunks that were too short.
         selection: (B,) chunks of the stream that the view has, in order; None for all of them.
     """
 
@@ -70,8 +68,6 @@ class ChunkView:
     num_body_tokens_by_source: NDArray[np.int64]
     num_documents: int | None
     num_characters: int | None
-    num_tokens_truncated: int
-    num_tokens_dropped: int
     selection: NDArray[np.int64] | None = None
 
     @classmethod
@@ -108,11 +104,9 @@ class ChunkView:
             layout,
             pad_token_id,
             num_body_tokens=int(lengths.sum()),
-            num_body_tokens_by_source=sums(sources, lengths, len(store.sources)),
+            num_body_tokens_by_source=sum_by_source(lengths, sources, len(store.sources)),
             num_documents=len(documents),
             num_characters=int(store.num_characters[documents].sum()),
-            num_tokens_truncated=layout.num_tokens_truncated,
-            num_tokens_dropped=layout.num_tokens_dropped,
         )
 
     def select(self, chunks: NDArray[np.int64]) -> Self:
@@ -121,8 +115,6 @@ class ChunkView:
             self,
             num_documents=None,
             num_characters=None,
-            num_tokens_truncated=0,
-            num_tokens_dropped=0,
             selection=chunks if self.selection is None else self.selection[chunks],
         )
         return replace(selected, num_body_tokens=sum(len(ids) for ids in selected._bodies()))
@@ -157,6 +149,16 @@ class ChunkView:
         if self.selection is not None:
             return int(self.lengths(np.arange(len(self))).sum())
         return int(self.layout.num_tokens_by_source.sum())
+
+    @property
+    def num_tokens_truncated(self) -> int:
+        """Tokens at the ends of long documents that are in no chunk; 0 of a selection."""
+        return self.layout.num_tokens_truncated if self.selection is None else 0
+
+    @property
+    def num_tokens_dropped(self) -> int:
+        """Tokens of last chunks that were too short; 0 of a selection."""
+        return self.layout.num_tokens_dropped if self.selection is None else 0
 
     @property
     def num_chunks_by_source(self) -> NDArray[np.int64]:

@@ -253,7 +253,7 @@ class TokenStore:
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
         """(num_documents + 1,) the position where each document begins, and the end."""
-        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.lengths)])
+        return end_to_end(self.lengths)
 
     @property
     def num_tokens(self) -> int:
@@ -570,10 +570,12 @@ class StoreWriter:
         entry: dict[str, Any] = {
             "num_documents": len(self._ids),
             "num_tokens": self._num_tokens,
-            "num_tokens_by_source": self._by_source(arrays["sources"], arrays["lengths"]),
-            "num_unknown_tokens_by_source": self._by_source(
-                arrays["sources"], arrays["num_unknown_tokens"]
-            ),
+            "num_tokens_by_source": sum_by_source(
+                arrays["lengths"], arrays["sources"], len(self._sources)
+            ).tolist(),
+            "num_unknown_tokens_by_source": sum_by_source(
+                arrays["num_unknown_tokens"], arrays["sources"], len(self._sources)
+            ).tolist(),
             "unknown_characters": _most_frequent(self._unknown_characters),
             "num_words_by_source": count_by_source(
                 arrays["word_starts"], arrays["lengths"], arrays["sources"], len(self._sources)
@@ -596,12 +598,6 @@ class StoreWriter:
         self._shards.append(entry)
         self._batches, self._ids, self._num_tokens = [], [], 0
         self._unknown_characters = []
-
-    def _by_source(self, sources: NDArray[np.uint16], counts: NDArray[np.int64]) -> list[int]:
-        """The sum over each source of what is counted."""
-        by_source = np.zeros(len(self._sources), dtype=np.int64)
-        np.add.at(by_source, sources, counts)
-        return [int(count) for count in by_source]
 
     def finish(self, funnel: dict[str, Any]) -> None:
         """Write what is left and the manifest, and give the store its name."""
@@ -645,6 +641,26 @@ def _joined(arrays: list[NDArray[Any]]) -> NDArray[Any]:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
+def end_to_end(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n + 1,) where each of n stretches that follow each other begins, and where the last ends."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+
+
+def sum_by_source(
+    values: NDArray[np.int64], sources: NDArray[np.uint16], num_sources: int
+) -> NDArray[np.int64]:
+    """(num_sources,) the sum of the values of each source.
+
+    Args:
+        values: (n,) what is summed up.
+        sources: (n,) index of each value's source.
+        num_sources: how many there are.
+    """
+    by_source = np.zeros(num_sources, dtype=np.int64)
+    np.add.at(by_source, sources, values)
+    return by_source
+
+
 def count_by_source(
     bits: NDArray[np.bool_],
     lengths: NDArray[np.int64],
@@ -660,11 +676,10 @@ def count_by_source(
         num_sources: how many there are.
     """
     # By document: a sum over all bits at once would take eight bytes for each of them.
-    borders = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]).tolist()
-    counts = [np.count_nonzero(bits[begin:end]) for begin, end in pairwise(borders)]
-    by_source = np.zeros(num_sources, dtype=np.int64)
-    np.add.at(by_source, sources, np.asarray(counts, dtype=np.int64))
-    return [int(count) for count in by_source]
+    borders = pairwise(end_to_end(lengths).tolist())
+    counts = [np.count_nonzero(bits[begin:end]) for begin, end in borders]
+    counted: list[int] = sum_by_source(np.asarray(counts, np.int64), sources, num_sources).tolist()
+    return counted
 
 
 def write_durably(path: Path, content: bytes | memoryview) -> None:

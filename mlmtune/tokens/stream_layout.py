@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mlmtune.config import ChunkingConfig
 from mlmtune.errors import ConfigError
-from mlmtune.tokens.store import TokenStore
+from mlmtune.tokens.store import TokenStore, end_to_end, sum_by_source
 from mlmtune.tokens.tokenization import SpecialTokens
 
 
@@ -125,7 +125,7 @@ class StreamLayout:
             if truncates
             else body_lengths + len(frame.before) + len(frame.after)
         )
-        document_offsets = _offsets(spans)
+        document_offsets = end_to_end(spans)
 
         sources = store.document_sources[documents]
         if per_document:
@@ -149,11 +149,11 @@ class StreamLayout:
         return cls(
             documents, store.offsets[documents], body_lengths, frame, window, document_offsets,
             bounds[:-1], piece_ends,
-            chunk_offsets=_offsets(num_chunks),
+            chunk_offsets=end_to_end(num_chunks),
             num_tokens_truncated=int((body_lengths - spans).sum()) if truncates else 0,
             num_tokens_dropped=int(rest.sum()) if drops_rest else 0,
-            num_chunks_by_source=sums(piece_sources, num_chunks, num_sources),
-            num_tokens_by_source=sums(piece_sources, num_tokens, num_sources),
+            num_chunks_by_source=sum_by_source(num_chunks, piece_sources, num_sources),
+            num_tokens_by_source=sum_by_source(num_tokens, piece_sources, num_sources),
         )  # fmt: skip
 
     @property
@@ -195,15 +195,3 @@ class StreamLayout:
         """Whether positions are inside the bodies of their documents; any shape."""
         is_inside: NDArray[np.bool_] = body_position >= 0
         return is_inside & (body_position < self.body_lengths[document])
-
-
-def sums(groups: NDArray[np.uint16], values: NDArray[np.int64], num: int) -> NDArray[np.int64]:
-    """(num,) the sum of the values of each group."""
-    totals = np.zeros(num, dtype=np.int64)
-    np.add.at(totals, groups, values)
-    return totals
-
-
-def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n + 1,) where each of n stretches begins that follow each other, and where the last ends."""
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
