@@ -36,6 +36,7 @@ from mlmtune.tokens.unknown import unknown_token_id
 from mlmtune.training import caveats
 from mlmtune.training.checkpoint import TrainState
 from mlmtune.training.optimization import check_warmup
+from mlmtune.training.outcome import loss_fell
 from mlmtune.training.plan import Plan
 from mlmtune.training.run_dir import RunDir
 from mlmtune.training.setup import Measurable, build_measurable, check_is_known
@@ -180,13 +181,8 @@ class MaskedLM(Measurable, Task):
             "step": step,
             "model_head_was_new": self.loaded.head_is_new,
             "worse_than_base": self.is_worse_than_base(state, step),
-            **(self._of_new_head(state) if self.loaded.head_is_new else {}),
-            # What a new head predicted of general text before is nothing that could be forgotten.
-            **(
-                {"forgetting": forgetting(state, step)}
-                if "general_loss" in after and not self.loaded.head_is_new
-                else {}
-            ),
+            # A new head knew nothing before that could be forgotten.
+            **(self._of_new_head(state) if self.loaded.head_is_new else self._lost(state, step)),
         }
 
     def is_worse_than_base(self, state: TrainState, step: int) -> bool:
@@ -194,6 +190,12 @@ class MaskedLM(Measurable, Task):
         assert state.evaluation_before is not None
         rose = state.evaluations[str(step)]["loss"] > state.evaluation_before["loss"]
         return bool(rose) and not self.loaded.head_is_new
+
+    def _lost(self, state: TrainState, step: int) -> dict[str, Any]:
+        """What was forgotten, where there is general text."""
+        if self.general_evaluator is None:
+            return {}
+        return {"forgetting": forgetting(state, step)}
 
     def _of_new_head(self, state: TrainState) -> dict[str, Any]:
         """What it is judged by: what token frequencies alone predict, and whether its loss fell."""
@@ -205,7 +207,7 @@ class MaskedLM(Measurable, Task):
         return {
             "token_frequency_loss": loss,
             "token_frequency_accuracy": accuracy,
-            "loss_fell": len(losses) == 1 or min(losses) < losses[0],
+            "loss_fell": loss_fell(losses),
         }
 
     def identity(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ two measurements are taken for independent, so that what is called clear here is
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 STANDARD_ERRORS = 1.96
@@ -46,6 +46,11 @@ def outcome(results: Mapping[str, Any]) -> str:
         how = "worse" if label == "worse" else "not better"
         return f"{label}. The model is {how} than its base on validation text: {numbers}."
     return f"{label}. On validation text: {numbers}."
+
+
+def loss_fell(losses: Sequence[float]) -> bool:
+    """Whether any evaluation's loss is below that of the first; True of a single one."""
+    return len(losses) == 1 or min(losses) < losses[0]
 
 
 def _label(loss: float, half_width: float, other: float, other_half_width: float) -> str:

@@ -13,7 +13,6 @@ from mlmtune.corpus import cleaning
 from mlmtune.corpus.document import Document
 from mlmtune.corpus.near_duplicates import signature
 from mlmtune.tokens import pieces, sentences, words
-from mlmtune.tokens.borders import Offsets
 from mlmtune.tokens.encoding import Encoder, plain_backend
 from mlmtune.tokens.sentences import sentence_marker
 from mlmtune.tokens.tokenization import _tokenize, offsets_of
@@ -36,7 +35,7 @@ def marked(marker: Any, tokenizer: Any, text: str) -> None:
     encode = Encoder(plain_backend(tokenizer))
     own = np.ones(len(text), dtype=bool)
     own = own[: sum(len(offsets.starts) for _, offsets in offsets_of([text], encode))]
-    places = (Offsets(*offsets) for _, offsets in offsets_of([text], encode))
+    places = (offsets for _, offsets in offsets_of([text], encode))
     marker.mark(Document(text, "", 0, 0), places, own)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mlmtune.training.outcome import outcome
+from mlmtune.training.outcome import loss_fell, outcome
 
 
 def results(before: float, after: float, half_width: float | None, **others: Any) -> dict[str, Any]:
@@ -66,3 +66,13 @@ def test_a_new_head_is_compared_with_token_frequencies(
         assert rose.startswith("no clear change. It predicts beyond token frequencies, but got no")
     else:
         assert rose == outcome(found)
+
+
+@pytest.mark.parametrize(
+    ("losses", "fell"), [((5.0, 4.0), True), ((5.0, 4.0, 6.0), True), ((5.0, 5.1), False),
+                         ((5.0, 5.0), False), ((8.0,), True)],
+)  # fmt: skip
+def test_a_loss_fell_where_an_evaluation_is_better_than_the_first(
+    losses: tuple[float, ...], fell: bool
+) -> None:
+    assert loss_fell(losses) == fell
