@@ -455,7 +455,10 @@ def read_part(part: Part, rows: NDArray[np.int64]) -> Iterator[tuple[str, str]]:
                     (table["id"][row].as_py(), table["text"][row].as_py())
                     for row in (here - first).tolist()
                 ]
-                del table  # a document may be so large that two copies of it are much
+                # A document may be so large that two copies of it are much, and Arrow keeps what it no
+                # longer uses, also of the time when the part was written.
+                del table
+                pa.default_memory_pool().release_unused()
                 while found:
                     yield found.pop(0)
             first = end
