@@ -455,8 +455,8 @@ def read_part(part: Part, rows: NDArray[np.int64]) -> Iterator[tuple[str, str]]:
                     (table["id"][row].as_py(), table["text"][row].as_py())
                     for row in (here - first).tolist()
                 ]
-                # A document may be so large that two copies of it are much, and Arrow keeps what it no
-                # longer uses, also of the time when the part was written.
+                # A document may be so large that two copies of it are much, and Arrow keeps what it
+                # no longer uses, also of the time when the part was written.
                 del table
                 pa.default_memory_pool().release_unused()
                 while found:
