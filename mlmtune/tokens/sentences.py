@@ -20,6 +20,9 @@ PACKAGE, EXTRA = "sentencex", "sentences"
 
 WINDOW_CHARACTERS = 20_000
 """Of a text, looked at together."""
+MARGIN_CHARACTERS = 2_000
+"""Before the end of a window that cuts a paragraph. Sentences that begin there are looked for
+again, because a bracket or a quotation that the window cuts may have parted them wrongly."""
 
 _PARAGRAPH = "\n\n"
 
@@ -64,12 +67,12 @@ def sentence_marker(language: str, by_lines: Sequence[bool] = ()) -> Marker:
 
 
 def sentence_starts(text: str, language: str) -> Iterator[int]:
-    """Where each sentence begins in a text, in characters.
+    """Where each sentence begins in a text, in characters: at its first that is no white space.
 
     A long text is looked at in windows, because sentencex takes time that grows with the square of
     a paragraph's sentences, and hundreds of bytes for each of them. A window ends between two
-    paragraphs or, where it has no border of those, before its last sentence, which the next window
-    begins with.
+    paragraphs. Where it has no border of those, the next window begins with the last sentence that
+    does not begin in the window's margin.
 
     Args:
         text: of a document.
@@ -83,11 +86,14 @@ def sentence_starts(text: str, language: str) -> Iterator[int]:
         next_begin = end
         cuts_sentence = end < len(text) and not text.startswith(_PARAGRAPH, end)
         if cuts_sentence and len(boundaries) > 1:
-            next_begin = begin + boundaries.pop()["start_index"]
-            cuts_sentence = False
+            last = boundaries.pop()["start_index"]
+            while len(boundaries) > 1 and begin + last > end - MARGIN_CHARACTERS:
+                last = boundaries.pop()["start_index"]
+            next_begin, cuts_sentence = begin + last, False
         for boundary in boundaries[1:] if is_inside else boundaries:
-            if not boundary["text"].isspace():  # between paragraphs
-                yield begin + boundary["start_index"]
+            sentence = boundary["text"].lstrip()
+            if sentence:  # else it is what parts paragraphs
+                yield begin + boundary["end_index"] - len(sentence)
         begin, is_inside = next_begin, cuts_sentence
 
 

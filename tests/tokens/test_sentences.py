@@ -70,13 +70,14 @@ SHORT = ["One went. ", "Two came! ", "Dr. No spoke. ", "员工很多。", "(Was 
 
 
 @given(
-    text=st.lists(st.sampled_from([*SHORT, "\n\n", " \n\n  "]), max_size=30).map("".join),
-    window=st.integers(40, 120),
+    text=st.lists(st.sampled_from([*SHORT, "\n\n", " \n\n  "]), max_size=60).map("".join),
+    window=st.integers(100, 200),
 )
 def test_a_long_text_has_the_sentences_that_it_has_as_a_whole(text, window):
     whole = list(sentence_starts(text, "en"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sentences_module, "WINDOW_CHARACTERS", window)
+        patch.setattr(sentences_module, "MARGIN_CHARACTERS", 40)
         assert list(sentence_starts(text, "en")) == whole
 
 
