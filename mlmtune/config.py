@@ -50,6 +50,11 @@ def keys_of(section: type[BaseModel]) -> dict[str, FieldInfo]:
     return {field.alias or name: field for name, field in section.model_fields.items()}
 
 
+def has_pairs(objective: Objective) -> bool:
+    """Whether an objective trains on pairs of segments besides masked tokens."""
+    return objective != "mlm"
+
+
 class RunConfig(Section):
     """Where a run lives, and the seed that all of its training draws come from."""
 
@@ -714,7 +719,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _pairs_are_cut_in_one_way(self) -> "Config":
-        if self.objective == "mlm":
+        if not has_pairs(self.objective):
             # Beside a segmenter the language of its words may be stated; by itself it does nothing.
             is_read = self.tokenization.word_segmenter is not None
             if self.tokenization.language != "en" and not is_read:

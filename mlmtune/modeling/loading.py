@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from mlmtune.config import ModelConfig, Objective
+from mlmtune.config import ModelConfig, Objective, has_pairs
 from mlmtune.errors import ConfigError, is_fault_of_machine
 from mlmtune.modeling.attention import attention_for, keep_attention_type
 from mlmtune.modeling.kept_weights import read_kept_weights
@@ -119,18 +119,18 @@ def load_pretrained(
         ConfigError: tokenizer, model, objective and chunks do not fit.
         HubError: the hub cannot be reached, or has no such model.
     """
-    has_pairs = objective != "mlm"
+    with_pairs = has_pairs(objective)
 
     def prepare(model_config: Any) -> None:
-        if has_pairs:
+        if with_pairs:
             _check_pair_head(config.name_or_path, objective, model_config)
 
     loaded = _load(
         found or locate_model(config.name_or_path, config.revision),
         config,
-        AutoModelForPreTraining if has_pairs else AutoModelForMaskedLM,
+        AutoModelForPreTraining if with_pairs else AutoModelForMaskedLM,
         prepare,
-        dropout_fields=(*DROPOUT_FIELDS, *(PAIR_DROPOUT_FIELDS if has_pairs else ())),
+        dropout_fields=(*DROPOUT_FIELDS, *(PAIR_DROPOUT_FIELDS if with_pairs else ())),
         length=chunk_length,
         length_key="chunking.chunk_length",
         device=device,
@@ -142,7 +142,7 @@ def load_pretrained(
         read.model,
         loaded.tokenizer,
         new_weights=tuple(sorted(read.missing)),
-        new_pair_weights=_pair_weights(read.model, read.missing) if has_pairs else (),
+        new_pair_weights=_pair_weights(read.model, read.missing) if with_pairs else (),
         kept_weights=read_kept_weights(
             loaded.found.path, read.model, read.unexpected, read.renamed
         ),

@@ -16,6 +16,7 @@ from mlmtune.config import (
     SourceConfig,
     Strategy,
     TokenizationConfig,
+    has_pairs,
 )
 from mlmtune.console import Console
 from mlmtune.corpus.corpus import read_corpus
@@ -233,7 +234,7 @@ def needed_markers(tokenization: TokenizationConfig, uses: Uses) -> list[Marker]
     markers = []
     if tokenization.word_segmenter is not None:
         markers.append(word_marker(tokenization.word_segmenter))
-    if uses.objective != "mlm":
+    if has_pairs(uses.objective):
         markers.append(sentence_marker(tokenization.language, uses.by_lines))
     for marker in markers:
         if marker.made_by is None and tokenization.store is None:
