@@ -1,4 +1,4 @@
-"""The commands. The only place that prints errors and picks exit codes.
+"""The commands: their options, and the exit code of each error.
 
 What a command needs is imported when it runs: `--help` and config errors must not wait for torch.
 """
@@ -6,31 +6,21 @@ What a command needs is imported when it runs: `--help` and config errors must n
 import os
 import re
 import shlex
-import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from mlmtune import __version__
-from mlmtune.console import (
-    Console,
-    end_without_reader,
-    for_stream,
-    secure_standard_streams,
-)  # fmt: skip
+from mlmtune import __version__, exits
+from mlmtune.console import Console
 from mlmtune.errors import ConfigError, NobodyReads, ResourceError, StoppedAtOnce, explain
 from mlmtune.locations import expand_home
-from mlmtune.printable import counted, printable_text
-from mlmtune.redaction import without_secrets
+from mlmtune.printable import counted
 from mlmtune.shell import own_command
-from mlmtune.training.interrupts import STOP_SIGNALS, answered_signals
-from mlmtune.training.launched import follow_launcher, is_launched, report
+from mlmtune.training.launched import is_launched
 
 if TYPE_CHECKING:
     from mlmtune.config import ClassificationConfig, Config, HubConfig
@@ -111,7 +101,7 @@ def top(
     6 memory or disk, 7 hub or network, 129, 130 and 143 interrupted.
     """
     if context.invoked_subcommand not in WRITES_FILES:
-        end_without_reader()
+        exits.end_without_reader()
     if version:
         print(f"mlmtune {__version__}")
     elif context.invoked_subcommand is None:
@@ -168,7 +158,7 @@ def train(
     results = run_training(settings, options, build_masked_lm)
     # Of a run that was complete already, the report may be missing: it was killed while making it.
     is_reported = results is None and (run / "report.html").is_file()
-    if _is_first_process() and not is_reported:
+    if exits.is_first_process() and not is_reported:
         console = Console(is_quiet=quiet)
         has_report = not no_report and _report_on_finished(run, console)
         if results is not None and not has_report:
@@ -197,15 +187,11 @@ def _report_on_finished(run: Path, console: Console) -> bool:
 
 def _push_finished(run: Path, hub: "HubConfig", console: Console) -> None:
     """Push the run that has come to its end, where the config says so; again if need be."""
-    if hub.hub_model_id is None or not _is_first_process():
+    if hub.hub_model_id is None or not exits.is_first_process():
         return
     from mlmtune.training.pushing import push_run
 
     push_run(run, hub.hub_model_id, is_private=hub.private, console=console)
-
-
-def _is_first_process() -> bool:
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _check_models(names: Sequence[str], key: str) -> None:
@@ -236,7 +222,7 @@ def _check_text(settings: "Config | ClassificationConfig") -> None:
 
 def _say_what_begins(doing: str, *, is_quiet: bool = False) -> None:
     """Tell whoever waits at a terminal what goes on while the libraries are imported."""
-    speaks = _is_first_process() and not is_launched()
+    speaks = exits.is_first_process() and not is_launched()
     console = Console(is_main=speaks, is_quiet=is_quiet, notes_to_stderr=True)
     if console.shows_bars:
         console.say(f"{doing} ...")
@@ -747,19 +733,15 @@ def _run_in_processes(nproc: str | None, run: Path | None = None) -> None:
 
     num_processes = count_processes(nproc)
     if num_processes > 1:
-        ending = launch(num_processes, run, is_quiet=not _shows_traceback())
+        ending = launch(num_processes, run, is_quiet=not exits.shows_traceback())
         if ending.exit_code == 0:
             sys.exit(0)
-        _fail(ending.message, ending.exit_code, ending.rank)
+        exits.fail(ending.message, ending.exit_code, ending.rank)
 
 
 def main() -> NoReturn:
     """Run a command; print an error as one line; exit with its code."""
-    secure_standard_streams()
-    for number in answered_signals():
-        signal.signal(number, _stop_at_once)
-    if is_launched():
-        follow_launcher()
+    exits.secure_process()
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         code = app(args=arguments, prog_name="mlmtune", standalone_mode=False)
@@ -768,38 +750,10 @@ def main() -> NoReturn:
         code = 0
     except (StoppedAtOnce, Exception) as error:
         message, code = _explain(error)
-        if _shows_traceback() and not isinstance(error, StoppedAtOnce):
-            print(printable_text(without_secrets(traceback.format_exc())), file=sys.stderr)
-        _fail(message, code)
-    code = code if isinstance(code, int) else 0
-    _tell_launcher(code)
-    sys.exit(code)
-
-
-def _shows_traceback() -> bool:
-    # Wherever it stands: nobody should have to think about where an option for errors goes.
-    return "--debug" in sys.argv
-
-
-def _stop_at_once(signal_number: int, frame: FrameType | None) -> None:
-    if "WORLD_SIZE" in os.environ:
-        if sys.exc_info()[1] is not None:
-            return  # it is failing already, and its launcher stops it for another's failure
-        _ignore_signals()  # whoever signals all processes reaches this one by its launcher, too
-    raise StoppedAtOnce(signal_number)
-
-
-def _ignore_signals() -> None:
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _tell_launcher(code: int, message: str = "") -> bool:
-    """Whether there is a launcher that prints the message and exits with the code."""
-    if not is_launched():
-        return False
-    _ignore_signals()  # it stops this process if another one failed; all is said already
-    return report(code, message)
+        if exits.shows_traceback() and not isinstance(error, StoppedAtOnce):
+            exits.print_traceback()
+        exits.fail(message, code)
+    exits.finish(code if isinstance(code, int) else 0)
 
 
 def _explain(error: BaseException) -> tuple[str, int]:
@@ -821,22 +775,3 @@ def _advice(message: str) -> str:
         if "'--config'" in message and re.search(r"\.ya?ml$", argument, re.IGNORECASE):
             return f"did you mean --config {shlex.quote(argument)}?"
     return "mlmtune --help shows what there is"
-
-
-def _fail(message: str, code: int, speaker: int | None = None) -> NoReturn:
-    """Print a message and exit.
-
-    Args:
-        message: one line.
-        code: of the exit.
-        speaker: the process that the message is of, where a launcher speaks for it.
-    """
-    rank = int(os.environ.get("RANK", "0")) if speaker is None else speaker
-    message = printable_text(without_secrets(message))
-    # The same error in all processes is printed once; what a single one meets is printed, too.
-    is_spoken = speaker is not None or rank == 0 or code in (1, ResourceError.exit_code)
-    if not _tell_launcher(code, message) and is_spoken:
-        prefix = "mlmtune" if rank == 0 else f"mlmtune (process {rank})"
-        print(for_stream(f"{prefix}: {message}", sys.stderr), file=sys.stderr)
-    sys.stderr.flush()
-    sys.exit(code)

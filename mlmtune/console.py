@@ -1,7 +1,5 @@
 """What a person sees while something goes on: lines, and bars on a terminal."""
 
-import errno
-import io
 import os
 import re
 import shutil
@@ -11,7 +9,6 @@ from typing import Any, TextIO, TypeVar
 
 from tqdm import tqdm
 
-from mlmtune.errors import NobodyReads
 from mlmtune.printable import printable_text, shown_width
 from mlmtune.redaction import without_secrets
 from mlmtune.shell import holds_command
@@ -118,83 +115,3 @@ def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     for first, *others in rows:
         cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
         yield "  ".join([first.ljust(widths[0]), *cells]).rstrip()
-
-
-# ------------------------------------------------------------------------- standard streams
-
-
-class StandardOutput(io.FileIO):
-    """Standard output or standard error, the loss of which never ends a run.
-
-    A reader may leave (`| head`), a terminal may be closed, a disk may be full. What is written
-    from then on goes to the null device, also what libraries write past Python.
-
-    Args:
-        descriptor: 1 or 2.
-    """
-
-    def __init__(self, descriptor: int) -> None:
-        super().__init__(descriptor, "w", closefd=False)
-        self.is_result = False
-        """Whether there is nothing left to do for the command once this is lost."""
-
-    def write(self, data: Any) -> int:
-        """Write; where that fails, go on without this stream.
-
-        Raises:
-            NobodyReads: the stream is all that the command is for, and its reader has left.
-            OSError: the stream is all that the command is for, and it cannot be written.
-        """
-        try:
-            return super().write(data) or 0
-        except OSError as error:
-            _point_to_nothing(self.fileno())
-            if self.is_result:
-                if error.errno == errno.EPIPE:
-                    raise NobodyReads from error
-                error.filename = "standard output"
-                raise
-            if self.fileno() == 1 and error.errno != errno.EPIPE:
-                print(f"standard output is lost ({error.strerror}); this goes on", file=sys.stderr)
-            return len(data)
-
-
-def secure_standard_streams() -> None:
-    """Make standard output and standard error streams to which everything can be written.
-
-    Those that are closed lead to the null device, so that no file that is opened gets their
-    number. Characters that the stream's encoding does not have are written as escapes.
-    """
-    for descriptor in (0, 1, 2):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            _point_to_nothing(descriptor)
-    for descriptor, name in ((1, "stdout"), (2, "stderr")):
-        stream = getattr(sys, name)
-        if stream is not getattr(sys, f"__{name}__"):
-            continue  # someone listens in this process, such as a test
-        if stream is not None:
-            stream.flush()
-        raw = StandardOutput(descriptor)
-        encoding = "utf-8" if stream is None else stream.encoding
-        secured = io.TextIOWrapper(
-            io.BufferedWriter(raw), encoding, errors="backslashreplace",
-            line_buffering=descriptor == 2 or raw.isatty(),
-        )  # fmt: skip
-        setattr(sys, name, secured)
-        setattr(sys, f"__{name}__", secured)
-
-
-def end_without_reader() -> None:
-    """From here on the command is for what it prints alone: it ends when that is not read."""
-    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    if isinstance(raw, StandardOutput):
-        raw.is_result = True
-
-
-def _point_to_nothing(descriptor: int) -> None:
-    nothing = os.open(os.devnull, os.O_RDWR)
-    if nothing != descriptor:
-        os.dup2(nothing, descriptor)
-        os.close(nothing)

@@ -1,7 +1,7 @@
 """Every error that a user can cause or meet, one exit code a branch.
 
 An error's message is one line: what is wrong, where, and how to fix it. Only the command line
-(`mlmtune.cli`) prints errors and turns them into exit codes; every other module raises.
+(`mlmtune.cli`, by `mlmtune.exits`) prints errors and exits; every other module raises.
 """
 
 import errno

@@ -1,0 +1,173 @@
+"""How a process ends: standard streams that are lost, signals, launchers, and the exit itself.
+
+Only this module and `mlmtune.cli` print errors and choose exit codes.
+"""
+
+import errno
+import io
+import os
+import signal
+import sys
+import traceback
+from types import FrameType
+from typing import Any, NoReturn
+
+from mlmtune.console import for_stream
+from mlmtune.errors import NobodyReads, ResourceError, StoppedAtOnce
+from mlmtune.printable import printable_text
+from mlmtune.redaction import without_secrets
+from mlmtune.training.interrupts import STOP_SIGNALS, answered_signals
+from mlmtune.training.launched import follow_launcher, is_launched, report
+
+
+def secure_process() -> None:
+    """Make this process end in order, whatever ends it. Called before anything else is done."""
+    secure_standard_streams()
+    for number in answered_signals():
+        signal.signal(number, _stop_at_once)
+    if is_launched():
+        follow_launcher()
+
+
+def is_first_process() -> bool:
+    """Whether this process is the only one, or the first of those that a launcher started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def finish(code: int) -> NoReturn:
+    """Exit with a code when there is nothing to say."""
+    _tell_launcher(code)
+    sys.exit(code)
+
+
+def fail(message: str, code: int, speaker: int | None = None) -> NoReturn:
+    """Print a message and exit.
+
+    Args:
+        message: one line.
+        code: the exit code.
+        speaker: the rank of the process that the message is from, where a launcher prints it.
+    """
+    rank = int(os.environ.get("RANK", "0")) if speaker is None else speaker
+    message = printable_text(without_secrets(message))
+    # An error that all processes meet is printed once; one that a single process meets, too.
+    is_spoken = speaker is not None or rank == 0 or code in (1, ResourceError.exit_code)
+    if not _tell_launcher(code, message) and is_spoken:
+        prefix = "mlmtune" if rank == 0 else f"mlmtune (process {rank})"
+        print(for_stream(f"{prefix}: {message}", sys.stderr), file=sys.stderr)
+    sys.stderr.flush()
+    sys.exit(code)
+
+
+def print_traceback() -> None:
+    """Print the traceback of the exception that is being handled, without secrets."""
+    print(printable_text(without_secrets(traceback.format_exc())), file=sys.stderr)
+
+
+def shows_traceback() -> bool:
+    """Whether `--debug` is anywhere on the command line; its place does not matter."""
+    return "--debug" in sys.argv
+
+
+# ------------------------------------------------------------------------ signals and launchers
+
+
+def _stop_at_once(signal_number: int, frame: FrameType | None) -> None:
+    if "WORLD_SIZE" in os.environ:
+        if sys.exc_info()[1] is not None:
+            return  # it is failing already, and its launcher stops it for another's failure
+        _ignore_signals()  # whoever signals all processes reaches this one by its launcher, too
+    raise StoppedAtOnce(signal_number)
+
+
+def _ignore_signals() -> None:
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _tell_launcher(code: int, message: str = "") -> bool:
+    """Whether there is a launcher that prints the message and exits with the code."""
+    if not is_launched():
+        return False
+    _ignore_signals()  # it stops this process if another one failed; all is said already
+    return report(code, message)
+
+
+# ----------------------------------------------------------------------------- standard streams
+
+
+class StandardOutput(io.FileIO):
+    """Standard output or standard error, the loss of which never ends a run.
+
+    A reader may leave (`| head`), a terminal may be closed, a disk may be full. What is written
+    from then on goes to the null device, also what libraries write past Python.
+
+    Args:
+        descriptor: 1 or 2.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor, "w", closefd=False)
+        self.is_result = False
+        """Whether there is nothing left to do for the command once this is lost."""
+
+    def write(self, data: Any) -> int:
+        """Write; where that fails, go on without this stream.
+
+        Raises:
+            NobodyReads: the stream is all that the command is for, and its reader has left.
+            OSError: the stream is all that the command is for, and it cannot be written.
+        """
+        try:
+            return super().write(data) or 0
+        except OSError as error:
+            _point_to_nothing(self.fileno())
+            if self.is_result:
+                if error.errno == errno.EPIPE:
+                    raise NobodyReads from error
+                error.filename = "standard output"
+                raise
+            if self.fileno() == 1 and error.errno != errno.EPIPE:
+                print(f"standard output is lost ({error.strerror}); this goes on", file=sys.stderr)
+            return len(data)
+
+
+def secure_standard_streams() -> None:
+    """Make standard output and standard error streams to which everything can be written.
+
+    Those that are closed lead to the null device, so that no file that is opened gets their
+    number. Characters that the stream's encoding does not have are written as escapes.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            _point_to_nothing(descriptor)
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is not getattr(sys, f"__{name}__"):
+            continue  # someone listens in this process, such as a test
+        if stream is not None:
+            stream.flush()
+        raw = StandardOutput(descriptor)
+        encoding = "utf-8" if stream is None else stream.encoding
+        secured = io.TextIOWrapper(
+            io.BufferedWriter(raw), encoding, errors="backslashreplace",
+            line_buffering=descriptor == 2 or raw.isatty(),
+        )  # fmt: skip
+        setattr(sys, name, secured)
+        setattr(sys, f"__{name}__", secured)
+
+
+def end_without_reader() -> None:
+    """From here on the command is for what it prints alone: it ends when that is not read."""
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    if isinstance(raw, StandardOutput):
+        raw.is_result = True
+
+
+def _point_to_nothing(descriptor: int) -> None:
+    nothing = os.open(os.devnull, os.O_RDWR)
+    if nothing != descriptor:
+        os.dup2(nothing, descriptor)
+        os.close(nothing)
