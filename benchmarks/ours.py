@@ -18,6 +18,7 @@ from mlmtune.masking.collator import MaskingCollator
 from mlmtune.masking.selection import STRATEGIES
 from mlmtune.modeling.device import build_accelerator, precision_of
 from mlmtune.modeling.locating import locate_model
+from mlmtune.modeling.losses import LOSS
 from mlmtune.modeling.tokenizer import load_tokenizer
 from mlmtune.randomness import key
 from mlmtune.tokens import tokenization
@@ -33,6 +34,7 @@ from mlmtune.training.masked_lm import build_masked_lm
 from mlmtune.training.progress import Progress
 from mlmtune.training.run_dir import RunDir
 from mlmtune.training.setup import Measurable, build_measurable
+from mlmtune.training.window import Window
 from options import Setting
 from texts import CorpusInMemory
 
@@ -89,10 +91,9 @@ def start_job(config: Config) -> Job:
 def step(job: Job) -> float:
     """One optimizer step; returns the mean loss of its masked tokens."""
     batches = job.task.stream.micro_batches(job.state.step)
-    agreed = agree(job, sum(batch.num_targets for batch in batches))
-    before = job.state.loss_sum
-    take_step(job, batches, agreed.num_targets)
-    return (job.state.loss_sum - before) / max(agreed.num_targets, 1)
+    job.state.window = Window()
+    take_step(job, batches, agree(job, batches).num_targets)
+    return job.state.window.means()[LOSS]
 
 
 class Training:
@@ -128,7 +129,7 @@ class Training:
             "num_parameters": parts.loaded.num_parameters,
             "attention": parts.loaded.attn_implementation,
             "head_on_masked_positions": parts.head.is_sparse,
-            "loss": self.job.state.loss_sum / max(self.job.state.num_targets, 1),
+            "loss": self.job.state.totals.means()[LOSS],
         }
 
 

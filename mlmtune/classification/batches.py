@@ -39,7 +39,7 @@ class ExampleBatch:
 
     @property
     def num_targets(self) -> int:
-        """What the loss of a step is divided by: the examples."""
+        """The examples, by whose number the loss of a step is divided."""
         return len(self.labels)
 
     def to(self, device: torch.device) -> Self:

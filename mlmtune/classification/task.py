@@ -19,7 +19,7 @@ from mlmtune.config import ClassificationConfig
 from mlmtune.console import Console, table
 from mlmtune.modeling.device import precision_of
 from mlmtune.modeling.loading import LoadedModel, load_classifier
-from mlmtune.modeling.losses import Losses
+from mlmtune.modeling.losses import LOSS, Losses
 from mlmtune.sharing.card import Card, classification_card, classification_snippet
 from mlmtune.training import caveats
 from mlmtune.training.checkpoint import TrainState
@@ -66,7 +66,11 @@ class Classification(Task):
         """Cross entropies of the labels, each by its weight."""
         logits = model(**batch.inputs).logits.float()
         each = functional.cross_entropy(logits, batch.labels, reduction="none")
-        return Losses((each * batch.weights).sum())
+        return Losses({LOSS: (each * batch.weights).sum()})
+
+    def num_targets(self, batch: ExampleBatch) -> dict[str, int]:
+        """The examples."""
+        return {LOSS: batch.num_targets}
 
     @property
     def other_than_compiling(self) -> str | None:

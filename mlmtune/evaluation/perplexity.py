@@ -28,7 +28,7 @@ from mlmtune.evaluation.scoring import (
     TokenScores,
     any_should_stop,
 )
-from mlmtune.modeling.masked_head import MaskedHead
+from mlmtune.modeling.masked_head import PAIR_ACCURACY, PAIR_LABEL_SHARE, PAIR_LOSS, MaskedHead
 from mlmtune.printable import counted
 from mlmtune.tokens.pairs import PairSequences
 
@@ -286,12 +286,9 @@ class Evaluator:
         chunks, keys = pairs.batch(np.zeros_like(places), places)
         batch = self.masks.collator(chunks, keys, self._mlm_probability).to(accelerator.device)
         losses = head.losses(model, batch)
-        assert losses.pair is not None
-        assert losses.num_pairs_correct is not None
-        assert losses.num_pair_ones is not None
+        tallies = losses.tallies[PAIR_ACCURACY], losses.tallies[PAIR_LABEL_SHARE]
         sums = np.zeros(NUM_SUMS)
-        num_correct, num_ones = float(losses.num_pairs_correct), float(losses.num_pair_ones)
-        sums[:4] = len(places), float(losses.pair), num_correct, num_ones
+        sums[:4] = len(places), *map(float, (losses.terms[PAIR_LOSS], *tallies))
         return sums
 
 

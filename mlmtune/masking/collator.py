@@ -59,11 +59,6 @@ class MaskedBatch:
     token_type_ids: torch.Tensor | None
     pair_labels: torch.Tensor | None = None
 
-    @property
-    def num_targets(self) -> int:
-        """What the loss of a step is divided by: the masked tokens."""
-        return self.num_masked_tokens
-
     def masked_labels(self) -> torch.Tensor:
         """(M,) the labels at `masked_positions`."""
         return self.labels.reshape(-1).index_select(0, self.masked_positions)

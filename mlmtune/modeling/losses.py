@@ -1,22 +1,26 @@
-"""What a batch gives to train on."""
+"""What a model is trained on: named sums over a batch."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
+
+LOSS = "loss"
+"""The term that every task has: `train_loss` is its mean, and its predictions are counted."""
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Sums over a batch, in nats, in fp32. Scalars.
+    """Sums over a batch, each under the name that its mean has in metrics.jsonl. Scalars.
 
     Attributes:
-        targets: cross entropies of what is predicted: masked tokens, or the labels of examples.
-        pair: cross entropies of the pairs of sentences; None where sequences are no pairs.
-        num_pairs_correct: pairs whose likelier label is right.
-        num_pair_ones: pairs with label 1.
+        terms: Losses in nats, in fp32. A step trains on the sum of their means.
+        tallies: How many predictions are, for example, right. They are only logged.
     """
 
-    targets: torch.Tensor
-    pair: torch.Tensor | None = None
-    num_pairs_correct: torch.Tensor | None = None
-    num_pair_ones: torch.Tensor | None = None
+    terms: dict[str, torch.Tensor]
+    tallies: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def weighted(self, weights: Mapping[str, float]) -> torch.Tensor:
+        """The sum of the terms, each multiplied by its weight; gradients are taken of this."""
+        return torch.stack([term * weights[name] for name, term in self.terms.items()]).sum()

@@ -13,11 +13,14 @@ from torch import nn
 from torch.nn import functional
 
 from mlmtune.masking.collator import IGNORE_INDEX, MaskedBatch
-from mlmtune.modeling.losses import Losses
+from mlmtune.modeling.losses import LOSS, Losses
 from mlmtune.modeling.pair_head import pair_logits, token_logits
 
 PROBE_TOLERANCE = 1e-4
 """Largest difference of logits, relative to their size, at which the two ways count as equal."""
+
+PAIR_LOSS, PAIR_ACCURACY, PAIR_LABEL_SHARE = "pair_loss", "pair_accuracy", "pair_label_share"
+"""The names of what is summed over pairs: cross entropies, right answers, and labels of 1."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class MaskedHead:
         return HeadOutputs(token_logits(output)[0], pair_logits(output))  # of (1, M, V)
 
     def losses(self, model: Any, batch: MaskedBatch) -> Losses:
-        """The losses of a batch.
+        """The loss of the masked tokens; for a batch of pairs also theirs, with its tallies.
 
         Args:
             model: the model given at the start, bare or wrapped for training.
@@ -100,11 +103,14 @@ class MaskedHead:
                 ignore_index=IGNORE_INDEX,
             )
         if batch.pair_labels is None:
-            return Losses(mlm)
+            return Losses({LOSS: mlm})
         assert of_pairs is not None  # loading has seen to it
         pair = functional.cross_entropy(of_pairs.float(), batch.pair_labels, reduction="sum")
         num_correct = (of_pairs.argmax(dim=-1) == batch.pair_labels).sum()
-        return Losses(mlm, pair, num_correct, batch.pair_labels.sum())
+        return Losses(
+            {LOSS: mlm, PAIR_LOSS: pair},
+            {PAIR_ACCURACY: num_correct, PAIR_LABEL_SHARE: batch.pair_labels.sum()},
+        )
 
     def _agrees_with_the_full_head(self, model: Any, vocab_size: int) -> bool:
         """Whether both ways give the same logits on a small batch without dropout."""

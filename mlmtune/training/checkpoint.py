@@ -3,7 +3,7 @@
     checkpoint-500/
       config.json  model.safetensors  tokenizer files     loads with from_pretrained()
       optimizer.safetensors    moments and step counts, by parameter name: NAME/exp_avg ...
-      state.json               TrainState
+      state.json               format_version, and TrainState
       MANIFEST.json            size and xxh3-128 of each file; written last
 
 No random generator's state is saved, because none is used: every draw is a function of the seed
@@ -33,6 +33,10 @@ from mlmtune.training.run_dir import (
     write_json,
     writing_to,
 )  # fmt: skip
+from mlmtune.training.window import Window
+
+FORMAT_VERSION = 2
+"""Of state.json. Version 1 had no number in the file."""
 
 PREFIX = "checkpoint-"
 WITHOUT_MOMENTS = "without_moments"
@@ -49,14 +53,10 @@ class TrainState:
     identity: dict[str, Any]
     step: int = 0
     num_tokens: int = 0
-    num_targets: int = 0
-    loss_sum: float = 0.0
-    window_loss_sum: float = 0.0
-    window_num_targets: int = 0
-    window_pair_loss_sum: float = 0.0
-    window_num_pairs_correct: float = 0.0
-    window_num_pair_ones: float = 0.0
-    window_num_pairs: int = 0
+    totals: Window = field(default_factory=Window)
+    """All steps since the start."""
+    window: Window = field(default_factory=Window)
+    """The steps since the last log line."""
     num_skipped_steps: int = 0
     num_overflows_in_a_row: int = 0
     scaler: dict[str, Any] | None = None
@@ -128,7 +128,7 @@ def save_checkpoint(
         temporary.mkdir()  # not its parents: a directory that was taken away is not made anew
         save_model(temporary, model, tokenizer, kept_weights)
         _save_optimizer(optimizer, temporary / "optimizer.safetensors")
-        write_json(temporary / "state.json", asdict(state))
+        write_json(temporary / "state.json", {"format_version": FORMAT_VERSION, **asdict(state)})
         files = sorted(p for p in temporary.rglob("*") if p.is_file())
         write_json(temporary / MANIFEST, manifest_of(temporary, files))
         for path in (*files, temporary / MANIFEST, temporary):
@@ -172,9 +172,22 @@ def find_fault(path: Path) -> str | None:
 
 
 def load_state(path: Path) -> TrainState:
-    """Read a checkpoint's TrainState."""
+    """Read a checkpoint's TrainState.
+
+    Raises:
+        CheckpointError: state.json cannot be read, or another version of mlmtune wrote it.
+    """
     with _reading(path / "state.json") as file:
-        return TrainState(**json.loads(file.read_text(encoding="utf-8")))
+        values = dict(json.loads(file.read_text(encoding="utf-8")))
+        version = values.pop("format_version", 1)
+        if version == FORMAT_VERSION:
+            values |= {name: Window(**values[name]) for name in ("totals", "window")}
+            return TrainState(**values)
+    raise CheckpointError(
+        f"{path} is a checkpoint of format {version}, and this mlmtune reads format "
+        f"{FORMAT_VERSION}; finish the run with the version of mlmtune that started it "
+        "(packages.mlmtune in environment.json), or start again with --overwrite"
+    )
 
 
 def load_weights(path: Path, model: Any) -> None:

@@ -3,7 +3,8 @@
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -35,6 +36,7 @@ from mlmtune.modeling.device import (
     free_cached_memory,
 )  # fmt: skip
 from mlmtune.modeling.dropout import KeyedDropout
+from mlmtune.modeling.losses import LOSS
 from mlmtune.printable import counted
 from mlmtune.training.checkpoint import checkpoint_path, prune, save_checkpoint
 from mlmtune.training.environment import describe_environment
@@ -58,6 +60,7 @@ from mlmtune.training.results import export, summarize, write_card
 from mlmtune.training.run_dir import RunDir, open_run_dir
 from mlmtune.training.stream import Batch
 from mlmtune.training.task import Evaluation, Settings, SettingsT, Task
+from mlmtune.training.window import Window
 
 STEPS_BEFORE_ESTIMATE = 5
 """After so many the pace is known; the first steps pay for memory that is asked for once."""
@@ -248,7 +251,7 @@ def _train_to_the_end(job: Job) -> None:
     last = state.step >= plan.max_steps or _is_stopped_early(job) or _is_out_of_time(job)
     while not last:
         batches = job.task.stream.micro_batches(state.step)
-        agreed = agree(job, sum(batch.num_targets for batch in batches))
+        agreed = agree(job, batches)
         if agreed.signal_number is not None:
             _save_and_stop(job, agreed.signal_number)
 
@@ -322,31 +325,41 @@ def _say_how_long(job: Job, clock: Clock) -> None:
 
 @dataclass(frozen=True)
 class _Agreement:
-    """What all processes know before a step."""
+    """What all processes know before a step.
 
-    num_targets: int
+    Attributes:
+        num_targets: What each sum of the step is divided by; see `Task.num_targets`.
+        signal_number: The signal to answer; None without one.
+        is_out_of_time: Whether the step is the last one.
+    """
+
+    num_targets: Mapping[str, int]
     signal_number: int | None
     is_out_of_time: bool
 
 
-def agree(job: Job, num_targets: int) -> _Agreement:
+def agree(job: Job, batches: Sequence[Batch]) -> _Agreement:
     """Share what one process alone knows: its targets, its signals, its clock.
 
     One small exchange per step, so that all stop after the same step and divide by the same number.
     """
+    num_targets: Counter[str] = Counter()
+    for batch in batches:
+        num_targets.update(job.task.num_targets(batch))
     is_late = _is_out_of_time(job)
     signal_number = job.stop.signal_number
     if job.accelerator.num_processes == 1:
         return _Agreement(num_targets, signal_number, is_late)
     mine = torch.tensor(
-        [num_targets, is_late and job.accelerator.is_main_process,
-         *(signal_number == number for number in STOP_SIGNALS)],
+        [is_late and job.accelerator.is_main_process,
+         *(signal_number == number for number in STOP_SIGNALS), *num_targets.values()],
         dtype=torch.int64, device=job.accelerator.device,
     )  # fmt: skip
-    targets, late, *received = job.accelerator.reduce(mine, reduction="sum").tolist()
+    late, *totals = job.accelerator.reduce(mine, reduction="sum").tolist()
+    received, totals = totals[: len(STOP_SIGNALS)], totals[len(STOP_SIGNALS) :]
     # The same in all, so that they say the same: it may not have reached each of them yet.
     agreed = next((n for n, count in zip(STOP_SIGNALS, received, strict=True) if count), None)
-    return _Agreement(targets, agreed, bool(late))
+    return _Agreement(dict(zip(num_targets, totals, strict=True)), agreed, bool(late))
 
 
 @dataclass(frozen=True)
@@ -362,28 +375,23 @@ class _Taken:
     gradient_norm: float
 
 
-def take_step(job: Job, batches: Sequence[Batch], num_targets: int) -> _Taken:
+def take_step(job: Job, batches: Sequence[Batch], num_targets: Mapping[str, int]) -> _Taken:
     """One optimizer step: every target of the global batch, such as a masked token, counts once.
 
-    The loss of each micro-batch is a sum over its targets, divided by the number of targets of the
-    whole step over all processes; that of its pairs, if there are any, by the pairs of the
-    step, and added. DDP averages gradients over processes, so their number is multiplied back in.
+    Each term of the loss of a micro-batch is a sum over its targets, divided by the number of the
+    term's targets in the whole step over all processes. DDP averages gradients over processes, so
+    their number is multiplied back in.
 
     Raises:
         DivergedError: loss or gradient is not finite; the weights are as before the step.
         ResourceError: memory does not suffice, even for smaller micro-batches.
     """
     accelerator, state, config = job.accelerator, job.state, job.config
-    scales = _Scales(
-        accelerator.num_processes / max(num_targets, 1),
-        accelerator.num_processes / job.task.plan.global_batch_size,
-    )
-    totals = _totals(job, _add_up_gradients(job, batches, scales))
-    loss, pair_loss, num_pairs_correct, num_pair_ones = totals
-    if not math.isfinite(loss + pair_loss):
-        raise DivergedError(
-            _diverged(f"the loss of step {state.step + 1} is {loss + pair_loss}", job)
-        )
+    scales = {name: accelerator.num_processes / max(n, 1) for name, n in num_targets.items()}
+    sums = _sums(job, _add_up_gradients(job, batches, scales))
+    for name, value in sums.items():
+        if not math.isfinite(value):
+            raise DivergedError(_diverged(f"the {name} of step {state.step + 1} is {value}", job))
 
     learning_rate = learning_rate_at(state.step, job.task.plan.max_steps, config.optimizer)
     for group in job.optimizer.param_groups:
@@ -399,32 +407,23 @@ def take_step(job: Job, batches: Sequence[Batch], num_targets: int) -> _Taken:
 
     state.step += 1
     state.num_tokens += job.task.stream.num_tokens(state.step - 1)
-    state.num_targets += num_targets
-    state.loss_sum += loss
-    state.window_loss_sum += loss
-    state.window_num_targets += num_targets
-    state.window_pair_loss_sum += pair_loss
-    state.window_num_pairs_correct += num_pairs_correct
-    state.window_num_pair_ones += num_pair_ones
-    if job.task.trains_pairs:
-        state.window_num_pairs += job.task.plan.global_batch_size
+    state.totals.add(sums, num_targets)
+    state.window.add(sums, num_targets)
     return _Taken(learning_rate, norm)
 
 
-@dataclass(frozen=True)
-class _Scales:
-    """What sums of losses are multiplied by before their gradients are taken."""
-
-    targets: float
-    pair: float
-
-
-def _add_up_gradients(job: Job, batches: Sequence[Batch], scales: _Scales) -> list[torch.Tensor]:
+def _add_up_gradients(
+    job: Job, batches: Sequence[Batch], scales: Mapping[str, float]
+) -> list[dict[str, torch.Tensor]]:
     """Forward and backward of a step's micro-batches; of smaller ones where memory runs out.
 
+    Args:
+        job: the run.
+        batches: this process's micro-batches.
+        scales: what each term is multiplied by before its gradient is taken.
+
     Returns:
-        For each micro-batch (4,): the sums of the losses of tokens and of pairs, the pairs that are
-        right, and the pairs with label 1.
+        For each micro-batch its sums, detached, by their names in metrics.jsonl.
     """
     try:
         return [_add_gradients(job, batches, index, scales) for index in range(len(batches))]
@@ -438,7 +437,9 @@ def _add_up_gradients(job: Job, batches: Sequence[Batch], scales: _Scales) -> li
     return _add_up_gradients(job, job.task.stream.micro_batches(job.state.step), scales)
 
 
-def _add_gradients(job: Job, batches: Sequence[Batch], index: int, scales: _Scales) -> torch.Tensor:
+def _add_gradients(
+    job: Job, batches: Sequence[Batch], index: int, scales: Mapping[str, float]
+) -> dict[str, torch.Tensor]:
     accelerator, stream = job.accelerator, job.task.stream
     torch.manual_seed(stream.generator_seed(job.state.step, index))
     dropout = KeyedDropout(
@@ -448,22 +449,18 @@ def _add_gradients(job: Job, batches: Sequence[Batch], index: int, scales: _Scal
     with nullcontext() if exchanges else accelerator.no_sync(job.model):
         with dropout if job.keys_dropout else nullcontext():
             losses = job.task.losses(job.model, batches[index].to(accelerator.device))
-        loss = losses.targets * scales.targets
-        if losses.pair is not None:
-            loss = loss + losses.pair * scales.pair
-        accelerator.backward(loss)
-    nothing = torch.zeros_like(losses.targets)
-    parts = (losses.targets, losses.pair, losses.num_pairs_correct, losses.num_pair_ones)
-    return torch.stack([nothing if part is None else part.detach().float() for part in parts])
+        accelerator.backward(losses.weighted(scales))
+    sums = losses.terms | losses.tallies
+    return {name: value.detach().float() for name, value in sums.items()}
 
 
-def _totals(job: Job, losses: list[torch.Tensor]) -> list[float]:
-    """(4,) of all micro-batches of all processes, added up in double precision."""
-    mine = torch.stack(losses).cpu().double().sum(dim=0)
+def _sums(job: Job, parts: list[dict[str, torch.Tensor]]) -> dict[str, float]:
+    """Add up the sums of all micro-batches of all processes, in double precision."""
+    mine = torch.stack([torch.stack(list(part.values())) for part in parts])
+    mine = mine.cpu().double().sum(dim=0)  # one copy per step, because each waits for the device
     if job.accelerator.num_processes > 1:
         mine = job.accelerator.reduce(mine.to(job.accelerator.device), reduction="sum")
-    totals: list[float] = mine.tolist()
-    return totals
+    return dict(zip(parts[0], mine.tolist(), strict=True))
 
 
 def _count_overflow(job: Job) -> None:
@@ -489,20 +486,13 @@ def _diverged(what: str, job: Job) -> str:
 
 def _log(job: Job, taken: _Taken, clock: Clock) -> None:
     state, plan = job.state, job.task.plan
-    pairs: dict[str, float] = {}
-    if state.window_num_pairs:
-        pairs = {
-            "pair_loss": state.window_pair_loss_sum / state.window_num_pairs,
-            "pair_accuracy": state.window_num_pairs_correct / state.window_num_pairs,
-            "pair_label_share": state.window_num_pair_ones / state.window_num_pairs,
-        }
+    means = state.window.means()
     report = StepReport(
         step=state.step,
         max_steps=plan.max_steps,
         epoch=plan.epoch_at(state.step),
-        loss=state.window_loss_sum / max(state.window_num_targets, 1),
-        pair_accuracy=pairs.get("pair_accuracy"),
-        pair_label_share=pairs.get("pair_label_share"),
+        loss=means[LOSS],
+        means=job.task.describe_means(means),
         learning_rate=taken.learning_rate,
         tokens_per_second=clock.tokens_per_second(state.num_tokens),
         seconds_left=clock.seconds_left(state.step, plan.max_steps),
@@ -512,21 +502,18 @@ def _log(job: Job, taken: _Taken, clock: Clock) -> None:
             {
                 "step": report.step,
                 "epoch": report.epoch,
-                "loss": report.loss,
-                **pairs,
+                **means,
                 "learning_rate": taken.learning_rate,
                 **job.task.metrics(state.step - 1),
                 "grad_norm": taken.gradient_norm if math.isfinite(taken.gradient_norm) else None,
                 "num_tokens": state.num_tokens,
-                job.task.num_targets_name: state.num_targets,
+                job.task.num_targets_name: state.totals.counts[LOSS],
                 "tokens_per_second": report.tokens_per_second,
             }
         )
         job.run.write_status("running", step=state.step, max_steps=plan.max_steps)
     job.progress.log(report)
-    state.window_loss_sum, state.window_num_targets = 0.0, 0
-    state.window_pair_loss_sum, state.window_num_pairs_correct = 0.0, 0.0
-    state.window_num_pair_ones, state.window_num_pairs = 0.0, 0
+    state.window = Window()
 
 
 # --------------------------------------------------------------------- evaluating and saving

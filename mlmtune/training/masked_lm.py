@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 
-from mlmtune.config import Config, RateSchedule
+from mlmtune.config import Config, RateSchedule, has_pairs
 from mlmtune.console import Console
 from mlmtune.corpus.funnel import remarks
 from mlmtune.evaluation.fill_mask import ANY_MASK, fill_mask
@@ -24,7 +24,8 @@ from mlmtune.evaluation.perplexity import Evaluation
 from mlmtune.masking.collator import MaskedBatch, MaskingCollator
 from mlmtune.masking.selection import highest_mlm_probability, mlm_probability_at
 from mlmtune.modeling.device import precision_of
-from mlmtune.modeling.losses import Losses
+from mlmtune.modeling.losses import LOSS, Losses
+from mlmtune.modeling.masked_head import PAIR_ACCURACY, PAIR_LABEL_SHARE, PAIR_LOSS
 from mlmtune.printable import counted
 from mlmtune.sharing.card import Card, fill_mask_snippet, masked_lm_card
 from mlmtune.shell import own_command
@@ -108,15 +109,18 @@ class MaskedLM(Measurable, Task):
         """Of the masked tokens, and of the pairs where there are some."""
         return self.head.losses(model, batch)
 
-    @property
-    def trains_pairs(self) -> bool:
-        """With next-sentence prediction and sentence order."""
-        return self.splits.train_pairs is not None
+    def num_targets(self, batch: MaskedBatch) -> dict[str, int]:
+        """The masked tokens, and the pairs where there are some."""
+        num_targets = {LOSS: batch.num_masked_tokens}
+        if batch.pair_labels is not None:
+            of_pairs = (PAIR_LOSS, PAIR_ACCURACY, PAIR_LABEL_SHARE)
+            num_targets |= dict.fromkeys(of_pairs, len(batch.pair_labels))
+        return num_targets
 
     @property
     def other_than_compiling(self) -> str | None:
         """Chunks of a stream are of one length; those of documents, and pairs, are not."""
-        if self.config.chunking.mode == "per_document" or self.trains_pairs:
+        if self.config.chunking.mode == "per_document" or has_pairs(self.config.objective):
             return "set it to false, or chunking.mode: concatenate and objective: mlm"
         return None
 
@@ -289,6 +293,16 @@ class MaskedLM(Measurable, Task):
             f"{len(self.splits.train):,} training and "
             f"{counted(len(self.splits.validation), 'validation chunk')} of "
             f"{self.config.chunking.chunk_length}"
+        )
+
+    def describe_means(self, means: Mapping[str, float]) -> str:
+        """The loss, and the accuracy on pairs beside the share of their labels."""
+        if PAIR_ACCURACY not in means:
+            return super().describe_means(means)
+        return (
+            f"{super().describe_means({LOSS: means[LOSS]})}  "
+            f"{means[PAIR_ACCURACY]:.1%} of pairs right "
+            f"({means[PAIR_LABEL_SHARE]:.1%} do not belong together)"
         )
 
     def metrics(self, step: int) -> dict[str, float]:

@@ -138,9 +138,7 @@ def _can_compute(job: Job) -> bool:
         for batch in job.task.stream.micro_batches(job.state.step)[:2]:
             with job.accelerator.no_sync(job.model):
                 losses = job.task.losses(job.model, batch.to(device))
-                job.accelerator.backward(
-                    losses.targets if losses.pair is None else losses.targets + losses.pair
-                )
+                job.accelerator.backward(losses.weighted(dict.fromkeys(losses.terms, 1.0)))
         del moments
     except Exception as error:
         if not is_out_of_memory(error):

@@ -79,8 +79,7 @@ def preview(
         for step in progress.counted(steps, total=len(steps), unit="step", what="measuring"):
             started = time.monotonic()
             batches = job.task.stream.micro_batches(step)
-            agreed = agree(job, sum(batch.num_targets for batch in batches))
-            take_step(job, batches, agreed.num_targets)
+            take_step(job, batches, agree(job, batches).num_targets)
             seconds.append(time.monotonic() - started)
         _show_measured(task, seconds, peak_memory_bytes(accelerator.device), progress)
     accelerator.end_training()

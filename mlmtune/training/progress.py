@@ -61,29 +61,26 @@ class Clock:
 
 @dataclass(frozen=True)
 class StepReport:
-    """One line of metrics, in the units of metrics.jsonl."""
+    """One line of metrics, in the units of metrics.jsonl.
+
+    Attributes:
+        means: The terms of the loss in words; see `Task.describe_means`.
+    """
 
     step: int
     max_steps: int
     epoch: float
     loss: float
-    pair_accuracy: float | None
-    pair_label_share: float | None
+    means: str
     learning_rate: float
     tokens_per_second: float
     seconds_left: float
 
     def describe(self) -> str:
         """The line for a log file."""
-        pairs = ""
-        if self.pair_accuracy is not None:
-            pairs = (
-                f"{self.pair_accuracy:.1%} of pairs right "
-                f"({self.pair_label_share:.1%} do not belong together)  "
-            )
         return (
-            f"step {self.step}/{self.max_steps}  epoch {self.epoch:.2f}  loss {self.loss:.3f}  "
-            f"{pairs}learning rate {self.learning_rate:.2e}  "
+            f"step {self.step}/{self.max_steps}  epoch {self.epoch:.2f}  {self.means}  "
+            f"learning rate {self.learning_rate:.2e}  "
             f"{self.tokens_per_second:,.0f} tokens/s  "
             f"{tqdm.format_interval(self.seconds_left)} left"
         )

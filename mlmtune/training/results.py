@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from mlmtune.modeling.losses import LOSS
 from mlmtune.sharing.card import render
 from mlmtune.training.checkpoint import checkpoint_path, load_weights, save_model
 from mlmtune.training.environment import peak_memory_bytes
@@ -55,13 +56,13 @@ def _train_results(job: Job) -> dict[str, Any]:
         "global_step": state.step,
         # 2 FLOPs a weight forward, 4 backward (Kaplan et al. 2020, 2.1).
         "total_flos": 6.0 * (job.task.loaded.num_parameters - embeddings) * state.num_tokens,
-        "train_loss": state.loss_sum / max(state.num_targets, 1),
+        "train_loss": state.totals.means()[LOSS],
         "train_runtime": state.elapsed_seconds,
         "train_samples_per_second": state.step * plan.global_batch_size / seconds,
         "train_steps_per_second": state.step / seconds,
         "train_tokens_per_second": state.num_tokens / seconds,
         "num_tokens": state.num_tokens,
-        job.task.num_targets_name: state.num_targets,
+        job.task.num_targets_name: state.totals.counts[LOSS],
         "num_skipped_steps": state.num_skipped_steps,
         "peak_memory_bytes": peak_memory_bytes(job.accelerator.device),
     }

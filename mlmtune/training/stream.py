@@ -21,11 +21,6 @@ DROPOUT_STREAM, GENERATOR_STREAM = 0x7A03, 0x7A04
 class Batch(Protocol):
     """Sequences to train on."""
 
-    @property
-    def num_targets(self) -> int:
-        """What the loss of a step is divided by: how many predictions there are."""
-        ...
-
     def to(self, device: torch.device) -> Self:
         """The same batch on another device."""
         ...

@@ -2,7 +2,8 @@
 
 The loop knows of steps, signals, checkpoints and processes, and nothing of masks or labels; a task
 knows of those, and nothing of steps. To add one: a subclass, and a function that builds it, which
-`train()` takes.
+`train()` takes. The loop knows the terms of the loss by their names alone, so that a task may have
+any number of them.
 """
 
 from abc import ABC, abstractmethod
@@ -53,7 +54,7 @@ class Task(ABC):
         plan: batches and steps.
         stream: training batches by step.
         measures_before: whether the model says something before it is trained.
-        num_targets_name: what metrics.jsonl calls the number of targets since the start.
+        num_targets_name: what metrics.jsonl calls the number of targets of `LOSS` since the start.
         length_key: the setting that says how long a sequence may be.
     """
 
@@ -80,12 +81,19 @@ class Task(ABC):
 
     @abstractmethod
     def losses(self, model: Any, batch: Any) -> Losses:
-        """The losses of a batch of the stream, which is on the model's device."""
+        """The losses of a batch of the stream, which is on the model's device.
 
-    @property
-    def trains_pairs(self) -> bool:
-        """Whether sequences are pairs, with a loss of their own besides."""
-        return False
+        Every batch gives the same terms and tallies, whatever it holds. One term is `LOSS`.
+        """
+
+    @abstractmethod
+    def num_targets(self, batch: Any) -> dict[str, int]:
+        """What the sums of a batch are divided by, once they are added up over a step.
+
+        Returns:
+            How many targets, such as masked tokens, the batch has for each of the names in
+            `losses`. Known before the model runs.
+        """
 
     @property
     @abstractmethod
@@ -162,6 +170,10 @@ class Task(ABC):
     @abstractmethod
     def sizes(self) -> str:
         """How much there is to train and to validate on."""
+
+    def describe_means(self, means: Mapping[str, float]) -> str:
+        """The means since the last log line, by the names in `losses`, as part of a line."""
+        return "  ".join(f"{name} {mean:.3f}" for name, mean in means.items())
 
     def metrics(self, step: int) -> dict[str, float]:
         """What else metrics.jsonl has of a step, counted from 0."""

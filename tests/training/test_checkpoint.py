@@ -25,6 +25,7 @@ from mlmtune.training.checkpoint import (
     step_of,
 )
 from mlmtune.training.optimization import build_optimizer
+from mlmtune.training.window import Window
 
 FILES = ["config.json", "model.safetensors", "optimizer.safetensors", "state.json",
          "tokenizer.json", "tokenizer_config.json", "MANIFEST.json"]  # fmt: skip
@@ -112,9 +113,19 @@ def test_weights_that_are_kept_are_saved_and_loaded_by_the_class_that_has_them(
 
 
 def test_state_comes_back(tmp_path: Path, trained: Any) -> None:
-    state = TrainState(identity={"run.seed": 3}, step=7, loss_sum=0.1, best_criterion=1 / 3)
+    window = Window({"loss": 0.1}, {"loss": 3})
+    state = TrainState({"run.seed": 3}, step=7, window=window, best_criterion=1 / 3)
     state.evaluations["7"] = {"loss": 1 / 3, "perplexity_interval": [1.0, 2.0]}
     assert load_state(save_checkpoint(tmp_path, *trained, state)) == state
+
+
+def test_the_state_of_another_format_is_refused(saved: Path) -> None:
+    file = saved / "checkpoint-4" / "state.json"
+    state = json.loads(file.read_text(encoding="utf-8"))
+    del state["format_version"]  # as before there was a number
+    file.write_text(json.dumps(state), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"of format 1, .* reads format 2; finish the run"):
+        load_state(saved / "checkpoint-4")
 
 
 def test_an_optimizer_of_another_model_is_refused(saved: Path) -> None:

@@ -386,12 +386,12 @@ def test_nothing_is_trained_on_a_loss_that_is_no_number(
 
     def broken(head: MaskedHead, model: Any, batch: Any) -> Losses:
         modules.append(model)
-        loss = losses(head, model, batch).targets
+        loss = losses(head, model, batch).terms["loss"]
         if len(modules) == 3:
             if where == "loss":
-                return Losses(loss * math.nan)
+                return Losses({"loss": loss * math.nan})
             loss.register_hook(lambda gradient: gradient * math.inf)
-        return Losses(loss)
+        return Losses({"loss": loss})
 
     monkeypatch.setattr(MaskedHead, "losses", broken)
     with pytest.raises(DivergedError, match=f"the {where} of step 3 is (nan|inf)") as caught:
