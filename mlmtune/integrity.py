@@ -6,7 +6,6 @@ verified, with their sizes, times and inodes, so that a file that was touched is
 """
 
 import json
-import os
 import platform
 import time
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ import psutil
 import xxhash
 
 from mlmtune.errors import DataError
+from mlmtune.files import write_bytes
 
 _BLOCK_BYTES = 1 << 20
 _DIGEST = "digest"
@@ -118,7 +118,5 @@ class VerifiedFiles:
     def note(self) -> None:
         """Write down that they were verified; where that is impossible, they will be again."""
         if self._path is not None and self._may_note:
-            temporary = self._path.with_suffix(f".{os.getpid()}.partial")
             with suppress(OSError):
-                temporary.write_text(json.dumps(self._wanted), encoding="utf-8")
-                temporary.replace(self._path)
+                write_bytes(self._path, json.dumps(self._wanted).encode(), shared=True)

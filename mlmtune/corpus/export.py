@@ -12,6 +12,7 @@ from mlmtune.config import CorpusConfig
 from mlmtune.corpus.corpus import Corpus
 from mlmtune.corpus.splitting import validation_mask
 from mlmtune.errors import ConfigError, ResourceError
+from mlmtune.files import whole_file
 
 ENDINGS = (".jsonl", ".parquet")
 
@@ -50,16 +51,11 @@ def export(corpus: Corpus, config: CorpusConfig, path: Path) -> int:
     Raises:
         OSError: the file cannot be written; a file of that name stays as it was.
     """
-    temporary = path.with_name(path.name + ".partial")
     num_documents = 0
-    try:
-        with _Writer(temporary, path.suffix) as writer:
-            for rows in _in_groups(_rows(corpus, config)):
-                writer.write(rows)
-                num_documents += len(rows)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as temporary, _Writer(temporary, path.suffix) as writer:
+        for rows in _in_groups(_rows(corpus, config)):
+            writer.write(rows)
+            num_documents += len(rows)
     return num_documents
 
 

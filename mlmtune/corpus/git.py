@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from filelock import FileLock, Timeout
 
 from mlmtune.corpus.git_repository import Entry, NotFetched, Repository, without_credentials
 from mlmtune.errors import ConfigError
+from mlmtune.files import sweep, whole_folder, write_bytes
 from mlmtune.printable import counted
 from mlmtune.redaction import public_location
 
@@ -211,9 +211,7 @@ class _Home:
         looked_up = datetime.now(UTC).isoformat(timespec="seconds")
         recorded = _read_json(self._revisions)
         recorded[revision] = {"commit": commit, "looked_up": looked_up}
-        temporary = self._revisions.with_suffix(".partial")
-        temporary.write_text(json.dumps(recorded, indent=2), encoding="utf-8")
-        temporary.replace(self._revisions)
+        write_bytes(self._revisions, json.dumps(recorded, indent=2).encode())
 
     def find(self, revision: str, selection: str) -> GitCheckout | None:
         """A finished checkout, unless files of it were taken away or cut short since."""
@@ -237,23 +235,21 @@ class _Home:
         passed_over: list[NotFetched],
     ) -> tuple[int, int]:
         """Write a checkout, whole or not at all; gives the number of files and bytes."""
-        partial = self.folder / "partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        (partial / "files").mkdir(parents=True)
-        passed_over = [*passed_over, *repository.write(files, partial / "files")]
-        num_files, num_bytes = _measure(partial / "files")
-        manifest = {
-            "url": self._url,
-            "commit": commit,
-            "num_files": num_files,
-            "num_bytes": num_bytes,
-            "passed_over": sorted(passed_over),
-        }
-        (partial / "checkout.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
         checkout = self._checkout(commit, selection)
         checkout.parent.mkdir(exist_ok=True)
-        shutil.rmtree(checkout, ignore_errors=True)
-        partial.rename(checkout)
+        sweep(checkout.parent)
+        with whole_folder(checkout) as temporary:
+            (temporary / "files").mkdir()
+            passed_over = [*passed_over, *repository.write(files, temporary / "files")]
+            num_files, num_bytes = _measure(temporary / "files")
+            manifest = {
+                "url": self._url,
+                "commit": commit,
+                "num_files": num_files,
+                "num_bytes": num_bytes,
+                "passed_over": sorted(passed_over),
+            }
+            write_bytes(temporary / "checkout.json", json.dumps(manifest, indent=2).encode())
         return num_files, num_bytes
 
     def _checkout(self, commit: str, selection: str) -> Path:

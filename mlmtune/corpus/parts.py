@@ -20,11 +20,9 @@ pages, and leave out what says where a page is and how it is read.
 
 import json
 import os
-import secrets
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -44,6 +42,7 @@ from mlmtune.corpus.readers import has_lines
 from mlmtune.corpus.reading import CleanDocument, FileEvent, FileOutcome, Reader, Tally
 from mlmtune.corpus.remote import is_remote
 from mlmtune.corpus.scanning import ListedFile, ListedSource, describe_file
+from mlmtune.files import whole_file
 from mlmtune.integrity import Damaged, digest, sealed, unsealed
 from mlmtune.printable import printable
 from mlmtune.redaction import public_location
@@ -57,7 +56,6 @@ SPAN_BYTES = 64 << 20
 _ROW_GROUP_CHARACTERS = 1 << 21
 _ROW_GROUP_DOCUMENTS = 4096
 _MAX_NAMED = 100
-_STALE_SECONDS = 3600
 _METADATA_KEY = b"mlmtune"
 _PARQUET_MARK = b"PAR1"
 _FORMAT_VERSION = 2
@@ -250,37 +248,25 @@ def write_part(part: Part, _: Any = None) -> None:
     if part.is_finished():
         return
     part.path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_left_over(part)
-    # Not by the process alone: machines and containers that share the folder number theirs alike.
-    temporary = part.path.with_suffix(f".{os.getpid()}-{secrets.token_hex(4)}.partial")
-    try:
-        counts = PartCounts()
-        numbers = {name: xxhash.xxh3_128() for name in _NUMBERS}
-        texts: list[tuple[int, str]] = []
-        with pq.ParquetWriter(
+    counts = PartCounts()
+    numbers = {name: xxhash.xxh3_128() for name in _NUMBERS}
+    texts: list[tuple[int, str]] = []
+    with (
+        whole_file(part.path, shared=True) as temporary,
+        pq.ParquetWriter(
             temporary, _SCHEMA, compression="zstd", use_dictionary=False, write_statistics=False,
             write_page_checksum=True,
-        ) as writer:  # fmt: skip
-            for documents in _row_groups(_documents(part, counts)):
-                batch = _record_batch(documents)
-                writer.write_batch(batch)
-                texts.append((len(documents), _digest_of_texts(batch)))
-                for name, state in numbers.items():
-                    state.update(np.from_dlpack(batch[name]).data)
-            digests = [state.hexdigest() for state in numbers.values()]
-            content = {"counts": vars(counts), "numbers": digests, "texts": texts}
-            writer.add_key_value_metadata({_METADATA_KEY: sealed(content)})
-        temporary.rename(part.path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _remove_left_over(part: Part) -> None:
-    """Delete what killed processes left of a part; another run may be writing it right now."""
-    for left in part.path.parent.glob(f"{part.path.stem}.*.partial"):
-        with suppress(FileNotFoundError):
-            if time.time() - left.stat().st_mtime > _STALE_SECONDS:
-                left.unlink()
+        ) as writer,
+    ):  # fmt: skip
+        for documents in _row_groups(_documents(part, counts)):
+            batch = _record_batch(documents)
+            writer.write_batch(batch)
+            texts.append((len(documents), _digest_of_texts(batch)))
+            for name, state in numbers.items():
+                state.update(np.from_dlpack(batch[name]).data)
+        digests = [state.hexdigest() for state in numbers.values()]
+        content = {"counts": vars(counts), "numbers": digests, "texts": texts}
+        writer.add_key_value_metadata({_METADATA_KEY: sealed(content)})
 
 
 def _documents(part: Part, counts: PartCounts) -> Iterator[CleanDocument]:

@@ -31,6 +31,7 @@ from mlmtune.corpus.corpus import read_corpus
 from mlmtune.corpus.overlap import OverlapIndex
 from mlmtune.corpus.scanning import scan
 from mlmtune.errors import ConfigError, MlmtuneError
+from mlmtune.files import read_json, write_json, write_text
 from mlmtune.locations import cache_directory, expand_home, resolve, run_directory
 from mlmtune.modeling.device import build_accelerator, precision_of
 from mlmtune.modeling.loading import LoadedModel, load_classifier
@@ -44,7 +45,7 @@ from mlmtune.proof.numbers import change, points
 from mlmtune.proof.rendering import probe_table
 from mlmtune.proof.report import renew_report
 from mlmtune.proof.runs import FinishedRun, open_run
-from mlmtune.training.run_dir import RunDir, read_json, write_json, write_whole
+from mlmtune.training.run_dir import RunDir
 
 FEWEST_EVALUATIONS, MOST_EVALUATIONS = 3, 10
 """Of a fit. In between, evaluating takes about as long as training: a step forward and back takes
@@ -132,7 +133,7 @@ def probe(
 
     result = _compare(config, candidates, data, predictions, console)
     write_json(folder / "probe.json", result.to_json())
-    write_whole(folder / "probe.md", to_markdown(result))
+    write_text(folder / "probe.md", to_markdown(result))
     for candidate in candidates:
         if candidate.run is not None:
             _keep_in_run(candidate.run.path, result, console)

@@ -21,6 +21,7 @@ from mlmtune.evaluation.frequencies import TokenFrequencies
 from mlmtune.evaluation.known_text import KnownText
 from mlmtune.evaluation.perplexity import LEAST_SAID
 from mlmtune.evaluation.scoring import TokenScores
+from mlmtune.files import read_json, write_text
 from mlmtune.modeling.names import short_names
 from mlmtune.printable import counted
 from mlmtune.proof.comparison import compare, units_of
@@ -47,7 +48,6 @@ from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.splits import Splits
 from mlmtune.tokens.unknown import unknown_token_id
 from mlmtune.training.job import flat
-from mlmtune.training.run_dir import read_json, write_whole
 
 NOT_COMPARED = ("run", "tokenization")
 """Sections whose differences say nothing of what was trained."""
@@ -484,7 +484,7 @@ def write_report(report: Report, folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
-            write_whole(folder / name, content)
+            write_text(folder / name, content)
     except OSError as error:
         raise ResourceError(
             f"{folder}: the report cannot be written ({error.strerror}); give another --output"

@@ -14,6 +14,7 @@ from mlmtune.classification.task import Classification, build_classification
 from mlmtune.config import ClassificationConfig, Config
 from mlmtune.console import Console, table
 from mlmtune.errors import DivergedError
+from mlmtune.files import write_json
 from mlmtune.locations import expand_home
 from mlmtune.printable import counted
 from mlmtune.proof.findings import Estimate
@@ -22,7 +23,7 @@ from mlmtune.proof.many_runs import train_one_of_many
 from mlmtune.proof.numbers import perplexity
 from mlmtune.shell import own_command
 from mlmtune.training.masked_lm import build_masked_lm
-from mlmtune.training.run_dir import RunDir, write_json
+from mlmtune.training.run_dir import RunDir
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,11 @@ from numpy.typing import NDArray
 from mlmtune.console import Console
 from mlmtune.corpus.document import Document
 from mlmtune.errors import ConfigError, DataError, ResourceError, was_taken_away
+from mlmtune.files import put_in_place, temporary_name, write_bytes
 from mlmtune.integrity import Damaged, digest, file_digest, sealed, unsealed
 from mlmtune.tokens.borders import Offsets
 from mlmtune.tokens.encoding import Encoder
-from mlmtune.tokens.store import TokenStore, count_by_source, write_durably
+from mlmtune.tokens.store import TokenStore, count_by_source
 from mlmtune.tokens.tokenization import batches, offsets_of
 
 FORMAT_VERSION = 3
@@ -43,7 +44,6 @@ Reader = Callable[[int], Iterator[Document]]
 
 _CHANGED = "the text has changed since it was tokenized; run `mlmtune prepare` again"
 _MANIFEST = "marks.json"
-_PARTIAL = ".partial"
 
 
 @dataclass(frozen=True)
@@ -208,8 +208,8 @@ def _build(
     encode: Encoder,
     console: Console,
 ) -> None:
-    partial = folder.with_name(folder.name + _PARTIAL)
-    manifest = _begun(partial, made_of, len(store.sources))
+    temporary = temporary_name(folder)
+    manifest = _begun(temporary, made_of, len(store.sources))
     first_documents = np.cumsum([0, *store.num_documents_of_shards]).tolist()
     done = len(manifest["digests"])
     documents = read(first_documents[done])
@@ -226,36 +226,29 @@ def _build(
                 marks, store.lengths[here], store.document_sources[here], len(store.sources)
             )
             content = np.packbits(marks).data
-            write_durably(partial / _shard_name(number), content)
+            write_bytes(temporary / _shard_name(number), content, durable=True)
             manifest["digests"].append(digest(content))
             manifest["num_by_source"] = np.add(manifest["num_by_source"], counts).tolist()
-            _write_manifest(partial, manifest)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+            write_bytes(temporary / _MANIFEST, sealed(manifest), durable=True)
+    put_in_place(folder)
 
 
-def _begun(partial: Path, made_of: dict[str, Any], num_sources: int) -> dict[str, Any]:
+def _begun(temporary: Path, made_of: dict[str, Any], num_sources: int) -> dict[str, Any]:
     """The manifest of the shards that an interrupted process has finished, if they are whole."""
     try:
-        manifest = unsealed((partial / _MANIFEST).read_bytes())
+        manifest = unsealed((temporary / _MANIFEST).read_bytes())
         if manifest["made_of"] == made_of and all(
-            file_digest(partial / _shard_name(number)) == expected
+            file_digest(temporary / _shard_name(number)) == expected
             for number, expected in enumerate(manifest["digests"])
         ):
             return manifest
     except (FileNotFoundError, NotADirectoryError, ValueError):
         pass
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
     manifest = {"made_of": made_of, "digests": [], "num_by_source": [0] * num_sources}
-    _write_manifest(partial, manifest)
+    write_bytes(temporary / _MANIFEST, sealed(manifest), durable=True)
     return manifest
-
-
-def _write_manifest(partial: Path, manifest: dict[str, Any]) -> None:
-    temporary = partial / (_MANIFEST + _PARTIAL)
-    write_durably(temporary, sealed(manifest))
-    temporary.rename(partial / _MANIFEST)
 
 
 def _mark_shard(

@@ -27,7 +27,6 @@ A store is verified when it is opened (see `integrity`), so that a damaged one i
 """
 
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -41,6 +40,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmtune.errors import ConfigError, DataError
+from mlmtune.files import put_in_place, temporary_name, whole_folder, write_bytes
 from mlmtune.integrity import (
     Damaged,
     VerifiedFiles,
@@ -82,8 +82,6 @@ _ALL_ARRAYS = ("ids", *ARRAYS)
 _MANIFEST = "store.json"
 _SHARD = "shard.json"
 _DOCUMENTS = "documents.jsonl"
-_PARTIAL = ".partial"
-_REPLACED = ".replaced"
 _MADE_OF = "made_of.json"
 
 
@@ -472,7 +470,7 @@ class StoreWriter:
     ) -> None:
         self._sources = sources
         self._directory = directory
-        self._temporary = directory.with_name(directory.name + _PARTIAL)
+        self._temporary = temporary_name(directory)
         self._vocabulary_size = vocabulary_size
         self._dtype = "<u2" if vocabulary_size <= 2**16 else "<i4"
         self._made_of = made_of
@@ -480,7 +478,7 @@ class StoreWriter:
         if not (marker.exists() and marker.read_text(encoding="utf-8") == json.dumps(made_of)):
             shutil.rmtree(self._temporary, ignore_errors=True)
             self._temporary.mkdir(parents=True)
-            marker.write_text(json.dumps(made_of), encoding="utf-8")
+            write_bytes(marker, json.dumps(made_of).encode())
         self._shards: list[dict[str, Any]] = list(self._finished_shards())
         self._batches: list[dict[str, NDArray[Any]]] = []
         self._unknown_characters: list[Counter[str]] = []
@@ -582,19 +580,16 @@ class StoreWriter:
             ),
         }
         arrays["word_starts"] = np.packbits(arrays["word_starts"])
-        temporary = self._temporary / (name + _PARTIAL)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        digests = entry["digests"] = {}
-        for array, kind in {"ids": self._dtype, **ARRAYS}.items():
-            content = arrays[array].astype(kind, copy=False).data
-            digests[array] = digest(content)
-            write_durably(_array_path(temporary, array), content)
-        lines = "".join(json.dumps(id_) + "\n" for id_ in self._ids).encode()
-        digests["documents"] = digest(lines)
-        write_durably(temporary / _DOCUMENTS, lines)
-        write_durably(temporary / _SHARD, sealed(entry))
-        temporary.rename(self._temporary / name)
+        with whole_folder(self._temporary / name, durable=True) as temporary:
+            digests = entry["digests"] = {}
+            for array, kind in {"ids": self._dtype, **ARRAYS}.items():
+                content = arrays[array].astype(kind, copy=False).data
+                digests[array] = digest(content)
+                write_bytes(_array_path(temporary, array), content)
+            lines = "".join(json.dumps(id_) + "\n" for id_ in self._ids).encode()
+            digests["documents"] = digest(lines)
+            write_bytes(temporary / _DOCUMENTS, lines)
+            write_bytes(temporary / _SHARD, sealed(entry))
         self._shards.append(entry)
         self._batches, self._ids, self._num_tokens = [], [], 0
         self._unknown_characters = []
@@ -621,15 +616,9 @@ class StoreWriter:
             "shards": self._shards,
             "funnel": funnel,
         }
-        write_durably(self._temporary / _MANIFEST, sealed(redacted(manifest)))
-        # At no moment is there neither the old store nor all of the new one.
-        replaced = self._directory.with_name(self._directory.name + _REPLACED)
-        shutil.rmtree(replaced, ignore_errors=True)
-        if self._directory.exists():
-            self._directory.rename(replaced)
-        self._temporary.rename(self._directory)
+        write_bytes(self._temporary / _MANIFEST, sealed(redacted(manifest)), durable=True)
+        put_in_place(self._directory)
         (self._directory / _MADE_OF).unlink()
-        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _most_frequent(counters: Iterable[Counter[str]]) -> dict[str, int]:
@@ -680,11 +669,3 @@ def count_by_source(
     counts = [np.count_nonzero(bits[begin:end]) for begin, end in borders]
     counted: list[int] = sum_by_source(np.asarray(counts, np.int64), sources, num_sources).tolist()
     return counted
-
-
-def write_durably(path: Path, content: bytes | memoryview) -> None:
-    """Write a file that is on the disk when this returns."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

@@ -25,6 +25,7 @@ from mlmtune.corpus.document import Document
 from mlmtune.corpus.funnel import with_endings_not_read
 from mlmtune.corpus.scanning import Listing, scan
 from mlmtune.errors import ConfigError, DataError, MlmtuneError, ResourceError, was_taken_away
+from mlmtune.files import write_bytes
 from mlmtune.integrity import Damaged
 from mlmtune.locations import cache_directory, expand_home
 from mlmtune.tokens.borders import Offsets
@@ -365,7 +366,7 @@ def _say_why(directory: Path, ingredients: Ingredients, console: Console) -> Non
         console.say("the text has changed since it was last read")
     console.say("reading and tokenizing the corpus (once; the result is kept)")
     if directory.name == ingredients.name:
-        latest.write_text(made_of["text"], encoding="utf-8")
+        write_bytes(latest, made_of["text"].encode(), shared=True)
 
 
 def _build(

@@ -13,13 +13,13 @@ from mlmtune.config_loading import load_config
 from mlmtune.errors import ConfigError
 from mlmtune.evaluation.known_text import KnownText
 from mlmtune.evaluation.scoring import FixedMasks
+from mlmtune.files import read_json
 from mlmtune.locations import expand_home, run_directory
 from mlmtune.printable import counted
 from mlmtune.tokens.splits import Splits
 from mlmtune.tokens.store import TokenStore
 from mlmtune.training.optimization import num_warmup_steps
 from mlmtune.training.plan import Plan
-from mlmtune.training.run_dir import read_json
 
 LEARNING_RATES = (1e-6, 1e-3)
 """Peaks between which encoders are trained: classifiers at the lower end, pretraining with large

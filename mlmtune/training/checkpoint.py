@@ -11,7 +11,6 @@ and the step. A checkpoint is written under a temporary name, made durable, and 
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,14 +24,9 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
 from mlmtune.errors import CheckpointError
+from mlmtune.files import read_json, sweep, whole_folder, write_json
 from mlmtune.training.manifest import MANIFEST, find_damage, manifest_of
-from mlmtune.training.run_dir import (
-    TEMPORARY_PREFIX,
-    read_json,
-    removing,
-    write_json,
-    writing_to,
-)  # fmt: skip
+from mlmtune.training.run_dir import writing_to
 from mlmtune.training.window import Window
 
 FORMAT_VERSION = 2
@@ -122,20 +116,15 @@ def save_checkpoint(
         ResourceError: the disk is full or cannot be written; older checkpoints are as they were.
     """
     final = checkpoint_path(directory, state.step)
-    temporary = directory / f"{TEMPORARY_PREFIX}{final.name}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    with writing_to(final, "older checkpoints are as they were"), removing(temporary):
-        temporary.mkdir()  # not its parents: a directory that was taken away is not made anew
+    with (
+        writing_to(final, "older checkpoints are as they were"),
+        whole_folder(final, durable=True) as temporary,
+    ):
         save_model(temporary, model, tokenizer, kept_weights)
         _save_optimizer(optimizer, temporary / "optimizer.safetensors")
         write_json(temporary / "state.json", {"format_version": FORMAT_VERSION, **asdict(state)})
         files = sorted(p for p in temporary.rglob("*") if p.is_file())
         write_json(temporary / MANIFEST, manifest_of(temporary, files))
-        for path in (*files, temporary / MANIFEST, temporary):
-            _make_durable(path)
-        _delete(final)
-        temporary.rename(final)
-        _make_durable(directory)
     return final
 
 
@@ -254,12 +243,11 @@ def copy_checkpoint(source: Path, directory: Path) -> None:
         ResourceError: the disk is full or cannot be written.
     """
     final = checkpoint_path(directory, load_state(source).step)
-    temporary = directory / f"{TEMPORARY_PREFIX}{final.name}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    with writing_to(final, f"{source} is as it was"), removing(temporary):
-        shutil.copytree(source, temporary)
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
+    with (
+        writing_to(final, f"{source} is as it was"),
+        whole_folder(final, durable=True) as temporary,
+    ):
+        shutil.copytree(source, temporary, dirs_exist_ok=True)
 
 
 def prune(directory: Path, keep: int, best_step: int | None) -> None:
@@ -267,8 +255,7 @@ def prune(directory: Path, keep: int, best_step: int | None) -> None:
     for path in list_checkpoints(directory)[keep:]:
         if step_of(path) != best_step:
             _delete(path)
-    for leftover in directory.glob(f"{TEMPORARY_PREFIX}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    sweep(directory)
 
 
 @contextmanager
@@ -301,11 +288,3 @@ def _save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
             for key, value in optimizer.state[parameter].items():
                 tensors[f"{name}/{key}"] = value.detach().cpu().contiguous()
     save_file(tensors, path, {WITHOUT_MOMENTS: json.dumps(without_moments)})
-
-
-def _make_durable(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -8,6 +8,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from mlmtune.files import write_json
+
 LAUNCHER = "MLMTUNE_LAUNCHER"
 """Variable with the launcher's process id."""
 REPORTS = "MLMTUNE_REPORTS"
@@ -55,7 +57,7 @@ def report(exit_code: int, message: str = "") -> bool:
     """Tell the launcher how this process ends; whether it will be heard."""
     path = Path(os.environ[REPORTS]) / f"{os.environ['RANK']}.json"
     try:
-        path.write_text(json.dumps(asdict(Report(exit_code, message, os.getpid()))))
+        write_json(path, asdict(Report(exit_code, message, os.getpid())))
     except OSError:
         return False
     return has_launcher()
@@ -64,9 +66,9 @@ def report(exit_code: int, message: str = "") -> bool:
 def read_reports(folder: Path) -> dict[int, Report]:
     """The reports by rank, in the order in which they were written."""
     reports = {}
-    for path in sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns):
+    for path in sorted(folder.glob("[0-9]*.json"), key=lambda path: path.stat().st_mtime_ns):
         try:
             reports[int(path.stem)] = Report(**json.loads(path.read_text()))
-        except (OSError, ValueError, TypeError):  # killed, or out of room, while it wrote
+        except (OSError, ValueError, TypeError):  # damaged, or not one of ours
             continue
     return reports

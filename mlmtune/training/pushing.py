@@ -9,6 +9,7 @@ from pathlib import Path
 from mlmtune import hub
 from mlmtune.console import Console
 from mlmtune.errors import ConfigError, HubError, StoppedAtOnce
+from mlmtune.files import temporary_name
 from mlmtune.printable import counted
 from mlmtune.sharing.repository import (
     PushFailed,
@@ -19,7 +20,7 @@ from mlmtune.sharing.repository import (
 )  # fmt: skip
 from mlmtune.shell import own_command
 from mlmtune.training.manifest import MANIFEST
-from mlmtune.training.run_dir import TEMPORARY_PREFIX, finished_run_dir
+from mlmtune.training.run_dir import finished_run_dir
 
 NOT_OF_THE_MODEL = ("optimizer.safetensors", "state.json", MANIFEST)
 """What a checkpoint has besides a model."""
@@ -79,7 +80,7 @@ class PushOnTheWay:
 
     def __init__(self, repository: Repository, folder: Path, console: Console) -> None:
         self._repository = repository
-        self._copy = folder / f"{TEMPORARY_PREFIX}push"
+        self._copy = temporary_name(folder / "push")
         self._console = console
         self._thread: threading.Thread | None = None
 

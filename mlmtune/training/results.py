@@ -1,16 +1,15 @@
 """The end of a run: model/, the JSON files beside it, and what is shown of them."""
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
+from mlmtune.files import whole_folder
 from mlmtune.modeling.losses import LOSS
 from mlmtune.sharing.card import render
 from mlmtune.training.checkpoint import checkpoint_path, load_weights, save_model
 from mlmtune.training.environment import peak_memory_bytes
 from mlmtune.training.job import Job
-from mlmtune.training.run_dir import CHECKPOINTS_STAY, TEMPORARY_PREFIX, removing, writing_to
+from mlmtune.training.run_dir import CHECKPOINTS_STAY, writing_to
 
 RECORDS = ("corpus", "data", "environment")
 """What a run has written of its data and its place."""
@@ -69,16 +68,11 @@ def _train_results(job: Job) -> dict[str, Any]:
 
 
 def _write_model(job: Job, results: dict[str, Any]) -> None:
-    """Write model/ with its card under a temporary name, then put it in place."""
-    temporary = job.run.path / f"{TEMPORARY_PREFIX}model"
-    shutil.rmtree(temporary, ignore_errors=True)
-    with writing_to(job.run.model, CHECKPOINTS_STAY), removing(temporary):
+    """Write model/ with its card."""
+    with writing_to(job.run.model, CHECKPOINTS_STAY), whole_folder(job.run.model) as temporary:
         loaded = job.task.loaded
-        temporary.mkdir()  # not its parents: a directory that was taken away is not made anew
         save_model(temporary, job.module, loaded.tokenizer, loaded.kept_weights)
         write_card(job, temporary, results)
-        shutil.rmtree(job.run.model, ignore_errors=True)
-        os.replace(temporary, job.run.model)
 
 
 def write_card(job: Job, folder: Path, results: dict[str, Any]) -> None:

@@ -20,8 +20,8 @@ from mlmtune.errors import (
     was_taken_away,
     why_not_written,
 )
+from mlmtune.files import read_json, sweep, temporary_name, write_json, write_text
 from mlmtune.locations import RESULT_FOLDER, run_directory
-from mlmtune.redaction import without_secrets
 from mlmtune.training.manifest import MANIFEST, find_damage, manifest_of
 
 OWN_FILES = (
@@ -39,37 +39,10 @@ RECORDS = (
 )  # fmt: skip
 """Files that do not change once the run has come to its end."""
 LOCK_FILE = ".lock"
-TEMPORARY_PREFIX = ".writing-"
-"""Begins the name of everything that is not whole yet; whoever holds the lock may delete it."""
 
 CHECKPOINTS_STAY = "the checkpoints are as they were"
 IS_A_FOLDER = "is a folder, where mlmtune writes a file; move it away and try again"
 REMEDY = "the command that started the run makes it again with --resume auto"
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that the file is the old one or the new one, never half of it.
-
-    Raises:
-        ValueError: a number is not finite; the caller says what to write instead.
-    """
-    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Read a JSON object; None where it is not there or broken."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write text, without secrets, so that the file is the old one or the new one, never half."""
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
-    temporary.write_text(without_secrets(text), encoding="utf-8")
-    os.replace(temporary, path)
 
 
 @contextmanager
@@ -99,16 +72,6 @@ def writing_to(path: Path, remark: str) -> Iterator[None]:
         raise ResourceError(
             f"{path}: cannot be written ({why}); {remark}: {remedy}, then --resume auto"
         ) from error
-
-
-@contextmanager
-def removing(temporary: Path) -> Iterator[None]:
-    """Delete a folder that could not be finished."""
-    try:
-        yield
-    except Exception:  # a killed process leaves it to the next start
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 class RunDir:
@@ -146,7 +109,7 @@ class RunDir:
     def write_text(self, name: str, text: str) -> None:
         """Write one of the run's text files."""
         with writing_to(self.path / name, CHECKPOINTS_STAY):
-            write_whole(self.path / name, text)
+            write_text(self.path / name, text)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """Read one of the run's JSON files; None where it is not there or broken."""
@@ -237,14 +200,6 @@ class RunDir:
                     f"{path}: is a file, where mlmtune makes a folder; move it away and try again"
                 )
 
-    def sweep(self) -> None:
-        """Delete what a killed run was writing."""
-        for leftover in self.path.glob(f"{TEMPORARY_PREFIX}*"):
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)
-
     def clear(self) -> None:
         """Delete what a run wrote, and nothing else."""
         for name in OWN_FOLDERS:
@@ -268,7 +223,7 @@ def open_run_dir(path: Path, *, may_be_in_use: bool) -> Iterator[RunDir]:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f"{TEMPORARY_PREFIX}probe"
+        probe = temporary_name(path / "probe")
         probe.write_text("", encoding="utf-8")
         probe.unlink(missing_ok=True)  # another start may have swept it
     except OSError as error:
@@ -294,7 +249,7 @@ def open_run_dir(path: Path, *, may_be_in_use: bool) -> Iterator[RunDir]:
         ) from error
     try:
         run.check_kinds()
-        run.sweep()
+        sweep(path)
         if run.is_in_use() and not may_be_in_use:
             raise ConfigError(
                 f"{path} is not empty; go on with the run in it by --resume auto, replace it by "

@@ -74,7 +74,7 @@ def test_an_export_that_fails_leaves_the_old_file(read, tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         export(corpus, config, path)
     assert path.read_text(encoding="utf-8") == "old"
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob(".writing-*"))
 
 
 @pytest.mark.parametrize("name", ["out", "out.json", "out.txt"])

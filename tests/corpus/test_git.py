@@ -697,12 +697,12 @@ def test_after_a_kill_the_next_call_goes_on(fetch, origin, cache, tmp_path, repl
     pack.write_bytes(b"half")
     (repository / "shallow.lock").touch()
     (repository / "config.lock").touch()
-    partial = repository.parent / "partial" / "files"
-    partial.mkdir(parents=True)
-    (partial / "stale.md").write_text("of another time")
+    stale = repository.parent / "checkouts" / ".writing-of-another-time"
+    stale.mkdir(parents=True)
     Path(f"{stall}.released").touch()
     assert sorted(content_of(fetch())) == ["a.md", "docs/b.md", "docs/deep/c.md"]
     assert not pack.exists()
+    assert not stale.exists()
 
 
 def test_processes_that_want_the_same_repository_wait_for_one_another(

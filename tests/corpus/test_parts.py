@@ -15,6 +15,7 @@ from mlmtune.corpus.faults import FileLeftOut
 from mlmtune.corpus.parts import PartTable, plan_parts, read_part, with_line_numbers, write_part
 from mlmtune.corpus.scanning import scan
 from mlmtune.errors import HubError
+from mlmtune.files import temporary_name
 from mlmtune.integrity import Damaged
 
 
@@ -161,7 +162,7 @@ def test_a_writer_that_fails_leaves_nothing(plan, monkeypatch):
 def test_what_a_killed_writer_left_goes_after_a_while(plan):
     (part,) = plan({"a.txt": "text"})
     part.path.parent.mkdir(parents=True)
-    old, new = (part.path.with_suffix(f".{pid}.partial") for pid in ("1-0", "2-0"))
+    old, new = (Path(f"{temporary_name(part.path)}.{end}") for end in ("1", "2"))
     for left in (old, new):
         left.write_bytes(b"half")
     os.utime(old, (0, 0))

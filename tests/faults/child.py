@@ -126,12 +126,12 @@ def has_entries(folder: Path, count: int) -> bool:
 
 def is_building(cache: Path, count: int) -> bool:
     """Whether a token store is being written and has so many files."""
-    return any(has_entries(path, count) for path in (cache / "tokens").glob("*.partial"))
+    return any(has_entries(path, count) for path in (cache / "tokens").glob(".writing-*"))
 
 
 def is_marking(cache: Path, count: int) -> bool:
     """Whether marks are being written and have so many files."""
-    return any(has_entries(path, count) for path in (cache / "tokens").glob("*/*.partial"))
+    return any(has_entries(path, count) for path in (cache / "tokens").glob("*/.writing-*"))
 
 
 def is_there(path: Path) -> bool:

@@ -537,7 +537,7 @@ def test_tokenizing_that_is_killed_goes_on_with_the_shards_that_are_missing(
     child = start(command="prepare", fault=partial(killed_after_shards, 3, 8))
     assert child.exit_code() == KILLED
     parts = finished_parts(token_cache)
-    [unfinished] = (token_cache / "tokens").glob("*.partial")
+    [unfinished] = (token_cache / "tokens").glob(".writing-*")
     finished = {
         str(path.relative_to(unfinished)): path.stat().st_mtime_ns
         for path in unfinished.glob("shard-*/*")
@@ -637,7 +637,7 @@ def test_a_full_disk_while_preparing(
         shutil.rmtree(prepare(runs.config()).directory)
     child = start(command="prepare", fault=partial(full_disk, 1000))
     assert_fails(child, 6, f"{token_cache}", "cannot be written (File too large); make room")
-    assert not list((token_cache / "cleaned").rglob("*.partial"))
+    assert not list((token_cache / "cleaned").rglob(".writing-*"))
     assert prepare(runs.config()).num_documents == 40
 
 

@@ -185,7 +185,7 @@ def test_while_the_token_store_is_written(
     """Its mark, a shard, and the manifest, by which a store is opened."""
     fault = partial(killed_in_tokenizing, partial(is_building, token_cache, num_entries))
     assert start(fault=fault).exit_code() == KILLED
-    [partial_store] = (token_cache / "tokens").glob("*.partial")
+    [partial_store] = (token_cache / "tokens").glob(".writing-*")
     assert len(list(partial_store.iterdir())) == num_entries
     assert "tokenizing the corpus" in goes_on(None)
     assert not partial_store.exists()
@@ -199,7 +199,7 @@ def test_while_marks_are_written(
     words = {"tokenization": {"word_segmenter": "rjieba"}}
     fault = partial(killed_in_marking, partial(is_marking, token_cache, num_entries))
     assert start(command="prepare", fault=fault, **words).exit_code() == KILLED
-    [unfinished] = (token_cache / "tokens").glob("*/*.partial")
+    [unfinished] = (token_cache / "tokens").glob("*/.writing-*")
     assert len(list(unfinished.iterdir())) == num_entries
     store = unfinished.parent
     shard = (store / "shard-00000" / "word_starts.bin").read_bytes()

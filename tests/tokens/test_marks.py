@@ -173,7 +173,7 @@ def test_an_interrupted_search_goes_on_where_it_stopped(text, tokenizer, monkeyp
 def test_what_another_rule_or_a_fault_left_unfinished_is_not_gone_on_with(text, tokenizer, damage):
     store = text.store()
     open_marks(the_marker("rule 0"), store, text.read, text.encode, text.console)
-    partial = store.directory / "the.partial"
+    partial = store.directory / ".writing-the"
     (store.directory / "the").rename(partial)
     if damage == "another hash":
         manifest = unsealed((partial / "marks.json").read_bytes())
@@ -218,6 +218,6 @@ def test_damaged_marks_are_made_anew_where_the_text_is_and_else_refused(
 
 def test_a_store_that_cannot_be_written_is_said(text, monkeypatch):
     store = text.store()
-    (store.directory / "the.partial").write_text("a file where a folder should be", "utf-8")
-    with pytest.raises(ResourceError, match=r"the\.partial.*cannot be written"):
+    (store.directory / ".writing-the").write_text("a file where a folder should be", "utf-8")
+    with pytest.raises(ResourceError, match=r"\.writing-the.*cannot be written"):
         open_marks(the_marker(), store, text.read, text.encode, text.console)

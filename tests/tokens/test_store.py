@@ -161,10 +161,10 @@ def test_an_interrupted_writer_goes_on_after_its_last_finished_shard(tmp_path, m
     first = writer_of(tmp_path / "store")
     for number in range(3):
         append(first, documents[number : number + 1], first=number)
-    half = tmp_path / "store.partial" / "shard-00003.partial"
+    half = tmp_path / ".writing-store" / ".writing-shard-00003"
     half.mkdir()
     (half / "ids.bin").write_bytes(b"killed in here")
-    finished = tmp_path / "store.partial" / "shard-00001" / "ids.bin"
+    finished = tmp_path / ".writing-store" / "shard-00001" / "ids.bin"
     before = finished.stat().st_mtime_ns
 
     second = writer_of(tmp_path / "store")
@@ -333,7 +333,7 @@ def test_an_interrupted_writer_does_not_go_on_with_damaged_shards(tmp_path, monk
     first = writer_of(tmp_path / "store")
     for number in range(4):
         append(first, [[(number, True)]], first=number)
-    flip_a_bit(tmp_path / "store.partial" / "shard-00001" / "ids.bin")
+    flip_a_bit(tmp_path / ".writing-store" / "shard-00001" / "ids.bin")
     second = writer_of(tmp_path / "store")
     assert second.num_documents == 1
     append(second, [[(9, True)]], first=1)

@@ -15,7 +15,6 @@ from mlmtune.errors import CheckpointError, ConfigError, HubError, StoppedAtOnce
 from mlmtune.sharing import repository
 from mlmtune.shell import own_command
 from mlmtune.training import pushing
-from mlmtune.training.run_dir import TEMPORARY_PREFIX
 
 
 @pytest.fixture
@@ -129,7 +128,7 @@ def test_each_evaluation_is_pushed_while_training_goes_on(here, runs, export):
     assert pushed == sorted(set(pushed))
     assert max(pushed) < 6  # the end is pushed by the command
     assert set(here.repos["someone/tiny"].files) == files_of(run)
-    assert not list(run.path.glob(f"{TEMPORARY_PREFIX}*"))
+    assert not list(run.path.glob(".writing-*"))
 
 
 def test_what_is_pushed_on_the_way_is_the_checkpoint_of_that_step(here, runs, monkeypatch):

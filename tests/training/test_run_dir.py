@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from mlmtune.errors import ConfigError, ResourceError, StoppedAtOnce
+from mlmtune.files import write_json
 from mlmtune.training import loop
-from mlmtune.training.run_dir import RunDir, open_run_dir, write_json
+from mlmtune.training.run_dir import RunDir, open_run_dir
 
 
 def test_status_goes_from_running_to_finished(runs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,25 +81,6 @@ def test_the_lock_is_given_back(tmp_path: Path) -> None:
     for _ in range(2):
         with open_run_dir(tmp_path / "run", may_be_in_use=True) as run:
             assert run.checkpoints.is_dir()
-
-
-def test_write_json_leaves_the_old_file_until_the_new_one_is_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "status.json"
-    write_json(path, {"step": 1})
-    with monkeypatch.context() as patch:
-
-        def die(*_: Any) -> None:
-            raise KeyboardInterrupt
-
-        patch.setattr(os, "replace", die)
-        with pytest.raises(KeyboardInterrupt):
-            write_json(path, {"step": 2})
-    assert json.loads(path.read_text(encoding="utf-8")) == {"step": 1}
-    write_json(path, {"step": 3})
-    assert json.loads(path.read_text(encoding="utf-8")) == {"step": 3}
-    assert [file.name for file in tmp_path.iterdir() if not file.is_dir()] == ["status.json"]
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])

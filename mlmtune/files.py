@@ -1,0 +1,165 @@
+"""Files and folders that are written whole or not at all.
+
+What has its own name is whole. New content is written beside it under a temporary name,
+`.writing-NAME`, and gets the name when it is complete, by a rename, which a file system does at
+once. So whenever a process is killed, the name leads to the old content or to the new content,
+never to a mixture or a half. A folder cannot take the place of another at once: the old one is
+first renamed to `.deleting-NAME`, so for a moment nothing has the name.
+
+That holds when a process dies. What is written with `durable` is also on the disk when the call
+returns, and outlasts a loss of power. Anything else may be damaged by one, which the hashes that
+are kept with it reveal (see `integrity`).
+
+A killed process leaves temporary names behind. They are deleted when the same name is written
+again, and by `sweep`.
+"""
+
+import glob
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from mlmtune.redaction import without_secrets
+
+_WRITING = ".writing-"
+_DELETING = ".deleting-"
+_STALE_SECONDS = 3600
+"""A shared file that was not written to for so long is no longer being written."""
+
+
+def temporary_name(path: Path) -> Path:
+    """The name under which a file or folder is written until it is complete."""
+    return path.with_name(f"{_WRITING}{path.name}")
+
+
+@contextmanager
+def whole_file(path: Path, *, durable: bool = False, shared: bool = False) -> Iterator[Path]:
+    """Give the temporary name to write a file under; the file gets its own name at the end.
+
+    If the writing fails, the temporary file is deleted, and the old file stays as it was.
+
+    Args:
+        path: where the file will be. Its folder must exist.
+        durable: the file is on the disk at the end.
+        shared: several processes may write this file at once, so each has a name of its own.
+    """
+    temporary = temporary_name(path)
+    if shared:
+        for left in path.parent.glob(f"{glob.escape(temporary.name)}.*"):
+            with suppress(FileNotFoundError):  # another process deleted it
+                if time.time() - left.stat().st_mtime > _STALE_SECONDS:
+                    left.unlink()
+        # Random, because machines and containers that share the folder number processes alike.
+        temporary = path.with_name(f"{temporary.name}.{secrets.token_hex(8)}")
+    try:
+        yield temporary
+        if durable:
+            _make_durable(temporary)
+        temporary.replace(path)
+        if durable:
+            _make_durable(path.parent)
+    except BaseException:
+        _delete(temporary)
+        raise
+
+
+@contextmanager
+def whole_folder(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """Give an empty temporary folder to write into; it gets its own name at the end.
+
+    If the writing fails, the temporary folder is deleted, and the old folder stays as it was.
+
+    Args:
+        path: where the folder will be. It replaces what is there.
+        durable: the folder and all its files are on the disk at the end.
+    """
+    temporary = temporary_name(path)
+    _delete(temporary)
+    temporary.mkdir()  # not its parents: a directory that was taken away is not made anew
+    try:
+        yield temporary
+        put_in_place(path, durable=durable)
+    except BaseException:
+        _delete(temporary)
+        raise
+
+
+def put_in_place(path: Path, *, durable: bool = False) -> None:
+    """Give a complete folder its own name, and delete the folder that had the name before.
+
+    Args:
+        path: where the folder will be; it is at `temporary_name(path)` now.
+        durable: the folder and all its files are on the disk at the end.
+    """
+    temporary, old = temporary_name(path), path.with_name(f"{_DELETING}{path.name}")
+    if durable:
+        for inside in (*temporary.rglob("*"), temporary):
+            _make_durable(inside)
+    _delete(old)
+    with suppress(FileNotFoundError):
+        path.rename(old)
+    temporary.rename(path)
+    if durable:
+        _make_durable(path.parent)
+    _delete(old)
+
+
+def write_bytes(
+    path: Path, content: bytes | memoryview, *, durable: bool = False, shared: bool = False
+) -> None:
+    """Write a file whole; see `whole_file`."""
+    with whole_file(path, durable=durable, shared=shared) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole, without secrets."""
+    write_bytes(path, without_secrets(text).encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole, without secrets.
+
+    Raises:
+        ValueError: a number is not finite; the caller says what to write instead.
+    """
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object; None if the file is missing or broken."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def sweep(folder: Path) -> None:
+    """Delete what killed processes left in a folder that no other process writes to."""
+    for prefix in (_WRITING, _DELETING):
+        for left in folder.glob(f"{prefix}*"):
+            _delete(left)
+
+
+def _delete(path: Path) -> None:
+    """Delete a file or folder as far as that is possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _make_durable(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
