@@ -1,0 +1,178 @@
+"""What is said to those who change the package: the tree is complete, and the recipes work."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def tree_of_readme() -> list[str]:
+    """The paths below mlmtune/ that the README's tree names, folders with a slash at the end."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = readme.split("## The tree", 1)[1].split("```")[1]
+    paths, folders = [], [""]
+    for line in tree.split("\nmlmtune/\n", 1)[1].splitlines():
+        indent = len(line) - len(line.lstrip())
+        if indent == 0:
+            break
+        name = line.split()[0]
+        folders[indent // 2 :] = [name if name.endswith("/") else ""]
+        paths.append("".join(folders[1 : indent // 2]) + name)
+    return paths
+
+
+def test_the_tree_of_the_readme_names_each_module_once() -> None:
+    named = tree_of_readme()
+    package = ROOT / "mlmtune"
+    folders = {f"{path.relative_to(package).parent}/" for path in package.rglob("*/__init__.py")}
+    # The folder of formats is named as a whole.
+    modules = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("[!_]*.py")
+        if path.parent.name != "formats"
+    }
+    assert [name for name, count in Counter(named).items() if count > 1] == []
+    assert set(named) == modules | folders
+
+
+@pytest.fixture
+def follow(tmp_path: Path) -> Callable[..., None]:
+    """Applies the changes of a recipe to a copy of the package in tmp_path/copy.
+
+    A change is (file, name of what it is in, old text, new text); the recipe has to name both.
+    """
+    copy = tmp_path / "copy"
+    shutil.copytree(
+        ROOT / "mlmtune", copy / "mlmtune", ignore=shutil.ignore_patterns("__pycache__")
+    )
+
+    def apply(recipe: str, *changes: tuple[str, str, str, str]) -> None:
+        said = CONTRIBUTING.split(f"**{recipe}.**", 1)[1].split("\n\n", 1)[0]
+        named = " ".join(re.findall("`([^`]*)`", said))
+        for file, name, old, new in changes:
+            path = copy / "mlmtune" / file
+            assert name in named, f"the recipe does not name {name}"
+            assert file in named, f"the recipe does not name {file}"
+            text = path.read_text(encoding="utf-8")
+            assert text.count(old) == 1
+            path.write_text(text.replace(old, new), encoding="utf-8")
+
+    return apply
+
+
+def run_copy(folder: Path, *arguments: object) -> str:
+    """Run Python with the copy of the package; what it printed."""
+    ended = subprocess.run(
+        [sys.executable, *map(str, arguments)], capture_output=True, text=True, check=False,
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(folder / "copy")},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
+    return ended.stdout
+
+
+def test_a_format_is_added_as_the_recipe_says(
+    follow: Callable[..., None], tmp_path: Path, model_dir: Path
+) -> None:
+    module = tmp_path / "copy" / "mlmtune" / "corpus" / "formats" / "reversed_text.py"
+    module.write_text(
+        '''"""Text that is written from right to left."""
+
+from collections.abc import Iterator
+
+from mlmtune.config import SourceConfig
+from mlmtune.corpus.decoding import read_text
+from mlmtune.corpus.encodings import Decoding
+from mlmtune.corpus.formats.records import RawDocument, Record
+
+
+def read_reversed(path: str, source: SourceConfig, decoding: Decoding) -> Iterator[Record]:
+    """The whole file, from its end."""
+    yield RawDocument(read_text(path, decoding=decoding)[::-1])
+''',
+        encoding="utf-8",
+    )
+    follow(
+        "Add a source format",
+        ("corpus/readers.py", "corpus/formats/",
+         "from mlmtune.corpus.formats.records import Record\n",
+         "from mlmtune.corpus.formats.records import Record\n"
+         "from mlmtune.corpus.formats.reversed_text import read_reversed\n"),
+        ("corpus/readers.py", "READERS",
+         '    "python": read_python,\n',
+         '    "python": read_python,\n    "reversed": read_reversed,\n'),
+        ("corpus/readers.py", "ENDINGS",
+         '    "python": (".py",),\n',
+         '    "python": (".py",),\n    "reversed": (".rev",),\n'),
+        ("config.py", "SourceConfig.format",
+         '"python", "dataset"\n    ]', '"python", "reversed", "dataset"\n    ]'),
+    )  # fmt: skip
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    for name, text in {"a.rev": "eno txet", "b.rev": "owt txet", "c.txt": "not read"}.items():
+        (pages / name).write_text(text, encoding="utf-8")
+    (tmp_path / "config.yaml").write_text(
+        f"model: {{name_or_path: {model_dir}}}\nrun: {{output_dir: run}}\n"
+        "corpus: {min_characters: 1, sources: [{format: reversed, path: pages}]}\n",
+        encoding="utf-8",
+    )
+    run_copy(tmp_path, "-m", "mlmtune", "corpus", "--config", "config.yaml",
+             "--export", "out.jsonl")  # fmt: skip
+    lines = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["text"] for line in lines] == ["text one", "text two"]
+
+
+def test_a_masking_strategy_is_added_as_the_recipe_says(
+    follow: Callable[..., None], tmp_path: Path, model_dir: Path, corpus_dir: Path
+) -> None:
+    follow(
+        "Add a masking strategy",
+        ("masking/selection.py", "Grouping",
+         "STRATEGIES: dict[Strategy, Grouping] = {\n",
+         "def two_word_heads(\n"
+         "    chunks: ChunkBatch, keys: UInt64Array, config: MaskingConfig\n"
+         ") -> NDArray[np.int64]:\n"
+         '    """Two words in a row together."""\n'
+         "    begins = chunks.word_starts & (np.cumsum(chunks.word_starts, axis=1) % 2 == 1)\n"
+         "    follows_special = np.ones(begins.shape, dtype=bool)\n"
+         "    follows_special[:, 1:] = chunks.special_tokens_mask[:, :-1]\n"
+         "    return _heads(begins | (chunks.word_starts & follows_special))\n\n\n"
+         "STRATEGIES: dict[Strategy, Grouping] = {\n"),
+        ("masking/selection.py", "STRATEGIES",
+         '    "span": span_heads,\n',
+         '    "span": span_heads,\n    "two_words": two_word_heads,\n'),
+        ("config.py", "Strategy",
+         'Literal["token", "whole_word", "span"]\n',
+         'Literal["token", "whole_word", "span", "two_words"]\n'),
+        ("training/shown_masks.py", "training/shown_masks.py",
+         '    "span": "some words in a row",\n',
+         '    "span": "some words in a row",\n    "two_words": "two words in a row",\n'),
+    )  # fmt: skip
+    shutil.copytree(
+        ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    laws = run_copy(
+        tmp_path, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider",
+        "tests/masking/test_selection.py", "-k", "two_words or every_strategy",
+    )  # fmt: skip
+    num_passed = re.search(r"(\d+) passed", laws)
+    assert num_passed is not None
+    assert int(num_passed[1]) > 8
+    (tmp_path / "config.yaml").write_text(
+        f"model: {{name_or_path: {model_dir}}}\nrun: {{output_dir: run}}\n"
+        "masking: {strategy: two_words}\nchunking: {chunk_length: 32}\n"
+        f"corpus: {{sources: [{{format: text, path: {corpus_dir}}}]}}\n",
+        encoding="utf-8",
+    )
+    shown = run_copy(tmp_path, "-m", "mlmtune", "check", "--config", "config.yaml")
+    assert "masking.strategy: two_words (two words in a row)" in shown
