@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from test_imports import LAYERS
 
 ROOT = Path(__file__).parent.parent
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -43,6 +44,26 @@ def test_the_tree_of_the_readme_names_each_module_once() -> None:
     }
     assert [name for name, count in Counter(named).items() if count > 1] == []
     assert set(named) == modules | folders
+
+
+def test_the_tour_gives_the_order_of_imports() -> None:
+    chain = CONTRIBUTING.split("Imports point one way too: ", 1)[1].split(" -> the modules", 1)[0]
+    packages = [part for layer in reversed(LAYERS[1:]) for part in layer if part != "__main__"]
+    assert [name.strip() for name in chain.split("->")] == packages
+
+
+def test_only_the_packages_from_sharing_up_know_the_whole_config() -> None:
+    lower = LAYERS[1 : LAYERS.index({"evaluation"}) + 1]
+    sources = [
+        path
+        for layer in lower
+        for part in layer
+        for path in (ROOT / "mlmtune" / part).rglob("*.py")
+    ]
+    assert len(sources) > 30
+    assert not [
+        path for path in sources if re.search(r"\bConfig\b", path.read_text(encoding="utf-8"))
+    ]
 
 
 @pytest.fixture
