@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -15,15 +14,15 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from mlmtune import __version__, exits
+from mlmtune.commands import starting
 from mlmtune.console import Console
-from mlmtune.errors import ConfigError, NobodyReads, ResourceError, StoppedAtOnce, explain
+from mlmtune.errors import ConfigError, NobodyReads, StoppedAtOnce, explain
 from mlmtune.locations import expand_home
 from mlmtune.printable import counted
 from mlmtune.shell import own_command
-from mlmtune.training.launched import is_launched
 
 if TYPE_CHECKING:
-    from mlmtune.config import ClassificationConfig, Config, HubConfig
+    from mlmtune.config import HubConfig
 
 app = typer.Typer(
     add_completion=False,
@@ -138,14 +137,12 @@ def train(
     Perplexity is measured before and after, on text that is kept apart for it.
     """
     _check_resume(resume, overwrite)
-    from mlmtune.config_loading import load_config
-
-    settings = load_config(config, overrides or [])
+    settings = starting.load_adaptation(config, overrides)
     run = expand_home(settings.run.output_dir)
-    _say_what_begins(f"training with {config} into {run}", is_quiet=quiet)
+    starting.announce(f"training with {config} into {run}", is_quiet=quiet)
     if resume == "never":  # a finished run needs neither model nor text
-        _check_places(settings)
-    _run_in_processes(nproc, run)
+        starting.check_model_and_text(settings)
+    starting.run_in_processes(nproc, run)
 
     from mlmtune.training.job import Options
     from mlmtune.training.loop import train as run_training
@@ -189,43 +186,9 @@ def _push_finished(run: Path, hub: "HubConfig", console: Console) -> None:
     """Push the run that has come to its end, where the config says so; again if need be."""
     if hub.hub_model_id is None or not exits.is_first_process():
         return
-    from mlmtune.training.pushing import push_run
+    from mlmtune.commands.push import push_run
 
     push_run(run, hub.hub_model_id, is_private=hub.private, console=console)
-
-
-def _check_models(names: Sequence[str], key: str) -> None:
-    """Refuse models that are not there, before libraries are imported that take seconds."""
-    from mlmtune.modeling.locating import is_on_hub, locate_model
-
-    for name in names:
-        if not is_on_hub(name):
-            locate_model(name, None, key)
-
-
-def _check_places(settings: "Config | ClassificationConfig") -> None:
-    """Refuse a config's model and text that are not there; see `_check_models`."""
-    _check_models([settings.model.name_or_path], "model.name_or_path")
-    _check_text(settings)
-
-
-def _check_text(settings: "Config | ClassificationConfig") -> None:
-    from mlmtune.classification import reading
-    from mlmtune.config import Config
-    from mlmtune.corpus import scanning
-
-    if not isinstance(settings, Config):
-        reading.check_paths(settings.data)
-    elif settings.tokenization.store is None:  # which does without the text
-        scanning.check_paths(settings.corpus)
-
-
-def _say_what_begins(doing: str, *, is_quiet: bool = False) -> None:
-    """Tell whoever waits at a terminal what goes on while the libraries are imported."""
-    speaks = exits.is_first_process() and not is_launched()
-    console = Console(is_main=speaks, is_quiet=is_quiet, notes_to_stderr=True)
-    if console.shows_bars:
-        console.say(f"{doing} ...")
 
 
 def _check_resume(resume: str, overwrite: bool) -> None:
@@ -248,15 +211,12 @@ def finetune(
     Its test set is measured once, at the end.
     """
     _check_resume(resume, overwrite)
-    from mlmtune.config import ClassificationConfig
-    from mlmtune.config_loading import load_config
-
-    settings = load_config(config, overrides or [], kind=ClassificationConfig)
+    settings = starting.load_task(config, overrides)
     run = expand_home(settings.run.output_dir)
-    _say_what_begins(f"training a classifier with {config} into {run}", is_quiet=quiet)
+    starting.announce(f"training a classifier with {config} into {run}", is_quiet=quiet)
     if resume == "never":
-        _check_places(settings)
-    _run_in_processes(nproc, run)
+        starting.check_model_and_text(settings)
+    starting.run_in_processes(nproc, run)
 
     from mlmtune.classification.task import build_classification
     from mlmtune.training.job import Options
@@ -290,18 +250,13 @@ def probe(
     Each model is trained with several seeds and on several amounts of training examples. What was
     finished is kept beside run.output_dir, and the same command goes on from there.
     """
-    _refuse_several_processes("probe")
-    from mlmtune.config import ClassificationConfig
-    from mlmtune.config_loading import load_config
+    starting.refuse_several_processes("probe")
+    # The revision is that of the config's own model.
+    settings = starting.load_task(config, [*(overrides or []), "model.revision=null"])
 
-    # The name of a model is that of --model.
-    settings = load_config(
-        config, [*(overrides or []), "model.revision=null"], kind=ClassificationConfig
-    )
-
-    _say_what_begins(f"comparing {', '.join(models)} on {config}", is_quiet=quiet)
-    _check_models(models, "--model")
-    _check_text(settings)
+    starting.announce(f"comparing {', '.join(models)} on {config}", is_quiet=quiet)
+    starting.check_models(models, "--model")
+    starting.check_text(settings)
 
     from mlmtune.proof.probing import probe as probe_models
 
@@ -337,17 +292,17 @@ def sweep(
     training.max_minutes. A task's test is left alone. What was finished is kept beside
     run.output_dir, and the same command goes on from there.
     """
-    _refuse_several_processes("sweep")
+    starting.refuse_several_processes("sweep")
     from mlmtune.config_loading import kind_of
     from mlmtune.proof.grid import plan_sweep
 
     planned = plan_sweep(config, settings, kind_of(config))
 
-    _say_what_begins(
+    starting.announce(
         f"training {counted(len(planned.trials), 'run')} with {config}", is_quiet=quiet
     )
     for trial in planned.trials:
-        _check_places(trial.config)
+        starting.check_model_and_text(trial.config)
 
     from mlmtune.proof.sweeping import sweep as run_sweep
 
@@ -381,21 +336,17 @@ def evaluate(
 
     The table has a row for each model on each text; general text of a config is a text, too.
     """
-    from mlmtune.config_loading import load_config
-
     # The revision is that of the config's own model.
-    settings = [
-        (path.stem, load_config(path, [*(overrides or []), "model.revision=null"]))
-        for path in configs
-    ]
+    changes = [*(overrides or []), "model.revision=null"]
+    settings = [(path.stem, starting.load_adaptation(path, changes)) for path in configs]
     texts = ", ".join(map(str, configs))
-    _say_what_begins(f"measuring {', '.join(models)} on the text of {texts}")
-    _check_models(models, "--model")
+    starting.announce(f"measuring {', '.join(models)} on the text of {texts}")
+    starting.check_models(models, "--model")
     for _, one in settings:
-        _check_text(one)
-    _run_in_processes(nproc)
+        starting.check_text(one)
+    starting.run_in_processes(nproc)
 
-    from mlmtune.proof.evaluating import evaluate_models
+    from mlmtune.commands.eval import evaluate_models
 
     console = Console(notes_to_stderr=True)
     evaluate_models(settings, models, console, as_json=as_json, dump=dump)
@@ -440,16 +391,18 @@ def fill(
     token, token_str, sequence}; in targets {word, pieces, token, token_str, score, rank}, the last
     four null where no token of the vocabulary is the word.
     """
-    words = _listed_words(targets)
-    sentences = _given_sentences(texts or [], text_file)
+    from mlmtune.commands.fill_input import given_sentences, listed_words
+
+    words = listed_words(targets)
+    sentences = given_sentences(texts or [], text_file)
     if sentences is None:
         with suppress(ImportError):
             import readline  # noqa: F401  # gives input() its line editing and its history
 
-    _say_what_begins(f"loading {', '.join(models)}")
-    _check_models(models, "--model")
+    starting.announce(f"loading {', '.join(models)}")
+    starting.check_models(models, "--model")
 
-    from mlmtune.proof.filling import MaskFiller, converse, show
+    from mlmtune.commands.fill import MaskFiller, converse, show
 
     console = Console(notes_to_stderr=True)
     filler = MaskFiller(models, sentences or [], words, top_k, console)
@@ -457,42 +410,6 @@ def fill(
         converse(lambda text: show([filler.fill(text)], console, as_json=as_json), console)
     else:
         show(map(filler.fill, sentences), console, as_json=as_json)
-
-
-def _listed_words(targets: str | None) -> list[str]:
-    words = [word.strip() for word in (targets or "").split(",") if word.strip()]
-    if targets is not None and not words:
-        raise ConfigError("--targets: there is no word; give some, such as cluster,node")
-    return list(dict.fromkeys(words))
-
-
-def _given_sentences(texts: list[str], text_file: Path | None) -> list[str] | None:
-    """The sentences to fill; None where a person is to be asked for them."""
-    if not texts and text_file is None:
-        if sys.stdin is not None and sys.stdin.isatty():
-            return None
-        texts = ["-"]
-    sentences: list[str] = []
-    for text in texts:
-        sentences += _read_lines("-", "standard input") if text == "-" else [text]
-    if text_file is not None:
-        sentences += _read_lines(str(text_file), f"--text-file {text_file}")
-    if not sentences:
-        raise ConfigError('nothing to fill; give a sentence, such as "Deploy the [MASK] first."')
-    return sentences
-
-
-def _read_lines(path: str, where: str) -> list[str]:
-    """The lines of a file, or of standard input for `-`, that are not blank."""
-    try:
-        if path != "-":
-            content = Path(path).read_bytes()
-        else:
-            content = b"" if sys.stdin is None else sys.stdin.buffer.read()
-        lines = content.decode("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{where}: cannot be read ({error})") from error
-    return [line for line in lines if line.strip()]
 
 
 @app.command("report")
@@ -527,7 +444,7 @@ def report_runs(
     from mlmtune.proof.runs import open_run
 
     runs = [open_run(path) for path in paths]
-    _say_what_begins(f"reporting on {', '.join(map(str, paths))}", is_quiet=quiet)
+    starting.announce(f"reporting on {', '.join(map(str, paths))}", is_quiet=quiet)
 
     from mlmtune.proof.report import report_on
 
@@ -555,7 +472,7 @@ def push(
     The token is that of HF_TOKEN, or of hf auth login. What an earlier attempt has uploaded is not
     uploaded again.
     """
-    from mlmtune.training.pushing import push_run
+    from mlmtune.commands.push import push_run
 
     push_run(expand_home(run), repo, is_private=private, console=Console(is_quiet=quiet))
 
@@ -579,14 +496,12 @@ def check(
     ] = 1,
 ) -> None:
     """Show what a config would do, without training."""
-    from mlmtune.config_loading import load_config
+    settings = starting.load_adaptation(config, overrides)
 
-    settings = load_config(config, overrides or [])
+    starting.announce(f"checking {config}")
+    starting.check_model_and_text(settings)
 
-    _say_what_begins(f"checking {config}")
-    _check_places(settings)
-
-    from mlmtune.training.preview import preview
+    from mlmtune.commands.check import preview
 
     preview(settings, measure=measure, num_chunks=chunks, num_draws=draws, compares=masks)
 
@@ -607,14 +522,12 @@ def corpus(
     refresh: Refresh = False,
 ) -> None:
     """Show what a corpus comes to: found, cleaned, left out, kept."""
-    from mlmtune.config_loading import load_config
+    settings = starting.load_adaptation(config, overrides)
 
-    settings = load_config(config, overrides or [])
-
-    _say_what_begins(f"reading the text of {config}")
-    _check_text(settings)
-    _leave_torch_out()
-    from mlmtune.training.corpus_commands import show_corpus
+    starting.announce(f"reading the text of {config}")
+    starting.check_text(settings)
+    starting.leave_torch_out()
+    from mlmtune.commands.corpus import show_corpus
 
     console = Console(notes_to_stderr=True)
     show_corpus(settings, console, as_json=as_json, export_to=export, refresh=refresh)
@@ -628,26 +541,14 @@ def prepare(
     quiet: Quiet = False,
 ) -> None:
     """Read, clean and tokenize a corpus ahead of training."""
-    from mlmtune.config_loading import load_config
+    settings = starting.load_adaptation(config, overrides)
 
-    settings = load_config(config, overrides or [])
-
-    _say_what_begins(f"preparing the text of {config}", is_quiet=quiet)
-    _check_text(settings)
-    _leave_torch_out()
-    from mlmtune.training.corpus_commands import prepare_store
+    starting.announce(f"preparing the text of {config}", is_quiet=quiet)
+    starting.check_text(settings)
+    starting.leave_torch_out()
+    from mlmtune.commands.prepare import prepare_store
 
     prepare_store(settings, Console(is_quiet=quiet), refresh=refresh)
-
-
-def _leave_torch_out() -> None:
-    """Hide torch from transformers, which imports it wherever it is installed.
-
-    A tokenizer works without it, and the import takes longer than all else on a small corpus.
-    """
-    if "torch" not in sys.modules:
-        sys.modules["torch"] = None  # type: ignore[assignment]  # Python's way to say: not there
-        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 
 @app.command()
@@ -673,70 +574,14 @@ def init(
     ] = False,
 ) -> None:  # fmt: skip
     """Write a commented config to start from."""
-    from mlmtune.config_loading import SHIPPED_TASK, shipped_configs
+    from mlmtune.commands.init import list_configs, write_config, write_schema
 
-    configs = shipped_configs()
     if schema:
-        _write_schema(name == SHIPPED_TASK, output)
-        return
-    if name is None:
-        print("configs to start from (mlmtune init NAME):")
-        for known, path in configs.items():
-            print(f"  {known:<14}{path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
-        return
-    if name not in configs:
-        raise ConfigError(f"there is no config {name!r}; there are {', '.join(configs)}")
-    target = output or Path(f"{name}.yaml")
-    _write_new(target, configs[name].read_bytes())
-    command = "finetune" if name == SHIPPED_TASK else "train"
-    print(f"wrote {target}; review it, then: {own_command(command, '--config', target)}")
-
-
-def _write_schema(is_task: bool, output: Path | None) -> None:
-    import json
-
-    from mlmtune.config import ClassificationConfig, Config
-    from mlmtune.config_loading import json_schema
-
-    kind = ClassificationConfig if is_task else Config
-    text = json.dumps(json_schema(kind), indent=1) + "\n"
-    if output is None:
-        print(text, end="")
-        return
-    _write_new(output, text.encode())
-    print(f"wrote {output}; an editor takes it from a config's first line:")
-    print(f"# yaml-language-server: $schema={output}")
-
-
-def _write_new(target: Path, content: bytes) -> None:
-    if target.exists():
-        raise ConfigError(f"{target} exists already; give another name by --output FILE")
-    try:
-        target.write_bytes(content)
-    except OSError as error:
-        raise ResourceError(f"{target}: cannot be written ({error.strerror})") from error
-
-
-def _refuse_several_processes(command: str) -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(
-            f"{command} makes its runs one after another in one process; start it without launcher"
-        )
-
-
-def _run_in_processes(nproc: str | None, run: Path | None = None) -> None:
-    """Run this command in several processes and exit as they do; return where it is to run here."""
-    if nproc is None or is_launched():
-        return
-
-    from mlmtune.training.launch import count_processes, launch
-
-    num_processes = count_processes(nproc)
-    if num_processes > 1:
-        ending = launch(num_processes, run, is_quiet=not exits.shows_traceback())
-        if ending.exit_code == 0:
-            sys.exit(0)
-        exits.fail(ending.message, ending.exit_code, ending.rank)
+        write_schema(name, output)
+    elif name is None:
+        list_configs()
+    else:
+        write_config(name, output)
 
 
 def main() -> NoReturn:

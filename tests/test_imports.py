@@ -25,6 +25,7 @@ LAYERS = (
     {"classification"},
     {"proof"},
     {"exits"},
+    {"commands"},
     {"cli"},
     {"__main__"},
 )  # fmt: skip
@@ -32,7 +33,7 @@ LAYERS = (
 # Where an import waits until it is needed: commands must start without torch, the clients of the
 # hub and of other places are loaded only where something lies there, and extras may be missing.
 MAY_IMPORT_IN_FUNCTIONS = {
-    "classification/frozen.py", "cli.py", "hub.py", "modeling/locating.py",
+    "classification/frozen.py", "cli.py", "commands/starting.py", "hub.py", "modeling/locating.py",
     "corpus/hub.py", "corpus/near_duplicates.py", "corpus/compression.py",
     "corpus/formats/tables.py", "corpus/remote.py", "tokens/sentences.py", "tokens/words.py",
 }  # fmt: skip

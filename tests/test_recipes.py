@@ -11,12 +11,12 @@ from runs import Run
 from trials import TRIALS, english
 
 from mlmtune.classification.task import build_classification
+from mlmtune.commands.check import preview
 from mlmtune.config import ClassificationConfig, Config
 from mlmtune.config_loading import SHIPPED_TASK, load_config, shipped_configs
 from mlmtune.training.job import Options
 from mlmtune.training.loop import train
 from mlmtune.training.masked_lm import build_masked_lm
-from mlmtune.training.preview import preview
 
 ROOT = Path(__file__).parent.parent
 NAMES = list(TRIALS)

@@ -1,4 +1,4 @@
-"""Pushing to the Hugging Face hub: a finished run, and what is the best so far on the way."""
+"""Pushing to the Hugging Face hub while training goes on: the model that is the best so far."""
 
 import os
 import shutil
@@ -8,9 +8,8 @@ from pathlib import Path
 
 from mlmtune import hub
 from mlmtune.console import Console
-from mlmtune.errors import ConfigError, HubError, StoppedAtOnce
+from mlmtune.errors import ConfigError, HubError
 from mlmtune.files import temporary_name
-from mlmtune.printable import counted
 from mlmtune.sharing.repository import (
     PushFailed,
     Repository,
@@ -18,53 +17,10 @@ from mlmtune.sharing.repository import (
     push_folder,
     without_bars,
 )  # fmt: skip
-from mlmtune.shell import own_command
 from mlmtune.training.manifest import MANIFEST
-from mlmtune.training.run_dir import finished_run_dir
 
 NOT_OF_THE_MODEL = ("optimizer.safetensors", "state.json", MANIFEST)
 """What a checkpoint has besides a model."""
-
-
-def push_run(path: Path, name: str, *, is_private: bool, console: Console) -> None:
-    """Push a finished run's `model/`, which includes its card, in one commit.
-
-    Args:
-        path: the run's directory, or its result.
-        name: of the repository.
-        is_private: what the repository is made as, and must be if it is true.
-        console: says what is pushed, and where it is then.
-
-    Raises:
-        ConfigError: there is no finished run; or see `open_repository`.
-        HubError: the hub refuses, or cannot be reached; with the command that tries again.
-    """
-    run = finished_run_dir(path)
-    again = own_command("push", path, "--repo", name, *([] if is_private else ["--public"]))
-    files = [file for file in run.model.rglob("*") if file.is_file()]
-    if notes := hub.environment_notes():
-        console.say(f"the hub is {hub.endpoint()} ({'; '.join(notes)})")
-    if not console.shows_bars:
-        without_bars()
-    try:
-        repository = open_repository(name, is_private=is_private, say=console.say)
-        size = sum(file.stat().st_size for file in files) / 1e6
-        seen = "private" if repository.is_private else "public"
-        console.say(
-            f"pushing {counted(len(files), 'file')}, {size:,.1f} MB, to {repository.name} ({seen})"
-        )
-        step = (run.read_json("eval_results.json") or {}).get("step")
-        message = f"{run.path.resolve().name}, step {step}"
-        commit = push_folder(repository, run.model, message, console.say)
-    except PushFailed as error:
-        raise HubError(
-            f"{error}; nothing was pushed, and the model is whole in {run.model}. To try again: "
-            f"{again}"
-        ) from error
-    except StoppedAtOnce:
-        console.say(f"the model is whole in {run.model}; to push it: {again}")
-        raise
-    console.result(f"pushed to {repository.url}, commit {commit[:8]}")
 
 
 class PushOnTheWay:

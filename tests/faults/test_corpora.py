@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 import pytest
 from child import full_disk, killed_after_shards, with_programs_of, without_privileges
 
+from mlmtune.commands.prepare import prepare_store
 from mlmtune.config import CorpusConfig, SourceConfig
 from mlmtune.config_loading import load_config
 from mlmtune.corpus.corpus import Corpus, read_corpus
@@ -39,7 +40,6 @@ from mlmtune.errors import DataError
 from mlmtune.tokens import store as store_module
 from mlmtune.tokens import tokenization
 from mlmtune.tokens.store import TokenStore
-from mlmtune.training.corpus_commands import prepare_store
 
 PROSE = "the storage account of a small cluster is ready. "
 GREETING = "Grüße aus Köln, schöne Straße, größere Häuser. "

@@ -9,10 +9,10 @@ import pytest
 from runs import Run, Runs, assert_same_end
 from scenario import SECTIONS
 
+from mlmtune.commands.push import push_run
 from mlmtune.errors import CheckpointError, ConfigError, DataError, ResourceError
 from mlmtune.proof.runs import open_run
 from mlmtune.training import loop
-from mlmtune.training.pushing import push_run
 
 FILES = [
     "status.json", "metrics.jsonl", "config.yaml", "config.resolved.yaml", "environment.json",

@@ -16,12 +16,12 @@ from local_hub import TOKEN, serving
 from runs import Runs
 
 from mlmtune.cli import main
+from mlmtune.commands.check import preview
+from mlmtune.commands.corpus import show_corpus
 from mlmtune.config_loading import load_config
 from mlmtune.console import Console
 from mlmtune.proof.report import report_on
 from mlmtune.proof.runs import open_run
-from mlmtune.training.corpus_commands import show_corpus
-from mlmtune.training.preview import preview
 
 ENVIRONMENT_CANARY = "cnry-in-the-environment-0451"
 CONFIG_CANARY = TOKEN

@@ -11,6 +11,8 @@ from huggingface_hub import constants
 from launching import TIMEOUT_SECONDS, environment
 from local_hub import READ_ONLY_TOKEN, TOKEN, serving
 
+from mlmtune.commands import push as push_command
+from mlmtune.commands.push import push_run
 from mlmtune.errors import CheckpointError, ConfigError, HubError, StoppedAtOnce
 from mlmtune.sharing import repository
 from mlmtune.shell import own_command
@@ -114,7 +116,7 @@ def test_a_hub_that_is_away_does_not_keep_a_run_from_starting(here, runs, capsys
 def push(path, name="tiny", *, is_private=True, console=None):
     from mlmtune.console import Console
 
-    pushing.push_run(path, name, is_private=is_private, console=console or Console())
+    push_run(path, name, is_private=is_private, console=console or Console())
 
 
 @pytest.mark.parametrize("export", ["best", "last"])
@@ -307,7 +309,7 @@ def test_a_stop_during_the_last_push_says_how_to_push(here, runs, monkeypatch, c
     def stopped(*_):
         raise StoppedAtOnce(signal.SIGINT)
 
-    monkeypatch.setattr(pushing, "push_folder", stopped)
+    monkeypatch.setattr(push_command, "push_folder", stopped)
     with pytest.raises(StoppedAtOnce):
         push(run.path, console=console)
     assert console.lines[-1].endswith(

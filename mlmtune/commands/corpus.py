@@ -1,4 +1,4 @@
-"""What `mlmtune prepare` and `mlmtune corpus` do: the corpus without a run."""
+"""What comes of a corpus, without a run: `mlmtune corpus`."""
 
 import json
 from pathlib import Path
@@ -15,31 +15,13 @@ from mlmtune.tokens.summary_text import describe
 from mlmtune.training.preparation import Prepared, prepare
 
 
-def prepare_store(config: Config, console: Console, *, refresh: bool) -> None:
-    """Do ahead of training what needs no model, and say where it lies.
-
-    Raises:
-        MlmtuneError: see `setup.prepare`.
-    """
-    prepared = prepare(config, console, rebuilds=True, refresh=refresh)
-    store, splits = prepared.store, prepared.splits
-    console.result(
-        f"{counted(store.num_documents, 'document')}, {counted(store.num_tokens, 'token')} in "
-        f"{counted(len(store.shards), 'shard')}; {len(splits.train):,} training and "
-        f"{counted(len(splits.validation), 'validation chunk')} of {config.chunking.chunk_length}"
-    )
-    if splits.marks:
-        console.result(f"found in it besides: {', '.join(splits.marks)}")
-    console.result(f"the tokenized corpus is in {store.directory}")
-
-
 def show_corpus(
     config: Config, console: Console, *, as_json: bool, export_to: Path | None, refresh: bool
 ) -> None:
     """Print what the corpus comes to; write its cleaned documents if asked.
 
     Raises:
-        MlmtuneError: see `setup.prepare`.
+        MlmtuneError: see `preparation.prepare`.
     """
     if export_to is not None:
         check_target(export_to)

@@ -1,4 +1,4 @@
-"""Models fill the masks of the same sentences; what they say stands side by side."""
+"""Models fill the masks of the same sentences, side by side: `mlmtune fill`."""
 
 import json
 import sys

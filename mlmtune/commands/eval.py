@@ -1,4 +1,4 @@
-"""`mlmtune eval`: several models on several texts, in one table."""
+"""Several models on several texts, in one table: `mlmtune eval`."""
 
 import csv
 import json

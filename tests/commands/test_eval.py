@@ -1,7 +1,7 @@
 from dataclasses import replace
 
+from mlmtune.commands.eval import Row, _table
 from mlmtune.evaluation.perplexity import Evaluation
-from mlmtune.proof.evaluating import Row, _table
 
 EVALUATION = Evaluation(2.0, 7.39, (7.0, 7.8), 0.5, 0.7, 12_345, 10, 1, 12_345, 0.0, 0.0)
 ROW = Row("text", "one", "fine", EVALUATION, 60.0, 2.5)

@@ -15,11 +15,11 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
+from mlmtune.commands.fill import Answer, FilledText, MaskFiller, converse, show
 from mlmtune.errors import ConfigError
 from mlmtune.evaluation.fill_mask import MaskPredictions, Prediction, Target, fill_mask
 from mlmtune.modeling.locating import ModelFolder
 from mlmtune.modeling.tokenizer import load_tokenizer
-from mlmtune.proof.filling import Answer, FilledText, MaskFiller, converse, show
 
 TEXT = "the [MASK] account"
 
@@ -146,7 +146,7 @@ def test_a_wrong_sentence_is_told_before_weights_are_loaded(
     sentences: list[str],
     match: str,
 ) -> None:
-    monkeypatch.setattr("mlmtune.proof.filling.load_pretrained", fail)
+    monkeypatch.setattr("mlmtune.commands.fill.load_pretrained", fail)
     with pytest.raises(ConfigError, match=match):
         MaskFiller([str(model_dir), str(roberta_dir)], sentences, (), 5, console)
 
@@ -154,7 +154,7 @@ def test_a_wrong_sentence_is_told_before_weights_are_loaded(
 def test_the_last_models_missing_folder_is_told_before_weights_are_loaded(
     monkeypatch: pytest.MonkeyPatch, load: Callable[..., MaskFiller], model_dir: Path
 ) -> None:
-    monkeypatch.setattr("mlmtune.proof.filling.load_pretrained", fail)
+    monkeypatch.setattr("mlmtune.commands.fill.load_pretrained", fail)
     with pytest.raises(ConfigError, match="nowhere"):
         load(model_dir, model_dir / "nowhere")
 

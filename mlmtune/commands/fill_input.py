@@ -1,0 +1,55 @@
+"""The words and sentences that `mlmtune fill` is given, read before any library is imported."""
+
+import sys
+from pathlib import Path
+
+from mlmtune.errors import ConfigError
+
+
+def listed_words(targets: str | None) -> list[str]:
+    """The words of `--targets`, each once.
+
+    Raises:
+        ConfigError: the option is given, and there is no word in it.
+    """
+    words = [word.strip() for word in (targets or "").split(",") if word.strip()]
+    if targets is not None and not words:
+        raise ConfigError("--targets: there is no word; give some, such as cluster,node")
+    return list(dict.fromkeys(words))
+
+
+def given_sentences(texts: list[str], text_file: Path | None) -> list[str] | None:
+    """The sentences to fill; None where a person at a terminal is asked for them.
+
+    Args:
+        texts: arguments of the command; `-` is standard input.
+        text_file: the value of `--text-file`; `-` is standard input.
+
+    Raises:
+        ConfigError: there is no sentence, or a file cannot be read.
+    """
+    if not texts and text_file is None:
+        if sys.stdin is not None and sys.stdin.isatty():
+            return None
+        texts = ["-"]
+    sentences: list[str] = []
+    for text in texts:
+        sentences += _read_lines("-", "standard input") if text == "-" else [text]
+    if text_file is not None:
+        sentences += _read_lines(str(text_file), f"--text-file {text_file}")
+    if not sentences:
+        raise ConfigError('nothing to fill; give a sentence, such as "Deploy the [MASK] first."')
+    return sentences
+
+
+def _read_lines(path: str, where: str) -> list[str]:
+    """The lines of a file, or of standard input for `-`, that are not blank."""
+    try:
+        if path != "-":
+            content = Path(path).read_bytes()
+        else:
+            content = b"" if sys.stdin is None else sys.stdin.buffer.read()
+        lines = content.decode("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{where}: cannot be read ({error})") from error
+    return [line for line in lines if line.strip()]

@@ -1,0 +1,66 @@
+"""Configs to start from, and their JSON schemas: `mlmtune init`."""
+
+import json
+from pathlib import Path
+
+from mlmtune.config import ClassificationConfig, Config
+from mlmtune.config_loading import SHIPPED_TASK, json_schema, shipped_configs
+from mlmtune.errors import ConfigError, ResourceError
+from mlmtune.shell import own_command
+
+
+def list_configs() -> None:
+    """Print the name of each config with its first line."""
+    print("configs to start from (mlmtune init NAME):")
+    for name, path in shipped_configs().items():
+        print(f"  {name:<14}{path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
+
+
+def write_config(name: str, output: Path | None) -> None:
+    """Write a config to a new file, and print the command that uses it.
+
+    Args:
+        name: the config.
+        output: the file; NAME.yaml by default.
+
+    Raises:
+        ConfigError: there is no such config, or the file exists.
+        ResourceError: the file cannot be written.
+    """
+    configs = shipped_configs()
+    if name not in configs:
+        raise ConfigError(f"there is no config {name!r}; there are {', '.join(configs)}")
+    target = output or Path(f"{name}.yaml")
+    _write_new(target, configs[name].read_bytes())
+    command = "finetune" if name == SHIPPED_TASK else "train"
+    print(f"wrote {target}; review it, then: {own_command(command, '--config', target)}")
+
+
+def write_schema(name: str | None, output: Path | None) -> None:
+    """Print the JSON schema of a config's kind, or write it to a new file.
+
+    Args:
+        name: the config; None for one of adaptation.
+        output: the file; it is printed by default.
+
+    Raises:
+        ConfigError: the file exists.
+        ResourceError: the file cannot be written.
+    """
+    kind = ClassificationConfig if name == SHIPPED_TASK else Config
+    text = json.dumps(json_schema(kind), indent=1) + "\n"
+    if output is None:
+        print(text, end="")
+        return
+    _write_new(output, text.encode())
+    print(f"wrote {output}; an editor takes it from a config's first line:")
+    print(f"# yaml-language-server: $schema={output}")
+
+
+def _write_new(target: Path, content: bytes) -> None:
+    if target.exists():
+        raise ConfigError(f"{target} exists already; give another name by --output FILE")
+    try:
+        target.write_bytes(content)
+    except OSError as error:
+        raise ResourceError(f"{target}: cannot be written ({error.strerror})") from error

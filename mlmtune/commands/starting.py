@@ -1,0 +1,127 @@
+"""What a command does before it imports its libraries, which takes seconds.
+
+Mistakes that can be found without those libraries are reported at once.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlmtune import exits
+from mlmtune.console import Console
+from mlmtune.errors import ConfigError
+from mlmtune.training.launched import is_launched
+
+if TYPE_CHECKING:
+    from mlmtune.config import ClassificationConfig, Config
+
+
+def load_adaptation(path: Path, overrides: Sequence[str] | None) -> "Config":
+    """Load the config of an adaptation; see `load_config`."""
+    from mlmtune.config_loading import load_config
+
+    return load_config(path, overrides or [])
+
+
+def load_task(path: Path, overrides: Sequence[str] | None) -> "ClassificationConfig":
+    """Load the config of a task with labels; see `load_config`."""
+    from mlmtune.config import ClassificationConfig
+    from mlmtune.config_loading import load_config
+
+    return load_config(path, overrides or [], kind=ClassificationConfig)
+
+
+def announce(doing: str, *, is_quiet: bool = False) -> None:
+    """Tell whoever waits at a terminal what goes on while the libraries are imported."""
+    speaks = exits.is_first_process() and not is_launched()
+    console = Console(is_main=speaks, is_quiet=is_quiet, notes_to_stderr=True)
+    if console.shows_bars:
+        console.say(f"{doing} ...")
+
+
+def check_models(names: Sequence[str], key: str) -> None:
+    """Refuse local models that do not exist.
+
+    Args:
+        names: folders, names on the hub, or `package://NAME/FOLDER`.
+        key: the option or the key of the config that names them, for the message.
+
+    Raises:
+        ConfigError: one does not exist.
+    """
+    from mlmtune.modeling.locating import is_on_hub, locate_model
+
+    for name in names:
+        if not is_on_hub(name):
+            locate_model(name, None, key)
+
+
+def check_text(settings: "Config | ClassificationConfig") -> None:
+    """Refuse a config whose local text does not exist.
+
+    Raises:
+        MlmtuneError: a path of it does not exist.
+    """
+    from mlmtune.classification import reading
+    from mlmtune.config import Config
+    from mlmtune.corpus import scanning
+
+    if not isinstance(settings, Config):
+        reading.check_paths(settings.data)
+    elif settings.tokenization.store is None:  # a store replaces the text
+        scanning.check_paths(settings.corpus)
+
+
+def check_model_and_text(settings: "Config | ClassificationConfig") -> None:
+    """Refuse a config whose local model or text does not exist.
+
+    Raises:
+        MlmtuneError: see `check_models` and `check_text`.
+    """
+    check_models([settings.model.name_or_path], "model.name_or_path")
+    check_text(settings)
+
+
+def refuse_several_processes(command: str) -> None:
+    """Refuse to run below a launcher.
+
+    Raises:
+        ConfigError: a launcher has started this process as one of several.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            f"{command} makes its runs one after another in one process; start it without launcher"
+        )
+
+
+def run_in_processes(nproc: str | None, run: Path | None = None) -> None:
+    """Run this command again in several processes and exit as they do, where that is asked for.
+
+    Args:
+        nproc: the value of `--nproc`. The command goes on in this process where it is None, or
+            where it comes to one process.
+        run: the directory of the run, where the command has one.
+    """
+    if nproc is None or is_launched():
+        return
+
+    from mlmtune.training.launch import count_processes, launch
+
+    num_processes = count_processes(nproc)
+    if num_processes > 1:
+        ending = launch(num_processes, run, is_quiet=not exits.shows_traceback())
+        if ending.exit_code == 0:
+            sys.exit(0)
+        exits.fail(ending.message, ending.exit_code, ending.rank)
+
+
+def leave_torch_out() -> None:
+    """Hide torch from transformers, which imports it wherever it is installed.
+
+    A tokenizer works without torch, and on a small corpus its import takes longer than the rest.
+    """
+    if "torch" not in sys.modules:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # Python's way to say: not there
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
