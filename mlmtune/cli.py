@@ -169,8 +169,8 @@ def _report_on_finished(run: Path, console: Console) -> bool:
     Returns:
         Whether there is a report.
     """
-    from mlmtune.proof.report import report_on
-    from mlmtune.proof.runs import open_run
+    from mlmtune.report.report import report_on
+    from mlmtune.report.runs import open_run
 
     try:
         report_on([open_run(run)], [], None, console)
@@ -258,7 +258,7 @@ def probe(
     starting.check_models(models, "--model")
     starting.check_text(settings)
 
-    from mlmtune.proof.probing import probe as probe_models
+    from mlmtune.report.probing import probe as probe_models
 
     console = Console(is_quiet=quiet, notes_to_stderr=True)
     probe_models(settings, models, console, as_json=as_json)
@@ -294,7 +294,7 @@ def sweep(
     """
     starting.refuse_several_processes("sweep")
     from mlmtune.config_loading import kind_of
-    from mlmtune.proof.grid import plan_sweep
+    from mlmtune.report.grid import plan_sweep
 
     planned = plan_sweep(config, settings, kind_of(config))
 
@@ -304,7 +304,7 @@ def sweep(
     for trial in planned.trials:
         starting.check_model_and_text(trial.config)
 
-    from mlmtune.proof.sweeping import sweep as run_sweep
+    from mlmtune.report.sweeping import sweep as run_sweep
 
     run_sweep(config, planned, Console(is_quiet=quiet, notes_to_stderr=True), as_json=as_json)
 
@@ -441,12 +441,12 @@ def report_runs(
     paths = [expand_home(a) for a in arguments if a not in overrides]
     if not paths:
         raise ConfigError("there is no run to report on; give a run.output_dir")
-    from mlmtune.proof.runs import open_run
+    from mlmtune.report.runs import open_run
 
     runs = [open_run(path) for path in paths]
     starting.announce(f"reporting on {', '.join(map(str, paths))}", is_quiet=quiet)
 
-    from mlmtune.proof.report import report_on
+    from mlmtune.report.report import report_on
 
     report_on(runs, overrides, output, Console(is_quiet=quiet))
 

@@ -23,7 +23,7 @@ LAYERS = (
     {"sharing"},
     {"training"},
     {"classification"},
-    {"proof"},
+    {"report"},
     {"exits"},
     {"commands"},
     {"cli"},

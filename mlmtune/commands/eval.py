@@ -20,9 +20,9 @@ from mlmtune.evaluation.scoring import FixedMasks
 from mlmtune.masking.collator import IGNORE_INDEX, MaskedBatch
 from mlmtune.modeling.device import build_accelerator, precision_of
 from mlmtune.modeling.names import short_names
-from mlmtune.proof.comparison import exponential
-from mlmtune.proof.findings import Estimate
-from mlmtune.proof.numbers import perplexity
+from mlmtune.report.comparison import exponential
+from mlmtune.report.findings import Estimate
+from mlmtune.report.numbers import perplexity
 from mlmtune.training.setup import Measurable, build_measurable
 
 DUMP_COLUMNS = ("model", "text", "chunk", "source", "original", "masked", "prediction")

@@ -11,7 +11,7 @@ from scenario import SECTIONS
 
 from mlmtune.commands.push import push_run
 from mlmtune.errors import CheckpointError, ConfigError, DataError, ResourceError
-from mlmtune.proof.runs import open_run
+from mlmtune.report.runs import open_run
 from mlmtune.training import loop
 
 FILES = [

@@ -20,8 +20,8 @@ from mlmtune.commands.check import preview
 from mlmtune.commands.corpus import show_corpus
 from mlmtune.config_loading import load_config
 from mlmtune.console import Console
-from mlmtune.proof.report import report_on
-from mlmtune.proof.runs import open_run
+from mlmtune.report.report import report_on
+from mlmtune.report.runs import open_run
 
 ENVIRONMENT_CANARY = "cnry-in-the-environment-0451"
 CONFIG_CANARY = TOKEN

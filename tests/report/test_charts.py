@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlmtune.proof.charts import WIDTH, Range, Series, interval_chart, line_chart
+from mlmtune.report.charts import WIDTH, Range, Series, interval_chart, line_chart
 
 NUMBERS = st.floats(-1e6, 1e6, allow_nan=False).map(lambda value: value if abs(value) > 1e-6 else 0)
 POINTS = st.lists(st.tuples(st.integers(0, 10_000), NUMBERS), min_size=1, max_size=30)

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from mlmtune.proof.findings import Estimate
+from mlmtune.report.findings import Estimate
 
 
 def perplexity(estimate: Estimate | None, *, with_interval: bool = True) -> str:

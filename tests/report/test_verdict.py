@@ -1,7 +1,7 @@
 import pytest
 
-from mlmtune.proof.findings import Change, Estimate, Measurement, Model, Run, Text
-from mlmtune.proof.verdict import judge
+from mlmtune.report.findings import Change, Estimate, Measurement, Model, Run, Text
+from mlmtune.report.verdict import judge
 
 ADAPTED = Model("new", "old", "runs/new", False, "one", compared_with="old")
 MORE_RIGHT, AS_RIGHT = Estimate(0.3, (0.2, 0.4)), Estimate(-0.004, (-0.02, 0.01))

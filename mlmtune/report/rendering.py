@@ -10,9 +10,9 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from mlmtune.printable import in_markdown
-from mlmtune.proof.charts import Range, Series, interval_chart, line_chart
-from mlmtune.proof.findings import Estimate, Part, Probe, Report, Text
-from mlmtune.proof.numbers import change, count, nats, perplexity, points, share
+from mlmtune.report.charts import Range, Series, interval_chart, line_chart
+from mlmtune.report.findings import Estimate, Part, Probe, Report, Text
+from mlmtune.report.numbers import change, count, nats, perplexity, points, share
 
 
 def to_html(report: Report) -> str:

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from mlmtune.proof import bootstrap
-from mlmtune.proof.bootstrap import estimate, resampled, sums_by_unit
+from mlmtune.report import bootstrap
+from mlmtune.report.bootstrap import estimate, resampled, sums_by_unit
 
 
 def interval_of_means(units, values):

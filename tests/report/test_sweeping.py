@@ -12,9 +12,9 @@ from transformers import BertModel
 from mlmtune.config import ClassificationConfig, Config
 from mlmtune.console import Console
 from mlmtune.errors import ConfigError, Interrupted
-from mlmtune.proof import many_runs
-from mlmtune.proof.grid import plan_sweep
-from mlmtune.proof.sweeping import sweep
+from mlmtune.report import many_runs
+from mlmtune.report.grid import plan_sweep
+from mlmtune.report.sweeping import sweep
 
 RATES = "optimizer.learning_rate=[0.001, 0.01, 0.001]"
 

@@ -12,8 +12,8 @@ from mlmtune.corpus.cleaning import UNSPACED
 from mlmtune.evaluation.fill_mask import as_text, fill_mask
 from mlmtune.evaluation.scoring import TokenScores
 from mlmtune.masking.collator import MaskedBatch
-from mlmtune.proof.findings import Candidate, Example, Opinion, Question
-from mlmtune.proof.measuring import Subject
+from mlmtune.report.findings import Candidate, Example, Opinion, Question
+from mlmtune.report.measuring import Subject
 
 NUM_EXAMPLES = 5
 NUM_CANDIDATES = 5

@@ -24,9 +24,9 @@ from mlmtune.evaluation.scoring import TokenScores
 from mlmtune.files import read_json, write_text
 from mlmtune.modeling.names import short_names
 from mlmtune.printable import counted
-from mlmtune.proof.comparison import compare, units_of
-from mlmtune.proof.examples import ask, furthest_apart, questions
-from mlmtune.proof.findings import (
+from mlmtune.report.comparison import compare, units_of
+from mlmtune.report.examples import ask, furthest_apart, questions
+from mlmtune.report.findings import (
     FORMAT_VERSION,
     Difference,
     Example,
@@ -38,11 +38,11 @@ from mlmtune.proof.findings import (
     Report,
     Text,
 )
-from mlmtune.proof.measuring import Subject, load_subject
-from mlmtune.proof.rendering import to_html, to_markdown
-from mlmtune.proof.runs import FinishedRun
-from mlmtune.proof.specificity import BINS, kinds, vocabulary, words_at
-from mlmtune.proof.verdict import judge
+from mlmtune.report.measuring import Subject, load_subject
+from mlmtune.report.rendering import to_html, to_markdown
+from mlmtune.report.runs import FinishedRun
+from mlmtune.report.specificity import BINS, kinds, vocabulary, words_at
+from mlmtune.report.verdict import judge
 from mlmtune.shell import own_command
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.splits import Splits

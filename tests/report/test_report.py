@@ -14,9 +14,9 @@ from transformers import BertModel
 
 from mlmtune.console import Console
 from mlmtune.errors import CheckpointError, ConfigError, DataError
-from mlmtune.proof.findings import Estimate, Measurement, Text
-from mlmtune.proof.report import _notes_on_unknown_text, report_on
-from mlmtune.proof.runs import open_run
+from mlmtune.report.findings import Estimate, Measurement, Text
+from mlmtune.report.report import _notes_on_unknown_text, report_on
+from mlmtune.report.runs import open_run
 from mlmtune.training.run_dir import RunDir
 
 GENERAL_WORDS = ["the", "key", "of", "a", "table", "is", "in", "vault"]

@@ -38,13 +38,13 @@ from mlmtune.modeling.loading import LoadedModel, load_classifier
 from mlmtune.modeling.locating import locate_model
 from mlmtune.modeling.names import short_names
 from mlmtune.printable import counted, in_markdown
-from mlmtune.proof.bootstrap import NUM_RESAMPLES, SEED, estimate
-from mlmtune.proof.findings import Probe, ProbeRow
-from mlmtune.proof.many_runs import train_one_of_many
-from mlmtune.proof.numbers import change, points
-from mlmtune.proof.rendering import probe_table
-from mlmtune.proof.report import renew_report
-from mlmtune.proof.runs import FinishedRun, open_run
+from mlmtune.report.bootstrap import NUM_RESAMPLES, SEED, estimate
+from mlmtune.report.findings import Probe, ProbeRow
+from mlmtune.report.many_runs import train_one_of_many
+from mlmtune.report.numbers import change, points
+from mlmtune.report.rendering import probe_table
+from mlmtune.report.report import renew_report
+from mlmtune.report.runs import FinishedRun, open_run
 from mlmtune.training.run_dir import RunDir
 
 FEWEST_EVALUATIONS, MOST_EVALUATIONS = 3, 10

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from mlmtune.evaluation.known_text import KnownText
 from mlmtune.evaluation.perplexity import LARGEST_EXPONENT
 from mlmtune.evaluation.scoring import TokenScores
-from mlmtune.proof.bootstrap import estimate, resampled, sums_by_unit
-from mlmtune.proof.findings import Change, Estimate, Measurement
+from mlmtune.report.bootstrap import estimate, resampled, sums_by_unit
+from mlmtune.report.findings import Change, Estimate, Measurement
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.training.caveats import FEWEST_DOCUMENTS
 

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlmtune.proof.specificity import BINS, kinds, vocabulary, words_at, words_of
+from mlmtune.report.specificity import BINS, kinds, vocabulary, words_at, words_of
 
 WORD = st.lists(st.integers(1, 6), min_size=1, max_size=4).map(tuple)
 DOCUMENTS = st.lists(st.lists(WORD, max_size=8), min_size=1, max_size=5)

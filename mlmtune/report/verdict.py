@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from mlmtune.printable import counted
-from mlmtune.proof.findings import Estimate, Label, Measurement, Model, Run, Text, Verdict
-from mlmtune.proof.numbers import change, nats, perplexity, points, share
+from mlmtune.report.findings import Estimate, Label, Measurement, Model, Run, Text, Verdict
+from mlmtune.report.numbers import change, nats, perplexity, points, share
 
 LABELS: dict[str, Label] = {
     "better": "improved", "unclear": "no clear change", "worse": "worse",

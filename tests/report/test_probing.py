@@ -18,17 +18,17 @@ from mlmtune.config import ClassificationConfig
 from mlmtune.config_loading import load_config
 from mlmtune.console import Console
 from mlmtune.errors import ConfigError, Interrupted
-from mlmtune.proof import many_runs, probing
-from mlmtune.proof.findings import Estimate, ProbeRow
-from mlmtune.proof.probing import (
+from mlmtune.report import many_runs, probing
+from mlmtune.report.findings import Estimate, ProbeRow
+from mlmtune.report.probing import (
     Setting,
     probe,
     resampled_macro_f1,
     sentences,
     what_says_little,
 )
-from mlmtune.proof.report import report_on
-from mlmtune.proof.runs import open_run
+from mlmtune.report.report import report_on
+from mlmtune.report.runs import open_run
 
 Probing = Callable[..., dict[str, Any]]
 

@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from mlmtune.proof.findings import Estimate
-from mlmtune.proof.numbers import change, nats, perplexity, points, share
+from mlmtune.report.findings import Estimate
+from mlmtune.report.numbers import change, nats, perplexity, points, share
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 from mlmtune.config import Config
 from mlmtune.config_loading import load_config
 from mlmtune.errors import ConfigError
-from mlmtune.proof.findings import Run
+from mlmtune.report.findings import Run
 from mlmtune.training.run_dir import finished_run_dir
 
 RECORDS = (

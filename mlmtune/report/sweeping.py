@@ -17,10 +17,10 @@ from mlmtune.errors import DivergedError
 from mlmtune.files import write_json
 from mlmtune.locations import expand_home
 from mlmtune.printable import counted
-from mlmtune.proof.findings import Estimate
-from mlmtune.proof.grid import PlannedSweep, Trial
-from mlmtune.proof.many_runs import train_one_of_many
-from mlmtune.proof.numbers import perplexity
+from mlmtune.report.findings import Estimate
+from mlmtune.report.grid import PlannedSweep, Trial
+from mlmtune.report.many_runs import train_one_of_many
+from mlmtune.report.numbers import perplexity
 from mlmtune.shell import own_command
 from mlmtune.training.masked_lm import build_masked_lm
 from mlmtune.training.run_dir import RunDir

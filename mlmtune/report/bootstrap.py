@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmtune.proof.findings import Estimate
+from mlmtune.report.findings import Estimate
 
 NUM_RESAMPLES = 2000
 SEED = 0
