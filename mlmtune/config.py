@@ -26,7 +26,7 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 MaskingRate = Annotated[float, Field(gt=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 
-Strategy = Literal["token", "whole_word", "span"]
+StrategyName = Literal["token", "whole_word", "span"]
 Objective = Literal["mlm", "mlm+nsp", "mlm+sop"]
 TrackerName = Literal[
     "tensorboard", "wandb", "trackio", "swanlab", "mlflow", "comet_ml", "aim", "clearml", "dvclive",
@@ -485,7 +485,7 @@ class RateSchedule(Section):
 class MaskingConfig(Section):
     """Which tokens are predicted, and what stands in their place (Devlin et al. 2019, 3.1)."""
 
-    strategy: Strategy = "token"
+    strategy: StrategyName = "token"
     """`token`: each token is selected on its own. `whole_word`: all tokens of a word or none.
     `span`: some words in a row, of a length that is drawn (SpanBERT: Joshi et al. 2020, 3.1)."""
     mlm_probability: MaskingRate | RateSchedule = 0.15
@@ -602,7 +602,7 @@ class EvaluationConfig(Section):
     """Steps between evaluations, or `epoch`. Before and after training it is always measured."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the validation masks. Apart from `run.seed`, so that runs compare."""
-    strategy: Strategy = "token"
+    strategy: StrategyName = "token"
     """How validation tokens are selected, whatever `masking.strategy` is."""
     mlm_probability: MaskingRate = 0.15
     """Masking rate of validation, whatever the training rate is."""

@@ -158,7 +158,7 @@ def test_a_masking_strategy_is_added_as_the_recipe_says(
     follow(
         "Add a masking strategy",
         ("masking/selection.py", "Grouping",
-         "STRATEGIES: dict[Strategy, Grouping] = {\n",
+         "STRATEGIES: dict[StrategyName, Strategy] = {\n",
          "def two_word_heads(\n"
          "    chunks: ChunkBatch, keys: UInt64Array, config: MaskingConfig\n"
          ") -> NDArray[np.int64]:\n"
@@ -167,16 +167,14 @@ def test_a_masking_strategy_is_added_as_the_recipe_says(
          "    follows_special = np.ones(begins.shape, dtype=bool)\n"
          "    follows_special[:, 1:] = chunks.special_tokens_mask[:, :-1]\n"
          "    return _heads(begins | (chunks.word_starts & follows_special))\n\n\n"
-         "STRATEGIES: dict[Strategy, Grouping] = {\n"),
+         "STRATEGIES: dict[StrategyName, Strategy] = {\n"),
         ("masking/selection.py", "STRATEGIES",
-         '    "span": span_heads,\n',
-         '    "span": span_heads,\n    "two_words": two_word_heads,\n'),
-        ("config.py", "Strategy",
+         '    "span": Strategy(',
+         '    "two_words": Strategy(two_word_heads, "two words in a row", 8, '
+         'keeps_words_whole=True),\n    "span": Strategy('),
+        ("config.py", "StrategyName",
          'Literal["token", "whole_word", "span"]\n',
-         'Literal["token", "whole_word", "span", "two_words"]\n'),
-        ("training/shown_masks.py", "training/shown_masks.py",
-         '    "span": "some words in a row",\n',
-         '    "span": "some words in a row",\n    "two_words": "two words in a row",\n'),
+         'Literal["token", "whole_word", "two_words", "span"]\n'),
     )  # fmt: skip
     shutil.copytree(
         ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__")

@@ -30,9 +30,6 @@ IGNORE_INDEX = -100
 COUNT_MULTIPLE = 64
 """Padded counts of masked positions are multiples of this, which suits matrix units too."""
 
-TOKENS_TOGETHER = {"token": 1, "whole_word": 4, "span": 16}
-"""How many tokens are selected together, at most about: the more, the more the counts vary."""
-
 
 @dataclass(frozen=True)
 class MaskedBatch:
@@ -112,13 +109,15 @@ class MaskingCollator:
         self._unknown_token_id = unknown_token_id(tokenizer)
         self._replacements = replacement_ids(tokenizer)
         self._config = config
-        self._heads = STRATEGIES[config.strategy]
+        self._strategy = STRATEGIES[config.strategy]
         self._with_token_type_ids = with_token_type_ids
         self._is_for_compiled_model = is_for_compiled_model
 
     def without_unknown(self, chunks: ChunkBatch) -> ChunkBatch:
         """The chunks with unknown tokens set aside; see `selection.without_unknown`."""
-        return without_unknown(chunks, self._unknown_token_id, self._config.strategy)
+        return without_unknown(
+            chunks, self._unknown_token_id, keeps_words_whole=self._strategy.keeps_words_whole
+        )
 
     def __call__(
         self,
@@ -136,7 +135,7 @@ class MaskingCollator:
             slice_number: which of the masks that these keys give; see `selection.select`.
         """
         chunks = self.without_unknown(chunks)
-        heads = self._heads(chunks, keys, self._config)
+        heads = self._strategy.group(chunks, keys, self._config)
         selected = select(chunks, keys, heads, mlm_probability, slice_number)
         corrupted = corrupt(
             chunks.input_ids,
@@ -181,7 +180,7 @@ class MaskingCollator:
     ) -> NDArray[np.int64]:
         """Positions up to a count that a batch of this shape does not exceed once in a billion."""
         expected = highest_mlm_probability(self._config.mlm_probability) * selected.size
-        spread = math.sqrt(expected * TOKENS_TOGETHER[self._config.strategy])
+        spread = math.sqrt(expected * self._strategy.num_tokens_together)
         largest = max(expected + 6.0 * spread, len(positions))
         count = min(-int(-largest // COUNT_MULTIPLE) * COUNT_MULTIPLE, selected.size)
         # Fewer than all positions are masked wherever something is left to pad.

@@ -4,19 +4,19 @@ A strategy says which tokens stand or fall together: it gives each token its *he
 the first token of its unit. One uniform draw a head then selects the whole unit, so that any token
 is selected with the same probability, wherever it stands and however long its unit is.
 
-A new strategy is a function with the signature of `Grouping` and a row in STRATEGIES.
+A new strategy is a function with the signature of `Grouping` and a row in `STRATEGIES`.
 
 Legend: B chunks, T tokens in a chunk, W words in a chunk.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmtune.config import MaskingConfig, RateSchedule, Strategy
+from mlmtune.config import MaskingConfig, RateSchedule, StrategyName
 from mlmtune.randomness import UInt64Array, key, uniform
 from mlmtune.tokens.chunking import ChunkBatch
 
@@ -84,7 +84,7 @@ def _heads(is_head: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def without_unknown(
-    chunks: ChunkBatch, unknown_token_id: int | None, strategy: Strategy
+    chunks: ChunkBatch, unknown_token_id: int | None, *, keeps_words_whole: bool
 ) -> ChunkBatch:
     """The chunks with unknown tokens set aside, as special tokens are, so that none is selected.
 
@@ -95,14 +95,14 @@ def without_unknown(
     Args:
         chunks: B chunks.
         unknown_token_id: id of [UNK]; None where the tokenizer knows all text.
-        strategy: says whether words are selected as a whole.
+        keeps_words_whole: see `Strategy`.
     """
     if unknown_token_id is None:
         return chunks
     unknown = chunks.input_ids == unknown_token_id
     if not unknown.any():
         return chunks
-    if strategy != "token":
+    if keeps_words_whole:
         words = _heads(chunks.word_starts)
         rows, columns = np.nonzero(unknown)
         holds_unknown = np.zeros_like(unknown)
@@ -147,10 +147,29 @@ def num_slices(mlm_probability: float) -> int:
     return math.floor(1.0 / mlm_probability)
 
 
-STRATEGIES: dict[Strategy, Grouping] = {
-    "token": token_heads,
-    "whole_word": word_heads,
-    "span": span_heads,
+@dataclass(frozen=True)
+class Strategy:
+    """A masking strategy: all that is known of a value of `masking.strategy`.
+
+    Attributes:
+        group: says which tokens are selected together.
+        description: what is selected, in a few words.
+        num_tokens_together: about the most tokens that are selected together. The more there are,
+            the more the number of masked tokens varies from batch to batch.
+        keeps_words_whole: whether the tokens of a word are selected together, so that it must be
+            known where words begin.
+    """
+
+    group: Grouping
+    description: str
+    num_tokens_together: int
+    keeps_words_whole: bool
+
+
+STRATEGIES: dict[StrategyName, Strategy] = {
+    "token": Strategy(token_heads, "each token on its own", 1, keeps_words_whole=False),
+    "whole_word": Strategy(word_heads, "all tokens of a word or none", 4, keeps_words_whole=True),
+    "span": Strategy(span_heads, "some words in a row", 16, keeps_words_whole=True),
 }
 
 

@@ -14,7 +14,7 @@ from mlmtune.config import (
     CorpusConfig,
     Objective,
     SourceConfig,
-    Strategy,
+    StrategyName,
     TokenizationConfig,
     has_pairs,
 )
@@ -75,20 +75,15 @@ class Uses:
 
     Attributes:
         objective: pairs need to know where sentences begin.
-        strategies: by config section, how tokens are selected.
+        word_strategies: by config section, the masking strategies that must know where words begin.
         general: text to measure forgetting on.
         by_lines: for each source of the store, whether each of its lines is a sentence.
     """
 
     objective: Objective = "mlm"
-    strategies: dict[str, Strategy] = field(default_factory=dict)
+    word_strategies: dict[str, StrategyName] = field(default_factory=dict)
     general: tuple[SourceConfig, ...] = ()
     by_lines: tuple[bool, ...] = ()
-
-    @property
-    def word_strategies(self) -> dict[str, Strategy]:
-        """Those that have to know where words begin."""
-        return {section: s for section, s in self.strategies.items() if s != "token"}
 
 
 def open_splits(

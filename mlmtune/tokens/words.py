@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmtune.config import Strategy
+from mlmtune.config import StrategyName
 from mlmtune.corpus.cleaning import UNSPACED
 from mlmtune.errors import ConfigError
 from mlmtune.shell import pip_install
@@ -125,7 +125,7 @@ def _runs(
             yield begin, end, begin + np.cumsum(lengths)
 
 
-def check_words(store: TokenStore, section: str, strategy: Strategy) -> str | None:
+def check_words(store: TokenStore, section: str, strategy: StrategyName) -> str | None:
     """Refuse words that are none; say where they are tokens, or have very many.
 
     Args:

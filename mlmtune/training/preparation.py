@@ -8,6 +8,7 @@ from mlmtune import hub
 from mlmtune.config import Config
 from mlmtune.console import Console
 from mlmtune.corpus.scanning import Listing
+from mlmtune.masking.selection import STRATEGIES
 from mlmtune.modeling.locating import is_on_hub, locate_model
 from mlmtune.modeling.tokenizer import load_tokenizer
 from mlmtune.tokens.splits import Splits, Uses, needed_markers, open_splits
@@ -60,9 +61,12 @@ def prepare(config: Config, console: Console, *, rebuilds: bool, refresh: bool) 
 
 def uses_of(config: Config) -> Uses:
     strategies = {"masking": config.masking.strategy, "evaluation": config.evaluation.strategy}
+    of_words = {
+        section: name for section, name in strategies.items() if STRATEGIES[name].keeps_words_whole
+    }
     sources = (*config.corpus.validation_sources, *config.corpus.sources)
     by_lines = tuple(source.format == "sentences" for source in sources)
-    return Uses(config.objective, strategies, tuple(config.evaluation.general), by_lines)
+    return Uses(config.objective, of_words, tuple(config.evaluation.general), by_lines)
 
 
 def say_what_the_hub_is(config: Config, console: Console) -> None:

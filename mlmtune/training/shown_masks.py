@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmtune.config import MaskingConfig, Strategy
+from mlmtune.config import MaskingConfig
 from mlmtune.console import Console, shows_colours
 from mlmtune.masking.collator import IGNORE_INDEX, MaskedBatch, MaskingCollator
 from mlmtune.masking.selection import STRATEGIES
-from mlmtune.randomness import UInt64Array, key
+from mlmtune.randomness import key
 from mlmtune.tokens.chunking import ChunkBatch
 from mlmtune.training.masked_lm import MaskedLM
 
@@ -21,12 +21,6 @@ LONGEST_SHOWN = 6
 
 _BAR_WIDTH = 40
 _GREEN, _RED, _DIM, _PLAIN = "\033[32m", "\033[31m", "\033[2m", "\033[0m"
-
-_WHAT_IT_DOES: dict[Strategy, str] = {
-    "token": "each token on its own",
-    "whole_word": "all tokens of a word or none",
-    "span": "some words in a row",
-}
 
 
 @dataclass(frozen=True)
@@ -62,7 +56,7 @@ def show_masks(
     strategies = list(STRATEGIES) if compares else [masking.strategy]
     for strategy in strategies:
         show = _Shown(task, masking.model_copy(update={"strategy": strategy}))
-        console.result(f"\nmasking.strategy: {strategy} ({_WHAT_IT_DOES[strategy]})")
+        console.result(f"\nmasking.strategy: {strategy} ({STRATEGIES[strategy].description})")
         console.result("the first training sequences, [[original -> what the model sees]]")
         for place in range(min(num_chunks, len(task.sequences))):
             for draw in range(num_draws):
@@ -92,13 +86,10 @@ class _Shown:
         if draw:
             keys = key(keys, draw)
         chunks = self._collator.without_unknown(chunks)
-        heads = self._heads(chunks, keys)
+        heads = STRATEGIES[self._config.strategy].group(chunks, keys, self._config)
         return _Masked(
             chunks, heads, self._collator(chunks, keys, self._task.source.mlm_probability(0))
         )
-
-    def _heads(self, chunks: ChunkBatch, keys: UInt64Array) -> NDArray[np.int64]:
-        return STRATEGIES[self._config.strategy](chunks, keys, self._config)
 
     def sequence(self, place: int, draw: int) -> str:
         """A sequence as text, each document after a line that names it."""

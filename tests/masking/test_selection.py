@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from mlmtune.config import MaskingConfig, RateSchedule
-from mlmtune.config import Strategy as StrategyName
+from mlmtune.config import MaskingConfig, RateSchedule, StrategyName
 from mlmtune.masking.selection import (
     STRATEGIES,
     highest_mlm_probability,
@@ -45,7 +44,7 @@ def some_chunks(num_chunks, length, words_per_token=0.6, seed=0):
 
 
 def heads_and_selected(strategy, batch, keys, rate, **settings):
-    heads = STRATEGIES[strategy](batch, keys, MaskingConfig(strategy=strategy, **settings))
+    heads = STRATEGIES[strategy].group(batch, keys, MaskingConfig(strategy=strategy, **settings))
     return heads, select(batch, keys, heads, rate)
 
 
@@ -138,20 +137,21 @@ def test_no_unknown_token_is_selected_nor_a_word_that_holds_one(
     ids = np.where(unknown & ~special, UNKNOWN, batch.input_ids)
     batch = replace(batch, input_ids=ids)
     keys = key(seed, np.arange(len(ids)))
-    selected = selected_by(strategy, without_unknown(batch, UNKNOWN, strategy), keys, 1.0)
+    whole = {"keeps_words_whole": STRATEGIES[strategy].keeps_words_whole}
+    selected = selected_by(strategy, without_unknown(batch, UNKNOWN, **whole), keys, 1.0)
     expected = ids == UNKNOWN
-    if strategy != "token":
+    if whole["keeps_words_whole"]:
         words = words_of(batch)
         expected = np.isin(words, words[expected])
     assert np.array_equal(selected, ~special & ~expected)
-    assert without_unknown(batch, None, strategy) is batch
+    assert without_unknown(batch, None, **whole) is batch
 
 
 @EACH_STRATEGY
 @given(seed=st.integers(0, 2**63), rate=st.sampled_from([0.05, 0.15, 0.3, 0.5, 1.0]))
 def test_slices_select_different_tokens_and_together_those_of_a_higher_rate(strategy, seed, rate):
     batch, keys = some_chunks(10, 50), key(seed, np.arange(10))
-    heads = STRATEGIES[strategy](batch, keys, MaskingConfig(strategy=strategy))
+    heads = STRATEGIES[strategy].group(batch, keys, MaskingConfig(strategy=strategy))
     count = num_slices(rate)
     slices = [select(batch, keys, heads, rate, number) for number in range(count)]
     assert np.sum(slices, axis=0).max() <= 1
@@ -207,14 +207,15 @@ def test_the_rate_is_the_same_at_every_position(strategy, many):
         assert abs((deviations**2).sum() - freedom) < 4.5 * np.sqrt(2 * freedom)
 
 
-@pytest.mark.parametrize("strategy", ["whole_word", "span"])
-def test_words_are_selected_whole(strategy, many):
+@EACH_STRATEGY
+def test_words_are_selected_whole_where_a_strategy_says_so(strategy, many):
     batch, keys = many
     words, selected = words_of(batch), selected_by(strategy, batch, keys, 0.15)
     body = words > 0
     sizes = np.bincount(words[body])
     hits = np.bincount(words[body], weights=selected[body])
-    assert ((hits == 0) | (hits == sizes)).all()
+    is_whole = (hits == 0) | (hits == sizes)
+    assert is_whole.all() == STRATEGIES[strategy].keeps_words_whole
     assert (sizes[hits > 0] > 1).any()
 
 
@@ -239,7 +240,7 @@ def test_token_masks_cut_words(many):
 @pytest.mark.parametrize(("p", "longest"), [(0.2, 10), (0.5, 4), (0.01, 3), (0.3, 1)])
 def test_spans_have_geometric_lengths_up_to_the_longest(p, longest):
     batch, keys = some_chunks(4000, 130), key(5, np.arange(4000))
-    heads = STRATEGIES["span"](
+    heads = STRATEGIES["span"].group(
         batch, keys,
         MaskingConfig(strategy="span", span_geometric_p=p, span_max_words=longest),
     )  # fmt: skip
@@ -264,7 +265,7 @@ def test_a_span_has_3_8_words_on_average_by_default():
     weights = (1 - config.span_geometric_p) ** np.arange(config.span_max_words)
     assert (weights * np.arange(1, 11)).sum() / weights.sum() == pytest.approx(3.8, abs=0.01)
     batch, keys = some_chunks(2000, 2000, words_per_token=1.0), key(1, np.arange(2000))
-    heads = STRATEGIES["span"](batch, keys, config)
+    heads = STRATEGIES["span"].group(batch, keys, config)
     num_spans = (heads[:, 1:-1] == np.arange(1, 1999)).sum()
     assert 2000 * 1998 / num_spans == pytest.approx(3.8, abs=0.02)
 
@@ -273,7 +274,7 @@ def test_a_span_ends_where_a_document_does():
     special = np.zeros((500, 60), dtype=bool)
     special[:, [0, 20, 40, 59]] = True
     batch = chunks(special)
-    heads = STRATEGIES["span"](batch, key(0, np.arange(500)), MaskingConfig(strategy="span"))
+    heads = STRATEGIES["span"].group(batch, key(0, np.arange(500)), MaskingConfig(strategy="span"))
     for first in (1, 21, 41):
         assert (heads[:, first] == first).all()
 
