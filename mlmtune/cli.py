@@ -218,7 +218,7 @@ def finetune(
         starting.check_model_and_text(settings)
     starting.run_in_processes(nproc, run)
 
-    from mlmtune.classification.task import build_classification
+    from mlmtune.classification.sequence_classification import build_classification
     from mlmtune.training.job import Options
     from mlmtune.training.loop import train as run_training
 

@@ -10,7 +10,7 @@ import yaml
 from runs import Run
 from vocabulary import WORDS
 
-from mlmtune.classification.task import build_classification
+from mlmtune.classification.sequence_classification import build_classification
 from mlmtune.config import ClassificationConfig
 from mlmtune.config_loading import load_config
 from mlmtune.training import loop

@@ -10,7 +10,7 @@ import pytest
 from runs import Run
 from trials import TRIALS, english
 
-from mlmtune.classification.task import build_classification
+from mlmtune.classification.sequence_classification import build_classification
 from mlmtune.commands.check import preview
 from mlmtune.config import ClassificationConfig, Config
 from mlmtune.config_loading import SHIPPED_TASK, load_config, shipped_configs

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
-from mlmtune.classification.examples import Side
+from mlmtune.classification.task_data import Side
 from mlmtune.modeling.loading import LoadedModel
 from mlmtune.randomness import bits, key, permute
 from mlmtune.tokens.encoding import plain_backend

@@ -6,7 +6,7 @@ from mlmtune import hub
 from mlmtune.console import Console
 from mlmtune.errors import HubError, StoppedAtOnce
 from mlmtune.printable import counted
-from mlmtune.sharing.repository import PushFailed, open_repository, push_folder, without_bars
+from mlmtune.sharing.hub_repository import PushFailed, open_repository, push_folder, without_bars
 from mlmtune.shell import own_command
 from mlmtune.training.run_dir import finished_run_dir
 

@@ -64,12 +64,12 @@ def check_text(settings: "Config | ClassificationConfig") -> None:
     Raises:
         MlmtuneError: a path of it does not exist.
     """
-    from mlmtune.classification import reading
+    from mlmtune.classification import labelled_examples
     from mlmtune.config import Config
     from mlmtune.corpus import scanning
 
     if not isinstance(settings, Config):
-        reading.check_paths(settings.data)
+        labelled_examples.check_paths(settings.data)
     elif settings.tokenization.store is None:  # a store replaces the text
         scanning.check_paths(settings.corpus)
 

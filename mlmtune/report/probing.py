@@ -15,7 +15,6 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from mlmtune.classification.batches import EncodedExamples
-from mlmtune.classification.examples import Side, TaskData, read_task_data, subset
 from mlmtune.classification.frozen import check_available, fit_and_predict
 from mlmtune.classification.metrics import (
     accuracy,
@@ -24,7 +23,8 @@ from mlmtune.classification.metrics import (
     macro_f1,
 )
 from mlmtune.classification.prediction import mean_pooled
-from mlmtune.classification.task import classification_of
+from mlmtune.classification.sequence_classification import classification_of
+from mlmtune.classification.task_data import Side, TaskData, read_task_data, subset
 from mlmtune.config import ClassificationConfig, TrackingConfig
 from mlmtune.console import Console, table
 from mlmtune.corpus.corpus import read_corpus

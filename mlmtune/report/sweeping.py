@@ -10,7 +10,10 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from mlmtune.classification.task import Classification, build_classification
+from mlmtune.classification.sequence_classification import (
+    SequenceClassification,
+    build_classification,
+)
 from mlmtune.config import ClassificationConfig, Config
 from mlmtune.console import Console, table
 from mlmtune.errors import DivergedError
@@ -112,7 +115,7 @@ def _run(trial: Trial, console: Console) -> Outcome:
 
 def _build_untested(
     config: ClassificationConfig, accelerator: Accelerator, console: Console
-) -> Classification:
+) -> SequenceClassification:
     """The task without its test: settings are chosen on validation, and the test is for the end."""
     return replace(build_classification(config, accelerator, console), test_examples=None)
 

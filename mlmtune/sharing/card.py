@@ -22,7 +22,7 @@ from mlmtune.modeling.locating import is_on_hub
 from mlmtune.modeling.names import short_names
 from mlmtune.printable import code_in_markdown, counted, in_markdown, printable
 from mlmtune.redaction import public_location, without_secrets
-from mlmtune.sharing.repository import HERE
+from mlmtune.sharing.hub_repository import HERE
 from mlmtune.sharing.trackers import flattened
 
 _ON_THIS_MACHINE = ("file", "local")

@@ -10,9 +10,9 @@ from mlmtune import hub
 from mlmtune.console import Console
 from mlmtune.errors import ConfigError, HubError
 from mlmtune.files import temporary_name
-from mlmtune.sharing.repository import (
+from mlmtune.sharing.hub_repository import (
+    HubRepository,
     PushFailed,
-    Repository,
     open_repository,
     push_folder,
     without_bars,
@@ -34,7 +34,7 @@ class PushOnTheWay:
         console: says what was pushed.
     """
 
-    def __init__(self, repository: Repository, folder: Path, console: Console) -> None:
+    def __init__(self, repository: HubRepository, folder: Path, console: Console) -> None:
         self._repository = repository
         self._copy = temporary_name(folder / "push")
         self._console = console
@@ -82,7 +82,7 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def check_repository(name: str, *, is_private: bool, console: Console) -> Repository | None:
+def check_repository(name: str, *, is_private: bool, console: Console) -> HubRepository | None:
     """Open the repository that a run will be pushed to, before hours are spent.
 
     Returns:

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlmtune.classification import frozen
-from mlmtune.classification.examples import read_task_data
 from mlmtune.classification.metrics import confusion_matrix, macro_f1
+from mlmtune.classification.task_data import read_task_data
 from mlmtune.config import ClassificationConfig
 from mlmtune.config_loading import load_config
 from mlmtune.console import Console

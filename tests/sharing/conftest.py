@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import constants
 from local_hub import TOKEN, LocalHub, serving
 
-from mlmtune.sharing import repository
+from mlmtune.sharing import hub_repository
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
-        monkeypatch.setattr(repository, "WAITS_SECONDS", (0.0, 0.0))
+        monkeypatch.setattr(hub_repository, "WAITS_SECONDS", (0.0, 0.0))
         # The client waits by itself between some of its requests.
         monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
         yield local
@@ -31,5 +31,5 @@ def folder(tmp_path: Path) -> Path:
     model.mkdir()
     (model / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
     (model / "model.safetensors").write_bytes(bytes(range(256)) * 40)
-    (model / "README.md").write_text(f"fill({repository.HERE}\n", encoding="utf-8")
+    (model / "README.md").write_text(f"fill({hub_repository.HERE}\n", encoding="utf-8")
     return model

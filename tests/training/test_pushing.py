@@ -14,7 +14,7 @@ from local_hub import READ_ONLY_TOKEN, TOKEN, serving
 from mlmtune.commands import push as push_command
 from mlmtune.commands.push import push_run
 from mlmtune.errors import CheckpointError, ConfigError, HubError, StoppedAtOnce
-from mlmtune.sharing import repository
+from mlmtune.sharing import hub_repository
 from mlmtune.shell import own_command
 from mlmtune.training import pushing
 
@@ -31,7 +31,7 @@ def here(hub, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(repository, "WAITS_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(hub_repository, "WAITS_SECONDS", (0.0, 0.0))
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     return hub
@@ -261,7 +261,7 @@ def test_files_that_cannot_be_linked_are_copied(tmp_path, monkeypatch):
     checkpoint.mkdir()
     for name in ("config.json", "state.json", "optimizer.safetensors"):
         (checkpoint / name).write_text(name, encoding="utf-8")
-    on_the_way = pushing.PushOnTheWay(repository.Repository("a/b", True), tmp_path, None)
+    on_the_way = pushing.PushOnTheWay(hub_repository.HubRepository("a/b", True), tmp_path, None)
     copied = on_the_way.copy(checkpoint)
     assert [file.name for file in Path(copied).iterdir()] == ["config.json"]
 

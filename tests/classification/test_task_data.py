@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlmtune.classification.examples import Side, TaskData, read_task_data, subset
+from mlmtune.classification.task_data import Side, TaskData, read_task_data, subset
 from mlmtune.errors import DataError
 
 Pairs = list[tuple[str, Any]]

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from mlmtune.classification.batches import EncodedExamples, ExampleBatch, ExampleSequences
-from mlmtune.classification.examples import Side, TaskData, read_task_data, subset
 from mlmtune.classification.metrics import Scores, confusion_matrix, gain_over_majority
 from mlmtune.classification.prediction import predict
+from mlmtune.classification.task_data import Side, TaskData, read_task_data, subset
 from mlmtune.config import ClassificationConfig
 from mlmtune.console import Console, table
 from mlmtune.modeling.device import precision_of
@@ -39,7 +39,7 @@ POOLER = ".pooler."
 
 
 @dataclass(frozen=True)
-class Classification(Task):
+class SequenceClassification(Task):
     """The task of `mlmtune finetune`.
 
     Attributes:
@@ -251,11 +251,11 @@ def _prediction_lines(
     side: Side, labels: tuple[str, ...], probabilities: NDArray[np.float64]
 ) -> Iterator[str]:
     predictions = probabilities.argmax(axis=1)
-    for place, label, predicted, row in zip(
-        side.places, side.labels, predictions, probabilities, strict=True
+    for name, label, predicted, row in zip(
+        side.names, side.labels, predictions, probabilities, strict=True
     ):
         record = {
-            "example": place,
+            "example": name,
             "label": labels[label],
             "prediction": labels[predicted],
             "score": float(row[predicted]),
@@ -293,7 +293,7 @@ def class_weights(config: ClassificationConfig, data: TaskData) -> list[float]:
 
 def build_classification(
     config: ClassificationConfig, accelerator: Accelerator, console: Console
-) -> Classification:
+) -> SequenceClassification:
     """Read the examples, load the model, and plan the run.
 
     Raises:
@@ -307,7 +307,7 @@ def build_classification(
 
 def classification_of(
     data: TaskData, config: ClassificationConfig, accelerator: Accelerator
-) -> Classification:
+) -> SequenceClassification:
     """The same with examples that have been read.
 
     Raises:
@@ -338,7 +338,7 @@ def classification_of(
     )
     check_warmup(plan.max_steps, config.optimizer)
     source = ExampleSequences(train, plan.global_batch_size, config.run.seed)
-    return Classification(
+    return SequenceClassification(
         config=with_choices(config, accelerator, loaded, plan),
         loaded=loaded,
         plan=plan,

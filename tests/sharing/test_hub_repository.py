@@ -5,9 +5,9 @@ from huggingface_hub import constants
 from local_hub import READ_ONLY_TOKEN
 
 from mlmtune.errors import ConfigError
-from mlmtune.sharing.repository import (
+from mlmtune.sharing.hub_repository import (
+    HubRepository,
     PushFailed,
-    Repository,
     open_repository,
     push_folder,
 )  # fmt: skip
@@ -27,7 +27,7 @@ def push(repository, folder, say=ignore):
 
 def test_a_repository_is_made_private_in_ones_own_account(hub):
     repository = opened()
-    assert repository == Repository("someone/bert", is_private=True)
+    assert repository == HubRepository("someone/bert", is_private=True)
     assert hub.repos["someone/bert"].private
     assert repository.url == f"{hub.endpoint}/someone/bert"
 
@@ -144,7 +144,7 @@ def test_a_refused_token_is_told_at_once(hub, folder, monkeypatch):
 
 def test_a_missing_token_is_told(hub, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
-    monkeypatch.setattr("mlmtune.sharing.repository.get_token", lambda: None)
+    monkeypatch.setattr("mlmtune.sharing.hub_repository.get_token", lambda: None)
     monkeypatch.setattr("huggingface_hub.utils._headers.get_token", lambda: None)
     with pytest.raises(PushFailed, match=r"401.*there is no token; set HF_TOKEN"):
         opened()
@@ -217,4 +217,4 @@ def test_a_file_that_cannot_be_read_is_no_fault_of_the_hub(hub, folder):
 
 def test_the_endpoint_is_shown_without_its_password(monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "https://me:secret@mirror")
-    assert SimpleNamespace(url=Repository("a/b", True).url).url == "https://mirror/a/b"
+    assert SimpleNamespace(url=HubRepository("a/b", True).url).url == "https://mirror/a/b"

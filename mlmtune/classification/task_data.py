@@ -9,7 +9,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from mlmtune.classification.reading import Example, ReadSide, at_one_state, read_side
+from mlmtune.classification.labelled_examples import Example, ReadSide, at_one_state, read_side
 from mlmtune.config import DataConfig
 from mlmtune.corpus.cleaning import content_hash
 from mlmtune.corpus.formats.records import listed
@@ -29,12 +29,12 @@ class Side:
     Attributes:
         texts: of each one, or the two of a pair.
         labels: (n,) their numbers.
-        places: names each.
+        names: Identify the examples, for people.
     """
 
     texts: Sequence[tuple[str, ...]]
     labels: NDArray[np.int64]
-    places: Sequence[str]
+    names: Sequence[str]
 
     @classmethod
     def of(cls, examples: Sequence[Example], labels: Sequence[str]) -> Self:
@@ -43,7 +43,7 @@ class Side:
         return cls(
             [example.texts for example in examples],
             np.asarray([numbers[example.label] for example in examples], dtype=np.int64),
-            [example.place for example in examples],
+            [example.name for example in examples],
         )
 
     def __len__(self) -> int:
@@ -55,7 +55,7 @@ class Side:
             self,
             texts=[self.texts[number] for number in numbers],
             labels=self.labels[numbers],
-            places=[self.places[number] for number in numbers],
+            names=[self.names[number] for number in numbers],
         )
 
 

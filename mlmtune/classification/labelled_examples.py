@@ -36,13 +36,13 @@ class Example:
     Attributes:
         texts: one, or the two of a pair; none is blank.
         label: as a name, whatever its type was.
-        place: names it among the examples (`train.csv#17`, `pos/cv000.txt`).
+        name: Identifies the example (`train.csv#17`, `pos/cv000.txt`).
         where: names it in an error (`data/train.csv:18`).
     """
 
     texts: tuple[str, ...]
     label: str
-    place: str
+    name: str
     where: str
 
 
@@ -248,8 +248,8 @@ def _folder_examples(config: DataConfig, root: Path) -> Iterator[Example]:
                     if error.reason != "empty":
                         raise DataError(f"{printable(str(path))}: {error.detail}") from error
                     text = ""
-                place = printable(path.relative_to(root).as_posix())
-                yield Example((text,), printable(folder.name), place, printable(str(path)))
+                name = printable(path.relative_to(root).as_posix())
+                yield Example((text,), printable(folder.name), name, printable(str(path)))
 
 
 # -------------------------------------------------------------------------------------- datasets

@@ -48,7 +48,7 @@ class PushFailed(HubError):
 
 
 @dataclass(frozen=True)
-class Repository:
+class HubRepository:
     """A repository that exists.
 
     Attributes:
@@ -65,7 +65,7 @@ class Repository:
         return f"{endpoint()}/{self.name}"
 
 
-def open_repository(name: str, *, is_private: bool, say: Callable[[str], None]) -> Repository:
+def open_repository(name: str, *, is_private: bool, say: Callable[[str], None]) -> HubRepository:
     """Make a model repository, or find it.
 
     Args:
@@ -79,7 +79,7 @@ def open_repository(name: str, *, is_private: bool, say: Callable[[str], None]) 
     """
     api = HfApi()
 
-    def find() -> Repository:
+    def find() -> HubRepository:
         made = api.create_repo(name, private=is_private, exist_ok=True)
         info = api.repo_info(made.repo_id)
         try:  # a token that may only read is told of one that is there, as if it had made it
@@ -87,7 +87,7 @@ def open_repository(name: str, *, is_private: bool, say: Callable[[str], None]) 
         except HfHubHTTPError as error:
             if error.response.status_code != 404:  # mirrors may not have this
                 raise
-        return Repository(made.repo_id, bool(info.private))
+        return HubRepository(made.repo_id, bool(info.private))
 
     try:
         repository = _persistently(find, say)
@@ -105,7 +105,7 @@ def open_repository(name: str, *, is_private: bool, say: Callable[[str], None]) 
 
 
 def push_folder(
-    repository: Repository, folder: Path, message: str, say: Callable[[str], None]
+    repository: HubRepository, folder: Path, message: str, say: Callable[[str], None]
 ) -> str:
     """Commit a model's folder; the snippet in its card then loads it from there.
 

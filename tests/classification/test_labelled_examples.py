@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from mlmtune.classification.reading import ReadSide, at_one_state, read_side
+from mlmtune.classification.labelled_examples import ReadSide, at_one_state, read_side
 from mlmtune.errors import DataError
 
 RECORDS = [
@@ -58,7 +58,7 @@ def test_a_file_of_each_format(
     write(tmp_path / name)
     side = read_side(data_config(format=format_, train=name), "train")
     assert content(side) == EXPECTED
-    assert [example.place for example in side.examples] == [f"{name}#1", f"{name}#2"]
+    assert [example.name for example in side.examples] == [f"{name}#1", f"{name}#2"]
 
 
 def test_encoding_delimiter_and_quoting_are_those_that_are_given(
@@ -78,7 +78,7 @@ def test_a_folder_for_each_class(tmp_path: Path, data_config: Callable[..., Any]
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     side = read_side(data_config(format="folder", train="."), "train")
-    assert [(e.texts[0], e.label, e.place) for e in side.examples] == [
+    assert [(e.texts[0], e.label, e.name) for e in side.examples] == [
         ("bad", "neg", "neg/a.txt"),
         ("good", "pos", "pos/b.txt"),
         ("better", "pos", "pos/deep/a.txt"),
@@ -119,7 +119,7 @@ def test_a_dataset_has_the_names_of_its_labels(data_config: Callable[..., Any], 
     side = read_side(config, "train")
     assert content(side) == [(("a",), "pos"), (("b",), "neg")]
     assert side.label_order == ["neg", "pos"]
-    assert [example.place for example in side.examples] == ["train#1", "train#2"]
+    assert [example.name for example in side.examples] == ["train#1", "train#2"]
 
 
 @pytest.mark.parametrize(
