@@ -133,7 +133,8 @@ def make_store() -> Callable[..., Any]:
     """Builds a token store in memory from the ids of each document."""
     import numpy as np
 
-    from mlmtune.tokens.store import Shard, StoredSource, TokenStore, count_by_source
+    from mlmtune.tokens.store import Shard, StoredSource, TokenStore
+    from mlmtune.tokens.sums import count_by_source
 
     def make(
         documents: Sequence[Sequence[int]],

@@ -16,8 +16,9 @@ import xxhash
 from numpy.typing import NDArray
 
 from mlmtune.config import ChunkingConfig
-from mlmtune.tokens.store import TokenStore, sum_by_source
+from mlmtune.tokens.store import TokenStore
 from mlmtune.tokens.stream_layout import Frame, StreamLayout
+from mlmtune.tokens.sums import sum_by_source
 from mlmtune.tokens.tokenization import SpecialTokens
 
 BLOCK_CHUNKS = 4096

@@ -34,7 +34,8 @@ from mlmtune.files import put_in_place, temporary_name, write_bytes
 from mlmtune.integrity import Damaged, digest, file_digest, sealed, unsealed
 from mlmtune.tokens.borders import Offsets
 from mlmtune.tokens.encoding import Encoder
-from mlmtune.tokens.store import TokenStore, count_by_source
+from mlmtune.tokens.store import TokenStore
+from mlmtune.tokens.sums import count_by_source
 from mlmtune.tokens.tokenization import batches, offsets_of
 
 FORMAT_VERSION = 3

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import xxhash
 from filelock import FileLock, Timeout
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from mlmtune.config import CorpusConfig, TokenizationConfig
@@ -31,14 +30,9 @@ from mlmtune.locations import cache_directory, expand_home
 from mlmtune.tokens.borders import Offsets
 from mlmtune.tokens.encoding import Encoder, Tokens, framed, largest_id, plain_backend
 from mlmtune.tokens.pieces import cut
-from mlmtune.tokens.store import (
-    FORMAT_VERSION,
-    StoreWriter,
-    TokenStore,
-    check_free,
-    is_finished,
-    read_manifest,
-)
+from mlmtune.tokens.store import TokenStore
+from mlmtune.tokens.store_format import FORMAT_VERSION, check_free, is_finished, read_manifest
+from mlmtune.tokens.store_writer import StoreWriter, TokenizedDocuments
 from mlmtune.tokens.unknown import UnknownText, UnknownTextFinder, unknown_token_id
 
 if TYPE_CHECKING:
@@ -419,7 +413,7 @@ def _write(
     ) as bar:
         tokenize = partial(_tokenize, encode=encode, finder=finder)
         for batch, (tokens, unknown) in _tokenized(batches(texts.documents(start)), tokenize):
-            _append(writer, batch, *tokens, unknown)
+            writer.append(_documents_with_tokens(batch, tokens, unknown))
             bar.update(len(batch))
     writer.finish(texts.funnel.to_json())
 
@@ -495,15 +489,11 @@ def offsets_of(texts: list[str], encode: Encoder) -> Iterator[tuple[int, Offsets
             yield piece.number, Offsets(*(side + piece.begin for side in offsets))
 
 
-def _append(
-    writer: StoreWriter,
-    batch: list[Document],
-    ids: NDArray[np.int32],
-    word_starts: NDArray[np.bool_],
-    lengths: NDArray[np.int64],
-    unknown: UnknownText,
-) -> None:
-    writer.append(
+def _documents_with_tokens(
+    batch: list[Document], tokens: Tokens, unknown: UnknownText
+) -> TokenizedDocuments:
+    ids, word_starts, lengths = tokens
+    return TokenizedDocuments(
         ids,
         word_starts,
         lengths,

@@ -19,7 +19,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from mlmtune.cli import main
-from mlmtune.tokens import marks, store, tokenization
+from mlmtune.tokens import marks, store_writer, tokenization
 from mlmtune.training import loop
 from mlmtune.training.interrupts import StopRequest
 
@@ -77,7 +77,7 @@ def killed_in_tokenizing(when: Callable[[], bool], connection: Connection) -> No
     """The same while the token store is written, from its first file on."""
     writer = tokenization.StoreWriter
 
-    def writer_watched(*arguments: Any, **settings: Any) -> store.StoreWriter:
+    def writer_watched(*arguments: Any, **settings: Any) -> store_writer.StoreWriter:
         _watch(when)
         return writer(*arguments, **settings)
 
@@ -97,15 +97,15 @@ def killed_in_marking(when: Callable[[], bool], connection: Connection) -> None:
 
 def killed_after_shards(count: int, num_documents: int, connection: Connection) -> None:
     """Kill this process as soon as so many shards, of so many documents each, are finished."""
-    finish_shard = store.StoreWriter._finish_shard
+    finish_shard = store_writer.StoreWriter.finish_shard
 
-    def finish_and_count(writer: store.StoreWriter) -> None:
+    def finish_and_count(writer: store_writer.StoreWriter) -> None:
         finish_shard(writer)
-        if len(writer._shards) == count:
+        if writer.num_documents == count * num_documents:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    store.SHARD_TOKENS, tokenization.BATCH_DOCUMENTS = 1, num_documents
-    store.StoreWriter._finish_shard = finish_and_count
+    store_writer.SHARD_TOKENS, tokenization.BATCH_DOCUMENTS = 1, num_documents
+    store_writer.StoreWriter.finish_shard = finish_and_count
 
 
 def _watch(when: Callable[[], bool]) -> None:

@@ -37,8 +37,7 @@ from mlmtune.corpus.corpus import Corpus, read_corpus
 from mlmtune.corpus.funnel import SourceFunnel
 from mlmtune.corpus.scanning import scan
 from mlmtune.errors import DataError
-from mlmtune.tokens import store as store_module
-from mlmtune.tokens import tokenization
+from mlmtune.tokens import store_writer, tokenization
 from mlmtune.tokens.store import TokenStore
 
 PROSE = "the storage account of a small cluster is ready. "
@@ -544,7 +543,7 @@ def test_tokenizing_that_is_killed_goes_on_with_the_shards_that_are_missing(
     }
     assert len({Path(name).parent for name in finished}) == 3
 
-    monkeypatch.setattr(store_module, "SHARD_TOKENS", 1)
+    monkeypatch.setattr(store_writer, "SHARD_TOKENS", 1)
     monkeypatch.setattr(tokenization, "BATCH_DOCUMENTS", 8)
     config = runs.config()
     store = prepare(config)

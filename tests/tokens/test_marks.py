@@ -12,8 +12,7 @@ from mlmtune.errors import ConfigError, DataError, ResourceError
 from mlmtune.integrity import sealed, unsealed
 from mlmtune.locations import cache_directory
 from mlmtune.tokens import marks as marks_module
-from mlmtune.tokens import store as store_module
-from mlmtune.tokens import tokenization
+from mlmtune.tokens import store_writer, tokenization
 from mlmtune.tokens.encoding import Encoder, plain_backend
 from mlmtune.tokens.marks import Marker, open_marks
 from mlmtune.tokens.tokenization import list_text, open_store
@@ -79,7 +78,7 @@ def expected(store, tokenizer, word="the"):
 
 @pytest.mark.parametrize("shard_tokens", [1, 9, 10**6])
 def test_marks_are_those_of_the_rule_in_any_shards(text, tokenizer, monkeypatch, shard_tokens):
-    monkeypatch.setattr(store_module, "SHARD_TOKENS", shard_tokens)
+    monkeypatch.setattr(store_writer, "SHARD_TOKENS", shard_tokens)
     monkeypatch.setattr(tokenization, "BATCH_DOCUMENTS", 2)
     store = text.store()
     marks = open_marks(the_marker(), store, text.read, text.encode, text.console)
@@ -145,7 +144,7 @@ def test_what_is_not_there_and_cannot_be_found_is_said(text):
 
 
 def test_an_interrupted_search_goes_on_where_it_stopped(text, tokenizer, monkeypatch):
-    monkeypatch.setattr(store_module, "SHARD_TOKENS", 9)
+    monkeypatch.setattr(store_writer, "SHARD_TOKENS", 9)
     monkeypatch.setattr(tokenization, "BATCH_DOCUMENTS", 1)
     store = text.store()
     assert len(store.shards) > 3

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from mlmtune.errors import DataError
 from mlmtune.integrity import digest, file_digest, sealed, unsealed
-from mlmtune.tokens import store as store_module
-from mlmtune.tokens.store import StoreWriter, TokenStore, is_finished
+from mlmtune.tokens import store_format, store_writer
+from mlmtune.tokens.store import TokenStore
+from mlmtune.tokens.store_format import is_finished
+from mlmtune.tokens.store_writer import StoreWriter, TokenizedDocuments
 from mlmtune.tokens.unknown import UnknownText
 
 DOCUMENTS = st.lists(
@@ -32,7 +34,7 @@ def append(writer, documents, first=0):
     """Append documents that are lists of (id, starts a word)."""
     tokens = [token for document in documents for token in document]
     numbers = range(first, first + len(documents))
-    writer.append(
+    batch = TokenizedDocuments(
         ids=np.asarray([id_ for id_, _ in tokens], dtype=np.int64),
         word_starts=np.asarray([start for _, start in tokens], dtype=bool),
         lengths=np.asarray([len(document) for document in documents], dtype=np.int64),
@@ -44,6 +46,7 @@ def append(writer, documents, first=0):
         document_ids=[f"{n}.txt" for n in numbers],
         unknown=unknown_of(documents),
     )
+    writer.append(batch)
 
 
 def unknown_of(documents):
@@ -69,7 +72,7 @@ def test_what_is_appended_is_what_is_opened(shard_tokens, batches):
         tempfile.TemporaryDirectory() as folder,
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setattr(store_module, "SHARD_TOKENS", shard_tokens)
+        patch.setattr(store_writer, "SHARD_TOKENS", shard_tokens)
         path = Path(folder) / "store"
         writer = writer_of(path)
         for number, batch in enumerate(batches):
@@ -110,7 +113,7 @@ def test_what_is_appended_is_what_is_opened(shard_tokens, batches):
 
 
 def test_positions_of_several_shards_come_in_any_order(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_module, "SHARD_TOKENS", 2)
+    monkeypatch.setattr(store_writer, "SHARD_TOKENS", 2)
     writer = writer_of(tmp_path / "store")
     for number in range(5):
         append(writer, [[(10 * number, True), (10 * number + 1, False)]], first=number)
@@ -156,7 +159,7 @@ def test_a_store_is_not_there_before_it_is_whole(tmp_path):
 
 
 def test_an_interrupted_writer_goes_on_after_its_last_finished_shard(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_module, "SHARD_TOKENS", 2)
+    monkeypatch.setattr(store_writer, "SHARD_TOKENS", 2)
     documents = [[(number, True), (7, False)] for number in range(5)]
     first = writer_of(tmp_path / "store")
     for number in range(3):
@@ -180,7 +183,7 @@ def test_an_interrupted_writer_goes_on_after_its_last_finished_shard(tmp_path, m
 
 
 def test_what_a_writer_of_something_else_left_does_not_get_into_the_store(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_module, "SHARD_TOKENS", 1)
+    monkeypatch.setattr(store_writer, "SHARD_TOKENS", 1)
     append(writer_of(tmp_path / "store", text="old"), [[(5, True)]])
     writer = writer_of(tmp_path / "store", text="new")
     assert writer.num_documents == 0
@@ -201,7 +204,7 @@ def test_every_file_is_flushed_to_the_disk_before_the_store_gets_its_name(tmp_pa
 
 # Damage.
 
-SHARD_FILES = [*(f"{name}.bin" for name in ("ids", *store_module.ARRAYS)), "documents.jsonl"]
+SHARD_FILES = [*(f"{name}.bin" for name in ("ids", *store_format.ARRAYS)), "documents.jsonl"]
 
 
 @pytest.fixture(scope="session")
@@ -209,7 +212,7 @@ def sound(tmp_path_factory):
     """A store of two shards."""
     path = tmp_path_factory.mktemp("sound") / "store"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store_module, "SHARD_TOKENS", 4)
+        patch.setattr(store_writer, "SHARD_TOKENS", 4)
         writer = writer_of(path)
         for first in (0, 2):
             documents = [[(first, True), (5, False), (UNKNOWN, True)], [(first + 1, True)]]
@@ -255,7 +258,7 @@ def test_no_bit_flips_in_silence(store_path, name):
             np.testing.assert_equal(value, vars(expected)[name_])
 
 
-@pytest.mark.parametrize("name", [f"{n}.bin" for n in store_module._READ_WHOLE])
+@pytest.mark.parametrize("name", [f"{n}.bin" for n in store_format.DOCUMENT_ARRAYS])
 def test_values_that_change_places_are_noticed(store_path, name):
     path = store_path / "shard-00000" / name
     content = path.read_bytes()
@@ -287,7 +290,7 @@ def test_shards_that_change_places_are_noticed(store_path, name):
 def test_values_out_of_range_are_refused_whatever_the_hashes_say(
     store_path, name, content, message
 ):
-    array = np.asarray(content, {"ids": "<u2", **store_module.ARRAYS}[name])
+    array = np.asarray(content, {"ids": "<u2", **store_format.ARRAYS}[name])
     (store_path / "shard-00000" / f"{name}.bin").write_bytes(array.data)
     manifest = unsealed((store_path / "store.json").read_bytes())
     manifest["shards"][0]["digests"][name] = digest(array.data)
@@ -303,7 +306,7 @@ def test_large_files_are_hashed_once_after_each_start_of_the_machine(
     notes.mkdir()
     hashed = []
     monkeypatch.setattr(
-        store_module, "file_digest", lambda path: hashed.append(path.name) or file_digest(path)
+        store_format, "file_digest", lambda path: hashed.append(path.name) or file_digest(path)
     )
 
     def is_hashed():
@@ -329,7 +332,7 @@ def test_large_files_are_hashed_once_after_each_start_of_the_machine(
 
 
 def test_an_interrupted_writer_does_not_go_on_with_damaged_shards(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_module, "SHARD_TOKENS", 1)
+    monkeypatch.setattr(store_writer, "SHARD_TOKENS", 1)
     first = writer_of(tmp_path / "store")
     for number in range(4):
         append(first, [[(number, True)]], first=number)

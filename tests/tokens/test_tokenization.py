@@ -23,6 +23,7 @@ from mlmtune.errors import ConfigError, DataError, ResourceError
 from mlmtune.tokens import tokenization
 from mlmtune.tokens.encoding import Encoder, plain_backend, role_tokens
 from mlmtune.tokens.store import TokenStore
+from mlmtune.tokens.store_writer import StoreWriter
 from mlmtune.tokens.tokenization import SpecialTokens, list_text, open_store
 
 TEXTS = [
@@ -297,18 +298,19 @@ from tokenizers import Tokenizer
 from mlmtune.config import CorpusConfig, SourceConfig, TokenizationConfig
 from mlmtune.console import Console
 from mlmtune.tokens import tokenization
+from mlmtune.tokens.store_writer import StoreWriter
 
 class TokenizerOfTheChild:
     backend_tokenizer = Tokenizer.from_file(sys.argv[2])
     unk_token_id = 1
     cls_token = sep_token = pad_token = mask_token = bos_token = eos_token = unk_token = None
 
-append = tokenization._append
-def append_slowly(*arguments):
-    append(*arguments)
+append = StoreWriter.append
+def append_slowly(writer, documents):
+    append(writer, documents)
     print("appended", flush=True)
     time.sleep(float(sys.argv[3]))
-tokenization._append = append_slowly
+StoreWriter.append = append_slowly
 tokenization.BATCH_DOCUMENTS = 2
 
 corpus = CorpusConfig(sources=[SourceConfig(format="text", path=sys.argv[1])])
@@ -437,13 +439,13 @@ def test_who_waits_for_the_builder_of_a_named_store_does_not_replace_it(
 def test_a_cache_that_is_taken_away_under_its_builder_is_said(
     corpus, tokenizer, token_cache, monkeypatch
 ):
-    append = tokenization._append
+    append = StoreWriter.append
 
-    def append_and_lose(*arguments):
-        append(*arguments)
+    def append_and_lose(writer, documents):
+        append(writer, documents)
         shutil.rmtree(token_cache)
 
-    monkeypatch.setattr(tokenization, "_append", append_and_lose)
+    monkeypatch.setattr(StoreWriter, "append", append_and_lose)
     with pytest.raises(ResourceError, match="was deleted or moved while it was written"):
         build(corpus(), tokenizer)
 
@@ -475,7 +477,7 @@ def test_a_full_disk_is_said(corpus, tokenizer, monkeypatch, token_cache):
     def no_space(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mlmtune.tokens.store.StoreWriter.append", no_space)
+    monkeypatch.setattr(StoreWriter, "append", no_space)
     with pytest.raises(ResourceError, match="No space left"):
         build(corpus(), tokenizer)
     assert not list((token_cache / "tokens").glob("*/store.json"))

@@ -1,0 +1,228 @@
+"""The files of a token store: their names, their types, and whether they hold what was written.
+
+A store is a folder: a manifest, and shards of some thirty million tokens each.
+
+    store.json             the manifest, written last: format_version, dtype of the ids, `made_of`
+                           (what the store was made from), sources, shards with the sizes and
+                           hashes of their files, funnel
+    shard-00000/           documents one after the other, as flat little-endian arrays:
+      ids.bin              body ids, uint16 or int32; [CLS], [SEP] and the like are not stored
+      word_starts.bin      one bit per token, most significant first: the token begins a word
+      lengths.bin          int64 per document: its number of tokens
+      content_hashes.bin   uint64 per document: decides its side of the split
+      num_characters.bin   int64 per document
+      num_bytes.bin        int64 per document, in UTF-8
+      num_text_words.bin   int64 per document: its words by a rule that no tokenizer changes
+      num_unknown_tokens.bin, num_unknown_bytes.bin, num_unknown_words.bin
+                           int64 per document: what the tokenizer does not know of it
+      sources.bin          uint16 per document: its source, as an index into the manifest's list
+      documents.jsonl      the id of each document, one per line
+      shard.json           the manifest's entry of the shard, for a writer that was interrupted
+    words-rjieba/          bits that were found later, by other rules; see `marks`
+
+A store is verified when it is opened (see `integrity`), so that no run trains on a damaged one.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlmtune.errors import ConfigError, DataError
+from mlmtune.integrity import Damaged, VerifiedFiles, digest, file_digest, unsealed
+
+FORMAT_VERSION = 6
+
+ARRAYS = {
+    "word_starts": "<u1",
+    "lengths": "<i8",
+    "content_hashes": "<u8",
+    "num_characters": "<i8",
+    "num_bytes": "<i8",
+    "num_text_words": "<i8",
+    "num_unknown_tokens": "<i8",
+    "num_unknown_bytes": "<i8",
+    "num_unknown_words": "<i8",
+    "sources": "<u2",
+}
+"""The types of a shard's arrays, except `ids`, whose type is in the manifest."""
+
+DOCUMENT_ARRAYS = tuple(name for name in ARRAYS if name != "word_starts")
+"""The arrays with one value per document. They are read whole; the others are memory-mapped."""
+
+ALL_ARRAYS = ("ids", *ARRAYS)
+
+MANIFEST = "store.json"
+SHARD = "shard.json"
+DOCUMENTS = "documents.jsonl"
+
+_REMEDY = "copy the store again, or make it anew by `mlmtune prepare`"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some documents of a store, memory-mapped.
+
+    Attributes:
+        ids: (n,) uint16 or int32.
+        word_starts: (ceil(n / 8),) uint8, packed bits.
+    """
+
+    ids: NDArray[Any]
+    word_starts: NDArray[np.uint8]
+
+    def starts_word(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether the tokens at `positions` begin a word; any shape."""
+        packed = self.word_starts[positions >> 3]
+        bits: NDArray[np.uint8] = (packed >> (7 - (positions & 7)).astype(np.uint8)) & 1
+        return bits.astype(bool)
+
+    def all_word_starts(self) -> NDArray[np.bool_]:
+        """(n,) whether each token begins a word."""
+        return np.unpackbits(np.asarray(self.word_starts), count=len(self.ids)).view(bool)
+
+
+def shard_name(number: int) -> str:
+    """Return the name of a shard's folder."""
+    return f"shard-{number:05d}"
+
+
+def array_path(folder: Path, name: str) -> Path:
+    """Return the file of one array of a shard."""
+    return folder / f"{name}.bin"
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """The content of store.json.
+
+    Raises:
+        Damaged: it is damaged, or of another version.
+        DataError: there is none.
+    """
+    path = directory / MANIFEST
+    try:
+        text = path.read_bytes()
+        version = json.loads(text).get("format_version")
+        if version == FORMAT_VERSION:
+            return unsealed(text)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(f"{directory}: no token store (it has no {MANIFEST})") from error
+    except (IsADirectoryError, ValueError, AttributeError) as error:
+        raise _damaged(path) from error
+    fault = f"a token store of format {version}, and this mlmtune reads format {FORMAT_VERSION}"
+    raise Damaged(directory, fault, _REMEDY)
+
+
+def is_finished(directory: Path) -> bool:
+    """Whether there is a whole store."""
+    return (directory / MANIFEST).exists()
+
+
+def check_free(directory: Path) -> None:
+    """Refuse to write a store where something else is: it would be deleted.
+
+    Raises:
+        ConfigError: there is a file, or a folder with something in it that is no store.
+        DataError: there is a store without its manifest.
+    """
+    if (directory / shard_name(0)).is_dir() and not is_finished(directory):
+        raise DataError(
+            f"{directory / MANIFEST}: missing; copy the store again, or delete {directory} and "
+            "run `mlmtune prepare`"
+        )
+    is_taken = directory.exists() and not is_finished(directory)
+    if is_taken and not (directory.is_dir() and not any(directory.iterdir())):
+        raise ConfigError(
+            f"tokenization.store: {directory} is there and is no token store; name a new folder"
+        )
+
+
+def _damaged(path: Path, fault: str = "damaged") -> Damaged:
+    return Damaged(path, fault, _REMEDY)
+
+
+def _sizes(entry: dict[str, Any], dtype: str) -> dict[str, int]:
+    """How many bytes each array of a shard has."""
+    counts = {"ids": entry["num_tokens"], "word_starts": -(-entry["num_tokens"] // 8)}
+    return {
+        name: counts.get(name, entry["num_documents"]) * np.dtype(kind).itemsize
+        for name, kind in {"ids": dtype, **ARRAYS}.items()
+    }
+
+
+def _check_size(path: Path, size: int) -> None:
+    """Refuse a file that is not there, or has not the size that it was written with."""
+    found = path.stat().st_size if path.is_file() else -1
+    if found != size:
+        raise _damaged(path, "missing" if found < 0 else "cut short or damaged")
+
+
+def read_document_arrays(
+    folder: Path, entry: dict[str, Any], num_sources: int
+) -> dict[str, NDArray[Any]]:
+    """The arrays that have a value for each document of a shard, verified.
+
+    Raises:
+        Damaged: a file is not what was written, or a value is out of its range.
+    """
+    sizes = _sizes(entry, "<u2")
+    tables = {}
+    for name in DOCUMENT_ARRAYS:
+        path = array_path(folder, name)
+        _check_size(path, sizes[name])
+        content = path.read_bytes()
+        if digest(content) != entry["digests"][name]:
+            raise _damaged(path)
+        tables[name] = np.frombuffer(content, ARRAYS[name])
+    lengths = tables["lengths"]
+    if (lengths < 0).any() or int(lengths.sum()) != entry["num_tokens"]:
+        raise _damaged(array_path(folder, "lengths"), "does not add up to the tokens")
+    if (tables["sources"] >= num_sources).any():
+        raise _damaged(array_path(folder, "sources"), f"names more than {num_sources} sources")
+    return tables
+
+
+def map_tokens(folder: Path, entry: dict[str, Any], dtype: str) -> Shard:
+    """The tokens of a shard, mapped into memory and not verified yet."""
+    sizes = _sizes(entry, dtype)
+    arrays = []
+    for name, kind in (("ids", dtype), ("word_starts", ARRAYS["word_starts"])):
+        path = array_path(folder, name)
+        _check_size(path, sizes[name])
+        arrays.append(np.memmap(path, kind, "r") if sizes[name] else np.empty(0, kind))
+    return Shard(*arrays)
+
+
+def verify_large_files(
+    directory: Path, manifest: dict[str, Any], shards: Sequence[Shard], notes: Path | None
+) -> None:
+    """Verify what is too large to be hashed at each opening: ids, word starts, names of documents.
+
+    Raises:
+        Damaged: a file is not what was written, or an id is beyond the vocabulary.
+    """
+    digests: dict[Path, str] = {}
+    for number, entry in enumerate(manifest["shards"]):
+        folder = directory / shard_name(number)
+        for name in ("ids", "word_starts"):
+            digests[array_path(folder, name)] = entry["digests"][name]
+        digests[folder / DOCUMENTS] = entry["digests"]["documents"]
+    missing = next((path for path in digests if not path.is_file()), None)
+    if missing is not None:
+        raise _damaged(missing, "missing")
+    files = VerifiedFiles(notes, directory, digests)
+    if files.are_noted():
+        return
+    for path, expected in digests.items():
+        if file_digest(path) != expected:
+            raise _damaged(path)
+    for number, shard in enumerate(shards):
+        ids = shard.ids
+        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < manifest["vocabulary_size"]:
+            path = array_path(directory / shard_name(number), "ids")
+            raise _damaged(path, "holds ids beyond the vocabulary")
+    files.note()
