@@ -31,7 +31,7 @@ from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.encoding import Encoder, plain_backend
 from mlmtune.tokens.marks import Marker, Marks, Reader, open_marks
 from mlmtune.tokens.mixing import Countable, with_replay
-from mlmtune.tokens.pairs import PairFrame, PairView
+from mlmtune.tokens.pair_windows import PairFrame, PairView
 from mlmtune.tokens.sentences import SENTENCES, sentence_marker
 from mlmtune.tokens.store import TokenStore
 from mlmtune.tokens.tokenization import SpecialTokens, list_text, open_store

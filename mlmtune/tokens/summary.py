@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from mlmtune.randomness import key, permute
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.mixing import Mixture
-from mlmtune.tokens.pairs import PairView
+from mlmtune.tokens.pair_windows import PairView
 from mlmtune.tokens.splits import Splits
 from mlmtune.tokens.store import TokenStore
 

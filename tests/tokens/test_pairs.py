@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from mlmtune.errors import ConfigError
 from mlmtune.randomness import key
 from mlmtune.tokens.mixing import Mixture
-from mlmtune.tokens.pairs import PairFrame, PairSequences, PairView
+from mlmtune.tokens.pair_windows import PairFrame, PairView
+from mlmtune.tokens.pairs import PairSequences
 from mlmtune.tokens.sequences import ChunkSequences, Sequences
 
 CLS, SEP, PAD = 2, 3, 0
@@ -138,7 +139,7 @@ def test_an_epoch_sees_all_that_is_not_left_out(make_pairs):
         assert sequences.num_tokens_unseen() == total - len(seen)
         assert len(seen) >= least * (total - view.num_tokens_left_out)
         assert f"leaves out {total - len(seen):,} tokens" in sequences.describe()
-        assert f"{view.num_tokens_left_out:,} stand in documents" in sequences.describe()
+        assert f"{view.num_tokens_left_out:,} are in documents" in sequences.describe()
 
 
 # ---------------------------------------------------------------------------------- fairness
