@@ -27,6 +27,9 @@ MaskingRate = Annotated[float, Field(gt=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 
 StrategyName = Literal["token", "whole_word", "span"]
+FormatName = Literal[
+    "markdown", "text", "lines", "sentences", "json", "csv", "parquet", "python", "dataset"
+]
 Objective = Literal["mlm", "mlm+nsp", "mlm+sop"]
 TrackerName = Literal[
     "tensorboard", "wandb", "trackio", "swanlab", "mlflow", "comet_ml", "aim", "clearml", "dvclive",
@@ -48,6 +51,21 @@ class Section(BaseModel):
 def keys_of(section: type[BaseModel]) -> dict[str, FieldInfo]:
     """A section's keys as the YAML has them: `with` is no name that a field can have in Python."""
     return {field.alias or name: field for name, field in section.model_fields.items()}
+
+
+class ForFormats:
+    """Marks a key that has a meaning for some formats alone."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+
+def _refuse_keys_of_other_formats(section: "SourceConfig | DataConfig") -> None:
+    for key, field in keys_of(type(section)).items():
+        for marker in field.metadata:
+            is_refused = isinstance(marker, ForFormats) and section.format not in marker.names
+            if is_refused and getattr(section, key) != field.default:
+                raise ValueError(f"{key} has no meaning for format {section.format!r}; remove it")
 
 
 def has_pairs(objective: Objective) -> bool:
@@ -144,9 +162,7 @@ Delimiter = Annotated[str, AfterValidator(_one_character)]
 class SourceConfig(Section):
     """One place that text comes from: a `path`, a `git` repository, or a `dataset`."""
 
-    format: Literal[
-        "markdown", "text", "lines", "sentences", "json", "csv", "parquet", "python", "dataset"
-    ]
+    format: FormatName
     """`markdown` and `text`: a file is a document. `lines`: a line is a document. `sentences`: a
     line is a sentence, and blank lines separate documents: the classical input of next-sentence
     prediction, whose sentences then need no other splitter. `json`: a JSON list of strings or
@@ -164,9 +180,9 @@ class SourceConfig(Section):
     dataset: str | None = None
     """With `format: dataset`: a name on the Hugging Face hub, or a folder that `save_to_disk`
     wrote."""
-    dataset_config: str | None = None
+    dataset_config: Annotated[str | None, ForFormats("dataset")] = None
     """With `dataset`: which of its configurations (`20231101.zh`)."""
-    split: str | None = None
+    split: Annotated[str | None, ForFormats("dataset")] = None
     """With `dataset`: which split; `train` where there is none given."""
     streaming: bool = False
     """With `dataset`: read from the hub as it goes, without storing the dataset first; needs
@@ -179,21 +195,26 @@ class SourceConfig(Section):
     usual endings."""
     exclude: list[str] = []
     """Globs below a folder that name files to leave out."""
-    encoding: EncodingName | None = None
+    encoding: Annotated[
+        EncodingName | None,
+        ForFormats("markdown", "text", "lines", "sentences", "json", "csv"),
+    ] = None
     """What the files are encoded in, by a name that Python knows (`cp1250`, `koi8_r`,
     `shift_jis`). By default each file's encoding is recognised; where encodings cannot be told
     apart it is guessed, and `mlmtune corpus` shows which guesses were made."""
-    text_field: str | None = None
+    text_field: Annotated[str | None, ForFormats("json", "csv", "parquet", "python", "dataset")] = (
+        None
+    )
     """`json`, `csv`, `parquet`, `dataset`: the field that holds the text (by default `text`, else
     `content` under its `title`); `doc.body` is the field `body` of the object `doc`. `python`: the
     name that the strings are assigned to."""
-    record_path: str | None = None
+    record_path: Annotated[str | None, ForFormats("json")] = None
     """`json`: the key of an object under which the list of records is (`data`, `response.docs`). By
     default the only list of objects in it."""
-    delimiter: Delimiter | None = None
+    delimiter: Annotated[Delimiter | None, ForFormats("csv")] = None
     """`csv`: the character between the fields of a row. By default whichever of comma, tab, `;` and
     `|` divides the header into most fields."""
-    quoting: Literal["minimal", "none"] | None = None
+    quoting: Annotated[Literal["minimal", "none"] | None, ForFormats("csv")] = None
     """`csv`: with `minimal` (RFC 4180) a field may be enclosed in quotes, and then holds delimiters
     and line ends; with `none` quotes are characters like any other. By default `none` for a table
     in which enclosing quotes would swallow whole rows, else `minimal`."""
@@ -235,17 +256,7 @@ class SourceConfig(Section):
 
     @model_validator(mode="after")
     def _its_keys_fit_its_place(self) -> "SourceConfig":
-        fields = ("json", "csv", "parquet", "python", "dataset")
-        kinds = {
-            "text_field": fields,
-            "record_path": ("json",),
-            **dict.fromkeys(("delimiter", "quoting"), ("csv",)),
-            "encoding": ("markdown", "text", "lines", "sentences", "json", "csv"),
-            **dict.fromkeys(("dataset_config", "split"), ("dataset",)),
-        }
-        for name, formats in kinds.items():
-            if getattr(self, name) is not None and self.format not in formats:
-                raise ValueError(f"{name} has no meaning for format {self.format!r}; remove it")
+        _refuse_keys_of_other_formats(self)
         if self.format == "sentences" and self.markup not in (None, "none"):
             raise ValueError("markup has no meaning for format 'sentences'; remove it")
         if self.format == "python" and self.text_field is None:
@@ -760,21 +771,24 @@ class DataConfig(Section):
     dataset: str | None = None
     """With `format: dataset`: a name on the Hugging Face hub, or a folder that `save_to_disk`
     wrote."""
-    dataset_config: str | None = None
+    dataset_config: Annotated[str | None, ForFormats("dataset")] = None
     """With `dataset`: which of its configurations."""
-    revision: str | None = None
+    revision: Annotated[str | None, ForFormats("dataset")] = None
     """With `dataset`: branch, tag or commit; the default branch where empty."""
-    text_field: str | Annotated[list[str], Field(min_length=2, max_length=2)] = "text"
+    text_field: Annotated[
+        str | Annotated[list[str], Field(min_length=2, max_length=2)],
+        ForFormats("json", "csv", "parquet", "dataset"),
+    ] = "text"
     """The field that holds the text, or a list of two, for pairs such as premise and hypothesis;
     without meaning for `folder`."""
-    label_field: str = "label"
+    label_field: Annotated[str, ForFormats("json", "csv", "parquet", "dataset")] = "label"
     """The field that holds the label; without meaning for `folder`."""
-    encoding: EncodingName | None = None
+    encoding: Annotated[EncodingName | None, ForFormats("json", "csv", "folder")] = None
     """`json`, `csv`, `folder`: what the files are encoded in; recognised or guessed where empty, as
     in a source of the corpus."""
-    delimiter: Delimiter | None = None
+    delimiter: Annotated[Delimiter | None, ForFormats("csv")] = None
     """`csv`: the character between the fields of a row; found where empty, as in a source."""
-    quoting: Literal["minimal", "none"] | None = None
+    quoting: Annotated[Literal["minimal", "none"] | None, ForFormats("csv")] = None
     """`csv`: whether quotes enclose fields or are characters; found where empty, as in a source."""
     labels: Annotated[list[str], Field(min_length=2)] | None = None
     """The labels in the order of their numbers; where empty those found in the training examples,
@@ -796,23 +810,9 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _its_keys_fit_its_format(self) -> "DataConfig":
-        is_dataset = self.format == "dataset"
-        if is_dataset != (self.dataset is not None):
+        if (self.format == "dataset") != (self.dataset is not None):
             raise ValueError("format: dataset and dataset: NAME go together; give both or neither")
-        for name in ("dataset_config", "revision"):
-            if getattr(self, name) is not None and not is_dataset:
-                raise ValueError(f"{name} has no meaning for format {self.format!r}; remove it")
-        formats = {
-            "encoding": ("json", "csv", "folder"),
-            **dict.fromkeys(("delimiter", "quoting"), ("csv",)),
-        }
-        for name, fitting in formats.items():
-            if getattr(self, name) is not None and self.format not in fitting:
-                raise ValueError(f"{name} has no meaning for format {self.format!r}; remove it")
-        for name in ("text_field", "label_field"):
-            default = type(self).model_fields[name].default
-            if self.format == "folder" and getattr(self, name) != default:
-                raise ValueError(f"{name} has no meaning for format 'folder'; remove it")
+        _refuse_keys_of_other_formats(self)
         if self.test is not None and self.test_fraction is not None:
             raise ValueError("test and test_fraction contradict each other; keep one of them")
         if (

@@ -104,38 +104,34 @@ def run_copy(folder: Path, *arguments: object) -> str:
 def test_a_format_is_added_as_the_recipe_says(
     follow: Callable[..., None], tmp_path: Path, model_dir: Path
 ) -> None:
-    module = tmp_path / "copy" / "mlmtune" / "corpus" / "formats" / "reversed_text.py"
+    module = tmp_path / "copy" / "mlmtune" / "corpus" / "formats" / "reversed.py"
     module.write_text(
-        '''"""Text that is written from right to left."""
+        '''"""Text that is written from right to left: a file is a document."""
 
 from collections.abc import Iterator
 
 from mlmtune.config import SourceConfig
 from mlmtune.corpus.decoding import read_text
 from mlmtune.corpus.encodings import Decoding
-from mlmtune.corpus.formats.records import RawDocument, Record
+from mlmtune.corpus.formats import Format
+from mlmtune.corpus.records import RawDocument, Record
 
 
 def read_reversed(path: str, source: SourceConfig, decoding: Decoding) -> Iterator[Record]:
-    """The whole file, from its end."""
+    """Read the whole file, from its end."""
     yield RawDocument(read_text(path, decoding=decoding)[::-1])
+
+
+FORMAT = Format(read_reversed, endings=(".rev",))
 ''',
         encoding="utf-8",
     )
     follow(
         "Add a source format",
-        ("corpus/readers.py", "corpus/formats/",
-         "from mlmtune.corpus.formats.records import Record\n",
-         "from mlmtune.corpus.formats.records import Record\n"
-         "from mlmtune.corpus.formats.reversed_text import read_reversed\n"),
-        ("corpus/readers.py", "READERS",
-         '    "python": read_python,\n',
-         '    "python": read_python,\n    "reversed": read_reversed,\n'),
-        ("corpus/readers.py", "ENDINGS",
-         '    "python": (".py",),\n',
-         '    "python": (".py",),\n    "reversed": (".rev",),\n'),
-        ("config.py", "SourceConfig.format",
-         '"python", "dataset"\n    ]', '"python", "reversed", "dataset"\n    ]'),
+        ("config.py", "FormatName",
+         '"python", "dataset"\n]', '"python", "reversed", "dataset"\n]'),
+        ("config.py", "ForFormats",
+         'ForFormats("markdown", "text", ', 'ForFormats("reversed", "markdown", "text", '),
     )  # fmt: skip
     pages = tmp_path / "pages"
     pages.mkdir()
@@ -143,7 +139,8 @@ def read_reversed(path: str, source: SourceConfig, decoding: Decoding) -> Iterat
         (pages / name).write_text(text, encoding="utf-8")
     (tmp_path / "config.yaml").write_text(
         f"model: {{name_or_path: {model_dir}}}\nrun: {{output_dir: run}}\n"
-        "corpus: {min_characters: 1, sources: [{format: reversed, path: pages}]}\n",
+        "corpus: {min_characters: 1,\n"
+        "  sources: [{format: reversed, path: pages, encoding: utf-8}]}\n",
         encoding="utf-8",
     )
     run_copy(tmp_path, "-m", "mlmtune", "corpus", "--config", "config.yaml",

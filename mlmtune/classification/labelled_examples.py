@@ -13,11 +13,11 @@ from mlmtune.corpus import hub
 from mlmtune.corpus.decoding import read_text
 from mlmtune.corpus.encodings import Decoding
 from mlmtune.corpus.faults import BrokenRecord, FileLeftOut
-from mlmtune.corpus.formats.csv_rows import Dialect, csv_values
-from mlmtune.corpus.formats.json_values import json_values
-from mlmtune.corpus.formats.records import Value, kind_of, listed
-from mlmtune.corpus.formats.tables import parquet_values
-from mlmtune.corpus.readers import file_endings
+from mlmtune.corpus.formats import format_of
+from mlmtune.corpus.formats.csv import Dialect, csv_values
+from mlmtune.corpus.formats.json import json_values
+from mlmtune.corpus.formats.parquet import parquet_values
+from mlmtune.corpus.records import Value, kind_of, listed
 from mlmtune.errors import DataError
 from mlmtune.locations import resolve
 from mlmtune.printable import printable
@@ -232,7 +232,7 @@ def _label_name(value: Any) -> str | None:
 
 def _folder_examples(config: DataConfig, root: Path) -> Iterator[Example]:
     """A folder below `root` for each class, a text file for each example."""
-    endings = file_endings("text")
+    endings = format_of("text").file_endings
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
         if folder.name.startswith("."):
             continue

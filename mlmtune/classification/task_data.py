@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mlmtune.classification.labelled_examples import Example, ReadSide, at_one_state, read_side
 from mlmtune.config import DataConfig
 from mlmtune.corpus.cleaning import content_hash
-from mlmtune.corpus.formats.records import listed
+from mlmtune.corpus.records import listed
 from mlmtune.errors import DataError
 from mlmtune.randomness import UInt64Array, key, uniform
 

@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from mlmtune.config import Config
 from mlmtune.corpus.funnel import remarks
-from mlmtune.corpus.reading import CleanDocument, Reader, Tally
 from mlmtune.corpus.scanning import ListedFile, ListedSource
+from mlmtune.corpus.source_reader import CleanDocument, SourceReader, Tally
 from mlmtune.masking.selection import mean_mlm_probability
 from mlmtune.modeling.device import build_accelerator
 from mlmtune.printable import counted, printable
@@ -186,7 +186,7 @@ def _samples(task: MaskedLM) -> Iterator[CleanDocument]:
     found = 0
     for place in order:
         source, file = files[place]
-        reader = Reader(source.config, corpus.cleaning, corpus.markdown)
+        reader = SourceReader(source.config, corpus.cleaning, corpus.markdown)
         for event in reader.read_file(file, Tally()):
             if isinstance(event, CleanDocument) and len(event.text) >= max(
                 corpus.min_characters, 1

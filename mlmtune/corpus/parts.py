@@ -37,11 +37,17 @@ from mlmtune.config import CorpusConfig, SourceConfig
 from mlmtune.corpus.cleaning import CLEANING_VERSION
 from mlmtune.corpus.decoding import Span, can_be_cut, count_line_ends
 from mlmtune.corpus.faults import BrokenRecord
+from mlmtune.corpus.formats import format_of
 from mlmtune.corpus.hub import ListedDataset
-from mlmtune.corpus.readers import has_lines
-from mlmtune.corpus.reading import CleanDocument, FileEvent, FileOutcome, Reader, Tally
 from mlmtune.corpus.remote import is_remote
 from mlmtune.corpus.scanning import ListedFile, ListedSource, describe_file
+from mlmtune.corpus.source_reader import (
+    CleanDocument,
+    FileEvent,
+    FileOutcome,
+    SourceReader,
+    Tally,
+)
 from mlmtune.files import whole_file
 from mlmtune.integrity import Damaged, digest, sealed, unsealed
 from mlmtune.printable import printable
@@ -123,7 +129,7 @@ class Part:
 
     path: Path
     source: int
-    reader: Reader
+    reader: SourceReader
     files: tuple[ListedFile, ...]
     dataset: ListedDataset | None
 
@@ -154,7 +160,7 @@ def plan_parts(sources: Sequence[ListedSource], config: CorpusConfig, folder: Pa
     """
     parts = []
     for index, source in enumerate(sources):
-        reader = Reader(source.config, config.cleaning, config.markdown)
+        reader = SourceReader(source.config, config.cleaning, config.markdown)
         if source.dataset is not None:
             path = folder / _name(reader, source.dataset.signature.encode())
             parts.append(Part(path, index, reader, (), source.dataset))
@@ -173,8 +179,8 @@ def plan_parts(sources: Sequence[ListedSource], config: CorpusConfig, folder: Pa
 def _cut(file: ListedFile, source: SourceConfig) -> Iterator[ListedFile]:
     """A large file of lines in spans, so that it makes several parts."""
     is_large = file.size > 2 * SPAN_BYTES and not is_remote(file.path)
-    has_lines_ = is_large and has_lines(file.path, source.format)
-    if not (has_lines_ and can_be_cut(file.path, source.encoding)):
+    has_lines = is_large and format_of(source.format).has_lines(file.path)
+    if not (has_lines and can_be_cut(file.path, source.encoding)):
         yield file
         return
     version = f"{file.version} {file.size}"
@@ -222,7 +228,7 @@ def _divide(files: Sequence[ListedFile]) -> Iterator[tuple[ListedFile, ...]]:
         yield tuple(group)
 
 
-def _name(reader: Reader, content: bytes) -> str:
+def _name(reader: SourceReader, content: bytes) -> str:
     """A path within the folder of parts; two levels, for folders of a million parts are slow."""
     source = reader.source.model_dump(
         include={"format", "encoding", "text_field", "record_path", "delimiter", "quoting",

@@ -16,7 +16,7 @@ from mlmtune.config import CorpusConfig, SourceConfig
 from mlmtune.corpus import git, hub, remote
 from mlmtune.corpus.compression import COMPRESSIONS
 from mlmtune.corpus.decoding import Span, uncompressed_name
-from mlmtune.corpus.readers import file_endings
+from mlmtune.corpus.formats import format_of
 from mlmtune.errors import DataError
 from mlmtune.locations import resolve
 from mlmtune.printable import counted, printable
@@ -281,7 +281,7 @@ class _Selection:
     def __init__(self, source: SourceConfig) -> None:
         self._exclude = [_matcher(glob) for glob in source.exclude]
         if source.include is None:
-            endings = file_endings(source.format)
+            endings = format_of(source.format).file_endings
             self.patterns: tuple[str, ...] = endings
             self.includes: Callable[[str], bool] = lambda below: below.lower().endswith(endings)
         else:
@@ -395,7 +395,6 @@ def _ending(name: str) -> str:
 
 # What formats of plain text make of other files: what the model would be trained on, and what to
 # do instead. Files like `.pdf` are recognised by their first bytes.
-_PLAIN_FORMATS = ("text", "lines", "sentences")
 _MISREAD: dict[tuple[str, ...], tuple[str, str]] = {
     (".html", ".htm", ".xhtml", ".xml"): ("tags, too", "set markup: html"),
     (".ipynb",): (
@@ -411,7 +410,7 @@ _MISREAD: dict[tuple[str, ...], tuple[str, str]] = {
 
 def _misreadings(source: ListedSource) -> Iterator[str]:
     """A line for each kind of file that is read as plain text and is something else."""
-    if source.config.format not in _PLAIN_FORMATS:
+    if source.dataset is not None or not format_of(source.config.format).is_plain_text:
         return
     endings = Counter(PurePosixPath(uncompressed_name(file.path)).suffix for file in source.files)
     for kinds, (trained_on, remedy) in _MISREAD.items():

@@ -15,8 +15,8 @@ import pytest
 from mlmtune import hub as environment
 from mlmtune.config import SourceConfig
 from mlmtune.corpus.faults import BrokenRecord
-from mlmtune.corpus.formats.records import RawDocument
 from mlmtune.corpus.hub import locate, read_dataset
+from mlmtune.corpus.records import RawDocument
 from mlmtune.errors import ConfigError, DataError, HubError, ResourceError
 
 WHERE = "corpus.sources[0]"

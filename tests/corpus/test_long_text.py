@@ -9,8 +9,8 @@ import pytest
 from mlmtune.config import CleaningConfig, MarkdownConfig, SourceConfig
 from mlmtune.corpus import markdown_text
 from mlmtune.corpus.long_text import substituted, with_each_line
-from mlmtune.corpus.reading import Reader, Tally
 from mlmtune.corpus.scanning import ListedFile
+from mlmtune.corpus.source_reader import SourceReader, Tally
 
 NUM_CHARACTERS = 4_000_000
 
@@ -50,7 +50,7 @@ def test_a_page_of_too_many_blocks_is_reported_as_broken(tmp_path, monkeypatch):
     monkeypatch.setattr(markdown_text, "MAX_PAGE_BLOCKS", 100)
     pages = {"blocks": "> " * 60 + "a\n", "lines": "a\n" * 200, "page": "# Title\n\nText.\n"}
     source = SourceConfig(format="markdown", path=str(tmp_path))
-    reader = Reader(source, CleaningConfig(), MarkdownConfig())
+    reader = SourceReader(source, CleaningConfig(), MarkdownConfig())
     said = {}
     for name, page in pages.items():
         path = tmp_path / f"{name}.md"

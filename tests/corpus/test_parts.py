@@ -198,7 +198,7 @@ def test_a_file_that_cannot_be_fetched_now_is_not_noted_as_left_out(plan, monkey
         yield
 
     with monkeypatch.context() as patch:
-        patch.setattr("mlmtune.corpus.reading.local_copy", unreachable)
+        patch.setattr("mlmtune.corpus.source_reader.local_copy", unreachable)
         with pytest.raises(HubError, match=r"a\.txt: status 503; try again"):
             write_part(part)
     assert not part.is_finished()

@@ -1,1 +1,66 @@
-"""Formats: a module for each, from a path to the records of one file."""
+"""Formats: a module for each, named as the format, whose `FORMAT` is all that is known of it.
+
+A reader gives the text as it is in the file; cleaning comes later. It gives a broken record as a
+`BrokenRecord` in its place, so that the other records are not lost. A dataset is not a file, and
+is read by `mlmtune.corpus.hub`.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+
+from mlmtune.config import FormatName, SourceConfig
+from mlmtune.corpus.compression import COMPRESSIONS
+from mlmtune.corpus.decoding import Span
+from mlmtune.corpus.encodings import Decoding
+from mlmtune.corpus.records import Record
+
+Reader = Callable[[str, SourceConfig, Decoding], Iterator[Record]]
+"""(path, its source, its decoding) -> records; raises `FileLeftOut` where it cannot be read."""
+
+SpanReader = Callable[[str, SourceConfig, Decoding, Span | None], Iterator[Record]]
+"""The same for the lines of a file that begin in a span."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """How the files of a source are found and read.
+
+    Attributes:
+        read: gives the records of a file.
+        endings: the usual endings of its files, without those of a compression.
+        is_compressed_within: whether its files hold compressed data, so that nobody compresses
+            them again.
+        is_plain_text: whether every character of a file becomes text, so that a file of another
+            kind would be misread.
+        read_span: gives the records of some lines of a file; None where lines are not records.
+        line_endings: the endings of the files that `read_span` can read.
+    """
+
+    read: Reader
+    endings: tuple[str, ...]
+    is_compressed_within: bool = False
+    is_plain_text: bool = False
+    read_span: SpanReader | None = None
+    line_endings: tuple[str, ...] = ()
+
+    @property
+    def file_endings(self) -> tuple[str, ...]:
+        """The endings that are read below a folder: its own, and each with a compression."""
+        if self.is_compressed_within:
+            return self.endings
+        return self.endings + tuple(
+            ending + compression for compression in COMPRESSIONS for ending in self.endings
+        )
+
+    def has_lines(self, path: str) -> bool:
+        """Whether each line of a file is a record, so that `read_span` can read it."""
+        return path.lower().endswith(self.line_endings)
+
+
+@cache
+def format_of(name: FormatName) -> Format:
+    """Return the format of a name, from the module that is named as it is."""
+    format_: Format = import_module(f"{__name__}.{name}").FORMAT
+    return format_

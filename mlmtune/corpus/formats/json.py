@@ -15,13 +15,14 @@ from mlmtune.corpus.decoding import (
 )
 from mlmtune.corpus.encodings import Decoding
 from mlmtune.corpus.faults import BrokenRecord, FileLeftOut
-from mlmtune.corpus.formats.records import Record, Value, kind_of, listed, reach, texts_of
+from mlmtune.corpus.formats import Format
+from mlmtune.corpus.records import Record, Value, kind_of, listed, reach, texts_of
 
 JSON_LINES = (".jsonl", ".ndjson")
 """Endings of files that hold a value per line."""
 
 _DECODER = json.JSONDecoder()
-_READ_CHARACTERS = 1 << 18
+READ_CHARACTERS = 1 << 18
 _SPACES = re.compile(r"[ \t\r\n]*")
 
 
@@ -64,7 +65,7 @@ def json_values(
         return
     place = None if kind == "list" else _place_of_list(path, decoding, text_field, record_path)
     with open_text(path, decoding=decoding) as stream:
-        text = _JsonText(stream)
+        text = JsonText(stream)
         if kind == "object" and place is None:
             yield Value(text.value(), "#1", ":1")
             return
@@ -80,7 +81,7 @@ _HOLDS = {"lines": "a value per line", "list": "a list"}
 def _kind_of_file(path: str, decoding: Decoding | None) -> Literal["lines", "list", "object"]:
     """What a file of JSON holds, by its first characters."""
     with open_text(path, decoding=decoding) as stream:
-        start = stream.read(_READ_CHARACTERS).lstrip()
+        start = stream.read(READ_CHARACTERS).lstrip()
         if start.startswith("["):
             return "list"
         if not start.startswith("{"):
@@ -93,9 +94,9 @@ def _kind_of_file(path: str, decoding: Decoding | None) -> Literal["lines", "lis
                 # An object over several lines is cut where its first line ends.
                 is_cut = isinstance(error, json.JSONDecodeError) and _is_cut(error)
                 return "object" if is_cut else "lines"
-            return "lines" if rest.strip() or stream.read(_READ_CHARACTERS).strip() else "object"
+            return "lines" if rest.strip() or stream.read(READ_CHARACTERS).strip() else "object"
     with open_text(path, decoding=decoding) as stream:
-        text = _JsonText(stream)
+        text = JsonText(stream)
         _kinds_of_values(text)
         return "lines" if text.peek() else "object"
 
@@ -121,7 +122,7 @@ def _place_of_list(
         FileLeftOut: it is not where `record_path` says, or there are several.
     """
     with open_text(path, decoding=decoding) as stream:
-        text = _JsonText(stream)
+        text = JsonText(stream)
         kinds = _kinds_of_values(text)
         text.end()
     if record_path is not None:
@@ -149,7 +150,7 @@ def _no_list(record_path: str, detail: str) -> FileLeftOut:
     return FileLeftOut("broken", detail, broken=True, is_misread=True)
 
 
-def _kinds_of_values(text: "_JsonText") -> dict[str, str]:
+def _kinds_of_values(text: "JsonText") -> dict[str, str]:
     """What each key of an object holds: a list of `objects` or of `strings`, a `list`, or else."""
     kinds: dict[str, str] = {}
     for key in text.keys_of_object():
@@ -164,7 +165,7 @@ def _kinds_of_values(text: "_JsonText") -> dict[str, str]:
     return kinds
 
 
-def _items_at(text: "_JsonText", place: _Place) -> Iterator[Any]:
+def _items_at(text: "JsonText", place: _Place) -> Iterator[Any]:
     """The items of a list in an object."""
     for key in text.keys_of_object():
         if key != place.key:
@@ -202,7 +203,7 @@ def _describe(error: Exception) -> str:
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
-class _JsonText:
+class JsonText:
     """A file's JSON, decoded value by value, each as soon as all of it is read.
 
     Args:
@@ -220,7 +221,7 @@ class _JsonText:
     def _read_more(self) -> bool:
         """Whether more characters were there to read; those before the place are forgotten."""
         left = self._text[self._place :]
-        more = self._stream.read(max(_READ_CHARACTERS, len(left)))
+        more = self._stream.read(max(READ_CHARACTERS, len(left)))
         if more:
             self._num_lines += self._text.count("\n", 0, self._place)
             self._text, self._place = left + more, 0
@@ -319,3 +320,11 @@ class _JsonText:
 def _is_cut(error: json.JSONDecodeError) -> bool:
     """Whether more characters may complete it: no token but a string is longer than `-Infinity`."""
     return error.msg.startswith("Unterminated string") or error.pos > len(error.doc) - 16
+
+
+FORMAT = Format(
+    read_json,
+    endings=(".json", *JSON_LINES),
+    read_span=read_json,
+    line_endings=JSON_LINES,
+)

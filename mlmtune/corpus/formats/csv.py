@@ -11,11 +11,12 @@ from mlmtune.config import SourceConfig
 from mlmtune.corpus.decoding import open_text, uncompressed_name
 from mlmtune.corpus.encodings import ADVICE, Decoding
 from mlmtune.corpus.faults import BrokenRecord, FileLeftOut
-from mlmtune.corpus.formats.records import Record, Value, text_columns, texts_of
+from mlmtune.corpus.formats import Format
+from mlmtune.corpus.records import Record, Value, text_columns, texts_of
 
 # The parser takes 4 bytes for each; an open quote fills it with the rest of the file.
-_MAX_FIELD_CHARACTERS = 1 << 26
-_MAX_LINE_CHARACTERS = 1 << 26
+MAX_FIELD_CHARACTERS = 1 << 26
+MAX_LINE_CHARACTERS = 1 << 26
 _UNDECODED = re.compile("[\udc80-\udcff]")
 
 _SAMPLE_CHARACTERS = 1 << 16
@@ -75,7 +76,7 @@ def csv_values(
     Raises:
         FileLeftOut: see `decoding.open_text`; or the header cannot be parsed.
     """
-    csv.field_size_limit(_MAX_FIELD_CHARACTERS)  # there is one for the whole process
+    csv.field_size_limit(MAX_FIELD_CHARACTERS)  # there is one for the whole process
     usual = "\t" if uncompressed_name(path).endswith(".tsv") else ","
     with open_text(path, "surrogateescape", decoding) as stream:
         sample = stream.read(_SAMPLE_CHARACTERS)
@@ -177,14 +178,14 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        line = self._stream.readline(_MAX_LINE_CHARACTERS + 1)
+        line = self._stream.readline(MAX_LINE_CHARACTERS + 1)
         if not line:
             raise StopIteration
         self.num_read += 1
-        if len(line) > _MAX_LINE_CHARACTERS:
+        if len(line) > MAX_LINE_CHARACTERS:
             while line and not line.endswith(("\n", "\r")):
-                line = self._stream.readline(_MAX_LINE_CHARACTERS)
-            raise csv.Error(f"a line of over {_MAX_LINE_CHARACTERS:,} characters")
+                line = self._stream.readline(MAX_LINE_CHARACTERS)
+            raise csv.Error(f"a line of over {MAX_LINE_CHARACTERS:,} characters")
         self.of_row.append(line)
         return line
 
@@ -234,3 +235,6 @@ def _iter_rows(
                 continue
         if row:
             yield line, row
+
+
+FORMAT = Format(read_csv, endings=(".csv", ".tsv"))

@@ -9,7 +9,8 @@ from mlmtune.config import SourceConfig
 from mlmtune.corpus.decoding import read_bytes
 from mlmtune.corpus.encodings import Decoding
 from mlmtune.corpus.faults import BrokenRecord, FileLeftOut
-from mlmtune.corpus.formats.records import RawDocument, Record, listed
+from mlmtune.corpus.formats import Format
+from mlmtune.corpus.records import RawDocument, Record, listed
 
 
 def read_python(path: str, source: SourceConfig, decoding: Decoding) -> Iterator[Record]:
@@ -88,3 +89,6 @@ def _describe(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return error.msg
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+FORMAT = Format(read_python, endings=(".py",))

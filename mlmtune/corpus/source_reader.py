@@ -11,10 +11,10 @@ from mlmtune.corpus.cleaning import clean, content_hash, letter_share
 from mlmtune.corpus.decoding import Span
 from mlmtune.corpus.encodings import Decoding, Encoding
 from mlmtune.corpus.faults import BrokenRecord, FileLeftOut
-from mlmtune.corpus.formats.records import Record
+from mlmtune.corpus.formats import format_of
 from mlmtune.corpus.hub import ListedDataset, read_dataset
 from mlmtune.corpus.markdown_text import PageTooLarge
-from mlmtune.corpus.readers import LINE_READERS, READERS
+from mlmtune.corpus.records import Record
 from mlmtune.corpus.remote import local_copy
 from mlmtune.corpus.scanning import ListedFile
 from mlmtune.errors import HubError
@@ -72,7 +72,7 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Reader:
+class SourceReader:
     """Reads and cleans what a source holds. What it says depends on its arguments alone.
 
     Attributes:
@@ -126,9 +126,11 @@ class Reader:
                 yield FileOutcome("empty", "holds no documents")
 
     def _records(self, path: str, span: Span | None, decoding: Decoding) -> Iterator[Record]:
+        format_ = format_of(self.source.format)
         if span is None:
-            return READERS[self.source.format](path, self.source, decoding)
-        return LINE_READERS[self.source.format](path, self.source, decoding, span)
+            return format_.read(path, self.source, decoding)
+        assert format_.read_span is not None  # only files of lines are cut into spans
+        return format_.read_span(path, self.source, decoding, span)
 
     def read_dataset(self, dataset: ListedDataset, tally: Tally) -> Iterator[FileEvent]:
         """The documents and broken records of the dataset that the source is."""

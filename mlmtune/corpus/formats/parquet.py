@@ -8,7 +8,8 @@ from mlmtune.config import SourceConfig
 from mlmtune.corpus.decoding import open_bytes
 from mlmtune.corpus.encodings import Decoding
 from mlmtune.corpus.faults import BrokenRecord, FileLeftOut
-from mlmtune.corpus.formats.records import Record, Value, text_columns, texts_of
+from mlmtune.corpus.formats import Format
+from mlmtune.corpus.records import Record, Value, text_columns, texts_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -113,3 +114,10 @@ def _string_columns(schema: "pa.Schema", text_field: str | None) -> list[str]:
             detail = f"column '{column}' holds {kind}, not strings (set text_field)"
             raise FileLeftOut("broken", detail, broken=True, is_misread=True)
     return columns
+
+
+FORMAT = Format(
+    read_parquet,
+    endings=(".parquet", ".arrow", ".feather", ".ipc"),
+    is_compressed_within=True,
+)

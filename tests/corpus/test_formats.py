@@ -8,6 +8,7 @@ import lzma
 import subprocess
 import sys
 import tracemalloc
+from pathlib import Path
 from typing import get_args
 
 import pyarrow as pa
@@ -15,18 +16,25 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
-from mlmtune.config import SourceConfig
+from mlmtune.config import FormatName, SourceConfig, Sources
+from mlmtune.corpus import formats
 from mlmtune.corpus.encodings import ADVICE, Decoding
 from mlmtune.corpus.faults import BrokenRecord, FileLeftOut
-from mlmtune.corpus.formats import csv_rows, json_values, plain
-from mlmtune.corpus.formats.records import RawDocument, Value, record_of, text_columns
-from mlmtune.corpus.readers import ENDINGS, READERS, file_endings
+from mlmtune.corpus.formats import csv as csv_format
+from mlmtune.corpus.formats import format_of
+from mlmtune.corpus.formats import json as json_format
+from mlmtune.corpus.formats import sentences as sentences_format
+from mlmtune.corpus.records import RawDocument, Value, record_of, text_columns
+
+# A dataset is not a file.
+FORMATS = sorted(set(get_args(FormatName)) - {"dataset"})
 
 
 def records_of(format_, path, text_field=None, **settings):
     source = SourceConfig(format=format_, path=str(path), text_field=text_field, **settings)
-    return READERS[format_](str(path), source, Decoding(source.encoding))
+    return format_of(format_).read(str(path), source, Decoding(source.encoding))
 
 
 @pytest.fixture
@@ -61,16 +69,22 @@ def peak_of(format_, path):
     return num_records, peak
 
 
-def test_every_format_of_the_config_has_a_reader_and_endings():
-    formats = set(get_args(SourceConfig.model_fields["format"].annotation))
-    # A dataset is no file.
-    assert set(READERS) == formats - {"dataset"}
-    assert set(ENDINGS) == set(READERS)
+def test_every_format_of_the_config_has_a_module_with_a_reader_and_endings():
+    folder = Path(formats.__file__).parent
+    assert sorted(path.stem for path in folder.glob("[!_]*.py")) == FORMATS
+    assert all(callable(format_of(name).read) and format_of(name).endings for name in FORMATS)
+
+
+@pytest.mark.parametrize("name", ["markdown", "json", "csv", "parquet"])
+def test_a_path_alone_is_of_the_format_that_has_its_ending(name):
+    for ending in format_of(name).file_endings:
+        (source,) = TypeAdapter(Sources).validate_python(f"a{ending}")
+        assert source.format == name
 
 
 def test_endings_are_those_of_the_format_and_of_each_compression():
-    assert file_endings("text") == (".txt", ".txt.gz", ".txt.bz2", ".txt.xz", ".txt.zst")
-    assert file_endings("parquet") == ENDINGS["parquet"]
+    assert format_of("text").file_endings == (".txt", ".txt.gz", ".txt.bz2", ".txt.xz", ".txt.zst")
+    assert format_of("parquet").file_endings == format_of("parquet").endings
 
 
 @pytest.mark.parametrize(
@@ -202,8 +216,8 @@ def test_a_broken_json_list_names_its_line(read):
 
 
 def test_an_item_of_a_json_list_that_is_too_long_is_not_waited_for(read, monkeypatch):
-    monkeypatch.setattr(json_values, "_READ_CHARACTERS", 10)
-    monkeypatch.setattr(json_values, "MAX_DOCUMENT_BYTES", 40)
+    monkeypatch.setattr(json_format, "READ_CHARACTERS", 10)
+    monkeypatch.setattr(json_format, "MAX_DOCUMENT_BYTES", 40)
     assert len(read("json", "a.json", json.dumps(["a" * 30] * 5))) == 5
     with pytest.raises(FileLeftOut, match="line 3: an item of over") as caught:
         read("json", "b.json", '["a",\n\n"' + "b" * 100 + '"]')
@@ -225,9 +239,9 @@ any_json = st.recursive(
 def test_a_json_list_is_read_piece_by_piece_as_it_is_read_at_once(values, indent, num_characters):
     written = json.dumps(values, indent=indent, ensure_ascii=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_values, "_READ_CHARACTERS", num_characters)
+        patch.setattr(json_format, "READ_CHARACTERS", num_characters)
         stream = io.StringIO(written, newline="")
-        items = list(json_values._JsonText(stream).items())
+        items = list(json_format.JsonText(stream).items())
     assert items == values
 
 
@@ -259,10 +273,10 @@ def test_items_before_the_fault_of_a_json_list_are_read(tmp_path):
 
 
 def test_a_fault_in_a_json_list_is_known_before_the_rest_is_read(monkeypatch):
-    monkeypatch.setattr(json_values, "_READ_CHARACTERS", 30)
+    monkeypatch.setattr(json_format, "READ_CHARACTERS", 30)
     stream = io.StringIO('["a",\n "b" "c", "and some more"' + '"text"' * 10_000)
     with pytest.raises(FileLeftOut, match="line 2"):
-        list(json_values._JsonText(stream).items())
+        list(json_format.JsonText(stream).items())
     assert stream.tell() == 30
 
 
@@ -360,14 +374,14 @@ def test_a_csv_quote_that_is_never_closed_is_named_where_it_opens(read):
 def test_a_csv_field_may_be_long_but_not_endless(read, monkeypatch):
     long = "word " * 40_000  # the csv module's own limit is lower
     assert texts(read("csv", "a.csv", f"text\n{long}\n")) == [long]
-    monkeypatch.setattr(csv_rows, "_MAX_FIELD_CHARACTERS", 1000)
+    monkeypatch.setattr(csv_format, "MAX_FIELD_CHARACTERS", 1000)
     broken, last = read("csv", "a.csv", f"text\n{long}\nlast\n")
     assert "larger than field limit (1000)" in broken.message
     assert last.text == "last"
 
 
 def test_an_endless_csv_line_is_never_held_whole_and_spoils_no_other(read, monkeypatch):
-    monkeypatch.setattr(csv_rows, "_MAX_LINE_CHARACTERS", 1000)
+    monkeypatch.setattr(csv_format, "MAX_LINE_CHARACTERS", 1000)
     endless = ",".join(["word"] * 100_000)
     first, broken, last = read("csv", "a.csv", f"text,id\none,1\n{endless}\nlast,3\n")
     assert texts([first, last]) == ["one", "last"]
@@ -558,7 +572,7 @@ def test_parquet_streams_within_a_row_group(tmp_path):
 
 
 def test_pyarrow_is_imported_only_to_read_tables():
-    code = "import sys, mlmtune.corpus.readers; sys.exit('pyarrow' in sys.modules)"
+    code = "import sys, mlmtune.corpus.formats.parquet; sys.exit('pyarrow' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
@@ -656,7 +670,7 @@ def test_every_format_of_text_may_be_compressed(read, format_, content, field, e
     assert texts(read(format_, f"a{ending}", compress(content.encode()), field)) == ["word"]
 
 
-@pytest.mark.parametrize("format_", sorted(READERS))
+@pytest.mark.parametrize("format_", FORMATS)
 @pytest.mark.parametrize("content", [b"\x89PNG\r\n\0\0" + bytes(range(256)), b""])
 def test_no_format_takes_what_it_is_not(read, format_, content):
     reason = "damaged" if format_ == "parquet" else "binary"
@@ -804,7 +818,7 @@ def test_a_run_of_lines_is_a_document_of_sentences(read):
 
 
 def test_a_document_of_sentences_that_never_ends_is_not_waited_for(read, monkeypatch):
-    monkeypatch.setattr(plain, "MAX_DOCUMENT_BYTES", 20)
+    monkeypatch.setattr(sentences_format, "MAX_DOCUMENT_BYTES", 20)
     broken, last = read("sentences", "a.txt", "a sentence\n" * 9 + "\nlast\n")
     assert broken.place == ":1"
     assert "set blank lines between documents" in broken.message
