@@ -121,7 +121,7 @@ def test_what_runs_in_one_process_refuses_a_launcher(
         (("check", "my run.yaml"), "did you mean --config 'my run.yaml'?"),
         (("train", "--training.epochs=3", "--config", "x"), "without dashes: training.epochs=3"),
         (("train", "--training.epochs", "3", "--config", "x"), "without dashes: training.epochs=3"),
-        (("train", "--cnfig", "x"), "mlmtune --help shows what there is"),
+        (("train", "--cnfig", "x"), "mlmtune --help lists the commands"),
     ],
 )
 def test_a_wrong_command_line_is_answered_with_the_right_one(

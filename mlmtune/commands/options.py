@@ -1,0 +1,231 @@
+"""Every option and argument of the commands, with its help."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ConfigPath = Annotated[Path, typer.Option("--config", metavar="FILE", help="The run's YAML file.")]
+TaskPath = Annotated[
+    Path, typer.Option("--config", metavar="FILE", help="The task's YAML file (section data).")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="SECTION.KEY=VALUE",
+        help="Settings that override those of the file; each value is YAML.",
+        show_default=False,
+    ),
+]
+ModelNames = Annotated[
+    list[str],
+    typer.Option(
+        "--model",
+        metavar="MODEL|RUN",
+        help="A folder, the directory of a run, a hub name, or package://NAME/FOLDER. Repeat the "
+        "option to compare models.",
+    ),
+]
+NumProcesses = Annotated[
+    str | None,
+    typer.Option(
+        "--nproc",
+        metavar="N|auto",
+        help="Run in N processes on this machine, each with its own GPU where there are GPUs; auto "
+        "starts one process per GPU.",
+        show_default=False,
+    ),
+]
+Resume = Annotated[
+    str,
+    typer.Option(
+        metavar="never|auto|PATH",
+        help="auto resumes from the newest complete checkpoint, or starts from the beginning if "
+        "there is none; PATH resumes from that checkpoint.",
+    ),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Delete the run in the output directory first.")
+]
+AllowChanges = Annotated[
+    bool,
+    typer.Option("--allow-changes", help="Resume even if data, model, seed or batch size changed."),
+]
+Refresh = Annotated[
+    bool,
+    typer.Option("--refresh", help="Look up the current commits of git branches and tags again."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print only the result.")]
+
+# ------------------------------------------------------------------------------------------- train
+
+NoReport = Annotated[bool, typer.Option("--no-report", help="Do not make the report at the end.")]
+
+# ------------------------------------------------------------------------------------------- probe
+
+ComparedModels = Annotated[
+    list[str],
+    typer.Option(
+        "--model",
+        metavar="MODEL|RUN",
+        help="A folder, a hub name, package://NAME/FOLDER, or the directory of a run. The "
+        "others are compared with the first. A run alone is compared with its base model.",
+    ),
+]
+
+# ------------------------------------------------------------------------------------------- sweep
+
+AnyConfigPath = Annotated[
+    Path,
+    typer.Option("--config", metavar="FILE", help="The YAML file of a run or of a task."),
+]
+Grid = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="section.key=[A,B,...]",
+        help="Values to try, in every combination; section.key=value holds for all runs.",
+        show_default=False,
+    ),
+]
+
+# -------------------------------------------------------------------------------------------- eval
+
+TextConfigs = Annotated[
+    list[Path],
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="The config whose validation text and general text are measured on. Repeat the "
+        "option for more texts.",
+    ),
+]
+Dump = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.csv",
+        help="Write the text, the masked input and the predictions of each chunk.",
+        show_default=False,
+    ),
+]
+
+# -------------------------------------------------------------------------------------------- fill
+
+Sentences = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="TEXT",
+        help="Sentences that contain [MASK]; - reads them from standard input, one per line.",
+        show_default=False,
+    ),
+]
+TextFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="A file of sentences, one per line; - is standard input.",
+        show_default=False,
+    ),
+]
+Targets = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WORD,...",
+        help="Words, separated by commas, whose probability and rank in the vocabulary are "
+        "shown for each mask.",
+        show_default=False,
+    ),
+]
+TopK = Annotated[int, typer.Option(min=1, help="Number of candidates for each mask.")]
+
+# ------------------------------------------------------------------------------------------ report
+
+RunsAndSettings = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RUN|evaluation.KEY=VALUE",
+        help="Directories of finished runs, and settings of what is measured, such as "
+        "evaluation.general.",
+    ),
+]
+ReportFolder = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="The folder to write to. The default is the directory of the run, or ./report "
+        "for several runs.",
+        show_default=False,
+    ),
+]
+
+# -------------------------------------------------------------------------------------------- push
+
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a finished run.")]
+RepositoryName = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="The repository: NAME, or ORGANISATION/NAME."),
+]
+Private = Annotated[
+    bool,
+    typer.Option(
+        "--private/--public",
+        help="Whether only you can see it. A private push to a public repository is refused.",
+    ),
+]
+
+# ------------------------------------------------------------------------------------------- check
+
+Measure = Annotated[
+    bool,
+    typer.Option(
+        "--measure",
+        help="Take ten real training steps, and show their speed, when training would finish, "
+        "and the peak memory.",
+    ),
+]
+AllStrategies = Annotated[
+    bool,
+    typer.Option("--masks", help="Show every masking strategy, not only that of the config."),
+]
+NumChunks = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Number of chunks to show with their masks.")
+]
+NumDraws = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Number of draws of masks to show per chunk.")
+]
+
+# ------------------------------------------------------------------------------------------ corpus
+
+ExportPath = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Write the cleaned documents to FILE.jsonl or FILE.parquet.",
+        show_default=False,
+    ),
+]
+
+# -------------------------------------------------------------------------------------------- init
+
+ConfigName = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="NAME",
+        help="The config to write. Without it, all configs are listed.",
+        show_default=False,
+    ),
+]
+OutputFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="The file to write; NAME.yaml by default.", show_default=False
+    ),
+]
+Schema = Annotated[
+    bool,
+    typer.Option(
+        "--schema",
+        help="Instead of a config, print its JSON schema, with which editors check and "
+        "complete configs.",
+    ),
+]

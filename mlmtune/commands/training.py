@@ -1,0 +1,52 @@
+"""What `mlmtune train` and `mlmtune finetune` have in common: train a model, then push it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from mlmtune import exits
+from mlmtune.commands.push import push_run
+from mlmtune.commands.starting import RunRequest
+from mlmtune.console import Console
+from mlmtune.locations import expand_home
+from mlmtune.training.job import Options
+from mlmtune.training.loop import train
+from mlmtune.training.task import SettingsT, Task
+
+
+def train_and_push(
+    settings: SettingsT,
+    request: RunRequest,
+    build: Callable[[SettingsT, Accelerator, Console], Task],
+    conclude: Callable[[Path, dict[str, Any] | None, Console], None] | None = None,
+) -> None:
+    """Train, let the command conclude, and push the result if the config names a repository.
+
+    Args:
+        settings: The run's config.
+        request: What the command line asks for.
+        build: Builds what is trained; see `train`.
+        conclude: Called in the first process with the run's directory and its results, which are
+            None if the run was complete already.
+
+    Raises:
+        MlmtuneError: See `train` and `push_run`.
+    """
+    options = Options(
+        request.resume,
+        request.overwrite,
+        request.allow_changes,
+        request.is_quiet,
+        config_text=request.config.read_text(encoding="utf-8"),
+        command=(request.command, str(request.config), *request.overrides),
+    )
+    results = train(settings, options, build)
+    if not exits.is_first_process():
+        return
+    run, console = expand_home(settings.run.output_dir), Console(is_quiet=request.is_quiet)
+    if conclude is not None:
+        conclude(run, results, console)
+    if settings.hub.hub_model_id is not None:
+        push_run(run, settings.hub.hub_model_id, is_private=settings.hub.private, console=console)
