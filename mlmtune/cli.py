@@ -135,7 +135,7 @@ def probe(
     starting.check_models(models, "--model")
     starting.check_text(settings)
 
-    from mlmtune.report.probing import probe as probe_models
+    from mlmtune.commands.probe import probe as probe_models
 
     console = Console(is_quiet=quiet, notes_to_stderr=True)
     probe_models(settings, models, console, as_json=as_json)
@@ -155,8 +155,8 @@ def sweep(
     run.output_dir, and the same command continues from there.
     """
     starting.refuse_several_processes("sweep")
+    from mlmtune.commands.sweep_grid import plan_sweep
     from mlmtune.config_loading import kind_of
-    from mlmtune.report.grid import plan_sweep
 
     planned = plan_sweep(config, settings, kind_of(config))
 
@@ -165,7 +165,7 @@ def sweep(
     for trial in planned.trials:
         starting.check_model_and_text(trial.config)
 
-    from mlmtune.report.sweeping import sweep as run_sweep
+    from mlmtune.commands.sweep import sweep as run_sweep
 
     run_sweep(config, planned, Console(is_quiet=quiet, notes_to_stderr=True), as_json=as_json)
 
@@ -260,7 +260,7 @@ def report_runs(
     runs = [open_run(path) for path in paths]
     starting.announce(f"reporting on {', '.join(map(str, paths))}", is_quiet=quiet)
 
-    from mlmtune.report.report import report_on
+    from mlmtune.commands.report import report_on
 
     report_on(runs, overrides, output, Console(is_quiet=quiet))
 

@@ -1,12 +1,14 @@
 """Imports point one way, and none hides in a function."""
 
 import ast
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import mlmtune
+from mlmtune.cli import app
 
 ROOT = Path(mlmtune.__file__).parent
 
@@ -37,6 +39,12 @@ MAY_IMPORT_IN_FUNCTIONS = {
     "corpus/hub.py", "corpus/near_duplicates.py", "corpus/compression.py",
     "corpus/formats/parquet.py", "corpus/remote.py", "tokens/sentences.py", "tokens/words.py",
 }  # fmt: skip
+
+# What commands do before they import their libraries.
+LIGHT = (
+    "commands/__init__.py", "commands/options.py", "commands/starting.py", "commands/init.py",
+    "commands/fill_input.py", "commands/sweep_grid.py", "report/runs.py",
+)  # fmt: skip
 
 SOURCES = sorted(ROOT.rglob("*.py"))
 
@@ -127,7 +135,17 @@ def test_there_is_no_circle() -> None:
 def test_the_config_and_the_command_line_load_no_torch_by_themselves() -> None:
     for path in SOURCES:
         part = name_of(path).split("/")[0].removesuffix(".py")
-        if layer_of(part) == 0 or part in ("exits", "cli", "__main__"):
+        if layer_of(part) == 0 or part in ("exits", "cli", "__main__") or name_of(path) in LIGHT:
             top = [n for n in parse(path).body if isinstance(n, ast.Import | ast.ImportFrom)]
             names = {m.split(".")[0] for node in top for m in imported(ast.Module([node], []))}
             assert not names & {"torch", "transformers", "accelerate", "datasets"}, name_of(path)
+
+
+def test_each_command_is_in_the_module_of_its_name() -> None:
+    """A command of `cli.py` imports its module when it runs."""
+    for command in app.registered_commands:
+        function = command.callback
+        assert function is not None
+        name = command.name or function.__name__
+        used = set(imported(ast.parse(inspect.cleandoc(inspect.getsource(function)))))
+        assert f"mlmtune.commands.{name}" in used

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from mlmtune.commands.report import report_on
 from mlmtune.commands.starting import RunRequest
 from mlmtune.commands.training import train_and_push
 from mlmtune.config import Config
 from mlmtune.console import Console
 from mlmtune.errors import explain
-from mlmtune.report.report import report_on
 from mlmtune.report.runs import open_run
 from mlmtune.shell import own_command
 from mlmtune.training.masked_lm import build_masked_lm

@@ -83,7 +83,7 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class Part:
+class TextPart:
     """Some of a text's masked tokens: those of one source, or of words of one kind.
 
     Attributes:
@@ -119,8 +119,8 @@ class Text:
     num_mask_draws: int
     interval_unit: Literal["documents", "chunks"]
     measurements: tuple[Measurement, ...]
-    sources: tuple[Part, ...] = ()
-    specificity: tuple[Part, ...] = ()
+    sources: tuple[TextPart, ...] = ()
+    specificity: tuple[TextPart, ...] = ()
 
     @property
     def compares_bytes(self) -> bool:
@@ -129,7 +129,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ProposedToken:
     """One token that a model proposes.
 
     Attributes:
@@ -153,11 +153,11 @@ class Opinion:
 
     model: str
     loss: float | None
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[ProposedToken, ...]
 
 
 @dataclass(frozen=True)
-class Example:
+class TokenExample:
     """A masked token of the validation text, in its sentence.
 
     Attributes:
@@ -367,8 +367,8 @@ class Report:
     notes: tuple[str, ...]
     texts: tuple[Text, ...]
     general_is_missing: bool
-    gained: tuple[Example, ...]
-    lost: tuple[Example, ...]
+    gained: tuple[TokenExample, ...]
+    lost: tuple[TokenExample, ...]
     questions: tuple[Question, ...]
     runs: tuple[Run, ...]
     differences: tuple[Difference, ...] = ()

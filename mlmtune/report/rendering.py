@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from mlmtune.printable import in_markdown
 from mlmtune.report.charts import Range, Series, interval_chart, line_chart
-from mlmtune.report.findings import Estimate, Part, Probe, Report, Text
+from mlmtune.report.findings import Estimate, Probe, Report, Text, TextPart
 from mlmtune.report.numbers import change, count, nats, perplexity, points, share
 
 
@@ -93,7 +93,7 @@ def _before_and_after(report: Report, text: Text) -> str:
     )  # fmt: skip
 
 
-def _by_part(parts: Sequence[Part]) -> str:
+def _by_part(parts: Sequence[TextPart]) -> str:
     """The change of a single run's loss in each part."""
     rows = []
     for part in parts:

@@ -18,9 +18,9 @@ from runs import Runs
 from mlmtune.cli import main
 from mlmtune.commands.check import preview
 from mlmtune.commands.corpus import show_corpus
+from mlmtune.commands.report import report_on
 from mlmtune.config_loading import load_config
 from mlmtune.console import Console
-from mlmtune.report.report import report_on
 from mlmtune.report.runs import open_run
 
 ENVIRONMENT_CANARY = "cnry-in-the-environment-0451"

@@ -12,10 +12,11 @@ import pytest
 from filelock import FileLock
 from transformers import BertModel
 
+from mlmtune.commands.report import report_on
 from mlmtune.console import Console
 from mlmtune.errors import CheckpointError, ConfigError, DataError
 from mlmtune.report.findings import Estimate, Measurement, Text
-from mlmtune.report.report import _notes_on_unknown_text, report_on
+from mlmtune.report.making import notes_on_unknown_text
 from mlmtune.report.runs import open_run
 from mlmtune.training.run_dir import RunDir
 
@@ -292,7 +293,7 @@ def test_unknown_text_is_noted_and_models_that_know_other_shares_are_not_ranked(
 ) -> None:
     measurements = tuple(measured(f"m{n}", share) for n, share in enumerate(shares))
     text = Text("validation text", "domain", 5, 9, 1, "documents", measurements)
-    notes = list(_notes_on_unknown_text((text,)))
+    notes = list(notes_on_unknown_text((text,)))
     assert len(notes) == len(expected)
     for note, part in zip(notes, expected, strict=True):
         assert "m0 23.0% of the tokens" in note

@@ -12,7 +12,7 @@ from mlmtune.corpus.cleaning import UNSPACED
 from mlmtune.evaluation.fill_mask import as_text, fill_mask
 from mlmtune.evaluation.scoring import TokenScores
 from mlmtune.masking.collator import MaskedBatch
-from mlmtune.report.findings import Candidate, Example, Opinion, Question
+from mlmtune.report.findings import Opinion, ProposedToken, Question, TokenExample
 from mlmtune.report.measuring import Subject
 
 NUM_EXAMPLES = 5
@@ -27,7 +27,7 @@ _BETWEEN_IDEOGRAPHS = re.compile(rf"(?<={_IDEOGRAPH}) (?={_IDEOGRAPH})")
 
 def furthest_apart(
     subjects: Mapping[str, Subject], scores: Mapping[str, TokenScores]
-) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+) -> tuple[tuple[TokenExample, ...], tuple[TokenExample, ...]]:
     """The masked words on which the second model gained most against the first, and lost most.
 
     Of each document one token at most, and only tokens that stand under the mask.
@@ -49,7 +49,7 @@ def _examples(
     gains: NDArray[np.float64],
     subjects: Mapping[str, Subject],
     scores: TokenScores,
-) -> tuple[Example, ...]:
+) -> tuple[TokenExample, ...]:
     first = next(iter(subjects.values()))
     store, tokenizer = first.store, first.loaded.tokenizer
     chosen: dict[int, tuple[int, MaskedBatch]] = {}
@@ -71,7 +71,7 @@ def _examples(
         column = int(scores.columns[number])
         before, after = _context(tokenizer, batch, column)
         examples.append(
-            Example(
+            TokenExample(
                 source=store.sources[int(store.document_sources[document])].name,
                 document=name,
                 before=before,
@@ -116,7 +116,7 @@ def _opinion(name: str, subject: Subject, batch: MaskedBatch, column: int) -> Op
         model=name,
         loss=float(-scores[label].clamp(min=1e-45).log()),
         candidates=tuple(
-            Candidate(_text(tokenizer, [token]), score)
+            ProposedToken(_text(tokenizer, [token]), score)
             for score, token in zip(
                 likeliest.values.tolist(), likeliest.indices.tolist(), strict=True
             )
@@ -132,7 +132,7 @@ def ask(name: str, subject: Subject, texts: list[str]) -> Iterator[tuple[Opinion
     """
     for text in texts:
         yield tuple(
-            Opinion(name, None, tuple(Candidate(p.token_str, p.score) for p in predictions))
+            Opinion(name, None, tuple(ProposedToken(p.token_str, p.score) for p in predictions))
             for predictions in fill_mask(
                 subject.loaded.model, subject.loaded.tokenizer, text, NUM_CANDIDATES
             )

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from transformers import BertModel
 
+from mlmtune.commands import many_runs
+from mlmtune.commands.sweep import sweep
+from mlmtune.commands.sweep_grid import plan_sweep
 from mlmtune.config import ClassificationConfig, Config
 from mlmtune.console import Console
 from mlmtune.errors import ConfigError, Interrupted
-from mlmtune.report import many_runs
-from mlmtune.report.grid import plan_sweep
-from mlmtune.report.sweeping import sweep
 
 RATES = "optimizer.learning_rate=[0.001, 0.01, 0.001]"
 

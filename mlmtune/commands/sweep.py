@@ -14,6 +14,8 @@ from mlmtune.classification.sequence_classification import (
     SequenceClassification,
     build_classification,
 )
+from mlmtune.commands.many_runs import train_one_of_many
+from mlmtune.commands.sweep_grid import PlannedSweep, Trial
 from mlmtune.config import ClassificationConfig, Config
 from mlmtune.console import Console, table
 from mlmtune.errors import DivergedError
@@ -21,8 +23,6 @@ from mlmtune.files import write_json
 from mlmtune.locations import expand_home
 from mlmtune.printable import counted
 from mlmtune.report.findings import Estimate
-from mlmtune.report.grid import PlannedSweep, Trial
-from mlmtune.report.many_runs import train_one_of_many
 from mlmtune.report.numbers import perplexity
 from mlmtune.shell import own_command
 from mlmtune.training.masked_lm import build_masked_lm

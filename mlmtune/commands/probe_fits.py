@@ -1,0 +1,224 @@
+"""The fits of a probe: each model, on each number of training examples, with each seed."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xxhash
+from accelerate import Accelerator
+from numpy.typing import NDArray
+
+from mlmtune.classification.batches import EncodedExamples
+from mlmtune.classification.frozen import fit_and_predict
+from mlmtune.classification.metrics import confusion_matrix, macro_f1
+from mlmtune.classification.prediction import mean_pooled
+from mlmtune.classification.sequence_classification import classification_of
+from mlmtune.classification.task_data import Side, TaskData, subset
+from mlmtune.commands.many_runs import train_one_of_many
+from mlmtune.config import ClassificationConfig, TrackingConfig
+from mlmtune.console import Console
+from mlmtune.files import read_json, write_json
+from mlmtune.locations import resolve
+from mlmtune.modeling.device import build_accelerator, precision_of
+from mlmtune.modeling.loading import LoadedModel, load_classifier
+from mlmtune.modeling.locating import locate_model
+from mlmtune.printable import counted
+from mlmtune.report.probing import Method, ProbedModel, Setting
+
+FEWEST_EVALUATIONS, MOST_EVALUATIONS = 3, 10
+"""Per fit. In between, evaluating takes about as long as training: a step forward and back takes
+three times as long as one forward."""
+
+
+@dataclass(frozen=True)
+class ProbeFits:
+    """Fits models to a task, and predicts its test examples with them.
+
+    Attributes:
+        config: The config of the task.
+        data: The examples.
+        folder: Where the predictions of finished fits are kept.
+        console: Shows the progress.
+    """
+
+    config: ClassificationConfig
+    data: TaskData
+    folder: Path
+    console: Console
+
+    def load(self, model: ProbedModel) -> tuple[Accelerator, LoadedModel]:
+        """Load a model with a new head for the task, on the device that it runs on.
+
+        Raises:
+            MlmtuneError: The model is not there, or does not fit the task.
+        """
+        accelerator = build_accelerator(self.config.training.precision)
+        loaded = load_classifier(
+            self.config.model.model_copy(update={"name_or_path": model.location}),
+            labels=self.data.labels,
+            max_length=self.config.data.max_length,
+            device=accelerator.device,
+            precision=precision_of(accelerator),
+            seed=self.config.run.seed,
+            found=locate_model(model.location, None, "--model"),
+        )
+        return accelerator, loaded
+
+    def predict(self, model: ProbedModel, method: Method) -> dict[Setting, NDArray[np.int64]]:
+        """Fit a model by one method in each setting.
+
+        Returns:
+            (S, n) predictions of the n test examples by S seeds, for each setting.
+        """
+        settings = [Setting(method, size) for size in self._sizes]
+        return (self._frozen if method == "frozen" else self._finetuned)(model, settings)
+
+    @property
+    def _sizes(self) -> list[int | Literal["all"]]:
+        """Numbers of training examples; a number that is not below that of all examples is all."""
+        sizes: list[int | Literal["all"]] = [
+            "all" if size == "all" or size >= len(self.data.train) else size
+            for size in self.config.probe.train_sizes
+        ]
+        return list(dict.fromkeys(sizes))
+
+    @property
+    def _seeds(self) -> list[int]:
+        return [self.config.run.seed + number for number in range(self.config.probe.seeds)]
+
+    def _frozen(
+        self, model: ProbedModel, settings: Sequence[Setting]
+    ) -> dict[Setting, NDArray[np.int64]]:
+        config, data = self.config, self.data
+        num_examples = counted(len(data.train), "training example")
+        self.console.say(f"{model.name}, frozen: {num_examples}")
+        accelerator, loaded = self.load(model)
+
+        def features(side: Side) -> NDArray[np.float32]:
+            examples = EncodedExamples.of(
+                side, loaded, config.data.max_length, [1.0] * len(data.labels)
+            )
+            return mean_pooled(accelerator, loaded.model, examples, config.evaluation.batch_size)
+
+        assert data.test is not None
+        sides = (data.train, data.validation, data.test)
+        train_features, validation, test = map(
+            features, self.console.counted(sides, total=len(sides), unit="side", what="features")
+        )
+
+        def predictions(size: int | Literal["all"], seed: int) -> NDArray[np.int64]:
+            labels = data.train.labels
+            chosen = np.arange(len(labels)) if size == "all" else subset(labels, size, seed)
+            return fit_and_predict(
+                (train_features[chosen], labels[chosen]),
+                (validation, data.validation.labels),
+                test,
+                config.data.class_weights,
+            )
+
+        by_setting = {}
+        for setting in settings:
+            # A seed only draws the training examples, so all of them need a single fit.
+            seeds = self._seeds[:1] if setting.size == "all" else self._seeds
+            by_setting[setting] = np.stack([predictions(setting.size, seed) for seed in seeds])
+        return by_setting
+
+    def _finetuned(
+        self, model: ProbedModel, settings: Sequence[Setting]
+    ) -> dict[Setting, NDArray[np.int64]]:
+        fits = [(setting, seed) for setting in settings for seed in self._seeds]
+        by_setting: dict[Setting, list[NDArray[np.int64]]] = {setting: [] for setting in settings}
+        for number, (setting, seed) in enumerate(fits, start=1):
+            predictions = self._fit(model, setting, seed)
+            by_setting[setting].append(predictions)
+            assert self.data.test is not None
+            f1 = macro_f1(
+                confusion_matrix(self.data.test.labels, predictions, len(self.data.labels))
+            )
+            self.console.say(
+                f"{model.name}, fine-tuned {number}/{len(fits)}: {setting.size} examples, seed "
+                f"{seed}: macro-F1 {100 * float(f1):.1f}"
+            )
+        return {setting: np.stack(predictions) for setting, predictions in by_setting.items()}
+
+    def _fit(self, model: ProbedModel, setting: Setting, seed: int) -> NDArray[np.int64]:
+        """Train a classifier, predict the test examples, keep the predictions, delete the rest.
+
+        Predictions that an earlier probe kept are read, and nothing is trained.
+        """
+        data = self.data
+        fit = config_of_fit(model, self.config, data, setting, seed)
+        settings = fit.model_dump(exclude={"probe", "tracking", "hub"})
+        digest = xxhash.xxh3_64_hexdigest(
+            repr((settings, data.fingerprint, _state_of_files(model))).encode()
+        )
+        path = self.folder / f"{setting.size}-{seed}-{digest}"
+        kept = path.with_name(f"{path.name}.json")
+        content = read_json(kept)
+        if content is None or "predictions" not in content:
+            run_config = fit.run.model_copy(update={"output_dir": str(path)})
+
+            def build(of_fit: ClassificationConfig, accelerator: Accelerator, _: Console) -> Any:
+                return classification_of(data, of_fit, accelerator)
+
+            train_one_of_many(fit.model_copy(update={"run": run_config}), build, self.console)
+            lines = (path / "test_predictions.jsonl").read_text(encoding="utf-8").splitlines()
+            content = {"predictions": [json.loads(line)["prediction"] for line in lines]}
+            write_json(kept, content)
+            shutil.rmtree(path)
+        numbers = {label: number for number, label in enumerate(data.labels)}
+        return np.asarray([numbers[label] for label in content["predictions"]], dtype=np.int64)
+
+
+def config_of_fit(
+    model: ProbedModel,
+    config: ClassificationConfig,
+    data: TaskData,
+    setting: Setting,
+    seed: int,
+) -> ClassificationConfig:
+    """Return the config of one fit.
+
+    With few examples it takes enough steps (`probe.min_steps`), and is evaluated as often as with
+    many.
+    """
+    size = len(data.train) if setting.size == "all" else setting.size
+    training = config.training
+    steps = training.max_steps
+    if steps is None and training.max_tokens is None:
+        epochs = training.epochs or 3.0
+        steps = max(config.probe.min_steps, int(-(-epochs * size // training.global_batch_size)))
+        training = training.model_copy(update={"max_steps": steps, "epochs": None})
+    every: int | str = "epoch"
+    if steps is not None:
+        affordable = 3 * steps * training.global_batch_size // len(data.validation)
+        count = min(max(affordable, FEWEST_EVALUATIONS), MOST_EVALUATIONS)
+        every = max(1, steps // count)
+    changes: dict[str, dict[str, Any]] = {
+        "run": {"seed": seed},
+        "model": {"name_or_path": model.location},
+        "data": {"max_train_examples": None if setting.size == "all" else setting.size},
+        "evaluation": {"every": every},
+        "checkpoint": {"every": None, "keep": 1, "export": "best"},
+    }
+    return config.model_copy(
+        update={"training": training, "tracking": TrackingConfig()}
+        | {
+            section: getattr(config, section).model_copy(update=values)
+            for section, values in changes.items()
+        }
+    )
+
+
+def _state_of_files(model: ProbedModel) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of each file of a local model."""
+    folder = Path(model.location).expanduser()
+    with suppress(OSError):
+        folder = resolve(model.location)
+    files = sorted(folder.glob("*")) if folder.is_dir() else []
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]

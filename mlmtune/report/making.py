@@ -1,0 +1,181 @@
+"""What a report says of one run or several: base against adapted model, on the same masks."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import yaml
+
+from mlmtune import __version__
+from mlmtune.config import Config, ModelConfig
+from mlmtune.console import Console
+from mlmtune.errors import ConfigError
+from mlmtune.evaluation.perplexity import LEAST_SAID
+from mlmtune.modeling.names import short_names
+from mlmtune.printable import counted
+from mlmtune.report.findings import (
+    Difference,
+    Model,
+    Report,
+    Text,
+)
+from mlmtune.report.measurements import Measurements
+from mlmtune.report.runs import FinishedRun
+from mlmtune.report.token_examples import questions
+from mlmtune.report.verdict import judge
+from mlmtune.report.writing import read_probes
+from mlmtune.training.job import flat
+
+NOT_COMPARED = ("run", "tokenization")
+"""Sections whose differences say nothing of what was trained."""
+
+
+def make_report(runs: list[FinishedRun], config: Config, console: Console) -> Report:
+    """Measure every run's model and its base on the text and the masks of the first run.
+
+    Args:
+        runs: finished ones; several are set side by side.
+        config: of the first, with what the user wants measured differently.
+        console: shows how far it is.
+
+    Raises:
+        ConfigError: models, text and examples do not fit.
+        DataError: the text is no longer that of training, or runs were validated on different text.
+        HubError: a base model is not to be reached.
+        ResourceError: memory does not suffice for one chunk.
+    """
+    measured = Measurements(runs, config)
+    models = []
+    for model, where in _models(runs):
+        console.say(f"measuring {model.name}")
+        models.append(measured.add(model, where, console))
+    _check_tokenizers(models)
+    models = measured.with_frequencies(models)
+    texts = measured.texts(models)
+    of_runs = tuple(
+        replace(run.record, name=model.name)
+        for run, model in zip(runs, _adapted(models), strict=True)
+    )
+    gained, lost = measured.examples()
+    names = " and ".join(model.name for model in _adapted(models))
+    return Report(
+        title=f"{names}: did adaptation help?",
+        created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        mlmtune_version=__version__,
+        verdicts=tuple(
+            judge(model, texts, run) for model, run in zip(_adapted(models), of_runs, strict=True)
+        ),
+        models=tuple(models),
+        notes=tuple(_notes(models, texts)),
+        texts=texts,
+        general_is_missing=not config.evaluation.general,
+        gained=gained,
+        lost=lost,
+        questions=questions(config.evaluation.examples, measured.answers),
+        runs=of_runs,
+        differences=_differences(runs, [model.name for model in _adapted(models)]),
+        probes=read_probes([run.path for run in runs]),
+    )
+
+
+def _models(runs: list[FinishedRun]) -> list[tuple[Model, ModelConfig]]:
+    """Every base once, then every run's model, each with where it lies and how it is run."""
+    bases: dict[tuple[str, str | None], ModelConfig] = {}
+    for run in runs:
+        bases.setdefault(_key(run.config.model), run.config.model)
+    adapted = [
+        run.config.model.model_copy(update={"name_or_path": str(run.model), "revision": None})
+        for run in runs
+    ]
+    configs = [*bases.values(), *adapted]
+    names = short_names([config.name_or_path for config in configs])
+    name_of_base = dict(zip(bases, names, strict=False))  # they come first
+    base_of = [None] * len(bases) + [name_of_base[_key(run.config.model)] for run in runs]
+    return [
+        (Model(name, base, config.name_or_path, head_is_new=False, tokenizer=""), config)
+        for name, base, config in zip(names, base_of, configs, strict=True)
+    ]
+
+
+def _key(model: ModelConfig) -> tuple[str, str | None]:
+    return model.name_or_path, model.revision
+
+
+def _adapted(models: list[Model]) -> list[Model]:
+    return [model for model in models if model.is_adapted]
+
+
+def _check_tokenizers(models: list[Model]) -> None:
+    """Refuse a model that cuts text in another way than its base: their tokens do not pair.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    tokenizers = {model.name: model.tokenizer for model in models}
+    for model in models:
+        if model.base is not None and tokenizers[model.base] != model.tokenizer:
+            raise ConfigError(
+                f"{model.location}: its tokenizer is not that of {model.base}, which it was "
+                "adapted from; put back the one it was saved with"
+            )
+
+
+def _notes(models: list[Model], texts: tuple[Text, ...]) -> list[str]:
+    notes = [
+        f"{model.name} has no masked-LM head of its own. It was measured with a new one, which "
+        "says little, so changes are against token frequencies alone: how often each token stands "
+        "in the training text."
+        for model in models
+        if model.head_is_new and not model.is_adapted
+    ]
+    if len({model.tokenizer for model in models}) > 1:
+        notes.append(
+            "The models have different tokenizers. A finer one cuts a word into more pieces, and "
+            "most pieces are easy to tell from those beside them, so perplexities and accuracies "
+            "per token do not compare"
+            + ("; those per word and per byte do." if all(t.compares_bytes for t in texts) else ".")
+        )
+    notes += list(notes_on_unknown_text(texts))
+    notes += [
+        f"{text.name}: only {counted(text.num_documents, 'document')}, so intervals come from "
+        "chunks; those of one document are alike, and so the intervals are too narrow."
+        for text in texts
+        if text.interval_unit == "chunks"
+    ]
+    return notes
+
+
+def notes_on_unknown_text(texts: tuple[Text, ...]) -> Iterator[str]:
+    for text in texts:
+        shares = {
+            m.model: f"{m.model} {m.unknown_token_share:.1%} of the tokens and "
+            f"{m.unknown_byte_share:.1%} of the bytes"
+            for m in text.measurements
+            if m.unknown_token_share
+        }
+        if not text.compares_bytes:
+            yield (
+                f"{text.name}: the models do not know the same share of it (unknown are to "
+                f"{'; to '.join(shares.values())}). What a model does not know is left out of its "
+                "numbers, so no perplexity here says which of these models is better; compare them "
+                "on a task (mlmtune probe)."
+            )
+        elif max(m.unknown_token_share or 0.0 for m in text.measurements) >= LEAST_SAID:
+            share = next(iter(shares.values()))
+            yield (
+                f"{text.name}: a part of it is unknown to the tokenizer ({share}). It was neither "
+                "predicted nor scored, so all numbers are about the rest."
+            )
+
+
+def _differences(runs: list[FinishedRun], names: list[str]) -> tuple[Difference, ...]:
+    """Settings that are not the same in all runs."""
+    settings = [flat(run.config.model_dump(exclude=set(NOT_COMPARED))) for run in runs]
+    keys = list(dict.fromkeys(key for values in settings for key in values))
+    found = []
+    for key in keys:
+        values = [yaml.safe_dump(of_run.get(key), default_flow_style=True) for of_run in settings]
+        if len(set(values)) > 1:
+            shown = [value.removesuffix("\n...\n").strip() for value in values]
+            found.append(Difference(key, dict(zip(names, shown, strict=True))))
+    return tuple(found)

@@ -1,0 +1,217 @@
+"""What the models of a report say of its texts, measured and compared."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlmtune.config import Config, CorpusConfig, ModelConfig
+from mlmtune.console import Console
+from mlmtune.errors import DataError
+from mlmtune.evaluation.frequencies import TokenFrequencies
+from mlmtune.evaluation.known_text import KnownText
+from mlmtune.evaluation.scoring import TokenScores
+from mlmtune.report.comparison import compare, units_of
+from mlmtune.report.findings import (
+    Measurement,
+    Model,
+    Opinion,
+    Text,
+    TextPart,
+    TokenExample,
+)
+from mlmtune.report.measuring import Subject, load_subject
+from mlmtune.report.runs import FinishedRun
+from mlmtune.report.specificity import BINS, kinds, vocabulary, words_at
+from mlmtune.report.token_examples import ask, furthest_apart
+from mlmtune.tokens.chunking import ChunkView
+from mlmtune.tokens.splits import Splits
+from mlmtune.tokens.unknown import unknown_token_id
+
+
+class Measurements:
+    """What the models said so far, each in the tokens of its tokenizer."""
+
+    def __init__(self, runs: list[FinishedRun], config: Config) -> None:
+        self._runs = runs
+        self._config = config
+        self._domain: dict[str, TokenScores] = {}
+        self._general: dict[str, TokenScores] = {}
+        self._splits: dict[str, Splits] = {}
+        self._kept: dict[str, Subject] = {}
+        self._frequencies: dict[str, TokenFrequencies] = {}
+        self.answers: dict[str, list[tuple[Opinion, ...]]] = {}
+
+    def add(self, model: Model, where: ModelConfig, console: Console) -> Model:
+        """Load a model and ask it for every masked token; returns it with what was found out."""
+        config = self._config
+        subject = load_subject(config, where, console)
+        tokenizer = subject.store.made_of["tokenizer"]
+        if tokenizer not in self._splits:
+            self._splits[tokenizer] = subject.splits
+            _check_text(self._runs, config, subject.splits)
+        size = config.evaluation.batch_size
+        self._domain[model.name] = subject.score(subject.evaluator.masks, size, console)
+        if subject.general_evaluator is not None:
+            masks = subject.general_evaluator.masks
+            self._general[model.name] = subject.score(masks, size, console)
+        self.answers[model.name] = list(ask(model.name, subject, config.evaluation.examples))
+        if len(self._runs) == 1:
+            self._kept[model.name] = subject  # two models, for the examples
+        if subject.loaded.head_is_new and not model.is_adapted:
+            vocabulary_size = subject.loaded.model.get_input_embeddings().num_embeddings
+            self._frequencies[model.name] = TokenFrequencies.of(
+                subject.splits.train.token_counts(vocabulary_size),
+                unknown_token_id(subject.loaded.tokenizer),
+            )
+        return replace(model, head_is_new=subject.loaded.head_is_new, tokenizer=tokenizer)
+
+    def with_frequencies(self, models: list[Model]) -> list[Model]:
+        """The models, each with what it is compared with.
+
+        Behind a base without a masked-LM head of its own stand the token frequencies, as one more
+        model: they are what the adapted model has to do better than.
+        """
+        names: dict[str, str] = {}
+        for base, frequencies in self._frequencies.items():
+            several = f" for {base}" if len(self._frequencies) > 1 else ""
+            names[base] = f"token frequencies alone{several}"
+            for scores in filter(None, (self._domain, self._general)):
+                scores[names[base]] = frequencies.score(scores[base])
+        found = []
+        for model in models:
+            compared_with = None if model.base is None else names.get(model.base, model.base)
+            found.append(replace(model, compared_with=compared_with))
+            if model.name in names:
+                found.append(Model(names[model.name], None, "", False, model.tokenizer))
+        return found
+
+    def texts(self, models: list[Model]) -> tuple[Text, ...]:
+        """The measurements on all texts, the domain's first."""
+        texts = [self._text("validation text", "domain", self._domain, models)]
+        if self._general:
+            view = next(iter(self._splits.values())).general
+            assert view is not None
+            names = ", ".join(source.name for source in view.store.sources)
+            texts.append(self._text(names, "general", self._general, models))
+        return tuple(texts)
+
+    def _text(
+        self,
+        name: str,
+        kind: Literal["domain", "general"],
+        scores: dict[str, TokenScores],
+        models: list[Model],
+    ) -> Text:
+        """One text: by tokenizer, since only the same tokens can be compared one by one."""
+        rows: dict[str, Measurement] = {}
+        sources: dict[str, list[Measurement]] = {}
+        specific: dict[str, list[Measurement]] = {}
+        facts: list[dict[str, Any]] = []
+        for tokenizer, splits in self._splits.items():
+            view = splits.validation if kind == "domain" else splits.general
+            assert view is not None
+            here = {m.name: scores[m.name] for m in models if m.tokenizer == tokenizer}
+            bases = {m.name: m.compared_with for m in models if m.name in here}
+            some = next(iter(here.values()))
+            units, by_document = units_of(some, view)
+            rows |= {m.model: m for m in compare(here, bases, units, known_text=KnownText.of(view))}
+            documents = view.store.documents_at(some.positions)
+            facts.append(
+                {
+                    "num_documents": len(np.unique(documents)),
+                    "num_chunks": len(np.unique(some.chunks)),
+                    "num_mask_draws": int(some.draws.max()) + 1,
+                    "interval_unit": "documents" if by_document else "chunks",
+                }
+            )
+            of_source = view.store.document_sources[documents]
+            groups = {
+                view.store.sources[int(source)].name: of_source == source
+                for source in np.unique(of_source)
+            }
+            if len(groups) > 1:
+                _add_parts(sources, here, bases, units, groups)
+            if kind == "domain" and splits.general is not None:
+                groups = _by_specificity(some, view, splits.general, self._config.corpus)
+                _add_parts(specific, here, bases, units, groups)
+        order = {model.name: place for place, model in enumerate(models)}
+        return Text(
+            name=name,
+            kind=kind,
+            **facts[0],  # of the first model's tokens
+            measurements=tuple(rows[model.name] for model in models),
+            sources=_parts(sources, order),
+            specificity=_parts(specific, order),
+        )
+
+    def examples(self) -> tuple[tuple[TokenExample, ...], tuple[TokenExample, ...]]:
+        """Where the adapted model of a single run gained and lost most."""
+        if len(self._kept) != 2:
+            return (), ()
+        return furthest_apart(self._kept, {name: self._domain[name] for name in self._kept})
+
+
+def _add_parts(
+    parts: dict[str, list[Measurement]],
+    scores: Mapping[str, TokenScores],
+    bases: Mapping[str, str | None],
+    units: NDArray[np.int64],
+    groups: Mapping[str, NDArray[np.bool_]],
+) -> None:
+    for name, which in groups.items():
+        if which.any():
+            parts.setdefault(name, []).extend(compare(scores, bases, units, which))
+
+
+def _parts(
+    parts: Mapping[str, list[Measurement]], order: Mapping[str, int]
+) -> tuple[TextPart, ...]:
+    return tuple(
+        TextPart(name, tuple(sorted(measured, key=lambda m: order[m.model])))
+        for name, measured in parts.items()
+    )
+
+
+def _by_specificity(
+    scores: TokenScores, view: ChunkView, general: ChunkView, corpus: CorpusConfig
+) -> dict[str, NDArray[np.bool_]]:
+    """The masked tokens by how much more often their word stands here than in general text."""
+    store = view.store
+    is_replayed = np.zeros(len(store.sources), dtype=bool)
+    is_replayed[len(corpus.validation_sources) :] = [s.replay is not None for s in corpus.sources]
+    words = words_at(store, scores.positions)
+    here = vocabulary(store, np.flatnonzero(~is_replayed[store.document_sources]))
+    elsewhere = vocabulary(general.store, np.arange(general.store.num_documents))
+    kind = kinds(here.frequency(words) / elsewhere.frequency(words))
+    return {name: kind == number for number, (name, _) in enumerate(BINS)}
+
+
+def _check_text(runs: list[FinishedRun], config: Config, splits: Splits) -> None:
+    """Refuse text on which the models cannot be judged.
+
+    Raises:
+        DataError: the text has changed since training, so that what is measured now may have been
+            trained on; or other runs were validated on other text.
+    """
+    first = runs[0]
+    fingerprint = splits.validation.text_fingerprint()
+    if fingerprint != first.record.corpus["validation"]["fingerprint"]:
+        raise DataError(
+            f"{first.path}: the corpus has changed since training, so text that was trained on may "
+            "be among what is validated on now; put it back, or train again"
+        )
+    for run in runs[1:]:
+        if run.record.corpus["validation"]["fingerprint"] != fingerprint:
+            raise DataError(
+                f"{run.path} was validated on other text than {first.path}, so it may have been "
+                "trained on that; give runs of one corpus and one split"
+            )
+    recorded = first.record.corpus["train"]["documents_in_general"]
+    if config.evaluation.general and splits.num_in_general > recorded:
+        raise DataError(
+            f"evaluation.general: {splits.num_in_general - recorded:,} of its documents were "
+            f"trained on in {first.path}; name other text"
+        )

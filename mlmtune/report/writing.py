@@ -1,0 +1,88 @@
+"""Reading and writing the files of a report."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from mlmtune.console import Console
+from mlmtune.errors import CheckpointError, ResourceError
+from mlmtune.files import read_json, write_text
+from mlmtune.report.findings import (
+    FORMAT_VERSION,
+    Probe,
+    Report,
+)
+from mlmtune.report.rendering import to_html, to_markdown
+from mlmtune.shell import own_command
+
+
+def write_report(report: Report, folder: Path) -> Path:
+    """Write report.html, report.md and report.json into a folder.
+
+    Returns:
+        The path of report.html.
+
+    Raises:
+        ResourceError: A file cannot be written.
+    """
+    contents = {
+        "report.json": json.dumps(
+            report.to_json(), indent=1, ensure_ascii=False, allow_nan=False
+        ) + "\n",
+        "report.md": to_markdown(report),
+        "report.html": to_html(report),
+    }  # fmt: skip
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            write_text(folder / name, content)
+    except OSError as error:
+        raise ResourceError(
+            f"{folder}: the report cannot be written ({error.strerror}); give another --output"
+        ) from error
+    return folder / "report.html"
+
+
+def renew_report(path: Path, console: Console) -> None:
+    """Write the report of a run again with the probes made since; without a report, do nothing.
+
+    Args:
+        path: The directory of the run.
+        console: Says so if the report cannot be read.
+
+    Raises:
+        ResourceError: A file cannot be written.
+    """
+    if not (path / "report.json").exists():
+        return
+    content = read_json(path / "report.json") or {}
+    try:
+        if content.pop("format_version", None) != FORMAT_VERSION:
+            raise ValueError("it is of another version, or broken")
+        report = TypeAdapter(Report).validate_python(content)
+    except ValueError:  # pydantic's, too
+        console.say(
+            f"{path / 'report.json'} cannot be read, so the probe is not in the report; make it "
+            f"again: {own_command('report', path)}"
+        )
+        return
+    write_report(replace(report, probes=read_probes([path])), path)
+
+
+def read_probes(paths: list[Path]) -> tuple[Probe, ...]:
+    """Read the probes that `mlmtune probe` left in the directories of runs.
+
+    Raises:
+        CheckpointError: A file of them is damaged.
+    """
+    kept = [read_json(path / "probe.json") or {} for path in paths]
+    contents = [content for by_task in kept for content in by_task.values()]
+    try:
+        probes = TypeAdapter(tuple[Probe, ...]).validate_python(contents)
+    except ValueError as error:  # pydantic's
+        raise CheckpointError(
+            f"{paths[0] / 'probe.json'}: broken; delete it, and mlmtune probe makes it again"
+        ) from error
+    return tuple(dict.fromkeys(probes))  # a probe of several runs is in the directory of each
