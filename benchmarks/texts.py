@@ -17,7 +17,8 @@ from mlmtune.console import Console
 from mlmtune.corpus.corpus import read_corpus
 from mlmtune.corpus.document import Document
 from mlmtune.corpus.funnel import Funnel
-from mlmtune.corpus.scanning import ListedSource, scan
+from mlmtune.corpus.listing import ListedSource
+from mlmtune.corpus.scanning import scan
 from mlmtune.corpus.splitting import validation_mask
 from mlmtune.errors import DataError
 

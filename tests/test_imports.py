@@ -36,7 +36,7 @@ LAYERS = (
 # hub and of other places are loaded only where something lies there, and extras may be missing.
 MAY_IMPORT_IN_FUNCTIONS = {
     "classification/frozen.py", "cli.py", "commands/starting.py", "hub.py", "modeling/locating.py",
-    "corpus/hub.py", "corpus/near_duplicates.py", "corpus/compression.py",
+    "corpus/hub_datasets.py", "corpus/near_duplicates.py", "corpus/compression.py",
     "corpus/formats/parquet.py", "corpus/remote.py", "tokens/sentences.py", "tokens/words.py",
 }  # fmt: skip
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlmtune.config import DataConfig, SourceConfig
-from mlmtune.corpus import hub
+from mlmtune.corpus import hub_datasets
 from mlmtune.corpus.decoding import read_text
 from mlmtune.corpus.encodings import Decoding
 from mlmtune.corpus.faults import BrokenRecord, FileLeftOut
@@ -67,11 +67,11 @@ def at_one_state(config: DataConfig, say: Callable[[str], None]) -> DataConfig:
         say: told in one line where the dataset comes from.
 
     Raises:
-        MlmtuneError: see `hub.locate`.
+        MlmtuneError: see `hub_datasets.locate`.
     """
     if config.format != "dataset":
         return config
-    found = hub.locate(_source(config, config.train), "data", say)
+    found = hub_datasets.locate(_source(config, config.train), "data", say)
     is_folder = found.num_bytes is not None
     return config if is_folder else config.model_copy(update={"revision": found.signature})
 
@@ -274,11 +274,11 @@ def _read_dataset(config: DataConfig, split: str) -> ReadSide:
         nonlocal names
         feature = (dataset.features or {}).get(config.label_field)
         names = getattr(feature, "names", None)  # a ClassLabel has them
-        return _columns(config, shown, hub.column_names(dataset))
+        return _columns(config, shown, hub_datasets.column_names(dataset))
 
     def examples() -> Iterator[Example]:
-        found = hub.locate(source, "data", lambda _: None)
-        for value in hub.dataset_values(source, found, columns):
+        found = hub_datasets.locate(source, "data", lambda _: None)
+        for value in hub_datasets.dataset_values(source, found, columns):
             if names is not None:
                 number = value.content[config.label_field]
                 known = number is not None and 0 <= number < len(names)

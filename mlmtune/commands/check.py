@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from mlmtune.config import Config
 from mlmtune.corpus.funnel import remarks
-from mlmtune.corpus.scanning import ListedFile, ListedSource
+from mlmtune.corpus.listing import ListedFile, ListedSource
 from mlmtune.corpus.source_reader import CleanDocument, SourceReader, Tally
 from mlmtune.masking.selection import mean_mlm_probability
 from mlmtune.modeling.device import build_accelerator

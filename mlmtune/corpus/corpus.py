@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mlmtune.config import CorpusConfig, NearDuplicatesConfig
 from mlmtune.console import Console
+from mlmtune.corpus.dividing import plan_parts, with_line_numbers
 from mlmtune.corpus.document import Document
 from mlmtune.corpus.filtering import (
     OUTCOMES,
@@ -20,18 +21,11 @@ from mlmtune.corpus.filtering import (
     leave_out_repeated,
 )
 from mlmtune.corpus.funnel import Funnel, Overlap, Pair, SourceFunnel
+from mlmtune.corpus.listing import ListedSource, Listing
 from mlmtune.corpus.near_duplicates import check_available, find_near_duplicates, signature
 from mlmtune.corpus.overlap import OverlapIndex
 from mlmtune.corpus.parallel import num_processors, ordered_map
-from mlmtune.corpus.parts import (
-    Part,
-    PartTable,
-    plan_parts,
-    read_part,
-    with_line_numbers,
-    write_part,
-)
-from mlmtune.corpus.scanning import ListedSource, Listing
+from mlmtune.corpus.parts import Part, PartTable, read_part, write_part
 from mlmtune.corpus.splitting import validation_mask
 from mlmtune.errors import DataError
 from mlmtune.integrity import Damaged

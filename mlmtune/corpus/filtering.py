@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from mlmtune import randomness
 from mlmtune.config import CorpusConfig
 from mlmtune.corpus.funnel import REASONS
+from mlmtune.corpus.listing import ListedSource
 from mlmtune.corpus.parts import Part, PartTable
-from mlmtune.corpus.scanning import ListedSource
 
 ScalarT = TypeVar("ScalarT", bound=np.generic)
 

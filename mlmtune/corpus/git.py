@@ -25,7 +25,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from mlmtune.corpus.git_repository import Entry, NotFetched, Repository, without_credentials
+from mlmtune.corpus.git_repository import Entry, GitRepository, NotFetched, without_credentials
 from mlmtune.errors import ConfigError
 from mlmtune.files import sweep, whole_folder, write_bytes
 from mlmtune.printable import counted
@@ -95,19 +95,10 @@ def fetch(
     with home.alone(say):
         if not refresh and (checkout := home.find(wanted, selection)):
             return checkout  # another process has fetched it meanwhile
-        repository = Repository(home.folder / "repository", url)
-        known = None if refresh else home.commit_of(wanted)
-        if known is not None and repository.holds(known):
-            commit = known
-        else:
-            say(f"fetching the file list of {url}" + (f" at {revision}" if revision else ""))
-            commit, is_partial = repository.fetch_commit(known or wanted)
-            if not is_partial:
-                say(f"{url}: its server cannot send single files, so it sent all of that commit")
-        if known is None:
-            home.record(wanted, commit)
-            if checkout := home.find(wanted, selection):
-                return checkout  # it has not moved
+        repository = GitRepository(home.folder / "repository", url)
+        commit = _fetch_file_list(repository, home, url, revision, wanted, say, refresh=refresh)
+        if checkout := home.find(wanted, selection):
+            return checkout  # the branch has not moved
         files, passed_over = _choose(repository.entries(commit), matches)
         missing = repository.missing(files)
         if missing:
@@ -119,6 +110,29 @@ def fetch(
         checkout = home.find(wanted, selection)
         assert checkout is not None
         return checkout
+
+
+def _fetch_file_list(
+    repository: GitRepository,
+    home: "_Home",
+    url: str,
+    revision: str | None,
+    wanted: str,
+    say: Callable[[str], None],
+    *,
+    refresh: bool,
+) -> str:
+    """Return the commit of a revision, whose list of files is then in the repository."""
+    known = None if refresh else home.commit_of(wanted)
+    if known is not None and repository.holds(known):
+        return known
+    say(f"fetching the file list of {url}" + (f" at {revision}" if revision else ""))
+    commit, is_partial = repository.fetch_commit(known or wanted)
+    if not is_partial:
+        say(f"{url}: its server cannot send single files, so it sent all of that commit")
+    if known is None:
+        home.record(wanted, commit)
+    return commit
 
 
 def _check(url: str, revision: str | None) -> None:
@@ -228,7 +242,7 @@ class _Home:
 
     def write(
         self,
-        repository: "Repository",
+        repository: "GitRepository",
         commit: str,
         selection: str,
         files: list[Entry],

@@ -18,7 +18,7 @@ from typing import IO, NamedTuple
 from mlmtune.errors import ConfigError, HubError, ResourceError
 
 _REMOTE = "mlmtune"
-_FETCHED_AT_ONCE = 10_000
+FETCHED_AT_ONCE = 10_000
 """Files in a request: what is lost when a fetch is interrupted."""
 
 _LFS_MARK = b"version https://git-lfs.github.com/spec/"
@@ -87,7 +87,7 @@ _NO_PROTOCOL = "none"
 """Objects that are missing would else be fetched one by one, where git is asked for them."""
 
 
-class Repository:
+class GitRepository:
     """A bare repository that holds file lists of commits, and some of their files.
 
     Args:
@@ -141,8 +141,8 @@ class Repository:
 
     def fetch_blobs(self, ids: list[str]) -> None:
         """Fetch contents by their ids, as git does itself for a partial clone."""
-        for start in range(0, len(ids), _FETCHED_AT_ONCE):
-            ended = self._fetch(ids[start : start + _FETCHED_AT_ONCE], "--no-write-fetch-head")
+        for start in range(0, len(ids), FETCHED_AT_ONCE):
+            ended = self._fetch(ids[start : start + FETCHED_AT_ONCE], "--no-write-fetch-head")
             if ended.returncode != 0:
                 raise self._failure(ended.stderr)
 

@@ -18,12 +18,11 @@ columns of numbers, and one of the ids and texts of each row group. Parquet's ow
 pages, and leave out what says where a page is and how it is read.
 """
 
-import json
 import os
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -33,14 +32,9 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
-from mlmtune.config import CorpusConfig, SourceConfig
-from mlmtune.corpus.cleaning import CLEANING_VERSION
-from mlmtune.corpus.decoding import Span, can_be_cut, count_line_ends
 from mlmtune.corpus.faults import BrokenRecord
-from mlmtune.corpus.formats import format_of
-from mlmtune.corpus.hub import ListedDataset
-from mlmtune.corpus.remote import is_remote
-from mlmtune.corpus.scanning import ListedFile, ListedSource, describe_file
+from mlmtune.corpus.hub_datasets import ListedDataset
+from mlmtune.corpus.listing import ListedFile
 from mlmtune.corpus.source_reader import (
     CleanDocument,
     FileEvent,
@@ -53,18 +47,12 @@ from mlmtune.integrity import Damaged, digest, sealed, unsealed
 from mlmtune.printable import printable
 from mlmtune.redaction import public_location
 
-PART_BYTES = 4 << 20
-"""Size of a part's files, more or less: some seconds of work."""
-PART_FILES = 1000
-SPAN_BYTES = 64 << 20
-"""A file of lines that is more than twice as large is read in spans of this size."""
-
 _ROW_GROUP_CHARACTERS = 1 << 21
-_ROW_GROUP_DOCUMENTS = 4096
+ROW_GROUP_DOCUMENTS = 4096
 _MAX_NAMED = 100
 _METADATA_KEY = b"mlmtune"
 _PARQUET_MARK = b"PAR1"
-_FORMAT_VERSION = 2
+FORMAT_VERSION = 2
 _NUMBERS = ("content_hash", "num_characters", "letter_share")
 
 _SCHEMA = pa.schema(
@@ -150,100 +138,6 @@ class Part:
             return False
 
 
-def plan_parts(sources: Sequence[ListedSource], config: CorpusConfig, folder: Path) -> list[Part]:
-    """Divide what a listing holds into parts, in its order.
-
-    Args:
-        sources: the listing's.
-        config: the section `corpus`.
-        folder: where parts are kept.
-    """
-    parts = []
-    for index, source in enumerate(sources):
-        reader = SourceReader(source.config, config.cleaning, config.markdown)
-        if source.dataset is not None:
-            path = folder / _name(reader, source.dataset.signature.encode())
-            parts.append(Part(path, index, reader, (), source.dataset))
-        files_and_spans = [piece for file in source.files for piece in _cut(file, source.config)]
-        for files in _divide(files_and_spans):
-            state = xxhash.xxh3_128()
-            for file in files:
-                state.update(file.path.encode("utf-8", "surrogateescape") + b"\0")
-                state.update(describe_file(file))
-                state.update(repr(file.span).encode())
-            path = folder / _name(reader, state.digest())
-            parts.append(Part(path, index, reader, files, None))
-    return parts
-
-
-def _cut(file: ListedFile, source: SourceConfig) -> Iterator[ListedFile]:
-    """A large file of lines in spans, so that it makes several parts."""
-    is_large = file.size > 2 * SPAN_BYTES and not is_remote(file.path)
-    has_lines = is_large and format_of(source.format).has_lines(file.path)
-    if not (has_lines and can_be_cut(file.path, source.encoding)):
-        yield file
-        return
-    version = f"{file.version} {file.size}"
-    for start in range(0, file.size, SPAN_BYTES):
-        end = min(start + SPAN_BYTES, file.size)
-        yield ListedFile(file.id, file.path, end - start, version, Span(start, end))
-
-
-def with_line_numbers(parts: list[Part]) -> list[Part]:
-    """The parts, with the lines counted that are before their spans: for those to be written."""
-    places: defaultdict[str, list[int]] = defaultdict(list)
-    for part in parts:
-        for file in part.files:
-            if file.span is not None:
-                places[file.path].append(file.span.start)
-    counts = {
-        (path, start): number
-        for path, starts in places.items()
-        for start, number in zip(starts, count_line_ends(path, starts), strict=True)
-    }
-
-    def counted(file: ListedFile) -> ListedFile:
-        if file.span is None:
-            return file
-        number = counts[file.path, file.span.start]
-        return replace(file, span=file.span._replace(num_line_ends=number))
-
-    return [replace(part, files=tuple(map(counted, part.files))) for part in parts]
-
-
-def _divide(files: Sequence[ListedFile]) -> Iterator[tuple[ListedFile, ...]]:
-    """Files in groups; a file that comes or goes moves the borders next to it alone."""
-    group: list[ListedFile] = []
-    num_bytes = 0
-    for file in files:
-        group.append(file)
-        num_bytes += file.size
-        may_end = num_bytes >= PART_BYTES // 4 or len(group) >= PART_FILES // 4
-        # A border that follows from a name is found again, whatever stands before it.
-        ends_here = may_end and xxhash.xxh3_64_intdigest(os.fsencode(file.id)) % 8 == 0
-        if ends_here or num_bytes >= PART_BYTES or len(group) >= PART_FILES:
-            yield tuple(group)
-            group, num_bytes = [], 0
-    if group:
-        yield tuple(group)
-
-
-def _name(reader: SourceReader, content: bytes) -> str:
-    """A path within the folder of parts; two levels, for folders of a million parts are slow."""
-    source = reader.source.model_dump(
-        include={"format", "encoding", "text_field", "record_path", "delimiter", "quoting",
-                 "markup", "git", "dataset", "dataset_config", "split", "streaming"}
-    )  # fmt: skip
-    if reader.source.streaming:
-        source["max_documents"] = reader.source.max_documents
-    how = [source, reader.cleaning.model_dump(), reader.markdown.model_dump()]
-    version = f"{_FORMAT_VERSION}.{CLEANING_VERSION}"
-    state = xxhash.xxh3_128(f"{version}\0{json.dumps(how, sort_keys=True)}\0".encode())
-    state.update(content)
-    digest = state.hexdigest()
-    return f"{digest[:2]}/{digest[2:]}.parquet"
-
-
 def write_part(part: Part, _: Any = None) -> None:
     """Read and clean a part's files, unless it is finished.
 
@@ -265,7 +159,7 @@ def write_part(part: Part, _: Any = None) -> None:
         ) as writer,
     ):  # fmt: skip
         for documents in _row_groups(_documents(part, counts)):
-            batch = _record_batch(documents)
+            batch = to_record_batch(documents)
             writer.write_batch(batch)
             texts.append((len(documents), _digest_of_texts(batch)))
             for name, state in numbers.items():
@@ -331,13 +225,13 @@ def _row_groups(documents: Iterator[CleanDocument]) -> Iterator[list[CleanDocume
     for document in documents:
         group.append(document)
         num_characters += len(document.text)
-        if num_characters >= _ROW_GROUP_CHARACTERS or len(group) >= _ROW_GROUP_DOCUMENTS:
+        if num_characters >= _ROW_GROUP_CHARACTERS or len(group) >= ROW_GROUP_DOCUMENTS:
             yield group
             group, num_characters = [], 0
     yield group
 
 
-def _record_batch(documents: list[CleanDocument]) -> pa.RecordBatch:
+def to_record_batch(documents: list[CleanDocument]) -> pa.RecordBatch:
     columns = [
         [printable(document.id) for document in documents],
         [document.text for document in documents],

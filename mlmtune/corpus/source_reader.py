@@ -12,11 +12,11 @@ from mlmtune.corpus.decoding import Span
 from mlmtune.corpus.encodings import Decoding, Encoding
 from mlmtune.corpus.faults import BrokenRecord, FileLeftOut
 from mlmtune.corpus.formats import format_of
-from mlmtune.corpus.hub import ListedDataset, read_dataset
+from mlmtune.corpus.hub_datasets import ListedDataset, read_dataset
+from mlmtune.corpus.listing import ListedFile
 from mlmtune.corpus.markdown_text import PageTooLarge
 from mlmtune.corpus.records import Record
 from mlmtune.corpus.remote import local_copy
-from mlmtune.corpus.scanning import ListedFile
 from mlmtune.errors import HubError
 from mlmtune.redaction import public_location
 

@@ -21,7 +21,7 @@ from mlmtune.config import (
 from mlmtune.console import Console
 from mlmtune.corpus.corpus import read_corpus
 from mlmtune.corpus.document import Document
-from mlmtune.corpus.scanning import Listing
+from mlmtune.corpus.listing import Listing
 from mlmtune.corpus.splitting import validation_mask
 from mlmtune.errors import ConfigError, DataError
 from mlmtune.locations import cache_directory

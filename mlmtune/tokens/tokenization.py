@@ -22,7 +22,8 @@ from mlmtune.corpus.cleaning import CLEANING_VERSION, count_words
 from mlmtune.corpus.corpus import read_corpus
 from mlmtune.corpus.document import Document
 from mlmtune.corpus.funnel import with_endings_not_read
-from mlmtune.corpus.scanning import Listing, scan
+from mlmtune.corpus.listing import Listing
+from mlmtune.corpus.scanning import scan
 from mlmtune.errors import ConfigError, DataError, MlmtuneError, ResourceError, was_taken_away
 from mlmtune.files import write_bytes
 from mlmtune.integrity import Damaged

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 from mlmtune import hub
 from mlmtune.config import Config
 from mlmtune.console import Console
-from mlmtune.corpus.scanning import Listing
+from mlmtune.corpus.listing import Listing
 from mlmtune.masking.selection import STRATEGIES
 from mlmtune.modeling.locating import is_on_hub, locate_model
 from mlmtune.modeling.tokenizer import load_tokenizer

@@ -7,7 +7,7 @@ import torch
 
 from mlmtune.config import Config
 from mlmtune.console import Console
-from mlmtune.corpus.scanning import Listing
+from mlmtune.corpus.listing import Listing
 from mlmtune.errors import DataError
 from mlmtune.evaluation.fill_mask import encode_masked_text
 from mlmtune.evaluation.known_text import KnownText

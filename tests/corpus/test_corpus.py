@@ -430,7 +430,7 @@ def test_several_processes_give_what_one_does(versions, monkeypatch):
     alone = read(source(versions), **fields)
     monkeypatch.setattr("mlmtune.corpus.corpus._SMALL_BYTES", 0)
     monkeypatch.setattr("mlmtune.corpus.corpus.num_processors", lambda: 2)
-    monkeypatch.setattr("mlmtune.corpus.parts.PART_FILES", 12)
+    monkeypatch.setattr("mlmtune.corpus.dividing.PART_FILES", 12)
     monkeypatch.setattr("mlmtune.corpus.corpus._EXAMINED_AT_ONCE", 5)
     together = read(source(versions), **fields)
     assert together.kept == alone.kept

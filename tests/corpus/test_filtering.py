@@ -12,7 +12,7 @@ from mlmtune.corpus.filtering import (
     leave_out_by_content,
     leave_out_repeated,
 )
-from mlmtune.corpus.scanning import ListedSource
+from mlmtune.corpus.listing import ListedSource
 
 
 def config(**fields):

@@ -232,7 +232,7 @@ def test_a_second_time_git_is_not_even_run(fetch, origin, git_calls):
 
 
 def test_files_in_several_requests(fetch, monkeypatch, git_calls):
-    monkeypatch.setattr(git_repository, "_FETCHED_AT_ONCE", 2)
+    monkeypatch.setattr(git_repository, "FETCHED_AT_ONCE", 2)
     assert len(content_of(fetch())) == 3
     assert len(fetches(git_calls())) == 3
 
@@ -578,8 +578,8 @@ def test_a_server_that_does_not_answer_and_no_password_is_shown(fetch, settings)
             r"may not read it.*\(git@host: Permission denied \(publickey\).\)",
         ),
         (
-            "ERROR: Repository not found.\nfatal: Could not read from remote repository.",
-            "no such repository.*Repository not found",
+            "ERROR: GitRepository not found.\nfatal: Could not read from remote repository.",
+            "no such repository.*GitRepository not found",
         ),
         (
             "error: RPC failed; curl 18 transfer closed\nfatal: early EOF",

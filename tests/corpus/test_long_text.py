@@ -8,8 +8,8 @@ import pytest
 
 from mlmtune.config import CleaningConfig, MarkdownConfig, SourceConfig
 from mlmtune.corpus import markdown_text
+from mlmtune.corpus.listing import ListedFile
 from mlmtune.corpus.long_text import substituted, with_each_line
-from mlmtune.corpus.scanning import ListedFile
 from mlmtune.corpus.source_reader import SourceReader, Tally
 
 NUM_CHARACTERS = 4_000_000

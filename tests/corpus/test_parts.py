@@ -10,9 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from mlmtune.config import CorpusConfig, SourceConfig
+from mlmtune.corpus import dividing
 from mlmtune.corpus import parts as parts_module
+from mlmtune.corpus.dividing import plan_parts, with_line_numbers
 from mlmtune.corpus.faults import FileLeftOut
-from mlmtune.corpus.parts import PartTable, plan_parts, read_part, with_line_numbers, write_part
+from mlmtune.corpus.parts import PartTable, read_part, write_part
 from mlmtune.corpus.scanning import scan
 from mlmtune.errors import HubError
 from mlmtune.files import temporary_name
@@ -66,7 +68,7 @@ def test_any_tool_opens_a_part(plan):
 
 
 def test_rows_are_found_over_many_row_groups(plan, monkeypatch):
-    monkeypatch.setattr(parts_module, "_ROW_GROUP_DOCUMENTS", 3)
+    monkeypatch.setattr(parts_module, "ROW_GROUP_DOCUMENTS", 3)
     (part,) = plan({f"{number:02}.txt": str(number) for number in range(20)})
     write_part(part)
     assert pq.ParquetFile(part.path).num_row_groups == 7
@@ -105,7 +107,7 @@ def test_what_is_decided_later_does_not(plan, settings):
 
 
 def test_a_change_touches_the_parts_beside_it_alone(plan, monkeypatch):
-    monkeypatch.setattr(parts_module, "PART_FILES", 16)
+    monkeypatch.setattr(dividing, "PART_FILES", 16)
     before = plan({f"{number:03}.txt": "x" for number in range(300)})
     assert len(before) > 15
     after = plan({"1505.txt": "new between two others"})
@@ -137,8 +139,8 @@ def test_a_large_file_of_lines_is_cut_and_reads_as_it_did(tmp_path, monkeypatch,
 
     num_parts, rows, broken = read("whole")
     assert num_parts == 1
-    monkeypatch.setattr(parts_module, "SPAN_BYTES", 300)
-    monkeypatch.setattr(parts_module, "PART_BYTES", 300)
+    monkeypatch.setattr(dividing, "SPAN_BYTES", 300)
+    monkeypatch.setattr(dividing, "PART_BYTES", 300)
     num_parts, *found = read("cut")
     assert num_parts > 9
     assert found == [rows, broken]
@@ -146,14 +148,14 @@ def test_a_large_file_of_lines_is_cut_and_reads_as_it_did(tmp_path, monkeypatch,
 
 
 def test_parts_are_of_some_size(plan, monkeypatch):
-    monkeypatch.setattr(parts_module, "PART_BYTES", 100)
+    monkeypatch.setattr(dividing, "PART_BYTES", 100)
     for part in plan({f"{number:02}.txt": "y" * 30 for number in range(50)}):
         assert part.num_bytes <= 130
 
 
 def test_a_writer_that_fails_leaves_nothing(plan, monkeypatch):
     (part,) = plan({"a.txt": "text"})
-    monkeypatch.setattr(parts_module, "_record_batch", lambda _: 1 / 0)
+    monkeypatch.setattr(parts_module, "to_record_batch", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_part(part)
     assert [path for path in part.path.parent.iterdir() if path.is_file()] == []
@@ -176,14 +178,14 @@ def test_two_writers_of_one_part_do_not_meet(plan, monkeypatch):
     """On machines that share the folder, both may be process 1."""
     (part,) = plan({"a.txt": "text"})
     monkeypatch.setattr(os, "getpid", lambda: 1)
-    record_batch = parts_module._record_batch
+    record_batch = parts_module.to_record_batch
 
     def write_the_same_meanwhile(documents):
-        monkeypatch.setattr(parts_module, "_record_batch", record_batch)
+        monkeypatch.setattr(parts_module, "to_record_batch", record_batch)
         write_part(part)
         return record_batch(documents)
 
-    monkeypatch.setattr(parts_module, "_record_batch", write_the_same_meanwhile)
+    monkeypatch.setattr(parts_module, "to_record_batch", write_the_same_meanwhile)
     write_part(part)
     assert rows_of(part) == [("a.txt", "text")]
 
@@ -221,7 +223,7 @@ def test_a_part_that_a_power_cut_left_is_made_again(plan, keep):
 )
 def test_no_bit_flips_in_silence(plan, monkeypatch, documents):
     """It is refused as damaged, or the same is read."""
-    monkeypatch.setattr(parts_module, "_ROW_GROUP_DOCUMENTS", 4)
+    monkeypatch.setattr(parts_module, "ROW_GROUP_DOCUMENTS", 4)
     (part,) = plan(documents)
     write_part(part)
     whole, table = rows_of(part), PartTable.of(part)
@@ -246,7 +248,7 @@ def test_no_bit_flips_in_silence(plan, monkeypatch, documents):
 
 def test_parts_that_change_places_are_noticed(plan, monkeypatch):
     """In a row group that has the size of the other."""
-    monkeypatch.setattr(parts_module, "_ROW_GROUP_DOCUMENTS", 1)
+    monkeypatch.setattr(parts_module, "ROW_GROUP_DOCUMENTS", 1)
     (part,) = plan({"a.txt": "one text", "b.txt": "two text"})
     write_part(part)
     file = pq.ParquetFile(part.path)

@@ -2,7 +2,7 @@
 
 A reader gives the text as it is in the file; cleaning comes later. It gives a broken record as a
 `BrokenRecord` in its place, so that the other records are not lost. A dataset is not a file, and
-is read by `mlmtune.corpus.hub`.
+is read by `mlmtune.corpus.hub_datasets`.
 """
 
 from collections.abc import Callable, Iterator

@@ -15,7 +15,7 @@ import pytest
 from mlmtune import hub as environment
 from mlmtune.config import SourceConfig
 from mlmtune.corpus.faults import BrokenRecord
-from mlmtune.corpus.hub import locate, read_dataset
+from mlmtune.corpus.hub_datasets import locate, read_dataset
 from mlmtune.corpus.records import RawDocument
 from mlmtune.errors import ConfigError, DataError, HubError, ResourceError
 
@@ -325,7 +325,7 @@ CHILD = """
 import json, sys, time
 from mlmtune import hub
 from mlmtune.config import SourceConfig
-from mlmtune.corpus.hub import locate, read_dataset
+from mlmtune.corpus.hub_datasets import locate, read_dataset
 from mlmtune.errors import MlmtuneError
 
 hub.HUB_TIMEOUT_SECONDS = 1.0

@@ -1,0 +1,119 @@
+"""What a listing holds, divided into parts that are cleaned and kept each by itself."""
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import xxhash
+
+from mlmtune.config import CorpusConfig, SourceConfig
+from mlmtune.corpus.cleaning import CLEANING_VERSION
+from mlmtune.corpus.decoding import Span, can_be_cut, count_line_ends
+from mlmtune.corpus.formats import format_of
+from mlmtune.corpus.listing import ListedFile, ListedSource, describe_file
+from mlmtune.corpus.parts import FORMAT_VERSION, Part
+from mlmtune.corpus.remote import is_remote
+from mlmtune.corpus.source_reader import SourceReader
+
+PART_BYTES = 4 << 20
+"""Size of a part's files, more or less: some seconds of work."""
+PART_FILES = 1000
+SPAN_BYTES = 64 << 20
+"""A file of lines that is more than twice as large is read in spans of this size."""
+
+
+def plan_parts(sources: Sequence[ListedSource], config: CorpusConfig, folder: Path) -> list[Part]:
+    """Divide what a listing holds into parts, in its order.
+
+    Args:
+        sources: the listing's.
+        config: the section `corpus`.
+        folder: where parts are kept.
+    """
+    parts = []
+    for index, source in enumerate(sources):
+        reader = SourceReader(source.config, config.cleaning, config.markdown)
+        if source.dataset is not None:
+            path = folder / _name(reader, source.dataset.signature.encode())
+            parts.append(Part(path, index, reader, (), source.dataset))
+        files_and_spans = [piece for file in source.files for piece in _cut(file, source.config)]
+        for files in _divide(files_and_spans):
+            state = xxhash.xxh3_128()
+            for file in files:
+                state.update(file.path.encode("utf-8", "surrogateescape") + b"\0")
+                state.update(describe_file(file))
+                state.update(repr(file.span).encode())
+            path = folder / _name(reader, state.digest())
+            parts.append(Part(path, index, reader, files, None))
+    return parts
+
+
+def _cut(file: ListedFile, source: SourceConfig) -> Iterator[ListedFile]:
+    """A large file of lines in spans, so that it makes several parts."""
+    is_large = file.size > 2 * SPAN_BYTES and not is_remote(file.path)
+    has_lines = is_large and format_of(source.format).has_lines(file.path)
+    if not (has_lines and can_be_cut(file.path, source.encoding)):
+        yield file
+        return
+    version = f"{file.version} {file.size}"
+    for start in range(0, file.size, SPAN_BYTES):
+        end = min(start + SPAN_BYTES, file.size)
+        yield ListedFile(file.id, file.path, end - start, version, Span(start, end))
+
+
+def with_line_numbers(parts: list[Part]) -> list[Part]:
+    """The parts, with the lines counted that are before their spans: for those to be written."""
+    places: defaultdict[str, list[int]] = defaultdict(list)
+    for part in parts:
+        for file in part.files:
+            if file.span is not None:
+                places[file.path].append(file.span.start)
+    counts = {
+        (path, start): number
+        for path, starts in places.items()
+        for start, number in zip(starts, count_line_ends(path, starts), strict=True)
+    }
+
+    def counted(file: ListedFile) -> ListedFile:
+        if file.span is None:
+            return file
+        number = counts[file.path, file.span.start]
+        return replace(file, span=file.span._replace(num_line_ends=number))
+
+    return [replace(part, files=tuple(map(counted, part.files))) for part in parts]
+
+
+def _divide(files: Sequence[ListedFile]) -> Iterator[tuple[ListedFile, ...]]:
+    """Files in groups; a file that comes or goes moves the borders next to it alone."""
+    group: list[ListedFile] = []
+    num_bytes = 0
+    for file in files:
+        group.append(file)
+        num_bytes += file.size
+        may_end = num_bytes >= PART_BYTES // 4 or len(group) >= PART_FILES // 4
+        # A border that follows from a name is found again, whatever stands before it.
+        ends_here = may_end and xxhash.xxh3_64_intdigest(os.fsencode(file.id)) % 8 == 0
+        if ends_here or num_bytes >= PART_BYTES or len(group) >= PART_FILES:
+            yield tuple(group)
+            group, num_bytes = [], 0
+    if group:
+        yield tuple(group)
+
+
+def _name(reader: SourceReader, content: bytes) -> str:
+    """A path within the folder of parts; two levels, for folders of a million parts are slow."""
+    source = reader.source.model_dump(
+        include={"format", "encoding", "text_field", "record_path", "delimiter", "quoting",
+                 "markup", "git", "dataset", "dataset_config", "split", "streaming"}
+    )  # fmt: skip
+    if reader.source.streaming:
+        source["max_documents"] = reader.source.max_documents
+    how = [source, reader.cleaning.model_dump(), reader.markdown.model_dump()]
+    version = f"{FORMAT_VERSION}.{CLEANING_VERSION}"
+    state = xxhash.xxh3_128(f"{version}\0{json.dumps(how, sort_keys=True)}\0".encode())
+    state.update(content)
+    digest = state.hexdigest()
+    return f"{digest[:2]}/{digest[2:]}.parquet"

@@ -1,0 +1,170 @@
+"""The files below a path that a source wants: which they are, and what is passed over."""
+
+import difflib
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+
+import xxhash
+
+from mlmtune.config import SourceConfig
+from mlmtune.corpus.compression import COMPRESSIONS
+from mlmtune.corpus.formats import format_of
+from mlmtune.corpus.globs import matcher, split_glob, translate
+from mlmtune.corpus.listing import PassedOver
+from mlmtune.errors import DataError
+from mlmtune.locations import resolve
+from mlmtune.printable import printable
+
+_VERSION_CONTROL_FOLDERS = frozenset((".git", ".hg", ".svn"))
+
+
+class Selection:
+    """Whether a source wants a file, by its path below the source's root.
+
+    Attributes:
+        patterns: what it goes by, for people.
+        name: the same for the same choice.
+    """
+
+    def __init__(self, source: SourceConfig) -> None:
+        self._exclude = [matcher(glob) for glob in source.exclude]
+        if source.include is None:
+            endings = format_of(source.format).file_endings
+            self.patterns: tuple[str, ...] = endings
+            self.includes: Callable[[str], bool] = lambda below: below.lower().endswith(endings)
+        else:
+            includes = [matcher(glob) for glob in source.include]
+            self.patterns = tuple(source.include)
+            self.includes = lambda below: any(matches(below) for matches in includes)
+        self.name = xxhash.xxh3_64_hexdigest(repr((self.patterns, source.exclude)).encode())
+
+    def __call__(self, below: str) -> bool:
+        return self.includes(below) and not self.excludes(below)
+
+    def excludes(self, below: str) -> bool:
+        """Whether a file, or a folder with all in it, is left out whatever its name."""
+        return any(excludes(below) for excludes in self._exclude)
+
+
+class Walk:
+    """One path of a source: a file, a folder, or a glob.
+
+    Attributes:
+        root: the folder that ids start from, with links resolved.
+        is_folder: all of a folder is meant, whose files are selected by their endings.
+        endings_passed: how many files of each ending did not match.
+    """
+
+    def __init__(self, location: str, selects: Selection, where: str) -> None:
+        fixed, pattern = split_glob(location)
+        path = resolve(fixed)
+        if not os.path.lexists(path):
+            raise DataError(f"{where}.path: {fixed} does not exist{_nearest(path)}")
+        self.endings_passed: Counter[str] = Counter()
+        self._selects = selects
+        self._named_file: str | None = None
+        if os.path.isdir(path):
+            self.root = os.path.realpath(path)
+        else:
+            # The folder may be a link, the file itself is looked at as it is.
+            self.root = os.path.realpath(path.parent)
+            self._named_file = path.name
+        self._glob = re.compile(translate(pattern)) if pattern else None
+        self._unmatched_glob = f"{where}.path: nothing matches the glob {location}"
+        self.is_folder = self._named_file is None and not pattern
+        self._max_depth = None if not pattern or "**" in pattern else pattern.count("/")
+
+    def entries(self) -> Iterator[tuple[str, str, os.stat_result | PassedOver]]:
+        """(path below the root, real path, status or why it is passed over) of what matches.
+
+        Raises:
+            DataError: it is a glob, and no file and no folder matches it.
+        """
+        if self._named_file is not None:
+            path = os.path.join(self.root, self._named_file)
+            # Named by the user: a link may lead where it will.
+            real = os.path.realpath(path)
+            yield self._named_file, real, _status(real, real)
+            return
+        # A stack in place of recursion: folders may be nested more deeply than calls. With each
+        # folder goes whether the source names it, or one above it.
+        stack = [("", self._glob is None)]
+        anything_fits = self._glob is None
+        while stack:
+            below, matched = stack.pop()
+            folder = os.path.join(self.root, below)
+            try:
+                with os.scandir(folder) as iterator:
+                    entries = list(iterator)
+            except OSError as error:
+                yield below, folder, PassedOver(folder, "unreadable", error.strerror or str(error))
+                continue
+            for entry in entries:
+                name = f"{below}/{entry.name}" if below else entry.name
+                if self._selects.excludes(name):
+                    continue
+                fits = self._glob is not None and self._glob.fullmatch(name) is not None
+                anything_fits |= fits
+                if entry.is_dir(follow_symlinks=False):
+                    deeper = self._max_depth is None or name.count("/") < self._max_depth
+                    if entry.name not in _VERSION_CONTROL_FOLDERS and (matched or fits or deeper):
+                        stack.append((name, matched or fits))
+                    continue
+                if not (fits or (matched and self._selects.includes(name))):
+                    if not entry.is_symlink():
+                        self.endings_passed[ending_of(name)] += 1
+                    continue
+                outcome = self._entry(entry)
+                if outcome is not None:
+                    yield name, *outcome
+        if not anything_fits:
+            raise DataError(f"{self._unmatched_glob}; correct it, or name the folder itself")
+
+    def _entry(self, entry: os.DirEntry[str]) -> tuple[str, os.stat_result | PassedOver] | None:
+        """Real path and status of what matches and is no folder."""
+        if not entry.is_symlink():
+            return entry.path, _status(entry.path, entry.path)
+        real = os.path.realpath(entry.path)
+        if not Path(real).is_relative_to(self.root):
+            detail = f"a link to {real}, outside of {self.root}"
+            return entry.path, PassedOver(entry.path, "link_outside", detail)
+        if os.path.isdir(real):
+            return None  # is walked where it really is
+        return real, _status(real, entry.path)
+
+
+def ending_of(name: str) -> str:
+    """The ending of a file's name in small letters, with that of a compression; or `none`."""
+    path = PurePosixPath(name.lower())
+    is_compressed = path.suffix in COMPRESSIONS
+    ending = PurePosixPath(path.stem).suffix * is_compressed + path.suffix
+    return printable(ending) or "none"
+
+
+def _status(path: str, shown: str) -> os.stat_result | PassedOver:
+    """Size and time of a regular file."""
+    try:
+        status = os.lstat(path)
+    except OSError as error:
+        return PassedOver(shown, "link_broken", error.strerror or str(error))
+    if stat.S_ISLNK(status.st_mode):
+        return PassedOver(shown, "link_broken", "a link to itself")
+    if not stat.S_ISREG(status.st_mode):
+        return PassedOver(shown, "not_a_file", "a pipe, socket or device")
+    return status
+
+
+def _nearest(path: Path) -> str:
+    """A hint: the nearest folder that exists, and what in it has a similar name."""
+    missing = path.absolute()
+    while not missing.parent.exists() and missing.parent != missing:
+        missing = missing.parent
+    folder = missing.parent
+    hint = f"; the nearest that exists is {folder}"
+    names = os.listdir(folder) if folder.is_dir() else []
+    similar = difflib.get_close_matches(missing.name, names, n=1)
+    return f"{hint}, which has '{printable(similar[0])}'" if similar else hint
