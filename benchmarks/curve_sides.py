@@ -47,10 +47,10 @@ def run(side: str, setting: Setting, learning_rate: float) -> Curve:
 
 
 def _ours(setting: Setting, learning_rate: float, result: Path) -> list[float]:
-    job = ours.start_job(_config(setting, learning_rate))
-    losses = [ours.step(job) for _ in range(setting.max_steps)]
-    job.module.save_pretrained(result)
-    job.parts.loaded.tokenizer.save_pretrained(result)
+    side = ours.Training(setting, _config(setting, learning_rate))
+    losses = [side.step() for _ in range(setting.max_steps)]
+    side.learner.module.save_pretrained(result)
+    side.task.loaded.tokenizer.save_pretrained(result)
     return losses
 
 

@@ -26,14 +26,13 @@ from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.encoding import plain_backend
 from mlmtune.tokens.store import TokenStore
 from mlmtune.tokens.tokenization import SpecialTokens, list_text, open_store
+from mlmtune.training.checkpoint import TrainState
 from mlmtune.training.environment import peak_memory_bytes
-from mlmtune.training.interrupts import StopRequest
-from mlmtune.training.job import Job, start
-from mlmtune.training.loop import agree, take_step
+from mlmtune.training.learner import prepare_learner
 from mlmtune.training.masked_lm import build_masked_lm
-from mlmtune.training.progress import Progress
-from mlmtune.training.run_dir import RunDir
 from mlmtune.training.setup import Measurable, build_measurable
+from mlmtune.training.step import agree, count_targets, take_step
+from mlmtune.training.task import Task
 from mlmtune.training.window import Window
 from options import Setting
 from texts import CorpusInMemory
@@ -80,56 +79,55 @@ def measurable(config: Config, accelerator: Accelerator) -> Measurable:
     return build_measurable(config, accelerator.device, precision, Console(is_main=False))
 
 
-def start_job(config: Config) -> Job:
-    """A run up to where its first step could be taken."""
-    accelerator = build_accelerator(config.training.precision)
-    progress = Progress(is_main=False, is_quiet=True)
-    parts = build_masked_lm(config, accelerator, progress)
-    return start(parts, accelerator, RunDir(Path(config.run.output_dir)), progress, StopRequest())
-
-
-def step(job: Job) -> float:
-    """One optimizer step; returns the mean loss of its masked tokens."""
-    batches = job.task.stream.micro_batches(job.state.step)
-    job.state.window = Window()
-    take_step(job, batches, agree(job, batches).num_targets)
-    return job.state.window.means()[LOSS]
-
-
 class Training:
     """Optimizer steps."""
 
-    def __init__(self, setting: Setting) -> None:
-        self.job = start_job(config_for(setting))
+    def __init__(self, setting: Setting, config: Config | None = None) -> None:
+        config = config or config_for(setting)
+        accelerator = build_accelerator(config.training.precision)
+        task = build_masked_lm(config, accelerator, Console(is_main=False))
+        self.task: Task = task
+        self.head_is_sparse = task.head.is_sparse
+        self.learner = prepare_learner(task, accelerator)
+        self.state = TrainState()
+
+    def step(self) -> float:
+        """Take one optimizer step; returns the mean loss of its masked tokens."""
+        accelerator, state = self.learner.accelerator, self.state
+        batches = self.task.stream.micro_batches(state.step)
+        agreed = agree(accelerator, count_targets(self.task, batches))
+        state.window = Window()
+        taken = take_step(self.learner, self.task, state, batches, agreed.num_targets, print)
+        self.task = taken.task
+        return state.window.means()[LOSS]
 
     def run(self, num_steps: int) -> Block:
-        job = self.job
-        num_tokens = job.state.num_tokens
+        num_tokens = self.state.num_tokens
         started = time.perf_counter()
         for _ in range(num_steps):
-            step(job)
-        finish(job.accelerator.device)
+            self.step()
+        finish(self.learner.accelerator.device)
         seconds = time.perf_counter() - started
-        return Block(num_steps, job.state.num_tokens - num_tokens, seconds)
+        return Block(num_steps, self.state.num_tokens - num_tokens, seconds)
 
     def prepare_batches(self, num_steps: int) -> Block:
-        """What of a step is chunks and masks: the batches of the next steps, and no training."""
-        job = self.job
-        steps = range(job.state.step, job.state.step + num_steps)
+        """The chunks and masks of the next steps, without training."""
+        stream = self.task.stream
+        steps = range(self.state.step, self.state.step + num_steps)
         started = time.perf_counter()
         for number in steps:
-            job.task.stream.micro_batches(number)
+            stream.micro_batches(number)
         seconds = time.perf_counter() - started
-        return Block(num_steps, sum(map(job.task.stream.num_tokens, steps)), seconds)
+        return Block(num_steps, sum(map(stream.num_tokens, steps)), seconds)
 
     def facts(self) -> dict[str, Any]:
-        parts = self.job.task
+        loaded = self.task.loaded
         return {
-            "peak_memory_bytes": peak_memory_bytes(self.job.accelerator.device),
-            "num_parameters": parts.loaded.num_parameters,
-            "attention": parts.loaded.attn_implementation,
-            "head_on_masked_positions": parts.head.is_sparse,
-            "loss": self.job.state.totals.means()[LOSS],
+            "peak_memory_bytes": peak_memory_bytes(self.learner.accelerator.device),
+            "num_parameters": loaded.num_parameters,
+            "attention": loaded.attn_implementation,
+            "head_on_masked_positions": self.head_is_sparse,
+            "loss": self.state.totals.means()[LOSS],
         }
 
 

@@ -14,7 +14,7 @@ from mlmtune.classification.sequence_classification import build_classification
 from mlmtune.config import ClassificationConfig
 from mlmtune.config_loading import load_config
 from mlmtune.training import loop
-from mlmtune.training.job import Options
+from mlmtune.training.loop import Options
 
 TELLING = {"bad": "failed", "good": "succeeded"}
 

@@ -18,8 +18,7 @@ from safetensors.torch import load_file
 
 from mlmtune.config_loading import load_config
 from mlmtune.training.checkpoint import find_fault
-from mlmtune.training.job import Options
-from mlmtune.training.loop import train
+from mlmtune.training.loop import Options, train
 from mlmtune.training.masked_lm import build_masked_lm
 
 ENDLESS: dict[str, dict[str, Any]] = {

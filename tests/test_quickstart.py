@@ -8,8 +8,7 @@ import pytest
 from transformers import AutoModelForMaskedLM
 
 from mlmtune.config_loading import load_config, shipped_configs
-from mlmtune.training.job import Options
-from mlmtune.training.loop import train
+from mlmtune.training.loop import Options, train
 from mlmtune.training.masked_lm import build_masked_lm
 
 

@@ -14,8 +14,7 @@ from mlmtune.classification.sequence_classification import build_classification
 from mlmtune.commands.check import preview
 from mlmtune.config import ClassificationConfig, Config
 from mlmtune.config_loading import SHIPPED_TASK, load_config, shipped_configs
-from mlmtune.training.job import Options
-from mlmtune.training.loop import train
+from mlmtune.training.loop import Options, train
 from mlmtune.training.masked_lm import build_masked_lm
 
 ROOT = Path(__file__).parent.parent

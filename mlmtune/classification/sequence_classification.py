@@ -73,9 +73,11 @@ class SequenceClassification(Task):
         return {LOSS: batch.num_targets}
 
     @property
-    def other_than_compiling(self) -> str | None:
+    def why_not_compilable(self) -> str | None:
         """Batches are padded to their longest example."""
-        return "set it to false: examples are of any length"
+        return (
+            "a compiled model needs sequences of one length, and examples differ; set it to false"
+        )
 
     def memory_shape(self, micro_batch_size: int) -> tuple[int, int]:
         """The longest example, and a logit for each label."""

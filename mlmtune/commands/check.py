@@ -3,9 +3,9 @@
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import numpy as np
+from accelerate import Accelerator
 from tqdm import tqdm
 
 from mlmtune.config import Config
@@ -20,15 +20,15 @@ from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.encoding import role_tokens
 from mlmtune.tokens.mixing import Mixture
 from mlmtune.tokens.pairs import PairSequences
+from mlmtune.training.checkpoint import TrainState
 from mlmtune.training.environment import peak_memory_bytes
-from mlmtune.training.interrupts import StopRequest
-from mlmtune.training.job import start
-from mlmtune.training.loop import agree, take_step
+from mlmtune.training.learner import prepare_learner
 from mlmtune.training.masked_lm import MaskedLM, build_masked_lm
 from mlmtune.training.memory import estimate_memory, fit_micro_batch
 from mlmtune.training.progress import Progress
-from mlmtune.training.run_dir import RunDir
 from mlmtune.training.shown_masks import show_masks
+from mlmtune.training.step import agree, count_targets, take_step
+from mlmtune.training.task import Task
 
 NUM_SAMPLES = 3
 SAMPLE_CHARACTERS = 300
@@ -71,16 +71,7 @@ def preview(
     show_masks(task, progress, num_chunks=num_chunks, num_draws=num_draws, compares=compares)
     if measure:
         progress.result("")
-        job = start(task, accelerator, RunDir(Path()), progress, StopRequest())
-        if config.training.micro_batch_size == "auto":
-            fit_micro_batch(job)
-        seconds = []
-        steps = range(MEASURED_STEPS)
-        for step in progress.counted(steps, total=len(steps), unit="step", what="measuring"):
-            started = time.monotonic()
-            batches = job.task.stream.micro_batches(step)
-            take_step(job, batches, agree(job, batches).num_targets)
-            seconds.append(time.monotonic() - started)
+        seconds = _measure_steps(task, accelerator, progress)
         _show_measured(task, seconds, peak_memory_bytes(accelerator.device), progress)
     accelerator.end_training()
 
@@ -198,6 +189,21 @@ def _samples(task: MaskedLM) -> Iterator[CleanDocument]:
                     return
                 if len(files) >= NUM_SAMPLES:
                     break
+
+
+def _measure_steps(task: Task, accelerator: Accelerator, progress: Progress) -> list[float]:
+    """Take a few real steps, and return the seconds of each."""
+    learner, state, seconds = prepare_learner(task, accelerator), TrainState(), []
+    if task.config.training.micro_batch_size == "auto":
+        task = fit_micro_batch(learner, task, state.step, progress.say)
+    steps = range(MEASURED_STEPS)
+    for _ in progress.counted(steps, total=len(steps), unit="step", what="measuring"):
+        started = time.monotonic()
+        batches = task.stream.micro_batches(state.step)
+        agreed = agree(accelerator, count_targets(task, batches))
+        task = take_step(learner, task, state, batches, agreed.num_targets, progress.say).task
+        seconds.append(time.monotonic() - started)
+    return seconds
 
 
 def _show_measured(

@@ -7,8 +7,7 @@ from accelerate import Accelerator
 from mlmtune.config import HubConfig
 from mlmtune.console import Console
 from mlmtune.errors import Interrupted
-from mlmtune.training.job import Options
-from mlmtune.training.loop import train
+from mlmtune.training.loop import Options, train
 from mlmtune.training.task import SettingsT, Task
 
 

@@ -11,8 +11,7 @@ from mlmtune.commands.push import push_run
 from mlmtune.commands.starting import RunRequest
 from mlmtune.console import Console
 from mlmtune.locations import expand_home
-from mlmtune.training.job import Options
-from mlmtune.training.loop import train
+from mlmtune.training.loop import Options, train
 from mlmtune.training.task import SettingsT, Task
 
 

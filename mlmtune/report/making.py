@@ -24,7 +24,7 @@ from mlmtune.report.runs import FinishedRun
 from mlmtune.report.token_examples import questions
 from mlmtune.report.verdict import judge
 from mlmtune.report.writing import read_probes
-from mlmtune.training.job import flat
+from mlmtune.training.identity import flat
 
 NOT_COMPARED = ("run", "tokenization")
 """Sections whose differences say nothing of what was trained."""

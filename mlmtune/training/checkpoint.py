@@ -44,7 +44,7 @@ class TrainState:
     Sums are over all processes. The identity holds what must not change between sittings.
     """
 
-    identity: dict[str, Any]
+    identity: dict[str, Any] = field(default_factory=dict)
     step: int = 0
     num_tokens: int = 0
     totals: Window = field(default_factory=Window)
@@ -236,16 +236,15 @@ def drop_checkpoints_after(directory: Path, step: int) -> list[Path]:
     return later
 
 
-def copy_checkpoint(source: Path, directory: Path) -> None:
-    """Copy a checkpoint of another run into this run's `checkpoints/`.
+def copy_checkpoint(source: Path, target: Path) -> None:
+    """Copy a checkpoint of another run to where this run would have written it.
 
     Raises:
         ResourceError: the disk is full or cannot be written.
     """
-    final = checkpoint_path(directory, load_state(source).step)
     with (
-        writing_to(final, f"{source} is as it was"),
-        whole_folder(final, durable=True) as temporary,
+        writing_to(target, f"{source} is as it was"),
+        whole_folder(target, durable=True) as temporary,
     ):
         shutil.copytree(source, temporary, dirs_exist_ok=True)
 

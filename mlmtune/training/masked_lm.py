@@ -118,10 +118,13 @@ class MaskedLM(Measurable, Task):
         return num_targets
 
     @property
-    def other_than_compiling(self) -> str | None:
+    def why_not_compilable(self) -> str | None:
         """Chunks of a stream are of one length; those of documents, and pairs, are not."""
         if self.config.chunking.mode == "per_document" or has_pairs(self.config.objective):
-            return "set it to false, or chunking.mode: concatenate and objective: mlm"
+            return (
+                "a compiled model needs sequences of one length; set it to false, or "
+                "chunking.mode: concatenate and objective: mlm"
+            )
         return None
 
     def memory_shape(self, micro_batch_size: int) -> tuple[int, int]:

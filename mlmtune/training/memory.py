@@ -1,35 +1,37 @@
-"""Memory: what a run takes, what there is, and the micro batch that fits.
+"""Memory: how much a run needs, how much is free, and the micro batch that fits.
 
-The global batch never changes: a smaller micro batch means more accumulation, and the same steps to
-rounding (on a GPU dropout, if there is any, is drawn anew).
+The global batch never changes: a smaller micro batch means more accumulation, and the same steps up
+to rounding (on a GPU with dropout, other draws of it).
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+from accelerate import Accelerator
 
 from mlmtune.errors import ResourceError, is_out_of_memory
 from mlmtune.modeling.device import free_cached_memory
-from mlmtune.training.job import Job
+from mlmtune.training.learner import Learner
 from mlmtune.training.task import Task
 
 BYTES_PER_PARAMETER = 16
-"""fp32 weights, gradients, and AdamW's two moments."""
+"""Of fp32 weights, gradients, and AdamW's two moments, 4 bytes each."""
 
 MOMENTS_BYTES_PER_PARAMETER = 8
 
 CGROUP = Path("/sys/fs/cgroup")
-"""Where Linux tells a container its own limit, which is less than the machine's memory."""
+"""Where Linux shows a container its own limit, which is less than the machine's memory."""
 
 
 def estimate_memory(task: Task, micro_batch_size: int) -> int:
-    """Bytes that training takes on a device: parameters and their moments, and activations.
+    """Estimate the bytes that training needs on a device: weights, moments and activations.
 
     Activations by Korthikanti et al. 2022 ("Reducing activation recomputation in large transformer
-    models", eq. 1): T * B * H * (34 + 5 * A * T / H) bytes a layer at 16 bits, for B sequences of
+    models", eq. 1): T * B * H * (34 + 5 * A * T / H) bytes per layer at 16 bits, for B sequences of
     T tokens, H hidden, A heads; twice that in fp32; with checkpointing 2 * T * B * H. Then logits
     of what is predicted, their gradients, and a copy in fp32.
     """
@@ -49,7 +51,7 @@ def estimate_memory(task: Task, micro_batch_size: int) -> int:
 
 
 def available_bytes() -> int:
-    """Memory of this machine, or of this container, that nothing uses or only the file cache."""
+    """Return the bytes of this machine or container that are free or hold only the file cache."""
     available = int(psutil.virtual_memory().available)
     try:
         limit = int((CGROUP / "memory.max").read_text())
@@ -61,84 +63,103 @@ def available_bytes() -> int:
     return max(min(available, limit - used + cached), 0)
 
 
-def fit_micro_batch(job: Job) -> None:
-    """Halve the micro batch until it fits, and record it; all processes settle on the same.
+def fit_micro_batch(learner: Learner, task: Task, step: int, say: Callable[[str], None]) -> Task:
+    """Halve the micro batch until it fits; all processes settle on the same.
 
     On a GPU, micro batches of real chunks are computed, forward and backward, beside memory set
     aside for the moments that the first step will add. On a CPU nothing is tried, because a
-    process that asks for too much is killed without a word: there the estimate decides.
+    process that asks for too much is killed without a message: there the estimate decides.
+
+    Args:
+        learner: The model and its optimizer; nothing is left of a trial.
+        task: What is trained.
+        step: The step whose batches are tried, counted from 0.
+        say: Reports the size that fits.
+
+    Returns:
+        The task in micro batches that fit.
 
     Raises:
-        ResourceError: not even one sequence fits.
+        ResourceError: Not even one sequence fits.
     """
-    while not _fits_everywhere(job):
-        _halve(job)
-    size = job.task.plan.micro_batch_size
-    job.task = job.task.with_micro_batch_size(size)
-    job.progress.say(f"micro batches of {size} fit into memory")
+    fits = fits_by_estimate if learner.accelerator.device.type == "cpu" else fits_by_trial
+    while not _all_agree(learner.accelerator, fits(learner, task, step)):
+        task = _halve(task)
+    # Recorded as a number, so that a resumed run does not measure again.
+    task = task.with_micro_batch_size(task.plan.micro_batch_size)
+    say(f"micro batches of {task.plan.micro_batch_size} fit into memory")
+    return task
 
 
-def shrink_micro_batch(job: Job) -> None:
-    """Go on with half the micro batch after memory ran out in a step; recorded for a resumed run.
+def shrink_micro_batch(
+    task: Task, num_processes: int, step: int, say: Callable[[str], None]
+) -> Task:
+    """Return the task in half the micro batch, after memory ran out in a step.
+
+    Args:
+        task: What is trained.
+        num_processes: The number of processes that share the step.
+        step: The step, counted from 0.
+        say: Reports the new size.
 
     Raises:
-        ResourceError: not even one sequence fits; or there are several processes, of which the
+        ResourceError: Not even one sequence fits; or there are several processes, of which the
             others are waiting for this one in the middle of the step.
     """
-    size = job.task.plan.micro_batch_size
-    if job.accelerator.num_processes > 1:
+    size = task.plan.micro_batch_size
+    if num_processes > 1:
         raise ResourceError(
-            f"out of memory in step {job.state.step + 1} with micro batches of {size}; go on with "
+            f"out of memory in step {step + 1} with micro batches of {size}; resume with "
             f"--resume auto training.micro_batch_size={max(1, size // 2)} (the steps stay the same)"
         )
-    _halve(job)
-    plan = job.task.plan
-    job.progress.say(
+    task = _halve(task)
+    plan = task.plan
+    say(
         f"out of memory with micro batches of {size}; going on with {plan.micro_batch_size}, "
-        f"{plan.num_accumulation} of them a step, so that a step stays {plan.global_batch_size} "
+        f"{plan.num_accumulation} of them per step, so that a step stays {plan.global_batch_size} "
         "sequences"
     )
+    return task
 
 
-def _halve(job: Job) -> None:
-    size = job.task.plan.micro_batch_size
+def _halve(task: Task) -> Task:
+    size = task.plan.micro_batch_size
     if size == 1:
         raise ResourceError(
             "out of memory with micro batches of one sequence; set "
-            f"training.gradient_checkpointing: true, lower {job.task.length_key}, or use a smaller "
+            f"training.gradient_checkpointing: true, lower {task.length_key}, or use a smaller "
             "model"
         )
-    job.task = job.task.with_micro_batch_size(size // 2)
+    return task.with_micro_batch_size(size // 2)
 
 
-def _fits_everywhere(job: Job) -> bool:
-    accelerator = job.accelerator
-    mine = torch.tensor(int(_fits(job)), device=accelerator.device)
-    return int(accelerator.reduce(mine, reduction="sum")) == int(accelerator.num_processes)
+def _all_agree(accelerator: Accelerator, mine: bool) -> bool:
+    """Whether something is true in all processes."""
+    count = accelerator.reduce(torch.tensor(int(mine), device=accelerator.device), reduction="sum")
+    return int(count) == int(accelerator.num_processes)
 
 
-def _fits(job: Job) -> bool:
-    task = job.task
-    if job.accelerator.device.type != "cpu":
-        return _can_compute(job)
+def fits_by_estimate(learner: Learner, task: Task, step: int) -> bool:
+    """Whether the estimated need fits into this process's share of free memory."""
     # The weights are there already, and the processes of this machine share what is left.
     needed = estimate_memory(task, task.plan.micro_batch_size) - 4 * task.loaded.num_parameters
-    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", job.accelerator.num_processes))
-    return needed <= available_bytes() // sharing
+    num_sharing = int(os.environ.get("LOCAL_WORLD_SIZE", learner.accelerator.num_processes))
+    return needed <= available_bytes() // num_sharing
 
 
-def _can_compute(job: Job) -> bool:
-    device = job.accelerator.device
+def fits_by_trial(learner: Learner, task: Task, step: int) -> bool:
+    """Whether micro batches of a step can be computed on this process's device."""
+    accelerator, device = learner.accelerator, learner.accelerator.device
     try:
         moments: Any = None
-        if not job.plain_optimizer.state:
-            num_bytes = MOMENTS_BYTES_PER_PARAMETER * job.task.loaded.num_parameters
+        if not learner.plain_optimizer.state:
+            num_bytes = MOMENTS_BYTES_PER_PARAMETER * task.loaded.num_parameters
             moments = torch.empty(num_bytes, dtype=torch.uint8, device=device)
         # The second one finds the gradients of the first in memory.
-        for batch in job.task.stream.micro_batches(job.state.step)[:2]:
-            with job.accelerator.no_sync(job.model):
-                losses = job.task.losses(job.model, batch.to(device))
-                job.accelerator.backward(losses.weighted(dict.fromkeys(losses.terms, 1.0)))
+        for batch in task.stream.micro_batches(step)[:2]:
+            with accelerator.no_sync(learner.model):
+                losses = task.losses(learner.model, batch.to(device))
+                accelerator.backward(losses.weighted(dict.fromkeys(losses.terms, 1.0)))
         del moments
     except Exception as error:
         if not is_out_of_memory(error):
@@ -146,6 +167,6 @@ def _can_compute(job: Job) -> bool:
         fits = False
     else:
         fits = True
-    job.optimizer.zero_grad()
+    learner.optimizer.zero_grad()
     free_cached_memory(device)
     return fits

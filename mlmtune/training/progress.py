@@ -1,14 +1,23 @@
 """What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
+from accelerate import Accelerator
 from tqdm import tqdm
 
 from mlmtune.console import Console
+from mlmtune.modeling.losses import LOSS
+from mlmtune.printable import counted
+from mlmtune.training.checkpoint import TrainState
+from mlmtune.training.evaluating import patience_is_over
+from mlmtune.training.optimization import learning_rate_at
+from mlmtune.training.run_dir import RunDir
+from mlmtune.training.task import Task
 
 
 class Clock:
@@ -76,6 +85,21 @@ class StepReport:
     tokens_per_second: float
     seconds_left: float
 
+    @classmethod
+    def of(cls, task: Task, state: TrainState, learning_rate: float, clock: Clock) -> "StepReport":
+        """Report on the steps since the last line, after the state's step."""
+        means, max_steps = state.window.means(), task.plan.max_steps
+        return cls(
+            step=state.step,
+            max_steps=max_steps,
+            epoch=task.plan.epoch_at(state.step),
+            loss=means[LOSS],
+            means=task.describe_means(means),
+            learning_rate=learning_rate,
+            tokens_per_second=clock.tokens_per_second(state.num_tokens),
+            seconds_left=clock.seconds_left(state.step, max_steps),
+        )
+
     def describe(self) -> str:
         """The line for a log file."""
         return (
@@ -116,3 +140,68 @@ class Progress(Console):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def announce(
+    task: Task,
+    state: TrainState,
+    run: RunDir,
+    accelerator: Accelerator,
+    say: Callable[[str], None],
+) -> None:
+    """Say what is trained, on what, and for how long."""
+    plan, training = task.plan, task.config.training
+    for line in task.announce(state, run):
+        say(line)
+    say(
+        f"{task.loaded.num_parameters / 1e6:.1f} M parameters on {accelerator.device}, "
+        f"{training.precision}, {task.loaded.attn_implementation} attention"
+        f"{', compiled' if training.compile else ''}; {task.sizes()}"
+    )
+    say(
+        f"{counted(plan.max_steps, 'step')} of {counted(plan.global_batch_size, 'sequence')} "
+        f"({plan.num_processes} x {plan.num_accumulation} x {plan.micro_batch_size}: processes x "
+        f"accumulation x micro batch), {plan.num_epochs:.2f} epochs"
+    )
+    for line in task.caveats():
+        say(f"warning: {line}")
+
+
+def why_it_ended_early(task: Task, state: TrainState) -> str | None:
+    """Say why a run took fewer steps than planned; None where the evaluation has said it."""
+    max_steps, training = task.plan.max_steps, task.config.training
+    where = f"ended after step {state.step:,} of {max_steps:,}"
+    if task.reason_to_stop(state) is not None:
+        return None
+    if patience_is_over(training, state):
+        return (
+            f"{where}: {counted(state.num_evaluations_without_improvement, 'evaluation')} in a row "
+            "without a better result (training.early_stopping_patience)"
+        )
+    rate = learning_rate_at(state.step, max_steps, task.config.optimizer)
+    return (
+        f"{where}: training.max_minutes: {training.max_minutes:g} are over, with the learning rate "
+        f"still at {rate:.2e}; set training.max_steps to {state.step:,} for a schedule that ends "
+        "in this time"
+    )
+
+
+def describe_duration(
+    task: Task, step: int, clock: Clock, seconds_per_evaluation: float | None
+) -> str:
+    """Say how long the whole run will take, by the pace of its first steps."""
+    plan, every, minutes = task.plan, task.config.evaluation.every, task.config.training.max_minutes
+    steps = range(step + 1, plan.max_steps + 1)
+    num_evaluations = sum(step == plan.max_steps or plan.is_due(step, every) for step in steps)
+    seconds = clock.seconds_per_step(step) * len(steps)
+    evaluated = "without evaluations"
+    if seconds_per_evaluation is not None:
+        seconds += num_evaluations * seconds_per_evaluation
+        evaluated = "evaluations included"
+    if minutes is not None:
+        seconds = min(seconds, 60 * minutes - clock.elapsed_seconds)
+    finish = datetime.now() + timedelta(seconds=max(seconds, 0))
+    return (
+        f"about {tqdm.format_interval(clock.elapsed_seconds + seconds)} for the whole run, "
+        f"{evaluated}; done around {finish:%Y-%m-%d %H:%M}"
+    )

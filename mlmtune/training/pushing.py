@@ -1,4 +1,4 @@
-"""Pushing to the Hugging Face hub while training goes on: the model that is the best so far."""
+"""Pushing to the Hugging Face hub while training goes on: the model that would be the result."""
 
 import os
 import shutil
@@ -6,10 +6,13 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from accelerate import Accelerator
+
 from mlmtune import hub
-from mlmtune.console import Console
+from mlmtune.config import HubConfig
 from mlmtune.errors import ConfigError, HubError
 from mlmtune.files import temporary_name
+from mlmtune.modeling.device import decided_by_main
 from mlmtune.sharing.hub_repository import (
     HubRepository,
     PushFailed,
@@ -17,36 +20,57 @@ from mlmtune.sharing.hub_repository import (
     push_folder,
     without_bars,
 )  # fmt: skip
+from mlmtune.training.checkpoint import TrainState
 from mlmtune.training.manifest import MANIFEST
+from mlmtune.training.results import write_card
+from mlmtune.training.run_dir import RunDir
+from mlmtune.training.task import Task
 
 NOT_OF_THE_MODEL = ("optimizer.safetensors", "state.json", MANIFEST)
-"""What a checkpoint has besides a model."""
+"""The files of a checkpoint that do not belong to a model."""
 
 
-class PushOnTheWay:
-    """Pushes of a run that goes on: in the background, one at a time, the newest that fits.
+class BackgroundPush:
+    """Pushes a run while it goes on: in the background and one at a time.
 
-    A failure is told, and the run goes on; the push at its end makes up for it.
+    A failure is reported, and the run goes on, because it is pushed at its end in any case.
 
     Args:
-        repository: where to.
-        folder: the run's, for the copy that is being pushed.
-        console: says what was pushed.
+        repository: The repository that is pushed to.
+        run: The run's directory, which holds the copy that is being pushed.
+        say: Reports what was pushed.
     """
 
-    def __init__(self, repository: HubRepository, folder: Path, console: Console) -> None:
+    def __init__(self, repository: HubRepository, run: RunDir, say: Callable[[str], None]) -> None:
         self._repository = repository
-        self._copy = temporary_name(folder / "push")
-        self._console = console
+        self._run = run
+        self._copy = temporary_name(run.path / "push")
+        self._say = say
         self._thread: threading.Thread | None = None
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether an earlier push is under way still."""
-        return self._thread is not None and self._thread.is_alive()
+    def push(self, checkpoint: Path, task: Task, state: TrainState) -> None:
+        """Push the model of a checkpoint with its card, unless an earlier push is under way.
+
+        Args:
+            checkpoint: The checkpoint of the state's step.
+            task: What is trained.
+            state: What was measured so far.
+        """
+        if self._thread is not None and self._thread.is_alive():
+            self._say(f"an earlier push is still under way, so step {state.step} is not pushed")
+            return
+        try:
+            self.copy(checkpoint)
+            write_card(task, self._run, self._copy, task.results(state, state.step), self._say)
+        except OSError as error:
+            self._say(f"step {state.step} is not pushed: its copy cannot be written ({error})")
+            return
+        # A daemon: whoever stops the run does not wait for it, and half a push is no commit.
+        self._thread = threading.Thread(target=self._push, args=(state.step,), daemon=True)
+        self._thread.start()
 
     def copy(self, checkpoint: Path) -> Path:
-        """What is of the model in a checkpoint, at a place where nothing deletes it meanwhile."""
+        """Copy the model's files of a checkpoint to a folder from which nothing is deleted."""
         shutil.rmtree(self._copy, ignore_errors=True)
         self._copy.mkdir()
         for file in checkpoint.iterdir():
@@ -54,14 +78,8 @@ class PushOnTheWay:
                 _link(file, self._copy / file.name)
         return self._copy
 
-    def push(self, step: int) -> None:
-        """Push what `copy` has made, in the background."""
-        # A daemon: whoever stops the run does not wait for it, and half a push is none.
-        self._thread = threading.Thread(target=self._push, args=(step,), daemon=True)
-        self._thread.start()
-
     def wait(self, should_stop: Callable[[], bool]) -> None:
-        """Until the push that is under way has come to its end, or it is told to stop."""
+        """Wait until the push that is under way has ended, or the run is told to stop."""
         while self._thread is not None and self._thread.is_alive() and not should_stop():
             self._thread.join(timeout=0.1)
         shutil.rmtree(self._copy, ignore_errors=True)
@@ -70,9 +88,9 @@ class PushOnTheWay:
         try:
             commit = push_folder(self._repository, self._copy, f"step {step}", lambda line: None)
         except Exception as error:  # whatever it is, it is no reason to end a run
-            self._console.say(f"the push after step {step} failed: {error}; training goes on")
+            self._say(f"the push after step {step} failed: {error}; training goes on")
         else:
-            self._console.say(f"pushed step {step} to {self._repository.url}, commit {commit[:8]}")
+            self._say(f"pushed step {step} to {self._repository.url}, commit {commit[:8]}")
 
 
 def _link(source: Path, target: Path) -> None:
@@ -82,25 +100,51 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def check_repository(name: str, *, is_private: bool, console: Console) -> HubRepository | None:
+def open_hub(
+    config: HubConfig, accelerator: Accelerator, run: RunDir, say: Callable[[str], None]
+) -> BackgroundPush | None:
+    """Open the repository that the run is pushed to, so that a wrong token is reported now.
+
+    Returns:
+        What pushes while training goes on. None where nothing does, and in all processes but the
+        first.
+
+    Raises:
+        ConfigError: See `check_repository`.
+        HubError: The hub refuses.
+    """
+    name = config.hub_model_id
+    if name is None:
+        return None
+    repository = decided_by_main(
+        accelerator, lambda: check_repository(name, is_private=config.private, say=say)
+    )
+    if repository is None or config.push == "end" or not accelerator.is_main_process:
+        return None
+    return BackgroundPush(repository, run, say)
+
+
+def check_repository(
+    name: str, *, is_private: bool, say: Callable[[str], None]
+) -> HubRepository | None:
     """Open the repository that a run will be pushed to, before hours are spent.
 
     Returns:
-        None where the hub cannot be reached now; it may be when the run has come to its end.
+        None where the hub cannot be reached now; it may be when the run ends.
 
     Raises:
-        ConfigError: see `open_repository`.
-        HubError: the hub refuses: no push can succeed.
+        ConfigError: The name is not valid, or the repository is public and must not be.
+        HubError: The hub refuses, so that no push can succeed.
     """
     without_bars()
     if hub.is_offline():
-        console.say(f"hub.hub_model_id: HF_HUB_OFFLINE is set, so {name} is not pushed on the way")
+        say(f"hub.hub_model_id: HF_HUB_OFFLINE is set, so {name} is not pushed during training")
         return None
     try:
-        return open_repository(name, is_private=is_private, say=console.say)
+        return open_repository(name, is_private=is_private, say=say)
     except PushFailed as error:
         if error.may_pass:
-            console.say(f"hub.hub_model_id: {error}; training goes on, and pushes at the end")
+            say(f"hub.hub_model_id: {error}; training goes on, and pushes at the end")
             return None
         raise HubError(f"hub.hub_model_id: {name}: {error}") from error
     except ConfigError as error:

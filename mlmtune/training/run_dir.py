@@ -24,8 +24,10 @@ from mlmtune.files import read_json, sweep, temporary_name, write_json, write_te
 from mlmtune.locations import RESULT_FOLDER, run_directory
 from mlmtune.training.manifest import MANIFEST, find_damage, manifest_of
 
+RESOLVED_CONFIG = "config.resolved.yaml"
+"""The config with every `auto` decided."""
 OWN_FILES = (
-    "config.yaml", "config.resolved.yaml", "environment.json", "corpus.json", "metrics.jsonl",
+    "config.yaml", RESOLVED_CONFIG, "environment.json", "corpus.json", "metrics.jsonl",
     "status.json", "train_results.json", "eval_results.json", "all_results.json",
     "data.json", "test_results.json", "test_predictions.jsonl", "probe.json",
     "report.html", "report.md", "report.json", "tracking.json", "attempt.json", MANIFEST,
@@ -34,7 +36,7 @@ OWN_FOLDERS = (
     "model", "checkpoints", "tensorboard", "wandb", "dvclive", ".aim",
 )  # fmt: skip
 RECORDS = (
-    "config.resolved.yaml", "environment.json", "corpus.json", "data.json", "train_results.json",
+    RESOLVED_CONFIG, "environment.json", "corpus.json", "data.json", "train_results.json",
     "eval_results.json", "test_results.json", "test_predictions.jsonl", "all_results.json",
 )  # fmt: skip
 """Files that do not change once the run has come to its end."""

@@ -97,8 +97,8 @@ class Task(ABC):
 
     @property
     @abstractmethod
-    def other_than_compiling(self) -> str | None:
-        """What to set where sequences are not of one length, as a compiled model needs them."""
+    def why_not_compilable(self) -> str | None:
+        """Why a compiled model cannot take the sequences, and what to set; None where it can."""
 
     @abstractmethod
     def memory_shape(self, micro_batch_size: int) -> tuple[int, int]:

@@ -55,10 +55,10 @@ def test_its_loss_is_that_of_the_full_head(setting, chunks):
 
 
 def test_both_sides_have_the_same_loss_on_the_same_batch(setting):
-    job = ours.Training(setting).job
-    batch = job.task.stream.micro_batches(0)[0]
+    side = ours.Training(setting)
+    batch = side.task.stream.micro_batches(0)[0]
     by_peer = peer.load_model(setting)(input_ids=batch.input_ids, labels=batch.labels).loss
-    assert ours.step(job) == pytest.approx(by_peer.item(), rel=1e-5)
+    assert side.step() == pytest.approx(by_peer.item(), rel=1e-5)
 
 
 def test_biases_and_norms_do_not_decay(setting):

@@ -141,7 +141,7 @@ def test_no_fit_is_tracked_or_pushed(
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("a fit is nobody's business")
 
-    monkeypatch.setattr("mlmtune.training.job.check_repository", fail)
+    monkeypatch.setattr("mlmtune.training.pushing.check_repository", fail)
     monkeypatch.setattr("mlmtune.sharing.trackers.Trackers.start", fail)
     sections = {
         "probe": {"methods": ["finetuned"], "seeds": 1},

@@ -163,7 +163,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("one of many runs is not pushed")
 
-    monkeypatch.setattr("mlmtune.training.job.check_repository", fail)
+    monkeypatch.setattr("mlmtune.training.pushing.check_repository", fail)
 
 
 @pytest.mark.usefixtures("no_hub")

@@ -21,6 +21,8 @@ from accelerate import Accelerator
 from mlmtune.cli import main
 from mlmtune.tokens import marks, store_writer, tokenization
 from mlmtune.training import loop
+from mlmtune.training.checkpoint import TrainState
+from mlmtune.training.checkpointer import Checkpointer
 from mlmtune.training.interrupts import StopRequest
 
 Prepare = Callable[[Connection], None]
@@ -49,26 +51,26 @@ def run(
 
 def killed_in_saving(step: int, when: Callable[[], bool], connection: Connection) -> None:
     """Kill this process in saving `step` as soon as `when()`; asked at each call and return."""
-    save = loop._save
+    save = Checkpointer.save
 
-    def save_watched(job: Any) -> Path:
-        if job.state.step == step:
+    def save_watched(checkpointer: Checkpointer, state: TrainState) -> Path:
+        if state.step == step:
             _watch(when)
         try:
-            return save(job)
+            return save(checkpointer, state)
         finally:
             sys.setprofile(None)
 
-    loop._save = save_watched
+    Checkpointer.save = save_watched
 
 
 def killed_in_exporting(when: Callable[[], bool], connection: Connection) -> None:
     """The same while model/ is written."""
     export = loop.export
 
-    def export_watched(job: Any) -> Any:
+    def export_watched(*arguments: Any) -> Any:
         _watch(when)
-        return export(job)
+        return export(*arguments)
 
     loop.export = export_watched
 
@@ -176,14 +178,14 @@ def waiting_in_step(step: int, num_signals: int, connection: Connection) -> None
 
 def full_disk_in_saving(step: int, num_bytes: int, connection: Connection) -> None:
     """From saving `step` on, no file can grow over so many bytes; Python ignores SIGXFSZ."""
-    save = loop._save
+    save = Checkpointer.save
 
-    def save_on_full_disk(job: Any) -> Path:
-        if job.state.step == step:
+    def save_on_full_disk(checkpointer: Checkpointer, state: TrainState) -> Path:
+        if state.step == step:
             resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
-        return save(job)
+        return save(checkpointer, state)
 
-    loop._save = save_on_full_disk
+    Checkpointer.save = save_on_full_disk
 
 
 def full_disk(num_bytes: int, connection: Connection) -> None:

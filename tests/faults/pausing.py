@@ -16,7 +16,7 @@ from accelerate import Accelerator
 
 from mlmtune.config_loading import load_config
 from mlmtune.training import loop
-from mlmtune.training.job import Options
+from mlmtune.training.loop import Options
 from mlmtune.training.masked_lm import build_masked_lm
 
 
@@ -26,11 +26,11 @@ def main(whole: str, killed: str, step: str, folder: str) -> None:
 
     take_step = loop.take_step
 
-    def stand_still(job: Any, *arguments: Any) -> Any:
-        if job.state.step == int(step):
+    def stand_still(learner: Any, task: Any, state: Any, *arguments: Any) -> Any:
+        if state.step == int(step):
             (Path(folder) / f"standing-{os.environ['RANK']}").touch()
             time.sleep(600)
-        return take_step(job, *arguments)
+        return take_step(learner, task, state, *arguments)
 
     loop.take_step = stand_still
     loop.train(load_config(Path(killed)), Options(), build_masked_lm)

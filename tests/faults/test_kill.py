@@ -23,7 +23,8 @@ from child import (
 from runs import Run, Runs, assert_same_end
 from scenario import FILES, SECTIONS, whole_steps
 
-from mlmtune.training import loop
+from mlmtune.training.checkpoint import TrainState
+from mlmtune.training.checkpointer import Checkpointer
 
 KILLED = -signal.SIGKILL
 
@@ -129,7 +130,7 @@ def test_some_checkpoint_is_whole_at_every_instant(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, keep: int
 ) -> None:
     """Looked at after each call that makes, renames or deletes something."""
-    save = loop._save
+    save = Checkpointer.save
     calls = {os.mkdir, os.open, os.rename, os.replace, os.unlink, os.rmdir}
     seen: list[list[int]] = []
 
@@ -137,16 +138,16 @@ def test_some_checkpoint_is_whole_at_every_instant(
         if event == "c_return" and function in calls:
             seen.append(whole_steps(runs.at()))
 
-    def save_watched(job: Any) -> Path:
-        if job.state.step == 2:
-            return save(job)
+    def save_watched(checkpointer: Checkpointer, state: TrainState) -> Path:
+        if state.step == 2:
+            return save(checkpointer, state)
         sys.setprofile(look)
         try:
-            return save(job)
+            return save(checkpointer, state)
         finally:
             sys.setprofile(None)
 
-    monkeypatch.setattr(loop, "_save", save_watched)
+    monkeypatch.setattr(Checkpointer, "save", save_watched)
     runs.train(**{**SECTIONS, "checkpoint": {**SECTIONS["checkpoint"], "keep": keep}})
     assert len(seen) > 3 * len(FILES)  # of three checkpoints each is made, named or deleted
     assert [] not in seen

@@ -143,7 +143,7 @@ def test_an_attempt_that_is_refused_leaves_the_record_as_it_was(
     open_run(finished.path)
 
 
-@pytest.mark.parametrize("place", ["resume", "_announce", "_evaluate_before", "begin"])
+@pytest.mark.parametrize("place", ["resume", "announce", "evaluate_before", "begin"])
 @pytest.mark.parametrize("options", [{"overwrite": True}, {"resume": "checkpoint-6"}])
 def test_an_attempt_that_is_stopped_before_its_first_step_leaves_the_record_as_it_was(
     runs: Runs,
@@ -152,7 +152,7 @@ def test_an_attempt_that_is_stopped_before_its_first_step_leaves_the_record_as_i
     place: str,
     options: dict[str, Any],
 ) -> None:
-    def stop(*_: Any) -> None:
+    def stop(*_: Any, **__: Any) -> None:
         assert finished.json("attempt.json")["state"] == "preparing"
         raise KeyboardInterrupt
 

@@ -13,8 +13,7 @@ from transformers import AutoTokenizer
 from mlmtune.config import ModelConfig
 from mlmtune.config_loading import load_config
 from mlmtune.modeling.loading import load_pretrained
-from mlmtune.training.job import Options
-from mlmtune.training.loop import train
+from mlmtune.training.loop import Options, train
 from mlmtune.training.masked_lm import build_masked_lm
 
 pytestmark = pytest.mark.real_weights

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from mlmtune.training import loop
+from mlmtune.training import step as step_module
+from mlmtune.training.checkpoint import TrainState
 
 
 @pytest.fixture
@@ -20,9 +22,11 @@ def stopping_after() -> Callable[..., AbstractContextManager[None]]:
         with pytest.MonkeyPatch.context() as patch:
             take_step = loop.take_step
 
-            def take_step_and_stop(job: Any, *arguments: Any) -> Any:
-                result = take_step(job, *arguments)
-                if job.state.step == step:
+            def take_step_and_stop(
+                learner: Any, task: Any, state: TrainState, *arguments: Any
+            ) -> Any:
+                result = take_step(learner, task, state, *arguments)
+                if state.step == step:
                     os.kill(os.getpid(), number)
                 return result
 
@@ -37,6 +41,8 @@ def worse_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Makes a run learn up to some step, and unlearn from there."""
 
     def worsen(step: int) -> None:
-        monkeypatch.setattr(loop, "learning_rate_at", lambda at, *_: 0.003 if at < step else 3.0)
+        monkeypatch.setattr(
+            step_module, "learning_rate_at", lambda at, *_: 0.003 if at < step else 3.0
+        )
 
     return worsen

@@ -11,8 +11,7 @@ from safetensors.torch import save_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from mlmtune.config_loading import load_config
-from mlmtune.training.job import Options
-from mlmtune.training.loop import train
+from mlmtune.training.loop import Options, train
 from mlmtune.training.masked_lm import build_masked_lm
 
 

@@ -273,10 +273,10 @@ def test_gradient_checkpointing_changes_memory_alone(
     calls = []
     take_step = loop.take_step
 
-    def spy(job: Any, *arguments: Any) -> Any:
-        layer = job.module.bert.encoder.layer[0].attention
-        with layer.register_forward_hook(lambda *_: calls.append(job.state.step)):
-            return take_step(job, *arguments)
+    def spy(learner: Any, task: Any, state: Any, *arguments: Any) -> Any:
+        layer = learner.module.bert.encoder.layer[0].attention
+        with layer.register_forward_hook(lambda *_: calls.append(state.step)):
+            return take_step(learner, task, state, *arguments)
 
     monkeypatch.setattr(loop, "take_step", spy)
     plain = runs.train("plain", model=WITH_DROPOUT, training={"max_steps": 3})

@@ -20,7 +20,7 @@ from runs import Runs, assert_same_end
 
 from mlmtune.errors import DivergedError, Interrupted
 from mlmtune.modeling.device import build_accelerator
-from mlmtune.training import loop
+from mlmtune.training import loop, step
 
 INITIAL_SCALE = 1024.0
 
@@ -62,17 +62,17 @@ class Course:
 def course(monkeypatch: pytest.MonkeyPatch) -> Course:
     taken, take_step = Course(), loop.take_step
 
-    def take_step_and_note(job: Any, *arguments: Any) -> Any:
-        overflows = job.state.step + 1 in taken.overflowing
+    def take_step_and_note(learner: Any, task: Any, state: Any, *arguments: Any) -> Any:
+        overflows = state.step + 1 in taken.overflowing
         factor = math.inf if overflows else 1.0
-        parameter = next(job.module.parameters())
+        parameter = next(learner.module.parameters())
         with parameter.register_hook(lambda gradient: gradient * factor):
-            result = take_step(job, *arguments)
-        taken.scales.append(job.accelerator.scaler.get_scale())
-        tensors = {name: weight.clone() for name, weight in job.module.state_dict().items()}
-        for group in job.plain_optimizer.param_groups:
+            result = take_step(learner, task, state, *arguments)
+        taken.scales.append(learner.accelerator.scaler.get_scale())
+        tensors = {name: weight.clone() for name, weight in learner.module.state_dict().items()}
+        for group in learner.plain_optimizer.param_groups:
             for name, weight in zip(group["param_names"], group["params"], strict=True):
-                for key, moment in job.plain_optimizer.state[weight].items():
+                for key, moment in learner.plain_optimizer.state[weight].items():
                     tensors[f"{name}/{key}"] = moment.clone()
         taken.tensors.append(tensors)
         return result
@@ -104,8 +104,8 @@ def test_without_an_overflow_none_is_counted(runs: Runs, course: Course) -> None
 def test_too_many_overflows_in_a_row_end_the_run(
     runs: Runs, course: Course, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "MAX_OVERFLOWS_IN_A_ROW", 2)
-    course.overflowing = (1, 2, 4, 5, 7, 8, 9)  # a good step begins the count anew
+    monkeypatch.setattr(step, "MAX_OVERFLOWS_IN_A_ROW", 2)
+    course.overflowing = (1, 2, 4, 5, 7, 8, 9)  # a good step begins the count again
     with pytest.raises(DivergedError, match="fp16 overflowed in 3 steps in a row") as caught:
         runs.train(training={"max_steps": 12})
     assert caught.value.exit_code == 5

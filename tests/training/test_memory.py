@@ -72,8 +72,8 @@ def test_a_step_that_does_not_fit_is_taken_in_smaller_micro_batches(
     assert run.model_bytes == expected.model_bytes
     assert run.losses == expected.losses
     said = capsys.readouterr().out
-    assert "out of memory with micro batches of 8; going on with 4, 2 of them a step" in said
-    assert "out of memory with micro batches of 4; going on with 2, 4 of them a step" in said
+    assert "out of memory with micro batches of 8; going on with 4, 2 of them per step" in said
+    assert "out of memory with micro batches of 4; going on with 2, 4 of them per step" in said
     assert recorded(run)["micro_batch_size"] == 2
 
 
@@ -194,7 +194,7 @@ def test_a_trial_on_a_device_leaves_no_trace(
     """What a GPU does for `auto`, on this device."""
     expected = runs.train("expected", training={**SIZES, "micro_batch_size": 4})
     tried = room_for(4)
-    monkeypatch.setattr(memory, "_fits", memory._can_compute)
+    monkeypatch.setattr(memory, "fits_by_estimate", memory.fits_by_trial)
     run = runs.train(training={**SIZES, "micro_batch_size": "auto"})
     assert tried.index(8) < tried.index(4)
     assert recorded(run)["micro_batch_size"] == 4
@@ -222,9 +222,9 @@ def test_several_processes_are_told_how_to_go_on(
     def refuse(*_: Any) -> Losses:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    def with_a_neighbour(job: Any, *arguments: Any) -> Any:
-        monkeypatch.setattr(type(job.accelerator), "num_processes", 2)
-        return take_step(job, *arguments)
+    def with_a_neighbour(learner: Any, *arguments: Any) -> Any:
+        monkeypatch.setattr(type(learner.accelerator), "num_processes", 2)
+        return take_step(learner, *arguments)
 
     monkeypatch.setattr(MaskedHead, "losses", refuse)
     monkeypatch.setattr(loop, "take_step", with_a_neighbour)

@@ -16,7 +16,8 @@ from mlmtune.commands.push import push_run
 from mlmtune.errors import CheckpointError, ConfigError, HubError, StoppedAtOnce
 from mlmtune.sharing import hub_repository
 from mlmtune.shell import own_command
-from mlmtune.training import pushing
+from mlmtune.training import loop, pushing
+from mlmtune.training.run_dir import RunDir
 
 
 @pytest.fixture
@@ -147,18 +148,16 @@ def test_what_is_pushed_on_the_way_is_the_checkpoint_of_that_step(here, runs, mo
         return commit
 
     monkeypatch.setattr(pushing, "push_folder", slowly)
-    measure = []
 
-    def release(job):
-        measure.append(job)
-        if len(measure) == 5:
+    evaluate = loop.evaluate
+
+    def release_and_evaluate(task, learner, state, stop):
+        if state.step == 5:
             assert begun.is_set()
             may_end.set()
+        return evaluate(task, learner, state, stop)
 
-    from mlmtune.training import loop
-
-    evaluate = loop._evaluate
-    monkeypatch.setattr(loop, "_evaluate", lambda job: (release(job), evaluate(job))[1])
+    monkeypatch.setattr(loop, "evaluate", release_and_evaluate)
     run = runs.train(
         evaluation={"every": 1}, hub={"hub_model_id": "tiny", "push": "evaluation"},
         checkpoint={"every": 1, "export": "last", "keep": 1},
@@ -207,7 +206,7 @@ def test_a_stopped_run_does_not_wait_for_its_push(hub, runs):
     finally:
         child.kill()
     assert child.returncode == 130, out
-    assert "go on with the same command and --resume auto" in out
+    assert "resume with the same command and --resume auto" in out
     assert hub.repos["someone/tiny"].files == {}
 
 
@@ -261,8 +260,10 @@ def test_files_that_cannot_be_linked_are_copied(tmp_path, monkeypatch):
     checkpoint.mkdir()
     for name in ("config.json", "state.json", "optimizer.safetensors"):
         (checkpoint / name).write_text(name, encoding="utf-8")
-    on_the_way = pushing.PushOnTheWay(hub_repository.HubRepository("a/b", True), tmp_path, None)
-    copied = on_the_way.copy(checkpoint)
+    push = pushing.BackgroundPush(
+        hub_repository.HubRepository("a/b", True), RunDir(tmp_path), print
+    )
+    copied = push.copy(checkpoint)
     assert [file.name for file in Path(copied).iterdir()] == ["config.json"]
 
 
@@ -293,7 +294,7 @@ def test_what_stops_the_wait_for_a_push_takes_nothing_back_from_a_result(here, r
     def stopped(*_):
         raise StoppedAtOnce(signal.SIGINT)
 
-    monkeypatch.setattr(pushing.PushOnTheWay, "wait", stopped)
+    monkeypatch.setattr(pushing.BackgroundPush, "wait", stopped)
     with pytest.raises(StoppedAtOnce):
         runs.train(
             training={"max_steps": 2}, evaluation={"every": 1},
@@ -321,7 +322,7 @@ def test_a_copy_that_cannot_be_written_is_no_end(here, runs, monkeypatch, capsys
     def full(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(pushing.PushOnTheWay, "copy", full)
+    monkeypatch.setattr(pushing.BackgroundPush, "copy", full)
     run = runs.train(
         evaluation={"every": 3}, hub={"hub_model_id": "tiny", "push": "evaluation"},
         checkpoint={"export": "last"},

@@ -11,9 +11,10 @@ import pytest
 from runs import assert_same_end
 
 from mlmtune.errors import CheckpointError, Interrupted
-from mlmtune.evaluation.perplexity import Evaluator
+from mlmtune.evaluation.scoring import FixedMasks
 from mlmtune.modeling import attention
 from mlmtune.training import checkpoint, loop
+from mlmtune.training.checkpoint import TrainState
 
 # Epochs end in steps 4 and 7; evaluations take four batches; metrics span two steps.
 SECTIONS: dict[str, dict[str, Any]] = {
@@ -38,34 +39,34 @@ def expected(runs: Any, kept: Path) -> Any:
 
 def stop_in_evaluation(patch: pytest.MonkeyPatch, at: int) -> None:
     """Get a signal in the second batch of the evaluation after step `at`."""
-    evaluate, chunk_sums = loop._evaluate, Evaluator._chunk_sums
+    evaluate, score = loop.evaluate, FixedMasks.score
     batches: list[int] = []
     step = [0]
 
-    def note_step(job: Any) -> bool:
-        step[0] = job.state.step
-        return evaluate(job)
+    def note_step(task: Any, learner: Any, state: TrainState, stop: Any) -> Any:
+        step[0] = state.step
+        return evaluate(task, learner, state, stop)
 
-    def count(self: Evaluator, *arguments: Any) -> Any:
+    def count(masks: FixedMasks, *arguments: Any) -> Any:
         batches.append(step[0])
         if batches.count(at) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return chunk_sums(self, *arguments)
+        return score(masks, *arguments)
 
-    patch.setattr(loop, "_evaluate", note_step)
-    patch.setattr(Evaluator, "_chunk_sums", count)
+    patch.setattr(loop, "evaluate", note_step)
+    patch.setattr(FixedMasks, "score", count)
 
 
 def stop_after_evaluation(patch: pytest.MonkeyPatch, at: int) -> None:
-    evaluate = loop._evaluate
+    evaluate = loop.evaluate
 
-    def evaluate_and_stop(job: Any) -> bool:
-        improved = evaluate(job)
-        if job.state.step == at:
+    def evaluate_and_stop(task: Any, learner: Any, state: TrainState, stop: Any) -> Any:
+        evaluation = evaluate(task, learner, state, stop)
+        if state.step == at:
             os.kill(os.getpid(), signal.SIGTERM)
-        return improved
+        return evaluation
 
-    patch.setattr(loop, "_evaluate", evaluate_and_stop)
+    patch.setattr(loop, "evaluate", evaluate_and_stop)
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4, 5])
@@ -118,13 +119,13 @@ def test_stopped_in_the_evaluation_before_the_first_step(
     runs: Any, expected: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        chunk_sums = Evaluator._chunk_sums
+        score = FixedMasks.score
 
-        def stop(self: Evaluator, *arguments: Any) -> Any:
+        def stop(masks: FixedMasks, *arguments: Any) -> Any:
             os.kill(os.getpid(), signal.SIGINT)
-            return chunk_sums(self, *arguments)
+            return score(masks, *arguments)
 
-        patch.setattr(Evaluator, "_chunk_sums", stop)
+        patch.setattr(FixedMasks, "score", stop)
         with pytest.raises(Interrupted, match="before the first step") as caught:
             runs.train(**SECTIONS)
     assert caught.value.exit_code == 130

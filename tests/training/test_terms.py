@@ -16,7 +16,7 @@ from mlmtune.masking.collator import MaskedBatch
 from mlmtune.modeling.device import build_accelerator
 from mlmtune.modeling.losses import Losses
 from mlmtune.training import loop
-from mlmtune.training.job import Options
+from mlmtune.training.loop import Options
 from mlmtune.training.masked_lm import MaskedLM, build_masked_lm
 
 NAMES = ("loss", "copy_loss", "size_loss", "copy_accuracy")

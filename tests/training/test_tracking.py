@@ -77,10 +77,10 @@ def test_a_step_is_told_once_also_where_a_run_is_killed_and_resumed(runs, monkey
     monkeypatch.setattr(Recorder, "told", [])
     take_step, killed_at = loop.take_step, [2, 6, 5, 0]
 
-    def take_step_or_die(job, *arguments):
-        if job.state.step + 1 == killed_at[0]:
+    def take_step_or_die(learner, task, state, *arguments):
+        if state.step + 1 == killed_at[0]:
             raise RuntimeError("killed")
-        return take_step(job, *arguments)
+        return take_step(learner, task, state, *arguments)
 
     monkeypatch.setattr(loop, "take_step", take_step_or_die)
     tracked = {"tracking": {"with": ["tensorboard", "aim"], "run_name": "tracked"}}

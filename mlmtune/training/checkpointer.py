@@ -1,0 +1,57 @@
+"""Saving the checkpoints of a run under way."""
+
+from pathlib import Path
+
+from mlmtune.config import CheckpointConfig
+from mlmtune.modeling.loading import LoadedModel
+from mlmtune.training.checkpoint import TrainState, checkpoint_path, prune, save_checkpoint
+from mlmtune.training.learner import Learner
+
+
+class Checkpointer:
+    """Saves each step once, and deletes the checkpoints that the config does not keep.
+
+    Args:
+        folder: The run's `checkpoints/`.
+        config: What is kept.
+        learner: The weights and the moments.
+        loaded: The tokenizer, and the weights besides the model's own.
+        saved_step: The step that the folder's newest checkpoint holds, if any.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: CheckpointConfig,
+        learner: Learner,
+        loaded: LoadedModel,
+        saved_step: int | None,
+    ) -> None:
+        self._folder = folder
+        self._config = config
+        self._learner = learner
+        self._loaded = loaded
+        self._saved_step = saved_step
+
+    def save(self, state: TrainState) -> Path:
+        """Return the checkpoint of the current step, which the main process writes if need be.
+
+        Raises:
+            ResourceError: The disk is full or cannot be written.
+        """
+        path = checkpoint_path(self._folder, state.step)
+        if self._saved_step == state.step:
+            return path
+        accelerator = self._learner.accelerator
+        if accelerator.scaler is not None:
+            state.scaler = accelerator.scaler.state_dict()
+        if accelerator.is_main_process:
+            save_checkpoint(
+                self._folder, self._learner.module, self._loaded.tokenizer,
+                self._loaded.kept_weights, self._learner.plain_optimizer, state,
+            )  # fmt: skip
+            best = state.best_step if self._config.export == "best" else None
+            prune(self._folder, self._config.keep, best)
+        accelerator.wait_for_everyone()
+        self._saved_step = state.step
+        return path

@@ -1,0 +1,85 @@
+"""What makes two sittings the same run: the settings that decide its result, by config key."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlmtune.errors import CheckpointError
+from mlmtune.training.task import Task
+
+NUM_PROCESSES = "num_processes"
+
+
+def identity_of(task: Task, num_processes: int) -> dict[str, Any]:
+    """Return what a resumed run must share with the one that wrote the checkpoint."""
+    config = task.config
+    sections: dict[str, Any] = {
+        "run": {"seed": config.run.seed},
+        "model": config.model.model_dump(
+            include={"name_or_path", "revision", "attn_implementation", "dropout"}
+        ),
+        **task.identity(),
+        "optimizer": config.optimizer.model_dump(),
+        "training": {
+            "global_batch_size": config.training.global_batch_size,
+            "precision": config.training.precision,
+            "compile": config.training.compile,
+            "max_steps (or as many as its epochs or tokens take)": task.plan.max_steps,
+        },
+    }
+    return {**flat(sections), NUM_PROCESSES: num_processes}
+
+
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of all sections under their dotted names."""
+    keys: dict[str, Any] = {}
+    for section, values in config.items():
+        if isinstance(values, dict):
+            keys |= {f"{section}.{name}": value for name, value in values.items()}
+        else:
+            keys[section] = values
+    return keys
+
+
+def check_identity(
+    then: Mapping[str, Any],
+    now: Mapping[str, Any],
+    checkpoint: Path,
+    *,
+    keys_dropout: bool,
+    allow_changes: bool,
+    say: Callable[[str], None],
+) -> None:
+    """Refuse to resume another run than the one that wrote the checkpoint.
+
+    Args:
+        then: The identity in the checkpoint.
+        now: The identity of this sitting.
+        checkpoint: The checkpoint's folder.
+        keys_dropout: See `Learner`.
+        allow_changes: Report the changes and go on.
+        say: Reports what has changed.
+
+    Raises:
+        CheckpointError: Settings that decide the result have changed.
+    """
+    changed = [key for key, value in now.items() if then.get(key) != value]
+    if NUM_PROCESSES in changed:
+        changed.remove(NUM_PROCESSES)
+        dropout = "and so does dropout" if keys_dropout else "dropout does not"
+        say(
+            f"processes: {then.get(NUM_PROCESSES)} then, {now[NUM_PROCESSES]} now; batches and "
+            f"masks stay the same, {dropout}"
+        )
+    if not changed:
+        return
+    table = "\n".join(
+        f"  {key}: {then.get(key)} in the checkpoint, {now[key]} now" for key in changed
+    )
+    if allow_changes:
+        say(f"resuming although this changed:\n{table}")
+        return
+    raise CheckpointError(
+        f"{checkpoint} belongs to another run; put these back, start again with --overwrite, or "
+        f"insist with --allow-changes:\n{table}"
+    )

@@ -1,0 +1,89 @@
+"""A model and its optimizer, prepared for training: compiled and wrapped as the config says."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from mlmtune.errors import ConfigError
+from mlmtune.modeling.dropout import KeyedDropout
+from mlmtune.modeling.unreached_weights import freeze_unreached_weights
+from mlmtune.training.optimization import build_optimizer
+from mlmtune.training.task import Task
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What the steps of a run change: a model and its optimizer, on this process's device.
+
+    Attributes:
+        accelerator: The processes, the device and the precision.
+        model: The model as a training step calls it, wrapped where there are several processes.
+        module: The same model without the wrapper, for evaluation and saving.
+        optimizer: The optimizer in Accelerate's wrapper, which scales gradients in fp16.
+        keys_dropout: Whether dropout follows from the keys of sequences. Otherwise the device's
+            own generator draws it.
+    """
+
+    accelerator: Accelerator
+    model: Any
+    module: Any
+    optimizer: Any
+    keys_dropout: bool
+
+    @property
+    def plain_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer inside Accelerate's wrapper."""
+        inner: torch.optim.Optimizer = self.optimizer.optimizer
+        return inner
+
+
+def prepare_learner(task: Task, accelerator: Accelerator) -> Learner:
+    """Compile and wrap a task's model as its config says, and build the optimizer.
+
+    Raises:
+        ConfigError: The model or the task cannot do what `training` asks for.
+    """
+    model, training = task.loaded.model, task.config.training
+    freeze_unreached_weights(model)
+    if training.compile:
+        if task.why_not_compilable is not None:
+            raise ConfigError(f"training.compile: {task.why_not_compilable}")
+        # A graph for each shape: whole and last batches, in training and evaluation.
+        torch._dynamo.config.recompile_limit = 32
+        model.compile(dynamic=False)
+    if training.gradient_checkpointing:
+        _enable_checkpointing(model, is_compiled=training.compile)
+    optimizer = build_optimizer(model, task.config.optimizer)
+    with warnings.catch_warnings():
+        # Its replacement would send the buffers around once all the same, and is not everywhere.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        wrapped, prepared = accelerator.prepare(model, optimizer)
+    wrapped.train()
+    return Learner(
+        accelerator=accelerator,
+        model=wrapped,
+        module=accelerator.unwrap_model(wrapped),
+        optimizer=prepared,
+        # A compiled model has dropout of its own, and so has attention that is not eager.
+        keys_dropout=accelerator.device.type == "cpu"
+        and not training.compile
+        and task.loaded.attn_implementation == "eager",
+    )
+
+
+def _enable_checkpointing(model: Any, *, is_compiled: bool) -> None:
+    # transformers has renamed it and warns of the old name; the floor has only that one.
+    name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    enable = getattr(model, f"{name}_checkpointing_enable")
+    kwargs: dict[str, Any] = {"use_reentrant": False}
+    if not is_compiled:
+        kwargs["context_fn"] = KeyedDropout.checkpoint_contexts
+    try:
+        enable(**{f"{name}_checkpointing_kwargs": kwargs})
+    except ValueError as error:
+        raise ConfigError(
+            f"training.gradient_checkpointing: {type(model).__name__} cannot do it; set it to false"
+        ) from error

@@ -1,0 +1,357 @@
+"""Resuming: the earlier run as its directory holds it, and how a sitting goes on from it."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from accelerate import Accelerator
+
+from mlmtune.config import Section
+from mlmtune.config_loading import as_override, load_config, recorded_yaml
+from mlmtune.errors import CheckpointError, ConfigError
+from mlmtune.files import read_json
+from mlmtune.locations import expand_home
+from mlmtune.modeling.device import decided_by_main
+from mlmtune.printable import counted
+from mlmtune.shell import own_command
+from mlmtune.training.checkpoint import (
+    TrainState,
+    checkpoint_path,
+    copy_checkpoint,
+    drop_checkpoints_after,
+    find_checkpoint,
+    find_fault,
+    load_optimizer,
+    load_state,
+    load_weights,
+)  # fmt: skip
+from mlmtune.training.identity import check_identity, flat
+from mlmtune.training.learner import Learner
+from mlmtune.training.progress import Progress
+from mlmtune.training.run_dir import RESOLVED_CONFIG, RunDir
+from mlmtune.training.task import Settings, SettingsT
+from mlmtune.training.tracking import RECORD as TRACKING_RECORD
+from mlmtune.training.tracking import note_tracked
+
+MAY_CHANGE = re.compile(
+    r"run\.output_dir|tokenization\.(cache_dir|store)|training\.micro_batch_size|tracking\..*|hub\..*"
+    r"|.*\.license"
+)
+"""Settings that may differ from a finished run's: none of them changes the result."""
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+@dataclass(frozen=True)
+class EarlierRun:
+    """The run that is resumed, as its directory held it when this sitting began.
+
+    Attributes:
+        asked: `auto`, or the checkpoint to resume from.
+        checkpoints: The folder of its checkpoints.
+        is_same: Whether `run.output_dir` is its directory.
+        config: The config with every `auto` decided, or the error of loading it.
+        status: The content of status.json; empty where there is none.
+        tracking: The content of tracking.json; None where there is none, or where the run goes
+            on in another directory, which trackers take for a run of its own.
+    """
+
+    asked: str
+    checkpoints: Path
+    is_same: bool
+    config: Settings | ConfigError
+    status: Mapping[str, Any]
+    tracking: Mapping[str, Any] | None
+
+
+def read_earlier_run(resume: str, config: Settings) -> EarlierRun | None:
+    """Read the record of the run that is resumed; None where none is.
+
+    Args:
+        resume: `never`, `auto`, or a checkpoint.
+        config: As loaded.
+    """
+    if resume == "never":
+        return None
+    own = RunDir(expand_home(config.run.output_dir)).checkpoints
+    checkpoints = own if resume == "auto" else expand_home(resume).resolve().parent
+    folder, is_same = checkpoints.parent, checkpoints.resolve() == own.resolve()
+    recorded: Settings | ConfigError
+    try:
+        recorded = load_config(folder / RESOLVED_CONFIG, kind=type(config))
+    except ConfigError as error:
+        recorded = error
+    return EarlierRun(
+        asked=resume,
+        checkpoints=checkpoints,
+        is_same=is_same,
+        config=recorded,
+        status=read_json(folder / "status.json") or {},
+        tracking=read_json(folder / TRACKING_RECORD) if is_same else None,
+    )
+
+
+# ------------------------------------------------------------------------------ what was decided
+
+
+def with_recorded_choices(config: SettingsT, earlier: EarlierRun | None) -> SettingsT:
+    """Return the config with each `auto` as the earlier run decided it.
+
+    A table may decide otherwise on another machine or in another version, and a run keeps to one
+    decision. A micro batch that a lack of memory has made smaller stays so. Where the recorded
+    config does not load, the checkpoint shows whether other choices matter.
+    """
+    if earlier is None or isinstance(earlier.config, ConfigError):
+        return config
+    then = earlier.config
+    training = _with_recorded(config.training, then.training, "precision")
+    asked, then_size = training.micro_batch_size, then.training.micro_batch_size
+    if isinstance(then_size, int) and (asked is None or asked == "auto" or then_size < asked):
+        then_size = min(then_size, training.global_batch_size)
+        training = training.model_copy(update={"micro_batch_size": then_size})
+    model = _with_recorded(config.model, then.model, "attn_implementation")
+    return config.model_copy(update={"model": model, "training": training})
+
+
+def _with_recorded(section: SectionT, then: SectionT, *names: str) -> SectionT:
+    """Return a section with the recorded values in place of each `auto`."""
+    values = {name: getattr(then, name) for name in names if getattr(section, name) == "auto"}
+    return section.model_copy(update=values)
+
+
+# ------------------------------------------------------------------------------- a finished run
+
+
+def is_complete(
+    earlier: EarlierRun | None,
+    run: RunDir,
+    config: Settings,
+    command: Sequence[str],
+    accelerator: Accelerator,
+    progress: Progress,
+) -> bool:
+    """Whether `auto` finds a finished run of this config, which is then said.
+
+    Args:
+        earlier: The run that the directory holds; None where none is resumed.
+        run: The directory.
+        config: As loaded.
+        command: How the run was asked for; see `Options`.
+        accelerator: The main process decides for all.
+        progress: Reports what is missing or damaged, which the run then makes again.
+
+    Raises:
+        CheckpointError: A run with other settings is finished; its schedule has come to its end.
+        ConfigError: The recorded config does not load.
+    """
+    if earlier is None or not decided_by_main(
+        accelerator, lambda: _is_finished(earlier, run, config, command, progress.say)
+    ):
+        return False
+    progress.result(f"{run.path} is already complete; see {run.model}")
+    for line in _how_to_train_on(run, config, command):
+        progress.result(line)
+    return True
+
+
+def _is_finished(
+    earlier: EarlierRun,
+    run: RunDir,
+    config: Settings,
+    command: Sequence[str],
+    say: Callable[[str], None],
+) -> bool:
+    """Whether the run is finished, is one of this config, and none of its files is missing."""
+    if earlier.asked != "auto" or earlier.status.get("state") != "finished":
+        return False
+    damage = run.find_damage()
+    if damage is not None:
+        say(f"{run.path} is finished, but {damage}; it is made again from the last checkpoint")
+        return False
+    if isinstance(earlier.config, ConfigError):
+        raise earlier.config
+    then = flat(earlier.config.model_dump())
+    lines = [
+        f"  {name}: {then.get(name)} then, {value} now"
+        for name, value in flat(yaml.safe_load(recorded_yaml(config))).items()
+        # An `auto` was decided then; places may have changed since.
+        if value not in (then.get(name), None, "auto") and not MAY_CHANGE.fullmatch(name)
+    ]
+    if lines:
+        raise CheckpointError(
+            f"{run.path} is complete, and other settings cannot go on with it; set "
+            "run.output_dir to another place, or replace it by --overwrite:\n"
+            + "\n".join([*lines, *_how_to_train_on(run, config, command)])
+        )
+    return True
+
+
+def _how_to_train_on(run: RunDir, config: Settings, command: Sequence[str]) -> Iterator[str]:
+    """Yield the command that trains a finished run's model further, as a run of its own.
+
+    The schedule of a finished run has come to its end, so more steps are another run. It has
+    another seed, because the same one would show the same text with the same masks again.
+
+    Args:
+        run: The directory of the finished run.
+        config: As loaded.
+        command: How the run was asked for; where it is empty, there is no command.
+    """
+    if not command:
+        return
+    subcommand, path, *overrides = command
+    changes = {
+        "model.name_or_path": str(run.model),
+        **({"model.revision": None} if config.model.revision is not None else {}),
+        "run.output_dir": str(_next_to(run.path)),
+        "run.seed": config.run.seed + 1,
+    }
+    kept = [one for one in overrides if one.partition("=")[0].strip() not in changes]
+    changed = [f"{key}={as_override(value)}" for key, value in changes.items()]
+    again = own_command(subcommand, "--config", path, *kept, *changed)
+    yield f"to train on from its model: {again}"
+
+
+def _next_to(path: Path) -> Path:
+    """Return the first of `PATH-2`, `PATH-3`, ... that does not exist."""
+    named = (path.with_name(f"{path.name}-{number}") for number in count(2))
+    return next(candidate for candidate in named if not candidate.exists())
+
+
+# --------------------------------------------------------------------------------- going on
+
+
+def resume(
+    earlier: EarlierRun | None,
+    run: RunDir,
+    learner: Learner,
+    identity: dict[str, Any],
+    allow_changes: bool,
+    say: Callable[[str], None],
+) -> tuple[Path | None, TrainState]:
+    """Load the checkpoint of the earlier run, if there is one, into the learner.
+
+    Nothing is written or deleted, because the run may not be able to begin; see `begin`.
+
+    Args:
+        earlier: The run that is resumed; None where none is.
+        run: The directory of this run.
+        learner: Gets the checkpoint's weights and moments.
+        identity: What this sitting must share with the checkpoint; see `identity_of`.
+        allow_changes: Resume although it differs.
+        say: Reports what is resumed.
+
+    Returns:
+        The checkpoint, None without one, and the state that the run goes on from.
+
+    Raises:
+        CheckpointError: The checkpoint is damaged, or belongs to another run.
+        ConfigError: The directory holds another run than the one that is resumed.
+    """
+    if earlier is None:
+        return None, TrainState(identity)
+    path = decided_by_main(learner.accelerator, lambda: _choose_checkpoint(earlier, run, say))
+    if path is None:
+        say(f"{run.path} holds no checkpoint yet; starting from the beginning")
+        return None, TrainState(identity)
+
+    state = load_state(path)
+    check_identity(
+        state.identity, identity, path, keys_dropout=learner.keys_dropout,
+        allow_changes=allow_changes, say=say,
+    )  # fmt: skip
+    state.identity = identity
+    load_weights(path, learner.module)
+    load_optimizer(path, learner.plain_optimizer)
+    if learner.accelerator.scaler is not None and state.scaler is not None:
+        learner.accelerator.scaler.load_state_dict(state.scaler)
+    say(f"resumed from {path}, after step {state.step}")
+    return path, state
+
+
+def _choose_checkpoint(earlier: EarlierRun, run: RunDir, say: Callable[[str], None]) -> Path | None:
+    """Return the checkpoint to resume from; None where the run has none yet."""
+    if earlier.asked == "auto":
+        return find_checkpoint(earlier.checkpoints, say)
+    path = expand_home(earlier.asked)
+    fault = find_fault(path)
+    if fault is not None:
+        raise CheckpointError(f"--resume {path}: {fault}; give another checkpoint, or auto")
+    if not earlier.is_same and run.is_in_use():
+        raise ConfigError(
+            f"{run.path} holds another run than {path}; set run.output_dir to a new place"
+        )
+    return path
+
+
+def begin(
+    earlier: EarlierRun | None,
+    run: RunDir,
+    state: TrainState,
+    *,
+    is_resumed: bool,
+    replaces: bool,
+    say: Callable[[str], None],
+) -> Mapping[str, Any] | None:
+    """Go on in the record of the run that the directory holds, or replace it.
+
+    Called by the main process once the parts are built and the text is measured: whatever keeps a
+    run from taking its first step leaves the record of an earlier one as it was.
+
+    Args:
+        earlier: The run that is resumed; None where none is.
+        run: The directory of this run.
+        state: The state that the run goes on from.
+        is_resumed: Whether that is the state of a checkpoint.
+        replaces: Delete what the directory holds.
+        say: Reports what is deleted.
+
+    Returns:
+        The content of tracking.json, with the steps that are taken again; None without one.
+
+    Raises:
+        ResourceError: The directory cannot be written.
+    """
+    run.begin(replaces=replaces)
+    dropped, num_broken = run.drop_metrics_after(state.step if is_resumed else -1)
+    tracking = None if earlier is None else earlier.tracking
+    if tracking is not None:
+        tracking = note_tracked(tracking, dropped)
+        run.write_json(TRACKING_RECORD, tracking)
+    if num_broken:
+        say(f"{run.metrics}: dropped {counted(num_broken, 'broken line')}")
+    if is_resumed:
+        for later in drop_checkpoints_after(run.checkpoints, state.step):
+            say(f"{later} is deleted: the run goes on from step {state.step}")
+    return tracking
+
+
+def keep_the_best(
+    run: RunDir, state: TrainState, resumed_from: Path, is_main: bool, say: Callable[[str], None]
+) -> None:
+    """Make sure that the best checkpoint so far is whole, and lies where `export` looks for it.
+
+    Args:
+        run: The directory of this run.
+        state: The state that the run goes on from. A best step that is lost is forgotten.
+        resumed_from: The checkpoint of the state; the best one lies beside it.
+        is_main: Whether this process copies.
+        say: Reports that the best checkpoint is damaged.
+    """
+    best = state.best_step
+    if best is None:
+        return
+    beside = checkpoint_path(resumed_from.parent, best)
+    source = resumed_from if best == state.step else beside
+    fault = find_fault(source)
+    if fault is not None:
+        say(f"{source} was the best, but {fault}; model/ will be the best from here on")
+        state.best_step = state.best_criterion = None
+    elif is_main:
+        target = checkpoint_path(run.checkpoints, best)
+        if source.resolve() != target.resolve():
+            copy_checkpoint(source, target)

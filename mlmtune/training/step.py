@@ -1,0 +1,242 @@
+"""A training step: gradients over micro-batches and processes, and what the optimizer does.
+
+Sums are divided once, by the number of targets in the whole step. So every target, such as a
+masked token, counts once, however the batch is cut into micro-batches and over processes.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+
+from mlmtune.errors import DivergedError, is_out_of_memory
+from mlmtune.modeling.device import free_cached_memory
+from mlmtune.modeling.dropout import KeyedDropout
+from mlmtune.training.checkpoint import TrainState
+from mlmtune.training.interrupts import STOP_SIGNALS
+from mlmtune.training.learner import Learner
+from mlmtune.training.memory import shrink_micro_batch
+from mlmtune.training.optimization import learning_rate_at
+from mlmtune.training.stream import Batch
+from mlmtune.training.task import Task
+
+MAX_OVERFLOWS_IN_A_ROW = 25
+"""fp16 halves its loss scale at each overflow; after so many in a row there is no scale left."""
+
+
+def count_targets(task: Task, batches: Sequence[Batch]) -> dict[str, int]:
+    """Count the targets of each term of the loss in this process's share of a step."""
+    num_targets: Counter[str] = Counter()
+    for batch in batches:
+        num_targets.update(task.num_targets(batch))
+    return dict(num_targets)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What all processes know before a step.
+
+    Attributes:
+        num_targets: What each sum of the step is divided by, over all processes.
+        signal_number: The signal to answer; None without one.
+        is_out_of_time: Whether the step is the last one.
+    """
+
+    num_targets: Mapping[str, int]
+    signal_number: int | None
+    is_out_of_time: bool
+
+
+def agree(
+    accelerator: Accelerator,
+    num_targets: Mapping[str, int],
+    *,
+    signal_number: int | None = None,
+    is_out_of_time: bool = False,
+) -> Agreement:
+    """Share what one process alone knows: its targets, its signals, its clock.
+
+    All processes must stop after the same step and divide by the same number, so that they
+    exchange this before each step.
+
+    Args:
+        accelerator: The processes.
+        num_targets: See `count_targets`.
+        signal_number: The signal that this process has received, if any.
+        is_out_of_time: Whether this process's time is over; only the main process's counts.
+    """
+    if accelerator.num_processes == 1:
+        return Agreement(num_targets, signal_number, is_out_of_time)
+    mine = torch.tensor(
+        [is_out_of_time and accelerator.is_main_process,
+         *(signal_number == number for number in STOP_SIGNALS), *num_targets.values()],
+        dtype=torch.int64, device=accelerator.device,
+    )  # fmt: skip
+    late, *totals = accelerator.reduce(mine, reduction="sum").tolist()
+    received, totals = totals[: len(STOP_SIGNALS)], totals[len(STOP_SIGNALS) :]
+    # The same in all, so that they say the same: it may not have reached each of them yet.
+    agreed = next((n for n, count in zip(STOP_SIGNALS, received, strict=True) if count), None)
+    return Agreement(dict(zip(num_targets, totals, strict=True)), agreed, bool(late))
+
+
+@dataclass(frozen=True)
+class StepTaken:
+    """How a step was taken.
+
+    Attributes:
+        learning_rate: The optimizer's.
+        gradient_norm: The norm before clipping; not finite where fp16 overflowed.
+        task: The task for the next step. Its micro-batches are smaller where memory ran out.
+    """
+
+    learning_rate: float
+    gradient_norm: float
+    task: Task
+
+
+def take_step(
+    learner: Learner,
+    task: Task,
+    state: TrainState,
+    batches: Sequence[Batch],
+    num_targets: Mapping[str, int],
+    say: Callable[[str], None],
+) -> StepTaken:
+    """Take one optimizer step, and count it in the state.
+
+    Args:
+        learner: The model and its optimizer; changed.
+        task: What is trained.
+        state: The step that is taken and the sums so far; changed.
+        batches: This process's micro-batches of the step.
+        num_targets: What each sum of the step is divided by, over all processes.
+        say: Reports that micro-batches have become smaller.
+
+    Raises:
+        DivergedError: Loss or gradient is not finite; the weights are as before the step.
+        ResourceError: Memory does not suffice, even for smaller micro-batches.
+    """
+    accelerator, config = learner.accelerator, task.config
+    # DDP averages gradients over processes, so that their number is multiplied back in.
+    scales = {name: accelerator.num_processes / max(n, 1) for name, n in num_targets.items()}
+    task, parts = _add_up_gradients(learner, task, state.step, batches, scales, say)
+    sums = _add_up_sums(accelerator, parts)
+    for name, value in sums.items():
+        if not math.isfinite(value):
+            raise _diverged(f"the {name} of step {state.step + 1} is {value}", task)
+
+    learning_rate = learning_rate_at(state.step, task.plan.max_steps, config.optimizer)
+    for group in learner.optimizer.param_groups:
+        group["lr"] = learning_rate
+    norm = float(
+        accelerator.clip_grad_norm_(learner.model.parameters(), config.optimizer.max_grad_norm)
+    )
+    if not math.isfinite(norm) and accelerator.scaler is None:
+        raise _diverged(f"the gradient of step {state.step + 1} is {norm}", task)
+    learner.optimizer.step()
+    learner.optimizer.zero_grad()
+    _count_overflow(accelerator, state, task)
+
+    state.step += 1
+    state.num_tokens += task.stream.num_tokens(state.step - 1)
+    state.totals.add(sums, num_targets)
+    state.window.add(sums, num_targets)
+    return StepTaken(learning_rate, norm, task)
+
+
+def _add_up_gradients(
+    learner: Learner,
+    task: Task,
+    step: int,
+    batches: Sequence[Batch],
+    scales: Mapping[str, float],
+    say: Callable[[str], None],
+) -> tuple[Task, list[dict[str, torch.Tensor]]]:
+    """Compute a step's micro-batches forward and backward; smaller ones where memory runs out.
+
+    Args:
+        learner: The gradients of its parameters are added to.
+        task: What is trained.
+        step: The step, counted from 0.
+        batches: This process's micro-batches.
+        scales: What each term is multiplied by before its gradient is taken.
+        say: Reports that micro-batches have become smaller.
+
+    Returns:
+        The task in the micro-batches that did fit. For each of them its sums, detached, by their
+        names in metrics.jsonl.
+    """
+    try:
+        return task, [
+            _add_gradients(learner, task, step, batches, index, scales)
+            for index in range(len(batches))
+        ]
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    # Here, not above: the error holds on to the tensors that did not fit.
+    task = shrink_micro_batch(task, learner.accelerator.num_processes, step, say)
+    learner.optimizer.zero_grad()
+    free_cached_memory(learner.accelerator.device)
+    batches = task.stream.micro_batches(step)
+    return _add_up_gradients(learner, task, step, batches, scales, say)
+
+
+def _add_gradients(
+    learner: Learner,
+    task: Task,
+    step: int,
+    batches: Sequence[Batch],
+    index: int,
+    scales: Mapping[str, float],
+) -> dict[str, torch.Tensor]:
+    """Compute one of a step's micro-batches forward and backward."""
+    accelerator, stream = learner.accelerator, task.stream
+    torch.manual_seed(stream.generator_seed(step, index))
+    dropout = KeyedDropout(stream.dropout_keys(step, index), stream.shared_dropout_key(step))
+    # Processes exchange gradients once per step, in the backward pass of the last micro-batch.
+    exchanges = index == len(batches) - 1
+    with nullcontext() if exchanges else accelerator.no_sync(learner.model):
+        with dropout if learner.keys_dropout else nullcontext():
+            losses = task.losses(learner.model, batches[index].to(accelerator.device))
+        accelerator.backward(losses.weighted(scales))
+    sums = losses.terms | losses.tallies
+    return {name: value.detach().float() for name, value in sums.items()}
+
+
+def _add_up_sums(
+    accelerator: Accelerator, parts: Sequence[Mapping[str, torch.Tensor]]
+) -> dict[str, float]:
+    """Add up the sums of all micro-batches of all processes, in double precision."""
+    mine = torch.stack([torch.stack(list(part.values())) for part in parts])
+    mine = mine.cpu().double().sum(dim=0)  # one copy per step, because each waits for the device
+    if accelerator.num_processes > 1:
+        mine = accelerator.reduce(mine.to(accelerator.device), reduction="sum")
+    return dict(zip(parts[0], mine.tolist(), strict=True))
+
+
+def _count_overflow(accelerator: Accelerator, state: TrainState, task: Task) -> None:
+    """Count a step that fp16's scaler has skipped because its gradient overflowed.
+
+    Raises:
+        DivergedError: Too many steps in a row were skipped.
+    """
+    if not accelerator.optimizer_step_was_skipped:
+        state.num_overflows_in_a_row = 0
+        return
+    state.num_skipped_steps += 1
+    state.num_overflows_in_a_row += 1
+    if state.num_overflows_in_a_row > MAX_OVERFLOWS_IN_A_ROW:
+        raise _diverged(f"fp16 overflowed in {state.num_overflows_in_a_row} steps in a row", task)
+
+
+def _diverged(what: str, task: Task) -> DivergedError:
+    return DivergedError(
+        f"{what}; this step was not applied. Lower optimizer.learning_rate"
+        + (", or set training.precision: bf16" if task.config.training.precision == "fp16" else "")
+        + ", then resume with --resume auto --allow-changes"
+    )

@@ -1,0 +1,47 @@
+"""What trackers know of a run over all its sittings: its name for them, and how far they are."""
+
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mlmtune.redaction import without_secrets
+from mlmtune.sharing.trackers import TrackedRun, Trackers, kind_of
+from mlmtune.training.run_dir import RunDir
+from mlmtune.training.task import Settings
+
+RECORD = "tracking.json"
+"""Holds the `id` of the run, and under `tracked` the last step that trackers have of each kind."""
+
+
+def note_tracked(record: Mapping[str, Any], metrics: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Note in tracking.json's content that trackers have the metrics of steps taken again."""
+    tracked = dict(record.get("tracked", {}))
+    for line in metrics:
+        kind = kind_of(line)
+        tracked[kind] = max(line["step"], tracked.get(kind, 0))
+    return {**record, "tracked": tracked}
+
+
+def start_trackers(
+    trackers: Trackers, config: Settings, run: RunDir, record: Mapping[str, Any] | None, step: int
+) -> None:
+    """Start what the section `tracking` names. Called by the main process.
+
+    Args:
+        trackers: Started.
+        config: The whole config, which trackers show.
+        run: The run's directory; its tracking.json is written.
+        record: What tracking.json held of the run that is resumed; None for a new run.
+        step: The steps taken before this sitting.
+    """
+    tracking = config.tracking
+    if not tracking.with_:
+        return
+    known = {"id": uuid.uuid4().hex[:16], "tracked": {}, **(record or {})}
+    run.write_json(RECORD, known)
+    name = tracking.run_name or run.path.resolve().name
+    tracked_run = TrackedRun(
+        without_secrets(tracking.project), without_secrets(name), run.path, known["id"], step,
+        known["tracked"],
+    )  # fmt: skip
+    trackers.start(tracking, tracked_run, config.model_dump())
