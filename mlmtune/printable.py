@@ -1,6 +1,7 @@
 """Numbers and text of others, such as names of files, as they are shown to people."""
 
 import re
+import unicodedata
 from typing import Any
 
 # Control characters, separators of lines, marks that turn the direction of what follows, and lone
@@ -56,8 +57,16 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 def shown_width(text: str) -> int:
-    """How many columns of a terminal a text takes, whatever its colours."""
-    return len(_COLOURS.sub("", text))
+    """Return the columns of a terminal that a text takes; a Chinese character takes two."""
+    text = _COLOURS.sub("", text)
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.category(character) in ("Mn", "Me", "Cf")
+        else 2 if unicodedata.east_asian_width(character) in ("W", "F")
+        else 1
+        for character in text
+    )  # fmt: skip
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

@@ -354,7 +354,7 @@ def test_what_nobody_foresaw_is_one_line_too(
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr("mlmtune.training.masked_lm.build_masked_lm", fail)
+    monkeypatch.setattr("mlmtune.commands.train.build_masked_lm", fail)
     assert_fails(command("train", "--config", config_file()), code, *parts)
 
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mlmtune.numbers import f1, share
 from mlmtune.printable import counted
 
 
@@ -151,6 +152,6 @@ class Scores:
     def describe(self) -> str:
         """One line for people."""
         return (
-            f"accuracy {self.accuracy:.1%}, macro-F1 {100 * self.macro_f1:.1f}, loss "
+            f"accuracy {share(self.accuracy)}, macro-F1 {f1(self.macro_f1)}, loss "
             f"{self.loss:.3f} on {counted(int(self.confusion.sum()), 'example')}"
         )

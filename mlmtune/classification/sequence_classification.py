@@ -16,11 +16,13 @@ from mlmtune.classification.metrics import Scores, confusion_matrix, gain_over_m
 from mlmtune.classification.prediction import predict
 from mlmtune.classification.task_data import Side, TaskData, read_task_data, subset
 from mlmtune.config import ClassificationConfig
-from mlmtune.console import Console, table
+from mlmtune.console import Console
 from mlmtune.modeling.device import precision_of
 from mlmtune.modeling.loading import LoadedModel, load_classifier
 from mlmtune.modeling.losses import LOSS, Losses
+from mlmtune.numbers import f1, share
 from mlmtune.sharing.card import Card, classification_card, classification_snippet
+from mlmtune.tables import table
 from mlmtune.training import caveats
 from mlmtune.training.checkpoint import TrainState
 from mlmtune.training.optimization import check_warmup
@@ -199,9 +201,9 @@ class SequenceClassification(Task):
         """Validation, test, and the test by label."""
         for side, name in (("eval", "validation"), ("test", "test")):
             if f"{side}_accuracy" in results:
+                accuracy, macro_f1 = results[f"{side}_accuracy"], results[f"{side}_macro_f1"]
                 yield (
-                    f"{name + ':':12}accuracy {results[f'{side}_accuracy']:.1%}, "
-                    f"macro-F1 {100 * results[f'{side}_macro_f1']:.1f} "
+                    f"{name + ':':12}accuracy {share(accuracy)}, macro-F1 {f1(macro_f1)} "
                     f"on {results[f'{side}_num_examples']:,} examples"
                 )
         side, name = ("test", "test") if "test_accuracy" in results else ("eval", "validation")
@@ -232,14 +234,13 @@ def _verdict(labels: tuple[str, ...], results: Mapping[str, Any], side: str) -> 
     gain = gain_over_majority(np.asarray(results[f"{side}_confusion_matrix"]))
     low, high = gain.interval
     word = "better" if low > 0 else "worse" if high < 0 else "not clearly better"
+    accuracy, macro_f1 = results[f"{side}_accuracy"], results[f"{side}_macro_f1"]
     line = (
         f"{word} than always answering {labels[gain.label]!r}: accuracy "
-        f"{results[f'{side}_accuracy']:.1%} against {gain.share:.1%}"
+        f"{share(accuracy)} against {share(gain.share)}"
     )
     if low <= 0:  # where labels are uneven, a classifier may still tell the rare ones
-        line += (
-            f", macro-F1 {100 * results[f'{side}_macro_f1']:.1f} against {100 * gain.macro_f1:.1f}"
-        )
+        line += f", macro-F1 {f1(macro_f1)} against {f1(gain.macro_f1)}"
     return line
 
 
@@ -268,8 +269,8 @@ def _prediction_lines(
 def _label_table(name: str, per_label: dict[str, dict[str, float]]) -> Iterator[str]:
     rows = [["label", "precision", "recall", "F1", f"{name} examples"]]
     for label, found in per_label.items():
-        shares = [f"{found[name]:.1%}" for name in ("precision", "recall")]
-        rows.append([label, *shares, f"{100 * found['f1']:.1f}", f"{found['num_examples']:,}"])
+        shares = [share(found[name]) for name in ("precision", "recall")]
+        rows.append([label, *shares, f1(found["f1"]), f"{found['num_examples']:,}"])
     return table(rows)
 
 

@@ -14,6 +14,7 @@ from mlmtune.corpus.listing import ListedFile, ListedSource
 from mlmtune.corpus.source_reader import CleanDocument, SourceReader, Tally
 from mlmtune.masking.selection import mean_mlm_probability
 from mlmtune.modeling.device import build_accelerator
+from mlmtune.numbers import share
 from mlmtune.printable import counted, printable
 from mlmtune.randomness import key, permute
 from mlmtune.tokens.chunking import ChunkView
@@ -127,8 +128,8 @@ def _describe_side(view: ChunkView, total_characters: int) -> str:
     lost = view.num_tokens_dropped + view.num_tokens_truncated
     documents = ""
     if view.num_documents is not None and view.num_characters is not None:
-        share = view.num_characters / total_characters
-        documents = f"{counted(view.num_documents, 'document')}, {share:.1%} of the characters, "
+        of_text = share(view.num_characters / total_characters)
+        documents = f"{counted(view.num_documents, 'document')}, {of_text} of the characters, "
     return f"{documents}{counted(view.num_body_tokens, 'token')}, {counted(len(view), 'chunk')}" + (
         f" ({counted(lost, 'token')} cut off, as the config says)" if lost else ""
     )

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from mlmtune.config import Config, ModelConfig
-from mlmtune.console import Console, table
+from mlmtune.console import Console
 from mlmtune.errors import ConfigError, ResourceError
 from mlmtune.evaluation.known_text import compares
 from mlmtune.evaluation.perplexity import Evaluation, Evaluator
@@ -20,9 +20,10 @@ from mlmtune.evaluation.scoring import FixedMasks
 from mlmtune.masking.collator import IGNORE_INDEX, MaskedBatch
 from mlmtune.modeling.device import build_accelerator, precision_of
 from mlmtune.modeling.names import short_names
+from mlmtune.numbers import perplexity, share
 from mlmtune.report.comparison import exponential
 from mlmtune.report.findings import Estimate
-from mlmtune.report.numbers import perplexity
+from mlmtune.tables import table
 from mlmtune.training.setup import Measurable, build_measurable
 
 DUMP_COLUMNS = ("model", "text", "chunk", "source", "original", "masked", "prediction")
@@ -176,21 +177,21 @@ def _table(rows: Sequence[Row]) -> list[str]:
     lines = [[*names, "unknown (bytes)"] + ["pairs", "apart"] * has_pairs]
     for row in rows:
         found, interval = row.evaluation, row.evaluation.perplexity_interval
-        bounds = [] if interval is None else [perplexity(Estimate(bound)) for bound in interval]
+        bounds = [] if interval is None else [perplexity(bound) for bound in interval]
         of_pairs = (found.pair_accuracy, found.pair_label_share)
-        pairs = ["" if share is None else f"{share:.1%}" for share in of_pairs]
+        pairs = ["" if value is None else share(value) for value in of_pairs]
         mark = "" if knows[row.text] else "†"
         cells = [
             row.text,
             row.model,
-            perplexity(Estimate(found.perplexity)) + ("" if compares_tokens else "*"),
+            perplexity(found.perplexity) + ("" if compares_tokens else "*"),
             " to ".join(bounds),
-            perplexity(Estimate(row.perplexity_per_word)) + mark,
-            perplexity(Estimate(row.perplexity_per_byte)) + mark,
-            f"{found.accuracy:.1%}",
-            f"{found.accuracy_top5:.1%}",
+            perplexity(row.perplexity_per_word) + mark,
+            perplexity(row.perplexity_per_byte) + mark,
+            share(found.accuracy),
+            share(found.accuracy_top5),
             f"{found.num_masked_tokens:,}",
-            f"{found.unknown_token_share:.1%} ({found.unknown_byte_share:.1%})",
+            f"{share(found.unknown_token_share)} ({share(found.unknown_byte_share)})",
         ]
         lines.append(cells + pairs * has_pairs)
     shown = list(table(lines))

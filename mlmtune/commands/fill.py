@@ -28,6 +28,8 @@ from mlmtune.modeling.loading import LoadedModel, load_pretrained
 from mlmtune.modeling.locating import locate_model
 from mlmtune.modeling.names import short_names
 from mlmtune.modeling.tokenizer import load_tokenizer
+from mlmtune.numbers import probability
+from mlmtune.tables import cell_width, table
 
 PROMPT = "text> "
 
@@ -35,10 +37,8 @@ SCORE_WIDTH = len("<0.001%")
 LABEL_WIDTH = 16
 MIN_COLUMN_WIDTH = SCORE_WIDTH + len("  rank 30,522")
 MAX_COLUMN_WIDTH = 32
-"""What is longer goes on in the line below."""
-
-Cell = list[str]
-"""The lines of one place in a table."""
+"""Longer texts continue in the line below."""
+INDENT = "  "
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class FilledText:
                 yield from _list(masks[0])
             else:
                 names = [answer.name for answer in self.models]
-                yield from _table(names, masks, width)
+                yield from _columns(names, masks, width)
 
 
 class MaskFiller:
@@ -232,109 +232,81 @@ def _ask() -> str:
 
 
 def _list(mask: MaskPredictions) -> Iterator[str]:
-    """One model's view of a mask: a line for each candidate, with the sentence filled in."""
+    """One model's predictions for a mask: a line per candidate, with the sentence filled in."""
     rows = [
-        (_percent(p.score), _printable(p.token_str), _printable(p.sequence))
+        (probability(p.score), _visible(p.token_str), _visible(p.sequence))
         for p in mask.predictions
     ]
     for target in mask.targets:
-        score = "" if target.score is None else _percent(target.score)
-        rows.append((score, target.word, _standing(target)))
-    width = max(_width(token) for _, token, _ in rows)
-    for score, token, remark in rows:
-        yield f"  {score:>{SCORE_WIDTH}}  {_padded(token, width)}  {remark}"
+        score = "" if target.score is None else probability(target.score)
+        rows.append((score, target.word, _rank(target)))
+    aligned = [(f"{score:>{SCORE_WIDTH}}", *others) for score, *others in rows]
+    yield from table(aligned, left=(0, 1, 2), indent=INDENT)
 
 
-def _table(names: Sequence[str], masks: Sequence[MaskPredictions], width: int) -> Iterator[str]:
-    """Several models' views of a mask: a column for each; those that do not fit come below."""
+def _columns(names: Sequence[str], masks: Sequence[MaskPredictions], width: int) -> Iterator[str]:
+    """Several models' predictions for a mask: a column per model; those that do not fit go below.
+
+    Args:
+        names: The names of the models.
+        masks: Their predictions.
+        width: The number of columns of the terminal.
+    """
     num_candidates = max(len(mask.predictions) for mask in masks)
-    ranks = [[str(rank)] for rank in range(1, num_candidates + 1)]
+    ranks = [str(rank) for rank in range(1, num_candidates + 1)]
     words = [_wrapped(target.word, LABEL_WIDTH) for target in masks[0].targets]
-    labels: list[Cell] = [[""], *ranks, *words]
-    room = width - len("  ") - _widest(labels)
-    share = room // len(masks) - len("  ")
-    column_width = min(max(share, MIN_COLUMN_WIDTH), MAX_COLUMN_WIDTH)
+    labels = ["", *ranks, *words]
+    room = width - len(INDENT) - cell_width(labels)
+    for_each = room // len(masks) - len(INDENT)
+    column_width = min(max(for_each, MIN_COLUMN_WIDTH), MAX_COLUMN_WIDTH)
     columns = [
         _column(name, mask, num_candidates, column_width)
         for name, mask in zip(names, masks, strict=True)
     ]
     while columns:
-        ends = accumulate(len("  ") + _widest(column) for column in columns)
+        ends = accumulate(len(INDENT) + cell_width(column) for column in columns)
         num_fitting = max(1, sum(end <= room for end in ends))
-        yield from _side_by_side([labels, *columns[:num_fitting]])
+        rows = list(zip(labels, *columns[:num_fitting], strict=True))
+        yield from table(rows, left=range(len(rows[0])), indent=INDENT)
         columns = columns[num_fitting:]
 
 
-def _column(name: str, mask: MaskPredictions, num_candidates: int, width: int) -> list[Cell]:
-    """The name, the candidates, the targets."""
-    candidates = [_scored(p.score, _printable(p.token_str), width) for p in mask.predictions]
-    nothing: list[Cell] = [[""]] * (num_candidates - len(candidates))  # a tiny vocabulary
+def _column(name: str, mask: MaskPredictions, num_candidates: int, width: int) -> list[str]:
+    """The cells of a model: its name, the candidates, the targets."""
+    candidates = [_scored(p.score, _visible(p.token_str), width) for p in mask.predictions]
+    missing = [""] * (num_candidates - len(candidates))  # a tiny vocabulary
     targets = [
-        _wrapped(_standing(target), width)
+        _wrapped(_rank(target), width)
         if target.score is None
-        else _scored(target.score, _standing(target), width)
+        else _scored(target.score, _rank(target), width)
         for target in mask.targets
     ]
-    return [_wrapped(name, width), *candidates, *nothing, *targets]
+    return [_wrapped(name, width), *candidates, *missing, *targets]
 
 
-def _side_by_side(columns: Sequence[Sequence[Cell]]) -> Iterator[str]:
-    widths = [_widest(column) for column in columns]
-    for row in zip(*columns, strict=True):
-        for number in range(max(len(cell) for cell in row)):
-            parts = [
-                _padded(cell[number] if number < len(cell) else "", width)
-                for cell, width in zip(row, widths, strict=True)
-            ]
-            yield f"  {'  '.join(parts)}".rstrip()
+def _scored(score: float, text: str, width: int) -> str:
+    """A cell with a probability, and beside it a text in as many lines as it needs."""
+    lines = _wrapped(text, width - SCORE_WIDTH - len(INDENT)).split("\n")
+    scores = [probability(score), *[""] * (len(lines) - 1)]
+    return "\n".join(
+        f"{shown:>{SCORE_WIDTH}}  {line}" for shown, line in zip(scores, lines, strict=True)
+    )
 
 
-def _scored(score: float, text: str, width: int) -> Cell:
-    first, *rest = _wrapped(text, width - SCORE_WIDTH - len("  "))
-    return [
-        f"{_percent(score):>{SCORE_WIDTH}}  {first}",
-        *(f"{'':{SCORE_WIDTH}}  {line}" for line in rest),
-    ]
-
-
-def _standing(target: Target) -> str:
-    """How a model sees a word that was asked for."""
+def _rank(target: Target) -> str:
+    """The rank of a word that was asked for, or why it has none."""
     if target.rank is None:
         return f"not one token: {' '.join(target.pieces) or 'nothing is left of it'}"
-    # Said where another token was looked up than the tokenizer would make of the word there.
+    # The token is named if it is not the one that the tokenizer would make of the word there.
     form = "" if target.pieces == (target.token_str,) else f", as {target.token_str}"
     return f"rank {target.rank:,}{form}"
 
 
-def _percent(score: float) -> str:
-    if score < 0.00001:
-        return "<0.001%"
-    return f"{score:.1%}" if score >= 0.01 else f"{100 * score:.2g}%"
+def _visible(text: str) -> str:
+    """The text, quoted and escaped if it would be invisible or break the lines."""
+    breaks = any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in text)
+    return repr(text) if breaks or not text.strip() else text
 
 
-def _printable(text: str) -> str:
-    """The text; quoted and escaped where it would be invisible or disturb the lines."""
-    disturbs = any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in text)
-    return repr(text) if disturbs or not text.strip() else text
-
-
-def _wrapped(text: str, width: int) -> Cell:
-    return textwrap.wrap(text, width) or [""]
-
-
-def _widest(column: Iterable[Cell]) -> int:
-    return max(_width(line) for cell in column for line in cell)
-
-
-def _width(text: str) -> int:
-    """Places that a text takes in a terminal; Chinese characters take two."""
-    return sum(
-        0 if unicodedata.category(character) in ("Mn", "Me", "Cf")
-        else 2 if unicodedata.east_asian_width(character) in ("W", "F")
-        else 1
-        for character in text
-    )  # fmt: skip
-
-
-def _padded(text: str, width: int) -> str:
-    return text + " " * (width - _width(text))
+def _wrapped(text: str, width: int) -> str:
+    return textwrap.fill(text, width)

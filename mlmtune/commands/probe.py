@@ -11,7 +11,7 @@ from mlmtune.classification.frozen import check_available
 from mlmtune.classification.task_data import read_task_data
 from mlmtune.commands.probe_fits import ProbeFits
 from mlmtune.config import ClassificationConfig
-from mlmtune.console import Console, table
+from mlmtune.console import Console
 from mlmtune.errors import ConfigError
 from mlmtune.files import write_json, write_text
 from mlmtune.locations import expand_home, resolve, run_directory
@@ -22,6 +22,7 @@ from mlmtune.report.probing import ProbedModel, Setting, compare_on_task
 from mlmtune.report.rendering import probe_table
 from mlmtune.report.runs import FinishedRun, open_run
 from mlmtune.report.writing import renew_report
+from mlmtune.tables import table
 from mlmtune.training.run_dir import RunDir
 
 

@@ -27,6 +27,7 @@ from mlmtune.locations import resolve
 from mlmtune.modeling.device import build_accelerator, precision_of
 from mlmtune.modeling.loading import LoadedModel, load_classifier
 from mlmtune.modeling.locating import locate_model
+from mlmtune.numbers import f1
 from mlmtune.printable import counted
 from mlmtune.report.probing import Method, ProbedModel, Setting
 
@@ -137,12 +138,12 @@ class ProbeFits:
             predictions = self._fit(model, setting, seed)
             by_setting[setting].append(predictions)
             assert self.data.test is not None
-            f1 = macro_f1(
+            score = macro_f1(
                 confusion_matrix(self.data.test.labels, predictions, len(self.data.labels))
             )
             self.console.say(
                 f"{model.name}, fine-tuned {number}/{len(fits)}: {setting.size} examples, seed "
-                f"{seed}: macro-F1 {100 * float(f1):.1f}"
+                f"{seed}: macro-F1 {f1(float(score))}"
             )
         return {setting: np.stack(predictions) for setting, predictions in by_setting.items()}
 

@@ -17,14 +17,14 @@ from mlmtune.classification.sequence_classification import (
 from mlmtune.commands.many_runs import train_one_of_many
 from mlmtune.commands.sweep_grid import PlannedSweep, Trial
 from mlmtune.config import ClassificationConfig, Config
-from mlmtune.console import Console, table
+from mlmtune.console import Console
 from mlmtune.errors import DivergedError
 from mlmtune.files import write_json
 from mlmtune.locations import expand_home
+from mlmtune.numbers import f1, perplexity, share
 from mlmtune.printable import counted
-from mlmtune.report.findings import Estimate
-from mlmtune.report.numbers import perplexity
 from mlmtune.shell import own_command
+from mlmtune.tables import table
 from mlmtune.training.masked_lm import build_masked_lm
 from mlmtune.training.run_dir import RunDir
 
@@ -143,12 +143,9 @@ def _values(outcome: Outcome) -> list[str]:
     if found is None:
         return ["diverged", *[""] * (len(_columns(_is_of_a_task(outcome))) - 1)]
     if _is_of_a_task(outcome):
-        return [
-            f"{100 * found['macro_f1']:.1f}", f"{found['accuracy']:.1%}", f"{found['loss']:.3f}",
-        ]  # fmt: skip
-    interval = found.get("perplexity_interval")
-    estimate = Estimate(found["perplexity"], None if interval is None else tuple(interval))
-    return [perplexity(estimate), f"{found['accuracy']:.1%}"]
+        return [f1(found["macro_f1"]), share(found["accuracy"]), f"{found['loss']:.3f}"]
+    shown = perplexity(found["perplexity"], found.get("perplexity_interval"))
+    return [shown, share(found["accuracy"])]
 
 
 def _report(path: Path, planned: PlannedSweep, outcomes: Sequence[Outcome]) -> Iterator[str]:
@@ -183,12 +180,11 @@ def _how_sure(outcomes: Sequence[Outcome]) -> Iterator[str]:
         num_examples = best.results["num_examples"]
         yield (
             f"{counted(num_examples, 'validation example')}: one of them is "
-            f"{1 / num_examples:.1%} of accuracy; settings that lie closer than a few are not told "
-            "apart"
+            f"{share(1 / num_examples)} of accuracy, so differences of a few examples may be chance"
         )
         return
     if best.results.get("worse_than_base"):
-        before = perplexity(Estimate(best.results["perplexity_before"]))
+        before = perplexity(best.results["perplexity_before"])
         yield (
             f"every run is worse than its base (perplexity {before} before training); try lower "
             "values of optimizer.learning_rate"
@@ -197,7 +193,7 @@ def _how_sure(outcomes: Sequence[Outcome]) -> Iterator[str]:
     if frequency_loss is not None and best.results["loss"] >= frequency_loss:
         yield (
             "no run predicts better than token frequencies alone (perplexity "
-            f"{perplexity(Estimate(math.exp(frequency_loss)))}); train longer, or try other values "
+            f"{perplexity(math.exp(frequency_loss))}); train longer, or try other values "
             "of optimizer.learning_rate"
         )
     interval = best.results.get("perplexity_interval")

@@ -29,6 +29,7 @@ from mlmtune.evaluation.scoring import (
     any_should_stop,
 )
 from mlmtune.modeling.masked_head import PAIR_ACCURACY, PAIR_LABEL_SHARE, PAIR_LOSS, MaskedHead
+from mlmtune.numbers import perplexity, share
 from mlmtune.printable import counted
 from mlmtune.tokens.pairs import PairSequences
 
@@ -109,22 +110,19 @@ class Evaluation:
 
     def describe(self) -> str:
         """One line for people."""
-        perplexity = "over 1e308" if self.perplexity is None else f"{self.perplexity:.2f}"
-        interval = ""
-        if self.perplexity_interval is not None:
-            interval = " [{:.2f}, {:.2f}]".format(*self.perplexity_interval)
         draws = f" ({self.num_mask_draws} draws of masks)" if self.num_mask_draws > 1 else ""
         unknown = ""
         if self.unknown_token_share >= LEAST_SAID:
-            unknown = f"; {self.unknown_token_share:.1%} of the tokens are unknown and left out"
+            unknown = f"; {share(self.unknown_token_share)} of the tokens are unknown and left out"
         pairs = ""
-        if self.num_pairs is not None:
+        if self.pair_accuracy is not None and self.pair_label_share is not None:
             pairs = (
-                f"; {self.pair_accuracy:.1%} of {counted(self.num_pairs, 'pair')} right "
-                f"({self.pair_label_share:.1%} do not belong together)"
+                f"; {share(self.pair_accuracy)} of {counted(self.num_pairs or 0, 'pair')} right "
+                f"({share(self.pair_label_share)} do not belong together)"
             )
+        shown = perplexity(self.perplexity, self.perplexity_interval)
         return (
-            f"perplexity {perplexity}{interval}, accuracy {self.accuracy:.1%} "
+            f"perplexity {shown}, accuracy {share(self.accuracy)} "
             f"on {counted(self.num_masked_tokens, 'masked token')}{draws}{unknown}{pairs}"
             + (f"; general text: {self.general.describe()}" if self.general is not None else "")
         )

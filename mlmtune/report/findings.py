@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from mlmtune.evaluation.known_text import compares
+from mlmtune.training.outcome import Label
 
 FORMAT_VERSION = 1
-
-Label = Literal["improved", "no clear change", "worse"]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from mlmtune.console import Console
 from mlmtune.errors import ConfigError
 from mlmtune.evaluation.perplexity import LEAST_SAID
 from mlmtune.modeling.names import short_names
+from mlmtune.numbers import share
 from mlmtune.printable import counted
 from mlmtune.report.findings import (
     Difference,
@@ -148,8 +149,8 @@ def _notes(models: list[Model], texts: tuple[Text, ...]) -> list[str]:
 def notes_on_unknown_text(texts: tuple[Text, ...]) -> Iterator[str]:
     for text in texts:
         shares = {
-            m.model: f"{m.model} {m.unknown_token_share:.1%} of the tokens and "
-            f"{m.unknown_byte_share:.1%} of the bytes"
+            m.model: f"{m.model} {share(m.unknown_token_share)} of the tokens and "
+            f"{share(m.unknown_byte_share or 0.0)} of the bytes"
             for m in text.measurements
             if m.unknown_token_share
         }
@@ -161,10 +162,10 @@ def notes_on_unknown_text(texts: tuple[Text, ...]) -> Iterator[str]:
                 "on a task (mlmtune probe)."
             )
         elif max(m.unknown_token_share or 0.0 for m in text.measurements) >= LEAST_SAID:
-            share = next(iter(shares.values()))
+            unknown = next(iter(shares.values()))
             yield (
-                f"{text.name}: a part of it is unknown to the tokenizer ({share}). It was neither "
-                "predicted nor scored, so all numbers are about the rest."
+                f"{text.name}: a part of it is unknown to the tokenizer ({unknown}). It was "
+                "neither predicted nor scored, so all numbers are about the rest."
             )
 
 

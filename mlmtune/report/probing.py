@@ -20,10 +20,11 @@ from mlmtune.corpus.overlap import OverlapIndex
 from mlmtune.corpus.scanning import scan
 from mlmtune.errors import MlmtuneError
 from mlmtune.locations import cache_directory
+from mlmtune.numbers import share
 from mlmtune.printable import counted
 from mlmtune.report.bootstrap import NUM_RESAMPLES, SEED, estimate
+from mlmtune.report.estimates import change, points
 from mlmtune.report.findings import Probe, ProbeRow
-from mlmtune.report.numbers import change, points
 from mlmtune.report.runs import FinishedRun
 
 OVERLAP_WORDS = 13
@@ -164,9 +165,10 @@ def what_says_little(
             for of_seed in by_seed
         ]
         if all(gain.interval[0] <= 0 for gain in gains):
+            constant = f"{names[gains[0].label]!r} ({share(gains[0].share)})"
             yield (
-                f"{setting}: no model is clearly more accurate than always answering "
-                f"{names[gains[0].label]!r} ({gains[0].share:.1%}), so how they differ says little"
+                f"{setting}: no model is clearly more accurate than always answering {constant}, "
+                "so how they differ says little"
             )
         if setting.method == "finetuned" and len(of_setting[0]) == 1:
             yield (

@@ -9,10 +9,11 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from mlmtune.numbers import f1
 from mlmtune.printable import in_markdown
 from mlmtune.report.charts import Range, Series, interval_chart, line_chart
+from mlmtune.report.estimates import change, count, nats, perplexity, points, share
 from mlmtune.report.findings import Estimate, Probe, Report, Text, TextPart
-from mlmtune.report.numbers import change, count, nats, perplexity, points, share
 
 
 def to_html(report: Report) -> str:
@@ -73,8 +74,8 @@ def probe_table(result: Probe) -> list[list[str]]:
 
 def _mean_and_spread(values: Sequence[float]) -> str:
     """In percent, with the standard deviation over seeds where there are several."""
-    mean = f"{100 * float(np.mean(values)):.1f}"
-    return mean if len(values) < 2 else f"{mean} ± {100 * float(np.std(values, ddof=1)):.1f}"
+    mean = f"{f1(float(np.mean(values)))}"
+    return mean if len(values) < 2 else f"{mean} ± {f1(float(np.std(values, ddof=1)))}"
 
 
 # ------------------------------------------------------------------------------------- charts

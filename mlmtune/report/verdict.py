@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 from mlmtune.printable import counted
-from mlmtune.report.findings import Estimate, Label, Measurement, Model, Run, Text, Verdict
-from mlmtune.report.numbers import change, nats, perplexity, points, share
+from mlmtune.report.estimates import change, nats, perplexity, points, share
+from mlmtune.report.findings import Estimate, Measurement, Model, Run, Text, Verdict
+from mlmtune.training.outcome import Label, judge_new_head
 
 LABELS: dict[str, Label] = {
     "better": "improved", "unclear": "no clear change", "worse": "worse",
@@ -103,14 +104,8 @@ def _without_a_base(
     assert after.change is not None
     beyond = change(after.change.accuracy, is_loss=False) == "better"
     by_loss = change(after.change.loss)
-    label: Label = "no clear change"
-    sentence = "It predicts little beyond token frequencies"
-    if by_loss == "worse":
-        label, sentence = "worse", "It predicts the domain's text worse than token frequencies do"
-    elif beyond and by_loss == "better":
-        sentence = "It predicts beyond token frequencies, but got no better over the run"
-        if run.eval_results["loss_fell"]:
-            label, sentence = "improved", "The model has learned to predict the domain's text"
+    against = LABELS[by_loss] if by_loss == "worse" or beyond else "no clear change"
+    label, sentence = judge_new_head(against, run.eval_results["loss_fell"])
     sentence += (
         f" ({_right(after)} right, frequency alone {_right(frequencies)}): perplexity "
         f"{_perplexity(after)}, frequency alone {_perplexity(frequencies)}"

@@ -20,6 +20,7 @@ from mlmtune.config import ClassificationConfig, Config, DataConfig, SourceConfi
 from mlmtune.corpus.scanning import source_name
 from mlmtune.modeling.locating import is_on_hub
 from mlmtune.modeling.names import short_names
+from mlmtune.numbers import f1, nats, perplexity, share
 from mlmtune.printable import code_in_markdown, counted, in_markdown, printable
 from mlmtune.redaction import public_location, without_secrets
 from mlmtune.sharing.hub_repository import HERE
@@ -256,16 +257,16 @@ def masked_lm_card(
         notes.insert(0, "**This model is not better than its base on the validation text.**")
     if results["unknown_token_share"] > 0:
         notes.append(
-            f"{results['unknown_token_share']:.1%} of the tokens of that text, and "
-            f"{results['unknown_byte_share']:.1%} of its bytes, are unknown to the tokenizer and "
-            "were not predicted."
+            f"{share(results['unknown_token_share'])} of the tokens of that text, and "
+            f"{share(results['unknown_byte_share'])} of its bytes, are unknown to the tokenizer "
+            "and were not predicted."
         )
     if results["model_head_was_new"]:
         notes.append(
             "The base has no masked-LM head. It was given a new one, so what it says before "
             "training means little. Token frequencies alone would guess "
-            f"{results['token_frequency_accuracy']:.1%} of the tokens right, at perplexity "
-            f"{math.exp(results['token_frequency_loss']):,.2f}."
+            f"{share(results['token_frequency_accuracy'])} of the tokens right, at perplexity "
+            f"{perplexity(math.exp(results['token_frequency_loss']))}."
         )
         if results["loss"] >= results["token_frequency_loss"]:
             notes.insert(0, "**This model predicts no better than token frequencies alone.**")
@@ -289,37 +290,31 @@ def masked_lm_card(
 def _masked_lm_metrics(results: Mapping[str, Any]) -> Iterator[Metric]:
     yield Metric(
         "perplexity", "perplexity", results["perplexity"],
-        _perplexity(results["perplexity"], results["perplexity_interval"]),
-        _perplexity(results["perplexity_before"], results["perplexity_before_interval"]),
+        perplexity(results["perplexity"], results["perplexity_interval"]),
+        perplexity(results["perplexity_before"], results["perplexity_before_interval"]),
     )  # fmt: skip
     shares: dict[str, tuple[str, str | None]] = {
         "accuracy": ("masked tokens guessed right", "accuracy"),
         "accuracy_top5": ("right among the first five", None),
     }
     if "pair_accuracy" in results:
-        apart = f"{results['pair_label_share']:.1%} of them do not belong together"
+        apart = f"{share(results['pair_label_share'])} of them do not belong together"
         shares["pair_accuracy"] = (f"pairs told right ({apart})", None)
     for key, (shown, kind) in shares.items():
         if key in results:
             value, before = results[key], results[f"{key}_before"]
-            yield Metric(shown, kind, value, f"{value:.1%}", f"{before:.1%}")
+            yield Metric(shown, kind, value, share(value), f"{share(before)}")
     if "general_perplexity" in results:
         yield Metric(
             "perplexity on general text", None, results["general_perplexity"],
-            _perplexity(results["general_perplexity"]),
-            _perplexity(results["general_perplexity_before"]),
+            perplexity(results["general_perplexity"]),
+            perplexity(results["general_perplexity_before"]),
         )  # fmt: skip
     if "forgetting" in results:
         yield Metric(
             "forgetting (nats per token of general text)", None, results["forgetting"],
-            f"{results['forgetting']:+.3f}",
+            nats(results["forgetting"]),
         )  # fmt: skip
-
-
-def _perplexity(value: float | None, interval: Sequence[float] | None = None) -> str:
-    if value is None:
-        return "over 1e308"
-    return f"{value:,.2f}" + ("" if interval is None else " [{:,.2f}, {:,.2f}]".format(*interval))
 
 
 def _source_data(source: SourceConfig, corpus: Mapping[str, Any], **role: bool) -> Data:
@@ -360,10 +355,9 @@ def classification_card(
     labels = ", ".join(map(code_in_markdown, data["labels"]))
     of_label = {label: found["num_examples"] for label, found in results["per_label"].items()}
     most_frequent = max(of_label, key=lambda label: of_label[label])
-    share = of_label[most_frequent] / results["num_examples"]
+    right = share(of_label[most_frequent] / results["num_examples"])
     notes = [
-        f"Always answering {code_in_markdown(most_frequent)} would be right {share:.1%} of the "
-        "time."
+        f"Always answering {code_in_markdown(most_frequent)} would be right {right} of the time."
     ]
     if side == "validation":
         notes.append("Validation has chosen the weights; there is no test.")
@@ -378,10 +372,10 @@ def classification_card(
             f"{side}, {counted(results['num_examples'], 'example')}, kept apart from training"
         ),
         metrics=(
-            Metric("accuracy", "accuracy", results["accuracy"], f"{results['accuracy']:.1%}"),
-            Metric("macro-F1", "f1", results["macro_f1"], f"{100 * results['macro_f1']:.1f}"),
+            Metric("accuracy", "accuracy", results["accuracy"], share(results["accuracy"])),
+            Metric("macro-F1", "f1", results["macro_f1"], f1(results["macro_f1"])),
             *(
-                Metric(f"F1 of {printable(label)}", None, found["f1"], f"{100 * found['f1']:.1f}")
+                Metric(f"F1 of {printable(label)}", None, found["f1"], f1(found["f1"]))
                 for label, found in results["per_label"].items()
             ),
         ),

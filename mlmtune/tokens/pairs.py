@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmtune.config import Objective
+from mlmtune.numbers import share
 from mlmtune.randomness import UInt64Array, key, uniform
 from mlmtune.tokens.chunking import ChunkBatch
 from mlmtune.tokens.mixing import Mixture
@@ -81,8 +82,8 @@ class PairSequences:
         total = int(view.num_body_tokens_by_source.sum()) + alone
         line = (
             f"{len(self):,} per epoch, of {view.num_tokens / len(view):.0f} tokens on average; it "
-            f"leaves out {unseen:,} tokens ({unseen / total:.1%}): {alone:,} are in documents, or "
-            "at their ends, without a second sentence"
+            f"leaves out {unseen:,} tokens ({share(unseen / total)}): {alone:,} are in documents, "
+            "or at their ends, without a second sentence"
         )
         if unseen > alone:
             line += f", {unseen - alone:,} gave way to a segment from elsewhere, or were too long"

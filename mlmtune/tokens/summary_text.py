@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
-from mlmtune.console import table
 from mlmtune.corpus.funnel import remarks
 from mlmtune.printable import counted
+from mlmtune.tables import histogram, table
 from mlmtune.tokens.unknown import describe_unknown
 
-_BAR_WIDTH = 40
 _SHOWN = 10
 
 
@@ -115,15 +114,16 @@ def _lengths(lengths: dict[str, Any]) -> Iterator[str]:
         f"tokens per document: from {lengths['shortest']:,} to {lengths['longest']:,}, median "
         f"{lengths['median']:,}"
     )
-    largest = max((bin_["documents"] for bin_ in lengths["histogram"]), default=0)
-    rows = []
-    for bin_ in lengths["histogram"]:
-        bar = "█" * -(-bin_["documents"] * _BAR_WIDTH // max(largest, 1))
-        below = bin_["below"] - 1
-        rows.append((f"{bin_['from']:,} to {below:,}", bar, f"{bin_['documents']:,}"))
-    width = max((len(row[0]) for row in rows), default=0)
-    for label, bar, count in rows:
-        yield f"  {label.rjust(width)}  {bar}{' ' * bool(bar)}{count}"
+    yield from histogram(
+        [
+            (
+                f"{bin_['from']:,} to {bin_['below'] - 1:,}",
+                bin_["documents"],
+                f"{bin_['documents']:,}",
+            )
+            for bin_ in lengths["histogram"]
+        ]
+    )
 
 
 def _words(summary: dict[str, Any]) -> Iterator[str]:
@@ -137,12 +137,10 @@ def _words(summary: dict[str, Any]) -> Iterator[str]:
     if summary["fragmented_words"]:
         yield "words whose many pieces cost most"
         rows = [
-            [f"  {word['word']}", f"{word['count']:,} x", " ".join(word["pieces"])]
+            [word["word"], f"{word['count']:,} x", " ".join(word["pieces"])]
             for word in summary["fragmented_words"][:_SHOWN]
         ]
-        widths = [max(len(row[column]) for row in rows) for column in range(2)]
-        for word, count, pieces in rows:
-            yield f"{word.ljust(widths[0])}  {count.rjust(widths[1])}  {pieces}"
+        yield from table(rows, left=(0, 2), indent="  ")
 
 
 def _pairs(title: str, pairs: list[dict[str, Any]]) -> Iterator[str]:

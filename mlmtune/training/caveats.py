@@ -15,6 +15,7 @@ from mlmtune.evaluation.known_text import KnownText
 from mlmtune.evaluation.scoring import FixedMasks
 from mlmtune.files import read_json
 from mlmtune.locations import expand_home, run_directory
+from mlmtune.numbers import share
 from mlmtune.printable import counted
 from mlmtune.tokens.splits import Splits
 from mlmtune.tokens.store import TokenStore
@@ -161,12 +162,12 @@ def _of_share(config: Config, store: TokenStore, splits: Splits) -> Iterator[str
         return
     is_split = np.asarray([source.replay is None for source in corpus.sources])
     total = int(store.num_characters[is_split[store.document_sources]].sum())
-    share, asked = view.num_characters / max(total, 1), corpus.validation_fraction
-    if asked / FAR_FROM_ASKED <= share <= asked * FAR_FROM_ASKED:
+    actual, asked = view.num_characters / max(total, 1), corpus.validation_fraction
+    if asked / FAR_FROM_ASKED <= actual <= asked * FAR_FROM_ASKED:
         return
     yield (
-        f"the validation text is {share:.1%} of the characters, and corpus.validation_fraction "
-        f"asks for {asked:.1%}: documents are whole on one side, and these are few or of very "
+        f"the validation text is {share(actual)} of the characters, and corpus.validation_fraction "
+        f"asks for {share(asked)}: documents are whole on one side, and these are few or of very "
         "different lengths; "
         + ("add documents" if _has_few_documents(splits) else "try another corpus.split_seed")
         + ", or name corpus.validation_sources"

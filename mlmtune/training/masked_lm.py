@@ -26,6 +26,7 @@ from mlmtune.masking.selection import highest_mlm_probability, mlm_probability_a
 from mlmtune.modeling.device import precision_of
 from mlmtune.modeling.losses import LOSS, Losses
 from mlmtune.modeling.masked_head import PAIR_ACCURACY, PAIR_LABEL_SHARE, PAIR_LOSS
+from mlmtune.numbers import nats, perplexity, share
 from mlmtune.printable import counted
 from mlmtune.sharing.card import Card, fill_mask_snippet, masked_lm_card
 from mlmtune.shell import own_command
@@ -304,8 +305,8 @@ class MaskedLM(Measurable, Task):
             return super().describe_means(means)
         return (
             f"{super().describe_means({LOSS: means[LOSS]})}  "
-            f"{means[PAIR_ACCURACY]:.1%} of pairs right "
-            f"({means[PAIR_LABEL_SHARE]:.1%} do not belong together)"
+            f"{share(means[PAIR_ACCURACY])} of pairs right "
+            f"({share(means[PAIR_LABEL_SHARE])} do not belong together)"
         )
 
     def metrics(self, step: int) -> dict[str, float]:
@@ -329,32 +330,32 @@ class MaskedLM(Measurable, Task):
         interval, draws = results["eval_perplexity_interval"], results["eval_num_mask_draws"]
         masked = counted(results["eval_num_masked_tokens"], "masked token")
         yield (
-            f"perplexity {_number(before)} before, {_number(after)} after"
-            + (f" (95 % interval {interval[0]:.2f} to {interval[1]:.2f})" if interval else "")
+            f"perplexity {perplexity(before)} before, {perplexity(after)} after"
+            + (f" (95 % interval {' to '.join(map(perplexity, interval))})" if interval else "")
             + f", on {masked} of validation text"
             + (f" ({draws} draws of masks)" if draws > 1 else "")
         )
         if "eval_token_frequency_loss" in results:
             yield (
-                f"{results['eval_accuracy']:.1%} of them right; token frequencies alone: "
-                f"{results['eval_token_frequency_accuracy']:.1%}, perplexity "
-                f"{math.exp(results['eval_token_frequency_loss']):,.2f}"
+                f"{share(results['eval_accuracy'])} of them right; token frequencies alone: "
+                f"{share(results['eval_token_frequency_accuracy'])}, perplexity "
+                f"{perplexity(math.exp(results['eval_token_frequency_loss']))}"
             )
         if "eval_pair_accuracy" in results:
             yield (
-                f"pairs told right: {results['eval_pair_accuracy_before']:.1%} before, "
-                f"{results['eval_pair_accuracy']:.1%} after, of {results['eval_num_pairs']:,} "
-                f"({results['eval_pair_label_share']:.1%} do not belong together)"
+                f"pairs told right: {share(results['eval_pair_accuracy_before'])} before, "
+                f"{share(results['eval_pair_accuracy'])} after, of {results['eval_num_pairs']:,} "
+                f"({share(results['eval_pair_label_share'])} do not belong together)"
             )
         if "eval_forgetting" in results:
             yield (
-                f"general text: perplexity {_number(results['eval_general_perplexity_before'])} "
-                f"before, {_number(results['eval_general_perplexity'])} after "
-                f"({results['eval_forgetting']:+.3f} nats per token)"
+                f"general text: perplexity {perplexity(results['eval_general_perplexity_before'])} "
+                f"before, {perplexity(results['eval_general_perplexity'])} after "
+                f"({nats(results['eval_forgetting'])} nats per token)"
             )
         elif "eval_general_perplexity" in results:
             yield (
-                f"general text: perplexity {_number(results['eval_general_perplexity'])} after; "
+                f"general text: perplexity {perplexity(results['eval_general_perplexity'])} after; "
                 "with a new head there was nothing to forget"
             )
 
@@ -377,10 +378,6 @@ def forgetting(state: TrainState, step: int) -> float:
     assert state.evaluation_before is not None
     before: float = state.evaluation_before["general_loss"]
     return float(state.evaluations[str(step)]["general_loss"] - before)
-
-
-def _number(perplexity: float | None) -> str:
-    return "over 1e308" if perplexity is None else f"{perplexity:,.2f}"
 
 
 def build_masked_lm(config: Config, accelerator: Accelerator, console: Console) -> MaskedLM:

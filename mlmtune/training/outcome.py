@@ -6,7 +6,11 @@ two measurements are taken for independent, so that what is called clear here is
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
+
+from mlmtune.numbers import perplexity, share
+
+Label = Literal["improved", "no clear change", "worse"]
 
 STANDARD_ERRORS = 1.96
 """Of a 95 % interval."""
@@ -18,24 +22,16 @@ def outcome(results: Mapping[str, Any]) -> str:
     Args:
         results: all_results.json's content.
     """
-    after = f"perplexity {_shown(results['eval_perplexity'])}"
+    after = f"perplexity {perplexity(results['eval_perplexity'])}"
     if results["eval_model_head_was_new"]:
         right = (
-            f"{results['eval_accuracy']:.1%} right, frequency alone "
-            f"{results['eval_token_frequency_accuracy']:.1%}"
+            f"{share(results['eval_accuracy'])} right, frequency alone "
+            f"{share(results['eval_token_frequency_accuracy'])}"
         )
-        sentences = {
-            "improved": "The model has learned to predict the domain's text",
-            "worse": "It predicts the text worse than token frequencies do",
-            "no clear change": "It predicts little beyond token frequencies",
-        }
-        label = _label_of_new_head(results)
-        sentence = sentences[label]
-        if label == "improved" and not results["eval_loss_fell"]:
-            label = "no clear change"
-            sentence = "It predicts beyond token frequencies, but got no better over the run"
+        against_frequencies = _label_of_new_head(results)
+        label, sentence = judge_new_head(against_frequencies, results["eval_loss_fell"])
         return f"{label}. {sentence} ({right}): {after}."
-    before = f"perplexity {_shown(results['eval_perplexity_before'])} before"
+    before = f"perplexity {perplexity(results['eval_perplexity_before'])} before"
     numbers = f"{before}, {after.removeprefix('perplexity ')} after"
     label = _label(
         results["eval_loss"], _half_width(results, "eval_perplexity_interval", "eval_loss"),
@@ -48,12 +44,30 @@ def outcome(results: Mapping[str, Any]) -> str:
     return f"{label}. On validation text: {numbers}."
 
 
+def judge_new_head(against_frequencies: Label, loss_fell: bool) -> tuple[Label, str]:
+    """Return the verdict on a model whose head was new, and the sentence that gives the reason.
+
+    Args:
+        against_frequencies: How the model compares with token frequencies alone.
+        loss_fell: Whether its loss became lower over the run.
+    """
+    if against_frequencies == "improved" and not loss_fell:
+        sentence = "It predicts beyond token frequencies, but got no better over the run"
+        return "no clear change", sentence
+    sentences = {
+        "improved": "The model has learned to predict the domain's text",
+        "worse": "It predicts the domain's text worse than token frequencies do",
+        "no clear change": "It predicts little beyond token frequencies",
+    }
+    return against_frequencies, sentences[against_frequencies]
+
+
 def loss_fell(losses: Sequence[float]) -> bool:
     """Whether any evaluation's loss is below that of the first; True of a single one."""
     return len(losses) == 1 or min(losses) < losses[0]
 
 
-def _label(loss: float, half_width: float, other: float, other_half_width: float) -> str:
+def _label(loss: float, half_width: float, other: float, other_half_width: float) -> Label:
     """What a loss is against another, each with half of its 95 % interval, in nats."""
     difference, uncertainty = loss - other, math.hypot(half_width, other_half_width)
     if abs(difference) <= uncertainty:
@@ -61,7 +75,7 @@ def _label(loss: float, half_width: float, other: float, other_half_width: float
     return "improved" if difference < 0 else "worse"
 
 
-def _label_of_new_head(results: Mapping[str, Any]) -> str:
+def _label_of_new_head(results: Mapping[str, Any]) -> Label:
     """Against token frequencies, which are known exactly: by the loss, and by right guesses."""
     label = _label(
         results["eval_loss"], _half_width(results, "eval_perplexity_interval", "eval_loss"),
@@ -77,7 +91,3 @@ def _half_width(results: Mapping[str, Any], interval: str, loss: str) -> float:
     """Half of a loss's 95 % interval; infinite where there is none."""
     bounds = results[interval]
     return math.inf if bounds is None else math.log(bounds[1]) - float(results[loss])
-
-
-def _shown(perplexity: float | None) -> str:
-    return "over 1e308" if perplexity is None else f"{perplexity:,.2f}"

@@ -6,10 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmtune.config import MaskingConfig
-from mlmtune.console import Console, shows_colours
+from mlmtune.console import Console, coloured
 from mlmtune.masking.collator import IGNORE_INDEX, MaskedBatch, MaskingCollator
 from mlmtune.masking.selection import STRATEGIES
+from mlmtune.numbers import share
 from mlmtune.randomness import key
+from mlmtune.tables import histogram
 from mlmtune.tokens.chunking import ChunkBatch
 from mlmtune.training.masked_lm import MaskedLM
 
@@ -19,8 +21,7 @@ NUM_MEASURED = 256
 LONGEST_SHOWN = 6
 """Words of so many tokens and of more are one row of the histogram."""
 
-_BAR_WIDTH = 40
-_GREEN, _RED, _DIM, _PLAIN = "\033[32m", "\033[31m", "\033[2m", "\033[0m"
+_GREEN, _RED, _DIM = "\033[32m", "\033[31m", "\033[2m"
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class _Shown:
         while column < len(seen):
             if column in borders:
                 end_line()
-                lines.append(_coloured(f"  -- {borders[column]}", _DIM))
+                lines.append(coloured(f"  -- {borders[column]}", _DIM))
             if not selected[column]:
                 plain.append(int(seen[column]))
                 column += 1
@@ -135,7 +136,7 @@ class _Shown:
             column = end
         end_line()
         if batch.pair_labels is not None:
-            lines.append(_coloured(f"  -- {self._relation(int(batch.pair_labels[0]))}", _DIM))
+            lines.append(coloured(f"  -- {self._relation(int(batch.pair_labels[0]))}", _DIM))
         return "\n".join(lines)
 
     def _prediction(self, seen: NDArray[np.int64], labels: NDArray[np.int64]) -> str:
@@ -143,7 +144,7 @@ class _Shown:
         to_tokens = self._task.loaded.tokenizer.convert_ids_to_tokens
         original, now = (" ".join(map(str, to_tokens(ids.tolist()))) for ids in (labels, seen))
         shown = "itself" if original == now else now
-        return f"[[{_coloured(original, _GREEN)} -> {_coloured(shown, _RED)}]]"
+        return f"[[{coloured(original, _GREEN)} -> {coloured(shown, _RED)}]]"
 
     def _relation(self, pair_label: int) -> str:
         if self._task.config.objective == "mlm+nsp":
@@ -157,8 +158,8 @@ class _Shown:
         if self._config.strategy == "span":
             lines += _span_lengths(masked, self._config.span_max_words)
         if masked.chunks.pair_labels is not None:
-            share = float(masked.chunks.pair_labels.mean())
-            lines.append(f"{share:.1%} of the pairs do not belong together as they stand")
+            apart = share(float(masked.chunks.pair_labels.mean()))
+            lines.append(f"{apart} of the pairs do not belong together as they are")
         return lines
 
     def _rates(self, masked: _Masked) -> str:
@@ -169,11 +170,11 @@ class _Shown:
         num_maskable = int((~masked.chunks.special_tokens_mask).sum())
         num_selected = max(int(selected.sum()), 1)
         return (
-            f"in {len(selected)} sequences {selected.sum() / max(num_maskable, 1):.1%} of "
+            f"in {len(selected)} sequences {share(selected.sum() / max(num_maskable, 1))} of "
             f"{num_maskable:,} tokens are predicted; of these "
-            f"{is_mask.sum() / num_selected:.1%} are masked, "
-            f"{(~is_mask & ~is_same).sum() / num_selected:.1%} another token, "
-            f"{is_same.sum() / num_selected:.1%} themselves"
+            f"{share(is_mask.sum() / num_selected)} are masked, "
+            f"{share((~is_mask & ~is_same).sum() / num_selected)} another token, "
+            f"{share(is_same.sum() / num_selected)} themselves"
         )
 
 
@@ -210,13 +211,8 @@ def _span_lengths(masked: _Masked, longest: int) -> list[str]:
 def _bars(rows: list[tuple[str, int, str]]) -> list[str]:
     """A histogram: label, count and note of each bar."""
     total = max(sum(count for _, count, _ in rows), 1)
-    largest = max((count for _, count, _ in rows), default=1)
-    return [
-        f"  {label:>3}  {_coloured('█' * -(-_BAR_WIDTH * count // largest), _GREEN)} "
-        f"{count / total:.1%}" + (f", {note}" if note else "")
+    shares = [
+        (label, count, share(count / total) + (f", {note}" if note else ""))
         for label, count, note in rows
     ]
-
-
-def _coloured(text: str, colour: str) -> str:
-    return f"{colour}{text}{_PLAIN}" if shows_colours() else text
+    return list(histogram(shares, colour=_GREEN))

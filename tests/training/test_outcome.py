@@ -51,7 +51,7 @@ def test_two_intervals_decide(
         (3.0, 0.058, "no clear change. It predicts little beyond token frequencies (5.8% right, "
                      "frequency alone 6.2%): perplexity 20.09."),
         (4.95, 0.4, "no clear change. It predicts little beyond"),
-        (6.0, 0.02, "worse. It predicts the text worse than token frequencies do (2.0% right"),
+        (6.0, 0.02, "worse. It predicts the domain's text worse than token frequencies do (2.0%"),
     ],
 )  # fmt: skip
 def test_a_new_head_is_compared_with_token_frequencies(

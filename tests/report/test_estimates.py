@@ -2,13 +2,13 @@ import math
 
 import pytest
 
+from mlmtune.report.estimates import change, nats, perplexity, points, share
 from mlmtune.report.findings import Estimate
-from mlmtune.report.numbers import change, nats, perplexity, points, share
 
 
 @pytest.mark.parametrize(
     ("estimate", "shown"),
-    [(Estimate(23.456, (17.8, 29.834)), "23.46 [17.80, 29.83]"), (Estimate(12345.6), "12,346"),
+    [(Estimate(23.456, (17.8, 29.834)), "23.46 [17.80, 29.83]"), (Estimate(12345.6), "12,345.60"),
      (Estimate(None), "over 1e308"), (None, "-"), (Estimate(1.2345678), "1.2346"),
      (Estimate(1.58, (1.4811, 1.7)), "1.58 [1.48, 1.70]")],
 )  # fmt: skip
