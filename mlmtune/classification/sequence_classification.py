@@ -18,7 +18,7 @@ from mlmtune.classification.task_data import Side, TaskData, read_task_data, sub
 from mlmtune.config import ClassificationConfig
 from mlmtune.console import Console
 from mlmtune.modeling.device import precision_of
-from mlmtune.modeling.loading import LoadedModel, load_classifier
+from mlmtune.modeling.loading import LoadedModel, ModelRequest, load_classifier
 from mlmtune.modeling.losses import LOSS, Losses
 from mlmtune.numbers import f1, share
 from mlmtune.sharing.card import Card, classification_card, classification_snippet
@@ -319,14 +319,14 @@ def classification_of(
     if config.data.max_train_examples is not None:
         chosen = subset(data.train.labels, config.data.max_train_examples, config.run.seed)
         data = data.with_train(data.train.take(chosen))
-    loaded = load_classifier(
+    request = ModelRequest(
         config.model,
-        labels=data.labels,
         max_length=config.data.max_length,
         device=accelerator.device,
         precision=precision_of(accelerator),
         seed=config.run.seed,
     )
+    loaded = load_classifier(request, data.labels)
     weights = class_weights(config, data)
 
     def encoded(side: Side) -> EncodedExamples:

@@ -24,7 +24,7 @@ from mlmtune.evaluation.fill_mask import (
     encode_masked_text,
     predict_masks,
 )
-from mlmtune.modeling.loading import LoadedModel, load_pretrained
+from mlmtune.modeling.loading import LoadedModel, ModelRequest, load_pretrained
 from mlmtune.modeling.locating import locate_model
 from mlmtune.modeling.names import short_names
 from mlmtune.modeling.tokenizer import load_tokenizer
@@ -126,16 +126,16 @@ class MaskFiller:
         self._check(sentences, tokenizers)
         self._loaded: list[LoadedModel] = []
         for location, folder in zip(locations, folders, strict=True):
-            loaded = load_pretrained(
+            request = ModelRequest(
                 ModelConfig(name_or_path=location),
-                objective="mlm",
-                chunk_length=1,
+                max_length=1,
                 device=torch.device("cpu"),
                 precision="fp32",
                 seed=0,
                 # The hub is asked once, so weights and tokenizer are of one revision.
-                found=folder,
+                folder=folder,
             )
+            loaded = load_pretrained(request, "mlm")
             for note in loaded.notes:
                 console.say(note)
             if loaded.head_is_new:

@@ -25,7 +25,7 @@ from mlmtune.console import Console
 from mlmtune.files import read_json, write_json
 from mlmtune.locations import resolve
 from mlmtune.modeling.device import build_accelerator, precision_of
-from mlmtune.modeling.loading import LoadedModel, load_classifier
+from mlmtune.modeling.loading import LoadedModel, ModelRequest, load_classifier
 from mlmtune.modeling.locating import locate_model
 from mlmtune.numbers import f1
 from mlmtune.printable import counted
@@ -59,16 +59,15 @@ class ProbeFits:
             MlmtuneError: The model is not there, or does not fit the task.
         """
         accelerator = build_accelerator(self.config.training.precision)
-        loaded = load_classifier(
+        request = ModelRequest(
             self.config.model.model_copy(update={"name_or_path": model.location}),
-            labels=self.data.labels,
             max_length=self.config.data.max_length,
             device=accelerator.device,
             precision=precision_of(accelerator),
             seed=self.config.run.seed,
-            found=locate_model(model.location, None, "--model"),
+            folder=locate_model(model.location, None, "--model"),
         )
-        return accelerator, loaded
+        return accelerator, load_classifier(request, self.data.labels)
 
     def predict(self, model: ProbedModel, method: Method) -> dict[Setting, NDArray[np.int64]]:
         """Fit a model by one method in each setting.

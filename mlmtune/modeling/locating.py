@@ -1,7 +1,7 @@
-"""Where a model's files are, and whether they can be what they should be; without torch.
+"""Finding a model's folder and checking its files, without torch.
 
-A folder that cannot be loaded is refused here, with the cause and the way out, before the libraries
-are imported that would say it in terms of their own.
+A folder that cannot be loaded is refused here, with the cause and the way out: before torch and
+transformers are imported, which takes seconds, and in place of their own errors.
 """
 
 import json
@@ -26,10 +26,10 @@ from mlmtune.modeling.weight_files import (
 )  # fmt: skip
 
 MODEL_KEY = "model.name_or_path"
-"""The setting that names a model; a flag takes its place where no config does."""
+"""The setting that names a model. Commands without a config have a flag instead."""
 
 HUB_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.jinja", "*.codes")
-"""What a masked language model needs of its repository; weights in pickles only if need be."""
+"""The files of a repository that are fetched; pickled weights only where there are no others."""
 
 NOT_A_MODEL = (
     "has no config.json, so it is not a model's folder; give the folder that save_pretrained() "
@@ -39,13 +39,13 @@ NOT_A_MODEL = (
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model's folder on this machine, also where it was fetched from the hub.
+    """A model's folder on this machine; a model of the hub is in the cache.
 
     Attributes:
-        path: holds config.json and the weights.
-        name: the model as the user wrote it.
-        key: the setting or the flag that names it, such as `--model`.
-        notes: what the user should know of how it was found, a sentence each.
+        path: The folder with config.json and the weights.
+        name: The model as the user wrote it.
+        key: The setting or the flag that names it, such as `--model`.
+        notes: Sentences for the user about where the model was found.
     """
 
     path: Path
@@ -54,31 +54,31 @@ class ModelFolder:
     notes: tuple[str, ...] = ()
 
     def refused(self, why: str) -> ConfigError:
-        """The error that says why the model cannot be used.
+        """Return the error that says why the model cannot be used.
 
         Args:
-            why: goes on after the model's name, such as `has no config.json; give ...`.
+            why: Follows the model's name, such as `has no config.json; give ...`.
         """
         return ConfigError(f"{self.key}: {self.name} {why}")
 
 
 def is_on_hub(name_or_path: str) -> bool:
-    """Whether a model's name is one on the hub: it looks like one, and no file has it."""
+    """Whether a name is one on the hub: it looks like one, and there is no such file."""
     return hub.is_name(name_or_path) and not resolve(name_or_path).exists()
 
 
 def locate_model(name_or_path: str, revision: str | None, key: str = MODEL_KEY) -> ModelFolder:
-    """The folder that holds a model: as given, of a run, inside a package, or fetched from the hub.
+    """Find the folder that holds a model; fetch it from the hub if need be.
 
     Args:
-        name_or_path: a model's folder, a run's directory, a name on the hub, or
+        name_or_path: A model's folder, a run's directory, a name on the hub, or
             `package://NAME/FOLDER`.
-        revision: branch, tag or commit on the hub.
-        key: the setting or the flag that names the model.
+        revision: Branch, tag or commit on the hub.
+        key: The setting or the flag that names the model.
 
     Raises:
-        ConfigError: the folder or the package is not there, or holds no model that can be loaded.
-        HubError: the hub cannot be reached, or has no such model.
+        ConfigError: The folder or the package does not exist, or holds no model that can be loaded.
+        HubError: The hub cannot be reached, or has no such model.
     """
     if not name_or_path.strip():
         raise ConfigError(f"{key}: the name is empty; give a model")
@@ -89,27 +89,27 @@ def locate_model(name_or_path: str, revision: str | None, key: str = MODEL_KEY) 
         raise ConfigError(f"{key}: {error}") from error
     except OSError as error:
         raise ConfigError(f"{key}: {name_or_path} cannot be read ({error.strerror})") from error
-    found = ModelFolder(path, name_or_path, key)
+    folder = ModelFolder(path, name_or_path, key)
     if not is_folder:
         if exists:
-            raise found.refused(f"is a file; give the folder that it is in: {path.parent}")
+            raise folder.refused(f"is a file; give the folder that it is in: {path.parent}")
         if hub.looks_like_path(name_or_path):
             raise ConfigError(f"{key}: there is no folder {name_or_path}{_advice(name_or_path)}")
         if not hub.is_name(name_or_path):
-            raise found.refused("is neither a folder nor a name on the hub")
-        found = replace(found, path=_fetch_from_hub(found, revision))
+            raise folder.refused("is neither a folder nor a name on the hub")
+        folder = replace(folder, path=_fetch_from_hub(folder, revision))
     try:
-        found = _entered(found)
-        _check_files(found)
+        folder = _entered(folder)
+        _check_files(folder)
     except OSError as error:
         if is_fault_of_machine(error):
             raise
-        raise found.refused(f"cannot be read ({error})") from error
-    return found
+        raise folder.refused(f"cannot be read ({error})") from error
+    return folder
 
 
 def _advice(name: str) -> str:
-    """What was meant by the address of a model's page."""
+    """Return which name on the hub was meant, if a model's page was given by its address."""
     host, _, page = name.partition("://")[2].partition("/")
     parts = page.split("/")
     return f"; give its name on the hub, {'/'.join(parts[:2])}" if host and len(parts) > 1 else ""
@@ -118,64 +118,67 @@ def _advice(name: str) -> str:
 # ----------------------------------------------------------------------------- inside a folder
 
 
-def _entered(found: ModelFolder) -> ModelFolder:
-    """The folder with config.json: this one, or one in it (of a run, of sentence-transformers)."""
-    path = found.path
+def _entered(folder: ModelFolder) -> ModelFolder:
+    """Return the folder with config.json: this one, or one in it.
+
+    Runs of mlmtune and models of sentence-transformers have their model in a folder below.
+    """
+    path = folder.path
     if run_directory(path) == path:
-        return replace(found, path=_result_of(found))
+        return replace(folder, path=_result_of(folder))
     module = _transformer_module(path)
     if module is not None:
-        note = f"{found.name}: the model is in its folder {module}"
-        return replace(found, path=path / module, notes=(note,))
+        note = f"{folder.name}: the model is in its folder {module}"
+        return replace(folder, path=path / module, notes=(note,))
     if (path / "config.json").is_file():
-        return found
+        return folder
     names = [file.name for file in path.iterdir()]
     inner = _models_in(path)
     if not names:
-        raise found.refused("is an empty folder; give the folder that save_pretrained() wrote")
+        raise folder.refused("is an empty folder; give the folder that save_pretrained() wrote")
     if ADAPTER_CONFIG in names:
-        raise found.refused(why_no_weights(names))
+        raise folder.refused(why_no_weights(names))
     if "bert_config.json" in names:
-        raise found.refused(
+        raise folder.refused(
             "is a checkpoint of Google's BERT for TensorFlow; convert it to PyTorch, or give the "
             "model's name on the hub"
         )
     if inner:
-        given = " or ".join(str(folder) for folder in inner[-3:])
-        raise found.refused(f"has no config.json, but holds models; give {given}")
-    raise found.refused(NOT_A_MODEL)
+        given = " or ".join(map(str, inner[-3:]))
+        raise folder.refused(f"has no config.json, but holds models; give {given}")
+    raise folder.refused(NOT_A_MODEL)
 
 
-def _result_of(found: ModelFolder) -> Path:
-    """Where a run's result is.
+def _result_of(folder: ModelFolder) -> Path:
+    """Return the folder of a run's result.
 
     Raises:
-        ConfigError: it has none yet.
+        ConfigError: The run has no result yet.
     """
-    model = found.path / RESULT_FOLDER
+    model = folder.path / RESULT_FOLDER
     if (model / "config.json").is_file():
         return model
-    checkpoints = _models_in(found.path)
+    checkpoints = _models_in(folder.path)
     either = f"; give its newest checkpoint, {checkpoints[-1]}, or" if checkpoints else ";"
-    raise found.refused(f"is a run without a result{either} let it come to its end")
+    raise folder.refused(f"is a run without a result{either} let it come to its end")
 
 
 def _models_in(path: Path) -> list[Path]:
-    """Folders in this one that have a model's config, by the number in their names."""
+    """Return the folders below that have a model's config, in the order of their steps."""
     configs = [*path.glob("*/config.json"), *path.glob("*/*/config.json")]
     folders = [file.parent for file in configs if b'"model_type"' in file.read_bytes()]
     return sorted(folders, key=lambda folder: (len(folder.name), str(folder)))
 
 
 def _transformer_module(path: Path) -> str | None:
-    """The folder of the encoder in what sentence-transformers saved; None if it is this one."""
+    """Return the encoder's folder in a model of sentence-transformers; None if it is this one."""
     try:
         modules = json.loads((path / "modules.json").read_text(encoding="utf-8"))
         kinds = {str(module["path"]): str(module["type"]) for module in modules}
     except (OSError, ValueError, TypeError, KeyError):
         return None
     for folder, kind in kinds.items():
-        # Of the earliest versions, each architecture had a class: models.BERT, models.RoBERTa.
+        # The earliest versions had a class for each architecture: models.BERT, models.RoBERTa.
         is_encoder = kind.endswith((".Transformer", "BERT", "BERTa"))
         is_inside = folder not in ("", ".") and ".." not in PurePosixPath(folder).parts
         if is_encoder and is_inside and (path / folder / "config.json").is_file():
@@ -183,24 +186,24 @@ def _transformer_module(path: Path) -> str | None:
     return None
 
 
-def _check_files(found: ModelFolder) -> None:
-    """Refuse what cannot be loaded, or would load as something else.
+def _check_files(folder: ModelFolder) -> None:
+    """Refuse files that cannot be loaded, or would be loaded as something else.
 
     Raises:
-        ConfigError: a file is missing, damaged, or not what its name says.
+        ConfigError: A file is missing, damaged, or not what its name says.
     """
-    path = found.path
+    path = folder.path
     if pointers := find_lfs_pointers(path):
-        raise found.refused(
+        raise folder.refused(
             f"has a Git LFS pointer in place of {pointers[0]}; run git lfs pull in {path}, or give "
             "the model's name on the hub"
         )
-    content = read_model_config(found)
+    content = read_model_config(folder)
     if "quantization_config" in content:
-        raise found.refused(quantised("config.json has a quantization_config"))
+        raise folder.refused(quantised("config.json has a quantization_config"))
     if (path / ADAPTER_CONFIG).is_file() and any((path / name).is_file() for name in WEIGHT_FILES):
         # Where peft is installed, transformers would load the adapter's base in place of this.
-        raise found.refused(
+        raise folder.refused(
             f"holds an adapter beside a model; remove {ADAPTER_CONFIG} to use the model alone, or "
             "merge the two and give that folder"
         )
@@ -209,24 +212,24 @@ def _check_files(found: ModelFolder) -> None:
             if file.suffix == ".safetensors":
                 check_safetensors(file)
     except BadWeights as error:
-        raise found.refused(str(error)) from error
+        raise folder.refused(str(error)) from error
 
 
-def read_model_config(found: ModelFolder) -> dict[str, Any]:
-    """The content of config.json, with the type of the model.
+def read_model_config(folder: ModelFolder) -> dict[str, Any]:
+    """Return the content of config.json, which names the model's type.
 
     Raises:
-        ConfigError: it is no JSON object, or has no type.
+        ConfigError: It is no JSON object, or has no type.
     """
     again = "fetch or save the model again"
     try:
-        content = json.loads((found.path / "config.json").read_text(encoding="utf-8"))
+        content = json.loads((folder.path / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
-        raise found.refused(f"has a config.json that is no JSON ({error}); {again}") from error
+        raise folder.refused(f"has a config.json that is no JSON ({error}); {again}") from error
     if not isinstance(content, dict):
-        raise found.refused(f"has a config.json that is no JSON object; {again}")
+        raise folder.refused(f"has a config.json that is no JSON object; {again}")
     if not content.get("model_type") and "auto_map" not in content:
-        raise found.refused(
+        raise folder.refused(
             "has no model_type in its config.json, so its architecture is not known; add a line "
             f'"model_type": "{_likely_type(content)}", with the architecture that it has'
         )
@@ -234,7 +237,7 @@ def read_model_config(found: ModelFolder) -> dict[str, Any]:
 
 
 def _likely_type(content: dict[str, Any]) -> str:
-    """Of `BertForMaskedLM` it is `bert`; so old that they have no type are BERTs mostly."""
+    """Return `bert` for `BertForMaskedLM`. Configs too old to name a type are mostly BERT's."""
     architectures = content.get("architectures")
     first = architectures[0] if isinstance(architectures, list) and architectures else "Bert"
     return str(first).partition("For")[0].removesuffix("Model").lower()
@@ -243,33 +246,32 @@ def _likely_type(content: dict[str, Any]) -> str:
 # ------------------------------------------------------------------------------------- the hub
 
 
-def _fetch_from_hub(found: ModelFolder, revision: str | None) -> Path:
-    """Download what is not cached yet; the cache alone where the hub cannot be reached."""
-    name, key = found.name, found.key
+def _fetch_from_hub(folder: ModelFolder, revision: str | None) -> Path:
+    """Download what is not cached yet. Where the hub cannot be reached, the cache must do."""
+    name, key = folder.name, folder.key
     try:
         names = hub.ask(lambda: _names_on_hub(name, revision), "model", name, revision, key)
-        inner = _folder_on_hub(found, names)
+        inner = folder_on_hub(folder, names)
         return hub.ask(
             lambda: _download(name, revision, names, inner), "model", name, revision, key
         )
     except hub.OutOfReach as reason:
-        return _from_cache(found, revision, str(reason))
+        return _from_cache(folder, revision, str(reason))
 
 
 def _names_on_hub(name: str, revision: str | None) -> list[str]:
-    """The files of a repository."""
     from huggingface_hub import HfApi
 
-    # Asked once with a short timeout: the download itself would go on trying for minutes.
+    # Asked first, with a short timeout: the download itself would retry for minutes.
     info = HfApi().model_info(name, revision=revision, timeout=HUB_TIMEOUT_SECONDS)
     return [file.rfilename for file in info.siblings or []]
 
 
-def _folder_on_hub(found: ModelFolder, names: list[str]) -> str:
-    """The folder of a repository that holds the model, with its slash; mostly the repository.
+def folder_on_hub(folder: ModelFolder, names: list[str]) -> str:
+    """Return the folder of a repository that holds the model, with its slash; `""` for its root.
 
     Raises:
-        ConfigError: there are no weights to fetch.
+        ConfigError: There are no weights to fetch.
     """
     configs = [name for name in names if re.fullmatch(r"(0_\w+/)?config\.json", name)]
     is_nested = "modules.json" in names and any("/" in name for name in configs)
@@ -277,9 +279,9 @@ def _folder_on_hub(found: ModelFolder, names: list[str]) -> str:
         next(name for name in configs if "/" in name)[: -len("config.json")] if is_nested else ""
     )
     if not any(_is_weights(name.removeprefix(inner)) for name in names if name.startswith(inner)):
-        raise found.refused(why_no_weights(names))
+        raise folder.refused(why_no_weights(names))
     if not configs:
-        raise found.refused(NOT_A_MODEL)
+        raise folder.refused(NOT_A_MODEL)
     return inner
 
 
@@ -306,21 +308,21 @@ def _download(name: str, revision: str | None, names: list[str], inner: str) -> 
     )
 
 
-def _from_cache(found: ModelFolder, revision: str | None, reason: str) -> Path:
+def _from_cache(folder: ModelFolder, revision: str | None, reason: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(found.name, revision=revision, local_files_only=True))
+        cached = Path(snapshot_download(folder.name, revision=revision, local_files_only=True))
     except LocalEntryNotFoundError as error:
         raise HubError(
-            f"{found.key}: {found.name}: there is no such folder, {reason}, and there is no cached "
-            "copy; give a folder, or try again with the hub in reach"
+            f"{folder.key}: {folder.name}: there is no such folder, {reason}, and there is no "
+            "cached copy; give a folder, or try again with the hub in reach"
         ) from error
-    files = [path.name for path in folder.rglob("*")]
+    files = [path.name for path in cached.rglob("*")]
     if "config.json" not in files or not any(_is_weights(name) for name in files):
         raise HubError(
-            f"{found.key}: {found.name}: {reason}, and the cached copy is not whole; "
+            f"{folder.key}: {folder.name}: {reason}, and the cached copy is not whole; "
             "try again with the hub in reach"
         )
-    return folder
+    return cached

@@ -1,4 +1,4 @@
-"""The tokenizer of a model: loading it, and what is worth saying of it."""
+"""Loading a model's tokenizer, and remarks about what is likely wrong with it."""
 
 import json
 from collections.abc import Iterator
@@ -14,36 +14,36 @@ from mlmtune.modeling.locating import ModelFolder
 from mlmtune.shell import pip_install
 
 FEWEST_KNOWN = 0.9
-"""Share of the rows of a model's embeddings for which its own tokenizer has ids; some are spare."""
+"""Least share of a model's embedding rows that its own tokenizer has ids for; some are spare."""
 MOST_CAPITALS = 0.1
-"""Share of pieces with capital letters in the vocabulary of a tokenizer that makes all small."""
+"""Largest share of pieces with capital letters in the vocabulary of a lower-casing tokenizer."""
 
 
-def load_tokenizer(found: ModelFolder) -> PreTrainedTokenizerFast:
+def load_tokenizer(folder: ModelFolder) -> PreTrainedTokenizerFast:
     """Load a fast tokenizer that has a mask token.
 
     Raises:
-        ConfigError: it is not there, has no mask token, is not a fast one, or cannot be read.
+        ConfigError: It does not exist, has no mask token, is not a fast one, or cannot be read.
     """
-    named = _named_class(found.path)
+    named = _named_class(folder.path)
     known = None if named is None else tokenizer_class_from_name(named)
     # The plain base class names no format; transformers takes tokenizer.json then.
     is_fast = known is not None and issubclass(known, PreTrainedTokenizerFast)
     if not is_fast and known not in (None, PythonBackend):
-        raise found.refused(_slow(str(named)))
+        raise folder.refused(_slow(str(named)))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(found.path, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False)
     except Exception as error:  # transformers raises nearly every kind here
         if is_fault_of_machine(error):
             raise
-        raise found.refused(_why_not_loadable(found.path, named, known, error)) from error
+        raise folder.refused(_why_not_loadable(folder.path, named, known, error)) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise found.refused(_slow(type(tokenizer).__name__))
+        raise folder.refused(_slow(type(tokenizer).__name__))
     if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
-        # Where there are no files, transformers makes one up that knows special tokens alone.
-        raise found.refused(_NO_TOKENIZER)
+        # Without files, transformers makes up a tokenizer that knows special tokens only.
+        raise folder.refused(_NO_TOKENIZER)
     if tokenizer.mask_token_id is None:
-        raise found.refused(
+        raise folder.refused(
             "has a tokenizer that has no mask token, so it is not a masked language model; choose "
             "another model"
         )
@@ -58,13 +58,13 @@ _NO_TOKENIZER = (
 
 def _slow(name: str) -> str:
     return (
-        f"has a slow tokenizer ({name}), which exists in Python alone; mlmtune needs one with a "
+        f"has a slow tokenizer ({name}), which exists in Python only; mlmtune needs one with a "
         "tokenizer.json: choose another model"
     )
 
 
 def _named_class(folder: Path) -> str | None:
-    """The class that the files name; tokenizer_config.json comes first."""
+    """Return the tokenizer class that the files name; tokenizer_config.json comes first."""
     for file in ("tokenizer_config.json", "config.json"):
         try:
             name = json.loads((folder / file).read_text(encoding="utf-8")).get("tokenizer_class")
@@ -101,14 +101,14 @@ CODE_OF_ITS_OWN = (
 
 
 def tokenizer_notes(tokenizer: PreTrainedTokenizerFast, model_config: Any) -> Iterator[str]:
-    """What is likely wrong with a tokenizer, or with the model that it is paired with.
+    """Report what is likely wrong with a tokenizer, or with the model it is paired with.
 
     Args:
-        tokenizer: a model's.
-        model_config: the model's own.
+        tokenizer: The model's tokenizer.
+        model_config: The model's own config.
 
     Yields:
-        What goes on after the model's name.
+        Remarks that follow the model's name.
     """
     vocabulary = tokenizer.get_vocab()
     rows = getattr(model_config, "vocab_size", None)
@@ -117,9 +117,8 @@ def tokenizer_notes(tokenizer: PreTrainedTokenizerFast, model_config: Any) -> It
             f"has a tokenizer of {len(vocabulary):,} tokens and embeddings for {rows:,}; is it the "
             "model's own?"
         )
-    around = tokenizer("")["input_ids"]
-    ends = (tokenizer.cls_token_id, tokenizer.sep_token_id)
-    if None not in ends and not around:
+    has_ends = None not in (tokenizer.cls_token_id, tokenizer.sep_token_id)
+    if has_ends and not tokenizer("")["input_ids"]:
         yield (
             f"has a tokenizer that puts no {tokenizer.cls_token} and no {tokenizer.sep_token} "
             "around a text; its tokenizer.json may be missing"
@@ -130,7 +129,7 @@ def tokenizer_notes(tokenizer: PreTrainedTokenizerFast, model_config: Any) -> It
         capital = sum(piece != piece.lower() for piece in pieces)
         if capital > MOST_CAPITALS * len(pieces):
             yield (
-                f"has a tokenizer that makes all letters small, and {capital / len(pieces):.0%} of "
+                f"has a tokenizer that lower-cases all letters, and {capital / len(pieces):.0%} of "
                 'its vocabulary has capital letters, which no text can match; set "do_lower_case": '
                 "false in its tokenizer_config.json"
             )

@@ -1,7 +1,7 @@
-"""Reading a checkpoint's weights into a model, and seeing to it that they have arrived.
+"""Reading a checkpoint's weights into a model, and checking that all of them have arrived.
 
-Whatever does not arrive is drawn at random without an error: what transformers does with names that
-it does not know. A head may be new; an encoder may not.
+transformers draws a weight at random, without an error, if the checkpoint has none of its name. A
+head may be new; an encoder may not.
 """
 
 import re
@@ -26,14 +26,14 @@ QUANTISED_TYPES = (torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5
 
 @dataclass(frozen=True)
 class ReadModel:
-    """What from_pretrained() gave.
+    """What from_pretrained() returned.
 
     Attributes:
-        model: in fp32, on the CPU.
-        missing: names of its weights that the files do not hold; drawn anew.
-        unexpected: names of what the files hold besides, as they are when loaded.
-        renamed: names in the files, and those in the model; empty where they are the same.
-        notes: what the user should know, in sentences.
+        model: The model in fp32, on the CPU.
+        missing: Names of its weights that the files do not hold; they were drawn.
+        unexpected: Names, as loaded, of tensors in the files that the model does not have.
+        renamed: Names in the files -> names in the model; empty where they are the same.
+        notes: Sentences for the user.
     """
 
     model: Any
@@ -44,87 +44,100 @@ class ReadModel:
 
 
 def read_model(
-    found: ModelFolder, auto_class: Any, model_config: Any, attention: str | None, seed: int
+    folder: ModelFolder, auto_class: Any, model_config: Any, attention: str | None, seed: int
 ) -> ReadModel:
     """Load a model with the head of a class.
 
     Args:
-        found: its folder.
-        auto_class: one of transformers' `AutoModelFor...`.
-        model_config: its config.
-        attention: how attention is computed; None leaves it to transformers.
-        seed: draws the weights that the checkpoint does not hold.
+        folder: The model's folder.
+        auto_class: One of transformers' `AutoModelFor...`.
+        model_config: The model's own config.
+        attention: How attention is computed; None leaves it to transformers.
+        seed: Draws the weights that the checkpoint does not hold.
 
     Raises:
-        ConfigError: the weights cannot be read, are not this architecture's, or not finite numbers.
+        ConfigError: The weights cannot be read, are not this architecture's, or are not finite.
     """
-    files = weight_files(found.path, read_model_config(found))
+    files = weight_files(folder.path, read_model_config(folder))
     for file in files:
         if file.suffix != ".safetensors":
-            _check_pickle(found, file)
+            _check_pickle(folder, file)
 
-    def load(model_class: Any, folder: Path | None, **state: Any) -> Any:
-        torch.manual_seed(seed)
+    def load(model_class: Any, path: Path | None, **state: Any) -> Any:
+        torch.manual_seed(seed)  # from_pretrained() draws the weights that are missing
         return model_class.from_pretrained(
-            folder,
+            path,
             config=model_config,
             dtype=torch.float32,
             attn_implementation=attention,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # looked at below
+            ignore_mismatched_sizes=True,  # _mismatched_heads() judges them
             trust_remote_code=False,
             **state,
         )
 
-    names: dict[str, str] = {}
+    renamed: dict[str, str] = {}
     notes: list[str] = []
     try:
-        model, report = load(auto_class, found.path)
-        lost = _lost_weights(model, report["missing_keys"])
-        if lost:
+        model, report = load(auto_class, folder.path)
+        if lost := _lost_weights(model, report["missing_keys"]):
             state = {name: t for file in files for name, t in load_state_dict(str(file)).items()}
             unwrapped = names_without_wrapper(state.keys(), model, lost)
             if unwrapped is not None:
-                names, left_out = unwrapped
-                state = {names[name]: tensor for name, tensor in state.items()}
+                renamed, left_out = unwrapped
+                state = {renamed[name]: tensor for name, tensor in state.items()}
                 model, report = load(type(model), None, state_dict=state)
-                lost = _lost_weights(model, report["missing_keys"])
                 notes.append(
-                    f"{found.name}: its weights have the names of a wrapper; they are read without "
-                    f"{left_out}"
+                    f"{folder.name}: its weights have the names of a wrapper; they are read "
+                    f"without {left_out}"
                 )
     except Exception as error:
         if is_fault_of_machine(error):
             raise
-        raise found.refused(why_not_loadable(error)) from error
-    mismatched = _mismatched_heads(found, model, report["mismatched_keys"])
-    if lost:
+        raise folder.refused(why_not_loadable(error)) from error
+    mismatched = _check_arrived(folder, model, report)
+    notes += _left_out(folder, model, report["unexpected_keys"])
+    missing = set(report["missing_keys"]) | mismatched
+    return ReadModel(model, missing, report["unexpected_keys"], renamed, tuple(notes))
+
+
+def _check_arrived(folder: ModelFolder, model: Any, report: Mapping[str, Any]) -> set[str]:
+    """Refuse an encoder that the files do not fill, and weights that are not finite.
+
+    Returns:
+        The weights of a head whose size is another in the files: as good as missing.
+    """
+    mismatched = _mismatched_heads(folder, model, report["mismatched_keys"])
+    if lost := _lost_weights(model, report["missing_keys"]):
         others = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
-        raise found.refused(
+        raise folder.refused(
             f"lacks weights of its encoder ({lost[0]}{others}); its files are damaged or of "
             "another architecture: fetch or save it again"
         )
-    _check_finite(found, model)
-    notes += _left_out(found, model, report["unexpected_keys"])
-    missing = set(report["missing_keys"]) | mismatched
-    return ReadModel(model, missing, report["unexpected_keys"], names, tuple(notes))
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise folder.refused(
+                f"has weights that are not finite numbers ({name}); training it has diverged, or "
+                "its files are damaged: choose another model"
+            )
+    return mismatched
 
 
-def _mismatched_heads(found: ModelFolder, model: Any, mismatched: Iterable[Any]) -> set[str]:
-    """Weights of a head that have another size in the files; such a head is as good as none.
+def _mismatched_heads(folder: ModelFolder, model: Any, mismatched: Iterable[Any]) -> set[str]:
+    """Return the names of a head's weights that have another size in the files.
 
     Args:
-        found: the model's folder.
-        model: as it was loaded.
-        mismatched: name, shape in the files and shape by the config of each.
+        folder: The model's folder.
+        model: The model as it was loaded.
+        mismatched: (name, shape in the files, shape by the config) of each weight.
 
     Raises:
-        ConfigError: one is of the encoder.
+        ConfigError: Such a weight is of the encoder.
     """
     names = set()
     for name, in_file, by_config in sorted(mismatched):
         if name.startswith(f"{model.base_model_prefix}."):
-            raise found.refused(
+            raise folder.refused(
                 f"has a config.json that does not fit its weights ({name} is {tuple(in_file)} in "
                 f"the file and {tuple(by_config)} by the config); fetch or save it again"
             )
@@ -133,66 +146,57 @@ def _mismatched_heads(found: ModelFolder, model: Any, mismatched: Iterable[Any])
 
 
 def _lost_weights(model: Any, missing: set[str]) -> list[str]:
-    """Weights of the encoder that the files do not hold; poolers may be new."""
+    """Return the weights of the encoder that the files do not hold; poolers may be new."""
     encoder = f"{model.base_model_prefix}."
     return sorted(key for key in missing if key.startswith(encoder) and ".pooler." not in key)
 
 
-def _check_pickle(found: ModelFolder, file: Path) -> None:
-    """See what is in a file of pickled tensors, without reading them and without running code.
+def _check_pickle(folder: ModelFolder, file: Path) -> None:
+    """Check a file of pickled tensors without reading the tensors and without running code.
 
     Raises:
-        ConfigError: it holds anything else, is cut off, or is quantised.
+        ConfigError: It holds anything but tensors, is cut off, or is quantised.
     """
     try:
-        content = load_state_dict(str(file), map_location="meta")  # which is weights_only=True
+        content = load_state_dict(str(file), map_location="meta")  # weights_only=True
     except UnpicklingError as error:
-        raise found.refused(
+        raise folder.refused(
             f"has a {file.name} that is no file of weights, or holds objects besides, which could "
             "run code when they are loaded; save the model with save_pretrained()"
         ) from error
     except (RuntimeError, EOFError, ValueError, OSError) as error:
         if is_fault_of_machine(error):
             raise
-        raise found.refused(f"has a {file.name} that is damaged; fetch it again") from error
+        raise folder.refused(f"has a {file.name} that is damaged; fetch it again") from error
     tensors = {name: t for name, t in content.items() if isinstance(t, torch.Tensor)}
     if not tensors:
-        raise found.refused(
+        raise folder.refused(
             f"has a {file.name} that holds no weights but {', '.join(map(str, content))}; save the "
             "weights alone with save_pretrained()"
         )
     for name, tensor in tensors.items():
         if tensor.dtype in QUANTISED_TYPES and tensor.ndim > 1:
-            raise found.refused(quantised(f"{name} is saved as {tensor.dtype}"))
+            raise folder.refused(quantised(f"{name} is saved as {tensor.dtype}"))
 
 
-def _check_finite(found: ModelFolder, model: Any) -> None:
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise found.refused(
-                f"has weights that are not finite numbers ({name}); training it has diverged, or "
-                "its files are damaged: choose another model"
-            )
-
-
-def _left_out(found: ModelFolder, model: Any, unexpected: set[str]) -> Iterator[str]:
-    """Say where a model is smaller than its files, or does not use a head that they hold."""
+def _left_out(folder: ModelFolder, model: Any, unexpected: set[str]) -> Iterator[str]:
+    """Report where a model is smaller than its files, or does not use a head that they hold."""
     layers = sorted(name for name in unexpected if re.search(r"\b(layers?|h)\.\d+\.", name))
     if layers:
         yield (
-            f"{found.name}: its weights have more layers than its config.json says; {layers[0]} "
+            f"{folder.name}: its weights have more layers than its config.json says; {layers[0]} "
             f"and {len(layers) - 1} more weights are left out"
         )
     uses_other_head = getattr(model.config, "legacy", False) and hasattr(model, "cls")
     if uses_other_head and any(name.startswith("lm_predictions.lm_head.") for name in unexpected):
         yield (
-            f"{found.name}: its files hold a masked-LM head that its config.json leaves unused; "
+            f"{folder.name}: its files hold a masked-LM head that its config.json leaves unused; "
             '"legacy": false there uses it'
         )
 
 
 def why_not_loadable(error: Exception) -> str:
-    """Why transformers has not loaded a config or a model; goes on after the model's name."""
+    """Return why transformers has not loaded a config or a model; follows the model's name."""
     text = str(error)
     if "trust_remote_code" in text:
         return CODE_OF_ITS_OWN

@@ -13,7 +13,7 @@ from mlmtune.evaluation.fill_mask import encode_masked_text
 from mlmtune.evaluation.known_text import KnownText
 from mlmtune.evaluation.perplexity import Evaluator
 from mlmtune.evaluation.scoring import FixedMasks
-from mlmtune.modeling.loading import LoadedModel, load_pretrained
+from mlmtune.modeling.loading import LoadedModel, ModelRequest, load_pretrained
 from mlmtune.modeling.locating import MODEL_KEY, locate_model
 from mlmtune.modeling.masked_head import MaskedHead
 from mlmtune.modeling.new_head import start_from_frequencies
@@ -80,15 +80,15 @@ def build_measurable(
     needed_markers(config.tokenization, uses_of(config))
     listing = list_text(config.corpus, config.tokenization, console)
     say_what_the_hub_is(config, console)
-    loaded = load_pretrained(
+    request = ModelRequest(
         config.model,
-        objective=config.objective,
-        chunk_length=config.chunking.chunk_length,
+        max_length=config.chunking.chunk_length,
         device=device,
         precision=precision,
         seed=config.run.seed,
-        found=locate_model(config.model.name_or_path, config.model.revision, model_key),
+        folder=locate_model(config.model.name_or_path, config.model.revision, model_key),
     )
+    loaded = load_pretrained(request, config.objective)
     for note in loaded.notes:
         console.say(note)
     for text in config.evaluation.examples:

@@ -14,7 +14,7 @@ from mlmtune.config import ModelConfig
 from mlmtune.errors import ConfigError, HubError
 from mlmtune.modeling import locating
 from mlmtune.modeling.attention import attention_for
-from mlmtune.modeling.loading import load_pretrained
+from mlmtune.modeling.loading import ModelRequest, load_pretrained
 from mlmtune.modeling.locating import ModelFolder, locate_model
 from mlmtune.modeling.tokenizer import load_tokenizer
 
@@ -23,14 +23,7 @@ CPU = torch.device("cpu")
 
 def load(name, chunk_length=16, seed=0, precision="fp32", objective="mlm", **settings):
     config = ModelConfig(name_or_path=str(name), **settings)
-    return load_pretrained(
-        config,
-        objective=objective,
-        chunk_length=chunk_length,
-        device=CPU,
-        precision=precision,
-        seed=seed,
-    )
+    return load_pretrained(ModelRequest(config, chunk_length, CPU, precision, seed), objective)
 
 
 def small_config(tokenizer, config_class, **settings):

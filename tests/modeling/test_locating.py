@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mlmtune.errors import ConfigError
-from mlmtune.modeling.locating import ModelFolder, _folder_on_hub, locate_model
+from mlmtune.modeling.locating import ModelFolder, folder_on_hub, locate_model
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n"
 INDEX = "model.safetensors.index.json"
@@ -237,7 +237,7 @@ def test_a_new_sentence_transformer_is_its_own_folder(folder: Path) -> None:
 def test_the_folder_of_a_repository_that_holds_the_model_is_found(
     names: list[str], inner: str
 ) -> None:
-    assert _folder_on_hub(ModelFolder(Path(), "owner/name"), names) == inner
+    assert folder_on_hub(ModelFolder(Path(), "owner/name"), names) == inner
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_a_repository_without_a_model_is_refused_before_it_is_fetched(
     names: list[str], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        _folder_on_hub(ModelFolder(Path(), "owner/name"), names)
+        folder_on_hub(ModelFolder(Path(), "owner/name"), names)
 
 
 def test_an_empty_name_is_no_folder() -> None:

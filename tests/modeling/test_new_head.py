@@ -7,19 +7,14 @@ import transformers
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from mlmtune.config import ModelConfig
-from mlmtune.modeling.loading import LoadedModel, load_pretrained
+from mlmtune.modeling.loading import LoadedModel, ModelRequest, load_pretrained
 from mlmtune.modeling.new_head import start_from_frequencies
 
 
 def load(folder) -> LoadedModel:
-    return load_pretrained(
-        ModelConfig(name_or_path=str(folder)),
-        objective="mlm",
-        chunk_length=16,
-        device=torch.device("cpu"),
-        precision="fp32",
-        seed=0,
-    )
+    config = ModelConfig(name_or_path=str(folder))
+    request = ModelRequest(config, 16, torch.device("cpu"), "fp32", seed=0)
+    return load_pretrained(request, "mlm")
 
 
 @pytest.fixture

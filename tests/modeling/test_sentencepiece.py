@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from vocabulary import WORDS
 
 from mlmtune.config import ModelConfig
-from mlmtune.modeling.loading import load_pretrained
+from mlmtune.modeling.loading import ModelRequest, load_pretrained
 
 SIZES = {
     "vocab_size": 140, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -70,14 +70,9 @@ LAYOUTS = {
 def test_a_sentencepiece_model_and_pickled_weights_load(family, tmp_path):
     layout = LAYOUTS[family]
     model = save_as_published(tmp_path, family, layout)
-    loaded = load_pretrained(
-        ModelConfig(name_or_path=str(tmp_path)),
-        objective="mlm",
-        chunk_length=16,
-        device=torch.device("cpu"),
-        precision="fp32",
-        seed=0,
-    )
+    config = ModelConfig(name_or_path=str(tmp_path))
+    request = ModelRequest(config, 16, torch.device("cpu"), "fp32", seed=0)
+    loaded = load_pretrained(request, "mlm")
     assert loaded.new_weights == ()
     weights = loaded.model.state_dict()
     assert all(torch.equal(weights[name], w) for name, w in model.state_dict().items())

@@ -20,18 +20,13 @@ from transformers import (
 
 from mlmtune.config import ModelConfig
 from mlmtune.errors import ConfigError
-from mlmtune.modeling.loading import LoadedModel, load_pretrained
+from mlmtune.modeling.loading import LoadedModel, ModelRequest, load_pretrained
 
 
 def load(folder: Path) -> LoadedModel:
-    return load_pretrained(
-        ModelConfig(name_or_path=str(folder)),
-        objective="mlm",
-        chunk_length=16,
-        device=torch.device("cpu"),
-        precision="fp32",
-        seed=0,
-    )
+    config = ModelConfig(name_or_path=str(folder))
+    request = ModelRequest(config, 16, torch.device("cpu"), "fp32", seed=0)
+    return load_pretrained(request, "mlm")
 
 
 @pytest.fixture

@@ -7,21 +7,16 @@ import torch
 
 from mlmtune.config import ModelConfig
 from mlmtune.evaluation.fill_mask import fill_mask
-from mlmtune.modeling.loading import LoadedModel, load_pretrained
+from mlmtune.modeling.loading import LoadedModel, ModelRequest, load_pretrained
 
 pytestmark = pytest.mark.real_weights
 
 
 @pytest.fixture(scope="module")
 def loaded(albert_tiny_zh: Path) -> LoadedModel:
-    return load_pretrained(
-        ModelConfig(name_or_path=str(albert_tiny_zh)),
-        objective="mlm",
-        chunk_length=128,
-        device=torch.device("cpu"),
-        precision="fp32",
-        seed=0,
-    )
+    config = ModelConfig(name_or_path=str(albert_tiny_zh))
+    request = ModelRequest(config, 128, torch.device("cpu"), "fp32", seed=0)
+    return load_pretrained(request, "mlm")
 
 
 def test_it_loads_whole_with_its_head(loaded: LoadedModel) -> None:

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from mlmtune.config import ModelConfig
 from mlmtune.config_loading import load_config
-from mlmtune.modeling.loading import load_pretrained
+from mlmtune.modeling.loading import ModelRequest, load_pretrained
 from mlmtune.training.loop import Options, train
 from mlmtune.training.masked_lm import build_masked_lm
 
@@ -114,14 +114,9 @@ training: {{max_steps: {steps}, global_batch_size: 16, precision: fp32}}
 
 
 def test_it_loads_whole_with_its_head(rxn_albert: Path) -> None:
-    loaded = load_pretrained(
-        ModelConfig(name_or_path=str(rxn_albert)),
-        objective="mlm",
-        chunk_length=512,
-        device=torch.device("cpu"),
-        precision="fp32",
-        seed=0,
-    )
+    config = ModelConfig(name_or_path=str(rxn_albert))
+    request = ModelRequest(config, 512, torch.device("cpu"), "fp32", seed=0)
+    loaded = load_pretrained(request, "mlm")
     assert type(loaded.model).__name__ == "AlbertForMaskedLM"
     assert loaded.new_weights == ()
     assert not loaded.head_is_new
