@@ -17,6 +17,7 @@ import pytest
 import torch  # first, since commands that need none hide it where it is not loaded
 import yaml
 from hypothesis import settings
+from local_hub import TOKEN, LocalHub, serving
 from vocabulary import VOCABULARY, WORDS
 
 # A shell's background job and nohup ignore signals, and so would the children of the tests.
@@ -345,3 +346,26 @@ def tasks(tmp_path: Path, model_dir: Path) -> Any:
     from tasks import Tasks
 
     return Tasks(tmp_path, model_dir)
+
+
+@pytest.fixture
+def hub() -> Iterator[LocalHub]:
+    """A hub on the loopback."""
+    with serving() as local:
+        yield local
+
+
+@pytest.fixture
+def here(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> LocalHub:
+    """The hub of this process, which does not wait between attempts."""
+    from huggingface_hub import constants
+
+    from mlmtune.sharing import hub_repository
+
+    monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(hub_repository, "WAITS_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    return hub

@@ -1,10 +1,12 @@
 """Starting several processes that share a run."""
 
 import os
+import subprocess
 import sys
 from typing import Any
 
 import torch
+from local_hub import TOKEN, LocalHub
 
 TIMEOUT_SECONDS = 240
 LAUNCH_VARIABLES = (
@@ -24,3 +26,12 @@ def torchrun(*arguments: Any, num_processes: int = 2) -> list[str]:
         sys.executable, "-m", "torch.distributed.run", "--standalone",
         "--nproc_per_node", str(num_processes), *map(str, arguments),
     ]  # fmt: skip
+
+
+def mlmtune(*arguments: Any, hub: LocalHub, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own; its hub is the local one."""
+    return subprocess.run(
+        [sys.executable, "-m", "mlmtune", *map(str, arguments)],
+        env=environment(HF_ENDPOINT=hub.endpoint, HF_HUB_OFFLINE="0", HF_TOKEN=TOKEN, **variables),
+        capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False,
+    )  # fmt: skip

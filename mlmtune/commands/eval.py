@@ -1,4 +1,4 @@
-"""Several models on several texts, in one table: `mlmtune eval`."""
+"""`mlmtune eval`: measure several models on several texts, in one table."""
 
 import csv
 import json
@@ -31,15 +31,15 @@ DUMP_COLUMNS = ("model", "text", "chunk", "source", "original", "masked", "predi
 
 @dataclass(frozen=True)
 class Row:
-    """A model on a text.
+    """The measurement of a model on a text.
 
     Attributes:
-        text: name of the config, and of its general text.
-        model: short name.
-        tokenizer: rows with the same one compare a token.
-        evaluation: what was measured.
-        perplexity_per_word: see `findings.Measurement`.
-        perplexity_per_byte: see `findings.Measurement`.
+        text: The name of the config, or of its general text.
+        model: The short name of the model.
+        tokenizer: Only rows with the same tokenizer compare per token.
+        evaluation: What was measured.
+        perplexity_per_word: See `findings.Measurement`.
+        perplexity_per_byte: See `findings.Measurement`.
     """
 
     text: str
@@ -50,7 +50,7 @@ class Row:
     perplexity_per_byte: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """One record of `--json`."""
+        """Return the record of `--json`."""
         return {
             "text": self.text,
             "model": self.model,
@@ -68,17 +68,17 @@ def evaluate_models(
     as_json: bool,
     dump: Path | None,
 ) -> None:
-    """Measure each model on the validation and the general text of each config, and print it.
+    """Measure each model on the validation text and the general text of each config.
 
     Args:
-        configs: name of each, and its settings.
-        models: folders, directories of runs, hub names, or package://NAME/FOLDER.
-        console: shows what takes time; prints the table.
-        as_json: a list of records instead.
-        dump: a file that the masked input and the predictions of each chunk are written to.
+        configs: The name of each config, and its settings.
+        models: Folders, directories of runs, hub names, or package://NAME/FOLDER.
+        console: Shows the progress; prints the table.
+        as_json: Whether to print a list of records in place of the table.
+        dump: A file to write the masked input and the predictions of each chunk to.
 
     Raises:
-        MlmtuneError: a model or a text is not there, or they do not fit.
+        MlmtuneError: A model or a text is missing, or they do not fit.
     """
     precisions = {config.training.precision for _, config in configs}
     if len(precisions) > 1:
@@ -92,46 +92,64 @@ def evaluate_models(
     if dump is not None and accelerator.num_processes > 1:
         raise ConfigError("--dump writes what one process sees; leave --nproc out")
     rows: list[Row] = []
-    dumped: list[tuple[Any, ...]] = []
-    names = short_names(models)
+    dumped: list[tuple[Any, ...]] | None = None if dump is None else []
     for text, config in configs:
-        for name, model in zip(names, models, strict=True):
-            chosen = ModelConfig(
-                name_or_path=model,
-                attn_implementation=config.model.attn_implementation,
-            )
-            measurable = build_measurable(
-                config.model_copy(update={"model": chosen}),
-                accelerator.device,
-                precision_of(accelerator),
-                console,
-                model_key="--model",
-            )
-            if measurable.loaded.head_is_new:
-                console.say(
-                    f"{model} has no masked-LM head; it gets a new one, so its perplexity says "
-                    "little"
-                )
-            prepared = accelerator.prepare_model(measurable.loaded.model, evaluation_mode=True)
-            module = accelerator.unwrap_model(prepared)
-            for what, evaluator in _texts(text, measurable):
-                rows.append(_row(what, name, evaluator, measurable, module, accelerator))
-                if dump is not None:
-                    dumped += _of_chunks(what, name, evaluator.masks, measurable, accelerator)
-            del measurable, prepared, module, evaluator
-            accelerator.free_memory()  # which holds on to every model that it prepared
-    if dump is not None:
+        for name, model in zip(short_names(models), models, strict=True):
+            rows += _measure((text, config), (name, model), accelerator, console, dumped)
+            accelerator.free_memory()  # because it holds on to every model that it prepared
+    if dump is not None and dumped is not None:
         _write(dump, dumped)
     if as_json:
         console.result(json.dumps([row.to_json() for row in rows], indent=2))
     else:
-        for line in _table(rows):
+        for line in describe(rows):
             console.result(line)
     accelerator.end_training()
 
 
+def _measure(
+    named_config: tuple[str, Config],
+    named_model: tuple[str, str],
+    accelerator: Accelerator,
+    console: Console,
+    dumped: list[tuple[Any, ...]] | None,
+) -> list[Row]:
+    """Measure one model on the texts of one config.
+
+    Args:
+        named_config: The name of the config, and its settings.
+        named_model: The name of the model, and its location.
+        accelerator: Where the model runs.
+        console: Shows the progress.
+        dumped: Gets the rows of `--dump`, where they are wanted.
+    """
+    (text, config), (name, location) = named_config, named_model
+    chosen = ModelConfig(
+        name_or_path=location, attn_implementation=config.model.attn_implementation
+    )
+    measurable = build_measurable(
+        config.model_copy(update={"model": chosen}),
+        accelerator.device,
+        precision_of(accelerator),
+        console,
+        model_key="--model",
+    )
+    if measurable.loaded.head_is_new:
+        console.say(
+            f"{location} has no masked-LM head; it gets a new one, so its perplexity says little"
+        )
+    prepared = accelerator.prepare_model(measurable.loaded.model, evaluation_mode=True)
+    module = accelerator.unwrap_model(prepared)
+    rows = []
+    for what, evaluator in _texts(text, measurable):
+        rows.append(_row(what, name, evaluator, measurable, module, accelerator))
+        if dumped is not None:
+            dumped += _of_chunks(what, name, evaluator.masks, measurable, accelerator)
+    return rows
+
+
 def _texts(name: str, measurable: Measurable) -> Iterator[tuple[str, Evaluator]]:
-    """The texts of a config, and what measures on each."""
+    """The name of each text of a config, and what measures on it."""
     yield name, measurable.evaluator
     if measurable.general_evaluator is not None:
         yield f"{name}, general", measurable.general_evaluator
@@ -146,7 +164,7 @@ def _row(
     accelerator: Accelerator,
 ) -> Row:
     evaluation = evaluator.run(accelerator, module, measurable.head)
-    assert evaluation is not None  # nothing tells this evaluation to stop
+    assert evaluation is not None  # None means that it was stopped, which nothing does here
     known_text = evaluator.known_text
     return Row(
         text=text,
@@ -164,7 +182,8 @@ def _per(evaluation: Evaluation, per_token: float) -> float | None:
     return exponential(Estimate(evaluation.loss), 1 / per_token).value
 
 
-def _table(rows: Sequence[Row]) -> list[str]:
+def describe(rows: Sequence[Row]) -> list[str]:
+    """Return the lines of the table, with notes on what does not compare."""
     compares_tokens = len({row.tokenizer for row in rows}) == 1
     knows = {
         text: compares(row.evaluation.unknown_byte_share for row in rows if row.text == text)
@@ -176,27 +195,27 @@ def _table(rows: Sequence[Row]) -> list[str]:
     ]  # fmt: skip
     lines = [[*names, "unknown (bytes)"] + ["pairs", "apart"] * has_pairs]
     for row in rows:
-        found, interval = row.evaluation, row.evaluation.perplexity_interval
+        evaluation, interval = row.evaluation, row.evaluation.perplexity_interval
         bounds = [] if interval is None else [perplexity(bound) for bound in interval]
-        of_pairs = (found.pair_accuracy, found.pair_label_share)
+        of_pairs = (evaluation.pair_accuracy, evaluation.pair_label_share)
         pairs = ["" if value is None else share(value) for value in of_pairs]
         mark = "" if knows[row.text] else "†"
         cells = [
             row.text,
             row.model,
-            perplexity(found.perplexity) + ("" if compares_tokens else "*"),
+            perplexity(evaluation.perplexity) + ("" if compares_tokens else "*"),
             " to ".join(bounds),
             perplexity(row.perplexity_per_word) + mark,
             perplexity(row.perplexity_per_byte) + mark,
-            share(found.accuracy),
-            share(found.accuracy_top5),
-            f"{found.num_masked_tokens:,}",
-            f"{share(found.unknown_token_share)} ({share(found.unknown_byte_share)})",
+            share(evaluation.accuracy),
+            share(evaluation.accuracy_top5),
+            f"{evaluation.num_masked_tokens:,}",
+            f"{share(evaluation.unknown_token_share)} ({share(evaluation.unknown_byte_share)})",
         ]
         lines.append(cells + pairs * has_pairs)
     shown = list(table(lines))
     if not compares_tokens:
-        shown.append("* The tokenizers are not the same, so perplexities per token do not compare.")
+        shown.append("* The tokenizers differ, so perplexities per token do not compare.")
         if all(knows.values()):
             shown.append("  Perplexities per word and per byte do compare.")
     if not all(knows.values()):
@@ -210,7 +229,7 @@ def _table(rows: Sequence[Row]) -> list[str]:
 def _of_chunks(
     text: str, name: str, masks: FixedMasks, measurable: Measurable, accelerator: Accelerator
 ) -> list[tuple[Any, ...]]:
-    """Source, text, masked input, and that with the likeliest tokens in it, of each chunk."""
+    """The rows of `--dump`; see `DUMP_COLUMNS`."""
     tokenizer = measurable.loaded.tokenizer
     view = masks.view
     rows = []
@@ -231,7 +250,7 @@ def _of_chunks(
 
 
 def _original(batch: MaskedBatch) -> torch.Tensor:
-    """(T,) the first sequence as it was before it was masked."""
+    """(T,) the ids of the first sequence before it was masked."""
     is_masked = batch.labels[0] != IGNORE_INDEX
     return torch.where(is_masked, batch.labels[0], batch.input_ids[0])
 

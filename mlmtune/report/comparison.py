@@ -1,6 +1,6 @@
-"""Models against their bases on the same masked tokens."""
+"""Models compared with their bases on the same masked tokens."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,15 @@ from mlmtune.training.caveats import FEWEST_DOCUMENTS
 
 
 def units_of(scores: TokenScores, view: ChunkView) -> tuple[NDArray[np.int64], bool]:
-    """(n,) what each token is resampled with; whether that is its document, and not its chunk."""
+    """Return what tokens are resampled by: their documents, or their chunks if those are too few.
+
+    Args:
+        scores: The scores of n masked tokens.
+        view: The chunks that the tokens are in.
+
+    Returns:
+        (n,) the document or the chunk of each token, and whether it is the document.
+    """
     documents = view.store.documents_at(scores.positions)
     if len(np.unique(documents)) >= FEWEST_DOCUMENTS:
         return documents, True
@@ -30,82 +38,94 @@ def compare(
     which: NDArray[np.bool_] | None = None,
     known_text: KnownText | None = None,
 ) -> tuple[Measurement, ...]:
-    """Measure models that were asked for the same tokens.
+    """Measure models that predicted the same masked tokens.
 
     Args:
-        scores: of each model, by its name.
-        bases: the name of what each model is compared with; None for a base, or where it is not
-            among them.
-        units: (n,) what the tokens are resampled by.
-        which: (n,) the tokens to look at; all where None.
-        known_text: how much of the text the models' tokenizer knows; None for a part of a text.
+        scores: The scores of n tokens, by the name of the model.
+        bases: The name of what each model is compared with; None for a base model. A name that is
+            not among the models counts as None.
+        units: (n,) what the tokens are resampled by; see `units_of`.
+        which: (n,) the tokens to measure; all of them if None.
+        known_text: How much of the text the models' tokenizer knows; None for a part of a text.
 
     Returns:
         A measurement for each model, in their order.
     """
-    everything = np.ones(len(units), dtype=bool) if which is None else which
+    chosen = np.ones(len(units), dtype=bool) if which is None else which
     names = list(scores)
-    values = [np.ones(int(everything.sum()))]
-    for name in names:
-        of_model = scores[name]
-        values += [
-            of_model.losses[everything],
-            of_model.is_first[everything].astype(np.float64),
-            of_model.is_in_five[everything].astype(np.float64),
-        ]
-    some = scores[names[0]]
-    num_masked_tokens = len(np.unique(some.positions[everything]))
-    by_unit = sums_by_unit(units[everything], values)
-    means = by_unit.sum(axis=0) / by_unit[:, 0].sum()
-    draws = np.empty((0, by_unit.shape[1]))
-    if len(by_unit) > 1:
-        sums = resampled(by_unit)
-        draws = sums / sums[:, :1]
+    positions = scores[names[0]].positions[chosen]
+    means, draws = _means_and_draws(list(scores.values()), units, chosen)
 
     measured = []
     for number, name in enumerate(names):
-        loss, first, five = (estimate(float(means[c]), draws[:, c]) for c in _columns(number))
+        columns = _columns(number)
+        loss, first, five = (estimate(float(means[c]), draws[:, c]) for c in columns)
         change = None
         if (base := bases[name]) in scores:
-            others = _columns(names.index(str(base)))
+            pairs = zip(columns, _columns(names.index(str(base))), strict=True)
+            # The draws are the same for both models, so the difference is taken draw by draw.
             change = Change(
-                *(
-                    estimate(float(means[c] - means[o]), draws[:, c] - draws[:, o])
-                    for c, o in zip(_columns(number), others, strict=True)
-                )
+                *(estimate(float(means[c] - means[o]), draws[:, c] - draws[:, o]) for c, o in pairs)
             )
-        of_whole_text: dict[str, Any] = {"perplexity_per_word": None, "perplexity_per_byte": None}
-        if known_text is not None:
-            words, num_bytes = known_text.words_per_token, known_text.bytes_per_token
-            of_whole_text = {
-                "perplexity_per_word": exponential(loss, 1 / words) if words else None,
-                "perplexity_per_byte": exponential(loss, 1 / num_bytes) if num_bytes else None,
-                "unknown_token_share": known_text.unknown_token_share,
-                "unknown_byte_share": known_text.unknown_byte_share,
-            }
         measured.append(
             Measurement(
                 model=name,
-                num_masked_tokens=num_masked_tokens,
-                num_predictions=len(values[0]),
+                num_masked_tokens=len(np.unique(positions)),
+                num_predictions=len(positions),
                 loss=loss,
                 perplexity=exponential(loss, 1.0),
                 accuracy=first,
                 accuracy_top5=five,
                 change=change,
-                **of_whole_text,
+                **_of_whole_text(loss, known_text),
             )
         )
     return tuple(measured)
 
 
+def _means_and_draws(
+    scores: Sequence[TokenScores], units: NDArray[np.int64], chosen: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The means of all models over the chosen tokens, and the same means of each resample.
+
+    Returns:
+        (C,) means and (NUM_RESAMPLES, C) draws; see `_columns`. There are no draws of one unit.
+    """
+    values = [np.ones(int(chosen.sum()))]
+    for of_model in scores:
+        values += [
+            of_model.losses[chosen],
+            of_model.is_first[chosen].astype(np.float64),
+            of_model.is_in_five[chosen].astype(np.float64),
+        ]
+    by_unit = sums_by_unit(units[chosen], values)
+    means = by_unit.sum(axis=0) / by_unit[:, 0].sum()
+    if len(by_unit) < 2:
+        return means, np.empty((0, by_unit.shape[1]))
+    sums = resampled(by_unit)
+    return means, sums / sums[:, :1]
+
+
 def _columns(number: int) -> range:
-    """Loss, first, five of a model, behind the column of ones."""
+    """The columns of a model: loss, first, five. Column 0 counts the tokens."""
     return range(1 + 3 * number, 4 + 3 * number)
 
 
+def _of_whole_text(loss: Estimate, known_text: KnownText | None) -> dict[str, Any]:
+    """The fields of a `Measurement` that only a whole text has."""
+    if known_text is None:
+        return {"perplexity_per_word": None, "perplexity_per_byte": None}
+    words, num_bytes = known_text.words_per_token, known_text.bytes_per_token
+    return {
+        "perplexity_per_word": exponential(loss, 1 / words) if words else None,
+        "perplexity_per_byte": exponential(loss, 1 / num_bytes) if num_bytes else None,
+        "unknown_token_share": known_text.unknown_token_share,
+        "unknown_byte_share": known_text.unknown_byte_share,
+    }
+
+
 def exponential(loss: Estimate, factor: float) -> Estimate:
-    """exp(factor * loss); what does not fit a float is None."""
+    """Return exp(factor * loss); a value or an interval that does not fit a float is None."""
 
     def exp(nats: float) -> float | None:
         return float(np.exp(nats * factor)) if nats * factor < LARGEST_EXPONENT else None
