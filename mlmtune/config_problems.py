@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from mlmtune.config import Config, keys_of
 from mlmtune.config_schema import alternatives, list_item, optional_of, section_in
 from mlmtune.redaction import is_secret_name
-from mlmtune.yaml_document import Document, KeyPath, Origin, dotted
+from mlmtune.yaml_document import KeyPath, Origin, YamlDocument, dotted
 
 NAMES_IN_TRANSFORMERS = {
     "block_size": "chunking.chunk_length",
@@ -71,7 +71,7 @@ _YES_AND_NO = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 
 
 def report(
-    error: ValidationError, document: Document, overridden: list[KeyPath], kind: type[BaseModel]
+    error: ValidationError, document: YamlDocument, overridden: list[KeyPath], kind: type[BaseModel]
 ) -> None:
     """Adds each of pydantic's findings to the document's problems.
 
@@ -112,14 +112,14 @@ def report(
             document.report(path, what)
 
 
-def _origin_of(path: KeyPath, document: Document, overridden: list[KeyPath]) -> Origin:
+def _origin_of(path: KeyPath, document: YamlDocument, overridden: list[KeyPath]) -> Origin:
     """Where a section or a key was written: by the last override in it, else in the file."""
     changed = [place for place in overridden if place[: len(path)] == path]
     return document.origin_of(changed[-1] if changed else path)
 
 
 def _origin_of_rule(
-    what: str, path: KeyPath, document: Document, overridden: list[KeyPath]
+    what: str, path: KeyPath, document: YamlDocument, overridden: list[KeyPath]
 ) -> Origin:
     """Where one of the keys was written that a rule between keys speaks of.
 
@@ -145,7 +145,7 @@ def _origin_of_rule(
 
 
 def _locate(
-    location: tuple[int | str, ...], document: Document, kind: type[BaseModel]
+    location: tuple[int | str, ...], document: YamlDocument, kind: type[BaseModel]
 ) -> tuple[KeyPath, FieldInfo] | None:
     """The path of keys at the start of pydantic's location, as far as it goes, and the field there.
 

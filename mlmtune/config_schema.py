@@ -6,7 +6,7 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from mlmtune.config import keys_of
-from mlmtune.yaml_document import Document, KeyPath
+from mlmtune.yaml_document import KeyPath, YamlDocument
 
 
 def alternatives(annotation: Any) -> list[Any]:
@@ -32,7 +32,7 @@ def list_item(annotation: Any) -> Any:
     return get_args(kind)[0] if get_origin(kind) is list else None
 
 
-def take_one_for_a_list(document: Document, kind: type[BaseModel], path: KeyPath = ()) -> None:
+def take_one_for_a_list(document: YamlDocument, kind: type[BaseModel], path: KeyPath = ()) -> None:
     """Put a single value into a list where the schema wants a list of such values.
 
     Args:

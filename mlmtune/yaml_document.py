@@ -46,7 +46,7 @@ class Problem:
 
 
 @dataclass
-class Document:
+class YamlDocument:
     """A YAML text as plain values, with the origin of each and what is wrong with the text."""
 
     value: Any = None
@@ -92,7 +92,7 @@ def dotted(path: KeyPath) -> str:
     return ".".join(map(str, path))
 
 
-def parse(text: str, origin_at: Callable[[int], Origin], path: KeyPath = ()) -> Document:
+def parse(text: str, origin_at: Callable[[int], Origin], path: KeyPath = ()) -> YamlDocument:
     """Reads one YAML document; what is wrong with it is in the result's `problems`.
 
     Args:
@@ -103,7 +103,7 @@ def parse(text: str, origin_at: Callable[[int], Origin], path: KeyPath = ()) -> 
     Returns:
         The document. Where the syntax itself is broken, its value is None.
     """
-    document = Document(origins={path: origin_at(1)})
+    document = YamlDocument(origins={path: origin_at(1)})
     try:
         events = yaml.parse(text, Loader=yaml.SafeLoader)
         _Builder(document, events, origin_at).read(path)
@@ -118,7 +118,10 @@ class _Builder:
     """Turns PyYAML's events into values. Works on events because aliases are still unexpanded."""
 
     def __init__(
-        self, document: Document, events: Iterator[yaml.Event], origin_at: Callable[[int], Origin]
+        self,
+        document: YamlDocument,
+        events: Iterator[yaml.Event],
+        origin_at: Callable[[int], Origin],
     ) -> None:
         self._document = document
         self._events = events

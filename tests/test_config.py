@@ -155,7 +155,7 @@ DATASET = {"format": "dataset", "dataset": "a/b"}
                 ({"sources": [GIT | {"git": "https://h/x?private_token=1"}]}, "without a query"),
                 ({"sources": [GIT | {"git": "ssh://git@-oProxyCommand=x/y"}]}, "begins with https"),
                 ({"sources": [GIT | {"git": "--upload-pack=x"}]}, "begins with https"),
-                ({"sources": [GIT | {"revision": "--x"}]}, "no name of a branch"),
+                ({"sources": [GIT | {"revision": "--x"}]}, "not the name of a branch"),
                 ({"split_by": "chunk", "sources": [TEXT | {"weight": 2.0}]}, "weight or replay"),
                 ({"validation_sources": [TEXT | {"weight": 2.0}]}, "weight has no meaning"),
                 ({"exclude_overlap_with": [TEXT | {"max_documents": 1}]}, "max_documents has no"),

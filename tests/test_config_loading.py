@@ -672,7 +672,7 @@ def test_an_editor_marks_a_mistake(more: str) -> None:
 
 def test_an_editor_shows_what_a_key_is_for() -> None:
     section = json_schema(Config)["$defs"]["OptimizerConfig"]
-    assert section["properties"]["learning_rate"]["description"] == "Peak learning rate."
+    assert section["properties"]["learning_rate"]["description"] == "The peak of the learning rate."
 
 
 # ------------------------------------------------------------------ advice that works when followed

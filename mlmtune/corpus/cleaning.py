@@ -152,7 +152,7 @@ def _tidy(text: str) -> str:
     return text.strip(" \t\n")
 
 
-_SLICE_CHARACTERS = 1 << 20
+SLICE_CHARACTERS = 1 << 20
 _LONGEST_WORD = 1 << 22
 _WHITE_SPACE = re.compile(r"\s")
 
@@ -161,7 +161,7 @@ def slices(text: str) -> Iterator[str]:
     """A long text in pieces. Each ends at white space: no word and no composed character is cut."""
     start = 0
     while start < len(text):
-        space = _WHITE_SPACE.search(text, start + _SLICE_CHARACTERS)
+        space = _WHITE_SPACE.search(text, start + SLICE_CHARACTERS)
         end = space.start() if space else len(text)
         yield text[start:end]
         start = end
@@ -206,7 +206,7 @@ def word_slices(text: str) -> Iterator[str]:
     """
     start = 0
     while start < len(text):
-        place = start + _SLICE_CHARACTERS
+        place = start + SLICE_CHARACTERS
         border = _between_words().search(text, place, place + _LONGEST_WORD)
         end = border.start() if border else min(place + _LONGEST_WORD, len(text))
         yield text[start:end]
@@ -255,8 +255,8 @@ def letter_share(text: str) -> float:
     Marks count as the letters that they belong to.
     """
     num_letters = num_visible = 0
-    for start in range(0, len(text), _SLICE_CHARACTERS):
-        part = text[start : start + _SLICE_CHARACTERS]
+    for start in range(0, len(text), SLICE_CHARACTERS):
+        part = text[start : start + SLICE_CHARACTERS]
         ascii_part = part.encode("ascii", "ignore")
         num_letters += len(ascii_part) - len(ascii_part.translate(None, _ASCII_LETTERS))
         num_visible += len(ascii_part.translate(None, _ASCII_WHITE_SPACE))

@@ -192,7 +192,7 @@ def test_hash_stays_the_same_between_versions():
 def test_hash_does_not_depend_on_its_slices(pieces, size):
     text = " ".join(pieces)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cleaning, "_SLICE_CHARACTERS", size)
+        patch.setattr(cleaning, "SLICE_CHARACTERS", size)
         sliced = content_hash("\n\n" + "  ".join(pieces))
     assert sliced == content_hash(text)
 
@@ -204,7 +204,7 @@ def test_hash_does_not_depend_on_its_slices(pieces, size):
 def test_words_do_not_depend_on_their_slices(pieces, size):
     text = "".join(pieces)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cleaning, "_SLICE_CHARACTERS", size)
+        patch.setattr(cleaning, "SLICE_CHARACTERS", size)
         sliced = list(word_slices(text))
     assert "".join(sliced) == text
     assert [word for piece in sliced for word in words(piece)] == words(text)
@@ -252,5 +252,5 @@ def test_letter_share_is_the_count_of_each_character(text, size):
     num_letters = sum(c in "aZé中हि" for c in text)
     num_visible = sum(not c.isspace() for c in text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cleaning, "_SLICE_CHARACTERS", size)
+        patch.setattr(cleaning, "SLICE_CHARACTERS", size)
         assert letter_share(text) == (num_letters / num_visible if num_visible else 0.0)

@@ -66,7 +66,7 @@ def test_the_signature_of_a_text_does_not_depend_on_the_others():
 def test_the_signature_of_a_text_does_not_depend_on_its_slices(monkeypatch):
     texts = [words(range(300)), words(range(3)), "! " * 50]
     whole = signatures(texts, CONFIG)
-    monkeypatch.setattr(cleaning, "_SLICE_CHARACTERS", 10)
+    monkeypatch.setattr(cleaning, "SLICE_CHARACTERS", 10)
     assert (signatures(texts, CONFIG) == whole).all()
 
 

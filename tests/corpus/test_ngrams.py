@@ -16,7 +16,7 @@ def test_any_words_in_a_row_are_in_one_window(parts, size):
     text = " ".join(parts)
     hashes = [xxhash.xxh3_64_intdigest(word.encode()) for word in words(text)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cleaning, "_SLICE_CHARACTERS", 3)
+        patch.setattr(cleaning, "SLICE_CHARACTERS", 3)
         windows = [(first, window.tolist()) for first, window in word_windows(text, size)]
     for first, window in windows:
         assert hashes[first : first + len(window)] == window

@@ -44,7 +44,7 @@ def test_what_is_found_does_not_depend_on_the_slices_of_a_text(references, words
     texts, text = list(map(" ".join, references)), " ".join(words)
     whole = OverlapIndex.of(texts, 7)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cleaning, "_SLICE_CHARACTERS", size)
+        patch.setattr(cleaning, "SLICE_CHARACTERS", size)
         sliced = OverlapIndex.of(texts, 7)
         assert sliced.first_shared(text) == whole.first_shared(text)
     assert sliced.first_shared(text) == whole.first_shared(text)
