@@ -8,12 +8,12 @@ from mlmtune.config import HubConfig
 from mlmtune.console import Console
 from mlmtune.errors import Interrupted
 from mlmtune.training.loop import Options, train
-from mlmtune.training.task import SettingsT, Task
+from mlmtune.training.task import ConfigT, Task
 
 
 def train_one_of_many(
-    config: SettingsT,
-    build: Callable[[SettingsT, Accelerator, Console], Task],
+    config: ConfigT,
+    build: Callable[[ConfigT, Accelerator, Console], Task],
     console: Console,
 ) -> None:
     """Train from where an earlier sitting stopped; what is complete is left alone.

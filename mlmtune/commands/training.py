@@ -12,13 +12,13 @@ from mlmtune.commands.starting import RunRequest
 from mlmtune.console import Console
 from mlmtune.locations import expand_home
 from mlmtune.training.loop import Options, train
-from mlmtune.training.task import SettingsT, Task
+from mlmtune.training.task import ConfigT, Task
 
 
 def train_and_push(
-    settings: SettingsT,
+    settings: ConfigT,
     request: RunRequest,
-    build: Callable[[SettingsT, Accelerator, Console], Task],
+    build: Callable[[ConfigT, Accelerator, Console], Task],
     conclude: Callable[[Path, dict[str, Any] | None, Console], None] | None = None,
 ) -> None:
     """Train, let the command conclude, and push the result if the config names a repository.

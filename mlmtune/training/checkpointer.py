@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from mlmtune.config import CheckpointConfig
-from mlmtune.modeling.loading import LoadedModel
 from mlmtune.training.checkpoint import TrainState, checkpoint_path, prune, save_checkpoint
 from mlmtune.training.learner import Learner
+from mlmtune.training.task import Task
 
 
 class Checkpointer:
@@ -13,24 +12,16 @@ class Checkpointer:
 
     Args:
         folder: The run's `checkpoints/`.
-        config: What is kept.
+        task: Its tokenizer is saved beside the weights; its config says what is kept.
         learner: The weights and the moments.
-        loaded: The tokenizer, and the weights besides the model's own.
         saved_step: The step that the folder's newest checkpoint holds, if any.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        config: CheckpointConfig,
-        learner: Learner,
-        loaded: LoadedModel,
-        saved_step: int | None,
-    ) -> None:
+    def __init__(self, folder: Path, task: Task, learner: Learner, saved_step: int | None) -> None:
         self._folder = folder
-        self._config = config
+        self._config = task.config.checkpoint
+        self._loaded = task.loaded
         self._learner = learner
-        self._loaded = loaded
         self._saved_step = saved_step
 
     def save(self, state: TrainState) -> Path:

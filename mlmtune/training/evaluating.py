@@ -4,12 +4,12 @@ from mlmtune.config import TrainingConfig
 from mlmtune.training.checkpoint import TrainState
 from mlmtune.training.interrupts import StopRequest
 from mlmtune.training.learner import Learner
-from mlmtune.training.task import Evaluation, Task
+from mlmtune.training.task import Task, ValidationResult
 
 
 def evaluate_before(
     task: Task, learner: Learner, state: TrainState, stop: StopRequest
-) -> Evaluation | None:
+) -> ValidationResult | None:
     """Measure the base model, and keep the result in the state.
 
     Returns:
@@ -25,7 +25,7 @@ def evaluate_before(
 
 def evaluate(
     task: Task, learner: Learner, state: TrainState, stop: StopRequest
-) -> Evaluation | None:
+) -> ValidationResult | None:
     """Measure the current step, and keep in the state what came of it and whether it is the best.
 
     Returns:

@@ -19,7 +19,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from mlmtune.errors import ConfigError, ResourceError, StoppedAtOnce
 from mlmtune.training.interrupts import STOP_SIGNALS, answered_signals
-from mlmtune.training.launched import GRACE_SECONDS, LAUNCHER, REPORTS, Report, read_reports
+from mlmtune.training.launched import GRACE_SECONDS, LAUNCHER, REPORTS, ProcessReport, read_reports
 from mlmtune.training.run_dir import RunDir
 
 STOPPED = tuple(128 + number for number in STOP_SIGNALS)
@@ -137,7 +137,7 @@ def _launch_config(num_processes: int, folder: Path) -> LaunchConfig:
     )
 
 
-def _ending_by_signal(reports: Mapping[int, Report], signal_number: int) -> Ending:
+def _ending_by_signal(reports: Mapping[int, ProcessReport], signal_number: int) -> Ending:
     """The launcher was told to stop, and passed it on."""
     own = _first(Ending(r.exit_code, r.message, rank) for rank, r in reports.items())
     if own is not None and own.exit_code not in (*STOPPED, *OF_ANOTHER):
@@ -152,7 +152,7 @@ def _ending_by_signal(reports: Mapping[int, Report], signal_number: int) -> Endi
 
 
 def _ending_by_failure(
-    reports: Mapping[int, Report], failures: Mapping[int, ProcessFailure]
+    reports: Mapping[int, ProcessReport], failures: Mapping[int, ProcessFailure]
 ) -> Ending:
     """A process failed, and torch stopped the others."""
     first_time = min(failure.timestamp for failure in failures.values())

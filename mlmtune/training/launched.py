@@ -22,7 +22,7 @@ GRACE_SECONDS = 300
 
 
 @dataclass(frozen=True)
-class Report:
+class ProcessReport:
     """How a process ended: its exit code, and the line that says why."""
 
     exit_code: int
@@ -57,18 +57,18 @@ def report(exit_code: int, message: str = "") -> bool:
     """Tell the launcher how this process ends; whether it will be heard."""
     path = Path(os.environ[REPORTS]) / f"{os.environ['RANK']}.json"
     try:
-        write_json(path, asdict(Report(exit_code, message, os.getpid())))
+        write_json(path, asdict(ProcessReport(exit_code, message, os.getpid())))
     except OSError:
         return False
     return has_launcher()
 
 
-def read_reports(folder: Path) -> dict[int, Report]:
+def read_reports(folder: Path) -> dict[int, ProcessReport]:
     """The reports by rank, in the order in which they were written."""
     reports = {}
     for path in sorted(folder.glob("[0-9]*.json"), key=lambda path: path.stat().st_mtime_ns):
         try:
-            reports[int(path.stem)] = Report(**json.loads(path.read_text()))
+            reports[int(path.stem)] = ProcessReport(**json.loads(path.read_text()))
         except (OSError, ValueError, TypeError):  # damaged, or not one of ours
             continue
     return reports

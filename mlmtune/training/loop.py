@@ -30,7 +30,6 @@ from mlmtune.training.evaluating import (
     is_out_of_time,
     is_stopped_early,
 )  # fmt: skip
-from mlmtune.training.identity import identity_of
 from mlmtune.training.interrupts import StopRequest, listening
 from mlmtune.training.learner import Learner, prepare_learner
 from mlmtune.training.memory import fit_micro_batch
@@ -61,7 +60,7 @@ from mlmtune.training.safeguards import (
     recording_failure,
 )  # fmt: skip
 from mlmtune.training.step import StepTaken, agree, count_targets, take_step
-from mlmtune.training.task import Evaluation, Settings, SettingsT, Task
+from mlmtune.training.task import ConfigT, Settings, Task, ValidationResult
 from mlmtune.training.tracking import start_trackers
 from mlmtune.training.window import Window
 
@@ -135,9 +134,9 @@ class Job:
 
 
 def train(
-    config: SettingsT,
+    config: ConfigT,
     options: Options,
-    build: Callable[[SettingsT, Accelerator, Console], Task],
+    build: Callable[[ConfigT, Accelerator, Console], Task],
 ) -> dict[str, Any] | None:
     """Run a config to its end, or to where it is told to stop.
 
@@ -162,39 +161,32 @@ def train(
             is_quiet=options.is_quiet,
             shows_lines=not options.is_silent,
         )
+        say = progress.say
         stack.callback(progress.stop)
-        _announce_kept_micro_batch(asked, config, progress.say)
+        _announce_kept_micro_batch(asked, config, say)
         run = open_run(config, options.resume, options.overwrite, accelerator, stack)
         if is_complete(earlier, run, config, options.command, accelerator, progress):
             return None
         if accelerator.is_main_process:
             run.write_status("preparing")
         stack.enter_context(recording_failure(run, accelerator))
-        push = open_hub(config.hub, accelerator, run, progress.say)
+        push = open_hub(config.hub, accelerator, run, say)
         task = build(config, accelerator, progress)
         stop = stack.enter_context(listening())
         learner = prepare_learner(task, accelerator)
-        identity = identity_of(task, accelerator.num_processes)
-        checkpoint, state = resume(
-            earlier, run, learner, identity, options.allow_changes, progress.say
-        )
+        checkpoint, state = resume(earlier, run, learner, task, options.allow_changes, say)
         check_all_see_the_same(task, state)
-        if task.config.training.micro_batch_size == "auto":
-            task = fit_micro_batch(learner, task, state.step, progress.say)
-        announce(task, state, run, accelerator, progress.say)
+        task = fit_micro_batch(learner, task, state.step, say)
+        announce(task, state, run, accelerator, say)
         saved_step = state.step if earlier is not None and earlier.is_same else None
-        saver = Checkpointer(
-            run.checkpoints, task.config.checkpoint, learner, task.loaded, saved_step
-        )
+        checkpointer = Checkpointer(run.checkpoints, task, learner, saved_step)
         trackers = Trackers(progress)
-        job = Job(task, learner, state, run, saver, trackers, push, stop, progress)
-        before = _evaluate_before(job)
         stack.callback(trackers.finish)
-        _begin(job, options, earlier, checkpoint)
-        if before is not None:
-            _record_evaluation(job, before)
+        job = Job(task, learner, state, run, checkpointer, trackers, push, stop, progress)
+        before = _evaluate_before(job)
+        _begin(job, options, earlier, checkpoint, before)
         _train_to_the_end(job)
-        results = export(job.task, learner, state, run, progress.say)
+        results = export(job.task, learner, state, run, say)
         trackers.log_results(results, state.step)
         if push is not None:
             push.wait(lambda: bool(stop))
@@ -214,8 +206,22 @@ def _announce_kept_micro_batch(
         say(f"micro batches of {kept} as in this run so far, not of {size}")
 
 
-def _begin(job: Job, options: Options, earlier: EarlierRun | None, checkpoint: Path | None) -> None:
-    """Take the output directory over, and write down what is trained on what."""
+def _begin(
+    job: Job,
+    options: Options,
+    earlier: EarlierRun | None,
+    checkpoint: Path | None,
+    before: ValidationResult | None,
+) -> None:
+    """Take the output directory over, and write down what is trained on what.
+
+    Args:
+        job: The run.
+        options: How to go about it.
+        earlier: The run that is resumed; None where none is.
+        checkpoint: The checkpoint that the state is of; None without one.
+        before: How good the base is; None where an earlier sitting has recorded that.
+    """
     run, state, config, say = job.run, job.state, job.task.config, job.progress.say
     job.learner.accelerator.wait_for_everyone()  # all have read what is deleted now
     tracking = None
@@ -235,6 +241,8 @@ def _begin(job: Job, options: Options, earlier: EarlierRun | None, checkpoint: P
     job.task.write_records(run)
     run.write_status("running", step=state.step, max_steps=job.task.plan.max_steps)
     start_trackers(job.trackers, config, run, None if checkpoint is None else tracking, state.step)
+    if before is not None:
+        _record_evaluation(job, before)
 
 
 # ----------------------------------------------------------------------------------- the steps
@@ -329,7 +337,7 @@ def _log(
     state.window = Window()
 
 
-def _evaluate_before(job: Job) -> Evaluation | None:
+def _evaluate_before(job: Job) -> ValidationResult | None:
     """Measure the base; None where that is done already, or a task does not."""
     if job.state.evaluation_before is not None or not job.task.measures_before:
         return None
@@ -351,7 +359,7 @@ def _evaluate(job: Job) -> bool:
     return state.best_step == state.step and job.task.config.checkpoint.export == "best"
 
 
-def _measure(job: Job, measure: Callable[..., Evaluation | None]) -> Evaluation:
+def _measure(job: Job, measure: Callable[..., ValidationResult | None]) -> ValidationResult:
     """Call a function of `evaluating`; a signal that comes meanwhile ends the run."""
     began = time.monotonic()
     evaluation = measure(job.task, job.learner, job.state, job.stop)
@@ -363,7 +371,7 @@ def _measure(job: Job, measure: Callable[..., Evaluation | None]) -> Evaluation:
     return evaluation
 
 
-def _record_evaluation(job: Job, evaluation: Evaluation) -> None:
+def _record_evaluation(job: Job, evaluation: ValidationResult) -> None:
     job.record(
         {
             "step": job.state.step,

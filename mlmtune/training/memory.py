@@ -64,7 +64,7 @@ def available_bytes() -> int:
 
 
 def fit_micro_batch(learner: Learner, task: Task, step: int, say: Callable[[str], None]) -> Task:
-    """Halve the micro batch until it fits; all processes settle on the same.
+    """Halve a micro batch that is `auto` until it fits; all processes settle on the same.
 
     On a GPU, micro batches of real chunks are computed, forward and backward, beside memory set
     aside for the moments that the first step will add. On a CPU nothing is tried, because a
@@ -77,11 +77,13 @@ def fit_micro_batch(learner: Learner, task: Task, step: int, say: Callable[[str]
         say: Reports the size that fits.
 
     Returns:
-        The task in micro batches that fit.
+        The task in micro batches that fit; unchanged where the config gives their size.
 
     Raises:
         ResourceError: Not even one sequence fits.
     """
+    if task.config.training.micro_batch_size != "auto":
+        return task
     fits = fits_by_estimate if learner.accelerator.device.type == "cpu" else fits_by_trial
     while not _all_agree(learner.accelerator, fits(learner, task, step)):
         task = _halve(task)

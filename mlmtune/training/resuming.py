@@ -29,11 +29,11 @@ from mlmtune.training.checkpoint import (
     load_state,
     load_weights,
 )  # fmt: skip
-from mlmtune.training.identity import check_identity, flat
+from mlmtune.training.identity import check_identity, flat, identity_of
 from mlmtune.training.learner import Learner
 from mlmtune.training.progress import Progress
 from mlmtune.training.run_dir import RESOLVED_CONFIG, RunDir
-from mlmtune.training.task import Settings, SettingsT
+from mlmtune.training.task import ConfigT, Settings, Task
 from mlmtune.training.tracking import RECORD as TRACKING_RECORD
 from mlmtune.training.tracking import note_tracked
 
@@ -98,7 +98,7 @@ def read_earlier_run(resume: str, config: Settings) -> EarlierRun | None:
 # ------------------------------------------------------------------------------ what was decided
 
 
-def with_recorded_choices(config: SettingsT, earlier: EarlierRun | None) -> SettingsT:
+def with_recorded_choices(config: ConfigT, earlier: EarlierRun | None) -> ConfigT:
     """Return the config with each `auto` as the earlier run decided it.
 
     A table may decide otherwise on another machine or in another version, and a run keeps to one
@@ -229,7 +229,7 @@ def resume(
     earlier: EarlierRun | None,
     run: RunDir,
     learner: Learner,
-    identity: dict[str, Any],
+    task: Task,
     allow_changes: bool,
     say: Callable[[str], None],
 ) -> tuple[Path | None, TrainState]:
@@ -241,8 +241,8 @@ def resume(
         earlier: The run that is resumed; None where none is.
         run: The directory of this run.
         learner: Gets the checkpoint's weights and moments.
-        identity: What this sitting must share with the checkpoint; see `identity_of`.
-        allow_changes: Resume although it differs.
+        task: What is trained; it must be what the checkpoint was trained on.
+        allow_changes: Resume although it is not.
         say: Reports what is resumed.
 
     Returns:
@@ -252,6 +252,7 @@ def resume(
         CheckpointError: The checkpoint is damaged, or belongs to another run.
         ConfigError: The directory holds another run than the one that is resumed.
     """
+    identity = identity_of(task, learner.accelerator.num_processes)
     if earlier is None:
         return None, TrainState(identity)
     path = decided_by_main(learner.accelerator, lambda: _choose_checkpoint(earlier, run, say))

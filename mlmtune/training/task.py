@@ -25,10 +25,10 @@ from mlmtune.training.run_dir import RunDir
 from mlmtune.training.stream import TrainingStream
 
 Settings = Config | ClassificationConfig
-SettingsT = TypeVar("SettingsT", Config, ClassificationConfig)
+ConfigT = TypeVar("ConfigT", Config, ClassificationConfig)
 
 
-class Evaluation(Protocol):
+class ValidationResult(Protocol):
     """What was measured on validation."""
 
     @property
@@ -109,7 +109,7 @@ class Task(ABC):
     @abstractmethod
     def evaluate(
         self, accelerator: Accelerator, model: Any, should_stop: Callable[[], bool]
-    ) -> Evaluation | None:
+    ) -> ValidationResult | None:
         """Measure on validation; None if it was told to stop."""
 
     def reason_to_stop(self, state: TrainState) -> str | None:
@@ -197,8 +197,8 @@ class Task(ABC):
 
 
 def with_choices(
-    config: SettingsT, accelerator: Accelerator, loaded: LoadedModel, plan: Plan
-) -> SettingsT:
+    config: ConfigT, accelerator: Accelerator, loaded: LoadedModel, plan: Plan
+) -> ConfigT:
     """The config with what was decided for the user written into it."""
     choices: dict[str, dict[str, Any]] = {
         "model": {"attn_implementation": loaded.attn_implementation},
