@@ -1,4 +1,4 @@
-"""What is likely to make the result of a run worthless, said before anything is trained.
+"""Caveats: what is likely to make the result of a run worthless, said before training.
 
 Each is a line that says what is odd and what to do. None is an error, because a trial of a few
 steps on a few pages may be just what the user wants.
@@ -21,35 +21,36 @@ from mlmtune.tokens.splits import Splits
 from mlmtune.tokens.store import TokenStore
 from mlmtune.training.optimization import num_warmup_steps
 from mlmtune.training.plan import Plan
+from mlmtune.training.run_dir import RESOLVED_CONFIG
 
 LEARNING_RATES = (1e-6, 1e-3)
-"""Peaks between which encoders are trained: classifiers at the lower end, pretraining with large
-batches at the upper."""
+"""The range of usual peaks: fine-tuning is at the lower end, pretraining with large batches at the
+upper one."""
 
 MOST_EPOCHS = 150
-"""Task-adaptive pretraining takes 100 (Gururangan et al. 2020). After more, text is known by
-heart."""
+"""Task-adaptive pretraining takes 100 epochs (Gururangan et al. 2020). After more than 150, a model
+has memorised its text."""
 
 FEWEST_STEPS = 10
 """Fewer steps hardly change a model."""
 
 FEWEST_DOCUMENTS = 20
-"""Fewer validation documents say little of how documents differ."""
+"""Fewer validation documents say little about how documents differ."""
 
 FEWEST_MASKED_TOKENS = 1000
 """With fewer, chance alone moves an accuracy of one half by more than 3 points."""
 
 FAR_FROM_ASKED = 2.0
-"""Factor by which the share of the validation text may be larger or smaller than asked for."""
+"""The factor by which the share of the validation text may differ from what was asked for."""
 
 
 def of_schedule(optimizer: OptimizerConfig, plan: Plan, what: str) -> Iterator[str]:
-    """Caveats about the learning rate and the length of a run, whatever is trained.
+    """Yield caveats about the learning rate and the length of a run of any task.
 
     Args:
-        optimizer: the section `optimizer`.
-        plan: the run.
-        what: it is trained on, such as `chunks`.
+        optimizer: The section `optimizer`.
+        plan: The sizes of the run.
+        what: The name of what it is trained on, such as `chunks`.
     """
     rate = optimizer.learning_rate
     low, high = LEARNING_RATES
@@ -69,7 +70,7 @@ def of_schedule(optimizer: OptimizerConfig, plan: Plan, what: str) -> Iterator[s
         enough = max(1, int(MOST_EPOCHS * plan.num_chunks / plan.global_batch_size))
         yield (
             f"the run passes {plan.num_epochs:,.0f} times over {plan.num_chunks:,} training {what} "
-            f"and would learn them by heart; set training.max_steps to {enough:,} or less, or add "
+            f"and would memorise them; set training.max_steps to {enough:,} or less, or add "
             "text"
         )
 
@@ -82,15 +83,15 @@ def of_masked_lm(
     masks: FixedMasks,
     general_masks: FixedMasks | None,
 ) -> Iterator[str]:
-    """Caveats about a run of masked language modelling.
+    """Yield caveats about a run of masked language modelling.
 
     Args:
-        config: of the run.
-        plan: the run.
-        store: the tokenized corpus.
-        splits: its two sides.
-        masks: what is validated on.
-        general_masks: what forgetting is measured on; None without general text.
+        config: The config of the run.
+        plan: The sizes of the run.
+        store: The tokenized corpus.
+        splits: The training and the validation side of the corpus.
+        masks: The masked tokens of validation.
+        general_masks: The masked tokens that forgetting is measured on; None without general text.
     """
     yield from of_schedule(config.optimizer, plan, "chunks")
     batch = plan.global_batch_size
@@ -117,16 +118,16 @@ def of_masked_lm(
 
 
 def _num_masked(masks: FixedMasks, config: Config) -> int:
-    """About how many tokens of a text are asked for; unknown ones never are."""
+    """Estimate how many tokens of a text are masked in any draw; unknown ones never are."""
     share = len(masks.chunks) / len(masks.view)
-    # Draws ask for different tokens until nearly all of the text was asked for.
-    asked_for = min(config.evaluation.mlm_probability * masks.num_draws, 1.0)
+    # Draws mask different tokens until nearly all of the text was masked.
+    masked = min(config.evaluation.mlm_probability * masks.num_draws, 1.0)
     known = 1 - KnownText.of(masks.view).unknown_token_share
-    return round(masks.view.num_body_tokens * known * share * asked_for)
+    return round(masks.view.num_body_tokens * known * share * masked)
 
 
 def _of_validation(config: Config, splits: Splits, masks: FixedMasks) -> Iterator[str]:
-    """Whether there is enough validation text to tell a change from chance."""
+    """Yield a caveat where too little validation text tells a change from chance."""
     view = splits.validation
     share = len(masks.chunks) / len(view)
     num_masked = _num_masked(masks, config)
@@ -156,7 +157,7 @@ def _of_validation(config: Config, splits: Splits, masks: FixedMasks) -> Iterato
 
 
 def _of_share(config: Config, store: TokenStore, splits: Splits) -> Iterator[str]:
-    """Whether validation is about as much of the text as was asked for."""
+    """Yield a caveat where validation is much more or less of the text than was asked for."""
     corpus, view = config.corpus, splits.validation
     if view.num_characters is None or corpus.validation_sources:
         return
@@ -175,33 +176,33 @@ def _of_share(config: Config, store: TokenStore, splits: Splits) -> Iterator[str
 
 
 def _has_few_documents(splits: Splits) -> bool:
-    """Whether no share of the documents is enough to validate on and leaves as many to train on."""
+    """Whether half of the documents would be too few to validate on."""
     sides = splits.train.num_documents, splits.validation.num_documents
     return sum(side or 0 for side in sides) < 2 * FEWEST_DOCUMENTS and None not in sides
 
 
-PLACES = {"path", "git", "dataset"}
-"""Where a source is."""
+LOCATIONS = {"path", "git", "dataset"}
+"""The keys of a source that say where it is."""
 
 SIDES = ("validation_fraction", "validation_sources", "split_by", "split_seed")
-"""What decides which document is on which side."""
+"""The keys that decide which document is on which side."""
 
 
 def _of_base(config: Config, splits: Splits) -> Iterator[str]:
-    """Whether the base is the result of a run that trained on what is validated on here."""
+    """Yield a caveat where the base is the result of a run that trained on this validation text."""
     run = run_directory(expand_home(config.model.name_or_path))
     record = None if run is None else read_json(run / "corpus.json")
-    if run is None or record is None or not (run / "config.resolved.yaml").is_file():
+    if run is None or record is None or not (run / RESOLVED_CONFIG).is_file():
         return
     try:
-        then = load_config(run / "config.resolved.yaml").corpus
+        then = load_config(run / RESOLVED_CONFIG).corpus
     except ConfigError:
         return
-    places_then = [source.model_dump(include=PLACES) for source in then.sources]
-    places_now = [source.model_dump(include=PLACES) for source in config.corpus.sources]
+    sources_then = [source.model_dump(include=LOCATIONS) for source in then.sources]
+    sources_now = [source.model_dump(include=LOCATIONS) for source in config.corpus.sources]
     fingerprint = record.get("validation", {}).get("fingerprint")
     changed = [key for key in SIDES if getattr(then, key) != getattr(config.corpus, key)]
-    shares_text = any(place in places_then for place in places_now)
+    shares_text = any(source in sources_then for source in sources_now)
     if shares_text and changed and fingerprint != splits.validation.text_fingerprint():
         keys = ", ".join(f"corpus.{key}" for key in changed)
         yield (

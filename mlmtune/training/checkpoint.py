@@ -30,18 +30,19 @@ from mlmtune.training.run_dir import writing_to
 from mlmtune.training.window import Window
 
 FORMAT_VERSION = 2
-"""Of state.json. Version 1 had no number in the file."""
+"""The format of state.json. Version 1 had no number in the file."""
 
 PREFIX = "checkpoint-"
 WITHOUT_MOMENTS = "without_moments"
-"""Key of the optimizer file's metadata: parameters that have had no gradient so far."""
+"""The key in the optimizer file's metadata of parameters that have had no gradient so far."""
 
 
 @dataclass
 class TrainState:
     """Everything besides weights and moments that a run needs to go on as if never stopped.
 
-    Sums are over all processes. The identity holds what must not change between sittings.
+    Sums are over all processes. The identity holds the settings that must not change between
+    sittings; see `identity_of`.
     """
 
     identity: dict[str, Any] = field(default_factory=dict)
@@ -65,20 +66,20 @@ class TrainState:
 
 
 def checkpoint_path(directory: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
+    """Return the folder of a step's checkpoint."""
     return directory / f"{PREFIX}{step}"
 
 
 def step_of(path: Path) -> int:
-    """The step of a checkpoint, by its name; -1 if it is none."""
+    """Return the step of a checkpoint, by its name; -1 for any other name."""
     number = path.name.removeprefix(PREFIX)
-    # Other scripts have digits, too, of which int() takes some.
+    # int() also takes digits of other scripts.
     step = int(number) if number.isascii() and number.isdigit() else -1
     return step if path.name == f"{PREFIX}{step}" else -1
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
-    """Checkpoints by step, newest first; valid or not."""
+    """Return the checkpoints by step, newest first, valid or not."""
     if not directory.is_dir():
         return []
     return sorted((p for p in directory.iterdir() if step_of(p) >= 0), key=step_of, reverse=True)
@@ -90,13 +91,13 @@ def save_model(
     tokenizer: PreTrainedTokenizerFast,
     kept_weights: Mapping[str, torch.Tensor],
 ) -> None:
-    """Write what from_pretrained() and pipeline() need.
+    """Write the files that from_pretrained() and pipeline() load.
 
     Args:
-        directory: made if it is not there.
-        model: bare.
-        tokenizer: its tokenizer.
-        kept_weights: what other classes find besides; see `modeling.kept_weights`.
+        directory: The folder, which is made if it does not exist.
+        model: The model without a wrapper.
+        tokenizer: The model's tokenizer.
+        kept_weights: Weights of the base that other classes load; see `modeling.kept_weights`.
     """
     model.save_pretrained(directory, state_dict={**model.state_dict(), **kept_weights})
     tokenizer.save_pretrained(directory)
@@ -113,7 +114,7 @@ def save_checkpoint(
     """Write the checkpoint of `state.step`. Called by the main process.
 
     Raises:
-        ResourceError: the disk is full or cannot be written; older checkpoints are as they were.
+        ResourceError: The disk is full or cannot be written; older checkpoints are as they were.
     """
     final = checkpoint_path(directory, state.step)
     with (
@@ -129,14 +130,14 @@ def save_checkpoint(
 
 
 def find_checkpoint(directory: Path, say: Callable[[str], None]) -> Path | None:
-    """The newest valid checkpoint; None where there is none at all.
+    """Return the newest valid checkpoint; None where there is none at all.
 
     Args:
-        directory: the run's `checkpoints/`.
-        say: told what was passed over and why.
+        directory: The run's `checkpoints/`.
+        say: Reports which checkpoints were passed over, and why.
 
     Raises:
-        CheckpointError: there are checkpoints, and none is valid.
+        CheckpointError: There are checkpoints, and none is valid.
     """
     candidates = list_checkpoints(directory)
     for path in candidates:
@@ -153,7 +154,7 @@ def find_checkpoint(directory: Path, say: Callable[[str], None]) -> Path | None:
 
 
 def find_fault(path: Path) -> str | None:
-    """What is wrong with a checkpoint, by its manifest; None if nothing is."""
+    """Say what is wrong with a checkpoint, by its manifest; None if nothing is."""
     manifest = read_json(path / MANIFEST)
     is_sharded = "model.safetensors.index.json" in ((manifest or {}).get("files") or ())
     model = "model.safetensors.index.json" if is_sharded else "model.safetensors"
@@ -180,7 +181,7 @@ def load_state(path: Path) -> TrainState:
 
 
 def load_weights(path: Path, model: Any) -> None:
-    """Put a checkpoint's weights into `model`, by the way from_pretrained() reads them."""
+    """Load a checkpoint's weights into `model`, as from_pretrained() reads them."""
     with _reading(path):
         saved, report = type(model).from_pretrained(
             path, dtype=torch.float32, output_loading_info=True
@@ -196,10 +197,10 @@ def load_weights(path: Path, model: Any) -> None:
 
 
 def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Put a checkpoint's moments and step counts into `optimizer`.
+    """Load a checkpoint's moments and step counts into `optimizer`.
 
     Raises:
-        CheckpointError: the checkpoint holds moments of another shape, or of no parameter.
+        CheckpointError: The checkpoint holds moments of another shape, or of no parameter.
     """
     with _reading(path / "optimizer.safetensors") as file:
         tensors = load_file(file)
@@ -229,7 +230,7 @@ def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
 
 
 def drop_checkpoints_after(directory: Path, step: int) -> list[Path]:
-    """Delete the checkpoints of later steps: those of a course that the run does not take."""
+    """Delete the checkpoints of later steps, which a resumed run takes again."""
     later = [path for path in list_checkpoints(directory) if step_of(path) > step]
     for path in later:
         _delete(path)
@@ -240,7 +241,7 @@ def copy_checkpoint(source: Path, target: Path) -> None:
     """Copy a checkpoint of another run to where this run would have written it.
 
     Raises:
-        ResourceError: the disk is full or cannot be written.
+        ResourceError: The disk is full or cannot be written.
     """
     with (
         writing_to(target, f"{source} is as it was"),
@@ -250,7 +251,7 @@ def copy_checkpoint(source: Path, target: Path) -> None:
 
 
 def prune(directory: Path, keep: int, best_step: int | None) -> None:
-    """Delete all but the `keep` newest checkpoints and the best, and what a killed save left."""
+    """Delete all but the `keep` newest checkpoints and the best, and remains of a killed save."""
     for path in list_checkpoints(directory)[keep:]:
         if step_of(path) != best_step:
             _delete(path)
@@ -259,7 +260,7 @@ def prune(directory: Path, keep: int, best_step: int | None) -> None:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[Path]:
-    """Turn what a file is not into one line; its checksum alone does not say what it holds."""
+    """Turn an unreadable file into one line; a right checksum does not mean right content."""
     try:
         yield path
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:

@@ -1,4 +1,4 @@
-"""What a run ran on, for environment.json: versions and devices, never variables or paths."""
+"""Versions and devices for environment.json; never environment variables or paths."""
 
 import os
 import platform
@@ -17,7 +17,7 @@ PACKAGES = (
 
 
 def describe_environment(num_processes: int) -> dict[str, Any]:
-    """Versions and devices as JSON values."""
+    """Return versions and devices as JSON values."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -31,7 +31,7 @@ def describe_environment(num_processes: int) -> dict[str, Any]:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory this process has held: the device's for a GPU, else its resident set."""
+    """Return the peak memory of this process: a GPU's, or else its resident set."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     # Linux counts in KiB, macOS in bytes.

@@ -26,7 +26,7 @@ def evaluate_before(
 def evaluate(
     task: Task, learner: Learner, state: TrainState, stop: StopRequest
 ) -> ValidationResult | None:
-    """Measure the current step, and keep in the state what came of it and whether it is the best.
+    """Measure the current step, and note in the state the result and whether it is the best.
 
     Returns:
         None where the run was told to stop meanwhile.

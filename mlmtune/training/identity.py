@@ -80,6 +80,6 @@ def check_identity(
         say(f"resuming although this changed:\n{table}")
         return
     raise CheckpointError(
-        f"{checkpoint} belongs to another run; put these back, start again with --overwrite, or "
-        f"insist with --allow-changes:\n{table}"
+        f"{checkpoint} belongs to another run; change these back, start again with --overwrite, or "
+        f"resume all the same with --allow-changes:\n{table}"
     )

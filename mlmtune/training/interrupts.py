@@ -14,16 +14,16 @@ from types import FrameType
 from mlmtune.errors import StoppedAtOnce
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What asks a run to stop; where several come at once, the first of these is answered."""
+"""The signals that ask a run to stop; of several at once, the first in this order is answered."""
 
 ECHO_SECONDS = 1.0
-"""Launchers pass signals on; where all processes are signalled, each gets the same one twice."""
+"""Launchers pass signals on, so that a process may get the same one twice within this time."""
 
 
 def answered_signals() -> tuple[signal.Signals, ...]:
-    """The signals that ask this process to stop: without SIGHUP where it was started by nohup."""
-    is_deaf = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    return tuple(number for number in STOP_SIGNALS if number != signal.SIGHUP or not is_deaf)
+    """Return the signals that ask this process to stop; nohup takes SIGHUP out."""
+    ignores_hangup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return tuple(n for n in STOP_SIGNALS if n != signal.SIGHUP or not ignores_hangup)
 
 
 class StopRequest:
@@ -37,7 +37,7 @@ class StopRequest:
         return self.signal_number is not None
 
     def receive(self, signal_number: int, frame: FrameType | None) -> None:
-        """Signal handler: note the first, give way to the second."""
+        """Handle a signal: note the first, and stop at once at the second."""
         now = time.monotonic()
         if self.signal_number in (None, signal.SIGHUP):
             self.signal_number, self._received_at = signal_number, now

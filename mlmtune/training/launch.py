@@ -1,4 +1,4 @@
-"""--nproc: this command in several processes of this machine, by torch's own launcher."""
+"""--nproc: run this command in several processes of this machine, by torch's own launcher."""
 
 import logging
 import os
@@ -23,18 +23,18 @@ from mlmtune.training.launched import GRACE_SECONDS, LAUNCHER, REPORTS, ProcessR
 from mlmtune.training.run_dir import RunDir
 
 STOPPED = tuple(128 + number for number in STOP_SIGNALS)
-OF_ANOTHER = (1, 128 + signal.SIGABRT)
-"""What an exchange with a process that is gone ends in; or an error that nobody foresaw."""
+CONSEQUENCES = (1, 128 + signal.SIGABRT)
+"""Exit codes of an exchange with a process that is gone, or of an unforeseen error."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How a launch ended, as the process has it that decided it.
+    """How a launch ended, in the words of the process that caused it.
 
     Attributes:
-        exit_code: of the whole launch.
-        message: one line; empty where all went well.
-        rank: the process whose message it is; 0 where the launcher itself speaks.
+        exit_code: The exit code of the whole launch.
+        message: One line; empty where all went well.
+        rank: The process whose message it is; 0 for a message of the launcher itself.
     """
 
     exit_code: int
@@ -43,11 +43,11 @@ class Ending:
 
 
 def count_processes(asked: str) -> int:
-    """The number that `--nproc` asks for.
+    """Return the number of processes that `--nproc` asks for.
 
     Raises:
-        ConfigError: it is no number, there are fewer GPUs, or this process has been launched by
-            another launcher already.
+        ConfigError: It is not a number, there are fewer GPUs, or another launcher has started
+            this process already.
     """
     if "WORLD_SIZE" in os.environ:
         raise ConfigError(
@@ -75,10 +75,10 @@ def launch(num_processes: int, run: Path | None, *, is_quiet: bool = True) -> En
     """Run this very command again, in several processes, and wait for them.
 
     Args:
-        num_processes: how many; a GPU each where there are GPUs.
-        run: the run's directory, where the command has one. Its status.json is set right where
+        num_processes: The number of processes; each gets a GPU where there are GPUs.
+        run: The run's directory, where the command has one. Its status.json is corrected where
             the main process did not know why it failed.
-        is_quiet: keep torch's launcher from logging.
+        is_quiet: Keep torch's launcher from logging.
     """
     if is_quiet:
         logging.disable()
@@ -98,7 +98,7 @@ def launch(num_processes: int, run: Path | None, *, is_quiet: bool = True) -> En
             signal_number = error.sigval
         finally:
             for number in STOP_SIGNALS:
-                signal.signal(number, signal.SIG_IGN)  # all that is left is to say how it ended
+                signal.signal(number, signal.SIG_IGN)  # only the report of the end is left
         reports = read_reports(Path(folder))
     if signal_number is not None:
         ending = _ending_by_signal(reports, signal_number)
@@ -113,7 +113,7 @@ def launch(num_processes: int, run: Path | None, *, is_quiet: bool = True) -> En
 
 
 def _prepare_environment(num_processes: int) -> None:
-    """Set what the processes inherit."""
+    """Set the environment variables that the processes inherit."""
     os.environ[LAUNCHER] = str(os.getpid())
     if _num_gpus() == 0:
         os.environ["ACCELERATE_USE_CPU"] = "true"
@@ -133,18 +133,18 @@ def _launch_config(num_processes: int, folder: Path) -> LaunchConfig:
         local_addr="127.0.0.1",
         max_restarts=0,
         signals_to_handle=",".join(number.name for number in answered_signals()),
-        logs_specs=DefaultLogsSpecs(log_dir=str(folder)),  # else it leaves a folder behind
+        logs_specs=DefaultLogsSpecs(log_dir=str(folder)),  # torch's default stays behind
     )
 
 
 def _ending_by_signal(reports: Mapping[int, ProcessReport], signal_number: int) -> Ending:
-    """The launcher was told to stop, and passed it on."""
+    """Decide the ending of a launch whose launcher received a signal and passed it on."""
     own = _first(Ending(r.exit_code, r.message, rank) for rank, r in reports.items())
-    if own is not None and own.exit_code not in (*STOPPED, *OF_ANOTHER):
+    if own is not None and own.exit_code not in (*STOPPED, *CONSEQUENCES):
         return own  # the checkpoint could not be written
     main = reports.get(0)
     if main is not None and main.exit_code == 0:
-        return Ending(0)  # it was at its end already
+        return Ending(0)  # it had finished already
     code = 128 + signal_number
     if main is not None and main.exit_code in STOPPED:
         return Ending(code, main.message)
@@ -154,7 +154,7 @@ def _ending_by_signal(reports: Mapping[int, ProcessReport], signal_number: int) 
 def _ending_by_failure(
     reports: Mapping[int, ProcessReport], failures: Mapping[int, ProcessFailure]
 ) -> Ending:
-    """A process failed, and torch stopped the others."""
+    """Decide the ending of a launch in which a process failed, so that torch stopped all."""
     first_time = min(failure.timestamp for failure in failures.values())
     endings = [
         Ending(report.exit_code, report.message, rank)
@@ -167,12 +167,12 @@ def _ending_by_failure(
         # Those that do not answer SIGTERM are killed by torch after 30 seconds.
         if rank not in reports and failure.timestamp - first_time < 20
     ]
-    # Without any, all had done their work and said so before Python's end went wrong.
+    # Without any, all had reported success before Python's own shutdown failed.
     return _first(endings) or Ending(0)
 
 
 def _first(endings: Iterable[Ending]) -> Ending | None:
-    """The one that brought the others down; of several that say the same, the lowest rank's."""
+    """Return the ending that caused the others; of equal ones, the one of the lowest rank."""
     endings = [ending for ending in endings if ending.exit_code != 0]
     if not endings:
         return None
@@ -182,28 +182,28 @@ def _first(endings: Iterable[Ending]) -> Ending | None:
 
 
 def _distance(exit_code: int) -> int:
-    """How far from the cause a process is that ends so: errors of ours know what happened."""
+    """Return how far an exit code is from the cause; mlmtune's own codes name the cause."""
     if exit_code in STOPPED:
         return 3
-    if exit_code in OF_ANOTHER:
+    if exit_code in CONSEQUENCES:
         return 2
     return int(exit_code > 128)
 
 
 def _unreported(rank: int, failure: ProcessFailure) -> Ending:
     if failure.exitcode >= 0:
-        return Ending(failure.exitcode, f"process {rank} failed; what it said is above")
+        return Ending(failure.exitcode, f"process {rank} failed; its message is above")
     name = failure.signal_name()
     guess = " (out of memory?)" if name == "SIGKILL" else ""
     return Ending(
         128 - failure.exitcode,
         f"process {rank} was killed by {name}{guess} and the others were stopped; a training run "
-        "goes on from its last checkpoint by the same command and --resume auto",
+        "resumes from its last checkpoint with the same command and --resume auto",
     )
 
 
 def _correct_status(run: RunDir, pid: int | None, ending: Ending) -> None:
-    """Write the ending where this launch's main process said that it had begun."""
+    """Write the ending to the status file that this launch's main process wrote."""
     for name in ("attempt.json", "status.json"):
         status = run.read_json(name) or {}
         if pid is None or status.get("pid") != pid or status.get("state") == "finished":

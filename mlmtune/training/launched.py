@@ -1,4 +1,4 @@
-"""What `--nproc` has the processes do that it starts: say how they ended, and not outlive it."""
+"""What the processes of `--nproc` do: report how they ended, and not outlive their launcher."""
 
 import json
 import os
@@ -11,19 +11,19 @@ from pathlib import Path
 from mlmtune.files import write_json
 
 LAUNCHER = "MLMTUNE_LAUNCHER"
-"""Variable with the launcher's process id."""
+"""The variable with the launcher's process id."""
 REPORTS = "MLMTUNE_REPORTS"
-"""Variable with the folder that the reports go to."""
+"""The variable with the folder that the reports go to."""
 
 FOLLOW_SECONDS = 0.5
-"""How often a process looks whether its launcher is still there."""
+"""The interval at which a process checks that its launcher is still there."""
 GRACE_SECONDS = 300
-"""After a signal, or without a launcher: time for the step under way and the checkpoint."""
+"""The time for the step under way and its checkpoint after a signal or a lost launcher."""
 
 
 @dataclass(frozen=True)
 class ProcessReport:
-    """How a process ended: its exit code, and the line that says why."""
+    """How a process ended: its exit code, and a line that says why."""
 
     exit_code: int
     message: str
@@ -36,12 +36,12 @@ def is_launched() -> bool:
 
 
 def has_launcher() -> bool:
-    """Whether the launcher is still there, to say what this process reports to it."""
+    """Whether the launcher is still there to pass on what this process reports."""
     return os.getppid() == int(os.environ[LAUNCHER])
 
 
 def follow_launcher() -> None:
-    """Stop this process when its launcher is gone, even if that was killed."""
+    """Stop this process when its launcher is gone, even if the launcher was killed."""
     threading.Thread(target=_follow, daemon=True).start()
 
 
@@ -54,7 +54,7 @@ def _follow() -> None:
 
 
 def report(exit_code: int, message: str = "") -> bool:
-    """Tell the launcher how this process ends; whether it will be heard."""
+    """Report to the launcher how this process ends; whether the launcher will read it."""
     path = Path(os.environ[REPORTS]) / f"{os.environ['RANK']}.json"
     try:
         write_json(path, asdict(ProcessReport(exit_code, message, os.getpid())))
@@ -64,11 +64,11 @@ def report(exit_code: int, message: str = "") -> bool:
 
 
 def read_reports(folder: Path) -> dict[int, ProcessReport]:
-    """The reports by rank, in the order in which they were written."""
+    """Read the reports by rank, in the order in which they were written."""
     reports = {}
     for path in sorted(folder.glob("[0-9]*.json"), key=lambda path: path.stat().st_mtime_ns):
         try:
             reports[int(path.stem)] = ProcessReport(**json.loads(path.read_text()))
-        except (OSError, ValueError, TypeError):  # damaged, or not one of ours
+        except (OSError, ValueError, TypeError):  # damaged, or written by something else
             continue
     return reports

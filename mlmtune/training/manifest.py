@@ -7,15 +7,15 @@ from typing import Any
 from mlmtune.integrity import file_digest
 
 MANIFEST = "MANIFEST.json"
-"""Of a checkpoint, and of a finished run; written last."""
+"""The manifest of a checkpoint or a finished run; written last."""
 
 
 def manifest_of(folder: Path, files: Iterable[Path]) -> dict[str, Any]:
-    """The content of a manifest.
+    """Return the content of a manifest.
 
     Args:
-        folder: what names in the manifest are relative to.
-        files: below the folder.
+        folder: The folder that names in the manifest are relative to.
+        files: Files below the folder.
     """
     entries = {
         str(file.relative_to(folder)): {"size": file.stat().st_size, "xxh3_128": file_digest(file)}
@@ -25,12 +25,12 @@ def manifest_of(folder: Path, files: Iterable[Path]) -> dict[str, Any]:
 
 
 def find_damage(folder: Path, manifest: Any, needed: Iterable[str] = ()) -> str | None:
-    """What is wrong with the files of a folder, by their manifest; None if nothing is.
+    """Say what is wrong with the files of a folder, by their manifest; None if nothing is.
 
     Args:
-        folder: what names in the manifest are relative to.
-        manifest: its content, as it was read; None where it could not be read.
-        needed: files that the manifest must list.
+        folder: The folder that names in the manifest are relative to.
+        manifest: The content of the manifest; None where it could not be read.
+        needed: Files that the manifest must list.
     """
     try:
         files = {name: (e["size"], e["xxh3_128"]) for name, e in manifest["files"].items()}

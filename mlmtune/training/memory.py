@@ -1,7 +1,7 @@
 """Memory: how much a run needs, how much is free, and the micro batch that fits.
 
 The global batch never changes: a smaller micro batch means more accumulation, and the same steps up
-to rounding (on a GPU with dropout, other draws of it).
+to rounding (and to dropout, which a GPU draws per micro batch).
 """
 
 import os

@@ -10,11 +10,11 @@ from mlmtune.errors import ConfigError
 
 
 def build_optimizer(model: torch.nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters; only matrices decay.
+    """Build AdamW over the trainable parameters, with weight decay on matrices alone.
 
-    Biases and the weights of norms are vectors in every architecture, whatever their names, so
-    the number of dimensions decides and no list of names can miss one. State is kept under the
-    parameters' names.
+    Biases and the weights of norms are vectors in every architecture, whatever their names. So
+    the number of dimensions decides, and no list of names can miss one. The optimizer knows the
+    parameters' names, under which checkpoints save its state.
     """
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     groups = [
@@ -29,8 +29,8 @@ def build_optimizer(model: torch.nn.Module, config: OptimizerConfig) -> torch.op
         eps=config.adam_epsilon,
         fused=True,
     )
-    # Else fp16's scaler leaves it to the kernel to skip an overflow, and Accelerate, which looks at
-    # whether step() was called, takes the step for taken.
+    # Otherwise fp16's scaler leaves skipping an overflow to the kernel, and Accelerate, which looks
+    # at whether step() was called, counts the step as taken.
     optimizer._step_supports_amp_scaling = False
     return optimizer
 
@@ -53,25 +53,25 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": _constant,
     "warmup_stable_decay": _linear,
 }
-"""Factor of the peak by progress from 0 to 1 through the falling part of the schedule."""
+"""The factor of the peak, by progress from 0 to 1 through the falling part of the schedule."""
 
 
 def num_warmup_steps(max_steps: int, config: OptimizerConfig) -> int:
-    """Steps over which the learning rate rises."""
+    """Return the number of steps over which the learning rate rises."""
     if config.warmup_steps is not None:
         return config.warmup_steps
     return round(config.warmup_ratio * max_steps)
 
 
 def check_warmup(max_steps: int, config: OptimizerConfig) -> None:
-    """Refuse a warmup that the run does not come to the end of.
+    """Refuse a warmup that is longer than the run.
 
     Args:
-        max_steps: steps of the whole run.
-        config: the warmup.
+        max_steps: Steps of the whole run.
+        config: The warmup.
 
     Raises:
-        ConfigError: the learning rate would never reach its peak.
+        ConfigError: The learning rate would never reach its peak.
     """
     warmup = num_warmup_steps(max_steps, config)
     if warmup > max_steps:
@@ -83,15 +83,15 @@ def check_warmup(max_steps: int, config: OptimizerConfig) -> None:
 
 
 def learning_rate_at(step: int, max_steps: int, config: OptimizerConfig) -> float:
-    """The learning rate of one step.
+    """Return the learning rate of one step.
 
-    It rises linearly to its peak at the last warmup step, then follows the schedule, which would
-    reach its end one step after the last, so that no step is taken with a rate of 0.
+    It rises linearly to its peak at the last warmup step, and then follows the schedule. That
+    ends one step after the last, so that no step is taken with a rate of 0.
 
     Args:
-        step: from 0; the step that is about to be taken.
-        max_steps: steps of the whole run.
-        config: peak, shape and warmup.
+        step: The step that is about to be taken, counted from 0.
+        max_steps: Steps of the whole run.
+        config: Peak, shape and warmup.
     """
     warmup = num_warmup_steps(max_steps, config)
     if step < warmup:

@@ -1,7 +1,7 @@
-"""What a run came to, by what it measured itself: the last line of `train` without a report.
+"""The outcome of a run by its own evaluations: the last line of `train` without a report.
 
 A report compares base and adapted model token by token, and its intervals are narrower. Here the
-two measurements are taken for independent, so that what is called clear here is clear there, too.
+two measurements count as independent, so that a change that is clear here is clear there, too.
 """
 
 import math
@@ -13,14 +13,14 @@ from mlmtune.numbers import perplexity, share
 Label = Literal["improved", "no clear change", "worse"]
 
 STANDARD_ERRORS = 1.96
-"""Of a 95 % interval."""
+"""Half the width of a 95 % interval, in standard errors."""
 
 
 def outcome(results: Mapping[str, Any]) -> str:
-    """The verdict's label, and the numbers it rests on.
+    """Return the label of the verdict, and the numbers that it follows from.
 
     Args:
-        results: all_results.json's content.
+        results: The content of all_results.json.
     """
     after = f"perplexity {perplexity(results['eval_perplexity'])}"
     if results["eval_model_head_was_new"]:
@@ -63,12 +63,12 @@ def judge_new_head(against_frequencies: Label, loss_fell: bool) -> tuple[Label, 
 
 
 def loss_fell(losses: Sequence[float]) -> bool:
-    """Whether any evaluation's loss is below that of the first; True of a single one."""
+    """Whether any evaluation's loss is below the first one's; True for a single evaluation."""
     return len(losses) == 1 or min(losses) < losses[0]
 
 
 def _label(loss: float, half_width: float, other: float, other_half_width: float) -> Label:
-    """What a loss is against another, each with half of its 95 % interval, in nats."""
+    """Compare a loss with another, each with half of its 95 % interval, in nats."""
     difference, uncertainty = loss - other, math.hypot(half_width, other_half_width)
     if abs(difference) <= uncertainty:
         return "no clear change"
@@ -76,10 +76,10 @@ def _label(loss: float, half_width: float, other: float, other_half_width: float
 
 
 def _label_of_new_head(results: Mapping[str, Any]) -> Label:
-    """Against token frequencies, which are known exactly: by the loss, and by right guesses."""
+    """Compare a new head with the unigram baseline, by the loss and by right predictions."""
     label = _label(
         results["eval_loss"], _half_width(results, "eval_perplexity_interval", "eval_loss"),
-        results["eval_token_frequency_loss"], 0.0,
+        results["eval_token_frequency_loss"], 0.0,  # known exactly, without an interval
     )  # fmt: skip
     shares = results["eval_accuracy"], results["eval_token_frequency_accuracy"]
     variance = sum(share * (1 - share) for share in shares) / results["eval_num_masked_tokens"]
@@ -88,6 +88,6 @@ def _label_of_new_head(results: Mapping[str, Any]) -> Label:
 
 
 def _half_width(results: Mapping[str, Any], interval: str, loss: str) -> float:
-    """Half of a loss's 95 % interval; infinite where there is none."""
+    """Return half the width of a loss's 95 % interval; infinite where there is no interval."""
     bounds = results[interval]
     return math.inf if bounds is None else math.log(bounds[1]) - float(results[loss])

@@ -1,4 +1,4 @@
-"""How long a run is and how its batches fall: everything that is known before the first step."""
+"""The length of a run and the sizes of its batches, all known before the first step."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from mlmtune.errors import ConfigError
 
 
 def default_epochs(config: TrainingConfig) -> float | None:
-    """The epochs asked for; 3 where nothing else limits the run."""
+    """Return the epochs asked for; 3 where nothing else limits the run."""
     if config.epochs is None and config.max_steps is None and config.max_tokens is None:
         return 3.0
     return config.epochs
@@ -16,15 +16,15 @@ def default_epochs(config: TrainingConfig) -> float | None:
 
 @dataclass(frozen=True)
 class Plan:
-    """The arithmetic of a run. Steps are optimizer steps, counted from 1 once taken.
+    """The sizes of a run. Steps are optimizer steps, counted from 1 once taken.
 
     Attributes:
-        num_chunks: training chunks in an epoch.
-        num_tokens: tokens in an epoch, special tokens included, padding not.
-        global_batch_size: sequences in a step, over all processes.
-        micro_batch_size: sequences that a process computes at once.
-        num_processes: processes that share a step.
-        max_steps: steps of the whole run, by its epochs, steps or tokens.
+        num_chunks: Training chunks in an epoch.
+        num_tokens: Tokens in an epoch, with special tokens and without padding.
+        global_batch_size: Sequences in a step, over all processes.
+        micro_batch_size: Sequences that a process computes at once.
+        num_processes: Processes that share a step.
+        max_steps: Steps of the whole run, by its epochs, steps or tokens.
     """
 
     num_chunks: int
@@ -41,7 +41,7 @@ class Plan:
         """Derive the plan; the first of epochs, max_steps and max_tokens ends the run.
 
         Raises:
-            ConfigError: there are fewer sequences in a step than processes.
+            ConfigError: There are fewer sequences in a step than processes.
         """
         batch = config.global_batch_size
         if batch < num_processes:
@@ -70,20 +70,20 @@ class Plan:
 
     @property
     def num_accumulation(self) -> int:
-        """Micro-batches that a process adds up in a step."""
+        """The number of micro-batches that a process adds up in a step."""
         return -(-self.global_batch_size // (self.num_processes * self.micro_batch_size))
 
     @property
     def num_epochs(self) -> float:
-        """Passes over the chunks that the whole run makes."""
+        """The number of passes over the chunks in the whole run."""
         return self.epoch_at(self.max_steps)
 
     def epoch_at(self, step: int) -> float:
-        """Passes over the chunks after `step` steps."""
+        """Return the number of passes over the chunks after `step` steps."""
         return step * self.global_batch_size / self.num_chunks
 
     def is_due(self, step: int, every: int | str | None) -> bool:
-        """Whether something done `every` so many steps, or once an `epoch`, is due after `step`."""
+        """Whether something is due after `step` that is done every N steps, or once per `epoch`."""
         if every is None:
             return False
         if isinstance(every, int):

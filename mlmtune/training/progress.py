@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere."""
+"""What a person sees of a run under way: a bar on a terminal, plain lines elsewhere."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -24,9 +24,9 @@ class Clock:
     """Time spent on a run over all its sittings, and the pace of this one.
 
     Args:
-        step: the step that this sitting starts from.
-        num_tokens: tokens seen before it.
-        elapsed_seconds: time that earlier sittings took.
+        step: The step that this sitting starts from.
+        num_tokens: The tokens seen before it.
+        elapsed_seconds: The time that earlier sittings took.
     """
 
     def __init__(self, step: int, num_tokens: int, elapsed_seconds: float) -> None:
@@ -42,7 +42,7 @@ class Clock:
         return self._earlier_seconds + time.monotonic() - self._started
 
     def tokens_per_second(self, num_tokens: int) -> float:
-        """Throughput since this was last asked."""
+        """Return the throughput since the last call."""
         now = time.monotonic()
         rate = (num_tokens - self._asked_tokens) / max(now - self._asked_at, 1e-9)
         self._asked_at, self._asked_tokens = now, num_tokens
@@ -50,7 +50,7 @@ class Clock:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Leave the time of what is no step (evaluating, saving) out of the throughput."""
+        """Leave time that is not spent on steps (evaluating, saving) out of the throughput."""
         began = time.monotonic()
         yield
         seconds = time.monotonic() - began
@@ -58,12 +58,12 @@ class Clock:
         self._seconds_aside += seconds
 
     def seconds_per_step(self, step: int) -> float:
-        """What a step took in this sitting, without what was done aside."""
+        """Return the seconds of a step in this sitting, without evaluating and saving."""
         seconds = time.monotonic() - self._started - self._seconds_aside
         return seconds / max(step - self._first_step, 1)
 
     def seconds_left(self, step: int, max_steps: int) -> float:
-        """What the remaining steps will take at this sitting's pace."""
+        """Return the seconds that the remaining steps will take at this sitting's pace."""
         taken = max(step - self._first_step, 1)
         return (max_steps - step) * (time.monotonic() - self._started) / taken
 
@@ -101,7 +101,7 @@ class StepReport:
         )
 
     def describe(self) -> str:
-        """The line for a log file."""
+        """Return the line for a log file."""
         return (
             f"step {self.step}/{self.max_steps}  epoch {self.epoch:.2f}  {self.means}  "
             f"learning rate {self.learning_rate:.2e}  "
@@ -118,11 +118,11 @@ class Progress(Console):
     def start(self, step: int, max_steps: int) -> None:
         """Begin the bar, where standard error is a terminal."""
         bar = self.bar(total=max_steps, initial=step, unit="step")
-        bar.leave = self._shows_lines  # alone it goes away, and the caller says how it ended
+        bar.leave = self._shows_lines  # a bar alone goes away, and the caller reports the end
         self._bar = None if bar.disable else bar
 
     def step(self) -> None:
-        """One optimizer step was taken."""
+        """Move the bar by one optimizer step."""
         if self._bar is not None:
             self._bar.update()
 

@@ -145,7 +145,7 @@ def is_complete(
         progress: Reports what is missing or damaged, which the run then makes again.
 
     Raises:
-        CheckpointError: A run with other settings is finished; its schedule has come to its end.
+        CheckpointError: A run with other settings is finished, and so is its schedule.
         ConfigError: The recorded config does not load.
     """
     if earlier is None or not decided_by_main(
@@ -184,7 +184,7 @@ def _is_finished(
     if lines:
         raise CheckpointError(
             f"{run.path} is complete, and other settings cannot go on with it; set "
-            "run.output_dir to another place, or replace it by --overwrite:\n"
+            "run.output_dir to another folder, or replace it with --overwrite:\n"
             + "\n".join([*lines, *_how_to_train_on(run, config, command)])
         )
     return True
@@ -193,7 +193,7 @@ def _is_finished(
 def _how_to_train_on(run: RunDir, config: Settings, command: Sequence[str]) -> Iterator[str]:
     """Yield the command that trains a finished run's model further, as a run of its own.
 
-    The schedule of a finished run has come to its end, so more steps are another run. It has
+    A finished run's schedule has ended, so more steps are another run. It has
     another seed, because the same one would show the same text with the same masks again.
 
     Args:
@@ -284,7 +284,7 @@ def _choose_checkpoint(earlier: EarlierRun, run: RunDir, say: Callable[[str], No
         raise CheckpointError(f"--resume {path}: {fault}; give another checkpoint, or auto")
     if not earlier.is_same and run.is_in_use():
         raise ConfigError(
-            f"{run.path} holds another run than {path}; set run.output_dir to a new place"
+            f"{run.path} holds another run than {path}; set run.output_dir to a new folder"
         )
     return path
 
@@ -327,7 +327,7 @@ def begin(
         say(f"{run.metrics}: dropped {counted(num_broken, 'broken line')}")
     if is_resumed:
         for later in drop_checkpoints_after(run.checkpoints, state.step):
-            say(f"{later} is deleted: the run goes on from step {state.step}")
+            say(f"{later} is deleted, because the run goes on from step {state.step}")
     return tracking
 
 

@@ -39,7 +39,7 @@ RECORDS = (
     RESOLVED_CONFIG, "environment.json", "corpus.json", "data.json", "train_results.json",
     "eval_results.json", "test_results.json", "test_predictions.jsonl", "all_results.json",
 )  # fmt: skip
-"""Files that do not change once the run has come to its end."""
+"""Files that do not change once the run is finished."""
 LOCK_FILE = ".lock"
 
 CHECKPOINTS_STAY = "the checkpoints are as they were"
@@ -52,11 +52,11 @@ def writing_to(path: Path, remark: str) -> Iterator[None]:
     """Turn a failure to write into one line.
 
     Args:
-        path: what is being written.
-        remark: what the user need not fear for.
+        path: The file or folder that is being written.
+        remark: A reassurance about what is not lost.
 
     Raises:
-        ResourceError: the disk is full or cannot be written.
+        ResourceError: The disk is full or cannot be written.
     """
     try:
         yield
@@ -77,7 +77,7 @@ def writing_to(path: Path, remark: str) -> Iterator[None]:
 
 
 class RunDir:
-    """The directory of one run; made by `open_run_dir`."""
+    """The directory of one run; `open_run_dir` makes it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -87,14 +87,14 @@ class RunDir:
         self._status = "status.json"
 
     def keep_record(self) -> None:
-        """Leave status.json as the earlier run wrote it, until `begin`: use attempt.json."""
+        """Write the status to attempt.json until `begin`, and leave status.json as it is."""
         self._status = "attempt.json"
 
     def begin(self, *, replaces: bool) -> None:
-        """Let this attempt take the place of the earlier run: it is known that it can begin.
+        """Let this attempt, which is known to be able to begin, replace or continue the run.
 
         Args:
-            replaces: delete what the earlier run wrote, rather than go on from it.
+            replaces: Delete what the earlier run wrote, rather than go on from it.
         """
         with writing_to(self.path, CHECKPOINTS_STAY):
             if replaces:
@@ -114,7 +114,7 @@ class RunDir:
             write_text(self.path / name, text)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """Read one of the run's JSON files; None where it is not there or broken."""
+        """Read one of the run's JSON files; None where it is missing or broken."""
         return read_json(self.path / name)
 
     def write_status(self, state: str, **details: Any) -> None:
@@ -125,7 +125,7 @@ class RunDir:
         )
 
     def read_status(self) -> dict[str, Any]:
-        """What `write_status` has written last; empty where that is not there or broken."""
+        """Read what `write_status` wrote last; empty where that is missing or broken."""
         return self.read_json(self._status) or {}
 
     def write_manifest(self) -> None:
@@ -136,7 +136,7 @@ class RunDir:
         self.write_json(MANIFEST, manifest_of(self.path, [*records, *model]))
 
     def find_damage(self) -> str | None:
-        """Which file of the finished run is missing or damaged; None if none is."""
+        """Say which file of the finished run is missing or damaged; None if none is."""
         return find_damage(self.path, self.read_json(MANIFEST))
 
     def append_metrics(self, record: dict[str, Any]) -> None:
@@ -149,7 +149,7 @@ class RunDir:
             file.write(line)
 
     def read_metrics(self) -> tuple[list[dict[str, Any]], int]:
-        """The lines of metrics.jsonl, and how many could not be read: half written, or damaged."""
+        """Read metrics.jsonl; also how many lines cannot be read, half written or damaged."""
         if not self.metrics.is_file():
             return [], 0
         lines = self.metrics.read_text(encoding="utf-8", errors="replace").split("\n")
@@ -163,7 +163,7 @@ class RunDir:
         return records, len(lines) - len(records)
 
     def drop_metrics_after(self, step: int) -> tuple[list[dict[str, Any]], int]:
-        """Take away the metrics of steps that a resumed run will take again, and broken lines.
+        """Delete the metrics of steps that a resumed run will take again, and broken lines.
 
         Returns:
             The metrics of these steps, and how many lines could not be read.
@@ -177,7 +177,7 @@ class RunDir:
     def is_in_use(self) -> bool:
         """Whether the directory holds results of a run, or anything that is not a run's.
 
-        What a run leaves that never got to measure anything does not count.
+        The files of a run that has measured nothing do not count.
         """
         before_results = {*OWN_FILES, *OWN_FOLDERS, LOCK_FILE}
         return (
@@ -188,10 +188,10 @@ class RunDir:
         )
 
     def check_kinds(self) -> None:
-        """Refuse a folder in the place of a file, and the other way round.
+        """Refuse a folder where a file belongs, and the other way round.
 
         Raises:
-            ResourceError: there is one, which no run could replace.
+            ResourceError: There is one, which no run could replace.
         """
         for name in (*OWN_FILES, *OWN_FOLDERS):
             path = self.path / name
@@ -217,11 +217,11 @@ def open_run_dir(path: Path, *, may_be_in_use: bool) -> Iterator[RunDir]:
 
     Args:
         path: `run.output_dir`.
-        may_be_in_use: the run in it, if there is one, is to go on or to be replaced.
+        may_be_in_use: Whether a run in it, if there is one, shall go on or be replaced.
 
     Raises:
-        ConfigError: another process holds it; or it is in use, which was not expected.
-        ResourceError: it cannot be made or written.
+        ConfigError: Another process holds it; or it is in use, which was not expected.
+        ResourceError: It cannot be made or written.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -231,7 +231,7 @@ def open_run_dir(path: Path, *, may_be_in_use: bool) -> Iterator[RunDir]:
     except OSError as error:
         raise ResourceError(
             f"{path}: the output directory cannot be written ({error.strerror}); "
-            "set run.output_dir to another place"
+            "set run.output_dir to another folder"
         ) from error
 
     run = RunDir(path)
@@ -243,7 +243,7 @@ def open_run_dir(path: Path, *, may_be_in_use: bool) -> Iterator[RunDir]:
         holder = status.get("pid", "unknown")
         raise ConfigError(
             f"{path}: another run (process {holder}) is writing here; wait for it, or set "
-            "run.output_dir to another place"
+            "run.output_dir to another folder"
         ) from error
     except OSError as error:
         raise ResourceError(
@@ -254,8 +254,8 @@ def open_run_dir(path: Path, *, may_be_in_use: bool) -> Iterator[RunDir]:
         sweep(path)
         if run.is_in_use() and not may_be_in_use:
             raise ConfigError(
-                f"{path} is not empty; go on with the run in it by --resume auto, replace it by "
-                "--overwrite, or set run.output_dir to another place"
+                f"{path} is not empty; resume the run in it with --resume auto, replace it with "
+                "--overwrite, or set run.output_dir to another folder"
             )
         if run.is_in_use():
             run.keep_record()
@@ -266,14 +266,14 @@ def open_run_dir(path: Path, *, may_be_in_use: bool) -> Iterator[RunDir]:
 
 
 def finished_run_dir(path: Path) -> RunDir:
-    """The directory of a run that has come to its end.
+    """Open the directory of a finished run.
 
     Args:
-        path: of the run, or of its result.
+        path: The directory of the run, or its result.
 
     Raises:
-        ConfigError: there is no run, it goes on still, or it did not come to its end.
-        CheckpointError: a file of it is missing or damaged.
+        ConfigError: There is no run, it is still in progress, or it was stopped.
+        CheckpointError: One of its files is missing or damaged.
     """
     run = RunDir(run_directory(path) or path)
     status = run.read_json("status.json")
@@ -290,8 +290,8 @@ def finished_run_dir(path: Path) -> RunDir:
                 "for it"
             )
         raise ConfigError(
-            f"{path}: the run did not come to its end (it stopped at {where}); go on with the "
-            "command that started it and --resume auto"
+            f"{path}: the run is not finished (it stopped at {where}); resume it with the command "
+            "that started it and --resume auto"
         )
     damage = run.find_damage()
     if damage is not None:
@@ -300,7 +300,7 @@ def finished_run_dir(path: Path) -> RunDir:
 
 
 def _is_held(path: Path) -> bool:
-    """Whether a process is writing there."""
+    """Whether a process is writing to a run's directory."""
     if not (path / LOCK_FILE).exists():
         return False
     try:
@@ -308,5 +308,5 @@ def _is_held(path: Path) -> bool:
             return False
     except Timeout:
         return True
-    except OSError:  # it belongs to someone else, who would be told so
+    except OSError:  # the lock file belongs to another user
         return False

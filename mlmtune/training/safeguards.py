@@ -36,7 +36,7 @@ def open_run(
     if overwrite and model.is_relative_to(path.resolve()):
         raise ConfigError(
             f"--overwrite would delete model.name_or_path {config.model.name_or_path}, which lies "
-            "in run.output_dir; set run.output_dir to another place"
+            "in run.output_dir; set run.output_dir to another folder"
         )
     if resume not in ("never", "auto") and not expand_home(resume).is_dir():
         raise CheckpointError(

@@ -1,8 +1,8 @@
 """The training data as an endless stream: any step's batch is a function of its number.
 
-Item n = step * G + i of the stream (G sequences in a global batch) lies in epoch n // N at place
-n % N, and `Sequences` knows what stands there and how it is masked. So nothing depends on workers,
-on how a batch is shared between processes and micro-batches, or on where a run was resumed.
+Item n = step * G + i of the stream (G sequences in a global batch) is at position n % N of epoch
+n // N, and a `Source` knows which sequence that is and how it is masked. So nothing depends on
+workers, on how a batch is divided into processes and micro-batches, or on where a run was resumed.
 """
 
 from typing import Generic, Protocol, Self, TypeVar
@@ -15,14 +15,14 @@ from mlmtune.randomness import UInt64Array, key
 from mlmtune.training.plan import Plan
 
 DROPOUT_STREAM, GENERATOR_STREAM = 0x7A03, 0x7A04
-"""Keep the draws of `run.seed` apart."""
+"""Keep these draws apart from the others that `run.seed` decides."""
 
 
 class Batch(Protocol):
     """Sequences to train on."""
 
     def to(self, device: torch.device) -> Self:
-        """The same batch on another device."""
+        """Return the same batch on another device."""
         ...
 
 
@@ -31,29 +31,31 @@ BatchT_co = TypeVar("BatchT_co", bound=Batch, covariant=True)
 
 
 class Source(Protocol[BatchT_co]):
-    """What stands at each place of each epoch. B sequences."""
+    """The sequence at each position of each epoch. Shapes are for B sequences."""
 
     def __len__(self) -> int:
-        """Sequences of an epoch."""
+        """Return the number of sequences in an epoch."""
         ...
 
-    def batch(self, step: int, epochs: NDArray[np.int64], places: NDArray[np.int64]) -> BatchT_co:
-        """The sequences at (B,) places of (B,) epochs, as a step sees them."""
+    def batch(
+        self, step: int, epochs: NDArray[np.int64], positions: NDArray[np.int64]
+    ) -> BatchT_co:
+        """Return the sequences at (B,) positions of (B,) epochs, as a step sees them."""
         ...
 
-    def num_tokens(self, epochs: NDArray[np.int64], places: NDArray[np.int64]) -> int:
-        """Tokens of the sequences at some places, special tokens included, padding left out."""
+    def num_tokens(self, epochs: NDArray[np.int64], positions: NDArray[np.int64]) -> int:
+        """Count the tokens of sequences, with special tokens and without padding."""
         ...
 
 
 class TrainingStream(Generic[BatchT]):
-    """Batches by step.
+    """The batches of each step, and the keys of their random draws.
 
     Args:
-        source: what stands at each place of each epoch.
-        plan: batch sizes, steps and number of processes.
+        source: The sequences.
+        plan: Batch sizes, steps and number of processes.
         seed: `run.seed`.
-        process_index: which process's share to yield.
+        process_index: The process whose share of each batch is returned.
     """
 
     def __init__(
@@ -67,43 +69,43 @@ class TrainingStream(Generic[BatchT]):
         self._items = items[process_index]
 
     def with_plan(self, plan: Plan) -> "TrainingStream[BatchT]":
-        """The same batches, cut into micro-batches as another plan says."""
+        """Return a stream of the same batches in the micro-batches of another plan."""
         return TrainingStream(
             self._source, plan, seed=self._seed, process_index=self._process_index
         )
 
     def micro_batches(self, step: int) -> list[BatchT]:
-        """This process's micro-batches of a step, counted from 0; there is at least one."""
-        epochs, places = self._places(step, self._items)
+        """Return this process's micro-batches of a step, counted from 0; at least one."""
+        epochs, positions = self._positions(step, self._items)
         size = self._plan.micro_batch_size
         return [
-            self._source.batch(step, epochs[i : i + size], places[i : i + size])
-            for i in range(0, len(places), size)
+            self._source.batch(step, epochs[i : i + size], positions[i : i + size])
+            for i in range(0, len(positions), size)
         ]
 
     def num_tokens(self, step: int) -> int:
-        """Tokens of a step over all processes, padding left out."""
+        """Count the tokens of a step over all processes, without padding."""
         everything = np.arange(self._plan.global_batch_size)
-        return self._source.num_tokens(*self._places(step, everything))
+        return self._source.num_tokens(*self._positions(step, everything))
 
-    def _places(
+    def _positions(
         self, step: int, items: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Epoch and place of some items (by place in the global batch) of a step."""
+        """Return epoch and position of items of a step, given by their index in the batch."""
         numbers = step * self._plan.global_batch_size + items
         return np.divmod(numbers, len(self._source))
 
     def dropout_keys(self, step: int, micro_batch: int) -> UInt64Array:
-        """(B,) a key for each sequence of a micro-batch, whatever process computes it."""
+        """Return (B,) a key for each sequence of a micro-batch, on any process the same."""
         size = self._plan.micro_batch_size
         items = self._items[micro_batch * size : (micro_batch + 1) * size]
         return key(self._seed, DROPOUT_STREAM, step, items)
 
     def shared_dropout_key(self, step: int) -> UInt64Array:
-        """(1,) a key for what all sequences of a step share."""
+        """Return (1,) a key for dropout masks that all sequences of a step share."""
         return key(self._seed, DROPOUT_STREAM, step)
 
     def generator_seed(self, step: int, micro_batch: int) -> int:
-        """Seed of what a device draws by itself, so that no generator's state need be saved."""
+        """Return the seed of a device's own draws, so that no generator's state is saved."""
         seed = key(self._seed, GENERATOR_STREAM, step, micro_batch, self._process_index)
-        return int(seed[0] >> np.uint64(1))
+        return int(seed[0] >> np.uint64(1))  # torch takes 63 bits

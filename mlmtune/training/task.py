@@ -1,9 +1,9 @@
-"""What a run trains: the loss and the batches, what is measured, and what is said of it.
+"""What a run trains: the loss, the batches, the measurements, and the messages about them.
 
-The loop knows of steps, signals, checkpoints and processes, and nothing of masks or labels; a task
-knows of those, and nothing of steps. To add one: a subclass, and a function that builds it, which
-`train()` takes. The loop knows the terms of the loss by their names alone, so that a task may have
-any number of them.
+The loop knows steps, signals, checkpoints and processes, and nothing of masks or labels; a task
+knows those, and nothing of steps. To add a task, write a subclass and a function that builds it,
+which `train()` takes. The loop knows the terms of the loss by their names alone, so that a task may
+have any number of them.
 """
 
 from abc import ABC, abstractmethod
@@ -29,33 +29,33 @@ ConfigT = TypeVar("ConfigT", Config, ClassificationConfig)
 
 
 class ValidationResult(Protocol):
-    """What was measured on validation."""
+    """What a task measured on validation."""
 
     @property
     def criterion(self) -> float:
-        """What the best weights have least of."""
+        """The number by which weights are compared; the lowest is the best."""
         ...
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers, under the names of eval_results.json."""
+        """Return the numbers under their names in eval_results.json."""
         ...
 
     def describe(self) -> str:
-        """One line for people."""
+        """Return one line for people."""
         ...
 
 
 class Task(ABC):
-    """What a run is made of, before any of it is wrapped for training. Subclasses are frozen.
+    """A model and its data, before the model is wrapped for training. Subclasses are frozen.
 
     Attributes:
-        config: the run's config with every `auto` decided.
-        loaded: tokenizer and model.
-        plan: batches and steps.
-        stream: training batches by step.
-        measures_before: whether the model says something before it is trained.
-        num_targets_name: what metrics.jsonl calls the number of targets of `LOSS` since the start.
-        length_key: the setting that says how long a sequence may be.
+        config: The run's config with every `auto` decided.
+        loaded: Tokenizer and model.
+        plan: Batches and steps.
+        stream: The training batches by step.
+        measures_before: Whether the model can be measured before it is trained.
+        num_targets_name: The name in metrics.jsonl of the number of targets of `LOSS`.
+        length_key: The setting that limits the length of a sequence.
     """
 
     config: Settings
@@ -67,7 +67,7 @@ class Task(ABC):
     length_key: ClassVar[str]
 
     def with_micro_batch_size(self, size: int) -> Self:
-        """The same run in other micro batches: the same steps, on the same draws."""
+        """Return the same task in other micro batches: the same steps, with the same draws."""
         plan = replace(self.plan, micro_batch_size=size)
         training = self.config.training.model_copy(update={"micro_batch_size": size})
         changed: dict[str, Any] = {
@@ -81,18 +81,18 @@ class Task(ABC):
 
     @abstractmethod
     def losses(self, model: Any, batch: Any) -> Losses:
-        """The losses of a batch of the stream, which is on the model's device.
+        """Compute the losses of a batch of the stream, which is on the model's device.
 
         Every batch gives the same terms and tallies, whatever it holds. One term is `LOSS`.
         """
 
     @abstractmethod
     def num_targets(self, batch: Any) -> dict[str, int]:
-        """What the sums of a batch are divided by, once they are added up over a step.
+        """Count the targets of a batch, by which the sums of a step are divided.
 
         Returns:
-            How many targets, such as masked tokens, the batch has for each of the names in
-            `losses`. Known before the model runs.
+            The number of targets, such as masked tokens, for each of the names in `losses`. It is
+            known before the model runs.
         """
 
     @property
@@ -102,7 +102,7 @@ class Task(ABC):
 
     @abstractmethod
     def memory_shape(self, micro_batch_size: int) -> tuple[int, int]:
-        """Tokens of the longest sequence, and logits that a micro-batch computes."""
+        """Return the tokens of the longest sequence and the logits of a micro-batch."""
 
     # ----------------------------------------------------------------------------- measuring
 
@@ -110,96 +110,96 @@ class Task(ABC):
     def evaluate(
         self, accelerator: Accelerator, model: Any, should_stop: Callable[[], bool]
     ) -> ValidationResult | None:
-        """Measure on validation; None if it was told to stop."""
+        """Measure on validation; None if it was told to stop meanwhile."""
 
     def reason_to_stop(self, state: TrainState) -> str | None:
-        """Why what the last evaluation found ends the run; None where it does not."""
+        """Say why the last evaluation ends the run; None where it does not."""
         return None
 
     def is_worse_than_base(self, state: TrainState, step: int) -> bool:
-        """Whether a step was measured as worse than the model before training."""
+        """Whether a step's evaluation is worse than the one before training."""
         return False
 
     def results(self, state: TrainState, step: int) -> dict[str, Any]:
-        """eval_results.json of the weights of a step."""
+        """Return the content of eval_results.json for the weights of a step."""
         return {**state.evaluations[str(step)], "step": step}
 
     def test(self, accelerator: Accelerator, model: Any, run: RunDir) -> dict[str, Any]:
-        """test_results.json of the weights that are the result; empty where nothing is tested."""
+        """Measure the resulting weights for test_results.json; empty without a test set."""
         return {}
 
     # ------------------------------------------------------------------- identity and records
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What a resumed run must share with the one before, by section; see `job`."""
+        """Return the settings that a resumed run must share with the earlier one, by section."""
 
     @property
     @abstractmethod
     def data_seen(self) -> tuple[str, int]:
-        """Fingerprint and size of the data, which all processes must see alike."""
+        """Fingerprint and size of the data, which must be the same in all processes."""
 
     @abstractmethod
     def write_records(self, run: RunDir) -> None:
-        """Write what the run was trained on, in numbers."""
+        """Write files that describe the training data in numbers."""
 
     @abstractmethod
     def card(
         self, folder: Path, results: dict[str, Any], records: Mapping[str, Any], name: str
     ) -> Card:
-        """The model card.
+        """Build the model card.
 
         Args:
-            folder: holds the model, as `from_pretrained` loads it.
-            results: what was measured of them: of the test where there is one, else of validation.
-            records: what `write_records` wrote, and environment.json's content, by their names
-                without the ending.
-            name: of the model.
+            folder: The folder of the model, as `from_pretrained` loads it.
+            results: The results on the test set where there is one, else on validation.
+            records: The content of environment.json and of the files of `write_records`, by their
+                names without the ending.
+            name: The name of the model.
         """
 
     # -------------------------------------------------------------------------- for people
 
     @abstractmethod
     def caveats(self) -> Iterator[str]:
-        """What is likely to make the result worthless, a line each, with what to do."""
+        """Yield what is likely to make the result worthless, a line each, with what to do."""
 
     @abstractmethod
     def announce(self, state: TrainState, run: RunDir) -> Iterator[str]:
-        """What else is said before the first step of a sitting."""
+        """Yield further lines that are shown before the first step of a sitting."""
 
     @abstractmethod
     def sizes(self) -> str:
-        """How much there is to train and to validate on."""
+        """Say how much data there is for training and for validation."""
 
     def describe_means(self, means: Mapping[str, float]) -> str:
-        """The means since the last log line, by the names in `losses`, as part of a line."""
+        """Write the means since the last log line, by the names in `losses`, as part of a line."""
         return "  ".join(f"{name} {mean:.3f}" for name, mean in means.items())
 
     def metrics(self, step: int) -> dict[str, float]:
-        """What else metrics.jsonl has of a step, counted from 0."""
+        """Return further metrics of a step, counted from 0, for metrics.jsonl."""
         return {}
 
     def fill_examples(self, model: Any) -> list[Any]:
-        """What the model makes of the user's own examples; JSON values."""
+        """Return the model's predictions for the user's own examples, as JSON values."""
         return []
 
     @abstractmethod
     def summary(self, results: dict[str, Any]) -> Iterator[str]:
-        """What came of it; `results` is all_results.json's content."""
+        """Yield lines on the outcome; `results` is the content of all_results.json."""
 
     def examples(self, before: list[Any], model: Any) -> Iterator[str]:
-        """What became of the user's own examples."""
+        """Yield lines on the user's own examples, before and after."""
         yield from ()
 
     @abstractmethod
     def how_to_try(self, run: RunDir) -> str:
-        """A command to try the result by."""
+        """Return a command that tries the result."""
 
 
 def with_choices(
     config: ConfigT, accelerator: Accelerator, loaded: LoadedModel, plan: Plan
 ) -> ConfigT:
-    """The config with what was decided for the user written into it."""
+    """Return the config with the decisions in it that were left to mlmtune."""
     choices: dict[str, dict[str, Any]] = {
         "model": {"attn_implementation": loaded.attn_implementation},
         "training": {
@@ -207,7 +207,7 @@ def with_choices(
             "epochs": default_epochs(config.training),
         },
     }
-    if config.training.micro_batch_size != "auto":  # found out once there is an optimizer
+    if config.training.micro_batch_size != "auto":  # measured once there is an optimizer
         choices["training"]["micro_batch_size"] = plan.micro_batch_size
     return config.model_copy(
         update={

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Window:
-    """What some steps in a row add up to, over all processes.
+    """Sums over some steps in a row, over all processes.
 
     A new window is made after each log line, because a mean is of the steps since the last one.
 
     Attributes:
-        sums: By the name that its mean has in metrics.jsonl.
-        counts: What each sum is divided by.
+        sums: The sums, each under the name that its mean has in metrics.jsonl.
+        counts: The number of targets that each sum is divided by.
     """
 
     sums: dict[str, float] = field(default_factory=dict)
@@ -25,5 +25,5 @@ class Window:
             self.counts[name] = self.counts.get(name, 0) + counts[name]
 
     def means(self) -> dict[str, float]:
-        """The sums divided by their counts; 0 where nothing was counted."""
+        """Return the sums divided by their counts; 0 where nothing was counted."""
         return {name: value / max(self.counts[name], 1) for name, value in self.sums.items()}

@@ -85,7 +85,7 @@ def test_what_is_no_finished_run_is_not_pushed(here, runs, what):
         status.write_text('{"state": "running", "step": 1, "max_steps": 6}', encoding="utf-8")
     elif what == "without a model":
         (runs.train(training={"max_steps": 1}).path / "model" / "config.json").unlink()
-    told = {"nothing": "no run in it", "unfinished": "did not come to its end",
+    told = {"nothing": "no run in it", "unfinished": "is not finished",
             "without a model": "model/config.json is missing"}  # fmt: skip
     with pytest.raises((ConfigError, CheckpointError), match=told[what]):
         push(path)

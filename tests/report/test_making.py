@@ -233,7 +233,7 @@ def test_runs_that_cannot_be_reported_on(runs: Any, tmp_path: Path) -> None:
     status.write_text(
         '{"state": "running", "pid": 17, "step": 3, "max_steps": 6}', encoding="utf-8"
     )
-    with pytest.raises(ConfigError, match=r"stopped at step 3 of 6\); go on .*--resume auto"):
+    with pytest.raises(ConfigError, match=r"stopped at step 3 of 6\); resume .*--resume auto"):
         open_run(run.path)
     with FileLock(run.path / ".lock"), pytest.raises(ConfigError, match="in progress"):
         open_run(run.path)
