@@ -134,7 +134,8 @@ def make_store() -> Callable[..., Any]:
     """Builds a token store in memory from the ids of each document."""
     import numpy as np
 
-    from mlmtune.tokens.store import Shard, StoredSource, TokenStore
+    from mlmtune.tokens.store import StoredSource, TokenStore
+    from mlmtune.tokens.store_format import DocumentArrays, Shard
     from mlmtune.tokens.sums import count_by_source
 
     def make(
@@ -150,16 +151,18 @@ def make_store() -> Callable[..., Any]:
         words = count_by_source(starts, lengths, document_sources, len(sizes))
         return TokenStore(
             shards=(Shard(ids, np.packbits(starts)),),
-            lengths=lengths,
-            content_hashes=np.arange(len(documents), dtype=np.uint64),
-            num_characters=5 * lengths,
-            num_bytes=6 * lengths,
-            num_text_words=lengths // 2,
-            num_unknown_tokens=0 * lengths,
-            num_unknown_bytes=0 * lengths,
-            num_unknown_words=0 * lengths,
+            documents=DocumentArrays(
+                lengths,
+                content_hashes=np.arange(len(documents), dtype=np.uint64),
+                num_characters=5 * lengths,
+                num_bytes=6 * lengths,
+                num_text_words=lengths // 2,
+                num_unknown_tokens=0 * lengths,
+                num_unknown_bytes=0 * lengths,
+                num_unknown_words=0 * lengths,
+                sources=document_sources,
+            ),
             unknown_characters={},
-            document_sources=document_sources,
             sources=tuple(
                 StoredSource(f"source {number}", False, int(size), 0, num_words)
                 for number, (size, num_words) in enumerate(zip(sizes, words, strict=True))

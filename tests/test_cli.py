@@ -859,7 +859,7 @@ def test_a_store_is_never_written_over_something_else(
     path = config_file(tokenization={"store": str(folder)})
     (folder / "thesis.txt").write_text("years of work", encoding="utf-8")
     for name in ("prepare", "train"):
-        assert_fails(command(name, "--config", path), 2, "is no token store", "a new folder")
+        assert_fails(command(name, "--config", path), 2, "is not a token store", "a new folder")
     assert (folder / "thesis.txt").exists()
     (folder / "thesis.txt").unlink()
     assert command("prepare", "--config", path).code == 0  # an empty folder will do

@@ -105,7 +105,7 @@ def _plan_lines(task: MaskedLM, device: str) -> Iterator[tuple[str, str]]:
     for remark in remarks(task.store.funnel):
         yield "corpus", remark
     for name, view in (("training", splits.train), ("validation", splits.validation)):
-        yield name, _describe_side(view, task.store.num_characters.sum())
+        yield name, _describe_side(view, task.store.documents.num_characters.sum())
     if isinstance(task.sequences, PairSequences):
         yield "pairs", task.sequences.describe()
     if added := _added_tokens(task):

@@ -241,7 +241,7 @@ def _of_chunks(
         filled = batch.input_ids.clone().reshape(-1)
         filled[batch.masked_positions[: batch.num_masked_tokens]] = likeliest
         document = view.documents_in(chunk)[0][1]
-        source = view.store.sources[int(view.store.document_sources[document])].name
+        source = view.store.sources[int(view.store.documents.sources[document])].name
         rows.append(
             (name, text, chunk, source, tokenizer.decode(_original(batch)),
              tokenizer.decode(batch.input_ids[0]), tokenizer.decode(filled))

@@ -32,12 +32,16 @@ class KnownText:
     @classmethod
     def of(cls, view: ChunkView) -> Self:
         """Of the documents of a view, whichever of its chunks are measured."""
-        store = view.store
-        tokens, unknown_tokens = view.total(store.lengths), view.total(store.num_unknown_tokens)
-        num_bytes, unknown_bytes = view.total(store.num_bytes), view.total(store.num_unknown_bytes)
-        words = view.total(store.num_text_words)
+        documents = view.store.documents
+        tokens = view.total(documents.lengths)
+        unknown_tokens = view.total(documents.num_unknown_tokens)
+        num_bytes = view.total(documents.num_bytes)
+        unknown_bytes = view.total(documents.num_unknown_bytes)
+        words = view.total(documents.num_text_words)
         # A word with two unknown tokens in it is counted twice.
-        unknown_words = view.total(np.minimum(store.num_unknown_words, store.num_text_words))
+        unknown_words = view.total(
+            np.minimum(documents.num_unknown_words, documents.num_text_words)
+        )
         known_tokens = max(tokens - unknown_tokens, 1)
         return cls(
             unknown_token_share=unknown_tokens / max(tokens, 1),

@@ -127,7 +127,7 @@ class Measurements:
                     "interval_unit": "documents" if by_document else "chunks",
                 }
             )
-            of_source = view.store.document_sources[documents]
+            of_source = view.store.documents.sources[documents]
             groups = {
                 view.store.sources[int(source)].name: of_source == source
                 for source in np.unique(of_source)
@@ -183,7 +183,7 @@ def _by_specificity(
     is_replayed = np.zeros(len(store.sources), dtype=bool)
     is_replayed[len(corpus.validation_sources) :] = [s.replay is not None for s in corpus.sources]
     words = words_at(store, scores.positions)
-    here = vocabulary(store, np.flatnonzero(~is_replayed[store.document_sources]))
+    here = vocabulary(store, np.flatnonzero(~is_replayed[store.documents.sources]))
     elsewhere = vocabulary(general.store, np.arange(general.store.num_documents))
     kind = kinds(here.frequency(words) / elsewhere.frequency(words))
     return {name: kind == number for number, (name, _) in enumerate(BINS)}

@@ -64,7 +64,7 @@ def _hashed(
     store: TokenStore, documents: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
     """Position of the first token of each word of some documents (in order), and its hash."""
-    lengths = store.lengths[documents]
+    lengths = store.documents.lengths[documents]
     first = np.repeat(store.offsets[documents] - (np.cumsum(lengths) - lengths), lengths)
     positions = first + np.arange(len(first))
     if len(positions) == 0:
@@ -80,7 +80,7 @@ def vocabulary(store: TokenStore, documents: NDArray[np.int64]) -> Vocabulary:
     """The words of some documents, or of as many of them as make a large sample."""
     order = permute(np.arange(len(documents)), len(documents), key(0, SAMPLE_STREAM))
     drawn = documents[order]
-    before = np.cumsum(store.lengths[drawn]) - store.lengths[drawn]
+    before = np.cumsum(store.documents.lengths[drawn]) - store.documents.lengths[drawn]
     return Vocabulary(words_of(store, np.sort(drawn[before < SAMPLE_TOKENS])))
 
 

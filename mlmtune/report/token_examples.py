@@ -72,7 +72,7 @@ def _examples(
         before, after = _context(tokenizer, batch, column)
         examples.append(
             TokenExample(
-                source=store.sources[int(store.document_sources[document])].name,
+                source=store.sources[int(store.documents.sources[document])].name,
                 document=name,
                 before=before,
                 token=_text(tokenizer, [int(scores.labels[number])]),

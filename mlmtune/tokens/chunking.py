@@ -99,7 +99,7 @@ class ChunkView:
         layout = StreamLayout.of(
             store, documents, config, frame, separates_sources=separates_sources
         )
-        lengths, sources = store.lengths[documents], store.document_sources[documents]
+        lengths, sources = store.documents.lengths[documents], store.documents.sources[documents]
         return cls(
             store,
             layout,
@@ -107,7 +107,7 @@ class ChunkView:
             num_body_tokens=int(lengths.sum()),
             num_body_tokens_by_source=sum_by_source(lengths, sources, len(store.sources)),
             num_documents=len(documents),
-            num_characters=int(store.num_characters[documents].sum()),
+            num_characters=int(store.documents.num_characters[documents].sum()),
         )
 
     def select(self, chunks: NDArray[np.int64]) -> Self:
@@ -173,7 +173,7 @@ class ChunkView:
 
     def text_fingerprint(self) -> str:
         """Equal for views of the same documents, wherever they are and in whatever order."""
-        hashes = np.sort(self.store.content_hashes[self.layout.documents])
+        hashes = np.sort(self.store.documents.content_hashes[self.layout.documents])
         return xxhash.xxh3_128_hexdigest(hashes.tobytes())
 
     def total(self, counts: NDArray[np.int64]) -> int:

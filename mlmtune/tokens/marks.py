@@ -224,7 +224,10 @@ def _build(
             _mark_shard(numbers, marks, marker, store, documents, encode, bar.update)
             here = slice(numbers.start, numbers.stop)
             counts = count_by_source(
-                marks, store.lengths[here], store.document_sources[here], len(store.sources)
+                marks,
+                store.documents.lengths[here],
+                store.documents.sources[here],
+                len(store.sources),
             )
             content = np.packbits(marks).data
             write_bytes(temporary / _shard_name(number), content, durable=True)
@@ -277,9 +280,9 @@ def _mark_shard(
     for batch in batches(islice(documents, len(numbers))):
         here = slice(number, number + len(batch))
         hashes = [document.content_hash for document in batch]
-        if hashes != store.content_hashes[here].tolist():
+        if hashes != store.documents.content_hashes[here].tolist():
             raise DataError(_CHANGED)
-        begins, lengths = store.offsets[here] - start, store.lengths[here]
+        begins, lengths = store.offsets[here] - start, store.documents.lengths[here]
         concerned = [i for i, document in enumerate(batch) if marker.concerns(document)]
         found = groupby(offsets_of([batch[i].text for i in concerned], encode), itemgetter(0))
         for i, (_, pieces) in zip(concerned, found, strict=True):

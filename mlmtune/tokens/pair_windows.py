@@ -117,12 +117,12 @@ class PairView:
             )
         self._store = store
         self._frame = frame
-        documents = documents[store.lengths[documents] > 0]
+        documents = documents[store.documents.lengths[documents] > 0]
         self._lay_out_sentences(sentence_starts, documents)
         self._lay_out_windows()
 
         self._of_windows = self._of[self._first]
-        sources = store.document_sources[self.documents(np.arange(len(self)))]
+        sources = store.documents.sources[self.documents(np.arange(len(self)))]
         self.num_documents = int((np.diff(self._of_windows, prepend=-1) > 0).sum())
         sizes = self._ends[self._last] - self._starts[self._first]
         num_sources = len(store.sources)
@@ -134,7 +134,7 @@ class PairView:
             self.num_body_tokens_by_source + len(frame) * self.num_chunks_by_source
         )
         self.num_tokens_left_out = int(
-            store.lengths[documents].sum() - self.num_body_tokens_by_source.sum()
+            store.documents.lengths[documents].sum() - self.num_body_tokens_by_source.sum()
         )
 
     def _lay_out_sentences(

@@ -338,10 +338,15 @@ def _documents_of_sides(
     """
     on_validation = np.zeros(store.num_documents, dtype=bool)
     if corpus.split_by == "document":
-        on_validation = validation_mask(store.content_hashes, store.document_sources, corpus)
+        on_validation = validation_mask(
+            store.documents.content_hashes, store.documents.sources, corpus
+        )
     in_general = np.zeros_like(on_validation)
     if general is not None:
-        in_general = np.isin(store.content_hashes, general.store.content_hashes) & ~on_validation
+        in_general = (
+            np.isin(store.documents.content_hashes, general.store.documents.content_hashes)
+            & ~on_validation
+        )
     on_train = np.flatnonzero(~on_validation & ~in_general)
     return on_train, np.flatnonzero(on_validation), int(in_general.sum())
 

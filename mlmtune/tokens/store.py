@@ -1,6 +1,6 @@
 """TokenStore: a tokenized corpus on disk, memory-mapped and opened for reading.
 
-`store_format` says which files it has; `store_writer` writes them.
+`store_format` describes its files, and `store_writer` writes them.
 """
 
 import json
@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from mlmtune.errors import DataError
 from mlmtune.tokens.store_format import (
-    ARRAYS,
-    DOCUMENT_ARRAYS,
     DOCUMENTS,
+    DocumentArrays,
     Shard,
     map_tokens,
     read_document_arrays,
@@ -29,7 +28,7 @@ from mlmtune.tokens.store_format import (
 from mlmtune.tokens.sums import end_to_end
 
 KEPT_CHARACTERS = 100
-"""Unknown characters whose counts are kept."""
+"""The number of unknown characters whose counts are kept."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +36,11 @@ class StoredSource:
     """A source of the corpus.
 
     Attributes:
-        name: in reports.
-        validation: it is one of `corpus.validation_sources`.
-        num_tokens: of its documents that are in the store.
-        num_unknown_tokens: those that stand for what the tokenizer does not know.
-        num_words: those that begin a word.
+        name: The name in reports.
+        validation: Whether it is one of `corpus.validation_sources`.
+        num_tokens: The number of tokens of its documents.
+        num_unknown_tokens: The number of tokens for text that the tokenizer does not know.
+        num_words: The number of tokens that begin a word.
     """
 
     name: str
@@ -55,41 +54,23 @@ class StoredSource:
 class TokenStore:
     """A tokenized corpus, opened for reading.
 
-    A position is the number of a token in the store, whatever shard it is in.
+    A position is the number of a token in the store, across all shards.
 
     Attributes:
-        shards: in order.
-        lengths: (num_documents,) int64, tokens of each document.
-        content_hashes: (num_documents,) uint64.
-        num_characters: (num_documents,) int64.
-        num_bytes: (num_documents,) int64, of the text in UTF-8.
-        num_text_words: (num_documents,) int64, words of the text, as `cleaning.words` finds them:
-            equal for every tokenizer.
-        num_unknown_tokens: (num_documents,) int64, tokens that stand for what the tokenizer does
-            not know.
-        num_unknown_bytes: (num_documents,) int64, bytes of the text under them.
-        num_unknown_words: (num_documents,) int64, words of the text under them.
-        unknown_characters: how often each character that the tokenizer does not know occurs, the
-            most frequent first; the most frequent ones alone.
-        document_sources: (num_documents,) uint16, indices into `sources`.
-        sources: where the documents come from.
-        funnel: what was found, read and left out, as in corpus.json.
-        made_of: what the store follows from, by name; see `tokenization.describe`.
-        directory: where the store lies.
-        num_documents_of_shards: how many documents each shard holds.
+        shards: The tokens, in order.
+        documents: What is known about each document.
+        unknown_characters: How often each character occurs that the tokenizer does not know; only
+            the most frequent ones, in descending order.
+        sources: Where the documents come from.
+        funnel: What was found, read and left out, as in corpus.json.
+        made_of: What the content of the store depends on, by name; see `tokenization.describe`.
+        directory: The folder of the store.
+        num_documents_of_shards: The number of documents in each shard.
     """
 
     shards: tuple[Shard, ...]
-    lengths: NDArray[np.int64]
-    content_hashes: NDArray[np.uint64]
-    num_characters: NDArray[np.int64]
-    num_bytes: NDArray[np.int64]
-    num_text_words: NDArray[np.int64]
-    num_unknown_tokens: NDArray[np.int64]
-    num_unknown_bytes: NDArray[np.int64]
-    num_unknown_words: NDArray[np.int64]
+    documents: DocumentArrays
     unknown_characters: dict[str, int]
-    document_sources: NDArray[np.uint16]
     sources: tuple[StoredSource, ...]
     funnel: dict[str, Any]
     made_of: dict[str, Any]
@@ -98,42 +79,30 @@ class TokenStore:
 
     @classmethod
     def open(cls, directory: Path, notes: Path | None = None) -> Self:
-        """Map a finished store, once it has been verified.
+        """Verify a finished store and map it into memory.
 
         Args:
-            directory: where it lies.
-            notes: where it is noted that its large files were verified since this machine was
-                started; None to verify them whatever is noted.
+            directory: The folder of the store.
+            notes: The folder of notes on which stores were verified since this machine started;
+                None to verify the large files again in any case.
 
         Raises:
-            Damaged: it is of another version, or its files are not what its manifest says.
-            DataError: there is none.
+            Damaged: The store has another version, or its files are not what its manifest says.
+            DataError: There is no store.
         """
         manifest = read_manifest(directory)
-        folders = [directory / shard_name(number) for number in range(len(manifest["shards"]))]
-        shards, tables = [], []
-        for folder, entry in zip(folders, manifest["shards"], strict=True):
-            tables.append(read_document_arrays(folder, entry, len(manifest["sources"])))
+        shards, documents = [], []
+        for number, entry in enumerate(manifest["shards"]):
+            folder = directory / shard_name(number)
+            documents.append(read_document_arrays(folder, entry, len(manifest["sources"])))
             shards.append(map_tokens(folder, entry, manifest["dtype"]))
         verify_large_files(directory, manifest, shards, notes)
-        joined = {
-            name: np.concatenate([np.empty(0, ARRAYS[name]), *(table[name] for table in tables)])
-            for name in DOCUMENT_ARRAYS
-        }
         return cls(
             shards=tuple(shards),
-            lengths=joined["lengths"],
-            content_hashes=joined["content_hashes"],
-            num_characters=joined["num_characters"],
-            num_bytes=joined["num_bytes"],
-            num_text_words=joined["num_text_words"],
-            num_unknown_tokens=joined["num_unknown_tokens"],
-            num_unknown_bytes=joined["num_unknown_bytes"],
-            num_unknown_words=joined["num_unknown_words"],
+            documents=DocumentArrays.joined(documents),
             unknown_characters=most_frequent(
                 Counter(entry["unknown_characters"]) for entry in manifest["shards"]
             ),
-            document_sources=joined["sources"],
             sources=tuple(StoredSource(**source) for source in manifest["sources"]),
             funnel=manifest["funnel"],
             made_of=manifest["made_of"],
@@ -144,11 +113,11 @@ class TokenStore:
     def with_word_starts(
         self, word_starts: Sequence[NDArray[np.uint8]], num_words: Sequence[int]
     ) -> Self:
-        """The same tokens with other words.
+        """Return a store of the same tokens with other words.
 
         Args:
-            word_starts: packed bits of each shard.
-            num_words: words of each source.
+            word_starts: The packed bits of each shard.
+            num_words: The number of words of each source.
         """
         return replace(
             self,
@@ -164,35 +133,35 @@ class TokenStore:
 
     @property
     def fingerprint(self) -> str:
-        """Equal for stores of the same text, cleaned and tokenized in the same way."""
+        """A hash that is equal for stores of the same text, cleaned and tokenized alike."""
         return str(self.made_of["fingerprint"])
 
     @property
     def num_documents(self) -> int:
-        """Number of documents, of both sides of the split."""
-        return len(self.lengths)
+        """The number of documents on both sides of the split together."""
+        return len(self.documents.lengths)
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
-        """(num_documents + 1,) the position where each document begins, and the end."""
-        return end_to_end(self.lengths)
+        """(num_documents + 1,) The position at which each document begins, and the end."""
+        return end_to_end(self.documents.lengths)
 
     @property
     def num_tokens(self) -> int:
-        """Number of body tokens."""
+        """The number of body tokens."""
         return int(self.shard_offsets[-1])
 
     @cached_property
     def shard_offsets(self) -> NDArray[np.int64]:
-        """(shards + 1,) the position where each shard begins, and the end."""
+        """(num_shards + 1,) The position at which each shard begins, and the end."""
         return np.cumsum([0, *(len(shard.ids) for shard in self.shards)], dtype=np.int64)
 
     def documents_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The documents that the tokens at some positions are of; any shape."""
+        """Return the number of the document at each position, in the shape of `positions`."""
         return np.searchsorted(self.offsets, positions, side="right") - 1
 
     def tokens_at(self, positions: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """(n,) ids of the tokens at some positions, and whether each begins a word."""
+        """Return (n,) the ids of the tokens at some positions, and whether each begins a word."""
         if len(self.shards) == 1:
             return self.shards[0].ids[positions], self.shards[0].starts_word(positions)
         shards = np.searchsorted(self.shard_offsets, positions, side="right") - 1
@@ -206,13 +175,13 @@ class TokenStore:
         return ids, starts
 
     def document_ids(self, documents: Sequence[int]) -> list[str]:
-        """The ids of some documents within their sources.
+        """Read the ids that some documents have within their sources.
 
         Raises:
-            DataError: the store was deleted or changed after it was opened.
+            DataError: The store was deleted or replaced after it was opened.
         """
         wanted = set(documents)
-        found: dict[int, str] = {}
+        ids: dict[int, str] = {}
         number = 0
         try:
             for shard in range(len(self.shards)):
@@ -220,9 +189,9 @@ class TokenStore:
                 with path.open(encoding="utf-8") as file:
                     for line in file:
                         if number in wanted:
-                            found[number] = json.loads(line)
+                            ids[number] = json.loads(line)
                         number += 1
-            return [found[document] for document in documents]
+            return [ids[document] for document in documents]
         except (FileNotFoundError, NotADirectoryError, ValueError, KeyError) as error:
             raise DataError(
                 f"{self.directory}: the token store was deleted or replaced while it was in use; "
@@ -231,5 +200,5 @@ class TokenStore:
 
 
 def most_frequent(counters: Iterable[Counter[str]]) -> dict[str, int]:
-    """The most frequent of what some counters counted, the most frequent first."""
+    """Add up some counters, and return their highest counts in descending order."""
     return dict(sum(counters, Counter[str]()).most_common(KEPT_CHARACTERS))

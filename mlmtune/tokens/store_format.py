@@ -1,6 +1,6 @@
 """The files of a token store: their names, their types, and whether they hold what was written.
 
-A store is a folder: a manifest, and shards of some thirty million tokens each.
+A store is a folder with a manifest and with shards of about thirty million tokens each.
 
     store.json             the manifest, written last: format_version, dtype of the ids, `made_of`
                            (what the store was made from), sources, shards with the sizes and
@@ -12,13 +12,13 @@ A store is a folder: a manifest, and shards of some thirty million tokens each.
       content_hashes.bin   uint64 per document: decides its side of the split
       num_characters.bin   int64 per document
       num_bytes.bin        int64 per document, in UTF-8
-      num_text_words.bin   int64 per document: its words by a rule that no tokenizer changes
+      num_text_words.bin   int64 per document: its words, counted without the tokenizer
       num_unknown_tokens.bin, num_unknown_bytes.bin, num_unknown_words.bin
-                           int64 per document: what the tokenizer does not know of it
+                           int64 per document: its text that the tokenizer does not know
       sources.bin          uint16 per document: its source, as an index into the manifest's list
       documents.jsonl      the id of each document, one per line
       shard.json           the manifest's entry of the shard, for a writer that was interrupted
-    words-rjieba/          bits that were found later, by other rules; see `marks`
+    words-rjieba/          bits that were added later, by other rules; see `marks`
 
 A store is verified when it is opened (see `integrity`), so that no run trains on a damaged one.
 """
@@ -27,7 +27,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +37,7 @@ from mlmtune.integrity import Damaged, VerifiedFiles, digest, file_digest, unsea
 
 FORMAT_VERSION = 6
 
-ARRAYS = {
-    "word_starts": "<u1",
+DOCUMENT_ARRAYS = {
     "lengths": "<i8",
     "content_hashes": "<u8",
     "num_characters": "<i8",
@@ -49,10 +48,11 @@ ARRAYS = {
     "num_unknown_words": "<i8",
     "sources": "<u2",
 }
-"""The types of a shard's arrays, except `ids`, whose type is in the manifest."""
+"""The types of the arrays with one value per document, which are the fields of `DocumentArrays`.
+They are read whole; the others are memory-mapped."""
 
-DOCUMENT_ARRAYS = tuple(name for name in ARRAYS if name != "word_starts")
-"""The arrays with one value per document. They are read whole; the others are memory-mapped."""
+ARRAYS = {"word_starts": "<u1", **DOCUMENT_ARRAYS}
+"""The types of a shard's arrays, except `ids`, whose type is in the manifest."""
 
 ALL_ARRAYS = ("ids", *ARRAYS)
 
@@ -64,25 +64,64 @@ _REMEDY = "copy the store again, or make it anew by `mlmtune prepare`"
 
 
 @dataclass(frozen=True)
-class Shard:
-    """Some documents of a store, memory-mapped.
+class DocumentArrays:
+    """What a store holds about each of D documents, besides its tokens.
 
     Attributes:
-        ids: (n,) uint16 or int32.
-        word_starts: (ceil(n / 8),) uint8, packed bits.
+        lengths: (D,) The number of tokens.
+        content_hashes: (D,) The hash of the normalised text, which decides the side of the split.
+        num_characters: (D,) The number of characters.
+        num_bytes: (D,) The number of bytes in UTF-8.
+        num_text_words: (D,) The number of words as `cleaning.count_words` counts them, which is
+            the same for every tokenizer.
+        num_unknown_tokens: (D,) The number of tokens that stand for text which the tokenizer does
+            not know.
+        num_unknown_bytes: (D,) The number of bytes of that text.
+        num_unknown_words: (D,) The number of words that hold such text.
+        sources: (D,) The index of the document's source.
+    """
+
+    lengths: NDArray[np.int64]
+    content_hashes: NDArray[np.uint64]
+    num_characters: NDArray[np.int64]
+    num_bytes: NDArray[np.int64]
+    num_text_words: NDArray[np.int64]
+    num_unknown_tokens: NDArray[np.int64]
+    num_unknown_bytes: NDArray[np.int64]
+    num_unknown_words: NDArray[np.int64]
+    sources: NDArray[np.uint16]
+
+    @classmethod
+    def joined(cls, tables: Sequence["DocumentArrays"]) -> Self:
+        """Return the arrays of consecutive groups of documents as one."""
+        return cls(
+            **{
+                name: np.concatenate([np.empty(0, kind), *(vars(table)[name] for table in tables)])
+                for name, kind in DOCUMENT_ARRAYS.items()
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The tokens of some documents of a store, memory-mapped.
+
+    Attributes:
+        ids: (n,) The body ids, uint16 or int32.
+        word_starts: (ceil(n / 8),) One bit per token, packed into uint8.
     """
 
     ids: NDArray[Any]
     word_starts: NDArray[np.uint8]
 
     def starts_word(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether the tokens at `positions` begin a word; any shape."""
+        """Return whether the tokens at some positions begin a word, in the shape of `positions`."""
         packed = self.word_starts[positions >> 3]
         bits: NDArray[np.uint8] = (packed >> (7 - (positions & 7)).astype(np.uint8)) & 1
         return bits.astype(bool)
 
     def all_word_starts(self) -> NDArray[np.bool_]:
-        """(n,) whether each token begins a word."""
+        """Return (n,) whether each token begins a word."""
         return np.unpackbits(np.asarray(self.word_starts), count=len(self.ids)).view(bool)
 
 
@@ -97,11 +136,11 @@ def array_path(folder: Path, name: str) -> Path:
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """The content of store.json.
+    """Read store.json.
 
     Raises:
-        Damaged: it is damaged, or of another version.
-        DataError: there is none.
+        Damaged: The manifest is damaged, or has another version.
+        DataError: There is no manifest.
     """
     path = directory / MANIFEST
     try:
@@ -118,16 +157,16 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def is_finished(directory: Path) -> bool:
-    """Whether there is a whole store."""
+    """Whether a complete store is in the folder."""
     return (directory / MANIFEST).exists()
 
 
 def check_free(directory: Path) -> None:
-    """Refuse to write a store where something else is: it would be deleted.
+    """Refuse to write a store over something else, because that would be deleted.
 
     Raises:
-        ConfigError: there is a file, or a folder with something in it that is no store.
-        DataError: there is a store without its manifest.
+        ConfigError: The path is a file, or a folder that is neither empty nor a store.
+        DataError: The folder holds a store that has lost its manifest.
     """
     if (directory / shard_name(0)).is_dir() and not is_finished(directory):
         raise DataError(
@@ -137,7 +176,7 @@ def check_free(directory: Path) -> None:
     is_taken = directory.exists() and not is_finished(directory)
     if is_taken and not (directory.is_dir() and not any(directory.iterdir())):
         raise ConfigError(
-            f"tokenization.store: {directory} is there and is no token store; name a new folder"
+            f"tokenization.store: {directory} exists and is not a token store; name a new folder"
         )
 
 
@@ -146,7 +185,7 @@ def _damaged(path: Path, fault: str = "damaged") -> Damaged:
 
 
 def _sizes(entry: dict[str, Any], dtype: str) -> dict[str, int]:
-    """How many bytes each array of a shard has."""
+    """Return the size of each of a shard's files of arrays, in bytes."""
     counts = {"ids": entry["num_tokens"], "word_starts": -(-entry["num_tokens"] // 8)}
     return {
         name: counts.get(name, entry["num_documents"]) * np.dtype(kind).itemsize
@@ -155,39 +194,39 @@ def _sizes(entry: dict[str, Any], dtype: str) -> dict[str, int]:
 
 
 def _check_size(path: Path, size: int) -> None:
-    """Refuse a file that is not there, or has not the size that it was written with."""
-    found = path.stat().st_size if path.is_file() else -1
-    if found != size:
-        raise _damaged(path, "missing" if found < 0 else "cut short or damaged")
+    """Raise `Damaged` if a file is missing, or does not have the size that was written."""
+    if not path.is_file():
+        raise _damaged(path, "missing")
+    if path.stat().st_size != size:
+        raise _damaged(path, "cut short or damaged")
 
 
-def read_document_arrays(
-    folder: Path, entry: dict[str, Any], num_sources: int
-) -> dict[str, NDArray[Any]]:
-    """The arrays that have a value for each document of a shard, verified.
+def read_document_arrays(folder: Path, entry: dict[str, Any], num_sources: int) -> DocumentArrays:
+    """Read and verify the arrays with one value per document of a shard.
 
     Raises:
-        Damaged: a file is not what was written, or a value is out of its range.
+        Damaged: A file is not what was written, or a value is out of its range.
     """
     sizes = _sizes(entry, "<u2")
-    tables = {}
-    for name in DOCUMENT_ARRAYS:
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, kind in DOCUMENT_ARRAYS.items():
         path = array_path(folder, name)
         _check_size(path, sizes[name])
         content = path.read_bytes()
         if digest(content) != entry["digests"][name]:
             raise _damaged(path)
-        tables[name] = np.frombuffer(content, ARRAYS[name])
-    lengths = tables["lengths"]
+        arrays[name] = np.frombuffer(content, kind)
+    documents = DocumentArrays(**arrays)
+    lengths = documents.lengths
     if (lengths < 0).any() or int(lengths.sum()) != entry["num_tokens"]:
         raise _damaged(array_path(folder, "lengths"), "does not add up to the tokens")
-    if (tables["sources"] >= num_sources).any():
+    if (documents.sources >= num_sources).any():
         raise _damaged(array_path(folder, "sources"), f"names more than {num_sources} sources")
-    return tables
+    return documents
 
 
 def map_tokens(folder: Path, entry: dict[str, Any], dtype: str) -> Shard:
-    """The tokens of a shard, mapped into memory and not verified yet."""
+    """Map the tokens of a shard into memory; only their number is verified."""
     sizes = _sizes(entry, dtype)
     arrays = []
     for name, kind in (("ids", dtype), ("word_starts", ARRAYS["word_starts"])):
@@ -200,10 +239,10 @@ def map_tokens(folder: Path, entry: dict[str, Any], dtype: str) -> Shard:
 def verify_large_files(
     directory: Path, manifest: dict[str, Any], shards: Sequence[Shard], notes: Path | None
 ) -> None:
-    """Verify what is too large to be hashed at each opening: ids, word starts, names of documents.
+    """Verify the files that are hashed only once per start of the machine, because they are large.
 
     Raises:
-        Damaged: a file is not what was written, or an id is beyond the vocabulary.
+        Damaged: A file is not what was written, or an id is beyond the vocabulary.
     """
     digests: dict[Path, str] = {}
     for number, entry in enumerate(manifest["shards"]):

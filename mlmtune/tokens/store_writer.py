@@ -1,7 +1,6 @@
-"""StoreWriter: writes a token store shard by shard, and goes on where an earlier writer stopped.
+"""StoreWriter: writes a token store shard by shard, and continues where an earlier one stopped.
 
-A shard is written under a temporary name and renamed when it is whole, and so is the store: each
-is finished or absent.
+Each shard, and the store as a whole, gets its name only when it is complete (see `files`).
 """
 
 import json
@@ -26,14 +25,14 @@ from mlmtune.tokens.store_format import (
     FORMAT_VERSION,
     MANIFEST,
     SHARD,
+    DocumentArrays,
     array_path,
     shard_name,
 )
 from mlmtune.tokens.sums import count_by_source, sum_by_source
-from mlmtune.tokens.unknown import UnknownText
 
 SHARD_TOKENS = 1 << 25
-"""The number of tokens at which a shard ends: about a minute of work."""
+"""The number of tokens at which a shard ends, after about a minute of work."""
 
 _MADE_OF = "made_of.json"
 
@@ -43,58 +42,29 @@ class TokenizedDocuments:
     """D documents and their n tokens, one document after the other.
 
     Attributes:
-        ids: (n,) body ids.
-        word_starts: (n,) whether each token begins a word.
-        lengths: (D,) tokens of each document; they add up to n.
-        content_hashes: (D,) uint64, the hash of each document's normalised text.
-        num_characters: (D,) characters of each document.
-        num_bytes: (D,) bytes of each document in UTF-8.
-        num_text_words: (D,) words of each document, as `cleaning.count_words` counts them.
-        sources: (D,) the index of each document's source.
-        document_ids: (D,) the id of each document within its source.
-        unknown: the text of these documents that the tokenizer does not know.
+        ids: (n,) The body ids.
+        word_starts: (n,) Whether each token begins a word.
+        arrays: What is known about each document; its lengths add up to n.
+        document_ids: (D,) The id of each document within its source.
+        unknown_characters: How often each character occurs that the tokenizer does not know.
     """
 
     ids: NDArray[Any]
     word_starts: NDArray[np.bool_]
-    lengths: NDArray[np.int64]
-    content_hashes: NDArray[np.uint64]
-    num_characters: NDArray[np.int64]
-    num_bytes: NDArray[np.int64]
-    num_text_words: NDArray[np.int64]
-    sources: NDArray[np.uint16]
+    arrays: DocumentArrays
     document_ids: Sequence[str]
-    unknown: UnknownText
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the arrays by the names that they have in a shard."""
-        return {
-            "ids": self.ids,
-            "word_starts": self.word_starts,
-            "lengths": self.lengths,
-            "content_hashes": self.content_hashes,
-            "num_characters": self.num_characters,
-            "num_bytes": self.num_bytes,
-            "num_text_words": self.num_text_words,
-            "num_unknown_tokens": self.unknown.num_tokens,
-            "num_unknown_bytes": self.unknown.num_bytes,
-            "num_unknown_words": self.unknown.num_words,
-            "sources": self.sources,
-        }
+    unknown_characters: Counter[str]
 
 
 class StoreWriter:
-    """Writes a store, shard by shard, beside the place where it will be.
+    """Writes a store, shard by shard, under a temporary name beside its own.
 
     Args:
-        directory: where the store will be.
-        vocabulary_size: decides how wide an id is.
-        sources: name of each source, and whether it is one of `corpus.validation_sources`.
-        made_of: what the store follows from. What an interrupted writer of the same left is gone on
-            with; what others left is deleted.
-
-    Attributes:
-        num_documents: how many are in finished shards: where to go on.
+        directory: The folder that the store will be in.
+        vocabulary_size: The size of the vocabulary, which decides how wide an id is.
+        sources: The name of each source, and whether it is one of `corpus.validation_sources`.
+        made_of: What the content of the store depends on. The finished shards of an interrupted
+            writer with the same `made_of` are kept, and those of any other are deleted.
     """
 
     def __init__(
@@ -123,11 +93,11 @@ class StoreWriter:
 
     @property
     def num_documents(self) -> int:
-        """Documents in finished shards."""
+        """The number of documents in finished shards, after which appending continues."""
         return sum(shard["num_documents"] for shard in self._shards)
 
     def _finished_shards(self) -> Iterator[dict[str, Any]]:
-        """What is whole of what an interrupted writer left; the rest is deleted."""
+        """Read the entries of the shards that an interrupted writer finished; delete the others."""
         number = 0
         while (entry := self._finished_shard(self._temporary / shard_name(number))) is not None:
             yield entry
@@ -137,6 +107,7 @@ class StoreWriter:
             number += 1
 
     def _finished_shard(self, folder: Path) -> dict[str, Any] | None:
+        """Read the entry of a shard; None if the shard is missing, incomplete or damaged."""
         try:
             entry = unsealed((folder / SHARD).read_bytes())
             digests = {array_path(folder, name): entry["digests"][name] for name in ALL_ARRAYS}
@@ -147,23 +118,23 @@ class StoreWriter:
         return entry if is_whole else None
 
     def append(self, documents: TokenizedDocuments) -> None:
-        """Append a batch of documents; a shard that has become full is written."""
-        arrays = documents.arrays()
-        arrays["ids"] = arrays["ids"].astype(self._dtype, copy=False)
-        self._batches.append(arrays)
-        self._unknown_characters.append(documents.unknown.characters)
+        """Append a batch of documents, and write the shard if it is full."""
+        ids = documents.ids.astype(self._dtype, copy=False)
+        self._batches.append(
+            {"ids": ids, "word_starts": documents.word_starts, **vars(documents.arrays)}
+        )
+        self._unknown_characters.append(documents.unknown_characters)
         self._ids += documents.document_ids
         self._num_tokens += len(documents.ids)
         if self._num_tokens >= SHARD_TOKENS:
             self.finish_shard()
 
     def finish_shard(self) -> None:
-        # One array after the other: a document may have so many tokens that two copies are much.
+        """Write the appended documents as a shard."""
+        # The batches let go of each array once it is joined, because a shard fills much memory.
         arrays = {
-            name: _joined([batch.pop(name) for batch in self._batches])
-            for name in list(self._batches[0])
+            name: _joined([batch.pop(name) for batch in self._batches]) for name in ALL_ARRAYS
         }
-        name = shard_name(len(self._shards))
         entry: dict[str, Any] = {
             "num_documents": len(self._ids),
             "num_tokens": self._num_tokens,
@@ -179,12 +150,13 @@ class StoreWriter:
             ),
         }
         arrays["word_starts"] = np.packbits(arrays["word_starts"])
-        with whole_folder(self._temporary / name, durable=True) as temporary:
+        folder = self._temporary / shard_name(len(self._shards))
+        with whole_folder(folder, durable=True) as temporary:
             digests = entry["digests"] = {}
-            for array, kind in {"ids": self._dtype, **ARRAYS}.items():
-                content = arrays[array].astype(kind, copy=False).data
-                digests[array] = digest(content)
-                write_bytes(array_path(temporary, array), content)
+            for name, kind in {"ids": self._dtype, **ARRAYS}.items():
+                content = arrays[name].astype(kind, copy=False).data
+                digests[name] = digest(content)
+                write_bytes(array_path(temporary, name), content)
             lines = "".join(json.dumps(id_) + "\n" for id_ in self._ids).encode()
             digests["documents"] = digest(lines)
             write_bytes(temporary / DOCUMENTS, lines)
@@ -194,7 +166,7 @@ class StoreWriter:
         self._unknown_characters = []
 
     def finish(self, funnel: dict[str, Any]) -> None:
-        """Write what is left and the manifest, and give the store its name."""
+        """Write the last shard and the manifest, and give the store its name."""
         if self._batches:
             self.finish_shard()
         counts = ("num_tokens", "num_unknown_tokens", "num_words")

@@ -117,8 +117,8 @@ class StreamLayout:
                 f"chunking.chunk_length {config.chunk_length} leaves no room for text between "
                 "the special tokens; make it longer"
             )
-        documents = documents[store.lengths[documents] > 0]
-        body_lengths = store.lengths[documents]
+        documents = documents[store.documents.lengths[documents] > 0]
+        body_lengths = store.documents.lengths[documents]
         per_document = config.mode == "per_document"
         truncates = per_document and config.long_documents == "truncate"
         spans = (
@@ -128,7 +128,7 @@ class StreamLayout:
         )
         document_offsets = end_to_end(spans)
 
-        sources = store.document_sources[documents]
+        sources = store.documents.sources[documents]
         if per_document:
             first_documents = np.arange(len(documents))
         elif separates_sources:

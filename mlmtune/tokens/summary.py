@@ -56,7 +56,7 @@ def summarize(
             "fingerprint": splits.validation.text_fingerprint(),
         },
         **({} if splits.general is None else {"general": _side(splits.general)}),
-        "lengths": _lengths(store.lengths),
+        "lengths": _lengths(store.documents.lengths),
         "unknown_tokens": unknown,
         "unknown_characters": store.unknown_characters,
         **_words(store, tokenizer, split_seed),
@@ -157,7 +157,7 @@ def _sample(store: TokenStore, split_seed: int) -> tuple[NDArray[Any], NDArray[n
     order = permute(
         np.arange(store.num_documents), store.num_documents, key(split_seed, _SAMPLE_STREAM)
     )
-    lengths = store.lengths[order]
+    lengths = store.documents.lengths[order]
     before = np.cumsum(lengths) - lengths
     drawn = np.sort(order[before < SAMPLE_TOKENS])
     positions = [

@@ -32,7 +32,13 @@ from mlmtune.tokens.borders import Offsets
 from mlmtune.tokens.encoding import Encoder, Tokens, framed, largest_id, plain_backend
 from mlmtune.tokens.pieces import cut
 from mlmtune.tokens.store import TokenStore
-from mlmtune.tokens.store_format import FORMAT_VERSION, check_free, is_finished, read_manifest
+from mlmtune.tokens.store_format import (
+    FORMAT_VERSION,
+    DocumentArrays,
+    check_free,
+    is_finished,
+    read_manifest,
+)
 from mlmtune.tokens.store_writer import StoreWriter, TokenizedDocuments
 from mlmtune.tokens.unknown import UnknownText, UnknownTextFinder, unknown_token_id
 
@@ -494,15 +500,16 @@ def _documents_with_tokens(
     batch: list[Document], tokens: Tokens, unknown: UnknownText
 ) -> TokenizedDocuments:
     ids, word_starts, lengths = tokens
-    return TokenizedDocuments(
-        ids,
-        word_starts,
+    arrays = DocumentArrays(
         lengths,
         content_hashes=np.asarray([document.content_hash for document in batch], dtype=np.uint64),
         num_characters=np.asarray([len(document.text) for document in batch], dtype=np.int64),
         num_bytes=np.asarray([_num_bytes(document.text) for document in batch], dtype=np.int64),
         num_text_words=np.asarray([count_words(document.text) for document in batch], np.int64),
+        num_unknown_tokens=unknown.num_tokens,
+        num_unknown_bytes=unknown.num_bytes,
+        num_unknown_words=unknown.num_words,
         sources=np.asarray([document.source for document in batch], dtype=np.uint16),
-        document_ids=[document.id for document in batch],
-        unknown=unknown,
     )
+    document_ids = [document.id for document in batch]
+    return TokenizedDocuments(ids, word_starts, arrays, document_ids, unknown.characters)

@@ -170,8 +170,8 @@ def check_words(store: TokenStore, section: str, strategy: StrategyName) -> str 
 def _are_words(store: TokenStore, number: int) -> bool:
     """Whether what is masked together in a source can be words, as its text shows them."""
     num_words = store.sources[number].num_words
-    of_source = store.document_sources == number
-    num_characters = int(store.num_characters[of_source].sum())
+    of_source = store.documents.sources == number
+    num_characters = int(store.documents.num_characters[of_source].sum())
     # Here each ideograph is a word, so that two stand for a word and a clause for many.
-    num_text_words = int(store.num_text_words[of_source].sum())
+    num_text_words = int(store.documents.num_text_words[of_source].sum())
     return num_characters <= MOST_CHARACTERS_PER_WORD * num_words and num_text_words < 3 * num_words

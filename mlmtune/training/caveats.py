@@ -162,7 +162,7 @@ def _of_share(config: Config, store: TokenStore, splits: Splits) -> Iterator[str
     if view.num_characters is None or corpus.validation_sources:
         return
     is_split = np.asarray([source.replay is None for source in corpus.sources])
-    total = int(store.num_characters[is_split[store.document_sources]].sum())
+    total = int(store.documents.num_characters[is_split[store.documents.sources]].sum())
     actual, asked = view.num_characters / max(total, 1), corpus.validation_fraction
     if asked / FAR_FROM_ASKED <= actual <= asked * FAR_FROM_ASKED:
         return

@@ -99,7 +99,7 @@ class _Shown:
         documents = self._task.sequences.documents_at(place)
         ids = store.document_ids([document for _, document in documents])
         borders = {
-            column: f"{store.sources[store.document_sources[document]].name}: {id_}"
+            column: f"{store.sources[store.documents.sources[document]].name}: {id_}"
             for (column, document), id_ in zip(documents, ids, strict=True)
         }
         lines: list[str] = []

@@ -12,12 +12,13 @@ from mlmtune.tokens.tokenization import SpecialTokens
 def test_words_and_bytes_are_those_of_known_text(make_store, tokenizer):
     """Of the first document a third of the tokens is unknown; the second is not in the view."""
     store = make_store([[10] * 12, [10] * 20])
-    store = replace(
-        store,
+    documents = replace(
+        store.documents,
         num_unknown_tokens=np.asarray([4, 20]),
         num_unknown_bytes=np.asarray([32, 120]),
         num_unknown_words=np.asarray([2, 10]),
     )
+    store = replace(store, documents=documents)
     config, special = ChunkingConfig(chunk_length=16), SpecialTokens.of(tokenizer)
     known = KnownText.of(ChunkView.of(store, np.arange(1), config, special, 0))
     assert known == KnownText(

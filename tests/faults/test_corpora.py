@@ -607,7 +607,9 @@ def test_a_part_that_is_damaged_is_made_anew(
     content[chunk.data_page_offset + chunk.total_compressed_size // 2] ^= 16
     part.write_bytes(content)
     shutil.rmtree(before.directory)
-    np.testing.assert_equal(prepare(runs.config()).content_hashes, before.content_hashes)
+    np.testing.assert_equal(
+        prepare(runs.config()).documents.content_hashes, before.documents.content_hashes
+    )
     assert f"{part}: a part of the cleaned corpus is damaged; it is made anew" in console.lines
     assert part.read_bytes() == whole
 
@@ -621,7 +623,9 @@ def test_a_damaged_store_is_made_anew(
     child = start(command="prepare")
     assert child.exit_code() == 0
     assert f"{path}: damaged; the store is made anew" in child.out
-    np.testing.assert_equal(prepare(runs.config()).content_hashes, store.content_hashes)
+    np.testing.assert_equal(
+        prepare(runs.config()).documents.content_hashes, store.documents.content_hashes
+    )
 
 
 # ------------------------------------------------------------------------------------- the disk

@@ -15,7 +15,7 @@ from mlmtune.errors import DataError
 from mlmtune.integrity import digest, file_digest, sealed, unsealed
 from mlmtune.tokens import store_format, store_writer
 from mlmtune.tokens.store import TokenStore
-from mlmtune.tokens.store_format import is_finished
+from mlmtune.tokens.store_format import DocumentArrays, is_finished
 from mlmtune.tokens.store_writer import StoreWriter, TokenizedDocuments
 from mlmtune.tokens.unknown import UnknownText
 
@@ -34,17 +34,24 @@ def append(writer, documents, first=0):
     """Append documents that are lists of (id, starts a word)."""
     tokens = [token for document in documents for token in document]
     numbers = range(first, first + len(documents))
-    batch = TokenizedDocuments(
-        ids=np.asarray([id_ for id_, _ in tokens], dtype=np.int64),
-        word_starts=np.asarray([start for _, start in tokens], dtype=bool),
+    unknown = unknown_of(documents)
+    arrays = DocumentArrays(
         lengths=np.asarray([len(document) for document in documents], dtype=np.int64),
         content_hashes=np.asarray([2**64 - 1 - n for n in numbers], dtype=np.uint64),
         num_characters=np.asarray([7 * n for n in numbers], dtype=np.int64),
         num_bytes=np.asarray([8 * n for n in numbers], dtype=np.int64),
         num_text_words=np.asarray([2 * n for n in numbers], dtype=np.int64),
+        num_unknown_tokens=unknown.num_tokens,
+        num_unknown_bytes=unknown.num_bytes,
+        num_unknown_words=unknown.num_words,
         sources=np.asarray([n % 3 != 0 for n in numbers], dtype=np.uint16),
+    )
+    batch = TokenizedDocuments(
+        ids=np.asarray([id_ for id_, _ in tokens], dtype=np.int64),
+        word_starts=np.asarray([start for _, start in tokens], dtype=bool),
+        arrays=arrays,
         document_ids=[f"{n}.txt" for n in numbers],
-        unknown=unknown_of(documents),
+        unknown_characters=unknown.characters,
     )
     writer.append(batch)
 
@@ -87,15 +94,15 @@ def test_what_is_appended_is_what_is_opened(shard_tokens, batches):
             ids, starts = store.tokens_at(np.arange(start, end))
             assert list(zip(ids.tolist(), starts.tolist(), strict=True)) == document
         numbers = np.arange(len(documents))
-        assert store.lengths.tolist() == [len(document) for document in documents]
-        assert store.content_hashes.tolist() == [2**64 - 1 - n for n in numbers.tolist()]
-        assert store.num_characters.tolist() == (7 * numbers).tolist()
-        assert store.num_bytes.tolist() == (8 * numbers).tolist()
-        assert store.num_text_words.tolist() == (2 * numbers).tolist()
+        assert store.documents.lengths.tolist() == [len(document) for document in documents]
+        assert store.documents.content_hashes.tolist() == [2**64 - 1 - n for n in numbers.tolist()]
+        assert store.documents.num_characters.tolist() == (7 * numbers).tolist()
+        assert store.documents.num_bytes.tolist() == (8 * numbers).tolist()
+        assert store.documents.num_text_words.tolist() == (2 * numbers).tolist()
         unknown = unknown_of(documents)
-        assert store.num_unknown_tokens.tolist() == unknown.num_tokens.tolist()
-        assert store.num_unknown_bytes.tolist() == unknown.num_bytes.tolist()
-        assert store.num_unknown_words.tolist() == unknown.num_words.tolist()
+        assert store.documents.num_unknown_tokens.tolist() == unknown.num_tokens.tolist()
+        assert store.documents.num_unknown_bytes.tolist() == unknown.num_bytes.tolist()
+        assert store.documents.num_unknown_words.tolist() == unknown.num_words.tolist()
         assert sum(store.unknown_characters.values()) == unknown.num_tokens.sum()
         assert store.funnel == {"documents": len(documents)}
         wanted = numbers[::-2].tolist()

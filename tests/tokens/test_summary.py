@@ -95,11 +95,13 @@ def test_lengths_are_all_in_the_histogram(summary):
     whole, store = summary()
     bins = whole["lengths"]["histogram"]
     for entry in bins:
-        inside = (store.lengths >= entry["from"]) & (store.lengths < entry["below"])
+        inside = (store.documents.lengths >= entry["from"]) & (
+            store.documents.lengths < entry["below"]
+        )
         assert entry["documents"] == inside.sum()
     assert sum(entry["documents"] for entry in bins) == store.num_documents
     assert bins[0]["documents"] > 0
-    assert whole["lengths"]["longest"] == store.lengths.max()
+    assert whole["lengths"]["longest"] == store.documents.lengths.max()
 
 
 def test_the_costliest_words_come_with_their_pieces(summary):

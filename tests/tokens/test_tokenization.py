@@ -83,7 +83,7 @@ def test_no_token_is_lost_or_moved(corpus, any_tokenizer, monkeypatch, batch_doc
     alone = [any_tokenizer.encode(text.strip(), add_special_tokens=False) for text in TEXTS]
     assert documents_of(store) == alone
     assert store.num_tokens == sum(map(len, alone))
-    assert store.num_characters.tolist() == [len(text) for text in TEXTS]
+    assert store.documents.num_characters.tolist() == [len(text) for text in TEXTS]
 
 
 def test_no_document_is_lost_where_a_batch_is_full_of_characters(corpus, tokenizer, monkeypatch):
@@ -117,8 +117,8 @@ def test_names_and_hashes_belong_to_their_documents(corpus, tokenizer):
     numbers = range(len(TEXTS))
     assert store.document_ids(numbers) == [f"{n:03}.txt" for n in numbers]
     alone, _ = build(corpus(TEXTS[:1]), tokenizer)
-    assert len(set(store.content_hashes.tolist())) == len(TEXTS)
-    assert alone.content_hashes[0] == store.content_hashes[0]
+    assert len(set(store.documents.content_hashes.tolist())) == len(TEXTS)
+    assert alone.documents.content_hashes[0] == store.documents.content_hashes[0]
 
 
 def unigram_tokenizer():

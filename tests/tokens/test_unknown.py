@@ -60,7 +60,10 @@ def store_of(tmp_path: Path):
 def test_what_is_unknown_is_counted_in_tokens_bytes_and_words(store_of, tokenizer):
     store = store_of(tokenizer, TEXTS)
     found = zip(
-        store.num_unknown_tokens, store.num_unknown_bytes, store.num_unknown_words, strict=True
+        store.documents.num_unknown_tokens,
+        store.documents.num_unknown_bytes,
+        store.documents.num_unknown_words,
+        strict=True,
     )
     assert list(found) == list(TEXTS.values())
     # The letter that is known is not among the characters, though its word is unknown.
@@ -72,13 +75,19 @@ def test_what_is_unknown_is_counted_in_tokens_bytes_and_words(store_of, tokenize
 
 def test_a_piece_of_a_word_is_unknown_in_sentencepiece(store_of, unigram_tokenizer):
     store = store_of(unigram_tokenizer, ["the ke\u1797\u17b6y", "key"])
-    assert store.num_unknown_bytes.tolist() == [6, 0]
-    assert store.num_unknown_words.tolist() == [1, 0]
+    assert store.documents.num_unknown_bytes.tolist() == [6, 0]
+    assert store.documents.num_unknown_words.tolist() == [1, 0]
 
 
 def test_bytes_are_never_unknown(store_of, byte_tokenizer):
     store = store_of(byte_tokenizer, TEXTS)
-    assert not np.any([store.num_unknown_tokens, store.num_unknown_bytes, store.num_unknown_words])
+    assert not np.any(
+        [
+            store.documents.num_unknown_tokens,
+            store.documents.num_unknown_bytes,
+            store.documents.num_unknown_words,
+        ]
+    )
     assert store.unknown_characters == {}
 
 

@@ -286,14 +286,20 @@ def test_words_of_more_than_five_tokens_are_refused(make_store):
 def test_words_of_a_script_that_the_tokenizer_hardly_knows_are_words(make_store):
     """As of Hindi in RoBERTa: twelve tokens of bytes, and six characters."""
     store = make_store([list(range(10, 40))] * 4, [place % 12 == 0 for place in range(120)])
-    hindi = {"num_characters": store.lengths // 2, "num_text_words": store.lengths // 12}
-    note = check_words(replace(store, **hindi), "masking", "whole_word")
+    lengths = store.documents.lengths
+
+    def check(**counts):
+        documents = replace(store.documents, **counts)
+        return check_words(replace(store, documents=documents), "masking", "whole_word")
+
+    hindi = {"num_characters": lengths // 2, "num_text_words": lengths // 12}
+    note = check(**hindi)
     assert "have 12.0 tokens on average, because the tokenizer hardly knows their script" in note
-    thai = hindi | {"num_characters": 2 * store.lengths}  # a clause of 24 characters
-    chinese = hindi | {"num_text_words": store.lengths // 2}  # of six ideographs
+    thai = hindi | {"num_characters": 2 * lengths}  # a clause of 24 characters
+    chinese = hindi | {"num_text_words": lengths // 2}  # of six ideographs
     for counts in (thai, chinese):
         with pytest.raises(ConfigError, match="so they are no words"):
-            check_words(replace(store, **counts), "masking", "whole_word")
+            check(**counts)
 
 
 def test_masking_words_that_are_tokens_is_said(make_store):

@@ -78,8 +78,9 @@ def said_of(make_store: Any, tokenizer: Any) -> Callable[..., list[str]]:
             {"run": {"output_dir": "x"}, "model": {"name_or_path": "x"}} | sections
         )
         store = make_store([[10] * length for length in lengths])
-        num_unknown = (store.lengths * unknown_share).astype(np.int64)
-        store = replace(store, num_unknown_tokens=num_unknown)
+        num_unknown = (store.documents.lengths * unknown_share).astype(np.int64)
+        documents = replace(store.documents, num_unknown_tokens=num_unknown)
+        store = replace(store, documents=documents)
         frame = SpecialTokens((2,), (3,), (3,))
         splits = build_splits(store, config.corpus, config.chunking, frame, 0)
         masks = FixedMasks(

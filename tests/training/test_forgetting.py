@@ -77,12 +77,12 @@ def test_what_is_measured_is_not_replayed(
     path = runs.config(corpus={"sources": sources}, evaluation=measured)
     parts = parts_of(path)
     assert parts.splits.num_in_general == 4
-    hashes = parts.splits.general.store.content_hashes
+    hashes = parts.splits.general.store.documents.content_hashes
     documents = [
         number for chunk in range(len(parts.splits.train))
         for _, number in parts.splits.train.documents_in(chunk)
     ]  # fmt: skip
-    assert not np.isin(parts.store.content_hashes[documents], hashes).any()
+    assert not np.isin(parts.store.documents.content_hashes[documents], hashes).any()
 
     path = runs.config("all", corpus={"sources": sources}, evaluation={"general": [general]})
     with pytest.raises(DataError, match="nothing of replayed is left to replay"):
