@@ -1,4 +1,4 @@
-"""What a run would do, shown before hours are spent on it: `mlmtune check`."""
+"""`mlmtune check`: show what a run would do, before hours are spent on it."""
 
 import time
 from collections.abc import Iterator
@@ -34,13 +34,13 @@ from mlmtune.training.task import Task
 NUM_SAMPLES = 3
 SAMPLE_CHARACTERS = 300
 NUM_ADDED = 10
-"""Of the special tokens that a user added, how many are shown."""
+"""How many of the special tokens that a user added are shown."""
 MEASURED_STEPS = 10
 WARMUP_STEPS = 2
-"""Of the measured steps; they pay for memory that is asked for once."""
+"""How many of the measured steps are left out, because the first ones allocate memory."""
 
 SAMPLE_STREAM = 0xC4EC
-"""Keeps the choice of samples apart from the other draws of `corpus.split_seed`."""
+"""Separates the choice of samples from the other draws of `corpus.split_seed`."""
 
 
 def preview(
@@ -49,14 +49,14 @@ def preview(
     """Print the plan of a run, samples of its text, and chunks with their masks.
 
     Args:
-        config: the run's config.
-        measure: take ten real steps, and say how fast they were.
-        num_chunks: how many chunks to show: the first that would be trained on.
-        num_draws: how many draws of masks to show of each.
-        compares: show every masking strategy, not the config's alone.
+        config: The config of the run.
+        measure: Whether to take ten real steps and print their speed.
+        num_chunks: How many of the first training chunks to show.
+        num_draws: How many draws of masks to show per chunk.
+        compares: Whether to show every masking strategy, not only that of the config.
 
     Raises:
-        MlmtuneError: what would keep the run from starting.
+        MlmtuneError: Something would keep the run from starting.
     """
     accelerator = build_accelerator(config.training.precision)
     progress = Progress(is_main=accelerator.is_main_process, is_quiet=False)
@@ -118,7 +118,7 @@ def _plan_lines(task: MaskedLM, device: str) -> Iterator[tuple[str, str]]:
         f"{plan.num_epochs:.2f} epochs",
     )
     needed = estimate_memory(task, plan.micro_batch_size)
-    yield "masked", f"about {_masked_tokens_an_epoch(task):,} tokens per epoch"
+    yield "masked", f"about {_masked_tokens_per_epoch(task):,} tokens per epoch"
     yield "memory", f"about {needed / 1e9:.1f} GB for weights, moments, activations"
     for caveat in task.caveats():
         yield "warning", caveat
@@ -136,7 +136,7 @@ def _describe_side(view: ChunkView, total_characters: int) -> str:
 
 
 def _added_tokens(task: MaskedLM) -> str:
-    """Special tokens that are tokens of the text, and how often it has them; "" without any."""
+    """Say how often the special tokens that a user added occur; an empty string without any."""
     tokenizer = task.loaded.tokenizer
     roles = role_tokens(tokenizer)
     added = {
@@ -147,17 +147,17 @@ def _added_tokens(task: MaskedLM) -> str:
     if not added:
         return ""
     counts = task.splits.train.token_counts(max(tokenizer.get_vocab().values()) + 1)
-    found = [f"{printable(name)} {counts[id_]:,}" for id_, name in added.items() if counts[id_]]
-    num_absent = len(added) - len(found)
-    parts = [f"tokens of the training text: {', '.join(found[:NUM_ADDED])}"] if found else []
-    if len(found) > NUM_ADDED:
-        parts.append(f"{len(found) - NUM_ADDED:,} others occur, too")
+    present = [f"{printable(name)} {counts[id_]:,}" for id_, name in added.items() if counts[id_]]
+    num_absent = len(added) - len(present)
+    parts = [f"tokens of the training text: {', '.join(present[:NUM_ADDED])}"] if present else []
+    if len(present) > NUM_ADDED:
+        parts.append(f"{len(present) - NUM_ADDED:,} others occur, too")
     if num_absent:
         parts.append(f"{num_absent:,} of {len(added):,} never occur in it")
     return "; ".join(parts)
 
 
-def _masked_tokens_an_epoch(task: MaskedLM) -> int:
+def _masked_tokens_per_epoch(task: MaskedLM) -> int:
     splits = task.splits
     mixture = Mixture.of(splits.train_pairs or splits.train, splits.weights)
     # Unknown tokens are never selected.
@@ -167,7 +167,7 @@ def _masked_tokens_an_epoch(task: MaskedLM) -> int:
 
 
 def _samples(task: MaskedLM) -> Iterator[CleanDocument]:
-    """One document each of a few files, drawn by the split's seed."""
+    """Yield one document each of a few files, which are drawn by the seed of the split."""
     corpus = task.config.corpus
     if task.listing is None:
         return
@@ -175,18 +175,18 @@ def _samples(task: MaskedLM) -> Iterator[CleanDocument]:
         (source, file) for source in task.listing.sources for file in source.files
     ]
     order = permute(np.arange(len(files)), len(files), key(corpus.split_seed, SAMPLE_STREAM))
-    found = 0
-    for place in order:
-        source, file = files[place]
+    num_yielded = 0
+    for number in order:
+        source, file = files[number]
         reader = SourceReader(source.config, corpus.cleaning, corpus.markdown)
         for event in reader.read_file(file, Tally()):
             if isinstance(event, CleanDocument) and len(event.text) >= max(
                 corpus.min_characters, 1
             ):
                 yield event
-                found += 1
+                num_yielded += 1
                 # A corpus of one file gives all its samples from there.
-                if found == NUM_SAMPLES:
+                if num_yielded == NUM_SAMPLES:
                     return
                 if len(files) >= NUM_SAMPLES:
                     break
@@ -209,12 +209,12 @@ def _measure_steps(task: Task, accelerator: Accelerator, progress: Progress) -> 
 def _show_measured(
     task: MaskedLM, seconds: list[float], peak_bytes: int, progress: Progress
 ) -> None:
-    seconds_a_step = float(np.median(seconds[WARMUP_STEPS:]))
-    tokens_a_step = task.plan.num_tokens / task.plan.num_chunks * task.plan.global_batch_size
-    duration = timedelta(seconds=round(seconds_a_step * task.plan.max_steps))
+    seconds_per_step = float(np.median(seconds[WARMUP_STEPS:]))
+    tokens_per_step = task.plan.num_tokens / task.plan.num_chunks * task.plan.global_batch_size
+    duration = timedelta(seconds=round(seconds_per_step * task.plan.max_steps))
     finish = datetime.now() + duration
     progress.result(
-        f"measured    {tokens_a_step / seconds_a_step:,.0f} tokens/s, {seconds_a_step:.2f} s "
+        f"measured    {tokens_per_step / seconds_per_step:,.0f} tokens/s, {seconds_per_step:.2f} s "
         f"per step (median of {len(seconds) - WARMUP_STEPS}), peak memory {peak_bytes / 1e9:.2f} GB"
     )
     progress.result(

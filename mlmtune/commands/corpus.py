@@ -1,4 +1,4 @@
-"""What comes of a corpus, without a run: `mlmtune corpus`."""
+"""`mlmtune corpus`: show what text a corpus yields."""
 
 import json
 from pathlib import Path
@@ -18,10 +18,17 @@ from mlmtune.training.preparation import Prepared, prepare
 def show_corpus(
     config: Config, console: Console, *, as_json: bool, export_to: Path | None, refresh: bool
 ) -> None:
-    """Print what the corpus comes to; write its cleaned documents if asked.
+    """Print the summary of a corpus, and write its cleaned documents if asked to.
+
+    Args:
+        config: The config.
+        console: Prints the summary.
+        as_json: Whether to print the content of corpus.json in place of the summary.
+        export_to: The file for the cleaned documents; None to write none.
+        refresh: Whether to look up git branches and tags again.
 
     Raises:
-        MlmtuneError: see `preparation.prepare`.
+        MlmtuneError: See `preparation.prepare`.
     """
     if export_to is not None:
         check_target(export_to)
@@ -41,7 +48,9 @@ def show_corpus(
 
 def _export(prepared: Prepared, config: Config, console: Console, path: Path) -> int:
     if prepared.listing is None:
-        raise DataError(f"--export {path}: the text is not here, only its tokens; export it there")
+        raise DataError(
+            f"--export {path}: only the tokens of the text are here; export where the text is"
+        )
     cleaned = cache_directory(config.tokenization.cache_dir, "cleaned")
     corpus = read_corpus(config.corpus, prepared.listing, cleaned, console)
     try:

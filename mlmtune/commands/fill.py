@@ -1,4 +1,4 @@
-"""Models fill the masks of the same sentences, side by side: `mlmtune fill`."""
+"""`mlmtune fill`: show what models predict for the masks of sentences, side by side."""
 
 import json
 import sys
@@ -43,13 +43,13 @@ INDENT = "  "
 
 @dataclass(frozen=True)
 class Answer:
-    """What one model says of a sentence.
+    """What one model predicts for a sentence.
 
     Attributes:
-        name: of the model, for people; unique among the models.
-        model: where it is, as it was given.
-        head_is_new: its head has learned nothing, so its predictions mean nothing.
-        masks: one for each mask, from left to right.
+        name: A short name of the model that is unique among the models.
+        model: The location of the model, as it was given.
+        head_is_new: Whether its head is untrained, so that its predictions mean nothing.
+        masks: The predictions for each mask, from left to right.
     """
 
     name: str
@@ -60,25 +60,26 @@ class Answer:
 
 @dataclass(frozen=True)
 class FilledText:
-    """What all models say of a sentence.
+    """What all models predict for a sentence.
 
     Attributes:
-        text: the sentence as it was given.
-        models: their answers, in the order in which the models were given.
+        text: The sentence as it was given.
+        models: The answers, in the order in which the models were given.
     """
 
     text: str
     models: tuple[Answer, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The record of `mlmtune fill --json`."""
+        """Return the record of `--json`."""
         return asdict(self)
 
     def lines(self, width: int) -> Iterator[str]:
-        """For a terminal: the sentence, and a block for each mask.
+        """Yield the sentence and a block for each mask.
 
         Args:
-            width: of the terminal, in characters. One model's filled-in sentences are not cut.
+            width: The number of columns of the terminal. The filled-in sentences of a single model
+                are not cut.
         """
         yield self.text
         for number, masks in enumerate(zip(*(a.masks for a in self.models), strict=True), start=1):
@@ -92,20 +93,20 @@ class FilledText:
 
 
 class MaskFiller:
-    """Models that fill the masks of the same sentences, loaded once.
+    """Models that fill the masks of sentences, loaded once.
 
-    Tokenizers come first: what is wrong with a sentence is told before weights are loaded.
+    Tokenizers are loaded first, so that a wrong sentence is reported before weights are loaded.
 
     Args:
-        locations: folders, directories of runs, names on a hub, or `package://NAME/FOLDER`.
-        sentences: those that are known by now.
-        words: to look up at each mask.
-        top_k: number of candidates a mask.
-        console: told which models have a new head.
+        locations: Folders, directories of runs, names on a hub, or `package://NAME/FOLDER`.
+        sentences: The sentences that are known already.
+        words: The words to look up at each mask.
+        top_k: The number of candidates per mask.
+        console: Prints which models have a new head.
 
     Raises:
-        ConfigError: a model cannot be loaded, or a sentence has no mask or is too long for it.
-        HubError: the hub cannot be reached, or has no such model.
+        ConfigError: A model cannot be loaded, or a sentence has no mask or is too long for it.
+        HubError: The hub cannot be reached, or has no such model.
     """
 
     def __init__(
@@ -155,7 +156,7 @@ class MaskFiller:
                 encode_masked_text(tokenizer, self._for_any_model(text))
 
     def _for_any_model(self, text: str) -> str:
-        """The sentence with `[MASK]` for whichever model's mask token it has."""
+        """Replace the mask tokens of all models by `[MASK]`."""
         for mask in self._mask_tokens:
             text = text.replace(mask, ANY_MASK)
         return text
@@ -164,7 +165,7 @@ class MaskFiller:
         """Let every model fill a sentence.
 
         Raises:
-            ConfigError: it has no mask, or is too long for one of the models.
+            ConfigError: The sentence has no mask, or is too long for one of the models.
         """
         asked = self._for_any_model(text)
         answers = [
@@ -184,7 +185,7 @@ class MaskFiller:
 
 
 def show(filled: Iterable[FilledText], console: Console, *, as_json: bool) -> None:
-    """Print what the models say: as tables one after the other, or as one list."""
+    """Print the predictions as tables, or as one JSON list."""
     if as_json:
         records = [of_text.to_json() for of_text in filled]
         console.result(json.dumps(records, indent=2, ensure_ascii=False))
@@ -200,10 +201,11 @@ def show(filled: Iterable[FilledText], console: Console, *, as_json: bool) -> No
 def converse(answer: Callable[[str], None], console: Console) -> None:
     """Ask for sentences and answer each, until the input ends.
 
+    An error in a sentence is printed, and the next sentence is asked for.
+
     Args:
-        answer: prints the answer to a sentence; what is wrong with a sentence is said, and the
-            next one is asked for.
-        console: where that is said.
+        answer: Prints the answer to a sentence.
+        console: Prints errors.
     """
     console.say(f"type a sentence with {ANY_MASK} in it; Ctrl-D ends")
     while True:
@@ -226,13 +228,13 @@ def converse(answer: Callable[[str], None], console: Console) -> None:
 def _ask() -> str:
     if sys.stdout.isatty():
         return input(PROMPT)
-    # There the prompt would stand between the answers.
+    # Standard output goes to a file or a pipe, where the prompt would be between the answers.
     print(PROMPT, end="", file=sys.stderr, flush=True)
     return input()
 
 
 def _list(mask: MaskPredictions) -> Iterator[str]:
-    """One model's predictions for a mask: a line per candidate, with the sentence filled in."""
+    """Yield a line per candidate of one model, with the sentence filled in."""
     rows = [
         (probability(p.score), _visible(p.token_str), _visible(p.sequence))
         for p in mask.predictions
@@ -245,7 +247,7 @@ def _list(mask: MaskPredictions) -> Iterator[str]:
 
 
 def _columns(names: Sequence[str], masks: Sequence[MaskPredictions], width: int) -> Iterator[str]:
-    """Several models' predictions for a mask: a column per model; those that do not fit go below.
+    """Yield a table with a column per model; columns that do not fit are continued below.
 
     Args:
         names: The names of the models.
@@ -272,7 +274,7 @@ def _columns(names: Sequence[str], masks: Sequence[MaskPredictions], width: int)
 
 
 def _column(name: str, mask: MaskPredictions, num_candidates: int, width: int) -> list[str]:
-    """The cells of a model: its name, the candidates, the targets."""
+    """Return the cells of a model: its name, the candidates, the targets."""
     candidates = [_scored(p.score, _visible(p.token_str), width) for p in mask.predictions]
     missing = [""] * (num_candidates - len(candidates))  # a tiny vocabulary
     targets = [
@@ -285,7 +287,7 @@ def _column(name: str, mask: MaskPredictions, num_candidates: int, width: int) -
 
 
 def _scored(score: float, text: str, width: int) -> str:
-    """A cell with a probability, and beside it a text in as many lines as it needs."""
+    """Return a cell with a probability, and beside it a text in as many lines as it needs."""
     lines = _wrapped(text, width - SCORE_WIDTH - len(INDENT)).split("\n")
     scores = [probability(score), *[""] * (len(lines) - 1)]
     return "\n".join(
@@ -294,7 +296,7 @@ def _scored(score: float, text: str, width: int) -> str:
 
 
 def _rank(target: Target) -> str:
-    """The rank of a word that was asked for, or why it has none."""
+    """Return the rank of a target, or why it has none."""
     if target.rank is None:
         return f"not one token: {' '.join(target.pieces) or 'nothing is left of it'}"
     # The token is named if it is not the one that the tokenizer would make of the word there.
@@ -303,7 +305,7 @@ def _rank(target: Target) -> str:
 
 
 def _visible(text: str) -> str:
-    """The text, quoted and escaped if it would be invisible or break the lines."""
+    """Return the text, quoted and escaped if it would be invisible or break the lines."""
     breaks = any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in text)
     return repr(text) if breaks or not text.strip() else text
 

@@ -1,4 +1,4 @@
-"""The words and sentences that `mlmtune fill` is given, read before any library is imported."""
+"""The words and sentences of `mlmtune fill`, which are read before any library is imported."""
 
 import sys
 from pathlib import Path
@@ -7,26 +7,26 @@ from mlmtune.errors import ConfigError
 
 
 def listed_words(targets: str | None) -> list[str]:
-    """The words of `--targets`, each once.
+    """Return the words of `--targets`, each once.
 
     Raises:
-        ConfigError: the option is given, and there is no word in it.
+        ConfigError: The option is given without a word.
     """
     words = [word.strip() for word in (targets or "").split(",") if word.strip()]
     if targets is not None and not words:
-        raise ConfigError("--targets: there is no word; give some, such as cluster,node")
+        raise ConfigError("--targets: it contains no word; give some, such as cluster,node")
     return list(dict.fromkeys(words))
 
 
 def given_sentences(texts: list[str], text_file: Path | None) -> list[str] | None:
-    """The sentences to fill; None where a person at a terminal is asked for them.
+    """Return the sentences to fill; None if a person at a terminal is to be asked for them.
 
     Args:
-        texts: arguments of the command; `-` is standard input.
-        text_file: the value of `--text-file`; `-` is standard input.
+        texts: The arguments of the command; `-` is standard input.
+        text_file: The value of `--text-file`; `-` is standard input.
 
     Raises:
-        ConfigError: there is no sentence, or a file cannot be read.
+        ConfigError: There is no sentence, or a file cannot be read.
     """
     if not texts and text_file is None:
         if sys.stdin is not None and sys.stdin.isatty():
@@ -43,7 +43,7 @@ def given_sentences(texts: list[str], text_file: Path | None) -> list[str] | Non
 
 
 def _read_lines(path: str, where: str) -> list[str]:
-    """The lines of a file, or of standard input for `-`, that are not blank."""
+    """Return the lines of a file, or of standard input for `-`, that are not blank."""
     try:
         if path != "-":
             content = Path(path).read_bytes()

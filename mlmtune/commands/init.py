@@ -1,4 +1,4 @@
-"""Configs to start from, and their JSON schemas: `mlmtune init`."""
+"""`mlmtune init`: write a config to start from, or the JSON schema of configs."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from mlmtune.shell import own_command
 
 
 def list_configs() -> None:
-    """Print the name of each config with its first line."""
+    """Print the name and the first line of each config."""
     print("configs to start from (mlmtune init NAME):")
     for name, path in shipped_configs().items():
         print(f"  {name:<14}{path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
@@ -20,12 +20,12 @@ def write_config(name: str, output: Path | None) -> None:
     """Write a config to a new file, and print the command that uses it.
 
     Args:
-        name: the config.
-        output: the file; NAME.yaml by default.
+        name: The name of the config.
+        output: The file; NAME.yaml by default.
 
     Raises:
-        ConfigError: there is no such config, or the file exists.
-        ResourceError: the file cannot be written.
+        ConfigError: There is no such config, or the file exists.
+        ResourceError: The file cannot be written.
     """
     configs = shipped_configs()
     if name not in configs:
@@ -37,15 +37,15 @@ def write_config(name: str, output: Path | None) -> None:
 
 
 def write_schema(name: str | None, output: Path | None) -> None:
-    """Print the JSON schema of a config's kind, or write it to a new file.
+    """Print the JSON schema of a kind of config, or write it to a new file.
 
     Args:
-        name: the config; None for one of adaptation.
-        output: the file; it is printed by default.
+        name: A config of that kind; None for the kind that `mlmtune train` takes.
+        output: The file; the schema is printed if None.
 
     Raises:
-        ConfigError: the file exists.
-        ResourceError: the file cannot be written.
+        ConfigError: The file exists.
+        ResourceError: The file cannot be written.
     """
     kind = ClassificationConfig if name == SHIPPED_TASK else Config
     text = json.dumps(json_schema(kind), indent=1) + "\n"
@@ -53,13 +53,13 @@ def write_schema(name: str | None, output: Path | None) -> None:
         print(text, end="")
         return
     _write_new(output, text.encode())
-    print(f"wrote {output}; an editor takes it from a config's first line:")
+    print(f"wrote {output}; an editor uses it if the first line of a config is:")
     print(f"# yaml-language-server: $schema={output}")
 
 
 def _write_new(target: Path, content: bytes) -> None:
     if target.exists():
-        raise ConfigError(f"{target} exists already; give another name by --output FILE")
+        raise ConfigError(f"{target} exists already; give another name with --output FILE")
     try:
         target.write_bytes(content)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""One run of the many that a probe or a sweep is made of."""
+"""One of the many runs of a probe or a sweep."""
 
 from collections.abc import Callable
 
@@ -16,16 +16,16 @@ def train_one_of_many(
     build: Callable[[ConfigT, Accelerator, Console], Task],
     console: Console,
 ) -> None:
-    """Train from where an earlier sitting stopped; what is complete is left alone.
+    """Train, or resume a run that was stopped; do nothing if the run is complete.
 
     Args:
-        config: of the run.
-        build: see `train`.
-        console: of the command; where it shows bars, the run shows the bar of its steps.
+        config: The config of the run.
+        build: Builds what is trained; see `train`.
+        console: The console of the command; if it shows bars, the run shows the bar of its steps.
 
     Raises:
-        Interrupted: by a signal; the command as a whole is what goes on.
-        MlmtuneError: see `train`.
+        Interrupted: A signal stopped the run; the whole command is what the user resumes.
+        MlmtuneError: See `train`.
     """
     try:
         config = config.model_copy(update={"hub": HubConfig()})  # none of many is pushed
@@ -33,6 +33,6 @@ def train_one_of_many(
         train(config, options, build)
     except Interrupted as error:
         raise Interrupted(
-            "stopped; what is finished is kept, and the same command goes on from there",
+            "stopped; what is finished is kept, and the same command continues from there",
             error.exit_code - 128,
         ) from error

@@ -1,4 +1,4 @@
-"""Reading, cleaning and tokenizing ahead of training: `mlmtune prepare`."""
+"""`mlmtune prepare`: read, clean and tokenize a corpus ahead of training."""
 
 from mlmtune.config import Config
 from mlmtune.console import Console
@@ -7,10 +7,15 @@ from mlmtune.training.preparation import prepare
 
 
 def prepare_store(config: Config, console: Console, *, refresh: bool) -> None:
-    """Do what needs no model ahead of training, and print where the tokenized corpus is.
+    """Prepare the token store of a run, and print where it is.
+
+    Args:
+        config: The config of the run.
+        console: Prints the result.
+        refresh: Whether to look up git branches and tags again.
 
     Raises:
-        MlmtuneError: see `preparation.prepare`.
+        MlmtuneError: See `preparation.prepare`.
     """
     prepared = prepare(config, console, rebuilds=True, refresh=refresh)
     store, splits = prepared.store, prepared.splits
@@ -20,5 +25,5 @@ def prepare_store(config: Config, console: Console, *, refresh: bool) -> None:
         f"{counted(len(splits.validation), 'validation chunk')} of {config.chunking.chunk_length}"
     )
     if splits.marks:
-        console.result(f"found in it besides: {', '.join(splits.marks)}")
+        console.result(f"also found: {', '.join(splits.marks)}")
     console.result(f"the tokenized corpus is in {store.directory}")

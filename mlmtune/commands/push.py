@@ -1,4 +1,4 @@
-"""Pushing a finished run to the Hugging Face hub: `mlmtune push`, and the end of a run."""
+"""`mlmtune push`, and the push at the end of a run: the model goes to the Hugging Face hub."""
 
 from pathlib import Path
 
@@ -12,17 +12,17 @@ from mlmtune.training.run_dir import finished_run_dir
 
 
 def push_run(path: Path, name: str, *, is_private: bool, console: Console) -> None:
-    """Push a finished run's `model/`, which includes its card, in one commit.
+    """Push the folder `model/` of a finished run, which includes its card, in one commit.
 
     Args:
-        path: the run's directory, or its result.
-        name: of the repository.
-        is_private: what the repository is made as, and must be if it is true.
-        console: says what is pushed, and where it is then.
+        path: The directory of the run, or its folder `model/`.
+        name: The name of the repository.
+        is_private: Whether a new repository is made private. If true, an existing one must be.
+        console: Prints what is pushed, and where it is then.
 
     Raises:
-        ConfigError: there is no finished run; or see `open_repository`.
-        HubError: the hub refuses, or cannot be reached; with the command that tries again.
+        ConfigError: There is no finished run; or see `open_repository`.
+        HubError: The hub refuses, or cannot be reached; the message has the command to retry.
     """
     run = finished_run_dir(path)
     again = own_command("push", path, "--repo", name, *([] if is_private else ["--public"]))

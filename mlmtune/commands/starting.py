@@ -1,6 +1,6 @@
 """What a command does before it imports its libraries, which takes seconds.
 
-Mistakes that can be found without those libraries are reported at once.
+Mistakes that can be found without these libraries are reported at once.
 """
 
 import os
@@ -67,14 +67,14 @@ def start_run(
 
 
 def load_adaptation(path: Path, overrides: Sequence[str] | None) -> "Config":
-    """Load the config of an adaptation; see `load_config`."""
+    """Load a config for adapting a model; see `load_config`."""
     from mlmtune.config_loading import load_config
 
     return load_config(path, overrides or [])
 
 
 def load_task(path: Path, overrides: Sequence[str] | None) -> "ClassificationConfig":
-    """Load the config of a task with labels; see `load_config`."""
+    """Load a config for a classification task; see `load_config`."""
     from mlmtune.config import ClassificationConfig
     from mlmtune.config_loading import load_config
 
@@ -82,7 +82,7 @@ def load_task(path: Path, overrides: Sequence[str] | None) -> "ClassificationCon
 
 
 def announce(doing: str, *, is_quiet: bool = False) -> None:
-    """Tell whoever waits at a terminal what goes on while the libraries are imported."""
+    """Print on a terminal what happens while the libraries are imported."""
     speaks = exits.is_first_process() and not is_launched()
     console = Console(is_main=speaks, is_quiet=is_quiet, notes_to_stderr=True)
     if console.shows_bars:
@@ -93,11 +93,11 @@ def check_models(names: Sequence[str], key: str) -> None:
     """Refuse local models that do not exist.
 
     Args:
-        names: folders, names on the hub, or `package://NAME/FOLDER`.
-        key: the option or the key of the config that names them, for the message.
+        names: Folders, names on the hub, or `package://NAME/FOLDER`.
+        key: The option or the key of the config that names them, for the message.
 
     Raises:
-        ConfigError: one does not exist.
+        ConfigError: A model does not exist.
     """
     from mlmtune.modeling.locating import is_on_hub, locate_model
 
@@ -110,7 +110,7 @@ def check_text(settings: "Config | ClassificationConfig") -> None:
     """Refuse a config whose local text does not exist.
 
     Raises:
-        MlmtuneError: a path of it does not exist.
+        MlmtuneError: A path of it does not exist.
     """
     from mlmtune.classification import labelled_examples
     from mlmtune.config import Config
@@ -126,31 +126,31 @@ def check_model_and_text(settings: "Config | ClassificationConfig") -> None:
     """Refuse a config whose local model or text does not exist.
 
     Raises:
-        MlmtuneError: see `check_models` and `check_text`.
+        MlmtuneError: See `check_models` and `check_text`.
     """
     check_models([settings.model.name_or_path], "model.name_or_path")
     check_text(settings)
 
 
 def refuse_several_processes(command: str) -> None:
-    """Refuse to run below a launcher.
+    """Refuse to run under a launcher.
 
     Raises:
-        ConfigError: a launcher has started this process as one of several.
+        ConfigError: A launcher has started this process as one of several.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError(
-            f"{command} makes its runs one after another in one process; start it without launcher"
+            f"{command} trains its runs one by one in one process; start it without a launcher"
         )
 
 
 def run_in_processes(nproc: str | None, run: Path | None = None) -> None:
-    """Run this command again in several processes and exit as they do, where that is asked for.
+    """If `--nproc` is given, run this command in several processes and exit as they do.
 
     Args:
-        nproc: the value of `--nproc`. The command goes on in this process where it is None, or
-            where it comes to one process.
-        run: the directory of the run, where the command has one.
+        nproc: The value of `--nproc`. The command continues in this process if it is None, or if
+            it means one process.
+        run: The directory of the run, if the command has one.
     """
     if nproc is None or is_launched():
         return
@@ -168,7 +168,7 @@ def run_in_processes(nproc: str | None, run: Path | None = None) -> None:
 def leave_torch_out() -> None:
     """Hide torch from transformers, which imports it wherever it is installed.
 
-    A tokenizer works without torch, and on a small corpus its import takes longer than the rest.
+    A tokenizer works without torch, and the import takes longer than the rest for a small corpus.
     """
     if "torch" not in sys.modules:
         sys.modules["torch"] = None  # type: ignore[assignment]  # Python's way to say: not there

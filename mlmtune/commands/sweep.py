@@ -1,4 +1,4 @@
-"""`mlmtune sweep`: a small grid of settings, compared on the same validation data."""
+"""`mlmtune sweep`: train a small grid of settings, and compare the runs."""
 
 import json
 import math
@@ -31,12 +31,12 @@ from mlmtune.training.run_dir import RunDir
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run of a sweep came to.
+    """The outcome of a run of a sweep.
 
     Attributes:
-        trial: the run.
-        results: its eval_results.json; None where it diverged.
-        seconds: that it trained.
+        trial: The run.
+        results: The content of its eval_results.json; None if it diverged.
+        seconds: How long it trained.
     """
 
     trial: Trial
@@ -45,7 +45,7 @@ class Outcome:
 
     @property
     def criterion(self) -> float:
-        """What the best run has least of."""
+        """The value by which runs are ranked; that of the best run is the lowest."""
         if self.results is None:
             return float("inf")
         config = self.trial.config
@@ -54,7 +54,7 @@ class Outcome:
         return -float(self.results[config.evaluation.metric])
 
     def to_json(self) -> dict[str, Any]:
-        """A record of sweep.json."""
+        """Return the record of sweep.json."""
         return {
             "settings": self.trial.settings,
             "run": self.trial.config.run.output_dir,
@@ -64,20 +64,20 @@ class Outcome:
 
 
 def sweep(path: Path, planned: PlannedSweep, console: Console, *, as_json: bool) -> None:
-    """Run what is planned, the best first in one table, and say how to train with its settings.
+    """Train the planned runs, print them by rank, and say how to train with the best settings.
 
-    A run that diverges is one of the results. Checkpoints of finished runs are deleted; each keeps
-    its `model/`.
+    A run that diverges is one of the results. The checkpoints of finished runs are deleted; each
+    keeps its `model/`.
 
     Args:
-        path: the config, for the command that is suggested.
-        planned: the runs.
-        console: shows how far it is; prints the table.
-        as_json: sweep.json's content instead of the table.
+        path: The config, for the command that is suggested.
+        planned: The runs.
+        console: Shows the progress; prints the table.
+        as_json: Whether to print the content of sweep.json in place of the table.
 
     Raises:
-        Interrupted: by a signal; what is finished is kept.
-        MlmtuneError: what keeps a run from starting.
+        Interrupted: A signal stopped the command; finished runs are kept.
+        MlmtuneError: A run cannot start.
     """
     outcomes = []
     for number, trial in enumerate(planned.trials, start=1):
@@ -87,11 +87,11 @@ def sweep(path: Path, planned: PlannedSweep, console: Console, *, as_json: bool)
         outcomes.append(outcome)
     outcomes.sort(key=lambda outcome: outcome.criterion)
 
-    found = {"axes": list(planned.axes), "runs": [outcome.to_json() for outcome in outcomes]}
+    content = {"axes": list(planned.axes), "runs": [outcome.to_json() for outcome in outcomes]}
     planned.folder.mkdir(parents=True, exist_ok=True)
-    write_json(planned.folder / "sweep.json", found)
+    write_json(planned.folder / "sweep.json", content)
     if as_json:
-        console.result(json.dumps(found, indent=2, ensure_ascii=False))
+        console.result(json.dumps(content, indent=2, ensure_ascii=False))
         return
     for line in _report(path, planned, outcomes):
         console.result(line)
@@ -116,11 +116,8 @@ def _run(trial: Trial, console: Console) -> Outcome:
 def _build_untested(
     config: ClassificationConfig, accelerator: Accelerator, console: Console
 ) -> SequenceClassification:
-    """The task without its test: settings are chosen on validation, and the test is for the end."""
+    """Build the task without its test set, because settings are chosen on validation data."""
     return replace(build_classification(config, accelerator, console), test_examples=None)
-
-
-# --------------------------------------------------------------------------------------- telling
 
 
 def _is_of_a_task(outcome: Outcome) -> bool:
@@ -138,14 +135,14 @@ def _columns(is_task: bool) -> tuple[str, ...]:
 
 
 def _values(outcome: Outcome) -> list[str]:
-    """What was measured on validation, for people."""
-    found = outcome.results
-    if found is None:
+    """Return what was measured on the validation data, as a reader sees it."""
+    results = outcome.results
+    if results is None:
         return ["diverged", *[""] * (len(_columns(_is_of_a_task(outcome))) - 1)]
     if _is_of_a_task(outcome):
-        return [f1(found["macro_f1"]), share(found["accuracy"]), f"{found['loss']:.3f}"]
-    shown = perplexity(found["perplexity"], found.get("perplexity_interval"))
-    return [shown, share(found["accuracy"])]
+        return [f1(results["macro_f1"]), share(results["accuracy"]), f"{results['loss']:.3f}"]
+    shown = perplexity(results["perplexity"], results.get("perplexity_interval"))
+    return [shown, share(results["accuracy"])]
 
 
 def _report(path: Path, planned: PlannedSweep, outcomes: Sequence[Outcome]) -> Iterator[str]:
@@ -170,7 +167,7 @@ def _report(path: Path, planned: PlannedSweep, outcomes: Sequence[Outcome]) -> I
 
 
 def _how_sure(outcomes: Sequence[Outcome]) -> Iterator[str]:
-    """How many runs the validation data does not tell from the best."""
+    """Say whether the validation data can tell the other runs from the best."""
     best = outcomes[0]
     others = [outcome for outcome in outcomes[1:] if outcome.results is not None]
     if not others:

@@ -1,4 +1,4 @@
-"""The runs of a sweep: every combination of some settings' values."""
+"""The runs of a sweep: every combination of the values of some settings."""
 
 import re
 from collections.abc import Sequence
@@ -16,9 +16,7 @@ from mlmtune.errors import ConfigError
 from mlmtune.locations import expand_home
 
 MOST_RUNS = 256
-"""More is a slip of the hand: a grid grows with the product of its axes."""
-
-KEEPS_VALIDATION = "runs compare on the same validation data"
+"""More runs are a mistake: the size of a grid is the product of its axes."""
 
 _FIXED: dict[type, tuple[str, ...]] = {
     Config: (
@@ -40,8 +38,8 @@ class Trial:
     """One run of a sweep.
 
     Attributes:
-        settings: what makes it this one: `section.key` and value.
-        config: the whole of it, with a directory of its own.
+        settings: The `section.key` and the value of each setting in which the runs differ.
+        config: The config of the run, with a directory of its own.
     """
 
     settings: dict[str, Any]
@@ -49,7 +47,7 @@ class Trial:
 
     @property
     def overrides(self) -> list[str]:
-        """The settings as a command line has them."""
+        """The settings as arguments of a command."""
         return [f"{key}={_inline(value)}" for key, value in self.settings.items()]
 
 
@@ -58,10 +56,10 @@ class PlannedSweep:
     """All runs of a sweep.
 
     Attributes:
-        folder: where they and what they come to are kept.
-        fixed: overrides that hold for all, as they were given.
-        axes: the settings that differ.
-        trials: the runs, the last axis turning fastest.
+        folder: The folder of the runs and of sweep.json.
+        fixed: The overrides that hold for all runs, as they were given.
+        axes: The settings in which the runs differ.
+        trials: The runs; the last axis changes fastest.
     """
 
     folder: Path
@@ -73,22 +71,24 @@ class PlannedSweep:
 def plan_sweep(
     path: Path, overrides: Sequence[str], kind: type[Config] | type[ClassificationConfig]
 ) -> PlannedSweep:
-    """Make the config of every run, so that a wrong value is found before the first starts.
+    """Make the config of every run, so that a wrong value is found before the first run starts.
 
     Args:
-        path: the config that all begin with.
-        overrides: `section.key=value`, of which a list is an axis.
-        kind: of the config.
+        path: The config that all runs start from.
+        overrides: `section.key=value`; a list of values is an axis.
+        kind: The kind of the config.
 
     Raises:
-        ConfigError: there is no axis, an axis changes what is measured, a run has no budget, there
-            are too many, or a value does not fit.
+        ConfigError: There is no axis, an axis changes what is measured, a run has no budget, there
+            are too many runs, or a value is wrong.
     """
     fixed, axes = _axes(overrides)
     for key in axes:
         within = next((name for name in _FIXED[kind] if f"{key}.".startswith(f"{name}.")), None)
         if within is not None:
-            raise ConfigError(f"{key}: cannot be swept, for {KEEPS_VALIDATION}; choose one value")
+            raise ConfigError(
+                f"{key}: cannot be swept, because runs compare on the same data; choose one value"
+            )
     num_runs = 1
     for values in axes.values():
         num_runs *= len(values)
@@ -113,10 +113,10 @@ def plan_sweep(
 
 
 def _axes(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[Any]]]:
-    """Overrides that hold for all runs, and the values of each axis.
+    """Return the overrides that hold for all runs, and the values of each axis.
 
     Raises:
-        ConfigError: there is no axis, or one without values, twice, or that is no YAML.
+        ConfigError: There is no axis; or one has no values, is given twice, or is not YAML.
     """
     fixed, axes = [], {}
     for override in overrides:
@@ -141,7 +141,7 @@ def _axes(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[Any]]]:
 
 
 def _inline(value: Any) -> str:
-    """A value as an override has it."""
+    """Write a value as YAML in one line."""
     return (
         yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
     )
@@ -150,9 +150,9 @@ def _inline(value: Any) -> str:
 def _in_folder(
     config: Config | ClassificationConfig, folder: Path, chosen: Sequence[str]
 ) -> Config | ClassificationConfig:
-    """The same run in a directory of its own, another one if any setting is another.
+    """Return the config with a directory of its own, whose name changes with any setting.
 
-    Trackers call it by that directory, too.
+    Trackers use that name, too.
     """
     tracking = config.tracking.model_copy(update={"run_name": None})
     config = config.model_copy(update={"tracking": tracking})

@@ -1,8 +1,8 @@
-"""How sure a measurement is: a paired bootstrap over documents.
+"""Confidence intervals from a paired bootstrap over documents.
 
-Tokens of one document are alike, so documents are drawn with replacement, not tokens (Efron and
-Tibshirani 1993, 8.6: the unit that is resampled is what is independent). All models are resampled
-by the same draws, which is what makes the interval of a difference narrow (Koehn 2004, section 4).
+Tokens of one document resemble each other, so documents are drawn with replacement, not tokens
+(Efron and Tibshirani 1993, 8.6: the resampled unit must be independent). All models share the same
+draws, which makes the interval of a difference narrow (Koehn 2004, section 4).
 """
 
 from collections.abc import Iterator
@@ -15,19 +15,19 @@ from mlmtune.report.findings import Estimate
 NUM_RESAMPLES = 2000
 SEED = 0
 BLOCK_DRAWS = 1 << 22
-"""Draws held at once."""
+"""How many draws are held in memory at once."""
 
 Sums = NDArray[np.float64]
 
 
 def resampled(by_unit: Sums) -> Sums:
-    """Sums over units that are drawn with replacement, as many as there are.
+    """Draw units with replacement, as many as there are, and add up their values.
 
     Args:
-        by_unit: (U, K) of each unit.
+        by_unit: (U, K) the values of each unit.
 
     Returns:
-        (NUM_RESAMPLES, K), the same draws for all columns.
+        (NUM_RESAMPLES, K) sums; all columns share the same draws.
     """
     num_units = len(by_unit)
     generator = np.random.default_rng(SEED)
@@ -47,18 +47,21 @@ def _blocks(num_units: int) -> Iterator[int]:
 
 
 def sums_by_unit(units: NDArray[np.int64], values: list[NDArray[np.float64]]) -> Sums:
-    """(U, K) sums of K values of each of n tokens over the units that these are of.
+    """Add up the values of tokens by the unit that each token belongs to.
 
     Args:
-        units: (n,) the document, or chunk, of each token.
+        units: (n,) the document or the chunk of each token.
         values: K arrays (n,).
+
+    Returns:
+        (U, K) the sums of each unit.
     """
-    _, place = np.unique(units, return_inverse=True)
-    return np.stack([np.bincount(place, weights=value) for value in values], axis=1)
+    _, numbers = np.unique(units, return_inverse=True)
+    return np.stack([np.bincount(numbers, weights=value) for value in values], axis=1)
 
 
 def estimate(value: float, draws: NDArray[np.float64]) -> Estimate:
-    """A value with the interval that holds 95 % of its draws (Efron and Tibshirani 1993, 13.3)."""
+    """Return a value with the interval of 95 % of its draws (Efron and Tibshirani 1993, 13.3)."""
     if len(draws) < 2:
         return Estimate(value)
     low, high = np.quantile(draws, (0.025, 0.975))

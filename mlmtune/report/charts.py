@@ -1,6 +1,6 @@
-"""Charts as SVG for a page: no scripts; colours and type come from the page's style sheet.
+"""Charts as SVG without scripts; colours and fonts come from the style sheet of the page.
 
-A chart is 480 units wide and scales with its place. Series are told apart by colour and by name.
+A chart is 480 units wide and scales with its container. Each series has a colour and a name.
 """
 
 import math
@@ -11,22 +11,22 @@ from html import escape
 WIDTH, HEIGHT = 480, 220
 LEFT, RIGHT, TOP, BOTTOM = 56, 10, 28, 36
 LABELS, VALUES = 164, 76
-"""Room for the names at the left of an interval chart, and for the numbers at its right."""
+"""The width of the names at the left of an interval chart, and of the numbers at its right."""
 ROW = 30
 NUM_TICKS = 4
 NUM_COLOURS = 6
 LONGEST_NAME = 19
 MOST_POINTS = 400
-"""A longer series is thinned out: no screen shows more."""
+"""A longer series is thinned out, because no screen shows more points."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """A line.
+    """A line of a chart.
 
     Attributes:
-        name: for the legend.
-        points: x and y, by x.
+        name: The name in the legend.
+        points: Pairs of x and y, sorted by x.
     """
 
     name: str
@@ -38,11 +38,11 @@ class Range:
     """A row of an interval chart.
 
     Attributes:
-        name: at its left.
-        value: where the dot is.
-        interval: from where to where the bar goes.
-        shown: the value in words, at the right.
-        colour: number of its colour.
+        name: The text at its left.
+        value: The position of the dot.
+        interval: The ends of the bar; None for a row without a bar.
+        shown: The text at its right.
+        colour: The number of its colour.
     """
 
     name: str
@@ -53,15 +53,15 @@ class Range:
 
 
 def line_chart(title: str, series: Sequence[Series], *, may_be_log: bool = False) -> str:
-    """Lines over steps.
+    """Draw lines over training steps.
 
     Args:
-        title: for those who do not see it.
-        series: each in its colour.
-        may_be_log: logarithmic where the values span more than a factor of ten.
+        title: The title, which screen readers read.
+        series: The lines.
+        may_be_log: Use a logarithmic scale if the values span more than a factor of ten.
 
     Returns:
-        SVG; an empty text where there is nothing to draw.
+        SVG; an empty string if there is nothing to draw.
     """
     series = [Series(s.name, _thinned(s.points)) for s in series if len(s.points) > 0]
     values = [y for s in series for _, y in s.points if math.isfinite(y)]
@@ -111,7 +111,7 @@ def line_chart(title: str, series: Sequence[Series], *, may_be_log: bool = False
 
 
 def interval_chart(title: str, rows: Sequence[Range]) -> str:
-    """A dot with its interval for each row, on one scale; logarithmic where that helps."""
+    """Draw a dot and its interval for each row; the scale is logarithmic for a wide range."""
     values = [b for row in rows for b in (row.value, *(row.interval or ()))]
     if not values:
         return ""
@@ -168,7 +168,7 @@ def _thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, flo
 
 
 def _ticks(low: float, high: float) -> Iterator[float]:
-    """Round numbers that cover a range."""
+    """Yield round numbers that cover a range."""
     rough = (high - low) / NUM_TICKS
     size = 10 ** math.floor(math.log10(rough))
     step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= rough)
@@ -187,7 +187,7 @@ def _log_ticks(low: float, high: float) -> Iterator[float]:
 
 
 def _short(value: float) -> str:
-    """A tick in few characters."""
+    """Write the label of a tick in few characters."""
     if value != 0 and (abs(value) < 1e-3 or abs(value) >= 1e6):
         return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
     return f"{value:,.4f}".rstrip("0").rstrip(".")

@@ -1,7 +1,7 @@
-"""What a report found: the content of report.json, which report.html and report.md show.
+"""The findings of a report: the content of report.json, which report.html and report.md show.
 
-Every number that is shown is here; whoever wants to draw or decide something else reads the JSON.
-Losses are in nats per token, shares lie between 0 and 1, intervals hold 95 %.
+The JSON has every number that the pages show, so that other tools can use it. Losses are in nats
+per token, shares are between 0 and 1, and intervals are 95 % confidence intervals.
 """
 
 from dataclasses import asdict, dataclass
@@ -15,11 +15,12 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and how sure it is.
+    """A number with its confidence interval.
 
     Attributes:
-        value: None where it does not fit a float.
-        interval: of 95 %; None where there is too little text for one, or a bound does not fit.
+        value: The number; None if it does not fit a float.
+        interval: The 95 % interval; None if there is too little text for one, or if a bound does
+            not fit a float.
     """
 
     value: float | None
@@ -28,14 +29,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Change:
-    """An adapted model against its base: after minus before, on the same masked tokens.
+    """The difference between an adapted model and its base, on the same masked tokens.
 
-    Where the base had no masked-LM head of its own, it is against token frequencies alone.
+    If the base had no masked-LM head of its own, the difference is from token frequencies alone.
 
     Attributes:
-        loss: in nats per token; below 0 the adapted model is better.
-        accuracy: of the likeliest token; above 0 it is better.
-        accuracy_top5: of the five likeliest.
+        loss: The difference in nats per token; below 0 the adapted model is better.
+        accuracy: The difference in accuracy; above 0 the adapted model is better.
+        accuracy_top5: The difference in top-5 accuracy.
     """
 
     loss: Estimate
@@ -45,26 +46,25 @@ class Change:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One model on one text.
+    """One model measured on one text.
 
     Attributes:
-        model: name of the model.
-        num_masked_tokens: how many tokens it was asked for; one that several draws of the masks
-            asked for counts once.
-        num_predictions: how many masked tokens the numbers are means of, over all draws.
-        loss: nats per masked token.
-        perplexity: exp(loss): a token.
-        perplexity_per_word: per word of the text that the tokenizer knows, whatever pieces it cuts
-            the word into; None for a part of a text.
-        perplexity_per_byte: per byte (UTF-8) of the text that the tokenizer knows; None for a part
-            of a text.
-        accuracy: share of the masked tokens whose likeliest prediction is right.
-        accuracy_top5: share of them that are among the five likeliest.
-        change: against what the model is compared with; None for a base.
-        unknown_token_share: share of the text's tokens that the tokenizer does not know, which are
-            not measured; None for a part of a text.
-        unknown_byte_share: share of the text's bytes that stand under them; None for a part of a
-            text.
+        model: The name of the model.
+        num_masked_tokens: The number of different tokens that were masked in any draw of masks.
+        num_predictions: The number of masked tokens over all draws, which the means are taken over.
+        loss: The loss in nats per masked token.
+        perplexity: exp(loss), the perplexity per token.
+        perplexity_per_word: The perplexity per word of the text that the tokenizer knows,
+            independent of the pieces that it cuts words into; None for a part of a text.
+        perplexity_per_byte: The perplexity per UTF-8 byte of the text that the tokenizer knows;
+            None for a part of a text.
+        accuracy: The share of masked tokens whose likeliest prediction is right.
+        accuracy_top5: The share of masked tokens that are among the five likeliest predictions.
+        change: The difference from what the model is compared with; None for a base.
+        unknown_token_share: The share of the tokens of the text that the tokenizer does not know,
+            which are not measured; None for a part of a text.
+        unknown_byte_share: The share of the bytes of the text that these tokens stand for; None
+            for a part of a text.
     """
 
     model: str
@@ -83,11 +83,11 @@ class Measurement:
 
 @dataclass(frozen=True)
 class TextPart:
-    """Some of a text's masked tokens: those of one source, or of words of one kind.
+    """The masked tokens of one source of a text, or of words of one kind.
 
     Attributes:
-        name: for people.
-        measurements: one for each model, in the report's order.
+        name: The name of the source or of the kind.
+        measurements: One for each model, in the order of the report.
     """
 
     name: str
@@ -99,16 +99,16 @@ class Text:
     """A text that all models were measured on.
 
     Attributes:
-        name: for people.
+        name: The name of the text.
         kind: `domain` is the validation text of the run, `general` is `evaluation.general`.
-        num_documents: documents that chunks were evaluated of.
-        num_chunks: chunks that were evaluated; of the first model's tokenizer.
-        num_mask_draws: how many times each of them was masked.
-        interval_unit: what the intervals resample; chunks where documents are too few.
-        measurements: one for each model, in the report's order.
-        sources: the same by source, where there is more than one.
-        specificity: the same by how domain-specific the masked word is, most specific first; empty
-            for general text, or where there is none to compare with.
+        num_documents: The number of documents in the evaluated chunks.
+        num_chunks: The number of evaluated chunks, in the tokens of the first model.
+        num_mask_draws: How many times each chunk was masked.
+        interval_unit: What the intervals resample: chunks if there are too few documents.
+        measurements: One for each model, in the order of the report.
+        sources: The measurements by source; empty if there is only one.
+        specificity: The measurements by how domain-specific the masked word is, the most specific
+            first; empty for general text, and if there is no general text to compare with.
     """
 
     name: str
@@ -123,17 +123,17 @@ class Text:
 
     @property
     def compares_bytes(self) -> bool:
-        """Whether numbers per word and per byte compare: all models know as much of the text."""
+        """Whether numbers per word and per byte compare, because all models know as much of it."""
         return compares(m.unknown_byte_share or 0.0 for m in self.measurements)
 
 
 @dataclass(frozen=True)
 class ProposedToken:
-    """One token that a model proposes.
+    """A token that a model predicts for a mask.
 
     Attributes:
-        token_str: its text.
-        score: its probability.
+        token_str: The text of the token.
+        score: The probability of the token.
     """
 
     token_str: str
@@ -142,12 +142,12 @@ class ProposedToken:
 
 @dataclass(frozen=True)
 class Opinion:
-    """What a model proposes for one masked token.
+    """What a model predicts for one masked token.
 
     Attributes:
-        model: name of the model.
-        loss: nats of the true token; None where the truth is not known.
-        candidates: the five likeliest, the likeliest first.
+        model: The name of the model.
+        loss: The loss of the true token in nats; None if the true token is not known.
+        candidates: The five likeliest tokens, the likeliest first.
     """
 
     model: str
@@ -160,13 +160,13 @@ class TokenExample:
     """A masked token of the validation text, in its sentence.
 
     Attributes:
-        source: name of its source.
-        document: id of its document within the source.
-        before: text before it, as the models saw it (with other masks in it).
-        token: what stood there.
-        after: text after it.
-        gain: nats that the adapted model is better by.
-        opinions: of the base and of the adapted model.
+        source: The name of its source.
+        document: The id of its document within the source.
+        before: The text before it, as the models saw it, with other masks in it.
+        token: The token that was masked.
+        after: The text after it.
+        gain: How much lower the loss of the adapted model is, in nats.
+        opinions: The predictions of the base and of the adapted model.
     """
 
     source: str
@@ -183,8 +183,8 @@ class Question:
     """A sentence of `evaluation.examples`, filled in by every model.
 
     Attributes:
-        text: the sentence with its masks.
-        opinions: for each mask, what each model proposes.
+        text: The sentence with its masks.
+        opinions: What each model predicts, for each mask.
     """
 
     text: str
@@ -196,13 +196,13 @@ class Model:
     """A model of the report.
 
     Attributes:
-        name: for people; unique in the report.
-        base: name of the model that it was adapted from; None for a base.
-        location: the folder or the hub's name.
-        head_is_new: it had no masked-LM head of its own before training.
-        tokenizer: models with the same one cut text into the same tokens.
-        compared_with: name of what its changes are against: its base, or token frequencies alone
-            where that had no masked-LM head; None for a base.
+        name: A short name that is unique in the report.
+        base: The name of the model that it was adapted from; None for a base.
+        location: The folder or the name on the hub.
+        head_is_new: Whether it had no masked-LM head of its own before training.
+        tokenizer: Models with the same value cut text into the same tokens.
+        compared_with: The name of what its changes are relative to: its base, or token frequencies
+            alone if the base had no masked-LM head; None for a base.
     """
 
     name: str
@@ -220,14 +220,14 @@ class Model:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What comes of it, for one run.
+    """The verdict on one run.
 
     Attributes:
-        run: name of the run's model.
-        label: in a word or three.
-        sentence: the verdict for someone who reads nothing else.
-        reasons: what it rests on.
-        suggestions: what to try next; empty where there is nothing to fix.
+        run: The name of the model of the run.
+        label: The verdict in a few words.
+        sentence: The verdict in a sentence, for someone who reads nothing else.
+        reasons: The measurements that it is based on.
+        suggestions: What to try next; empty if there is nothing to fix.
     """
 
     run: str
@@ -242,17 +242,17 @@ class Run:
     """How one run went.
 
     Attributes:
-        name: name of the run's model.
-        path: its directory.
-        steps: metrics.jsonl's lines of training steps (`step`, `epoch`, `loss`, `learning_rate`,
-            `mlm_probability`, `grad_norm`, `num_tokens`, `tokens_per_second`, ...).
-        evaluations: metrics.jsonl's lines of evaluations (`step`, `epoch`, `eval_loss`,
-            `eval_perplexity`, `eval_accuracy`, `eval_general_loss` where it was measured, ...).
-        train_results: train_results.json.
-        eval_results: eval_results.json.
-        corpus: corpus.json.
-        config: config.resolved.yaml.
-        environment: environment.json.
+        name: The name of the model of the run.
+        path: The directory of the run.
+        steps: The lines of metrics.jsonl about training steps (`step`, `epoch`, `loss`,
+            `learning_rate`, `mlm_probability`, `grad_norm`, `num_tokens`, ...).
+        evaluations: The lines of metrics.jsonl about evaluations (`step`, `epoch`, `eval_loss`,
+            `eval_perplexity`, `eval_accuracy`, `eval_general_loss` if measured, ...).
+        train_results: The content of train_results.json.
+        eval_results: The content of eval_results.json.
+        corpus: The content of corpus.json.
+        config: The text of config.resolved.yaml.
+        environment: The content of environment.json.
     """
 
     name: str
@@ -271,8 +271,8 @@ class Difference:
     """A setting that is not the same in all runs.
 
     Attributes:
-        key: dotted.
-        values: by run, as in YAML.
+        key: The name of the setting, such as `training.epochs`.
+        values: The value in each run, written as YAML.
     """
 
     key: str
@@ -281,15 +281,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class ProbeRow:
-    """A model on a task, by one method, with so many training examples.
+    """The results of a model on a task, with one method and one number of training examples.
 
     Attributes:
         method: `frozen` or `finetuned`, as `probe.methods` explains.
-        num_train_examples: how many it was fitted to.
-        model: its name.
-        accuracies: on the test, by seed.
-        macro_f1s: on the test, by seed.
-        difference: mean macro-F1 minus that of the first model; None for the first.
+        num_train_examples: The number of training examples.
+        model: The name of the model.
+        accuracies: The accuracy on the test examples, for each seed.
+        macro_f1s: The macro-F1 on the test examples, for each seed.
+        difference: The mean macro-F1 minus that of the first model; None for the first.
     """
 
     method: Literal["frozen", "finetuned"]
@@ -301,27 +301,27 @@ class ProbeRow:
 
     @property
     def method_name(self) -> str:
-        """For people."""
+        """The method as a reader sees it."""
         return "frozen" if self.method == "frozen" else "fine-tuned"
 
     @property
     def setting(self) -> str:
-        """What the models were set side by side in, for people."""
+        """The method and the number of training examples, as a reader sees them."""
         return f"{self.method_name} on {self.num_train_examples:,}"
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Models side by side on a classification task: the content of probe.json.
+    """Models compared on a classification task: the content of probe.json.
 
     Attributes:
-        task: its name.
-        num_test_examples: what all were measured on.
-        labels: of the task.
-        models: the first is what the others are compared with.
-        rows: by method and number of training examples, then by model.
-        sentences: what the rows show of each model but the first.
-        notes: what the reader must know about the numbers.
+        task: The name of the task.
+        num_test_examples: The number of test examples.
+        labels: The labels of the task.
+        models: The names of the models; the others are compared with the first.
+        rows: The results, by method and number of training examples, then by model.
+        sentences: How each of the other models differs from the first.
+        notes: What the reader must know about the numbers.
     """
 
     task: str
@@ -333,7 +333,7 @@ class Probe:
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """probe.json."""
+        """Return the content of probe.json."""
         return asdict(self)
 
 
@@ -342,20 +342,20 @@ class Report:
     """All that a report says.
 
     Attributes:
-        title: for people.
-        created_at: when, in UTC.
-        mlmtune_version: by what.
-        verdicts: one for each run.
-        models: bases first.
-        notes: what the reader must know about the numbers, such as why some do not compare.
-        texts: the domain's first.
-        general_is_missing: there is no general text, so forgetting was not measured.
-        gained: where the adapted model gained most; of one run only.
-        lost: where it lost most.
-        questions: the user's own sentences.
-        runs: how they went.
-        differences: between their configs; empty for one run.
-        probes: what the models are worth on tasks, if that was measured.
+        title: The title of the report.
+        created_at: The time in UTC.
+        mlmtune_version: The version that made the report.
+        verdicts: One for each run.
+        models: The models, the bases first.
+        notes: What the reader must know about the numbers, such as why some do not compare.
+        texts: The texts, that of the domain first.
+        general_is_missing: Whether there is no general text, so that forgetting was not measured.
+        gained: The tokens on which the adapted model gained most; empty for several runs.
+        lost: The tokens on which it lost most; empty for several runs.
+        questions: The sentences of `evaluation.examples`.
+        runs: How the runs went.
+        differences: The settings that differ between the runs; empty for one run.
+        probes: How the models compare on tasks, if that was measured.
     """
 
     title: str
@@ -375,20 +375,20 @@ class Report:
 
     @property
     def compares_tokens(self) -> bool:
-        """Whether numbers per token compare: all models cut text into the same tokens."""
+        """Whether numbers per token compare, because all models cut text into the same tokens."""
         return len({model.tokenizer for model in self.models}) == 1
 
     @property
     def bases_without_head(self) -> tuple[str, ...]:
-        """Names of the bases that had no masked-LM head, and so nothing to forget."""
+        """The names of the bases that had no masked-LM head, and therefore nothing to forget."""
         return tuple(m.name for m in self.models if m.head_is_new and not m.is_adapted)
 
     def role_of(self, name: str) -> str:
-        """What a model is that has no change of its own."""
+        """Return what the table shows for a model without a change of its own."""
         if name in self.bases_without_head:
             return "new head"
         return "base" if name in {model.base for model in self.models} else "compared with"
 
     def to_json(self) -> dict[str, Any]:
-        """report.json."""
+        """Return the content of report.json."""
         return {"format_version": FORMAT_VERSION, **asdict(self)}

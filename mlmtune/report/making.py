@@ -1,4 +1,4 @@
-"""What a report says of one run or several: base against adapted model, on the same masks."""
+"""Making a report: base and adapted models of one run or several, on the same masks."""
 
 import time
 from collections.abc import Iterator
@@ -28,22 +28,22 @@ from mlmtune.report.writing import read_probes
 from mlmtune.training.identity import flat
 
 NOT_COMPARED = ("run", "tokenization")
-"""Sections whose differences say nothing of what was trained."""
+"""Sections of the config that do not change what is trained."""
 
 
 def make_report(runs: list[FinishedRun], config: Config, console: Console) -> Report:
-    """Measure every run's model and its base on the text and the masks of the first run.
+    """Measure the model of every run and its base on the text and the masks of the first run.
 
     Args:
-        runs: finished ones; several are set side by side.
-        config: of the first, with what the user wants measured differently.
-        console: shows how far it is.
+        runs: The finished runs; several are compared with each other.
+        config: The config of the first run, with the settings that the user has overridden.
+        console: Shows the progress.
 
     Raises:
-        ConfigError: models, text and examples do not fit.
-        DataError: the text is no longer that of training, or runs were validated on different text.
-        HubError: a base model is not to be reached.
-        ResourceError: memory does not suffice for one chunk.
+        ConfigError: Models, text and examples do not fit.
+        DataError: The text has changed since training, or runs were validated on different text.
+        HubError: A base model cannot be fetched.
+        ResourceError: Memory does not suffice for one chunk.
     """
     measured = Measurements(runs, config)
     models = []
@@ -80,7 +80,7 @@ def make_report(runs: list[FinishedRun], config: Config, console: Console) -> Re
 
 
 def _models(runs: list[FinishedRun]) -> list[tuple[Model, ModelConfig]]:
-    """Every base once, then every run's model, each with where it lies and how it is run."""
+    """Return every base once, then the model of every run, each with how it is loaded."""
     bases: dict[tuple[str, str | None], ModelConfig] = {}
     for run in runs:
         bases.setdefault(_key(run.config.model), run.config.model)
@@ -107,39 +107,39 @@ def _adapted(models: list[Model]) -> list[Model]:
 
 
 def _check_tokenizers(models: list[Model]) -> None:
-    """Refuse a model that cuts text in another way than its base: their tokens do not pair.
+    """Refuse a model that cuts text into other tokens than its base, because they do not compare.
 
     Raises:
-        ConfigError: there is one.
+        ConfigError: There is such a model.
     """
     tokenizers = {model.name: model.tokenizer for model in models}
     for model in models:
         if model.base is not None and tokenizers[model.base] != model.tokenizer:
             raise ConfigError(
                 f"{model.location}: its tokenizer is not that of {model.base}, which it was "
-                "adapted from; put back the one it was saved with"
+                "adapted from; restore the tokenizer that it was saved with"
             )
 
 
 def _notes(models: list[Model], texts: tuple[Text, ...]) -> list[str]:
     notes = [
         f"{model.name} has no masked-LM head of its own. It was measured with a new one, which "
-        "says little, so changes are against token frequencies alone: how often each token stands "
-        "in the training text."
+        "means little, so changes are relative to token frequencies alone: how often each token "
+        "occurs in the training text."
         for model in models
         if model.head_is_new and not model.is_adapted
     ]
     if len({model.tokenizer for model in models}) > 1:
         notes.append(
-            "The models have different tokenizers. A finer one cuts a word into more pieces, and "
-            "most pieces are easy to tell from those beside them, so perplexities and accuracies "
-            "per token do not compare"
+            "The models have different tokenizers. One with smaller tokens cuts a word into more "
+            "of them, and most are easy to predict from their neighbours, so perplexities and "
+            "accuracies per token do not compare"
             + ("; those per word and per byte do." if all(t.compares_bytes for t in texts) else ".")
         )
     notes += list(notes_on_unknown_text(texts))
     notes += [
         f"{text.name}: only {counted(text.num_documents, 'document')}, so intervals come from "
-        "chunks; those of one document are alike, and so the intervals are too narrow."
+        "chunks. Chunks of one document are alike, so these intervals are too narrow."
         for text in texts
         if text.interval_unit == "chunks"
     ]
@@ -147,6 +147,7 @@ def _notes(models: list[Model], texts: tuple[Text, ...]) -> list[str]:
 
 
 def notes_on_unknown_text(texts: tuple[Text, ...]) -> Iterator[str]:
+    """Note texts that the tokenizers do not know all of."""
     for text in texts:
         shares = {
             m.model: f"{m.model} {share(m.unknown_token_share)} of the tokens and "
@@ -156,8 +157,8 @@ def notes_on_unknown_text(texts: tuple[Text, ...]) -> Iterator[str]:
         }
         if not text.compares_bytes:
             yield (
-                f"{text.name}: the models do not know the same share of it (unknown are to "
-                f"{'; to '.join(shares.values())}). What a model does not know is left out of its "
+                f"{text.name}: the models know different shares of it (unknown: "
+                f"{'; '.join(shares.values())}). What a model does not know is left out of its "
                 "numbers, so no perplexity here says which of these models is better; compare them "
                 "on a task (mlmtune probe)."
             )
@@ -170,13 +171,13 @@ def notes_on_unknown_text(texts: tuple[Text, ...]) -> Iterator[str]:
 
 
 def _differences(runs: list[FinishedRun], names: list[str]) -> tuple[Difference, ...]:
-    """Settings that are not the same in all runs."""
+    """Return the settings that differ between the runs."""
     settings = [flat(run.config.model_dump(exclude=set(NOT_COMPARED))) for run in runs]
     keys = list(dict.fromkeys(key for values in settings for key in values))
-    found = []
+    differences = []
     for key in keys:
         values = [yaml.safe_dump(of_run.get(key), default_flow_style=True) for of_run in settings]
         if len(set(values)) > 1:
             shown = [value.removesuffix("\n...\n").strip() for value in values]
-            found.append(Difference(key, dict(zip(names, shown, strict=True))))
-    return tuple(found)
+            differences.append(Difference(key, dict(zip(names, shown, strict=True))))
+    return tuple(differences)

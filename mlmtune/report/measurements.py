@@ -32,7 +32,12 @@ from mlmtune.tokens.unknown import unknown_token_id
 
 
 class Measurements:
-    """What the models said so far, each in the tokens of its tokenizer."""
+    """The measurements of models on the texts of the first run, added model by model.
+
+    Args:
+        runs: The finished runs.
+        config: The config of the first run, which says what is measured.
+    """
 
     def __init__(self, runs: list[FinishedRun], config: Config) -> None:
         self._runs = runs
@@ -45,7 +50,16 @@ class Measurements:
         self.answers: dict[str, list[tuple[Opinion, ...]]] = {}
 
     def add(self, model: Model, where: ModelConfig, console: Console) -> Model:
-        """Load a model and ask it for every masked token; returns it with what was found out."""
+        """Load a model and score every masked token with it.
+
+        Args:
+            model: The model, whose tokenizer and head are not known yet.
+            where: Where it is loaded from, and how it is run.
+            console: Shows the progress.
+
+        Returns:
+            The model with its tokenizer, and with whether its head is new.
+        """
         config = self._config
         subject = load_subject(config, where, console)
         tokenizer = subject.store.made_of["tokenizer"]
@@ -59,7 +73,7 @@ class Measurements:
             self._general[model.name] = subject.score(masks, size, console)
         self.answers[model.name] = list(ask(model.name, subject, config.evaluation.examples))
         if len(self._runs) == 1:
-            self._kept[model.name] = subject  # two models, for the examples
+            self._kept[model.name] = subject  # only two models, which the examples need again
         if subject.loaded.head_is_new and not model.is_adapted:
             vocabulary_size = subject.loaded.model.get_input_embeddings().num_embeddings
             self._frequencies[model.name] = TokenFrequencies.of(
@@ -69,10 +83,10 @@ class Measurements:
         return replace(model, head_is_new=subject.loaded.head_is_new, tokenizer=tokenizer)
 
     def with_frequencies(self, models: list[Model]) -> list[Model]:
-        """The models, each with what it is compared with.
+        """Return the models, each with the name of what it is compared with.
 
-        Behind a base without a masked-LM head of its own stand the token frequencies, as one more
-        model: they are what the adapted model has to do better than.
+        Token frequencies follow a base without a masked-LM head as one more model, because the
+        adapted model must predict better than they do.
         """
         names: dict[str, str] = {}
         for base, frequencies in self._frequencies.items():
@@ -80,16 +94,16 @@ class Measurements:
             names[base] = f"token frequencies alone{several}"
             for scores in filter(None, (self._domain, self._general)):
                 scores[names[base]] = frequencies.score(scores[base])
-        found = []
+        compared = []
         for model in models:
             compared_with = None if model.base is None else names.get(model.base, model.base)
-            found.append(replace(model, compared_with=compared_with))
+            compared.append(replace(model, compared_with=compared_with))
             if model.name in names:
-                found.append(Model(names[model.name], None, "", False, model.tokenizer))
-        return found
+                compared.append(Model(names[model.name], None, "", False, model.tokenizer))
+        return compared
 
     def texts(self, models: list[Model]) -> tuple[Text, ...]:
-        """The measurements on all texts, the domain's first."""
+        """Return the measurements on all texts, those of the domain first."""
         texts = [self._text("validation text", "domain", self._domain, models)]
         if self._general:
             view = next(iter(self._splits.values())).general
@@ -105,7 +119,7 @@ class Measurements:
         scores: dict[str, TokenScores],
         models: list[Model],
     ) -> Text:
-        """One text: by tokenizer, since only the same tokens can be compared one by one."""
+        """Measure one text, by tokenizer, because only models with the same tokens compare."""
         rows: dict[str, Measurement] = {}
         sources: dict[str, list[Measurement]] = {}
         specific: dict[str, list[Measurement]] = {}
@@ -137,18 +151,18 @@ class Measurements:
             if kind == "domain" and splits.general is not None:
                 groups = _by_specificity(some, view, splits.general, self._config.corpus)
                 _add_parts(specific, here, bases, units, groups)
-        order = {model.name: place for place, model in enumerate(models)}
+        order = {model.name: number for number, model in enumerate(models)}
         return Text(
             name=name,
             kind=kind,
-            **facts[0],  # of the first model's tokens
+            **facts[0],  # in the tokens of the first model
             measurements=tuple(rows[model.name] for model in models),
             sources=_parts(sources, order),
             specificity=_parts(specific, order),
         )
 
     def examples(self) -> tuple[tuple[TokenExample, ...], tuple[TokenExample, ...]]:
-        """Where the adapted model of a single run gained and lost most."""
+        """Return the tokens on which the model of a single run gained most, and lost most."""
         if len(self._kept) != 2:
             return (), ()
         return furthest_apart(self._kept, {name: self._domain[name] for name in self._kept})
@@ -178,7 +192,7 @@ def _parts(
 def _by_specificity(
     scores: TokenScores, view: ChunkView, general: ChunkView, corpus: CorpusConfig
 ) -> dict[str, NDArray[np.bool_]]:
-    """The masked tokens by how much more often their word stands here than in general text."""
+    """Group the masked tokens by how much more frequent their word is than in general text."""
     store = view.store
     is_replayed = np.zeros(len(store.sources), dtype=bool)
     is_replayed[len(corpus.validation_sources) :] = [s.replay is not None for s in corpus.sources]
@@ -193,15 +207,15 @@ def _check_text(runs: list[FinishedRun], config: Config, splits: Splits) -> None
     """Refuse text on which the models cannot be judged.
 
     Raises:
-        DataError: the text has changed since training, so that what is measured now may have been
+        DataError: The text has changed since training, so that text may be measured that was
             trained on; or other runs were validated on other text.
     """
     first = runs[0]
     fingerprint = splits.validation.text_fingerprint()
     if fingerprint != first.record.corpus["validation"]["fingerprint"]:
         raise DataError(
-            f"{first.path}: the corpus has changed since training, so text that was trained on may "
-            "be among what is validated on now; put it back, or train again"
+            f"{first.path}: the corpus has changed since training, so the "
+            "validation text may now contain text that was trained on; restore it, or train again"
         )
     for run in runs[1:]:
         if run.record.corpus["validation"]["fingerprint"] != fingerprint:

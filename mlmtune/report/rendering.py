@@ -1,4 +1,4 @@
-"""report.html and report.md: the same findings for a browser and for a repository."""
+"""Rendering report.html and report.md, which show the same findings."""
 
 import shlex
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from mlmtune.report.findings import Estimate, Probe, Report, Text, TextPart
 
 
 def to_html(report: Report) -> str:
-    """One file that needs nothing else: style and charts are in it."""
+    """Return a page that includes its style sheet and its charts."""
     return _render("report.html.jinja", report, escapes=True)
 
 
 def to_markdown(report: Report) -> str:
-    """Tables and words in GitHub's Markdown."""
+    """Return the report as GitHub Markdown."""
     return _render("report.md.jinja", report, escapes=False)
 
 
@@ -56,7 +56,7 @@ def _resource(name: str) -> str:
 
 
 def probe_table(result: Probe) -> list[list[str]]:
-    """Header and rows of what the models are worth on a task, as a reader sees them."""
+    """Return the header and the rows of the table of a probe."""
     cells = [["method", "examples", "model", "accuracy", "macro-F1", "difference of F1, 95 %"]]
     for row in result.rows:
         cells.append(
@@ -73,7 +73,7 @@ def probe_table(result: Probe) -> list[list[str]]:
 
 
 def _mean_and_spread(values: Sequence[float]) -> str:
-    """In percent, with the standard deviation over seeds where there are several."""
+    """Write the mean in percent, with the standard deviation over seeds if there are several."""
     mean = f"{f1(float(np.mean(values)))}"
     return mean if len(values) < 2 else f"{mean} ± {f1(float(np.std(values, ddof=1)))}"
 
@@ -95,7 +95,7 @@ def _before_and_after(report: Report, text: Text) -> str:
 
 
 def _by_part(parts: Sequence[TextPart]) -> str:
-    """The change of a single run's loss in each part."""
+    """Draw the change of the loss of a single run in each part of a text."""
     rows = []
     for part in parts:
         [loss] = [m.change.loss for m in part.measurements if m.change is not None]
@@ -106,7 +106,7 @@ def _by_part(parts: Sequence[TextPart]) -> str:
 
 
 def _curves(report: Report) -> list[tuple[str, str]]:
-    """The curves of all runs, each kind on one plot."""
+    """Return the title and the chart of each kind of curve, with the lines of all runs."""
     several = len(report.runs) > 1
 
     def series(kind: str, key: str, what: str) -> list[Series]:
@@ -140,7 +140,7 @@ def _curves(report: Report) -> list[tuple[str, str]]:
 
 
 def _funnel(corpus: dict[str, Any]) -> list[tuple[str, int | None, int | None]]:
-    """Rows of the corpus's funnel: what, documents, characters."""
+    """Return the rows of the corpus funnel: what, documents, characters."""
     documents, characters = corpus["documents"], corpus["characters"]
     rows: list[tuple[str, int | None, int | None]] = [
         ("found", documents["found"], characters["found"]),

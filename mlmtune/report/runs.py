@@ -16,13 +16,13 @@ RECORDS = (
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run that has come to its end.
+    """A run that has finished.
 
     Attributes:
-        path: its directory.
-        config: its config with every `auto` decided.
-        num_broken_lines: how many lines of metrics.jsonl cannot be read.
-        record: how it went, as a report shows it; its name is that of the directory.
+        path: The directory of the run.
+        num_broken_lines: The number of lines of metrics.jsonl that cannot be read.
+        config: The config of the run with every `auto` decided.
+        record: How the run went, as a report shows it; its name is that of the directory.
     """
 
     path: Path
@@ -32,7 +32,7 @@ class FinishedRun:
 
     @property
     def model(self) -> Path:
-        """Where its result lies."""
+        """The folder of its result."""
         return self.path / "model"
 
 
@@ -40,15 +40,15 @@ def open_run(path: Path) -> FinishedRun:
     """Read a run's directory.
 
     Raises:
-        ConfigError: there is no run, it goes on still, or it did not come to its end.
-        CheckpointError: a file of it is missing or damaged.
+        ConfigError: There is no run, or it has not finished.
+        CheckpointError: A file of the run is missing or damaged.
     """
     run = finished_run_dir(path)
     path = run.path
     if run.read_json("data.json") is not None:
         raise ConfigError(
-            f"{path}: a classifier's run; reports are on masked language models. To compare models "
-            "on a task: mlmtune probe"
+            f"{path}: a classifier's run, and reports are about masked language models; compare "
+            "models on a task with mlmtune probe"
         )
     records = {name.removesuffix(".json"): run.read_json(name) for name in RECORDS}
     resolved = path / "config.resolved.yaml"

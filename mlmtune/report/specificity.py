@@ -1,7 +1,7 @@
-"""How domain-specific a word is: how much more often it stands here than in general text.
+"""How domain-specific a word is: how much more frequent it is here than in general text.
 
-A word is what the token store says begins and goes on as one; it is known by a hash of its tokens,
-so that millions of words are counted without making one string.
+The token store says where words begin. A word is identified by a hash of its tokens, so that
+millions of words are counted without making a string.
 """
 
 import numpy as np
@@ -11,13 +11,13 @@ from mlmtune.randomness import key, permute
 from mlmtune.tokens.store import TokenStore
 
 SAMPLE_TOKENS = 1 << 24
-"""Text looked at for how often words stand in it; documents are drawn where there is more."""
+"""How much text word frequencies are counted on; documents are sampled from more text."""
 
 SAMPLE_STREAM = 0x5EC1
-"""Keeps this draw apart from others."""
+"""Separates this draw from the others."""
 
 SMOOTHING = 0.5
-"""Added to each count: a word that was not seen is rare, not impossible."""
+"""Added to each count, because a word that was not seen is rare, not impossible."""
 
 BINS = (
     ("8 times and more", 8.0),
@@ -25,45 +25,45 @@ BINS = (
     ("about as often", 0.5),
     ("less than half", 0.0),
 )
-"""Name of each kind of word, and the ratio of frequencies, here to general, that it begins at."""
+"""The name of each kind of word, and its least ratio of the frequency here to that in general."""
 
 
 class Vocabulary:
-    """The words of some documents, with how often each occurs."""
+    """The frequencies of the words of some documents."""
 
     def __init__(self, hashes: NDArray[np.uint64]) -> None:
         self._hashes, self._counts = np.unique(hashes, return_counts=True)
         self.num_words = len(hashes)
 
     def frequency(self, hashes: NDArray[np.uint64]) -> NDArray[np.float64]:
-        """(n,) share of all words that each of n words makes up, smoothed."""
-        place = np.searchsorted(self._hashes, hashes).clip(max=max(len(self._hashes) - 1, 0))
+        """Return (n,) the smoothed share of all words that each of n words makes up."""
+        index = np.searchsorted(self._hashes, hashes).clip(max=max(len(self._hashes) - 1, 0))
         counts = np.zeros(len(hashes))
         if len(self._hashes):
-            counts = np.where(self._hashes[place] == hashes, self._counts[place], 0)
+            counts = np.where(self._hashes[index] == hashes, self._counts[index], 0)
         total = self.num_words + SMOOTHING * (len(self._hashes) + 1)
         frequencies: NDArray[np.float64] = (counts + SMOOTHING) / total
         return frequencies
 
 
 def words_of(store: TokenStore, documents: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """A hash of each word of some documents, one document after the other."""
+    """Return the hash of each word of some documents, document by document."""
     _, hashes = _hashed(store, documents)
     return hashes
 
 
 def words_at(store: TokenStore, positions: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """(n,) the hash of the word that the token at each of n positions is part of."""
+    """Return (n,) the hash of the word that contains the token at each of n positions."""
     documents = np.unique(store.documents_at(positions))
     starts, hashes = _hashed(store, documents)
-    found: NDArray[np.uint64] = hashes[np.searchsorted(starts, positions, side="right") - 1]
-    return found
+    words: NDArray[np.uint64] = hashes[np.searchsorted(starts, positions, side="right") - 1]
+    return words
 
 
 def _hashed(
     store: TokenStore, documents: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-    """Position of the first token of each word of some documents (in order), and its hash."""
+    """Return the position of the first token of each word of some documents, and its hash."""
     lengths = store.documents.lengths[documents]
     first = np.repeat(store.offsets[documents] - (np.cumsum(lengths) - lengths), lengths)
     positions = first + np.arange(len(first))
@@ -72,12 +72,12 @@ def _hashed(
     ids, begins = store.tokens_at(positions)
     begins = begins | np.isin(positions, store.offsets[documents])
     starts = np.flatnonzero(begins)
-    place = np.arange(len(ids)) - np.repeat(starts, np.diff(np.append(starts, len(ids))))
-    return positions[starts], np.add.reduceat(key(0, ids, place), starts)
+    in_word = np.arange(len(ids)) - np.repeat(starts, np.diff(np.append(starts, len(ids))))
+    return positions[starts], np.add.reduceat(key(0, ids, in_word), starts)
 
 
 def vocabulary(store: TokenStore, documents: NDArray[np.int64]) -> Vocabulary:
-    """The words of some documents, or of as many of them as make a large sample."""
+    """Count the words of some documents, or of a large sample of them."""
     order = permute(np.arange(len(documents)), len(documents), key(0, SAMPLE_STREAM))
     drawn = documents[order]
     before = np.cumsum(store.documents.lengths[drawn]) - store.documents.lengths[drawn]
@@ -85,7 +85,7 @@ def vocabulary(store: TokenStore, documents: NDArray[np.int64]) -> Vocabulary:
 
 
 def kinds(ratios: NDArray[np.float64]) -> NDArray[np.int64]:
-    """(n,) which of BINS each ratio of frequencies falls into."""
+    """Return (n,) the index in BINS of each ratio of frequencies."""
     borders = np.asarray([border for _, border in BINS[:-1]])
     kind: NDArray[np.int64] = (ratios[:, None] < borders).sum(axis=1)
     return kind

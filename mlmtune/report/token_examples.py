@@ -1,4 +1,4 @@
-"""Masked tokens of the validation text on which base and adapted model differ most."""
+"""Examples for a report: masked tokens on which base and adapted model differ most."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -18,23 +18,23 @@ from mlmtune.report.measuring import Subject
 NUM_EXAMPLES = 5
 NUM_CANDIDATES = 5
 CONTEXT_TOKENS = 24
-"""Tokens shown on each side."""
+"""How many tokens are shown on each side."""
 
 _IDEOGRAPH = rf"[{UNSPACED}\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f]"
-"""With the punctuation that stands between them."""
+"""An ideograph, or the punctuation between ideographs."""
 _BETWEEN_IDEOGRAPHS = re.compile(rf"(?<={_IDEOGRAPH}) (?={_IDEOGRAPH})")
 
 
 def furthest_apart(
     subjects: Mapping[str, Subject], scores: Mapping[str, TokenScores]
 ) -> tuple[tuple[TokenExample, ...], tuple[TokenExample, ...]]:
-    """The masked words on which the second model gained most against the first, and lost most.
+    """Return the tokens on which the adapted model gained most over the base, and lost most.
 
-    Of each document one token at most, and only tokens that stand under the mask.
+    At most one token per document is chosen, and only tokens that were replaced by the mask.
 
     Args:
-        subjects: base and adapted model, by name.
-        scores: what they say of the domain's text.
+        subjects: The base and the adapted model, by name.
+        scores: Their scores on the text of the domain.
     """
     base, adapted = scores.values()
     gains = base.losses - adapted.losses
@@ -63,7 +63,7 @@ def _examples(
             scores.chunks[number : number + 1], int(scores.draws[number])
         )
         if int(batch.input_ids[0, scores.columns[number]]) == tokenizer.mask_token_id:
-            # Else it was left as it was, or replaced: no reader would take that for a question.
+            # The others were left as they were, or replaced by a random token.
             chosen[document] = (number, batch)
     names = store.document_ids(list(chosen))
     examples = []
@@ -99,7 +99,7 @@ def _context(
 
 
 def _text(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
-    """Tokens as text, without the spaces that a tokenizer sets between ideographs."""
+    """Decode tokens, without the spaces that a tokenizer puts between ideographs."""
     return _BETWEEN_IDEOGRAPHS.sub("", as_text(tokenizer, ids).strip())
 
 
@@ -125,10 +125,10 @@ def _opinion(name: str, subject: Subject, batch: MaskedBatch, column: int) -> Op
 
 
 def ask(name: str, subject: Subject, texts: list[str]) -> Iterator[tuple[Opinion, ...]]:
-    """What a model proposes for the masks of each of some sentences.
+    """Yield what a model predicts for the masks of each sentence.
 
     Raises:
-        ConfigError: a sentence has no mask, or is too long.
+        ConfigError: A sentence has no mask, or is too long.
     """
     for text in texts:
         yield tuple(
@@ -142,11 +142,11 @@ def ask(name: str, subject: Subject, texts: list[str]) -> Iterator[tuple[Opinion
 def questions(
     texts: list[str], answers: Mapping[str, list[tuple[Opinion, ...]]]
 ) -> tuple[Question, ...]:
-    """The sentences with every model's answers.
+    """Return the sentences with the predictions of every model.
 
     Args:
-        texts: the sentences.
-        answers: of each model, for each sentence, an opinion a mask.
+        texts: The sentences.
+        answers: For each model and each sentence, an opinion per mask.
     """
     return tuple(
         Question(

@@ -1,4 +1,4 @@
-"""The verdict on a run: what its measurements come to, and what to try."""
+"""The verdict on a run: what its measurements mean, and what to try next."""
 
 from collections.abc import Iterator
 
@@ -10,18 +10,24 @@ from mlmtune.training.outcome import Label, judge_new_head
 LABELS: dict[str, Label] = {
     "better": "improved", "unclear": "no clear change", "worse": "worse",
 }  # fmt: skip
-"""What a change of the loss makes of a run."""
+"""The label of a run by the change of its loss."""
 
 MUCH_FORGETTING = 0.1
-"""Nats per token on general text from which on it is worth doing something about: a tenth more
+"""Nats per token on general text from which the verdict mentions forgetting: a tenth more
 perplexity."""
 
 STILL_FALLING = 0.02
-"""Nats by which the last evaluation is better than the one before, where the end is too early."""
+"""Nats by which the loss fell between the last two evaluations if training ended too early."""
 
 
 def judge(model: Model, texts: tuple[Text, ...], run: Run) -> Verdict:
-    """Judge an adapted model by what was measured of it and of what it is compared with."""
+    """Judge an adapted model by its measurements and those of what it is compared with.
+
+    Args:
+        model: The adapted model.
+        texts: The texts that it was measured on.
+        run: How its run went.
+    """
     name = model.name
     domain = next(text for text in texts if text.kind == "domain")
     general = [text for text in texts if text.kind == "general"]
@@ -51,8 +57,8 @@ def judge(model: Model, texts: tuple[Text, ...], run: Run) -> Verdict:
             "are better"
         )
         suggestions.append(
-            "use the base; lower optimizer.learning_rate, and see the curve for the step from "
-            "which on it got worse"
+            "use the base; lower optimizer.learning_rate, and look at the curve for the step at "
+            "which the loss began to rise"
         )
     forgotten = False
     for text in general:
@@ -85,20 +91,20 @@ _GENERAL = {
     "worse": "general text has lost:",
     "unclear": "general text shows no clear change:",
 }
-"""What a change of the loss on general text is called, as in the table."""
+"""How a reason begins, by the change of the loss on general text."""
 
 
 def _without_a_base(
     name: str, frequencies: Measurement, domain: Text, general: list[Text], run: Run
 ) -> Verdict:
-    """The base's head was new: the bar is what token frequencies alone predict.
+    """Judge a model whose base had no head: it must predict better than token frequencies alone.
 
     Args:
-        name: of the adapted model.
-        frequencies: what they predict of the domain's text.
-        domain: the domain's text.
-        general: general text, if there is any.
-        run: how the run went.
+        name: The name of the adapted model.
+        frequencies: The measurement of token frequencies on the text of the domain.
+        domain: The text of the domain.
+        general: The general texts.
+        run: How the run went.
     """
     after = _of(name, domain)
     assert after.change is not None
@@ -111,18 +117,18 @@ def _without_a_base(
         f"{_perplexity(after)}, frequency alone {_perplexity(frequencies)}"
     )
     reasons = [
-        "the base model has no masked-LM head, so nothing that it predicts says what it knew; the "
-        "bar is what token frequencies alone predict: always the most frequent token of the "
+        "the base model has no masked-LM head, so its predictions do not show what it knew; the "
+        "baseline is token frequencies alone, which always predict the most frequent token of the "
         "training text",
-        f"right guesses against frequency alone: {points(after.change.accuracy)} points, on "
+        f"right predictions against frequency alone: {points(after.change.accuracy)} points, on "
         f"{counted(after.num_masked_tokens, 'masked token')} of {_documents(domain)}",
         *_too_little_text(domain, after.change.accuracy),
     ]
     losses = [record["eval_loss"] for record in run.evaluations if record["step"] > 0]
     if len(losses) > 1:
         reasons.append(
-            f"over the run the validation loss went from {losses[0]:.3f} at the first evaluation "
-            f"to {min(losses):.3f} at the best"
+            f"the validation loss went from {losses[0]:.3f} at the first evaluation to "
+            f"{min(losses):.3f} at the best"
         )
     for text in general:
         measured = _of(name, text).change
@@ -131,10 +137,10 @@ def _without_a_base(
             f"on general text its loss is {nats(measured.loss)} nats per token against frequency "
             f"alone ({text.name})"
         )
-    reasons.append("forgetting cannot be measured, because there was no prediction to forget")
+    reasons.append("forgetting cannot be measured, because the base had no masked-LM head")
     suggestions = [
-        "to know whether the encoder itself is better, compare base and adapted model on a task of "
-        "the domain",
+        "to find out whether the encoder itself is better, compare the base and the adapted model "
+        "on a task of the domain (mlmtune probe)",
         *_too_early(run),
     ]
     if label != "improved":
@@ -147,18 +153,18 @@ def _documents(text: Text) -> str:
 
 
 def _too_little_text(text: Text, clear: Estimate) -> Iterator[str]:
-    """Why an interval says less than it seems to, or is not there.
+    """Say why an interval means less than it seems to, or is missing.
 
     Args:
-        text: what was measured.
-        clear: what the verdict rests on.
+        text: The text that was measured.
+        clear: The estimate that the verdict is based on.
     """
     if clear.interval is None:
         yield "there is too little text for an interval, and without one no change is clear"
     elif text.interval_unit == "chunks":
         yield (
-            f"the interval comes from the chunks of {_documents(text)}, too few to say anything of "
-            "other documents"
+            f"the interval comes from the chunks of {_documents(text)}, too few to say anything "
+            "about other documents"
         )
 
 

@@ -1,4 +1,4 @@
-"""Reading and writing the files of a report."""
+"""The files of a report: writing them, and adding probes to them."""
 
 import json
 from dataclasses import replace

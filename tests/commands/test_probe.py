@@ -124,7 +124,7 @@ def test_what_is_finished_is_not_done_again(
         return train(config, *arguments)
 
     monkeypatch.setattr(many_runs, "train", interrupted)
-    with pytest.raises(Interrupted, match="the same command goes on") as caught:
+    with pytest.raises(Interrupted, match="the same command continues") as caught:
         probing_of(model_dir, model_dir, **sections)
     assert caught.value.exit_code == 130
     found = probing_of(model_dir, model_dir, **sections)
@@ -227,7 +227,7 @@ def test_a_model_that_is_not_there_is_found_out_first(
 
 def test_a_classifier_has_no_report(tasks: Any) -> None:
     run = tasks.finetune(training={"max_steps": 1})
-    with pytest.raises(ConfigError, match=r"a classifier's run; .* mlmtune probe"):
+    with pytest.raises(ConfigError, match=r"a classifier's run, .* mlmtune probe"):
         open_run(run.path)
 
 

@@ -86,7 +86,7 @@ def test_what_is_finished_is_not_done_again(
         return train(config, *arguments)
 
     monkeypatch.setattr(many_runs, "train", interrupted)
-    with pytest.raises(Interrupted, match="the same command goes on") as caught:
+    with pytest.raises(Interrupted, match="the same command continues") as caught:
         swept(path, RATES)
     assert caught.value.exit_code == 130
     first = Path(trained[0], "model", "model.safetensors")
@@ -119,7 +119,7 @@ def test_a_new_head_that_is_worse_than_token_frequencies_is_said_to_be_so(
     ("overrides", "message"),
     [
         (["training.max_steps=3"], r"there is nothing to try: give a setting several values"),
-        (["corpus.split_seed=[1, 2]"], r"^corpus.split_seed: cannot be swept, for runs compare on"),
+        (["corpus.split_seed=[1, 2]"], r"^corpus.split_seed: cannot be swept, because runs"),
         (["chunking.chunk_length=[16, 32]"], r"^chunking.chunk_length: cannot be swept"),
         (["model.name_or_path=[a, b]"], r"^model.name_or_path: cannot be swept"),
         (["run.output_dir=[a, b]"], r"^run.output_dir: cannot be swept"),

@@ -111,6 +111,6 @@ def test_a_new_head_is_judged_by_what_it_predicts_beyond_token_frequencies(
     assert sentence in verdict.sentence
     assert "(40.0% right, frequency alone 40.0%): perplexity" in verdict.sentence
     assert "before" not in verdict.sentence
-    assert "says what it knew" in verdict.reasons[0]
+    assert "do not show what it knew" in verdict.reasons[0]
     assert any("against frequency alone (general)" in reason for reason in verdict.reasons)
     assert verdict.reasons[-1].startswith("forgetting cannot be measured")
