@@ -1,7 +1,7 @@
 """Text to chunks: MB/s of mlmtune against the peer's, by turns in one run; or the memory it takes.
 
-Ours goes from documents in memory to a token store on disk, and then through every chunk of it; the
-peer's is `datasets.map`, which tokenizes, and again, which groups. `encode_batch` is the Rust
+Our side tokenizes documents in memory into a store on disk, and then reads every chunk of it. The
+peer's side calls `datasets.map` twice, to tokenize and to group. `encode_batch` is the Rust
 tokenizer alone, with offsets and word numbers; `encode_batch_fast` is the same without them.
 With --memory, a process of its own builds a store over a folder of so many MB of .txt files.
 """
@@ -34,7 +34,7 @@ def command_line() -> argparse.ArgumentParser:
         "--memory", metavar="MB,MB,...",
         help="measure the memory of building a store over so much text instead, as in 20,200,2000",
     )  # fmt: skip
-    # What benchmarks that run a model ask for; here it names the tokenizer.
+    # The options of benchmarks that run a model; here the model names the tokenizer.
     arguments.set_defaults(model="minilm", precision="fp32", batch_size=64)
     return arguments
 

@@ -1,7 +1,7 @@
 """Masking: samples per second of mlmtune's collator against transformers', by turns in one run.
 
-`collator` masks sequences that are there already; `batch` gets them from the store or the data set
-as well. The last line says what chunks and masks together take of a training step.
+`collator` masks sequences in memory; `batch` also reads them from the store or the data set. The
+last line gives the share of a training step that chunks and masks take together.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from options import Setting, add_model, add_rounds, main, parser, setting_for, w
 from report import table, write_json
 
 SHARE_BATCH_SIZE = 16
-"""Sequences in the training step whose share is told: the package's default."""
+"""Sequences in the training step whose share is measured: the package's default."""
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -79,7 +79,7 @@ def benchmark() -> None:
 
 
 def share_of_a_step(setting: Setting, num_steps: int) -> float:
-    """What part of a training step goes to its batch; the median of three rounds."""
+    """Measure the share of a training step that its batch takes; the median of three rounds."""
     shares = []
     with Child("ours:Training", setting) as side:
         side.run(1)

@@ -1,10 +1,10 @@
-"""Corpus: how fast Markdown is cleaned, beside markdown-it alone; or what `prepare` costs in all.
+"""Corpus: how fast Markdown is cleaned, beside markdown-it alone; or the whole cost of `prepare`.
 
 `ours` cleans in one process, `all processors` in as many as there are; `markdown-it` only parses
 the same pages, in memory, in one process. With --megabytes, folders of so many MB of Markdown are
-prepared from nothing: time, memory of all processes together, and bytes on disk. Pages are repeated
-where there are too few, with their sections dealt anew. `added` is what the comparisons allocate in
-the main process.
+prepared without a cache: time, memory of all processes together, and bytes on disk. Where there are
+too few pages, they are repeated with their sections shuffled. `added` is the memory that the
+comparisons allocate in the main process.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from report import megabytes, spread, table, write_json
 from tree_memory import TreeMemory
 
 SAMPLE_MEGABYTES = 60
-"""Pages in a turn: starting processes takes a second of it, and should not show."""
+"""The size of a turn, large enough to hide the second that starting processes takes."""
 CHANGED_PAGE = "0/0.md"
 
 
@@ -29,7 +29,7 @@ def command_line() -> argparse.ArgumentParser:
     add_rounds(arguments, rounds=3, steps=1, warmup=0)
     arguments.add_argument(
         "--megabytes", metavar="MB,MB,...",
-        help="prepare so much Markdown from nothing instead, as in 20,200,2000",
+        help="prepare so much Markdown without a cache instead, as in 20,200,2000",
     )  # fmt: skip
     arguments.add_argument("--near", action="store_true", help="then look for near-duplicates, too")
     arguments.add_argument(
@@ -113,35 +113,35 @@ def whole(options: argparse.Namespace, sizes: list[float]) -> None:
 
 
 def prepare(pages: Path, model: Path, folder: Path) -> dict[str, Any]:
-    """Each step in a process of its own, as often as a user would start one."""
-    place: tuple[Any, ...] = (pages, model, folder, {})
+    """Measure each step in a process of its own, as a user would run it."""
+    inputs: tuple[Any, ...] = (pages, model, folder, {})
     steps = {
-        "cleaning": watch("clean", *place),
-        "tokenizing": watch("prepare", *place),
-        "opening": watch("prepare", *place),
+        "cleaning": watch("clean", *inputs),
+        "tokenizing": watch("prepare", *inputs),
+        "opening": watch("prepare", *inputs),
     }
     with (pages / CHANGED_PAGE).open("a", encoding="utf-8") as page:
         page.write("\nOne more line.\n")
-    return {**steps, "one_changed": watch("clean", *place)}
+    return {**steps, "one_changed": watch("clean", *inputs)}
 
 
 def compare(
     pages: Path, model: Path, folder: Path, compared: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    """What looking for near-duplicates or overlap adds to cleaned parts that are there."""
+    """Measure what the search for near-duplicates or overlap adds to cleaned parts."""
     if not compared:
         return {}
     plain = _trace(pages, model, folder, {})
-    found = {}
+    measured = {}
     for name, settings in compared.items():
-        found[name] = watch("clean", pages, model, folder, settings)
-        found[name]["added_bytes"] = _trace(pages, model, folder, settings) - plain
-    return found
+        measured[name] = watch("clean", pages, model, folder, settings)
+        measured[name]["added_bytes"] = _trace(pages, model, folder, settings) - plain
+    return measured
 
 
-def watch(step: str, *place: Any) -> dict[str, Any]:
-    """A step, and the memory that its process and workers took."""
-    with Child("preparation:Preparation", *place) as child, TreeMemory(child.pid) as memory:
+def watch(step: str, *inputs: Any) -> dict[str, Any]:
+    """Run a step, and measure the memory of its process and workers."""
+    with Child("preparation:Preparation", *inputs) as child, TreeMemory(child.pid) as memory:
         result: dict[str, Any] = child.call(step)
     say(f"{step}: {result['seconds']:.2f} s, {megabytes(memory.peak_bytes)} of memory")
     return {
@@ -151,8 +151,8 @@ def watch(step: str, *place: Any) -> dict[str, Any]:
     }
 
 
-def _trace(*place: Any) -> int:
-    with Child("preparation:Preparation", *place) as child:
+def _trace(*inputs: Any) -> int:
+    with Child("preparation:Preparation", *inputs) as child:
         num_bytes: int = child.call("trace")
         return num_bytes
 
@@ -184,20 +184,20 @@ def show_compared(measured: list[dict[str, Any]]) -> None:
         [
             megabytes(row["num_bytes"]),
             name,
-            f"{found['documents']['left_out'].get(name, 0):,}",
-            f"{found['seconds']:.0f}",
-            megabytes(found["peak_bytes"]),
-            megabytes(found["added_bytes"]),
-            f"{found['added_bytes'] / found['documents']['found']:,.0f}",
+            f"{result['documents']['left_out'].get(name, 0):,}",
+            f"{result['seconds']:.0f}",
+            megabytes(result["peak_bytes"]),
+            megabytes(result["added_bytes"]),
+            f"{result['added_bytes'] / result['documents']['found']:,.0f}",
         ]
         for row in measured
-        for name, found in row["compared"].items()
+        for name, result in row["compared"].items()
     ]
     print(table(header, rows))
 
 
 def say(line: str) -> None:
-    """How far it is, since large sizes take an hour."""
+    """Report progress, because large sizes take an hour."""
     print(line, file=sys.stderr, flush=True)
 
 

@@ -1,8 +1,8 @@
 """One loss curve of either side, from the same weights, chunks, rate, schedule and decay.
 
-Neither side clips: run_mlm_no_trainer.py does not, and ours is given a bound that no gradient
-reaches. What is left to differ: which tokens are masked and what replaces them (each side's own
-collator), the order of the chunks, and all that the two loops do differently.
+Neither side clips: run_mlm_no_trainer.py does not, and ours gets a bound that no gradient reaches.
+The sides still differ in which tokens are masked and what replaces them (each has its own
+collator), in the order of the chunks, and in all that the two loops do differently.
 """
 
 from dataclasses import dataclass, replace
@@ -25,12 +25,12 @@ NO_CLIPPING = 1e9
 
 @dataclass(frozen=True)
 class Curve:
-    """What one side and seed gave.
+    """The loss curve of one side and seed.
 
     Attributes:
-        losses: training loss by step.
-        validation_loss: of the result, by our evaluator on fixed masks.
-        num_masked_tokens: what that rests on.
+        losses: Training loss by step.
+        validation_loss: The loss of the result, by our evaluator on fixed masks.
+        num_masked_tokens: The number of masked tokens behind the validation loss.
     """
 
     losses: list[float]
@@ -39,7 +39,7 @@ class Curve:
 
 
 def run(side: str, setting: Setting, learning_rate: float) -> Curve:
-    """Train one side, save its model, and measure that."""
+    """Train one side, save its model, and measure it."""
     result = setting.workspace / f"{side}-{setting.seed}"
     losses = CURVES[side](setting, learning_rate, result)
     measured = validate(replace(setting, model=result))
@@ -73,7 +73,7 @@ CURVES = {"ours": _ours, "peer": _peer}
 
 
 def validate(setting: Setting) -> dict[str, Any]:
-    """A model's folder, measured on all validation chunks."""
+    """Measure a model's folder on all validation chunks."""
     accelerator = build_accelerator(setting.precision)
     measurable = ours.measurable(ours.config_for(setting), accelerator)
     assert not measurable.loaded.new_weights, "a side left weights out"
@@ -81,12 +81,12 @@ def validate(setting: Setting) -> dict[str, Any]:
     evaluation = measurable.evaluator.run(
         accelerator, accelerator.unwrap_model(model), measurable.head
     )
-    assert evaluation is not None  # nothing tells this evaluation to stop
+    assert evaluation is not None  # nothing stops this evaluation
     return evaluation.to_json()
 
 
 def as_dataset(view: ChunkView) -> datasets.Dataset:
-    """Our chunks as the rows that the peer's loop is used to."""
+    """Return our chunks as the rows that the peer's loop takes."""
     chunks = view.batch(np.arange(len(view)))
     return datasets.Dataset.from_dict(
         {

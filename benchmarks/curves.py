@@ -19,7 +19,7 @@ from report import table, write_json
 
 SIDES = ("ours", "peer")
 START_SEED = 0
-"""Draws the weights of the head that both sides start from."""
+"""The seed of the head's weights, from which both sides start."""
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -38,7 +38,7 @@ def command_line() -> argparse.ArgumentParser:
         "--learning-rate", type=float, default=5e-4, metavar="X", help="peak; default %(default)s"
     )
     arguments.add_argument(
-        "--results", type=Path, required=True, metavar="FOLDER", help="where finished curves lie"
+        "--results", type=Path, required=True, metavar="FOLDER", help="folder of finished curves"
     )
     return arguments
 
@@ -80,7 +80,7 @@ def benchmark() -> None:
 
 
 def all_curves(options: argparse.Namespace, setting: Setting) -> dict[str, list[dict[str, Any]]]:
-    """Each side's curves by seed; those that are missing are computed, and kept."""
+    """Return each side's curves by seed; missing ones are computed and kept."""
     options.results.mkdir(parents=True, exist_ok=True)
     curves: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
     for seed in range(options.seeds):
@@ -93,12 +93,12 @@ def all_curves(options: argparse.Namespace, setting: Setting) -> dict[str, list[
 def kept_or_computed(
     path: Path, options: argparse.Namespace, setting: Setting, side: str
 ) -> dict[str, Any]:
-    """One curve.
+    """Read one curve, or compute it.
 
     Raises:
-        SideFailed: the file holds a curve of other settings.
+        SideFailed: The file holds a curve of other settings.
     """
-    told = {
+    described = {
         "model": options.model,
         "learning_rate": options.learning_rate,
         "num_train_bytes": setting.train.stat().st_size,
@@ -106,12 +106,12 @@ def kept_or_computed(
     }
     if path.exists():
         kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if kept["setting"] != told:
+        if kept["setting"] != described:
             raise SideFailed(f"{path} is a curve of other settings; give another --results")
         return kept
     print(f"computing {path.stem}", flush=True)
     curve = run_apart("curve_sides:run", side, setting, options.learning_rate)
-    made = {"setting": told, **asdict(curve)}
+    made = {"setting": described, **asdict(curve)}
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(made) + "\n", encoding="utf-8")
     partial.rename(path)
@@ -119,7 +119,7 @@ def kept_or_computed(
 
 
 def rows(curves: dict[str, list[dict[str, Any]]], num_steps: int, window: int) -> list[list[str]]:
-    """The table: a line for each window of steps, and one for validation."""
+    """Return the table: a line for each window of steps, and one for validation."""
     lines = []
     for first in range(0, num_steps, window):
         last = min(first + window, num_steps)
@@ -135,7 +135,7 @@ def rows(curves: dict[str, list[dict[str, Any]]], num_steps: int, window: int) -
 
 
 def compared(values: dict[str, list[float]]) -> list[str]:
-    """Mean and deviation over the seeds of each side, and how far ours is from the peer's."""
+    """Return mean and deviation over the seeds of each side, and the difference of the means."""
     difference = statistics.fmean(values["ours"]) - statistics.fmean(values["peer"])
     return [*(mean_and_deviation(values[side]) for side in SIDES), f"{difference:+.4f}"]
 

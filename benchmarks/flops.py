@@ -5,16 +5,16 @@ from pathlib import Path
 
 
 def training_flops_per_token(model: Path, length: int, mlm_probability: float) -> float:
-    """FLOPs for each token of a step, forward and backward, as the objective needs them.
+    """Count the FLOPs that the objective needs per token of a step, forward and backward.
 
-    2 FLOPs a weight of the encoder and 4 T H a layer for attention over T tokens; the head at
-    masked positions only, whatever a side computes besides. Backward is twice forward (Kaplan et
-    al. 2020, "Scaling laws for neural language models", 2.1).
+    The encoder needs 2 FLOPs per weight, and 4 T H per layer for attention over T tokens. The head
+    counts at masked positions only, whatever else a side computes. Backward is twice forward
+    (Kaplan et al. 2020, "Scaling laws for neural language models", 2.1).
 
     Args:
-        model: folder with a config.json of BERT's or DistilBERT's kind.
-        length: tokens in a sequence.
-        mlm_probability: share of the positions that the head has to predict.
+        model: A folder with a config.json of BERT or DistilBERT.
+        length: The tokens in a sequence.
+        mlm_probability: The share of positions that the head must predict.
     """
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     is_distilbert = config["model_type"] == "distilbert"

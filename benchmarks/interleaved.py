@@ -1,9 +1,9 @@
 """Sides measured by turns in one run, each in a process of its own.
 
-The pace of a machine drifts by more than what is to be told apart: other programs, heat, clocks. So
-each round lets every side work for a moment while the others wait, and a ratio is taken within the
-round. Apart in processes, no side inherits another's allocator, threads or peak memory. The parent
-imports nothing heavy: a child's peak memory begins at what its parent held when it was started.
+The speed of a machine drifts by more than the differences to be measured: other programs, heat,
+clocks. So each round lets every side work for a moment while the others wait, and a ratio is taken
+within the round. Each side has a process of its own, and so its own allocator, threads and peak
+memory. The parent imports nothing heavy, because a child's peak memory starts at its parent's.
 """
 
 import importlib
@@ -25,12 +25,12 @@ import psutil
 
 @dataclass(frozen=True)
 class Block:
-    """What a side did at one stretch.
+    """The work of a side in one turn.
 
     Attributes:
-        num_steps: how many units of its work.
-        amount: what went through them, in the benchmark's unit (tokens, samples, bytes).
-        seconds: how long it took, the device's work included.
+        num_steps: The number of units of work.
+        amount: The amount of data, in the benchmark's unit (tokens, samples, bytes).
+        seconds: The time it took, the device's work included.
     """
 
     num_steps: int
@@ -39,26 +39,26 @@ class Block:
 
     @property
     def rate(self) -> float:
-        """Amount per second."""
+        """The amount per second."""
         return self.amount / self.seconds
 
 
 class Side(Protocol):
-    """What takes part in the rounds."""
+    """A participant in the rounds."""
 
     def run(self, num_steps: int) -> Block: ...
 
 
 class SideFailed(Exception):
-    """A side's process died, or raised an error; the message says which and how."""
+    """The process of a side died or raised an error; the message says which and how."""
 
 
 class Child:
     """An object, or a module, in a process of its own; used as a context manager.
 
     Args:
-        target: `module` or `module:Class` to be made there.
-        arguments: of the class; they are pickled.
+        target: `module` or `module:Class`, which is imported or made there.
+        arguments: The arguments of the class; they are pickled.
     """
 
     def __init__(self, target: str, *arguments: Any) -> None:
@@ -74,26 +74,26 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """The id of the process."""
         assert self._process.pid is not None  # it was started
         return self._process.pid
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """What the method returns there.
+        """Call a method there, and return its result.
 
         Raises:
-            SideFailed: it raised an error, or the process died.
+            SideFailed: The method raised an error, or the process died.
         """
         self._connection.send((method, arguments))
         return self._receive()
 
     def run(self, num_steps: int) -> Block:
-        """Let a side work; it waits on a pipe at other times."""
+        """Let the side work; at other times it waits on a pipe."""
         block: Block = self.call("run", num_steps)
         return block
 
     def facts(self) -> dict[str, Any]:
-        """What a side says of itself, as JSON values."""
+        """Return the facts that the side reports, as JSON values."""
         facts: dict[str, Any] = self.call("facts")
         return facts
 
@@ -128,7 +128,7 @@ class Child:
 
 
 def _serve(connection: Connection, target: str, arguments: tuple[Any, ...]) -> None:
-    """A child's life: make the object, then answer calls until the parent hangs up."""
+    """Make the object in the child, then answer calls until the parent closes the pipe."""
     threading.Thread(target=_follow_parent, daemon=True).start()
     module, _, name = target.partition(":")
     try:
@@ -146,9 +146,9 @@ def _serve(connection: Connection, target: str, arguments: tuple[Any, ...]) -> N
 
 
 def _follow_parent() -> None:
-    """End with the parent even if it is killed in the middle of a call, and all that was started.
+    """End this process and its children with the parent, even if that is killed during a call.
 
-    The pipe does not do that: a child looks at it between calls, and a call may take an hour.
+    The pipe does not suffice, because a child reads it between calls, and a call may take an hour.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -160,7 +160,7 @@ def _follow_parent() -> None:
 
 
 def run_apart(target: str, *arguments: Any) -> Any:
-    """What `module:function` returns when it is called in a process of its own."""
+    """Call `module:function` in a process of its own, and return its result."""
     module, _, function = target.partition(":")
     with Child(module) as child:
         return child.call(function, *arguments)
@@ -169,13 +169,16 @@ def run_apart(target: str, *arguments: Any) -> Any:
 def interleave(
     sides: Mapping[str, Side], num_rounds: int, num_steps: int, num_warmup_steps: int
 ) -> dict[str, list[Block]]:
-    """Blocks of each side by round; every other round goes through the sides backwards.
+    """Let the sides work by turns; every other round goes through them backwards.
 
     Args:
-        sides: by name.
-        num_rounds: how many blocks of each side.
-        num_steps: units of work in a block.
-        num_warmup_steps: units of work of each side before the first round, not measured.
+        sides: The sides by name.
+        num_rounds: The number of blocks of each side.
+        num_steps: The units of work in a block.
+        num_warmup_steps: The units of work of each side before the first round, not measured.
+
+    Returns:
+        The blocks of each side by round.
     """
     if num_warmup_steps:
         for side in sides.values():
@@ -189,7 +192,7 @@ def interleave(
 
 
 def rate_ratios(ours: Sequence[Block], peer: Sequence[Block]) -> list[float]:
-    """How many times the peer's rate ours is, by round."""
+    """Return the ratio of our rate to the peer's, by round."""
     return [a.rate / b.rate for a, b in zip(ours, peer, strict=True)]
 
 
@@ -202,7 +205,7 @@ def median_step_seconds(blocks: Sequence[Block]) -> float:
 
 
 def summary(blocks: Mapping[str, Sequence[Block]], *, to: str = "peer") -> dict[str, Any]:
-    """All that was measured, as JSON values; ratios are to the side `to`."""
+    """Return all measurements as JSON values; ratios are to the side `to`."""
     return {
         "ratio": statistics.median(rate_ratios(blocks["ours"], blocks[to])),
         "ratios": {

@@ -1,4 +1,4 @@
-"""What a benchmark ran on, and how fast that multiplies matrices at best."""
+"""The machine of a benchmark, and how fast it multiplies matrices at best."""
 
 import statistics
 import time
@@ -11,12 +11,12 @@ from mlmtune.training.environment import describe_environment
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MATRIX_SIZES = {"cuda": 8192, "cpu": 2048}
-"""Large enough that a product is bound by arithmetic, small enough to be over in a moment."""
+"""Large enough that arithmetic limits a product, small enough to take a moment."""
 NUM_PRODUCTS, NUM_TIMINGS = 5, 9
 
 
 def describe() -> dict[str, Any]:
-    """Versions and devices; nothing that names a user or a path."""
+    """Return versions and devices, and nothing that names a user or a path."""
     return {**describe_environment(1), "device": device_name()}
 
 
@@ -28,12 +28,12 @@ def device_name() -> str:
 
 
 def num_bytes_in(folder: Path) -> int:
-    """Size of all files below a folder."""
+    """Return the bytes of all files below a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def matmul_rate(precision: str) -> float:
-    """FLOP/s of a large square product, as torch computes it without further settings."""
+    """Measure the FLOP/s of a large square product, as torch computes it by default."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     size = MATRIX_SIZES[device.type]
     a, b = (torch.randn(size, size, device=device, dtype=DTYPES[precision]) for _ in range(2))
@@ -50,6 +50,6 @@ def matmul_rate(precision: str) -> float:
 
 
 def finish(device: torch.device) -> None:
-    """Wait for what a device still has to do."""
+    """Wait until a device has done its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -19,14 +19,14 @@ SHAPES = {
         hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
     ),
 }
-"""Random weights will do where only time and memory are measured."""
+"""Shapes of models with random weights, which suffice to measure time and memory."""
 
 NAMES_IN_FILES = {"distilbert": ["input_ids", "attention_mask"]}
-"""Inputs of models that take fewer than the tokenizer offers."""
+"""The inputs of models that take fewer than the tokenizer makes."""
 
 
 def prepare(name: str, workspace: Path) -> Path:
-    """The folder of a model by its name on the command line; made in `workspace` if need be."""
+    """Return the folder of a model by its name on the command line; made in `workspace`."""
     minilm = resolve(MINILM)
     if name == "minilm":
         return minilm
@@ -42,7 +42,7 @@ def prepare(name: str, workspace: Path) -> Path:
 
 
 def prepare_with_head(name: str, workspace: Path, seed: int) -> Path:
-    """A model's folder with weights for all of it, so that no side has any to draw."""
+    """Make a model's folder with all weights, so that neither side draws new ones."""
     source = prepare(name, workspace)
     folder = workspace / f"{name}-with-head"
     torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""What the command lines of the benchmarks share, and the setting that both sides are given."""
+"""The shared options of the benchmarks' command lines, and the setting that both sides get."""
 
 import argparse
 import sys
@@ -14,30 +14,30 @@ from interleaved import SideFailed, run_apart
 MODELS = ("minilm", "distilbert", "bert-base", "bert-large")
 PRECISIONS = ("fp32", "bf16", "fp16")
 CHARACTERS_PER_TOKEN = 5
-"""More than English text has, so that text which is asked for in tokens is not too short."""
+"""More than English text has, so that the text for a number of tokens is not too short."""
 MOST_CHARACTERS = 20_000_000
-"""Longer runs go through the text again: the peer's tokenization would take minutes."""
+"""Longer runs repeat the text, because the peer's tokenization would take minutes."""
 FEWEST_CHARACTERS = 100_000
 """Enough for some chunks on both sides of the split."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What both sides are told. It is pickled into their processes.
+    """The setting of both sides, which is pickled into their processes.
 
     Attributes:
-        model: a folder.
+        model: The folder of the model.
         train: JSON Lines of the training documents.
         validation: JSON Lines of the validation documents.
-        workspace: a folder for caches and results, deleted at the end.
+        workspace: A folder for caches and results, deleted at the end.
         precision: fp32, bf16 or fp16.
-        batch_size: sequences in a step, or evaluated at once.
-        length: tokens in a sequence.
-        max_steps: where the learning rate's schedule ends.
-        dropout: every dropout rate of the model; None is the model's own.
-        compiled: set `training.compile` on our side.
-        seed: of order, masks and dropout.
-        max_chunks: how many validation sequences to evaluate; None is all of them.
+        batch_size: Sequences in a step, or evaluated at once.
+        length: Tokens in a sequence.
+        max_steps: The step at which the learning rate's schedule ends.
+        dropout: Every dropout rate of the model; None keeps the model's own.
+        compiled: Set `training.compile` on our side.
+        seed: The seed of order, masks and dropout.
+        max_chunks: The number of validation sequences to evaluate; None is all of them.
     """
 
     model: Path
@@ -54,7 +54,7 @@ class Setting:
     max_chunks: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """What a reader needs to repeat it: no paths."""
+        """Return what a reader needs to repeat the benchmark, without paths."""
         values = asdict(self)
         for name in ("model", "train", "validation", "workspace"):
             del values[name]
@@ -109,13 +109,13 @@ def _add_number(arguments: argparse.ArgumentParser, name: str, default: int, mea
 
 
 def characters_for(num_tokens: int) -> int:
-    """How much text to write for so many tokens."""
+    """Return the number of characters to write for a number of tokens."""
     return min(num_tokens * CHARACTERS_PER_TOKEN, MOST_CHARACTERS)
 
 
 @contextmanager
 def workspace() -> Iterator[Path]:
-    """A folder for all that a benchmark writes; it is gone afterwards."""
+    """Make a folder for all that a benchmark writes; it is deleted afterwards."""
     with tempfile.TemporaryDirectory(prefix="mlmtune-benchmark-") as folder:
         yield Path(folder)
 
@@ -131,11 +131,11 @@ def setting_for(
     """Make model and text in a workspace, as the command line asks for them.
 
     Args:
-        options: of a parser with `add_model`, and `add_training` where it trains.
-        folder: the workspace.
-        num_train_characters: how much text to write, by cutting or repeating.
-        num_validation_characters: likewise.
-        more: other fields of the setting.
+        options: Options of a parser with `add_model`, and with `add_training` for training.
+        folder: The workspace.
+        num_train_characters: How much text to write, by cutting or repeating.
+        num_validation_characters: The same for validation.
+        more: Other fields of the setting.
     """
     texts = run_apart(
         "texts:prepare",
@@ -159,7 +159,7 @@ def setting_for(
 
 
 def main(benchmark: Callable[[], None]) -> None:
-    """Run a benchmark; a side's failure is told without the parent's own traceback."""
+    """Run a benchmark; report a side's failure without the parent's own traceback."""
     try:
         benchmark()
     except SideFailed as error:

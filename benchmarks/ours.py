@@ -41,11 +41,11 @@ CHUNKS_AT_ONCE = 64
 
 
 def config_for(setting: Setting, **sections: dict[str, Any]) -> Config:
-    """The config of a setting; everything else keeps its default.
+    """Return the config of a setting; everything else keeps its default.
 
     Args:
-        setting: what both sides are told.
-        sections: further settings by section; they win.
+        setting: The setting of both sides.
+        sections: Further settings by section, which take precedence.
     """
     values: dict[str, dict[str, Any]] = {
         "run": {"output_dir": str(setting.workspace / "run"), "seed": setting.seed},
@@ -92,7 +92,7 @@ class Training:
         self.state = TrainState()
 
     def step(self) -> float:
-        """Take one optimizer step; returns the mean loss of its masked tokens."""
+        """Take one optimizer step, and return the mean loss of its masked tokens."""
         accelerator, state = self.learner.accelerator, self.state
         batches = self.task.stream.micro_batches(state.step)
         agreed = agree(accelerator, count_targets(self.task, batches))
@@ -111,7 +111,7 @@ class Training:
         return Block(num_steps, self.state.num_tokens - num_tokens, seconds)
 
     def prepare_batches(self, num_steps: int) -> Block:
-        """The chunks and masks of the next steps, without training."""
+        """Make the batches of the next steps, chunks and masks, without training."""
         stream = self.task.stream
         steps = range(self.state.step, self.state.step + num_steps)
         started = time.perf_counter()
@@ -151,7 +151,7 @@ class Evaluation:
                 self.accelerator, self.accelerator.unwrap_model(self.model), measurable.head
             )
         seconds = time.perf_counter() - started
-        assert evaluation is not None  # nothing tells this evaluation to stop
+        assert evaluation is not None  # nothing stops this evaluation
         self.perplexity = evaluation.perplexity
         num_tokens = measurable.splits.validation.lengths(evaluator.masks.chunks).sum()
         return Block(num_steps, num_steps * int(num_tokens), seconds)
@@ -165,7 +165,7 @@ class Evaluation:
 
 
 class Chunking:
-    """From documents in memory to a token store on disk, and every chunk of it once."""
+    """Tokenizing documents in memory into a store on disk, and reading each of its chunks once."""
 
     def __init__(self, setting: Setting) -> None:
         self.config = config_for(setting, corpus={"validation_sources": []})
@@ -185,7 +185,7 @@ class Chunking:
 
     def _build(self) -> TokenStore:
         shutil.rmtree(cache_directory(self.config.tokenization.cache_dir, "tokens"))
-        # Reading and cleaning are done already, for both sides; all that follows is the package's.
+        # Neither side reads or cleans here; all that follows is the package's own work.
         with patch.object(tokenization, "read_corpus", lambda *_: self.corpus):
             return _open_store(self.config, self.tokenizer)
 
@@ -217,12 +217,12 @@ class Tokenizing:
 
 
 def strategies() -> list[str]:
-    """The masking strategies there are."""
+    """Return the names of the masking strategies."""
     return list(STRATEGIES)
 
 
 class Masking:
-    """Masked batches from chunks that are there already, or from the store where `assembled`."""
+    """Masked batches of chunks in memory, or of the store's chunks where `assembled`."""
 
     def __init__(self, setting: Setting, strategy: str, assembled: bool) -> None:
         config = config_for(setting)
@@ -252,7 +252,7 @@ class Masking:
 
 
 def build_store(text: Path, model: Path, workspace: Path) -> dict[str, Any]:
-    """Build a store over a folder of .txt and go through its chunks; what memory that took."""
+    """Build a store over a folder of .txt, go through its chunks, and return the memory used."""
     config = Config.model_validate(
         {
             "run": {"output_dir": str(workspace / "run")},

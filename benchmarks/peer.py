@@ -2,9 +2,9 @@
 
 `datasets.map` tokenizes and then groups texts into sequences of one length; a DataLoader with
 transformers' collator masks them; the model computes its loss over the whole vocabulary at every
-position; plain AdamW with two groups by name, a scheduler, and Accelerate around all of it. The
-model is loaded with its defaults. Left out is what costs a script no time worth measuring:
-arguments, logging, trackers, the progress bar.
+position; AdamW has two parameter groups by name, beside a scheduler and Accelerate. The model is
+loaded with its defaults. Arguments, logging, trackers and the progress bar are left out, because
+they take next to no time.
 """
 
 import math
@@ -48,12 +48,12 @@ transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def load_documents(path: Path, cache: Path) -> datasets.Dataset:
-    """The documents of a JSON Lines file, as a data set on disk."""
+    """Load the documents of a JSON Lines file as a data set on disk."""
     return datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=str(cache))
 
 
 def group_texts(examples: dict[str, list[list[Any]]], length: int) -> dict[str, list[list[Any]]]:
-    """All texts of a batch one after the other, in sequences of one length; the rest is dropped."""
+    """Join the texts of a batch and cut sequences of one length; the rest is dropped."""
     joined = {name: list(chain.from_iterable(lists)) for name, lists in examples.items()}
     num_tokens = len(next(iter(joined.values())))
     whole = num_tokens - num_tokens % length
@@ -86,7 +86,7 @@ def to_chunks(
 
 
 def load_model(setting: Setting) -> Any:
-    """The model as `from_pretrained` gives it, with the setting's dropout if it has one."""
+    """Load the model by `from_pretrained`, with the setting's dropout if it has one."""
     config = AutoConfig.from_pretrained(setting.model)
     if setting.dropout is not None:
         for field in DROPOUT_FIELDS:
@@ -96,7 +96,7 @@ def load_model(setting: Setting) -> Any:
 
 
 def parameter_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups by name: those that decay, and biases and norms."""
+    """Return two groups by name: parameters that decay, and biases and norms."""
 
     def stays(name: str) -> bool:
         return any(part in name for part in NO_DECAY)
@@ -112,10 +112,10 @@ class Training:
     """Optimizer steps.
 
     Args:
-        setting: what both sides are told.
-        learning_rate: peak; the schedule is linear without warmup.
-        weight_decay: of matrices; the script's default is 0.
-        chunks: to train on; made from the setting's text if there are none.
+        setting: The setting of both sides.
+        learning_rate: The peak; the schedule is linear without warmup.
+        weight_decay: The decay of matrices; the script's default is 0.
+        chunks: The sequences to train on; None makes them from the setting's text.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class Training:
             yield from self.loader
 
     def step(self) -> int:
-        """One optimizer step; returns the tokens of its batch."""
+        """Take one optimizer step, and return the number of tokens in its batch."""
         batch = next(self.batches)
         with self.accelerator.accumulate(self.model):
             loss = self.model(**batch).loss
@@ -184,7 +184,7 @@ class Training:
 
 
 class Evaluation:
-    """Whole evaluations: the mean of the batches' losses, and exp of it."""
+    """Whole evaluations: exp of the mean of the batches' losses."""
 
     def __init__(self, setting: Setting) -> None:
         set_seed(setting.seed)
@@ -235,7 +235,7 @@ class Evaluation:
 
 
 class Chunking:
-    """From documents on disk, as `datasets` keeps them, to sequences of one length."""
+    """Cutting documents on disk, as `datasets` keeps them, into sequences of one length."""
 
     def __init__(self, setting: Setting) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(setting.model)
@@ -258,20 +258,20 @@ class Chunking:
 
 
 WHOLE_WORDS = {"token": False, "whole_word": True, "span": True}
-"""Our strategies, and whether they are set beside the peer's masking of whole words. It has no
-spans; whole words are what comes nearest."""
+"""Our strategies, and whether the peer masks whole words beside them. It has no spans, to which
+whole words are the nearest."""
 
 
 def strategies() -> list[str]:
-    """Those of our masking strategies that can be compared."""
+    """Return our masking strategies that can be compared."""
     return list(WHOLE_WORDS)
 
 
 class Masking:
-    """Masked batches from rows that are there already, or from the data set where `assembled`."""
+    """Masked batches of rows in memory, or of the data set's rows where `assembled`."""
 
     def __init__(self, setting: Setting, strategy: str, assembled: bool) -> None:
-        warnings.simplefilter("ignore")  # whole words come without random replacements, it warns
+        warnings.simplefilter("ignore")  # it warns that whole words are never replaced at random
         tokenizer = AutoTokenizer.from_pretrained(setting.model)
         documents = load_documents(setting.train, setting.workspace / "peer")
         whole_words = WHOLE_WORDS[strategy]

@@ -1,4 +1,4 @@
-"""What `mlmtune prepare` does, in the parts that corpus.py times; run in processes of their own."""
+"""The work of `mlmtune prepare`, in the steps that corpus.py times in processes of their own."""
 
 import shutil
 import time
@@ -21,7 +21,7 @@ from mlmtune.training import preparation
 
 
 class Cleaning:
-    """A folder of Markdown to cleaned parts, by so many processes; None is the package's choice."""
+    """Cleaning a folder of Markdown in some number of processes; None is the package's choice."""
 
     def __init__(self, pages: Path, workspace: Path, num_processes: int | None) -> None:
         self.config = _corpus_config(pages)
@@ -40,7 +40,7 @@ class Cleaning:
 
 
 class Parsing:
-    """The parser alone on the same pages, in memory: the least that reading Markdown takes."""
+    """The parser alone on the same pages in memory: a lower bound for reading Markdown."""
 
     def __init__(self, pages: Path) -> None:
         self.pages = [path.read_text(encoding="utf-8") for path in sorted(pages.rglob("*.md"))]
@@ -55,12 +55,12 @@ class Parsing:
 
 
 class Preparation:
-    """The steps of a whole preparation; what an earlier step left in the workspace is gone on with.
+    """The steps of a whole preparation; each goes on from what earlier ones left in the workspace.
 
     Args:
-        pages: a folder of Markdown.
-        model: names the tokenizer.
-        workspace: where the cache is.
+        pages: A folder of Markdown.
+        model: The model whose tokenizer is used.
+        workspace: The folder of the cache.
         compared: `near_duplicates` and `exclude_overlap_with` of the section `corpus`.
     """
 
@@ -77,7 +77,7 @@ class Preparation:
         self.cleaned = cache_directory(self.config.tokenization.cache_dir, "cleaned")
 
     def clean(self) -> dict[str, Any]:
-        """Read and clean what is not cleaned yet, and decide what stays."""
+        """Read and clean files that are not cleaned yet, and decide which documents are kept."""
         started = time.perf_counter()
         documents = self._read().funnel.total().to_json()["documents"]
         seconds = time.perf_counter() - started
@@ -88,7 +88,7 @@ class Preparation:
         }
 
     def trace(self) -> int:
-        """The most bytes that the main process allocates meanwhile; those of arrays included."""
+        """Return the peak bytes that the main process allocates meanwhile, arrays included."""
         tracemalloc.start()
         self._read()
         _, peak = tracemalloc.get_traced_memory()
@@ -96,7 +96,7 @@ class Preparation:
         return peak
 
     def prepare(self) -> dict[str, Any]:
-        """All of `mlmtune prepare`."""
+        """Do all of `mlmtune prepare`."""
         started = time.perf_counter()
         store = preparation.prepare(
             self.config, Console(is_main=False), rebuilds=True, refresh=False

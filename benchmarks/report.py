@@ -1,4 +1,4 @@
-"""How a benchmark shows its result: one table on the screen, and all of it as JSON."""
+"""The output of a benchmark: one table on the screen, and all results as JSON."""
 
 import json
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows under a header; the first column to the left, the others to the right."""
+    """Lay rows out under a header; the first column is left-aligned, the others right-aligned."""
     lines = [list(header), *map(list, rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
@@ -26,7 +26,7 @@ def write_json(path: Path | None, result: dict[str, Any]) -> None:
 
 
 def spread(values: Sequence[float]) -> str:
-    """The smallest and the largest of a few numbers."""
+    """Return the smallest and the largest of a few numbers as text."""
     return f"{min(values):.2f} to {max(values):.2f}"
 
 

@@ -1,7 +1,7 @@
-"""Start-up: how long a user waits for the first word, and for the first optimizer step.
+"""Start-up: how long a user waits for the first output, and for the first optimizer step.
 
-The first step is that of the quickstart config, its text tokenized already; only its first
-evaluation is cut short. Every command is a new process.
+The first step is that of the quickstart config with its text tokenized already and its first
+evaluation shortened. Every command is a new process.
 """
 
 import argparse
@@ -24,10 +24,10 @@ WRONG_CONFIG = "run: {output_dir: runs/none}\nmodle: {name_or_path: none}\n"
 EVALUATED_CHUNKS = 16
 
 PR_SET_PDEATHSIG = 1
-"""Of `linux/prctl.h`."""
+"""The constant of `linux/prctl.h`."""
 
 MILESTONES = {"first evaluation": "before training:", "first step": "step 1/"}
-"""What `mlmtune train` prints when something is done, by its beginning."""
+"""The beginnings of the lines that `mlmtune train` prints when something is done."""
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -39,7 +39,7 @@ def command_line() -> argparse.ArgumentParser:
 
 
 def end_with_parent() -> None:
-    """Have the kernel end this process with its parent, even if that is killed (on Linux)."""
+    """Have the kernel end this process with its parent, even if the parent is killed (on Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -51,12 +51,12 @@ def seconds_of(command: Sequence[str]) -> float:
 
 
 def seconds_to_milestones(command: Sequence[str]) -> dict[str, float]:
-    """When a run printed what; it is ended after the last milestone.
+    """Measure when a run prints each milestone; it is ended after the last one.
 
     Raises:
-        RuntimeError: the run ended before.
+        RuntimeError: The run ended before.
     """
-    found: dict[str, float] = {}
+    seconds: dict[str, float] = {}
     started = time.perf_counter()
     with subprocess.Popen(
         command,
@@ -71,10 +71,10 @@ def seconds_to_milestones(command: Sequence[str]) -> dict[str, float]:
             lines.append(line)
             for name, beginning in MILESTONES.items():
                 if line.startswith(beginning):
-                    found.setdefault(name, time.perf_counter() - started)
-            if len(found) == len(MILESTONES):
+                    seconds.setdefault(name, time.perf_counter() - started)
+            if len(seconds) == len(MILESTONES):
                 process.kill()
-                return found
+                return seconds
     raise RuntimeError("the run ended before its first step:\n" + "".join(lines))
 
 

@@ -23,9 +23,9 @@ from mlmtune.corpus.splitting import validation_mask
 from mlmtune.errors import DataError
 
 SECTION = re.compile(r"^(?=## )", re.MULTILINE)
-"""Where a page is cut, to deal its sections anew: at headings, so that no code block is torn."""
+"""Pages are cut at headings to shuffle their sections, so that no code block is cut."""
 STRIDE = 7919
-"""Sections that stood together are this far apart in a copy: a prime, so that copies differ."""
+"""The distance in a copy of neighbouring sections; a prime, so that copies differ."""
 
 FORMATS = {".md": "markdown", ".txt": "text"}
 
@@ -35,8 +35,8 @@ class Texts:
     """Two files of JSON Lines, a document per line under `text`.
 
     Attributes:
-        train: to train on.
-        validation: documents kept apart.
+        train: The training documents.
+        validation: The held-out documents.
         num_train_bytes: UTF-8 bytes of the training documents.
     """
 
@@ -47,12 +47,12 @@ class Texts:
 
 @dataclass(frozen=True)
 class CorpusInMemory:
-    """A corpus that is read and cleaned already, in the place of `mlmtune.corpus.corpus.Corpus`.
+    """A corpus that is read and cleaned already, in place of `mlmtune.corpus.corpus.Corpus`.
 
     Attributes:
-        sources: where the documents come from.
-        kept: the documents.
-        funnel: what was found, kept and left out.
+        sources: The sources of the documents.
+        kept: The documents.
+        funnel: The counts of documents that were found, kept and left out.
     """
 
     sources: tuple[ListedSource, ...]
@@ -61,7 +61,7 @@ class CorpusInMemory:
 
     @classmethod
     def of(cls, config: CorpusConfig) -> Self:
-        """Read and clean it; nothing is left on disk."""
+        """Read and clean a corpus; nothing is left on disk."""
         with TemporaryDirectory() as folder:
             listing = scan(config, Path(folder), lambda line: None)
             corpus = read_corpus(config, listing, Path(folder), Console(is_main=False))
@@ -72,7 +72,7 @@ class CorpusInMemory:
         return [document.text for document in self.kept]
 
     def documents(self, start: int = 0) -> Iterator[Document]:
-        """The documents from the one numbered `start` on."""
+        """Return the documents from the one numbered `start` on."""
         return iter(self.kept[start:])
 
 
@@ -85,10 +85,10 @@ def prepare(
     """Read and clean text, split it by document, and write both sides.
 
     Args:
-        text: a file or folder of .md or .txt; None is what the quickstart config reads.
-        workspace: where the files go.
-        num_train_characters: how much to write, by cutting or repeating; None is what there is.
-        num_validation_characters: likewise.
+        text: A file or folder of .md or .txt; None is the text of the quickstart config.
+        workspace: The folder to write to.
+        num_train_characters: How much to write, by cutting or repeating; None writes all once.
+        num_validation_characters: The same for validation.
     """
     corpus = corpus_config(text)
     kept = CorpusInMemory.of(corpus).kept
@@ -109,13 +109,13 @@ def prepare(
 
 
 def corpus_config(text: Path | None) -> CorpusConfig:
-    """How a path on the command line is read; the quickstart config's corpus if there is none."""
+    """Return the corpus of a path on the command line, or that of the quickstart config."""
     if text is None:
         return load_config(shipped_configs()["quickstart"]).corpus
     suffixes = {text.suffix} if text.is_file() else {path.suffix for path in text.rglob("*.*")}
     formats = [name for suffix, name in FORMATS.items() if suffix in suffixes]
     if not formats:
-        raise DataError(f"{text}: neither {' nor '.join(FORMATS)} is there; give another --text")
+        raise DataError(f"{text}: has neither {' nor '.join(FORMATS)} files; give another --text")
     sources = [
         SourceConfig.model_validate({"format": name, "path": str(text), "name": f"text ({name})"})
         for name in formats
@@ -124,23 +124,23 @@ def corpus_config(text: Path | None) -> CorpusConfig:
 
 
 def just_reaching(documents: list[str], num_characters: int | None) -> Iterator[str]:
-    """Documents until `num_characters` are reached; copies, once the documents are used up."""
+    """Yield documents until `num_characters` are reached, then copies of them."""
     if num_characters is None:
         yield from documents
         return
-    copy = found = 0
-    while found < num_characters:
+    copy = num_yielded = 0
+    while num_yielded < num_characters:
         for document in documents:
             text = document if copy == 0 else perturbed(document, copy)
             yield text
-            found += len(text)
-            if found >= num_characters:
+            num_yielded += len(text)
+            if num_yielded >= num_characters:
                 break
         copy += 1
 
 
 def perturbed(document: str, copy: int) -> str:
-    """The same words in another order of lines, so that no copy counts as a duplicate."""
+    """Return the lines in another order, so that no copy counts as a duplicate."""
     lines = document.splitlines()
     turn = copy % len(lines)
     return "\n".join([f"Copy {copy}.", *lines[turn:], *lines[:turn]])
@@ -166,40 +166,40 @@ def write_pages(text: Path | None, folder: Path, num_characters: float) -> int:
         for file in source.files
     ]
     if not pages:
-        raise DataError(f"{text or 'the quickstart corpus'}: no .md is there; give another --text")
+        raise DataError(f"{text or 'the quickstart corpus'}: has no .md files; give another --text")
     return _write_files(_first(dealt(pages), num_characters), folder, ".md")
 
 
 def dealt(pages: list[str]) -> Iterator[str]:
-    """Pages without end: as they are, then with other pages' sections under each opening.
+    """Yield pages without end: as they are, then each with the sections of other pages.
 
-    So copies are no duplicates, and hardly near-duplicates.
+    So copies are not duplicates, and hardly near-duplicates.
     """
     sections = [SECTION.split(page) for page in pages]
     later = [section for _, *rest in sections for section in rest]
     for copy in count():
-        place = 0
+        start = 0
         for opening, *rest in sections:
             drawn = [
-                later[(place + number + copy * STRIDE * (2 * number + 1)) % len(later)]
+                later[(start + number + copy * STRIDE * (2 * number + 1)) % len(later)]
                 for number in range(len(rest))
             ]
-            place += len(rest)
+            start += len(rest)
             yield "".join([opening, *drawn, f"\nCopy {copy}.\n" if copy else ""])
 
 
 def read(path: Path) -> list[str]:
-    """The documents of a file that `prepare` wrote."""
+    """Read the documents of a file that `prepare` wrote."""
     with path.open(encoding="utf-8") as file:
         return [json.loads(line)["text"] for line in file]
 
 
 def _first(texts: Iterable[str], num_characters: float) -> Iterator[str]:
-    found = 0
+    num_yielded = 0
     for text in texts:
         yield text
-        found += len(text)
-        if found >= num_characters:
+        num_yielded += len(text)
+        if num_yielded >= num_characters:
             return
 
 

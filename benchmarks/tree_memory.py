@@ -1,4 +1,4 @@
-"""Memory of a process and of all that it started, together."""
+"""The memory of a process and all its descendants together."""
 
 import threading
 from types import TracebackType
@@ -6,19 +6,19 @@ from typing import Self
 
 import psutil
 
-SECONDS_BETWEEN_LOOKS = 0.2
+SECONDS_BETWEEN_SAMPLES = 0.2
 
 
 class TreeMemory:
-    """Looks at a process and its descendants until it is left; used as a context manager.
+    """Samples the memory of a process and its descendants while its context is open.
 
     Args:
-        pid: of the process.
+        pid: The id of the process.
 
     Attributes:
-        peak_bytes: the most that they held at once. A page that several of them share counts once
-            in sum (Linux's PSS), and pages of mapped files count while they are in memory.
-        peak_own_bytes: likewise without pages of files, which the system can take back.
+        peak_bytes: The most that they held at once. A page that several of them share counts once
+            in the sum (Linux's PSS), and pages of mapped files count while they are in memory.
+        peak_own_bytes: The same without pages of files, which the system can take back.
     """
 
     def __init__(self, pid: int) -> None:
@@ -43,7 +43,7 @@ class TreeMemory:
     def _look(self) -> None:
         is_last = False
         while not is_last:
-            is_last = self._left.wait(SECONDS_BETWEEN_LOOKS)
+            is_last = self._left.wait(SECONDS_BETWEEN_SAMPLES)
             held = own = 0
             for process in self._processes():
                 try:
