@@ -182,6 +182,7 @@ def load_state(path: Path) -> TrainState:
 
 def load_weights(path: Path, model: Any) -> None:
     """Load a checkpoint's weights into `model`, as from_pretrained() reads them."""
+    # Names in a file may differ from those in memory, and only from_pretrained() knows both.
     with _reading(path):
         saved, report = type(model).from_pretrained(
             path, dtype=torch.float32, output_loading_info=True

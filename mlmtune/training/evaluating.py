@@ -36,7 +36,7 @@ def evaluate(
         return None
     state.evaluations[str(state.step)] = evaluation.to_json()
     if task.reason_to_stop(state) is not None:
-        return evaluation
+        return evaluation  # weights that end the run must not become its result
     if state.best_criterion is not None and evaluation.criterion >= state.best_criterion:
         state.num_evaluations_without_improvement += 1
     else:

@@ -65,7 +65,7 @@ def check_identity(
     """
     changed = [key for key, value in now.items() if then.get(key) != value]
     if NUM_PROCESSES in changed:
-        changed.remove(NUM_PROCESSES)
+        changed.remove(NUM_PROCESSES)  # no reason to refuse: batches and masks do not follow it
         dropout = "and so does dropout" if keys_dropout else "dropout does not"
         say(
             f"processes: {then.get(NUM_PROCESSES)} then, {now[NUM_PROCESSES]} now; batches and "

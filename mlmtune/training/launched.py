@@ -46,6 +46,7 @@ def follow_launcher() -> None:
 
 
 def _follow() -> None:
+    # An orphan would keep its GPU, and wait for the others without end.
     while has_launcher():
         time.sleep(FOLLOW_SECONDS)
     os.kill(os.getpid(), signal.SIGTERM)  # a training run saves its state

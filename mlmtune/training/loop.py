@@ -183,7 +183,7 @@ def train(
         trackers = Trackers(progress)
         stack.callback(trackers.finish)
         job = Job(task, learner, state, run, checkpointer, trackers, push, stop, progress)
-        before = _evaluate_before(job)
+        before = evaluate_base(job)
         _begin(job, options, earlier, checkpoint, before)
         _train_to_the_end(job)
         results = export(job.task, learner, state, run, say)
@@ -337,8 +337,8 @@ def _log(
     state.window = Window()
 
 
-def _evaluate_before(job: Job) -> ValidationResult | None:
-    """Measure the base; None where that is done already, or a task does not."""
+def evaluate_base(job: Job) -> ValidationResult | None:
+    """Measure the base model; None where that is done already, or cannot be done."""
     if job.state.evaluation_before is not None or not job.task.measures_before:
         return None
     evaluation = _measure(job, evaluate_before)

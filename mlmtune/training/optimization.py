@@ -27,7 +27,7 @@ def build_optimizer(model: torch.nn.Module, config: OptimizerConfig) -> torch.op
         lr=config.learning_rate,
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_epsilon,
-        fused=True,
+        fused=True,  # one kernel for all parameters instead of several for each
     )
     # Otherwise fp16's scaler leaves skipping an overflow to the kernel, and Accelerate, which looks
     # at whether step() was called, counts the step as taken.

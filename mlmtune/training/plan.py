@@ -49,7 +49,7 @@ class Plan:
                 f"training.global_batch_size is {batch}, less than the {num_processes} processes; "
                 f"set it to {num_processes} or more"
             )
-        share = -(-batch // num_processes)
+        share = -(-batch // num_processes)  # rounded up
         asked = config.micro_batch_size
         epochs = default_epochs(config)
         limits = []

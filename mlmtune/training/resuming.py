@@ -77,6 +77,8 @@ def read_earlier_run(resume: str, config: Settings) -> EarlierRun | None:
     """
     if resume == "never":
         return None
+    # Read before the directory is locked: the recorded precision decides the accelerator, through
+    # which processes agree on the lock.
     own = RunDir(expand_home(config.run.output_dir)).checkpoints
     checkpoints = own if resume == "auto" else expand_home(resume).resolve().parent
     folder, is_same = checkpoints.parent, checkpoints.resolve() == own.resolve()

@@ -225,6 +225,7 @@ def open_run_dir(path: Path, *, may_be_in_use: bool) -> Iterator[RunDir]:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
+        # Writing is tried, because permissions do not bind everywhere, as on network disks.
         probe = temporary_name(path / "probe")
         probe.write_text("", encoding="utf-8")
         probe.unlink(missing_ok=True)  # another start may have swept it

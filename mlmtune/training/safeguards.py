@@ -42,6 +42,7 @@ def open_run(
         raise CheckpointError(
             f"--resume {resume}: there is no such folder; give a checkpoint's, or auto"
         )
+    # The main process holds the lock for all of them.
     may_be_in_use = resume != "never" or overwrite
     return decided_by_main(
         accelerator, lambda: stack.enter_context(open_run_dir(path, may_be_in_use=may_be_in_use))

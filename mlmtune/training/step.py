@@ -121,10 +121,12 @@ def take_step(
         ResourceError: Memory does not suffice, even for smaller micro-batches.
     """
     accelerator, config = learner.accelerator, task.config
-    # DDP averages gradients over processes, so that their number is multiplied back in.
+    # DDP averages gradients over processes, so that their number is multiplied back in. A step may
+    # have no target of a term; the sum of that term is 0.
     scales = {name: accelerator.num_processes / max(n, 1) for name, n in num_targets.items()}
     task, parts = _add_up_gradients(learner, task, state.step, batches, scales, say)
     sums = _add_up_sums(accelerator, parts)
+    # Before the optimizer, because a weight that is not finite cannot be taken back.
     for name, value in sums.items():
         if not math.isfinite(value):
             raise _diverged(f"the {name} of step {state.step + 1} is {value}", task)
@@ -135,6 +137,7 @@ def take_step(
     norm = float(
         accelerator.clip_grad_norm_(learner.model.parameters(), config.optimizer.max_grad_norm)
     )
+    # A scaler skips a step whose gradient overflows; without one, it would be applied.
     if not math.isfinite(norm) and accelerator.scaler is None:
         raise _diverged(f"the gradient of step {state.step + 1} is {norm}", task)
     learner.optimizer.step()
@@ -196,6 +199,7 @@ def _add_gradients(
 ) -> dict[str, torch.Tensor]:
     """Compute one of a step's micro-batches forward and backward."""
     accelerator, stream = learner.accelerator, task.stream
+    # The device's own draws follow from the step, so that no generator's state is saved.
     torch.manual_seed(stream.generator_seed(step, index))
     dropout = KeyedDropout(stream.dropout_keys(step, index), stream.shared_dropout_key(step))
     # Processes exchange gradients once per step, in the backward pass of the last micro-batch.
@@ -211,7 +215,8 @@ def _add_gradients(
 def _add_up_sums(
     accelerator: Accelerator, parts: Sequence[Mapping[str, torch.Tensor]]
 ) -> dict[str, float]:
-    """Add up the sums of all micro-batches of all processes, in double precision."""
+    """Add up the sums of all micro-batches of all processes."""
+    # In double precision, so that the total hardly depends on how the step was divided.
     mine = torch.stack([torch.stack(list(part.values())) for part in parts])
     mine = mine.cpu().double().sum(dim=0)  # one copy per step, because each waits for the device
     if accelerator.num_processes > 1:

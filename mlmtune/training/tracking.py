@@ -37,6 +37,7 @@ def start_trackers(
     tracking = config.tracking
     if not tracking.with_:
         return
+    # Trackers take sittings with the same id for one run.
     known = {"id": uuid.uuid4().hex[:16], "tracked": {}, **(record or {})}
     run.write_json(RECORD, known)
     name = tracking.run_name or run.path.resolve().name

@@ -143,7 +143,7 @@ def test_an_attempt_that_is_refused_leaves_the_record_as_it_was(
     open_run(finished.path)
 
 
-@pytest.mark.parametrize("place", ["resume", "announce", "evaluate_before", "begin"])
+@pytest.mark.parametrize("place", ["resume", "announce", "evaluate_base", "begin"])
 @pytest.mark.parametrize("options", [{"overwrite": True}, {"resume": "checkpoint-6"}])
 def test_an_attempt_that_is_stopped_before_its_first_step_leaves_the_record_as_it_was(
     runs: Runs,
