@@ -292,7 +292,7 @@ def open_bytes(path: str) -> Iterator[IO[bytes]]:
 
 def _damaged(ending: str, error: Exception) -> FileLeftOut:
     said = " ".join(str(error).split())
-    detail = f"not a sound {ending or 'file'} ({said}); fetch it again"
+    detail = f"not a valid {ending or 'file'} ({said}); fetch it again"
     return FileLeftOut("damaged", detail, broken=True)
 
 

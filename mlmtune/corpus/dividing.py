@@ -1,4 +1,4 @@
-"""What a listing holds, divided into parts that are cleaned and kept each by itself."""
+"""Dividing a listing into parts, each of which is cleaned and stored by itself."""
 
 import json
 import os
@@ -19,19 +19,20 @@ from mlmtune.corpus.remote import is_remote
 from mlmtune.corpus.source_reader import SourceReader
 
 PART_BYTES = 4 << 20
-"""Size of a part's files, more or less: some seconds of work."""
+"""The approximate size of the files of a part: cleaning them takes some seconds."""
 PART_FILES = 1000
+"""The most files in a part."""
 SPAN_BYTES = 64 << 20
-"""A file of lines that is more than twice as large is read in spans of this size."""
+"""A file of lines that is more than twice as large is cut into spans of this size."""
 
 
 def plan_parts(sources: Sequence[ListedSource], config: CorpusConfig, folder: Path) -> list[Part]:
-    """Divide what a listing holds into parts, in its order.
+    """Divide the files of sources into parts, in their order.
 
     Args:
-        sources: the listing's.
+        sources: the sources of a listing.
         config: the section `corpus`.
-        folder: where parts are kept.
+        folder: the folder of all parts.
     """
     parts = []
     for index, source in enumerate(sources):
@@ -52,7 +53,7 @@ def plan_parts(sources: Sequence[ListedSource], config: CorpusConfig, folder: Pa
 
 
 def _cut(file: ListedFile, source: SourceConfig) -> Iterator[ListedFile]:
-    """A large file of lines in spans, so that it makes several parts."""
+    """Cut a large file of lines into spans, so that it makes several parts; yield others whole."""
     is_large = file.size > 2 * SPAN_BYTES and not is_remote(file.path)
     has_lines = is_large and format_of(source.format).has_lines(file.path)
     if not (has_lines and can_be_cut(file.path, source.encoding)):
@@ -65,15 +66,15 @@ def _cut(file: ListedFile, source: SourceConfig) -> Iterator[ListedFile]:
 
 
 def with_line_numbers(parts: list[Part]) -> list[Part]:
-    """The parts, with the lines counted that are before their spans: for those to be written."""
-    places: defaultdict[str, list[int]] = defaultdict(list)
+    """Count the line ends before each span, which writing parts needs and naming them does not."""
+    starts_of: defaultdict[str, list[int]] = defaultdict(list)
     for part in parts:
         for file in part.files:
             if file.span is not None:
-                places[file.path].append(file.span.start)
+                starts_of[file.path].append(file.span.start)
     counts = {
         (path, start): number
-        for path, starts in places.items()
+        for path, starts in starts_of.items()
         for start, number in zip(starts, count_line_ends(path, starts), strict=True)
     }
 
@@ -87,14 +88,14 @@ def with_line_numbers(parts: list[Part]) -> list[Part]:
 
 
 def _divide(files: Sequence[ListedFile]) -> Iterator[tuple[ListedFile, ...]]:
-    """Files in groups; a file that comes or goes moves the borders next to it alone."""
+    """Group files so that one that is added or removed only moves the borders beside it."""
     group: list[ListedFile] = []
     num_bytes = 0
     for file in files:
         group.append(file)
         num_bytes += file.size
         may_end = num_bytes >= PART_BYTES // 4 or len(group) >= PART_FILES // 4
-        # A border that follows from a name is found again, whatever stands before it.
+        # A border that depends on a name alone stays, whatever files precede it.
         ends_here = may_end and xxhash.xxh3_64_intdigest(os.fsencode(file.id)) % 8 == 0
         if ends_here or num_bytes >= PART_BYTES or len(group) >= PART_FILES:
             yield tuple(group)
@@ -104,7 +105,7 @@ def _divide(files: Sequence[ListedFile]) -> Iterator[tuple[ListedFile, ...]]:
 
 
 def _name(reader: SourceReader, content: bytes) -> str:
-    """A path within the folder of parts; two levels, for folders of a million parts are slow."""
+    """Return a part's path in the folder of parts, with two levels, as huge folders are slow."""
     source = reader.source.model_dump(
         include={"format", "encoding", "text_field", "record_path", "delimiter", "quoting",
                  "markup", "git", "dataset", "dataset_config", "split", "streaming"}

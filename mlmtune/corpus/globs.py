@@ -1,4 +1,4 @@
-"""Globs: which paths below a folder they match."""
+"""Globs, and which paths below a folder they match."""
 
 import os
 import re
@@ -8,7 +8,7 @@ _WILDCARDS = re.compile(r"[*?[]")
 
 
 def split_glob(location: str) -> tuple[str, str]:
-    """The part before the first wildcard, and the pattern below it (empty for a plain path)."""
+    """Return the part before the first wildcard, and the pattern after it, which may be empty."""
     if not _WILDCARDS.search(location) or os.path.lexists(os.path.expanduser(location)):
         return location, ""
     parts = location.split("/")
@@ -20,10 +20,10 @@ def split_glob(location: str) -> tuple[str, str]:
 
 
 def matcher(glob: str) -> Callable[[str], bool]:
-    """Whether a path below a folder matches a glob, or lies in a folder that does.
+    """Return a function that tells whether a path, or a folder that it is in, matches a glob.
 
-    As in .gitignore: a glob without `/` speaks of names at any depth, one with `/` of the path from
-    the top; `**` stands for any number of folders.
+    As in .gitignore, a glob without `/` matches names at any depth, and a glob with `/` matches
+    paths from the top; `**` matches any number of folders.
     """
     glob = glob.removeprefix("./")
     pattern = glob.strip("/")
@@ -33,23 +33,25 @@ def matcher(glob: str) -> Callable[[str], bool]:
 
 
 def translate(glob: str) -> str:
-    """The regular expression of a glob whose `*` and `?` stay within a name."""
-    result, place = "", 0
-    while place < len(glob):
-        if glob.startswith("**/", place):
-            result, place = result + "(?:.*/)?", place + 3
-        elif glob.startswith("**", place):
-            result, place = result + ".*", place + 2
-        elif found := re.compile(r"\[(!?)(\]?[^]]*)\]").match(glob, place):
+    """Return the regular expression of a glob, whose `*` and `?` match no `/`."""
+    result, position = "", 0
+    while position < len(glob):
+        if glob.startswith("**/", position):
+            result, position = result + "(?:.*/)?", position + 3
+        elif glob.startswith("**", position):
+            result, position = result + ".*", position + 2
+        elif bracket := re.compile(r"\[(!?)(\]?[^]]*)\]").match(glob, position):
             characters = (
-                found[2]
+                bracket[2]
                 .replace("\\", "\\\\")
                 .replace("[", "\\[")
                 .replace("^", "\\^")
                 .replace("]", "\\]")
             )
-            result, place = f"{result}[{'^' if found[1] else ''}{characters}]", found.end()
+            result, position = f"{result}[{'^' if bracket[1] else ''}{characters}]", bracket.end()
         else:
             wildcards = {"*": "[^/]*", "?": "[^/]"}
-            result, place = result + wildcards.get(glob[place], re.escape(glob[place])), place + 1
+            character = glob[position]
+            result += wildcards.get(character, re.escape(character))
+            position += 1
     return result

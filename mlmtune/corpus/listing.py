@@ -14,14 +14,14 @@ from mlmtune.corpus.remote import is_remote
 
 @dataclass(frozen=True, slots=True)
 class ListedFile:
-    """A file that is to be read.
+    """A file to read.
 
     Attributes:
-        id: path below the source's root, with `/`; names the file within its source.
-        path: where it is: a path, or a URL for `remote`.
-        size: bytes; 0 where a server does not tell.
-        version: changes with the content: time of the last change, commit, entity tag.
-        span: which of its lines are meant; None for all of it.
+        id: the path below the root of the source, with `/`; it is unique within the source.
+        path: the path of the file, or its URL.
+        size: the number of bytes; 0 if a server does not say.
+        version: changes with the content: the time of the last change, a commit, an entity tag.
+        span: which of its lines to read; None for all.
     """
 
     id: str
@@ -33,7 +33,7 @@ class ListedFile:
 
 @dataclass(frozen=True, slots=True)
 class PassedOver:
-    """A place that was found and will not be read: a pipe, a link that leads out, ..."""
+    """Something that matches but is not read, such as a pipe or a link that leads out."""
 
     path: str
     reason: str
@@ -42,16 +42,16 @@ class PassedOver:
 
 @dataclass(frozen=True, slots=True)
 class ListedSource:
-    """What one source holds.
+    """The files of one source, or its dataset.
 
     Attributes:
         config: the source in the config.
-        name: its name in reports; no other source has it.
-        validation: it is one of `validation_sources`.
-        files: sorted by id.
-        passed_over: what matched but cannot be read.
-        dataset: in the place of files, where the source is a dataset.
-        endings_not_read: how many files of its folders have an ending that is not read, by ending.
+        name: the unique name of the source in reports.
+        validation: whether it is one of `validation_sources`.
+        files: the files to read, sorted by id.
+        passed_over: what matches but cannot be read.
+        dataset: the dataset to read, if the source is one; it then has no files.
+        endings_not_read: the number of files in its folders by each ending that is not read.
     """
 
     config: SourceConfig
@@ -65,18 +65,18 @@ class ListedSource:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """All that the corpus is made of.
+    """Everything that the corpus consists of.
 
     Attributes:
-        sources: those of `validation_sources` first.
-        references: those of `exclude_overlap_with`.
+        sources: the sources of validation text, then those of training text.
+        references: the sources of `exclude_overlap_with`.
     """
 
     sources: tuple[ListedSource, ...]
     references: tuple[ListedSource, ...] = ()
 
     def place(self) -> str:
-        """A digest of where the files are."""
+        """Return a digest of the paths of all files."""
         state = xxhash.xxh3_128()
         for source in (*self.sources, *self.references):
             for file in source.files:
@@ -84,25 +84,25 @@ class Listing:
         return state.hexdigest()
 
     def signature(self) -> str:
-        """A digest of every file's source, id, size, version, and whether it may be read.
+        """Return a digest of every file's source, id, size, version, and whether it can be read.
 
-        Not of where it is: the same files may lie elsewhere on another machine.
+        Paths are not part of it, because another machine may keep the same files elsewhere.
         """
         state = xxhash.xxh3_128()
         for source in (*self.sources, *self.references):
             state.update(f"{source.name}\0{source.validation}\0{len(source.files)}\0".encode())
             for file in source.files:
                 state.update(describe_file(file))
-            for place in source.passed_over:
-                state.update(f"{place.path}\0{place.reason}\0".encode("utf-8", "surrogateescape"))
+            for entry in source.passed_over:
+                state.update(f"{entry.path}\0{entry.reason}\0".encode("utf-8", "surrogateescape"))
             if source.dataset is not None:
                 state.update(source.dataset.signature.encode())
         return state.hexdigest()
 
 
 def describe_file(file: ListedFile) -> bytes:
-    """What a file's content follows from, for a digest."""
-    # A file whose permission is mended keeps its size and time.
+    """Return what changes when the content of a file does, for a digest."""
+    # A file whose permissions are fixed keeps its size and time.
     is_readable = is_remote(file.path) or os.access(file.path, os.R_OK)
     line = f"{file.id}\0{file.size}\0{file.version}\0{is_readable}\0"
     return line.encode("utf-8", "surrogateescape")

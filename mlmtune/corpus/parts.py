@@ -1,9 +1,9 @@
 """Parts: the cleaned documents of some files, kept as one Parquet file each.
 
-Cleaning is the slowest thing done to a corpus, so it is done once, by all processors, a part at a
-time. A part's name follows from its files, their versions, and how they are cleaned; it is there
-when it is finished, or it is not. So what was interrupted goes on with the parts that are missing,
-and where files are added or changed, only their parts are made anew.
+Cleaning is the slowest step of preparing a corpus, so each part is cleaned once, in parallel. The
+name of a part follows from its files, their versions, and how they are cleaned, and only a finished
+part has its name. So an interrupted run continues with the missing parts, and if files are added or
+changed, only their parts are made again.
 
 A part is a plain Parquet file that any tool opens, with the columns
 
@@ -14,8 +14,8 @@ A part is a plain Parquet file that any tool opens, with the columns
     letter_share    float, letters among the characters that are not white space
 
 and, under the key `mlmtune` of its metadata, as JSON: a `PartCounts`, a hash of each of the three
-columns of numbers, and one of the ids and texts of each row group. Parquet's own checksums are of
-pages, and leave out what says where a page is and how it is read.
+columns of numbers, and a hash of the ids and texts of each row group. The checksums of Parquet
+cover pages, but not the metadata that says where a page is and how it is read.
 """
 
 import os
@@ -68,20 +68,20 @@ _SCHEMA = pa.schema(
 
 @dataclass
 class PartCounts:
-    """What became of a part's files and characters.
+    """The counts of a part's files, records and characters.
 
     Attributes:
-        files_read: files that gave documents.
-        files_left_out: files that gave none, by reason.
-        encodings: what the files were decoded by, by number of files.
-        encodings_guessed: those of them that other encodings might have been as well.
-        named_guesses: path and encoding of the first of these files.
-        named_files: path, reason and detail of the first of them.
-        num_broken: records that could not be read.
-        num_lacking_text: those of them without the field that the text is looked for under.
-        named_records: place and detail of the first of them.
-        first_fault: what `on_error: fail` says of the part; None where nothing is broken.
-        misread: what is said whatever `on_error` is: a file that cannot be read in this way at all.
+        files_read: the number of files that were read.
+        files_left_out: the number of files that were left out, by reason.
+        encodings: the number of files by the encoding that they were decoded with.
+        encodings_guessed: the same for files that other encodings would fit as well.
+        named_guesses: the path and encoding of the first of these files.
+        named_files: the path, reason and detail of the first files that were left out.
+        num_broken: the number of records that could not be read.
+        num_lacking_text: how many of them have no field with the text.
+        named_records: the position and detail of the first broken records.
+        first_fault: the error with `on_error: fail`; None if nothing is broken.
+        misread: the error whatever `on_error` is: a file cannot be read with these settings.
         num_empty: documents of which cleaning left nothing.
         num_characters: before cleaning.
         removed: characters that cleaning took away, by step.
@@ -105,14 +105,14 @@ class PartCounts:
 
 @dataclass(frozen=True)
 class Part:
-    """Some files of a source, or the dataset that it is, and the file their documents go to.
+    """Some files of a source, or its dataset, and the file that their documents are written to.
 
     Attributes:
-        path: of the Parquet file, once it is finished.
-        source: index of the source in the listing.
-        reader: how to read and clean.
-        files: what to read; empty for a dataset.
-        dataset: in the place of files.
+        path: the Parquet file, which exists once it is finished.
+        source: the index of the source in the listing.
+        reader: reads and cleans the files.
+        files: the files to read; empty for a dataset.
+        dataset: the dataset to read; None for files.
     """
 
     path: Path
@@ -123,13 +123,13 @@ class Part:
 
     @property
     def num_bytes(self) -> int:
-        """Size of what is to be read, as far as it is known."""
+        """The size of the files in bytes, as far as it is known."""
         if self.dataset is not None:
             return self.dataset.num_bytes or 0
         return sum(file.size for file in self.files)
 
     def is_finished(self) -> bool:
-        """Whether its documents are there, whole: a Parquet file ends with its mark."""
+        """Whether the file is complete: a Parquet file ends with its magic bytes."""
         try:
             with self.path.open("rb") as file:
                 file.seek(-len(_PARQUET_MARK), os.SEEK_END)
@@ -139,7 +139,7 @@ class Part:
 
 
 def write_part(part: Part, _: Any = None) -> None:
-    """Read and clean a part's files, unless it is finished.
+    """Read and clean the files of a part, unless it is finished.
 
     Raises:
         HubError: a remote file or a dataset cannot be fetched.
@@ -170,16 +170,16 @@ def write_part(part: Part, _: Any = None) -> None:
 
 
 def _documents(part: Part, counts: PartCounts) -> Iterator[CleanDocument]:
-    """The documents of a part that are not empty; all else is counted."""
+    """Yield the documents of a part that are not empty, and count everything else."""
     tally = Tally(removed=counts.removed)
-    for place, event in _events(part, tally):
+    for path, event in _events(part, tally):
         match event:
             case CleanDocument(text=""):
                 counts.num_empty += 1
             case CleanDocument():
                 yield event
             case BrokenRecord():
-                where = f"{place}{event.place}"
+                where = f"{path}{event.place}"
                 counts.num_broken += 1
                 counts.num_lacking_text += event.lacks_text
                 counts.first_fault = counts.first_fault or f"{where}: {event.message}"
@@ -192,34 +192,33 @@ def _documents(part: Part, counts: PartCounts) -> Iterator[CleanDocument]:
                 if encoding is not None and encoding.is_guess:
                     counts.encodings_guessed[encoding.name] += 1
                     if len(counts.named_guesses) < _MAX_NAMED:
-                        counts.named_guesses.append((place, encoding.name))
+                        counts.named_guesses.append((path, encoding.name))
             case FileOutcome(reason=str(reason)):
                 counts.files_left_out[reason] += 1
                 if event.is_misread:
-                    counts.misread = counts.misread or f"{place}: {event.detail}"
+                    counts.misread = counts.misread or f"{path}: {event.detail}"
                 if event.broken:
-                    fault = f"{place}: {reason}: {event.detail}"
+                    fault = f"{path}: {reason}: {event.detail}"
                     counts.first_fault = counts.first_fault or fault
                 if len(counts.named_files) < _MAX_NAMED:
-                    counts.named_files.append((place, reason, event.detail))
+                    counts.named_files.append((path, reason, event.detail))
     counts.num_characters = tally.num_characters
 
 
 def _events(part: Part, tally: Tally) -> Iterator[tuple[str, FileEvent]]:
-    """What is said of each file, with where a user finds it."""
+    """Yield the events of each file, with its path as it is shown."""
     source = part.reader.source
     if part.dataset is not None:
         for event in part.reader.read_dataset(part.dataset, tally):
             yield str(source.dataset), event
     for file in part.files:
-        path = f"{source.git}: {file.id}" if source.git else public_location(file.path)
-        place = printable(path)
+        location = f"{source.git}: {file.id}" if source.git else public_location(file.path)
         for event in part.reader.read_file(file, tally, part.path.parent):
-            yield place, event
+            yield printable(location), event
 
 
 def _row_groups(documents: Iterator[CleanDocument]) -> Iterator[list[CleanDocument]]:
-    """Few enough at once that memory stays flat; at least one group, so that a file is written."""
+    """Group documents so that memory stays flat; there is at least one group, maybe empty."""
     group: list[CleanDocument] = []
     num_characters = 0
     for document in documents:
@@ -244,7 +243,7 @@ def to_record_batch(documents: list[CleanDocument]) -> pa.RecordBatch:
 
 
 def _digest_of_texts(batch: pa.RecordBatch | pa.Table) -> str:
-    """The hash of the ids and texts of a row group."""
+    """Return the hash of the ids and texts of a row group."""
     state = xxhash.xxh3_128()
     for name, offset in (("id", np.int32), ("text", np.int64)):
         column = batch[name]
@@ -262,10 +261,10 @@ def _digest_of_texts(batch: pa.RecordBatch | pa.Table) -> str:
 
 @contextmanager
 def _opened(part: Part) -> Iterator[tuple[pq.ParquetFile, dict[str, Any]]]:
-    """A finished part's file, and what its metadata says under our key.
+    """Open the file of a finished part, and give what its metadata says under our key.
 
     Raises:
-        Damaged: the file cannot be read, or the caller finds that it is not what was written.
+        Damaged: the file cannot be read, or the caller raises an error about its content.
     """
     try:
         with pq.ParquetFile(part.path, page_checksum_verification=True) as file:
@@ -273,20 +272,20 @@ def _opened(part: Part) -> Iterator[tuple[pq.ParquetFile, dict[str, Any]]]:
                 raise ValueError("the columns have other types")
             yield file, unsealed(file.metadata.metadata[_METADATA_KEY])
     except Exception as error:  # a damaged file may raise anything
-        # What the operating system says has a number; what is wrong inside the file has none.
+        # Errors of the operating system have a number; errors about the content have none.
         if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
             raise
         raise Damaged(
             part.path, "a part of the cleaned corpus is damaged",
-            "delete it and run the same command again, which makes it anew",
+            "delete it and run the same command again, which makes it again",
         ) from error  # fmt: skip
 
 
 class PartTable(NamedTuple):
-    """What is known of a finished part's documents, in their order.
+    """The numbers of a finished part's documents, in their order. D documents.
 
     Attributes:
-        counts: of its files and characters.
+        counts: the counts of the part's files, records and characters.
         content_hashes: (D,) uint64.
         num_characters: (D,) int32.
         letter_shares: (D,) float32.
@@ -299,14 +298,14 @@ class PartTable(NamedTuple):
 
     @classmethod
     def of(cls, part: Part) -> Self:
-        """Read it; no text is touched.
+        """Read the numbers of a part, and none of its texts.
 
         Raises:
-            Damaged: it is not what was written.
+            Damaged: the part is not what was written.
         """
         with _opened(part) as (file, content):
             table = file.read(list(_NUMBERS))
-            # Their own to_numpy() imports pandas, and a signal's exception is lost in there.
+            # Arrow's to_numpy() imports pandas, which swallows the exception of a signal.
             arrays: list[Any] = [
                 np.from_dlpack(column.combine_chunks()) for column in table.columns
             ]
@@ -319,11 +318,11 @@ class PartTable(NamedTuple):
 
 
 def read_part(part: Part, rows: NDArray[np.int64]) -> Iterator[tuple[str, str]]:
-    """Id and text of some documents of a finished part.
+    """Yield the id and text of some documents of a finished part.
 
     Args:
-        part: which.
-        rows: their numbers, in order.
+        part: a finished part.
+        rows: the numbers of the documents, ascending.
 
     Raises:
         Damaged: the part is not what was written.
@@ -337,14 +336,14 @@ def read_part(part: Part, rows: NDArray[np.int64]) -> Iterator[tuple[str, str]]:
                 table = file.read_row_group(group, ["id", "text"])
                 if _digest_of_texts(table) != expected:
                     raise ValueError("the texts do not match their hash")
-                found = [
+                documents = [
                     (table["id"][row].as_py(), table["text"][row].as_py())
                     for row in (here - first).tolist()
                 ]
-                # A document may be so large that two copies of it are much, and Arrow keeps what it
-                # no longer uses, also of the time when the part was written.
+                # Two copies of a large document may not fit, and Arrow keeps memory that it no
+                # longer uses, also from when the part was written.
                 del table
                 pa.default_memory_pool().release_unused()
-                while found:
-                    yield found.pop(0)
+                while documents:
+                    yield documents.pop(0)
             first = end

@@ -1,4 +1,4 @@
-"""What a file or dataset is made of: records, and the text of each."""
+"""Records, which files and datasets consist of, and the text of each."""
 
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,12 +10,11 @@ from mlmtune.corpus.faults import BrokenRecord, FileLeftOut
 
 @dataclass(frozen=True, slots=True)
 class RawDocument:
-    """A document as it stands in its file.
+    """A document as it is in its file.
 
     Attributes:
-        text: not yet cleaned.
-        place: where in the file (`#17` for the line or item 17); empty where the file is the
-            document.
+        text: the text before cleaning.
+        place: the position in the file (`#17` for line or item 17); empty for the whole file.
     """
 
     text: str
@@ -24,12 +23,12 @@ class RawDocument:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A record of a format that has fields, before anything is taken out of it.
+    """A record of a format that has fields.
 
     Attributes:
-        content: what stands there: of a table a mapping from column to value, of JSON anything.
+        content: a mapping from columns to values for a table; any value for JSON.
         place: names the record within its file (`#17`).
-        where: names it in an error (`:18`).
+        where: names the record in an error message (`:18`).
     """
 
     content: Any
@@ -41,12 +40,12 @@ Record = RawDocument | BrokenRecord
 
 
 def record_of(value: Value, text_field: str | None) -> Record:
-    """The text of one value.
+    """Return the text of one value, or what is wrong with it.
 
     Args:
         value: a string, or a mapping that holds the text.
-        text_field: the field that holds it, as in `reach`; by default `text`, else `content` under
-            its `title`.
+        text_field: the field that holds it, as in `reach`; by default `text`, or else `content`
+            below its `title`.
     """
     content = value.content
     if isinstance(content, str):
@@ -75,18 +74,18 @@ _MISSING = object()
 
 
 def reach(content: Mapping[str, Any], field: str) -> Any:
-    """The value of a field, which may be inside others: `doc.body` is `body` in `doc`.
+    """Return the value of a field, which may be nested: `doc.body` is `body` in `doc`.
 
-    A key that is spelt with the dots counts first. `_MISSING` where there is no such field.
+    A key that itself contains the dots takes precedence. Without such a field, it is `_MISSING`.
     """
     if field in content:
         return content[field]
-    for dot in (place for place, character in enumerate(field) if character == "."):
+    for dot in (index for index, character in enumerate(field) if character == "."):
         inner = content.get(field[:dot])
         if isinstance(inner, Mapping):
-            found = reach(inner, field[dot + 1 :])
-            if found is not _MISSING:
-                return found
+            value = reach(inner, field[dot + 1 :])
+            if value is not _MISSING:
+                return value
     return _MISSING
 
 
@@ -97,27 +96,27 @@ _KINDS: dict[type, str] = {
 
 
 def kind_of(value: object) -> str:
-    """What a value of a record is, for people."""
+    """Return the kind of a value of a record, in words."""
     return _KINDS.get(type(value), f"of type {type(value).__name__}")
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names in one line, which may be a whole text where a header is missing."""
+    """Join names in one short line; where a header is missing, a name may be a whole text."""
     return textwrap.shorten(", ".join(names)[:400], 300, placeholder=" ...") or "none"
 
 
 def text_columns(
     columns: Sequence[str], text_field: str | None, *, nested: bool = False
 ) -> list[str]:
-    """Those columns of a table that `record_of` takes the text from.
+    """Return the columns of a table that `record_of` takes the text from.
 
     Args:
-        columns: of the table.
+        columns: the names of all columns.
         text_field: as in `record_of`.
-        nested: columns may hold objects, so that `doc.body` is in the column `doc`.
+        nested: whether columns may hold objects, so that `doc.body` is in the column `doc`.
 
     Raises:
-        FileLeftOut: the table has none of the name, or two.
+        FileLeftOut: the table has no column of that name, or two.
     """
     if text_field is None and "text" not in columns and "content" in columns:
         chosen = [name for name in ("title", "content") if name in columns]
@@ -138,6 +137,6 @@ def text_columns(
 
 
 def texts_of(values: Iterable[Value | BrokenRecord], text_field: str | None) -> Iterator[Record]:
-    """The text of each of some values; see `record_of`."""
+    """Yield the text of each value; see `record_of`."""
     for value in values:
         yield value if isinstance(value, BrokenRecord) else record_of(value, text_field)

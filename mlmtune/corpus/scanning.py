@@ -1,4 +1,4 @@
-"""What makes up the corpus: files and datasets, found once, in a fixed order, before it is read."""
+"""Scanning: the files and datasets of each source are listed once, before any is read."""
 
 import os
 from collections import Counter
@@ -22,14 +22,14 @@ def scan(
 ) -> Listing:
     """List the files of every source, in an order that is the same on every machine.
 
-    Folders are walked to their depths, but for links out of them and version control's own folders.
-    Files of git repositories are fetched where they are not in the cache yet.
+    Folders are walked to any depth, except links that lead out of them and the folders of version
+    control. Files of git repositories are fetched unless they are in the cache.
 
     Args:
         config: the section `corpus`.
-        git_cache: where repositories are kept.
-        say: told in one line what takes time.
-        refresh: look up again where branches of git repositories are.
+        git_cache: the folder of repositories.
+        say: is called with a line about what takes time.
+        refresh: whether the branches of git repositories are looked up again.
 
     Raises:
         DataError: a path does not exist, or no file of a source matches.
@@ -69,7 +69,7 @@ def scan(
 
 
 def source_name(source: SourceConfig) -> str:
-    """What a source is called wherever it is named: without secrets, in a form that prints."""
+    """Return the name of a source as it is shown: without secrets, and printable."""
     name = source.name or ", ".join(map(public_location, source.places))
     return printable(without_secrets(name))
 
@@ -78,7 +78,7 @@ def check_paths(config: CorpusConfig) -> None:
     """Refuse paths on this machine that do not exist, before anything is listed or fetched.
 
     Raises:
-        DataError: one does not exist.
+        DataError: a path does not exist.
         ConfigError: a `package://` path cannot be resolved.
     """
     for section in ("validation_sources", "sources", "exclude_overlap_with"):
@@ -91,7 +91,7 @@ def check_paths(config: CorpusConfig) -> None:
 def _fetch_source(
     source: SourceConfig, where: str, cache: Path, say: Callable[[str], None], refresh: bool
 ) -> tuple[tuple[ListedFile, ...], tuple[PassedOver, ...]]:
-    """The files of a git repository, fetched; see `_scan_source`."""
+    """Fetch the files of a git repository and list them by id, with what is passed over."""
     assert source.git is not None
     selects = Selection(source)
     checkout = git.fetch(
@@ -115,7 +115,7 @@ def _fetch_source(
 def _scan_source(
     source: SourceConfig, where: str
 ) -> tuple[tuple[ListedFile, ...], tuple[PassedOver, ...], Counter[str]]:
-    """The files of one source, by id; `where` is its place in the config.
+    """List the files of one source by id; `where` is its key in the config.
 
     Returns:
         The files, what is passed over, and how many files have an ending that is not read.
@@ -136,7 +136,7 @@ def _scan_source(
                 passed_over.setdefault(path, outcome)
             else:
                 file_id = str(prefix / below)
-                # Found twice, through a link or a second path: folders are listed in no order.
+                # A link or a second path may lead to it again, and folders have no fixed order.
                 if path in files:
                     file_id = min(file_id, files[path].id)
                 version = str(outcome.st_mtime_ns)
@@ -152,10 +152,10 @@ def _scan_source(
 
     for location in source.places:
         if remote.is_remote(location):
-            for found in remote.list_remote(location, selects_remote, where):
-                # Ids of several places are told apart by the places.
-                file_id = found.id if len(source.places) == 1 else public_location(found.url)
-                files[found.url] = ListedFile(file_id, found.url, found.size or 0, found.version)
+            for file in remote.list_remote(location, selects_remote, where):
+                # Several locations may hold files of the same name.
+                file_id = file.id if len(source.places) == 1 else public_location(file.url)
+                files[file.url] = ListedFile(file_id, file.url, file.size or 0, file.version)
     if not files and not passed_over:
         raise _nothing_matched(source, where, endings_seen)
     return (
@@ -165,23 +165,23 @@ def _scan_source(
     )
 
 
-# What formats of plain text make of other files: what the model would be trained on, and what to
-# do instead. Files like `.pdf` are recognised by their first bytes.
+# By the ending of files that are not plain text: what the model would be trained on, and what to do
+# instead. Files such as `.pdf` are recognised by their first bytes.
 _MISREAD: dict[tuple[str, ...], tuple[str, str]] = {
-    (".html", ".htm", ".xhtml", ".xml"): ("tags, too", "set markup: html"),
+    (".html", ".htm", ".xhtml", ".xml"): ("the tags as well", "set markup: html"),
     (".ipynb",): (
-        "JSON: its keys, outputs and encoded images, too",
+        "JSON, with its keys, outputs and encoded images",
         "convert them to Markdown (jupyter nbconvert --to markdown)",
     ),
-    (".json", ".jsonl", ".ndjson"): ("JSON: its keys and quotes, too", "set format: json"),
+    (".json", ".jsonl", ".ndjson"): ("JSON, with its keys and quotes", "set format: json"),
     (".csv", ".tsv"): ("all columns with their delimiters", "set format: csv"),
-    (".md", ".markdown", ".mdx"): ("the marks of Markdown, too", "set format: markdown"),
-    (".tex",): ("the commands of TeX, too", "convert them to text"),
+    (".md", ".markdown", ".mdx"): ("the marks of Markdown as well", "set format: markdown"),
+    (".tex",): ("the commands of TeX as well", "convert them to text"),
 }
 
 
 def _misreadings(source: ListedSource) -> Iterator[str]:
-    """A line for each kind of file that is read as plain text and is something else."""
+    """Describe each kind of file that is read as plain text but is something else."""
     if source.dataset is not None or not format_of(source.config.format).is_plain_text:
         return
     endings = Counter(PurePosixPath(uncompressed_name(file.path)).suffix for file in source.files)
@@ -189,9 +189,9 @@ def _misreadings(source: ListedSource) -> Iterator[str]:
         num_files = sum(endings[ending] for ending in kinds)
         if not num_files or (source.config.markup == "html" and remedy.endswith("html")):
             continue
-        there = " and ".join(ending for ending in kinds if endings[ending])
+        kinds_read = " and ".join(ending for ending in kinds if endings[ending])
         yield (
-            f"{source.name}: {counted(num_files, 'file')} ({there}) read "
+            f"{source.name}: {counted(num_files, 'file')} ({kinds_read}) read "
             f"with format: {source.config.format}: the model is trained on {trained_on}; {remedy}"
         )
 
@@ -199,9 +199,9 @@ def _misreadings(source: ListedSource) -> Iterator[str]:
 def _nothing_matched(source: SourceConfig, where: str, endings: Counter[str]) -> DataError:
     paths = ", ".join(source.places)
     wanted = ", ".join(Selection(source).patterns)
-    there = ", ".join(f"{count} of {ending}" for ending, count in endings.most_common(5))
-    found = f"the files there are: {there}" if there else "there is no file at all"
+    counts = ", ".join(f"{count} of {ending}" for ending, count in endings.most_common(5))
+    seen = f"the files there are: {counts}" if counts else "there is no file at all"
     return DataError(
-        f"{where}.path: no file below {paths} matches {wanted}; {found}; "
+        f"{where}.path: no file below {paths} matches {wanted}; {seen}; "
         f"set {where}.include or another format"
     )

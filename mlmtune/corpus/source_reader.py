@@ -1,4 +1,4 @@
-"""One file, or one dataset, to cleaned documents."""
+"""The reader of a source: from one file, or from its dataset, to cleaned documents."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -22,13 +22,13 @@ from mlmtune.redaction import public_location
 
 
 class CleanDocument(NamedTuple):
-    """A document, cleaned.
+    """A cleaned document.
 
     Attributes:
-        id: names it within its source.
-        text: may be empty.
-        content_hash: 64 bits of the normalised text.
-        letter_share: letters among its characters that are not white space.
+        id: names the document within its source.
+        text: the cleaned text, which may be empty.
+        content_hash: a hash of 64 bits of the normalised text.
+        letter_share: the share of letters among the characters that are not white space.
     """
 
     id: str
@@ -38,14 +38,14 @@ class CleanDocument(NamedTuple):
 
 
 class FileOutcome(NamedTuple):
-    """The last thing said of a file.
+    """How the reading of a file ended.
 
     Attributes:
-        reason: why it was left out; None where it was read.
-        detail: the reason, for people.
-        broken: it is damaged, so that `corpus.on_error` decides whether to go on.
-        is_misread: the config has to change, whatever `corpus.on_error` says.
-        encoding: what its text was decoded by; None where it is no text, or was not read.
+        reason: why the file was left out; None if it was read.
+        detail: the reason in words.
+        broken: whether the file is damaged, so that `corpus.on_error` decides what happens.
+        is_misread: whether the config must change, whatever `corpus.on_error` says.
+        encoding: the encoding of the text; None if the file is not text or was not read.
     """
 
     reason: str | None = None
@@ -60,11 +60,11 @@ FileEvent = CleanDocument | BrokenRecord | FileOutcome
 
 @dataclass
 class Tally:
-    """Characters, counted as documents are cleaned.
+    """The number of characters, counted as documents are cleaned.
 
     Attributes:
-        num_characters: before cleaning.
-        removed: by cleaning step; with what is left they add up to `num_characters`.
+        num_characters: the characters before cleaning.
+        removed: the characters that each cleaning step removed.
     """
 
     num_characters: int = 0
@@ -73,11 +73,11 @@ class Tally:
 
 @dataclass(frozen=True)
 class SourceReader:
-    """Reads and cleans what a source holds. What it says depends on its arguments alone.
+    """Reads and cleans the files of a source, or its dataset.
 
     Attributes:
-        source: format, text field and markup.
-        cleaning: what is done to all text.
+        source: the source in the config.
+        cleaning: how all text is cleaned.
         markdown: how Markdown becomes text.
     """
 
@@ -88,19 +88,20 @@ class SourceReader:
     def read_file(
         self, file: ListedFile, tally: Tally, scratch: Path | None = None
     ) -> Iterator[FileEvent]:
-        """The documents and broken records of a file, then one `FileOutcome`.
+        """Yield the documents and broken records of a file, then one `FileOutcome`.
 
         Args:
-            file: what to read.
+            file: the file to read.
             tally: counts characters.
-            scratch: where a remote file is copied to meanwhile.
+            scratch: the folder of the temporary copy of a remote file.
 
         Raises:
-            HubError: the file lies elsewhere and cannot be fetched.
+            HubError: a remote file cannot be fetched.
         """
         decoding = Decoding(self.source.encoding)
         num_records = 0
-        goes_on = file.span is not None and file.span.start > 0  # its start has the outcome
+        # The first span of a file has its outcome, so that the file is counted once.
+        is_later_span = file.span is not None and file.span.start > 0
         try:
             with local_copy(file.path, scratch) as path:
                 for record in self._records(path, file.span, decoding):
@@ -108,17 +109,17 @@ class SourceReader:
                     yield self._clean(record, file.id, tally)
         except FileLeftOut as fault:
             if fault.reason == "unreachable":
-                # It may be there a minute later, so that it must not be noted as left out.
+                # It may be reachable a minute later, so it must not be recorded as left out.
                 raise HubError(
                     f"{public_location(file.path)}: {fault.detail}; try again"
                 ) from fault
-            if num_records == 0 and not goes_on:
+            if num_records == 0 and not is_later_span:
                 yield FileOutcome(fault.reason, fault.detail, fault.broken, fault.is_misread)
                 return
-            # The records before the fault are in use, so that the file is not left out.
+            # The records before the fault are used, so the file does not count as left out.
             where = f" (after {num_records} records)"
             yield BrokenRecord(where, f"{fault.reason}: {fault.detail}")
-        if not goes_on:
+        if not is_later_span:
             is_read = num_records > 0 or file.span is not None
             if is_read:
                 yield FileOutcome(encoding=decoding.found)
@@ -133,7 +134,7 @@ class SourceReader:
         return format_.read_span(path, self.source, decoding, span)
 
     def read_dataset(self, dataset: ListedDataset, tally: Tally) -> Iterator[FileEvent]:
-        """The documents and broken records of the dataset that the source is."""
+        """Yield the documents and broken records of the dataset of the source."""
         assert self.source.dataset is not None
         for record in read_dataset(self.source, dataset):
             yield self._clean(record, self.source.dataset, tally)

@@ -1,4 +1,4 @@
-"""The files below a path that a source wants: which they are, and what is passed over."""
+"""Walks over the paths of a source: which files they hold, and what is passed over."""
 
 import difflib
 import os
@@ -23,11 +23,11 @@ _VERSION_CONTROL_FOLDERS = frozenset((".git", ".hg", ".svn"))
 
 
 class Selection:
-    """Whether a source wants a file, by its path below the source's root.
+    """Which files a source selects, by their paths below its root.
 
     Attributes:
-        patterns: what it goes by, for people.
-        name: the same for the same choice.
+        patterns: the endings or globs that select files, for messages.
+        name: names the selection; equal selections have equal names.
     """
 
     def __init__(self, source: SourceConfig) -> None:
@@ -46,7 +46,7 @@ class Selection:
         return self.includes(below) and not self.excludes(below)
 
     def excludes(self, below: str) -> bool:
-        """Whether a file, or a folder with all in it, is left out whatever its name."""
+        """Whether `exclude` names a file, or a folder and so everything in it."""
         return any(excludes(below) for excludes in self._exclude)
 
 
@@ -54,8 +54,8 @@ class Walk:
     """One path of a source: a file, a folder, or a glob.
 
     Attributes:
-        root: the folder that ids start from, with links resolved.
-        is_folder: all of a folder is meant, whose files are selected by their endings.
+        root: the folder that ids are relative to, with links resolved.
+        is_folder: whether the path is a folder, whose files are selected by their endings.
         endings_passed: how many files of each ending did not match.
     """
 
@@ -70,7 +70,7 @@ class Walk:
         if os.path.isdir(path):
             self.root = os.path.realpath(path)
         else:
-            # The folder may be a link, the file itself is looked at as it is.
+            # The folder may be a link; whether the file is one is examined later.
             self.root = os.path.realpath(path.parent)
             self._named_file = path.name
         self._glob = re.compile(translate(pattern)) if pattern else None
@@ -79,19 +79,19 @@ class Walk:
         self._max_depth = None if not pattern or "**" in pattern else pattern.count("/")
 
     def entries(self) -> Iterator[tuple[str, str, os.stat_result | PassedOver]]:
-        """(path below the root, real path, status or why it is passed over) of what matches.
+        """Yield (path below the root, real path, its status or why it is passed over) of matches.
 
         Raises:
-            DataError: it is a glob, and no file and no folder matches it.
+            DataError: the path is a glob that no file and no folder matches.
         """
         if self._named_file is not None:
             path = os.path.join(self.root, self._named_file)
-            # Named by the user: a link may lead where it will.
+            # The user named this file, so that a link may lead anywhere.
             real = os.path.realpath(path)
             yield self._named_file, real, _status(real, real)
             return
-        # A stack in place of recursion: folders may be nested more deeply than calls. With each
-        # folder goes whether the source names it, or one above it.
+        # A stack instead of recursion, because folders may be nested more deeply than calls. Beside
+        # each folder is whether the source names it or a folder above it.
         stack = [("", self._glob is None)]
         anything_fits = self._glob is None
         while stack:
@@ -125,7 +125,7 @@ class Walk:
             raise DataError(f"{self._unmatched_glob}; correct it, or name the folder itself")
 
     def _entry(self, entry: os.DirEntry[str]) -> tuple[str, os.stat_result | PassedOver] | None:
-        """Real path and status of what matches and is no folder."""
+        """Return the real path and the status of a match that is not a folder."""
         if not entry.is_symlink():
             return entry.path, _status(entry.path, entry.path)
         real = os.path.realpath(entry.path)
@@ -133,12 +133,12 @@ class Walk:
             detail = f"a link to {real}, outside of {self.root}"
             return entry.path, PassedOver(entry.path, "link_outside", detail)
         if os.path.isdir(real):
-            return None  # is walked where it really is
+            return None  # is walked at its real path
         return real, _status(real, entry.path)
 
 
 def ending_of(name: str) -> str:
-    """The ending of a file's name in small letters, with that of a compression; or `none`."""
+    """Return a file's ending in lower case, with that of its compression, or `none`."""
     path = PurePosixPath(name.lower())
     is_compressed = path.suffix in COMPRESSIONS
     ending = PurePosixPath(path.stem).suffix * is_compressed + path.suffix
@@ -146,7 +146,7 @@ def ending_of(name: str) -> str:
 
 
 def _status(path: str, shown: str) -> os.stat_result | PassedOver:
-    """Size and time of a regular file."""
+    """Return the status of a regular file, or why it is passed over."""
     try:
         status = os.lstat(path)
     except OSError as error:
@@ -159,7 +159,7 @@ def _status(path: str, shown: str) -> os.stat_result | PassedOver:
 
 
 def _nearest(path: Path) -> str:
-    """A hint: the nearest folder that exists, and what in it has a similar name."""
+    """Return a hint: the nearest folder that exists, and a similar name in it."""
     missing = path.absolute()
     while not missing.parent.exists() and missing.parent != missing:
         missing = missing.parent

@@ -346,7 +346,7 @@ def test_files_that_the_user_did_not_name_are_no_surprise(tree, fields):
     ("name", "fields", "said"),
     [
         ("a.ipynb", {}, "(.ipynb) read with format: text: the model is trained on JSON"),
-        ("a.HTML.gz", {}, "(.html) read with format: text: the model is trained on tags"),
+        ("a.HTML.gz", {}, "(.html) read with format: text: the model is trained on the tags"),
         ("a.html", {"markup": "html"}, None),
         ("a.jsonl", {}, "set format: json"),
         ("a.md", {}, "set format: markdown"),

@@ -201,8 +201,8 @@ BROKEN_RECORDS = [
 
 BROKEN_FILES = [
     ("a.json", b'[{"text": "one"', "json", "line 1 is not JSON"),
-    ("a.parquet", parquet(text=["a"] * 999)[:-30], "parquet", "not a sound Parquet"),
-    ("a.parquet", b"PAR1", "parquet", "not a sound Parquet"),
+    ("a.parquet", parquet(text=["a"] * 999)[:-30], "parquet", "not a valid Parquet"),
+    ("a.parquet", b"PAR1", "parquet", "not a valid Parquet"),
     ("a.txt.gz", gzip.compress(os.urandom(999).hex().encode())[:-20], "text", "truncated"),
     ("a.jsonl.bz2", bz2.compress(b'{"text": "a"}\n')[:-9], "json", "truncated"),
     ("a.txt.gz", PROSE.encode(), "text", "damaged"),

@@ -1,4 +1,4 @@
-"""CSV: a document for each row below the header."""
+"""CSV: a row below the header is a document."""
 
 import csv
 import io
@@ -14,46 +14,46 @@ from mlmtune.corpus.faults import BrokenRecord, FileLeftOut
 from mlmtune.corpus.formats import Format
 from mlmtune.corpus.records import Record, Value, text_columns, texts_of
 
-# The parser takes 4 bytes for each; an open quote fills it with the rest of the file.
+# The parser needs 4 bytes per character, and an open quote takes the rest of the file.
 MAX_FIELD_CHARACTERS = 1 << 26
 MAX_LINE_CHARACTERS = 1 << 26
 _UNDECODED = re.compile("[\udc80-\udcff]")
 
 _SAMPLE_CHARACTERS = 1 << 16
-"""From so much of a file it is found how its fields are parted and quoted."""
+"""The delimiter and the quoting are detected from this many characters of a file."""
 _DELIMITERS = (",", "\t", ";", "|")
-# Excel writes such a line above the header where the delimiter is not the usual one.
+# Excel writes such a line above the header if the delimiter is not the usual one.
 _DELIMITER_LINE = re.compile(r"sep=(.)\r?\n?", re.IGNORECASE)
 
 Choose = Callable[[Sequence[str]], Sequence[str]]
-"""From the columns of a table to those that are read."""
+"""A function from the columns of a table to those that are read."""
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How the fields of a table are parted and quoted.
+    """How the fields of a table are separated and quoted.
 
     Attributes:
-        delimiter: what parts the fields of a row; None to find it.
-        quoting: `minimal`: a field that begins with a quote ends at the next one that is not
-            doubled, be it lines later. `none`: a quote is a character as any other. None to find
-            it.
+        delimiter: separates the fields of a row; None to detect it.
+        quoting: with `minimal` a field that begins with a quote ends at the next quote that is not
+            doubled, maybe lines later; with `none` a quote is an ordinary character. None to
+            detect it.
     """
 
     delimiter: str | None = None
     quoting: Literal["minimal", "none"] | None = None
 
     def reader(self, lines: Iterable[str]) -> Any:
-        """The parser of a dialect that is known."""
+        """Return a parser of lines; the delimiter must be known."""
         assert self.delimiter is not None
         if self.quoting == "none":
             return csv.reader(lines, delimiter=self.delimiter, quoting=csv.QUOTE_NONE)
-        # Not strict, an open quote would take the rest of the file for one field without a word.
+        # Without strict, an open quote would silently take the rest of the file for one field.
         return csv.reader(lines, delimiter=self.delimiter, strict=True)
 
 
 def read_csv(path: str, source: SourceConfig, decoding: Decoding) -> Iterator[Record]:
-    """A document for each row."""
+    """Yield a document for each row."""
 
     def choose(columns: Sequence[str]) -> Sequence[str]:
         return text_columns(columns, source.text_field)
@@ -65,24 +65,24 @@ def read_csv(path: str, source: SourceConfig, decoding: Decoding) -> Iterator[Re
 def csv_values(
     path: str, choose: Choose, dialect: Dialect | None = None, decoding: Decoding | None = None
 ) -> Iterator[Value | BrokenRecord]:
-    """The rows below the header, as in RFC 4180 unless the table shows that it is otherwise.
+    """Yield the rows below the header, by RFC 4180 unless the table shows another dialect.
 
     Args:
-        path: the file; tabs part the fields of a `.tsv`.
-        choose: which columns are read.
-        dialect: what is known of it.
-        decoding: which encoding is wanted; notes the one that is found.
+        path: the file; in a `.tsv` tabs separate the fields.
+        choose: chooses the columns that are read.
+        dialect: what is known of the dialect.
+        decoding: the encoding that is wanted; it records the one that is used.
 
     Raises:
         FileLeftOut: see `decoding.open_text`; or the header cannot be parsed.
     """
-    csv.field_size_limit(MAX_FIELD_CHARACTERS)  # there is one for the whole process
+    csv.field_size_limit(MAX_FIELD_CHARACTERS)  # the whole process has one limit
     usual = "\t" if uncompressed_name(path).endswith(".tsv") else ","
     with open_text(path, "surrogateescape", decoding) as stream:
         sample = stream.read(_SAMPLE_CHARACTERS)
-    found, num_passed, asks = _find_dialect(sample, dialect or Dialect(), usual)
+    used, num_passed, asks = _find_dialect(sample, dialect or Dialect(), usual)
     with open_text(path, "surrogateescape", decoding) as stream:
-        rows = _iter_rows(stream, found, num_passed, asks=asks)
+        rows = _iter_rows(stream, used, num_passed, asks=asks)
         _, header = next(rows, (0, None))
         if header is None:
             return
@@ -95,7 +95,7 @@ def csv_values(
             elif len(row) != len(header):
                 message = (
                     f"a row of {len(row)} fields below a header of {len(header)}; quote the fields "
-                    f"that hold {_shown(found)}, or set delimiter and quoting"
+                    f"that hold {_shown(used)}, or set delimiter and quoting"
                 )
                 yield BrokenRecord(f":{line}", message)
             else:
@@ -111,7 +111,7 @@ def _shown(dialect: Dialect) -> str:
 
 
 def _find_dialect(sample: str, given: Dialect, usual: str) -> tuple[Dialect, int, bool]:
-    """The dialect of a table by its first characters.
+    """Detect the dialect of a table from its first characters.
 
     Returns:
         The dialect, how many lines precede the header, and whether to ask the user about a field
@@ -133,14 +133,14 @@ def _find_dialect(sample: str, given: Dialect, usual: str) -> tuple[Dialect, int
     has_quotes = '"' in sample
     if has_quotes and len(widths) == 1 and widths != {1} and _takes_rows(lines, delimiter):
         return Dialect(delimiter, "none"), num_passed, False
-    # Commas are part of prose: where quotes enclose some, a line with as many as the header has
-    # is no sign of a row.
+    # Prose contains commas: if quotes enclose some of them, a line with as many commas as the
+    # header is not necessarily a row.
     encloses = has_quotes and len(widths) > 1 and delimiter in ",;"
     return Dialect(delimiter, "minimal"), num_passed, not encloses
 
 
 def _find_delimiter(lines: list[str], usual: str) -> str:
-    """What parts the header into most fields; the usual one where it parts it into as many."""
+    """Return what divides the header into the most fields, preferably the usual delimiter."""
 
     def num_fields(delimiter: str) -> int:
         try:
@@ -152,7 +152,7 @@ def _find_delimiter(lines: list[str], usual: str) -> str:
 
 
 def _takes_rows(lines: list[str], delimiter: str) -> bool:
-    """Whether quotes that are taken for quotes give other rows than one for each line."""
+    """Whether parsing with quotes gives rows that are not one for each line."""
     try:
         return sum(1 for row in Dialect(delimiter).reader(lines)) != len(lines)
     except csv.Error:
@@ -162,11 +162,11 @@ def _takes_rows(lines: list[str], delimiter: str) -> bool:
 class _Lines:
     """The lines of a table with their ends.
 
-    A line that is too long for memory is an error of CSV; the next one is read all the same.
+    A line that is too long for memory is an error of CSV; the lines after it are still read.
 
     Attributes:
-        num_read: how many lines were read.
-        of_row: where the lines are noted.
+        num_read: the number of lines that were read.
+        of_row: the list that each line is added to.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -193,14 +193,14 @@ class _Lines:
 def _iter_rows(
     stream: TextIO, dialect: Dialect, num_lines_passed: int, *, asks: bool
 ) -> Iterator[tuple[int, list[str] | BrokenRecord]]:
-    """(line where it begins, fields) of each row that is not blank.
+    """Yield (number of its first line, fields) of each row that is not blank.
 
     Args:
         stream: the file.
-        dialect: how it is parsed.
-        num_lines_passed: lines above the header.
-        asks: a field over several lines that are whole rows each is an error, because it is not
-            known whether its quotes are meant as such.
+        dialect: how rows are parsed.
+        num_lines_passed: the number of lines above the header.
+        asks: whether a field over several lines, each of which is a whole row, is an error; it is
+            not known whether its quotes enclose the field.
     """
     assert dialect.delimiter is not None
     lines = _Lines(stream)
@@ -216,7 +216,7 @@ def _iter_rows(
         except StopIteration:
             return
         except csv.Error as error:
-            # An open quote runs to the end of the file: what goes with it is said.
+            # An open quote takes the rest of the file, so the error says how much is lost.
             last = lines.num_read
             lost = f", and with it all up to line {last:,}" if last > line else ""
             message = f"not CSV ({error}){lost}; fix its quotes, or set quoting: none"

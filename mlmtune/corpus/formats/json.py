@@ -1,4 +1,4 @@
-"""JSON: a document for each value of a list or of JSON Lines."""
+"""JSON: a value of a list or of JSON Lines is a document."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from mlmtune.corpus.formats import Format
 from mlmtune.corpus.records import Record, Value, kind_of, listed, reach, texts_of
 
 JSON_LINES = (".jsonl", ".ndjson")
-"""Endings of files that hold a value per line."""
+"""The endings of files that hold a value per line."""
 
 _DECODER = json.JSONDecoder()
 READ_CHARACTERS = 1 << 18
@@ -29,7 +29,7 @@ _SPACES = re.compile(r"[ \t\r\n]*")
 def read_json(
     path: str, source: SourceConfig, decoding: Decoding, span: Span | None = None
 ) -> Iterator[Record]:
-    """A document for each value of a JSON list or of JSON Lines."""
+    """Yield a document for each value of a JSON list or of JSON Lines."""
     values = json_values(path, span, decoding, source.text_field, source.record_path)
     return texts_of(values, source.text_field)
 
@@ -41,16 +41,16 @@ def json_values(
     text_field: str | None = None,
     record_path: str | None = None,
 ) -> Iterator[Value | BrokenRecord]:
-    """The records of a file: JSON Lines, the items of a list, or those of a list in an object.
+    """Yield the records of a file: lines, items of a list, or items of a list inside an object.
 
-    Which of them it is follows from the file's ending, or else from its first characters.
+    Which of these a file holds follows from its ending, or else from its first characters.
 
     Args:
         path: the file.
         span: see `iter_lines`; for JSON Lines.
-        decoding: which encoding is wanted; notes the one that is found.
+        decoding: the encoding that is wanted; it records the one that is used.
         text_field: see `record_of`; an object that has it is a record and not a wrapper.
-        record_path: where in an object the list is; None to take its only list of records.
+        record_path: the key of the list inside an object; None to take the only list of records.
 
     Raises:
         FileLeftOut: what comes next is not JSON, or the list is not there.
@@ -79,7 +79,7 @@ _HOLDS = {"lines": "a value per line", "list": "a list"}
 
 
 def _kind_of_file(path: str, decoding: Decoding | None) -> Literal["lines", "list", "object"]:
-    """What a file of JSON holds, by its first characters."""
+    """Return what a JSON file holds, by its first characters."""
     with open_text(path, decoding=decoding) as stream:
         start = stream.read(READ_CHARACTERS).lstrip()
         if start.startswith("["):
@@ -102,11 +102,11 @@ def _kind_of_file(path: str, decoding: Decoding | None) -> Literal["lines", "lis
 
 
 class _Place(NamedTuple):
-    """Where in an object a list is.
+    """The location of a list inside an object.
 
     Attributes:
-        key: of the object.
-        below: the rest of the `record_path`; empty where the list is the key's value.
+        key: a key of the object.
+        below: the rest of the `record_path`; empty if the list is the value of the key.
     """
 
     key: str
@@ -116,10 +116,10 @@ class _Place(NamedTuple):
 def _place_of_list(
     path: str, decoding: Decoding | None, text_field: str | None, record_path: str | None
 ) -> _Place | None:
-    """Where in an object the list of its records is; None where the object is a record itself.
+    """Return where in an object its list of records is; None if the object itself is a record.
 
     Raises:
-        FileLeftOut: it is not where `record_path` says, or there are several.
+        FileLeftOut: there is no list at `record_path`, or there are several lists.
     """
     with open_text(path, decoding=decoding) as stream:
         text = JsonText(stream)
@@ -128,7 +128,7 @@ def _place_of_list(
     if record_path is not None:
         if record_path in kinds:
             return _Place(record_path)
-        for dot in (found.start() for found in re.finditer(r"\.", record_path)):
+        for dot in (match.start() for match in re.finditer(r"\.", record_path)):
             if record_path[:dot] in kinds:
                 return _Place(record_path[:dot], record_path[dot + 1 :])
         raise _no_list(record_path, f"the keys are: {listed(kinds)}")
@@ -136,11 +136,11 @@ def _place_of_list(
     if any(kinds.get(name) == "value" for name in names):
         return None
     for kind in ("objects", "strings"):
-        found = [key for key, value in kinds.items() if value == kind]
-        if len(found) == 1:
-            return _Place(found[0])
-        if found:
-            detail = f"it holds several lists: {listed(found)}; name one of them by record_path"
+        keys = [key for key, value in kinds.items() if value == kind]
+        if len(keys) == 1:
+            return _Place(keys[0])
+        if keys:
+            detail = f"it holds several lists: {listed(keys)}; name one of them by record_path"
             raise FileLeftOut("broken", detail, broken=True, is_misread=True)
     return None
 
@@ -151,7 +151,7 @@ def _no_list(record_path: str, detail: str) -> FileLeftOut:
 
 
 def _kinds_of_values(text: "JsonText") -> dict[str, str]:
-    """What each key of an object holds: a list of `objects` or of `strings`, a `list`, or else."""
+    """Return what each key holds: a list of `objects` or of `strings`, a `list` or a `value`."""
     kinds: dict[str, str] = {}
     for key in text.keys_of_object():
         kinds[key] = "value"
@@ -166,16 +166,16 @@ def _kinds_of_values(text: "JsonText") -> dict[str, str]:
 
 
 def _items_at(text: "JsonText", place: _Place) -> Iterator[Any]:
-    """The items of a list in an object."""
+    """Yield the items of a list inside an object."""
     for key in text.keys_of_object():
         if key != place.key:
             text.value()
         elif place.below:
             value = text.value()
-            found = reach(value, place.below) if isinstance(value, Mapping) else None
-            if not isinstance(found, list):
+            items = reach(value, place.below) if isinstance(value, Mapping) else None
+            if not isinstance(items, list):
                 raise _no_list(f"{place.key}.{place.below}", f"'{key}' holds {kind_of(value)}")
-            yield from found
+            yield from items
         elif text.peek() == "[":
             yield from text.items()
         else:
@@ -204,62 +204,62 @@ def _describe(error: Exception) -> str:
 
 
 class JsonText:
-    """A file's JSON, decoded value by value, each as soon as all of it is read.
+    """A decoder of the JSON in a file, which reads no more than the next value needs.
 
     Args:
         stream: the characters of the file.
 
-    Every method raises `FileLeftOut` where what comes next is not JSON.
+    Every method raises `FileLeftOut` if what comes next is not JSON.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._text = ""
-        self._place = 0
+        self._position = 0
         self._num_lines = 0
 
     def _read_more(self) -> bool:
-        """Whether more characters were there to read; those before the place are forgotten."""
-        left = self._text[self._place :]
+        """Read more characters, forget those before the position; whether there were any."""
+        left = self._text[self._position :]
         more = self._stream.read(max(READ_CHARACTERS, len(left)))
         if more:
-            self._num_lines += self._text.count("\n", 0, self._place)
-            self._text, self._place = left + more, 0
+            self._num_lines += self._text.count("\n", 0, self._position)
+            self._text, self._position = left + more, 0
         return bool(more)
 
     def peek(self) -> str:
-        """The next character that is no space; empty at the end."""
+        """Return the next character that is not white space; empty at the end."""
         while True:
-            spaces = _SPACES.match(self._text, self._place)
+            spaces = _SPACES.match(self._text, self._position)
             assert spaces is not None
-            self._place = spaces.end()
-            if self._place < len(self._text):
-                return self._text[self._place]
+            self._position = spaces.end()
+            if self._position < len(self._text):
+                return self._text[self._position]
             if not self._read_more():
                 return ""
 
     def take(self, characters: str) -> str:
-        """The next character that is no space, which has to be one of some."""
-        found = self.peek()
-        if not found or found not in characters:
-            wanted = " or ".join(f"'{character}'" for character in characters)
-            raise self._broken(self._place, f"Expecting {wanted}")
-        self._place += 1
-        return found
+        """Take the next character that is not white space, which must be one of some."""
+        character = self.peek()
+        if not character or character not in characters:
+            wanted = " or ".join(f"'{each}'" for each in characters)
+            raise self._broken(self._position, f"Expecting {wanted}")
+        self._position += 1
+        return character
 
     def value(self) -> Any:
-        """The next value, whole."""
+        """Take the next value."""
         self.peek()
         while True:
             try:
-                value, end = _DECODER.raw_decode(self._text, self._place)
-                # A number at the end of what is read may go on behind it.
+                value, end = _DECODER.raw_decode(self._text, self._position)
+                # A number at the end of what was read may continue.
                 is_certain = not isinstance(value, int | float) or end < len(self._text) - 16
                 if is_certain or not self._read_more():
-                    self._place = end
+                    self._position = end
                     return value
             except json.JSONDecodeError as error:
-                if len(self._text) - self._place >= MAX_DOCUMENT_BYTES:
+                if len(self._text) - self._position >= MAX_DOCUMENT_BYTES:
                     raise self._too_long() from None
                 if not (_is_cut(error) and self._read_more()):
                     raise self._broken(error.pos, error.msg) from error
@@ -268,7 +268,7 @@ class JsonText:
                 raise FileLeftOut("broken", detail, broken=True) from error
 
     def items(self) -> Iterator[Any]:
-        """The items of the list that comes next, one by one."""
+        """Take the next value, a list, and yield its items one by one."""
         self.take("[")
         if self.peek() == "]":
             self.take("]")
@@ -280,7 +280,7 @@ class JsonText:
             yield value
 
     def keys_of_object(self) -> Iterator[str]:
-        """The keys of the object that comes next; the caller takes the value of each."""
+        """Take an object, the next value, and yield its keys; the caller takes each value."""
         self.take("{")
         if self.peek() == "}":
             self.take("}")
@@ -288,16 +288,16 @@ class JsonText:
         mark = ","
         while mark == ",":
             if self.peek() != '"':
-                raise self._broken(self._place, "Expecting property name in double quotes")
+                raise self._broken(self._position, "Expecting property name in double quotes")
             key = self.value()
             self.take(":")
             yield key
             mark = self.take(",}")
 
     def end(self) -> None:
-        """Nothing follows."""
+        """Check that nothing follows."""
         if self.peek():
-            raise self._broken(self._place, "Extra data after the list")
+            raise self._broken(self._position, "Extra data after the list")
 
     def _line(self, place: int) -> int:
         return self._num_lines + 1 + self._text.count("\n", 0, place)
@@ -311,14 +311,14 @@ class JsonText:
 
     def _too_long(self) -> FileLeftOut:
         detail = (
-            f"line {self._line(self._place)}: an item of over {MAX_DOCUMENT_BYTES >> 20} MiB; "
+            f"line {self._line(self._position)}: an item of over {MAX_DOCUMENT_BYTES >> 20} MiB; "
             "cut it"
         )
         return FileLeftOut("broken", detail, broken=True)
 
 
 def _is_cut(error: json.JSONDecodeError) -> bool:
-    """Whether more characters may complete it: no token but a string is longer than `-Infinity`."""
+    """Whether more characters may complete it: only strings are longer than `-Infinity`."""
     return error.msg.startswith("Unterminated string") or error.pos > len(error.doc) - 16
 
 

@@ -13,7 +13,7 @@ from mlmtune.corpus.records import RawDocument, Record
 def read_lines(
     path: str, source: SourceConfig, decoding: Decoding, span: Span | None = None
 ) -> Iterator[Record]:
-    """A document for each line that is not blank."""
+    """Yield a document for each line that is not blank."""
     for number, line in iter_any_lines(path, decoding, span):
         if isinstance(line, BrokenRecord):
             yield line
@@ -24,7 +24,7 @@ def read_lines(
 def iter_any_lines(
     path: str, decoding: Decoding, span: Span | None = None
 ) -> Iterator[tuple[int, str | BrokenRecord]]:
-    """The lines with their numbers."""
+    """Yield the lines of a file with their numbers."""
     for number, line in iter_lines(path, span, decoding):
         # Files from old Macs end their lines with a carriage return alone.
         if isinstance(line, str) and "\r" in line:
@@ -34,7 +34,7 @@ def iter_any_lines(
 
 
 def _split(text: str, separator: str) -> Iterator[str]:
-    """The parts of `text.split(separator)`, one by one."""
+    """Yield the parts of `text.split(separator)` one by one, to save memory."""
     start = 0
     while (end := text.find(separator, start)) >= 0:
         yield text[start:end]

@@ -1,4 +1,4 @@
-"""Parquet and Arrow: a document for each row."""
+"""Parquet and Arrow: a row is a document."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -19,7 +19,7 @@ _PARQUET_BUFFER_BYTES = 1 << 20
 
 
 def read_parquet(path: str, source: SourceConfig, decoding: Decoding) -> Iterator[Record]:
-    """A document for each row."""
+    """Yield a document for each row."""
     choose = partial(_string_columns, text_field=source.text_field)
     return texts_of(parquet_values(path, choose), source.text_field)
 
@@ -27,7 +27,7 @@ def read_parquet(path: str, source: SourceConfig, decoding: Decoding) -> Iterato
 def parquet_values(
     path: str, choose: "Callable[[pa.Schema], Sequence[str]]"
 ) -> Iterator[Value | BrokenRecord]:
-    """The rows of a Parquet file, an Arrow file or an Arrow stream."""
+    """Yield the rows of a Parquet file, an Arrow file or an Arrow stream."""
     import pyarrow as pa  # takes 0.1 s
 
     number = 0
@@ -45,16 +45,16 @@ def parquet_values(
                     else:
                         yield Value(value, f"#{number}", where)
         except (pa.ArrowException, UnicodeDecodeError, MemoryError) as error:
-            # Lengths are read from the file, so that wrong ones may exceed all memory.
+            # Lengths are read from the file, so wrong ones may exceed all memory.
             said = " ".join(str(error).split()) or "more memory is asked for than there is"
-            detail = f"not a sound Parquet or Arrow file ({said}); fetch it again"
+            detail = f"not a valid Parquet or Arrow file ({said}); fetch it again"
             raise FileLeftOut("damaged", detail, broken=True) from error
 
 
 def _iter_batches(
     file: IO[bytes], choose: "Callable[[pa.Schema], Sequence[str]]"
 ) -> "Iterator[pa.RecordBatch]":
-    """The columns that are chosen, some rows at a time. What the file is tells its start."""
+    """Yield the chosen columns, some rows at a time. The first bytes show the kind of file."""
     start = file.read(8)
     file.seek(0)
     if start.startswith(b"PAR1"):
@@ -91,13 +91,13 @@ def _iter_arrow(
     reader = open_arrow(file, options=ipc.IpcReadOptions(included_fields=fields, use_threads=False))
     batches = reader if is_stream else map(reader.get_batch, range(reader.num_record_batches))
     for batch in batches:
-        # Offsets are taken as they stand in the file: wrong ones would end the process.
+        # Arrow trusts the offsets in the file, and wrong ones would crash the process.
         batch.validate(full=True)
         yield batch
 
 
 def _string_columns(schema: "pa.Schema", text_field: str | None) -> list[str]:
-    """The `text_columns` of a table that has types."""
+    """Return the `text_columns` of a table, which must hold strings."""
     from pyarrow import types
 
     columns = text_columns(schema.names, text_field, nested=True)

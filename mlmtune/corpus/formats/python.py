@@ -1,4 +1,4 @@
-"""Python: a document for each string in a list or mapping that is assigned to a name."""
+"""Python: a string in a list or mapping that is assigned to a name is a document."""
 
 import ast
 import warnings
@@ -14,7 +14,7 @@ from mlmtune.corpus.records import RawDocument, Record, listed
 
 
 def read_python(path: str, source: SourceConfig, decoding: Decoding) -> Iterator[Record]:
-    """The strings assigned to a name in a Python file. The file is parsed; nothing of it is run."""
+    """Yield the strings assigned to a name in a Python file, which is parsed and never run."""
     content, text_field = read_bytes(path, decoding), source.text_field
     try:
         with warnings.catch_warnings():
@@ -34,7 +34,7 @@ def read_python(path: str, source: SourceConfig, decoding: Decoding) -> Iterator
 
 
 def _assignments(module: ast.Module) -> dict[str, ast.expr]:
-    """What is assigned to each name at the top of a module; the last one counts."""
+    """Return what is last assigned to each name at the top level of a module."""
     assigned: dict[str, ast.expr] = {}
     for statement in module.body:
         if isinstance(statement, ast.Assign):
@@ -48,7 +48,7 @@ def _assignments(module: ast.Module) -> dict[str, ast.expr]:
 
 
 def _python_records(value: ast.expr, name: str) -> Iterator[Record]:
-    """The strings of a display. Element by element: a set would come in another order each time."""
+    """Yield the strings of a display in its order, which a set would not keep."""
     keys: list[ast.expr | None]
     match value:
         case ast.List(elts=elements) | ast.Tuple(elts=elements) | ast.Set(elts=elements):
@@ -80,7 +80,7 @@ def _python_records(value: ast.expr, name: str) -> Iterator[Record]:
 
 
 def _numbered(name: str) -> Iterator[str]:
-    """A name, and then the same with a number."""
+    """Yield a name, and then the same name with a number."""
     yield name
     yield from (f"{name} ({number})" for number in count(2))
 

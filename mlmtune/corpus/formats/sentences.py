@@ -13,8 +13,8 @@ from mlmtune.corpus.records import RawDocument, Record
 
 
 def read_sentences(path: str, source: SourceConfig, decoding: Decoding) -> Iterator[Record]:
-    """A document for each run of lines that are not blank; each line is a sentence."""
-    sentences = io.StringIO()  # a list of them would take many times their size
+    """Yield a document for each run of lines that are not blank; each line is a sentence."""
+    sentences = io.StringIO()  # a list of strings would take many times their size
     first = num_characters = 0
     for number, line in iter_any_lines(path, decoding):
         if isinstance(line, BrokenRecord):
