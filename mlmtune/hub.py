@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class OutOfReach(Exception):
-    """The hub does not answer, or must not be asked. A cached copy may do, so it is no end yet."""
+    """The hub does not answer, or must not be asked. A cached copy may still be used."""
 
 
 def environment_notes() -> list[str]:
@@ -32,7 +32,7 @@ def environment_notes() -> list[str]:
 
 
 def endpoint() -> str:
-    """The hub that is spoken to."""
+    """Return the URL of the hub that is asked."""
     from huggingface_hub import constants
 
     return without_secrets(constants.ENDPOINT)
@@ -71,7 +71,7 @@ def ask(
     revision: str | None,
     place: str,
 ) -> T:
-    """What a request to the hub gives; what goes wrong with it, in words.
+    """Make a request to the hub, and explain in words what goes wrong with it.
 
     Args:
         request: makes the request, with a timeout.

@@ -23,7 +23,7 @@ _shared: Any = None
 
 
 def num_processors() -> int:
-    """Processors that this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
@@ -36,8 +36,8 @@ def ordered_map(
 ) -> Generator[Result, None, None]:
     """`function(item, shared)` for each item, in order.
 
-    Started processes, not forked ones: threads of other libraries may hold locks in this one. Where
-    the caller leaves early, by an error or a signal, they are ended in the middle of their work.
+    Processes are spawned, not forked, because threads of other libraries may hold locks in this
+    one. If the caller leaves early, by an error or a signal, they are ended during their work.
 
     Args:
         function: at the top of a module, as for all that is pickled.

@@ -1,4 +1,4 @@
-"""Which documents are kept for validation."""
+"""The split: which documents are held out for validation."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ _SPLIT_STREAM = 0x5350_4C49_5400  # "SPLIT": tells these draws from others with 
 def validation_mask(
     content_hashes: NDArray[np.uint64], sources: NDArray[np.integer[Any]], config: CorpusConfig
 ) -> NDArray[np.bool_]:
-    """Which of D documents are for validation.
+    """Decide which of D documents are held out for validation.
 
     Where some are given for validation, it is those. Otherwise a document's side is a draw keyed by
     its content and `split_seed`, so that adding or removing others does not move it; at least one

@@ -1,6 +1,6 @@
 """Which tokens are predicted. Each strategy is a pure function, vectorised over a batch.
 
-A strategy says which tokens stand or fall together: it gives each token its *head*, the position of
+A strategy says which tokens are selected together: it gives each token its *head*, the position of
 the first token of its unit. One uniform draw a head then selects the whole unit, so that any token
 is selected with the same probability, wherever it stands and however long its unit is.
 
@@ -174,7 +174,7 @@ STRATEGIES: dict[StrategyName, Strategy] = {
 
 
 def mlm_probability_at(step: int, max_steps: int, rate: float | RateSchedule) -> float:
-    """The masking rate of one step.
+    """Return the masking rate of one step.
 
     Args:
         step: from 0; the step that is about to be taken.
@@ -188,10 +188,10 @@ def mlm_probability_at(step: int, max_steps: int, rate: float | RateSchedule) ->
 
 
 def mean_mlm_probability(rate: float | RateSchedule) -> float:
-    """The masking rate over a whole run."""
+    """Return the mean masking rate of a run."""
     return rate if isinstance(rate, float) else 0.5 * (rate.start + rate.end)
 
 
 def highest_mlm_probability(rate: float | RateSchedule) -> float:
-    """The highest masking rate of a run."""
+    """Return the highest masking rate of a run."""
     return rate if isinstance(rate, float) else max(rate.start, rate.end)
