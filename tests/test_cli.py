@@ -112,7 +112,7 @@ def test_what_runs_in_one_process_refuses_a_launcher(
     command: Command, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert_fails(command(*arguments), 2, "in one process", "without launcher")
+    assert_fails(command(*arguments), 2, "in one process", "without a launcher")
 
 
 @pytest.mark.parametrize(
@@ -848,7 +848,7 @@ def test_a_prepared_store_is_opened_where_it_lies_without_the_text(
         assert_fails(command(*arguments, "--config", path), 3, "does not exist")
     export = command("corpus", "--config", path, "--export", tmp_path / "out.jsonl")
     assert export.code == 3
-    assert "the text is not here" in export.err.splitlines()[-1]
+    assert "only the tokens of the text are here" in export.err.splitlines()[-1]
 
 
 def test_a_store_is_never_written_over_something_else(

@@ -57,7 +57,7 @@ def test_pages_are_written_until_there_are_enough(tmp_path):
 
 def test_pages_need_markdown(tmp_path):
     (tmp_path / "a.txt").write_text("text", encoding="utf-8")
-    with pytest.raises(texts.DataError, match=r"no \.md is there"):
+    with pytest.raises(texts.DataError, match=r"has no \.md files"):
         texts.write_pages(tmp_path, tmp_path / "pages", 40)
 
 

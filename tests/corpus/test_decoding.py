@@ -273,7 +273,7 @@ def test_compressed_lines_stream(write, ending):
 def test_what_a_decoder_cannot_make_sense_of_is_damage_and_no_fault_of_the_system(write):
     path = write(b"x", "file.arrow")
     with (
-        pytest.raises(FileLeftOut, match=r"sound \.arrow \(no sense\)") as caught,
+        pytest.raises(FileLeftOut, match=r"not a valid \.arrow \(no sense\)") as caught,
         open_bytes(path),
     ):
         raise OSError("no\nsense")
