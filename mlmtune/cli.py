@@ -18,6 +18,7 @@ from mlmtune.console import Console
 from mlmtune.errors import ConfigError, NobodyReads, StoppedAtOnce, explain
 from mlmtune.locations import expand_home
 from mlmtune.printable import counted
+from mlmtune.training.run_options import RunOptions
 
 app = typer.Typer(
     add_completion=False,
@@ -80,14 +81,15 @@ def train(
     Perplexity is measured before and after training, on held-out text.
     """
     settings = starting.load_adaptation(config, overrides)
-    request = starting.RunRequest(
-        "train", config, overrides or [], resume, overwrite, allow_changes, quiet
-    )
-    starting.start_run(settings, request, nproc)
+    run_options = RunOptions(
+        resume, overwrite, allow_changes, quiet, config_text=config.read_text(encoding="utf-8"),
+        command=("train", str(config), *(overrides or [])),
+    )  # fmt: skip
+    starting.start_run(settings, run_options, nproc)
 
     from mlmtune.commands.train import adapt
 
-    adapt(settings, request, has_report=not no_report)
+    adapt(settings, run_options, has_report=not no_report)
 
 
 @app.command()
@@ -105,14 +107,15 @@ def finetune(
     The test set is measured once, at the end.
     """
     settings = starting.load_task(config, overrides)
-    request = starting.RunRequest(
-        "finetune", config, overrides or [], resume, overwrite, allow_changes, quiet
-    )
-    starting.start_run(settings, request, nproc)
+    run_options = RunOptions(
+        resume, overwrite, allow_changes, quiet, config_text=config.read_text(encoding="utf-8"),
+        command=("finetune", str(config), *(overrides or [])),
+    )  # fmt: skip
+    starting.start_run(settings, run_options, nproc)
 
     from mlmtune.commands.finetune import finetune as train_classifier
 
-    train_classifier(settings, request)
+    train_classifier(settings, run_options)
 
 
 @app.command()

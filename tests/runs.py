@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from mlmtune.config_loading import load_config
 from mlmtune.training import loop
 from mlmtune.training.checkpoint import list_checkpoints, step_of
-from mlmtune.training.loop import Options
 from mlmtune.training.masked_lm import build_masked_lm
+from mlmtune.training.run_options import RunOptions
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Runs:
         **sections: Any,
     ) -> Run:
         path = self.config(name, **sections)
-        options = Options(
+        options = RunOptions(
             resume, overwrite, allow_changes, config_text=path.read_text(encoding="utf-8")
         )
         loop.train(load_config(path), options, build_masked_lm)

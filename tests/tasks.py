@@ -14,7 +14,7 @@ from mlmtune.classification.sequence_classification import build_classification
 from mlmtune.config import ClassificationConfig
 from mlmtune.config_loading import load_config
 from mlmtune.training import loop
-from mlmtune.training.loop import Options
+from mlmtune.training.run_options import RunOptions
 
 TELLING = {"bad": "failed", "good": "succeeded"}
 
@@ -72,7 +72,7 @@ class Tasks:
         self, name: str = "run", *, resume: str = "never", overwrite: bool = False, **sections: Any
     ) -> Run:
         path = self.config(name, **sections)
-        options = Options(
+        options = RunOptions(
             resume, overwrite, allow_changes=False, config_text=path.read_text(encoding="utf-8")
         )
         config = load_config(path, kind=ClassificationConfig)

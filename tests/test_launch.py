@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 
 from mlmtune.config_loading import load_config
 from mlmtune.training.checkpoint import find_fault
-from mlmtune.training.loop import Options, train
+from mlmtune.training.loop import train
 from mlmtune.training.masked_lm import build_masked_lm
+from mlmtune.training.run_options import RunOptions
 
 ENDLESS: dict[str, dict[str, Any]] = {
     "training": {"max_steps": 100_000, "log_every": 1},
@@ -118,11 +119,11 @@ def test_a_signal_saves_the_run_and_it_goes_on_to_the_same_end(
     assert 2 <= step < 200
     assert str(checkpoint) in line
 
-    train(load_config(path), Options(resume="auto", is_quiet=True), build_masked_lm)
+    train(load_config(path), RunOptions(resume="auto", is_quiet=True), build_masked_lm)
     whole = kept / "whole"
     if not whole.exists():
         path = config_file("whole.yaml", run={"output_dir": str(whole)}, **sections)
-        train(load_config(path), Options(is_quiet=True), build_masked_lm)
+        train(load_config(path), RunOptions(is_quiet=True), build_masked_lm)
     for name in ("model/model.safetensors", "checkpoints/checkpoint-200/optimizer.safetensors"):
         assert (run / name).read_bytes() == (whole / name).read_bytes()
     assert records(run) == records(whole)
@@ -138,7 +139,7 @@ def test_two_processes_take_the_same_steps_as_one(
     }
     one, two = tmp_path / "one", tmp_path / "two"
     path = config_file("one.yaml", run={"output_dir": str(one)}, **sections)
-    train(load_config(path), Options(is_quiet=True), build_masked_lm)
+    train(load_config(path), RunOptions(is_quiet=True), build_masked_lm)
     path = config_file("two.yaml", run={"output_dir": str(two)}, **sections)
     launched = launch("-m", "mlmtune", "train", "--nproc", 2, "--config", path)
     assert (launched.returncode, launched.stderr) == (0, "")
@@ -171,7 +172,7 @@ def test_two_processes_find_words_and_pairs_once_and_take_the_same_steps(
     launched = launch("-m", "mlmtune", "train", "--nproc", 2, "--config", path)
     assert (launched.returncode, launched.stderr) == (0, "")
     path = config_file("one.yaml", run={"output_dir": str(one)}, **sections)
-    train(load_config(path), Options(is_quiet=True), build_masked_lm)
+    train(load_config(path), RunOptions(is_quiet=True), build_masked_lm)
     for record, expected in zip(records(two), records(one), strict=True):
         assert record.keys() == expected.keys()
         for key in expected:

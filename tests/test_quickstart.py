@@ -8,8 +8,9 @@ import pytest
 from transformers import AutoModelForMaskedLM
 
 from mlmtune.config_loading import load_config, shipped_configs
-from mlmtune.training.loop import Options, train
+from mlmtune.training.loop import train
 from mlmtune.training.masked_lm import build_masked_lm
+from mlmtune.training.run_options import RunOptions
 
 
 def test_the_quickstart_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -27,7 +28,7 @@ def test_the_quickstart_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str])
             "chunking.chunk_length=64",
         ],
     )
-    results = train(config, Options(is_quiet=True), build_masked_lm)
+    results = train(config, RunOptions(is_quiet=True), build_masked_lm)
     assert results is not None
     for key in ("eval_perplexity_before", "eval_perplexity"):
         assert 1 < results[key] < math.inf

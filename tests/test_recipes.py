@@ -14,8 +14,9 @@ from mlmtune.classification.sequence_classification import build_classification
 from mlmtune.commands.check import preview
 from mlmtune.config import ClassificationConfig, Config
 from mlmtune.config_loading import SHIPPED_TASK, load_config, shipped_configs
-from mlmtune.training.loop import Options, train
+from mlmtune.training.loop import train
 from mlmtune.training.masked_lm import build_masked_lm
+from mlmtune.training.run_options import RunOptions
 
 ROOT = Path(__file__).parent.parent
 NAMES = list(TRIALS)
@@ -51,7 +52,7 @@ def trial_config(
 @pytest.fixture
 def run_of(trial_config: Callable[[str], Config]) -> Callable[[str], Run]:
     def run(name: str) -> Run:
-        train(trial_config(name), Options(is_quiet=True), build_masked_lm)
+        train(trial_config(name), RunOptions(is_quiet=True), build_masked_lm)
         return Run(Path("run"))
 
     return run
@@ -126,7 +127,7 @@ def test_the_recipe_of_a_task_trains_a_classifier(
         f"model.name_or_path={model}", "training.max_steps=2", "training.precision=fp32",
     ]  # fmt: skip
     config = load_config(recipe, changes, kind=ClassificationConfig)
-    train(config, Options(is_quiet=True), build_classification)
+    train(config, RunOptions(is_quiet=True), build_classification)
     run = Run(Path("runs/task"))
     assert run.json("test_results.json")["num_examples"] == 10
     assert run.json("data.json")["labels"] == ["a", "b"]

@@ -6,6 +6,7 @@ from pathlib import Path
 from mlmtune.config import ClassificationConfig, Config
 from mlmtune.config_loading import SHIPPED_TASK, json_schema, shipped_configs
 from mlmtune.errors import ConfigError, ResourceError
+from mlmtune.files import write_bytes
 from mlmtune.shell import own_command
 
 
@@ -61,6 +62,6 @@ def _write_new(target: Path, content: bytes) -> None:
     if target.exists():
         raise ConfigError(f"{target} exists already; give another name with --output FILE")
     try:
-        target.write_bytes(content)
+        write_bytes(target, content)
     except OSError as error:
         raise ResourceError(f"{target}: cannot be written ({error.strerror})") from error

@@ -7,7 +7,8 @@ from accelerate import Accelerator
 from mlmtune.config import HubConfig
 from mlmtune.console import Console
 from mlmtune.errors import Interrupted
-from mlmtune.training.loop import Options, train
+from mlmtune.training.loop import train
+from mlmtune.training.run_options import RunOptions
 from mlmtune.training.task import ConfigT, Task
 
 
@@ -29,7 +30,7 @@ def train_one_of_many(
     """
     try:
         config = config.model_copy(update={"hub": HubConfig()})  # none of many is pushed
-        options = Options(resume="auto", is_quiet=not console.shows_bars, is_silent=True)
+        options = RunOptions(resume="auto", is_quiet=not console.shows_bars, is_silent=True)
         train(config, options, build)
     except Interrupted as error:
         raise Interrupted(

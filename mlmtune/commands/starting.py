@@ -6,7 +6,6 @@ Mistakes that can be found without these libraries are reported at once.
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,53 +14,32 @@ from mlmtune.console import Console
 from mlmtune.errors import ConfigError
 from mlmtune.locations import expand_home
 from mlmtune.training.launched import is_launched
+from mlmtune.training.run_options import RunOptions
 
 if TYPE_CHECKING:
     from mlmtune.config import ClassificationConfig, Config
 
 
-@dataclass(frozen=True)
-class RunRequest:
-    """What the command line of `mlmtune train` or `mlmtune finetune` asks for.
-
-    Attributes:
-        command: The name of the command.
-        config: The path of the config.
-        overrides: Settings that override those of the config.
-        resume: The value of `--resume`.
-        overwrite: Whether an earlier run is deleted.
-        allow_changes: Whether a run is resumed although its settings changed.
-        is_quiet: Whether only the result is printed.
-    """
-
-    command: str
-    config: Path
-    overrides: Sequence[str]
-    resume: str
-    overwrite: bool
-    allow_changes: bool
-    is_quiet: bool
-
-
 def start_run(
-    settings: "Config | ClassificationConfig", request: RunRequest, nproc: str | None
+    settings: "Config | ClassificationConfig", options: RunOptions, nproc: str | None
 ) -> None:
     """Do what needs no library before a run is trained; start its processes where asked for.
 
     Args:
         settings: The run's config.
-        request: What the command line asks for.
+        options: How to go about it.
         nproc: The value of `--nproc`; see `run_in_processes`.
 
     Raises:
         MlmtuneError: The options contradict each other, or the local model or text is missing.
     """
-    if request.overwrite and request.resume != "never":
+    if options.overwrite and options.resume != "never":
         raise ConfigError("--resume and --overwrite contradict each other; give one of them")
     run = expand_home(settings.run.output_dir)
-    what = "training" if request.command == "train" else "training a classifier"
-    announce(f"{what} with {request.config} into {run}", is_quiet=request.is_quiet)
-    if request.resume == "never":  # a finished run needs neither model nor text
+    command, path, *_ = options.command
+    what = "training" if command == "train" else "training a classifier"
+    announce(f"{what} with {path} into {run}", is_quiet=options.is_quiet)
+    if options.resume == "never":  # a finished run needs neither model nor text
         check_model_and_text(settings)
     run_in_processes(nproc, run)
 

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from mlmtune.commands.report import report_on
-from mlmtune.commands.starting import RunRequest
 from mlmtune.commands.training import train_and_push
 from mlmtune.config import Config
 from mlmtune.console import Console
@@ -13,14 +12,15 @@ from mlmtune.report.runs import open_run
 from mlmtune.shell import own_command
 from mlmtune.training.masked_lm import build_masked_lm
 from mlmtune.training.outcome import outcome
+from mlmtune.training.run_options import RunOptions
 
 
-def adapt(settings: Config, request: RunRequest, *, has_report: bool) -> None:
+def adapt(settings: Config, options: RunOptions, *, has_report: bool) -> None:
     """Train a masked language model, report on the run, and push it if the config says so.
 
     Args:
         settings: The run's config.
-        request: What the command line asks for.
+        options: How to go about it.
         has_report: Whether to make a report at the end.
 
     Raises:
@@ -35,7 +35,7 @@ def adapt(settings: Config, request: RunRequest, *, has_report: bool) -> None:
         if results is not None and not is_reported:
             console.result(f"{run.resolve().name}: {outcome(results)}")
 
-    train_and_push(settings, request, build_masked_lm, conclude)
+    train_and_push(settings, options, build_masked_lm, conclude)
 
 
 def _report_on_finished(run: Path, console: Console) -> bool:

@@ -8,16 +8,16 @@ from accelerate import Accelerator
 
 from mlmtune import exits
 from mlmtune.commands.push import push_run
-from mlmtune.commands.starting import RunRequest
 from mlmtune.console import Console
 from mlmtune.locations import expand_home
-from mlmtune.training.loop import Options, train
+from mlmtune.training.loop import train
+from mlmtune.training.run_options import RunOptions
 from mlmtune.training.task import ConfigT, Task
 
 
 def train_and_push(
     settings: ConfigT,
-    request: RunRequest,
+    options: RunOptions,
     build: Callable[[ConfigT, Accelerator, Console], Task],
     conclude: Callable[[Path, dict[str, Any] | None, Console], None] | None = None,
 ) -> None:
@@ -25,7 +25,7 @@ def train_and_push(
 
     Args:
         settings: The run's config.
-        request: What the command line asks for.
+        options: How to go about it.
         build: Builds what is trained; see `train`.
         conclude: Called in the first process with the run's directory and its results, which are
             None if the run was complete already.
@@ -33,18 +33,10 @@ def train_and_push(
     Raises:
         MlmtuneError: See `train` and `push_run`.
     """
-    options = Options(
-        request.resume,
-        request.overwrite,
-        request.allow_changes,
-        request.is_quiet,
-        config_text=request.config.read_text(encoding="utf-8"),
-        command=(request.command, str(request.config), *request.overrides),
-    )
     results = train(settings, options, build)
     if not exits.is_first_process():
         return
-    run, console = expand_home(settings.run.output_dir), Console(is_quiet=request.is_quiet)
+    run, console = expand_home(settings.run.output_dir), Console(is_quiet=options.is_quiet)
     if conclude is not None:
         conclude(run, results, console)
     if settings.hub.hub_model_id is not None:

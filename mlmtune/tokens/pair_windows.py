@@ -23,6 +23,7 @@ from mlmtune.randomness import UInt64Array, key, uniform
 from mlmtune.tokens.chunking import ChunkBatch
 from mlmtune.tokens.encoding import framed
 from mlmtune.tokens.store import TokenStore
+from mlmtune.tokens.sums import sum_by_source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -127,9 +128,7 @@ class PairView:
         sizes = self._ends[self._last] - self._starts[self._first]
         num_sources = len(store.sources)
         self.num_chunks_by_source = np.bincount(sources, minlength=num_sources)
-        self.num_body_tokens_by_source = np.bincount(
-            sources, weights=sizes, minlength=num_sources
-        ).astype(np.int64)
+        self.num_body_tokens_by_source = sum_by_source(sizes, sources, num_sources)
         self.num_tokens_by_source = (
             self.num_body_tokens_by_source + len(frame) * self.num_chunks_by_source
         )

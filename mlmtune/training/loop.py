@@ -53,6 +53,7 @@ from mlmtune.training.resuming import (
     with_recorded_choices,
 )  # fmt: skip
 from mlmtune.training.run_dir import RESOLVED_CONFIG, RunDir
+from mlmtune.training.run_options import RunOptions
 from mlmtune.training.safeguards import (
     check_all_see_the_same,
     leave,
@@ -66,31 +67,6 @@ from mlmtune.training.window import Window
 
 STEPS_BEFORE_ESTIMATE = 5
 """After so many the pace is known; the first steps pay for memory that is asked for once."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How this sitting goes about the run; nothing here changes the experiment.
-
-    Attributes:
-        resume: `never`, `auto` (the newest valid checkpoint, if there is one), or a checkpoint.
-        overwrite: Delete the run that the output directory holds.
-        allow_changes: Resume even though seed, data, model or batch size changed.
-        is_quiet: Print the result alone.
-        is_silent: Show the bar of steps and nothing else, for a command of many runs.
-        config_text: The config file as the user wrote it, kept beside the result without the
-            queries of its URLs.
-        command: How the run was asked for: `train` or `finetune`, the config's path, and the
-            overrides. Empty where it was asked for by other means.
-    """
-
-    resume: str = "never"
-    overwrite: bool = False
-    allow_changes: bool = False
-    is_quiet: bool = False
-    is_silent: bool = False
-    config_text: str | None = None
-    command: tuple[str, ...] = ()
 
 
 @dataclass
@@ -135,10 +111,10 @@ class Job:
 
 def train(
     config: ConfigT,
-    options: Options,
+    options: RunOptions,
     build: Callable[[ConfigT, Accelerator, Console], Task],
 ) -> dict[str, Any] | None:
-    """Run a config to its end, or to where it is told to stop.
+    """Run a config to its end, or until a signal stops it.
 
     Args:
         config: As loaded.
@@ -208,7 +184,7 @@ def _announce_kept_micro_batch(
 
 def _begin(
     job: Job,
-    options: Options,
+    options: RunOptions,
     earlier: EarlierRun | None,
     checkpoint: Path | None,
     before: ValidationResult | None,
@@ -319,7 +295,7 @@ def _log(
 ) -> None:
     """Record and show the steps since the last log line."""
     means = state.window.means()
-    report = StepReport.of(task, state, taken.learning_rate, clock)
+    report = StepReport.of(task, state, means, taken.learning_rate, clock)
     record(
         {
             "step": report.step,

@@ -82,7 +82,7 @@ def _label_of_new_head(results: Mapping[str, Any]) -> Label:
         results["eval_token_frequency_loss"], 0.0,  # known exactly, without an interval
     )  # fmt: skip
     shares = results["eval_accuracy"], results["eval_token_frequency_accuracy"]
-    variance = sum(share * (1 - share) for share in shares) / results["eval_num_masked_tokens"]
+    variance = sum(right * (1 - right) for right in shares) / results["eval_num_masked_tokens"]
     is_beyond = shares[0] - shares[1] > STANDARD_ERRORS * math.sqrt(variance)
     return "no clear change" if label == "improved" and not is_beyond else label
 

@@ -1,7 +1,7 @@
 """What a person sees of a run under way: a bar on a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -86,9 +86,16 @@ class StepReport:
     seconds_left: float
 
     @classmethod
-    def of(cls, task: Task, state: TrainState, learning_rate: float, clock: Clock) -> "StepReport":
-        """Report on the steps since the last line, after the state's step."""
-        means, max_steps = state.window.means(), task.plan.max_steps
+    def of(
+        cls,
+        task: Task,
+        state: TrainState,
+        means: Mapping[str, float],
+        learning_rate: float,
+        clock: Clock,
+    ) -> "StepReport":
+        """Report on the steps since the last line, whose `means` are given, after the state's."""
+        max_steps = task.plan.max_steps
         return cls(
             step=state.step,
             max_steps=max_steps,

@@ -79,7 +79,7 @@ class BackgroundPush:
         return self._copy
 
     def wait(self, should_stop: Callable[[], bool]) -> None:
-        """Wait until the push that is under way has ended, or the run is told to stop."""
+        """Wait until the running push has ended, or until a signal asks the run to stop."""
         while self._thread is not None and self._thread.is_alive() and not should_stop():
             self._thread.join(timeout=0.1)
         shutil.rmtree(self._copy, ignore_errors=True)

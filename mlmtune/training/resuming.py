@@ -142,7 +142,7 @@ def is_complete(
         earlier: The run that the directory holds; None where none is resumed.
         run: The directory.
         config: As loaded.
-        command: How the run was asked for; see `Options`.
+        command: How the run was asked for; see `RunOptions`.
         accelerator: The main process decides for all.
         progress: Reports what is missing or damaged, which the run then makes again.
 

@@ -16,13 +16,13 @@ from accelerate import Accelerator
 
 from mlmtune.config_loading import load_config
 from mlmtune.training import loop
-from mlmtune.training.loop import Options
 from mlmtune.training.masked_lm import build_masked_lm
+from mlmtune.training.run_options import RunOptions
 
 
 def main(whole: str, killed: str, step: str, folder: str) -> None:
     Accelerator.end_training = lambda self: None  # the second run needs the processes, too
-    loop.train(load_config(Path(whole)), Options(), build_masked_lm)
+    loop.train(load_config(Path(whole)), RunOptions(), build_masked_lm)
 
     take_step = loop.take_step
 
@@ -33,7 +33,7 @@ def main(whole: str, killed: str, step: str, folder: str) -> None:
         return take_step(learner, task, state, *arguments)
 
     loop.take_step = stand_still
-    loop.train(load_config(Path(killed)), Options(), build_masked_lm)
+    loop.train(load_config(Path(killed)), RunOptions(), build_masked_lm)
 
 
 if __name__ == "__main__":

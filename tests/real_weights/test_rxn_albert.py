@@ -13,8 +13,9 @@ from transformers import AutoTokenizer
 from mlmtune.config import ModelConfig
 from mlmtune.config_loading import load_config
 from mlmtune.modeling.loading import ModelRequest, load_pretrained
-from mlmtune.training.loop import Options, train
+from mlmtune.training.loop import train
 from mlmtune.training.masked_lm import build_masked_lm
+from mlmtune.training.run_options import RunOptions
 
 pytestmark = pytest.mark.real_weights
 
@@ -107,7 +108,7 @@ training: {{max_steps: {steps}, global_batch_size: 16, precision: fp32}}
 """,
             encoding="utf-8",
         )
-        train(load_config(config), Options(overwrite=True, is_quiet=True), build_masked_lm)
+        train(load_config(config), RunOptions(overwrite=True, is_quiet=True), build_masked_lm)
         return Run(tmp_path / "run").json("eval_results.json")
 
     return measure

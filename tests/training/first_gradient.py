@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from mlmtune.config_loading import load_config
-from mlmtune.training.loop import Options, train
+from mlmtune.training.loop import train
 from mlmtune.training.masked_lm import build_masked_lm
+from mlmtune.training.run_options import RunOptions
 
 
 def first_gradient(config: Path) -> dict[str, torch.Tensor]:
@@ -27,7 +28,7 @@ def first_gradient(config: Path) -> dict[str, torch.Tensor]:
 
     handle = register_optimizer_step_pre_hook(keep)
     try:
-        train(load_config(config), Options(), build_masked_lm)
+        train(load_config(config), RunOptions(), build_masked_lm)
     finally:
         handle.remove()
     return found

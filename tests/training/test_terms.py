@@ -16,8 +16,8 @@ from mlmtune.masking.collator import MaskedBatch
 from mlmtune.modeling.device import build_accelerator
 from mlmtune.modeling.losses import Losses
 from mlmtune.training import loop
-from mlmtune.training.loop import Options
 from mlmtune.training.masked_lm import MaskedLM, build_masked_lm
+from mlmtune.training.run_options import RunOptions
 
 NAMES = ("loss", "copy_loss", "size_loss", "copy_accuracy")
 TRACKED = {"tracking": {"with": ["tensorboard"], "run_name": "tracked"}}
@@ -56,7 +56,7 @@ def build(config: Any, accelerator: Any, console: Console) -> ThreeTerms:
 
 
 def train(runs: Any, name: str = "run", *, resume: str = "never", **sections: Any) -> Any:
-    loop.train(load_config(runs.config(name, **sections)), Options(resume), build)
+    loop.train(load_config(runs.config(name, **sections)), RunOptions(resume), build)
     return runs.at(name)
 
 
