@@ -13,6 +13,7 @@ from interleaved import Block
 from machine import finish, num_bytes_in
 from mlmtune.config import Config, MaskingConfig
 from mlmtune.console import Console
+from mlmtune.corpus.text import CorpusText
 from mlmtune.locations import cache_directory
 from mlmtune.masking.collator import MaskingCollator
 from mlmtune.masking.selection import STRATEGIES
@@ -24,8 +25,9 @@ from mlmtune.randomness import key
 from mlmtune.tokens import tokenization
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.encoding import plain_backend
+from mlmtune.tokens.opening import find_text, open_store
+from mlmtune.tokens.splits import Chunker
 from mlmtune.tokens.store import TokenStore
-from mlmtune.tokens.tokenization import SpecialTokens, list_text, open_store
 from mlmtune.training.checkpoint import TrainState
 from mlmtune.training.environment import peak_memory_bytes
 from mlmtune.training.learner import prepare_learner
@@ -186,7 +188,7 @@ class Chunking:
     def _build(self) -> TokenStore:
         shutil.rmtree(cache_directory(self.config.tokenization.cache_dir, "tokens"))
         # Neither side reads or cleans here; all that follows is the package's own work.
-        with patch.object(tokenization, "read_corpus", lambda *_: self.corpus):
+        with patch.object(CorpusText, "read", lambda _: self.corpus):
             return _open_store(self.config, self.tokenizer)
 
     def facts(self) -> dict[str, Any]:
@@ -282,16 +284,9 @@ def build_store(text: Path, model: Path, workspace: Path) -> dict[str, Any]:
 
 
 def _open_store(config: Config, tokenizer: Any) -> TokenStore:
-    console = Console(is_main=False)
-    listing = list_text(config.corpus, config.tokenization, console)
-    return open_store(config.corpus, config.tokenization, tokenizer, listing, console)
+    text = CorpusText.of(config.corpus, config.tokenization, Console(is_main=False))
+    return open_store(find_text(text), tokenizer)
 
 
 def _view(store: TokenStore, config: Config, tokenizer: Any) -> ChunkView:
-    return ChunkView.of(
-        store,
-        np.arange(store.num_documents),
-        config.chunking,
-        SpecialTokens.of(tokenizer),
-        int(tokenizer.pad_token_id),
-    )
+    return Chunker.of(config.chunking, tokenizer).view(store, np.arange(store.num_documents))

@@ -15,7 +15,7 @@ from mlmtune.config import Config, CorpusConfig, SourceConfig
 from mlmtune.console import Console
 from mlmtune.corpus import corpus
 from mlmtune.corpus.parallel import num_processors
-from mlmtune.corpus.scanning import scan
+from mlmtune.corpus.text import CorpusText
 from mlmtune.locations import cache_directory
 from mlmtune.training import preparation
 
@@ -24,9 +24,9 @@ class Cleaning:
     """Cleaning a folder of Markdown in some number of processes; None is the package's choice."""
 
     def __init__(self, pages: Path, workspace: Path, num_processes: int | None) -> None:
-        self.config = _corpus_config(pages)
         self.folder = workspace / f"cleaned by {num_processes}"
-        self.listing = scan(self.config, workspace, lambda line: None)
+        console = Console(is_main=False)
+        self.text = CorpusText(_corpus_config(pages), console, str(self.folder)).listed()
         self.num_bytes = num_bytes_in(pages)
         self.num_processes = num_processes or num_processors()
 
@@ -35,7 +35,7 @@ class Cleaning:
         for _ in range(num_steps):
             shutil.rmtree(self.folder, ignore_errors=True)
             with patch.object(corpus, "num_processors", lambda: self.num_processes):
-                corpus.read_corpus(self.config, self.listing, self.folder, Console(is_main=False))
+                self.text.read()
         return Block(num_steps, num_steps * self.num_bytes, time.perf_counter() - started)
 
 
@@ -109,8 +109,9 @@ class Preparation:
         }
 
     def _read(self) -> corpus.Corpus:
-        listing = scan(self.config.corpus, self.cleaned, lambda line: None)
-        return corpus.read_corpus(self.config.corpus, listing, self.cleaned, Console(is_main=False))
+        console = Console(is_main=False)
+        text = CorpusText.of(self.config.corpus, self.config.tokenization, console)
+        return text.listed().read()
 
 
 def _corpus_config(pages: Path) -> CorpusConfig:

@@ -14,12 +14,12 @@ import numpy as np
 from mlmtune.config import CorpusConfig, SourceConfig
 from mlmtune.config_loading import load_config, shipped_configs
 from mlmtune.console import Console
-from mlmtune.corpus.corpus import read_corpus
 from mlmtune.corpus.document import Document
 from mlmtune.corpus.funnel import Funnel
-from mlmtune.corpus.listing import ListedSource
 from mlmtune.corpus.scanning import scan
+from mlmtune.corpus.sources import CorpusSource, all_sources
 from mlmtune.corpus.splitting import validation_mask
+from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import DataError
 
 SECTION = re.compile(r"^(?=## )", re.MULTILINE)
@@ -55,7 +55,7 @@ class CorpusInMemory:
         funnel: The counts of documents that were found, kept and left out.
     """
 
-    sources: tuple[ListedSource, ...]
+    sources: tuple[CorpusSource, ...]
     kept: list[Document]
     funnel: Funnel
 
@@ -63,8 +63,7 @@ class CorpusInMemory:
     def of(cls, config: CorpusConfig) -> Self:
         """Read and clean a corpus; nothing is left on disk."""
         with TemporaryDirectory() as folder:
-            listing = scan(config, Path(folder), lambda line: None)
-            corpus = read_corpus(config, listing, Path(folder), Console(is_main=False))
+            corpus = CorpusText(config, Console(is_main=False), folder).listed().read()
             return cls(corpus.sources, list(corpus.documents()), corpus.funnel)
 
     @property
@@ -158,11 +157,11 @@ def write_pages(text: Path | None, folder: Path, num_characters: float) -> int:
     Raises:
         DataError: the text has no Markdown.
     """
-    listing = scan(corpus_config(text), folder, lambda line: None)
+    listing = scan(all_sources(corpus_config(text)), folder, lambda line: None)
     pages = [
         Path(file.path).read_text(encoding="utf-8", errors="replace")
         for source in listing.sources
-        if source.config.format == "markdown"
+        if source.source.config.format == "markdown"
         for file in source.files
     ]
     if not pages:

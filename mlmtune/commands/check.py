@@ -169,16 +169,17 @@ def _masked_tokens_per_epoch(task: MaskedLM) -> int:
 def _samples(task: MaskedLM) -> Iterator[CleanDocument]:
     """Yield one document each of a few files, which are drawn by the seed of the split."""
     corpus = task.config.corpus
-    if task.listing is None:
+    listing = task.text.listing
+    if listing is None:
         return
     files: list[tuple[ListedSource, ListedFile]] = [
-        (source, file) for source in task.listing.sources for file in source.files
+        (source, file) for source in listing.sources for file in source.files
     ]
     order = permute(np.arange(len(files)), len(files), key(corpus.split_seed, SAMPLE_STREAM))
     num_yielded = 0
     for number in order:
         source, file = files[number]
-        reader = SourceReader(source.config, corpus.cleaning, corpus.markdown)
+        reader = SourceReader(source.source.config, corpus.cleaning, corpus.markdown)
         for event in reader.read_file(file, Tally()):
             if isinstance(event, CleanDocument) and len(event.text) >= max(
                 corpus.min_characters, 1

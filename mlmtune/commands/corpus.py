@@ -5,14 +5,13 @@ from pathlib import Path
 
 from mlmtune.config import Config
 from mlmtune.console import Console
-from mlmtune.corpus.corpus import read_corpus
 from mlmtune.corpus.export import check_target, export
+from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import DataError, ResourceError
-from mlmtune.locations import cache_directory
 from mlmtune.printable import counted
 from mlmtune.tokens.summary import summarize
 from mlmtune.tokens.summary_text import describe
-from mlmtune.training.preparation import Prepared, prepare
+from mlmtune.training.preparation import prepare
 
 
 def show_corpus(
@@ -42,18 +41,17 @@ def show_corpus(
         for line in describe(summary):
             console.result(line)
     if export_to is not None:
-        num_documents = _export(prepared, config, console, export_to)
+        num_documents = _export(prepared.text, export_to)
         console.say(f"wrote {counted(num_documents, 'document')} to {export_to}")
 
 
-def _export(prepared: Prepared, config: Config, console: Console, path: Path) -> int:
-    if prepared.listing is None:
+def _export(text: CorpusText, path: Path) -> int:
+    if text.listing is None:
         raise DataError(
             f"--export {path}: only the tokens of the text are here; export where the text is"
         )
-    cleaned = cache_directory(config.tokenization.cache_dir, "cleaned")
-    corpus = read_corpus(config.corpus, prepared.listing, cleaned, console)
+    corpus = text.read()
     try:
-        return export(corpus, config.corpus, path)
+        return export(corpus, text.config, path)
     except OSError as error:
         raise ResourceError(f"--export {path}: cannot be written ({error.strerror})") from error

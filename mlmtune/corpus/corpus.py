@@ -26,6 +26,7 @@ from mlmtune.corpus.near_duplicates import check_available, find_near_duplicates
 from mlmtune.corpus.overlap import OverlapIndex
 from mlmtune.corpus.parallel import num_processors, ordered_map
 from mlmtune.corpus.parts import Part, PartTable, read_part, write_part
+from mlmtune.corpus.sources import SOURCES_KEY, CorpusSource
 from mlmtune.corpus.splitting import validation_mask
 from mlmtune.errors import DataError
 from mlmtune.integrity import Damaged
@@ -63,13 +64,13 @@ class Corpus:
     """The documents that are kept, as rows of finished parts.
 
     Attributes:
-        sources: the listing's.
+        sources: the records of the listing's sources.
         parts: in the corpus's order.
         table: what is known of each document, and whether it is kept.
         funnel: what was found, kept and left out.
     """
 
-    sources: tuple[ListedSource, ...]
+    sources: tuple[CorpusSource, ...]
     parts: list[Part]
     table: DocumentTable
     funnel: Funnel
@@ -88,7 +89,13 @@ class Corpus:
                 yield Document(text, id_, part.source, content_hash)
 
 
-def read_corpus(config: CorpusConfig, listing: Listing, folder: Path, console: Console) -> Corpus:
+def read_corpus(
+    config: CorpusConfig,
+    listing: Listing,
+    folder: Path,
+    console: Console,
+    key: str = SOURCES_KEY,
+) -> Corpus:
     """Clean what a listing holds, and decide what of it stays.
 
     Args:
@@ -96,6 +103,7 @@ def read_corpus(config: CorpusConfig, listing: Listing, folder: Path, console: C
         listing: what `scan` found.
         folder: where cleaned parts are kept.
         console: shows how far it is.
+        key: where the config names the sources, for errors.
 
     Raises:
         DataError: a broken record or file with `on_error: fail`; or nothing is left to train on or,
@@ -112,17 +120,17 @@ def read_corpus(config: CorpusConfig, listing: Listing, folder: Path, console: C
     _check_texts_are_found(listing.sources, parts, tables)
     funnel = _count_files(listing.sources, parts, tables)
     table = DocumentTable.of(parts, tables, len(listing.sources))
-    corpus = Corpus(listing.sources, parts, table, funnel)
+    corpus = Corpus(tuple(listed.source for listed in listing.sources), parts, table, funnel)
 
     leave_out_by_content(table, config)
-    duplicates = leave_out_repeated(table, listing.sources, config)
+    duplicates = leave_out_repeated(table, corpus.sources, config)
     if listing.references or config.near_duplicates is not None:
         references = plan_parts(listing.references, config, folder)
         _leave_out_by_text(corpus, references, config, folder, console)
     ids = _names(corpus, np.unique(np.asarray(duplicates, dtype=np.int64)))
     funnel.duplicates = [Pair(ids[document], ids[first], 1.0) for document, first in duplicates]
     _count_documents(corpus)
-    _check_something_is_left(corpus)
+    _check_something_is_left(corpus, key)
     return corpus
 
 
@@ -154,11 +162,11 @@ def _clean(parts: list[Part], config: CorpusConfig, console: Console) -> Iterato
 
 
 def _table_of(part: Part, console: Console) -> PartTable:
-    """The table of a finished part, which is made anew if it is damaged."""
+    """The table of a finished part, which is cleaned again if it is damaged."""
     try:
         return PartTable.of(part)
     except Damaged as error:
-        console.say(f"{error.what}; it is made anew")
+        console.say(f"{error.what}; it is cleaned again")
         error.path.unlink(missing_ok=True)
         write_part(*with_line_numbers([part]))
         return PartTable.of(part)
@@ -329,11 +337,12 @@ def _count_files(
     sources: tuple[ListedSource, ...], parts: list[Part], tables: list[PartTable]
 ) -> Funnel:
     """The funnel up to where documents are cleaned."""
-    funnel = Funnel({source.name: SourceFunnel() for source in sources})
-    for source in sources:
-        funnel.sources[source.name].endings_not_read.update(source.endings_not_read)
-        for place in source.passed_over:
-            funnel.sources[source.name].files_left_out[place.reason] += 1
+    names = [listed.source.name for listed in sources]
+    funnel = Funnel({name: SourceFunnel() for name in names})
+    for name, listed in zip(names, sources, strict=True):
+        funnel.sources[name].endings_not_read.update(listed.endings_not_read)
+        for place in listed.passed_over:
+            funnel.sources[name].files_left_out[place.reason] += 1
             funnel.files_left_out.append(
                 {
                     "path": printable(place.path),
@@ -342,7 +351,7 @@ def _count_files(
                 }
             )
     for part, table in zip(parts, tables, strict=True):
-        counts, source_funnel = table.counts, funnel.sources[sources[part.source].name]
+        counts, source_funnel = table.counts, funnel.sources[names[part.source]]
         source_funnel.files_read += counts.files_read
         source_funnel.files_left_out += counts.files_left_out
         source_funnel.encodings += counts.encodings
@@ -389,10 +398,14 @@ def _count_documents(corpus: Corpus) -> None:
                 counts.characters_left_out[outcome] = int(num_characters)
 
 
-def _check_something_is_left(corpus: Corpus) -> None:
+def _check_something_is_left(corpus: Corpus, key: str) -> None:
     """Raise if a side has no document, with what to change."""
-    for is_validation in (True, False):
-        names = [source.name for source in corpus.sources if source.validation == is_validation]
+    on_training = "train" if key == SOURCES_KEY else "measure"  # general text is not trained on
+    for role, where, purpose in (
+        ("validation", "corpus.validation_sources", "validate"),
+        ("train", key, on_training),
+    ):
+        names = [source.name for source in corpus.sources if source.role == role]
         sources = corpus.funnel.sources
         if not names or any(sources[name].documents_kept for name in names):
             continue
@@ -400,10 +413,6 @@ def _check_something_is_left(corpus: Corpus) -> None:
         reasons = total.files_left_out + total.documents_left_out
         commonest = max(reasons, key=lambda reason: reasons[reason], default="")
         remedy = _REMEDIES.get(commonest, "give files that hold text")
-        section, purpose = (
-            ("validation_sources", "validate") if is_validation else ("sources", "train")
-        )
         raise DataError(
-            f"corpus.{section}: no document is left to {purpose} on; {corpus.funnel.summary()}; "
-            f"{remedy}"
+            f"{where}: no document is left to {purpose} on; {corpus.funnel.summary()}; {remedy}"
         )

@@ -35,12 +35,13 @@ def plan_parts(sources: Sequence[ListedSource], config: CorpusConfig, folder: Pa
         folder: the folder of all parts.
     """
     parts = []
-    for index, source in enumerate(sources):
-        reader = SourceReader(source.config, config.cleaning, config.markdown)
-        if source.dataset is not None:
-            path = folder / _name(reader, source.dataset.signature.encode())
-            parts.append(Part(path, index, reader, (), source.dataset))
-        files_and_spans = [piece for file in source.files for piece in _cut(file, source.config)]
+    for index, listed in enumerate(sources):
+        source = listed.source.config
+        reader = SourceReader(source, config.cleaning, config.markdown)
+        if listed.dataset is not None:
+            path = folder / _name(reader, listed.dataset.signature.encode())
+            parts.append(Part(path, index, reader, (), listed.dataset))
+        files_and_spans = [piece for file in listed.files for piece in _cut(file, source)]
         for files in _divide(files_and_spans):
             state = xxhash.xxh3_128()
             for file in files:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from mlmtune import randomness
 from mlmtune.config import CorpusConfig
 from mlmtune.corpus.funnel import REASONS
-from mlmtune.corpus.listing import ListedSource
 from mlmtune.corpus.parts import Part, PartTable
+from mlmtune.corpus.sources import CorpusSource
 
 ScalarT = TypeVar("ScalarT", bound=np.generic)
 
@@ -101,7 +101,7 @@ def leave_out_by_content(table: DocumentTable, config: CorpusConfig) -> None:
 
 
 def leave_out_repeated(
-    table: DocumentTable, sources: tuple[ListedSource, ...], config: CorpusConfig
+    table: DocumentTable, sources: tuple[CorpusSource, ...], config: CorpusConfig
 ) -> list[tuple[int, int]]:
     """Leave out documents that equal an earlier one, and those beyond a source's `max_documents`.
 
@@ -116,7 +116,7 @@ def leave_out_repeated(
     for number, source in enumerate(sources):
         place = table.of_source(number)
         documents = np.flatnonzero(table.outcomes[place] == KEPT) + place.start
-        compared = earlier if config.deduplicate or not source.validation else earlier[:0]
+        compared = earlier if config.deduplicate or not source.is_validation else earlier[:0]
         equal_to = _first_equal(table.content_hashes, compared, documents, config.deduplicate)
         is_duplicate = equal_to != documents
         table.leave_out(documents[is_duplicate], "duplicate")
@@ -132,7 +132,7 @@ def leave_out_repeated(
             table.leave_out(documents[~is_drawn], "not_sampled")
             documents = documents[is_drawn]
         # Only here: a document that was not sampled must not shut out its equal elsewhere.
-        if config.deduplicate or source.validation:
+        if config.deduplicate or source.is_validation:
             earlier = np.concatenate([earlier, documents])
     return examples[:_MAX_EXAMPLES]
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import xxhash
 
-from mlmtune.config import SourceConfig
 from mlmtune.corpus.decoding import Span
 from mlmtune.corpus.hub_datasets import ListedDataset
 from mlmtune.corpus.remote import is_remote
+from mlmtune.corpus.sources import CorpusSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +45,14 @@ class ListedSource:
     """The files of one source, or its dataset.
 
     Attributes:
-        config: the source in the config.
-        name: the unique name of the source in reports.
-        validation: whether it is one of `validation_sources`.
+        source: the source that they belong to.
         files: the files to read, sorted by id.
         passed_over: what matches but cannot be read.
         dataset: the dataset to read, if the source is one; it then has no files.
         endings_not_read: the number of files in its folders by each ending that is not read.
     """
 
-    config: SourceConfig
-    name: str
-    validation: bool
+    source: CorpusSource
     files: tuple[ListedFile, ...]
     passed_over: tuple[PassedOver, ...] = ()
     dataset: ListedDataset | None = None
@@ -90,7 +86,8 @@ class Listing:
         """
         state = xxhash.xxh3_128()
         for source in (*self.sources, *self.references):
-            state.update(f"{source.name}\0{source.validation}\0{len(source.files)}\0".encode())
+            record = source.source
+            state.update(f"{record.name}\0{record.is_validation}\0{len(source.files)}\0".encode())
             for file in source.files:
                 state.update(describe_file(file))
             for entry in source.passed_over:

@@ -2,8 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
-from itertools import count
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from mlmtune.config import CorpusConfig, SourceConfig
@@ -11,14 +10,19 @@ from mlmtune.corpus import git, hub_datasets, remote
 from mlmtune.corpus.decoding import uncompressed_name
 from mlmtune.corpus.formats import format_of
 from mlmtune.corpus.listing import ListedFile, ListedSource, Listing, PassedOver
+from mlmtune.corpus.sources import CorpusSource, all_sources
 from mlmtune.corpus.walking import Selection, Walk, ending_of
 from mlmtune.errors import DataError
-from mlmtune.printable import counted, printable
-from mlmtune.redaction import public_location, without_secrets
+from mlmtune.printable import counted
+from mlmtune.redaction import public_location
 
 
 def scan(
-    config: CorpusConfig, git_cache: Path, say: Callable[[str], None], *, refresh: bool = False
+    sources: Iterable[CorpusSource],
+    git_cache: Path,
+    say: Callable[[str], None],
+    *,
+    refresh: bool = False,
 ) -> Listing:
     """List the files of every source, in an order that is the same on every machine.
 
@@ -26,7 +30,7 @@ def scan(
     control. Files of git repositories are fetched unless they are in the cache.
 
     Args:
-        config: the section `corpus`.
+        sources: all sources of a corpus, in its order (`all_sources`).
         git_cache: the folder of repositories.
         say: is called with a line about what takes time.
         refresh: whether the branches of git repositories are looked up again.
@@ -36,42 +40,25 @@ def scan(
         ConfigError: a `package://` path cannot be resolved, or a program or plugin is missing.
         HubError: a repository, dataset or remote location cannot be reached.
     """
-    named: set[str] = set()
-
-    def listed(section: str, sources: list[SourceConfig]) -> Iterator[ListedSource]:
-        for index, source in enumerate(sources):
-            numbers = count(2)
-            name = wanted = source_name(source)
-            while name in named:
-                name = f"{wanted} ({next(numbers)})"
-            named.add(name)
-            validation = section == "validation_sources"
-            where = f"corpus.{section}[{index}]"
-            if source.dataset is not None:
-                dataset = hub_datasets.locate(source, where, say)
-                yield ListedSource(source, name, validation, (), dataset=dataset)
-            elif source.git is not None:
-                files, passed_over = _fetch_source(source, where, git_cache, say, refresh)
-                yield ListedSource(source, name, validation, files, passed_over)
-            else:
-                files, passed_over, endings = _scan_source(source, where)
-                yield ListedSource(
-                    source, name, validation, files, passed_over, endings_not_read=endings
-                )
-
-    validation = tuple(listed("validation_sources", config.validation_sources))
-    training = tuple(listed("sources", config.sources))
-    references = tuple(listed("exclude_overlap_with", config.exclude_overlap_with))
-    for source in (*validation, *training):
-        for line in _misreadings(source):
+    listed = [_list_source(source, git_cache, say, refresh) for source in sources]
+    of_corpus = tuple(each for each in listed if each.source.role != "reference")
+    references = tuple(each for each in listed if each.source.role == "reference")
+    for each in of_corpus:
+        for line in _misreadings(each):
             say(line)
-    return Listing((*validation, *training), references)
+    return Listing(of_corpus, references)
 
 
-def source_name(source: SourceConfig) -> str:
-    """Return the name of a source as it is shown: without secrets, and printable."""
-    name = source.name or ", ".join(map(public_location, source.places))
-    return printable(without_secrets(name))
+def _list_source(
+    source: CorpusSource, git_cache: Path, say: Callable[[str], None], refresh: bool
+) -> ListedSource:
+    config, key = source.config, source.key
+    if config.dataset is not None:
+        return ListedSource(source, (), dataset=hub_datasets.locate(config, key, say))
+    if config.git is not None:
+        return ListedSource(source, *_fetch_source(config, key, git_cache, say, refresh))
+    files, passed_over, endings = _scan_source(config, key)
+    return ListedSource(source, files, passed_over, endings_not_read=endings)
 
 
 def check_paths(config: CorpusConfig) -> None:
@@ -81,11 +68,10 @@ def check_paths(config: CorpusConfig) -> None:
         DataError: a path does not exist.
         ConfigError: a `package://` path cannot be resolved.
     """
-    for section in ("validation_sources", "sources", "exclude_overlap_with"):
-        for index, source in enumerate(getattr(config, section)):
-            for location in source.places if source.path is not None else ():
-                if not remote.is_remote(location):
-                    Walk(location, Selection(source), f"corpus.{section}[{index}]")
+    for source in all_sources(config):
+        for location in source.config.places if source.config.path is not None else ():
+            if not remote.is_remote(location):
+                Walk(location, Selection(source.config), source.key)
 
 
 def _fetch_source(
@@ -180,19 +166,20 @@ _MISREAD: dict[tuple[str, ...], tuple[str, str]] = {
 }
 
 
-def _misreadings(source: ListedSource) -> Iterator[str]:
+def _misreadings(listed: ListedSource) -> Iterator[str]:
     """Describe each kind of file that is read as plain text but is something else."""
-    if source.dataset is not None or not format_of(source.config.format).is_plain_text:
+    name, config = listed.source.name, listed.source.config
+    if listed.dataset is not None or not format_of(config.format).is_plain_text:
         return
-    endings = Counter(PurePosixPath(uncompressed_name(file.path)).suffix for file in source.files)
+    endings = Counter(PurePosixPath(uncompressed_name(file.path)).suffix for file in listed.files)
     for kinds, (trained_on, remedy) in _MISREAD.items():
         num_files = sum(endings[ending] for ending in kinds)
-        if not num_files or (source.config.markup == "html" and remedy.endswith("html")):
+        if not num_files or (config.markup == "html" and remedy.endswith("html")):
             continue
         kinds_read = " and ".join(ending for ending in kinds if endings[ending])
         yield (
-            f"{source.name}: {counted(num_files, 'file')} ({kinds_read}) read "
-            f"with format: {source.config.format}: the model is trained on {trained_on}; {remedy}"
+            f"{name}: {counted(num_files, 'file')} ({kinds_read}) read "
+            f"with format: {config.format}: the model is trained on {trained_on}; {remedy}"
         )
 
 

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from mlmtune import randomness
 from mlmtune.config import CorpusConfig
+from mlmtune.corpus.sources import corpus_sources
 from mlmtune.errors import DataError
 
 _SPLIT_STREAM = 0x5350_4C49_5400  # "SPLIT": tells these draws from others with the same seed
@@ -23,7 +24,7 @@ def validation_mask(
 
     Args:
         content_hashes: (D,) of the normalised texts.
-        sources: (D,) which source each is of, those of `validation_sources` first.
+        sources: (D,) which of the `corpus_sources` each is of.
         config: the section `corpus`.
 
     Returns:
@@ -32,7 +33,8 @@ def validation_mask(
     Raises:
         DataError: there are not enough documents for two sides.
     """
-    given = sources < len(config.validation_sources)
+    records = corpus_sources(config)
+    given: NDArray[np.bool_] = np.asarray([source.is_validation for source in records])[sources]
     if given.any():
         if given.all():
             raise DataError(
@@ -40,7 +42,7 @@ def validation_mask(
                 "none is left to train on"
             )
         return given
-    is_replayed = np.asarray([source.replay is not None for source in config.sources])
+    is_replayed = np.asarray([source.replay > 0 for source in records])
     candidates = np.flatnonzero(~is_replayed[sources])
     if len(candidates) < 2:
         raise DataError(

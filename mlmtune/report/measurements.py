@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from mlmtune.config import Config, CorpusConfig, ModelConfig
 from mlmtune.console import Console
+from mlmtune.corpus.sources import corpus_sources
 from mlmtune.errors import DataError
 from mlmtune.evaluation.frequencies import TokenFrequencies
 from mlmtune.evaluation.known_text import KnownText
@@ -194,8 +195,7 @@ def _by_specificity(
 ) -> dict[str, NDArray[np.bool_]]:
     """Group the masked tokens by how much more frequent their word is than in general text."""
     store = view.store
-    is_replayed = np.zeros(len(store.sources), dtype=bool)
-    is_replayed[len(corpus.validation_sources) :] = [s.replay is not None for s in corpus.sources]
+    is_replayed = np.asarray([source.replay > 0 for source in corpus_sources(corpus)])
     words = words_at(store, scores.positions)
     here = vocabulary(store, np.flatnonzero(~is_replayed[store.documents.sources]))
     elsewhere = vocabulary(general.store, np.arange(general.store.num_documents))

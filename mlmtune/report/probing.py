@@ -15,11 +15,9 @@ from mlmtune.classification.metrics import (
 )
 from mlmtune.classification.task_data import Side, TaskData
 from mlmtune.console import Console
-from mlmtune.corpus.corpus import read_corpus
 from mlmtune.corpus.overlap import OverlapIndex
-from mlmtune.corpus.scanning import scan
+from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import MlmtuneError
-from mlmtune.locations import cache_directory
 from mlmtune.numbers import share
 from mlmtune.printable import counted
 from mlmtune.report.bootstrap import NUM_RESAMPLES, SEED, estimate
@@ -218,13 +216,11 @@ def _overlaps(models: Sequence[ProbedModel], test: Side, console: Console) -> It
         return
     index = OverlapIndex.of((text for texts in test.texts for text in texts), OVERLAP_WORDS)
     for name, run in runs:
-        corpus, cache = run.config.corpus, run.config.tokenization.cache_dir
         try:
-            listing = scan(corpus, cache_directory(cache, "git"), console.say)
-            cleaned = cache_directory(cache, "cleaned")
-            documents = read_corpus(corpus, listing, cleaned, console).documents()
+            text = CorpusText.of(run.config.corpus, run.config.tokenization, console)
             num_shared = sum(
-                index.first_shared(document.text) is not None for document in documents
+                index.first_shared(document.text) is not None
+                for document in text.listed().documents()
             )
         except MlmtuneError as error:
             yield (

@@ -17,7 +17,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import pipeline
 
 from mlmtune.config import ClassificationConfig, Config, DataConfig, SourceConfig
-from mlmtune.corpus.scanning import source_name
+from mlmtune.corpus.sources import source_name
 from mlmtune.modeling.locating import is_on_hub
 from mlmtune.modeling.names import short_names
 from mlmtune.numbers import f1, nats, perplexity, share

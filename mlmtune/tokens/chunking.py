@@ -16,10 +16,10 @@ import xxhash
 from numpy.typing import NDArray
 
 from mlmtune.config import ChunkingConfig
+from mlmtune.tokens.special_tokens import SpecialTokens
 from mlmtune.tokens.store import TokenStore
 from mlmtune.tokens.stream_layout import Frame, StreamLayout
 from mlmtune.tokens.sums import sum_by_source
-from mlmtune.tokens.tokenization import SpecialTokens
 
 BLOCK_CHUNKS = 4096
 """Chunks put together at once where all of a view is gone through."""

@@ -1,34 +1,34 @@
-"""Marks: a bit for each token of a store, found after the store was made and kept inside it.
+"""Marks: a bit for each token of a store, found after the store was built and kept inside it.
 
 A *marker* reads the documents once more and says which tokens it marks: those that begin a word by
-a segmenter (`words`), or a sentence (`sentences`). The store stays as it is; another marker, or
-none, opens the same one.
+a segmenter (`words`), or a sentence (`sentences`). The store itself does not change, so it can be
+opened with another marker or with none.
 
     words-rjieba/            inside the store, under the marker's name
       marks.json             written last: what the marks follow from, how many each source has,
                              and the hash of each of the other files
       shard-00000.bin        packed bits of the store's first shard, as in word_starts.bin
 
-The folder is written under a temporary name and renamed; what was interrupted goes on after the
+The folder is written under a temporary name and renamed. An interrupted search continues after the
 last shard that its manifest names. Marks are verified whenever they are opened.
 """
 
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from mlmtune.console import Console
 from mlmtune.corpus.document import Document
+from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import ConfigError, DataError, ResourceError, was_taken_away
 from mlmtune.files import put_in_place, temporary_name, write_bytes
 from mlmtune.integrity import Damaged, digest, file_digest, sealed, unsealed
@@ -40,9 +40,6 @@ from mlmtune.tokens.tokenization import batches, offsets_of
 
 FORMAT_VERSION = 3
 
-Reader = Callable[[int], Iterator[Document]]
-"""The documents of a store, from a number on."""
-
 _CHANGED = "the text has changed since it was tokenized; run `mlmtune prepare` again"
 _MANIFEST = "marks.json"
 
@@ -52,12 +49,12 @@ class Marker:
     """A rule that marks tokens.
 
     Attributes:
-        name: of its folder inside a store.
+        name: the name of its folder inside a store.
         made_by: the library that the rule comes from, with its version; None where it is not
-            installed, so that nothing can be marked here and what is there is taken as it is.
-        how_to_install: what to say then.
-        purpose: what is going on while it works, in a few words.
-        concerns: whether a document has anything to mark; where not, its marks are the store's own
+            installed: nothing can be marked then, and marks of any version are accepted.
+        how_to_install: the error message for a library that is missing.
+        purpose: what the progress bar calls its work.
+        concerns: whether a document has anything to mark; if not, its marks are the store's own
             word starts.
         mark: (document, offsets of its n tokens in pieces, (n,) the store's own word starts) ->
             (n,) bool. The pieces are in order and are all taken; a long document's offsets would
@@ -74,11 +71,11 @@ class Marker:
 
 @dataclass(frozen=True)
 class Marks:
-    """What a marker found in a store.
+    """The tokens that a marker marked in a store.
 
     Attributes:
         shards: (ceil(n / 8),) uint8 packed bits of each shard's n tokens.
-        num_by_source: marked tokens of each of the store's sources.
+        num_by_source: how many tokens are marked in each of the store's sources.
         fingerprint: equal for equal marks.
     """
 
@@ -87,34 +84,27 @@ class Marks:
     fingerprint: str
 
     def positions(self, store: TokenStore) -> NDArray[np.int64]:
-        """The positions of all marked tokens of the store, in order."""
-        found = [
+        """Return the positions of all marked tokens of the store, in order."""
+        positions = [
             start + np.flatnonzero(np.unpackbits(bits, count=len(shard.ids)))
             for start, bits, shard in zip(
                 store.shard_offsets, self.shards, store.shards, strict=False
             )
         ]
-        return np.concatenate([np.empty(0, np.int64), *found])
+        return np.concatenate([np.empty(0, np.int64), *positions])
 
 
-def open_marks(
-    marker: Marker,
-    store: TokenStore,
-    read: Reader | None,
-    encode: Encoder,
-    console: Console,
-) -> Marks:
-    """A marker's marks of a store; found first if they are not there yet.
+def open_marks(marker: Marker, store: TokenStore, text: CorpusText, encode: Encoder) -> Marks:
+    """Open a marker's marks of a store; find them first if they are not there yet.
 
     Args:
         marker: the rule.
-        store: the tokenized corpus.
-        read: the store's documents from a number on; None where the text is not at hand.
+        store: the tokenized text.
+        text: the text; without a listing where only its store is on this machine.
         encode: the tokenizer that made the store.
-        console: shows how far it is.
 
     Raises:
-        ConfigError: they are not there, and text or library are missing to find them.
+        ConfigError: there are no marks, and the text or the library to find them is missing.
         DataError: the text is no longer what the store was made of.
         ResourceError: the store's folder cannot be written.
     """
@@ -124,27 +114,40 @@ def open_marks(
         "store": store.fingerprint,
         "made_by": marker.made_by,
     }
-    any_version = read is None or marker.made_by is None
+    any_version = text.listing is None or marker.made_by is None
     try:
         if (marks := _open(folder, made_of, store, any_version=any_version)) is not None:
             return marks
     except Damaged as error:
         if any_version:
             raise
-        console.say(f"{error.what}; it is made anew")
+        text.console.say(f"{error.what}; the marks are found again")
     if marker.made_by is None:
         raise ConfigError(marker.how_to_install)
-    if read is None:
+    if text.listing is None:
         raise ConfigError(
             f"{store.directory} has no marks {marker.name!r}, and the text to find them in is "
-            "not here; run `mlmtune prepare` with this config where it is"
+            "not on this machine; run `mlmtune prepare` with this config where the text is"
         )
+    with _faults_named(folder), FileLock(folder.with_name(folder.name + ".lock")):
+        with suppress(Damaged):
+            if (marks := _open(folder, made_of, store)) is not None:
+                return marks
+        find_marks(folder, made_of, marker, TextOfStore(store, text, encode))
+    marks = _open(folder, made_of, store)
+    assert marks is not None
+    return marks
+
+
+@contextmanager
+def _faults_named(folder: Path) -> Iterator[None]:
+    """Turn an error of writing marks into one that says what to do.
+
+    Raises:
+        ResourceError: the store's folder cannot be written.
+    """
     try:
-        with FileLock(folder.with_name(folder.name + ".lock")):
-            with suppress(Damaged):
-                if (marks := _open(folder, made_of, store)) is not None:
-                    return marks
-            _build(folder, made_of, marker, store, read, encode, console)
+        yield
     except OSError as error:
         if was_taken_away(error):
             raise ResourceError(
@@ -153,17 +156,14 @@ def open_marks(
             ) from error
         raise ResourceError(
             f"{error.filename or folder}: cannot be written ({error.strerror or error}); make "
-            "room, or set tokenization.store to another place"
+            "room, or set tokenization.store to another folder"
         ) from error
-    marks = _open(folder, made_of, store)
-    assert marks is not None
-    return marks
 
 
 def _open(
     folder: Path, wanted: dict[str, Any], store: TokenStore, *, any_version: bool = False
 ) -> Marks | None:
-    """The marks, verified; None where there are none that follow from what is wanted.
+    """Open and verify marks; None if there are none that follow from `wanted`.
 
     Raises:
         Damaged: they are not what was written.
@@ -193,35 +193,51 @@ def _open(
 
 
 def _damaged(path: Path, fault: str = "damaged") -> Damaged:
-    return Damaged(path, fault, "run `mlmtune prepare` where the text is, which makes it anew")
+    return Damaged(path, fault, "run `mlmtune prepare` where the text is to find the marks again")
 
 
 def _shard_name(number: int) -> str:
     return f"shard-{number:05d}.bin"
 
 
-def _build(
-    folder: Path,
-    made_of: dict[str, Any],
-    marker: Marker,
-    store: TokenStore,
-    read: Reader,
-    encode: Encoder,
-    console: Console,
-) -> None:
+class TextOfStore(NamedTuple):
+    """A tokenized text, and what it takes to see the characters of its tokens.
+
+    Attributes:
+        store: the tokens.
+        text: the text that the store was made of.
+        encode: the tokenizer that made the store.
+    """
+
+    store: TokenStore
+    text: CorpusText
+    encode: Encoder
+
+
+def find_marks(folder: Path, made_of: dict[str, Any], marker: Marker, tokens: TextOfStore) -> None:
+    """Read the text and write a marker's marks; finished shards of an earlier attempt are kept.
+
+    Args:
+        folder: where the marks will be.
+        made_of: what the marks follow from.
+        marker: the rule.
+        tokens: the tokenized text.
+    """
+    store = tokens.store
     temporary = temporary_name(folder)
     manifest = _begun(temporary, made_of, len(store.sources))
     first_documents = np.cumsum([0, *store.num_documents_of_shards]).tolist()
     done = len(manifest["digests"])
-    documents = read(first_documents[done])
-    with console.bar(
+    documents = tokens.text.documents(first_documents[done])
+    with tokens.text.console.bar(
         total=store.num_documents, initial=first_documents[done], unit="document",
         what=marker.purpose,
     ) as bar:  # fmt: skip
         for number in range(done, len(store.shards)):
             numbers = range(first_documents[number], first_documents[number + 1])
             marks = store.shards[number].all_word_starts()
-            _mark_shard(numbers, marks, marker, store, documents, encode, bar.update)
+            for num_done in _mark_shard(numbers, marks, marker, tokens, documents):
+                bar.update(num_done)
             here = slice(numbers.start, numbers.stop)
             counts = count_by_source(
                 marks,
@@ -238,7 +254,7 @@ def _build(
 
 
 def _begun(temporary: Path, made_of: dict[str, Any], num_sources: int) -> dict[str, Any]:
-    """The manifest of the shards that an interrupted process has finished, if they are whole."""
+    """Return the manifest of an interrupted search, or of a new one if its shards are not whole."""
     try:
         manifest = unsealed((temporary / _MANIFEST).read_bytes())
         if manifest["made_of"] == made_of and all(
@@ -259,22 +275,25 @@ def _mark_shard(
     numbers: range,
     marks: NDArray[np.bool_],
     marker: Marker,
-    store: TokenStore,
+    tokens: TextOfStore,
     documents: Iterator[Document],
-    encode: Encoder,
-    advance: Callable[[int], Any],
-) -> None:
+) -> Iterator[int]:
     """Mark the tokens of a shard.
 
     Args:
-        numbers: its documents.
+        numbers: the shard's documents.
         marks: (n,) the shard's word starts; changed in place.
         marker: the rule.
-        store: the tokenized corpus.
-        documents: from the shard's first on; those of the shard are taken.
-        encode: the tokenizer.
-        advance: told how many documents are done.
+        tokens: the tokenized text.
+        documents: documents from the shard's first on; those of the shard are taken.
+
+    Yields:
+        How many documents were marked since the last time.
+
+    Raises:
+        DataError: the documents are not those of the store.
     """
+    store, encode = tokens.store, tokens.encode
     start = store.offsets[numbers.start]
     number = numbers.start
     for batch in batches(islice(documents, len(numbers))):
@@ -284,19 +303,23 @@ def _mark_shard(
             raise DataError(_CHANGED)
         begins, lengths = store.offsets[here] - start, store.documents.lengths[here]
         concerned = [i for i, document in enumerate(batch) if marker.concerns(document)]
-        found = groupby(offsets_of([batch[i].text for i in concerned], encode), itemgetter(0))
-        for i, (_, pieces) in zip(concerned, found, strict=True):
+        by_document = groupby(offsets_of([batch[i].text for i in concerned], encode), itemgetter(0))
+        for i, (_, pieces) in zip(concerned, by_document, strict=True):
             inside = slice(begins[i], begins[i] + lengths[i])
             offsets = _of_as_many(pieces, lengths[i])
             marks[inside] = marker.mark(batch[i], offsets, marks[inside])
         number += len(batch)
-        advance(len(batch))
+        yield len(batch)
     if number != numbers.stop:
         raise DataError(_CHANGED)
 
 
 def _of_as_many(pieces: Iterator[tuple[int, Offsets]], num_tokens: int) -> Iterator[Offsets]:
-    """The offsets of a document in pieces, which have to be of as many tokens as it has."""
+    """Yield the offsets of a document in pieces.
+
+    Raises:
+        DataError: they are not of as many tokens as the document has.
+    """
     for _, offsets in pieces:
         num_tokens -= len(offsets.starts)
         if num_tokens < 0:

@@ -2,9 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,26 +13,23 @@ from mlmtune.config import (
     Objective,
     SourceConfig,
     StrategyName,
-    TokenizationConfig,
     has_pairs,
 )
-from mlmtune.console import Console
-from mlmtune.corpus.corpus import read_corpus
-from mlmtune.corpus.document import Document
-from mlmtune.corpus.listing import Listing
+from mlmtune.corpus.sources import corpus_sources
 from mlmtune.corpus.splitting import validation_mask
+from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import ConfigError, DataError
-from mlmtune.locations import cache_directory
 from mlmtune.printable import counted
 from mlmtune.randomness import key, permute
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.encoding import Encoder, plain_backend
-from mlmtune.tokens.marks import Marker, Marks, Reader, open_marks
+from mlmtune.tokens.marks import Marker, Marks, open_marks
 from mlmtune.tokens.mixing import Countable, with_replay
+from mlmtune.tokens.opening import find_text, open_store
 from mlmtune.tokens.pair_windows import PairFrame, PairView
 from mlmtune.tokens.sentences import SENTENCES, sentence_marker
+from mlmtune.tokens.special_tokens import SpecialTokens
 from mlmtune.tokens.store import TokenStore
-from mlmtune.tokens.tokenization import SpecialTokens, list_text, open_store
 from mlmtune.tokens.words import WORDS, check_words, word_marker
 
 if TYPE_CHECKING:
@@ -52,11 +47,11 @@ class Splits:
         train: chunks to learn from.
         validation: chunks to measure on.
         weights: (S,) how often an epoch sees each of the store's sources.
-        train_pairs: pairs to learn from; None for an objective without them.
+        train_pairs: pairs to learn from; None for an objective without pairs.
         validation_pairs: pairs to measure on.
-        general: chunks of `evaluation.general`, which are of a store of their own; None without.
+        general: chunks of `evaluation.general`, which has a store of its own; None if it is empty.
         num_in_general: documents that are not trained on because they are general text, too.
-        marks: fingerprints of what words and sentences were found by.
+        marks: fingerprints of the marks of words and sentences, by marker.
     """
 
     train: ChunkView
@@ -70,254 +65,221 @@ class Splits:
 
 
 @dataclass(frozen=True)
-class Uses:
-    """What will be done with the text, which decides what has to be known of it.
+class TextNeeds:
+    """What must be known of a text, which follows from what it is used for.
 
     Attributes:
-        objective: pairs need to know where sentences begin.
-        word_strategies: by config section, the masking strategies that must know where words begin.
+        objective: an objective with pairs needs to know where sentences begin.
+        word_strategies: the masking strategies that must know where words begin, by config section.
+        word_segmenter: what finds the words of scripts without spaces; None for the tokenizer.
+        language: the language whose rules end a sentence (ISO 639).
         general: text to measure forgetting on.
-        by_lines: for each source of the store, whether each of its lines is a sentence.
     """
 
     objective: Objective = "mlm"
     word_strategies: dict[str, StrategyName] = field(default_factory=dict)
+    word_segmenter: str | None = None
+    language: str = "en"
     general: tuple[SourceConfig, ...] = ()
-    by_lines: tuple[bool, ...] = ()
+
+
+@dataclass(frozen=True)
+class Chunker:
+    """How the documents of a store become chunks.
+
+    Attributes:
+        config: the section `chunking`.
+        special_tokens: the tokenizer's frame.
+        pad_token_id: fills what is shorter than the longest of a batch.
+    """
+
+    config: ChunkingConfig
+    special_tokens: SpecialTokens
+    pad_token_id: int
+
+    @classmethod
+    def of(cls, config: ChunkingConfig, tokenizer: "PreTrainedTokenizerFast") -> Self:
+        """Take the frame from a tokenizer."""
+        pad_token_id = 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+        return cls(config, SpecialTokens.of(tokenizer), pad_token_id)
+
+    def view(
+        self, store: TokenStore, documents: NDArray[np.int64], *, separates_sources: bool = False
+    ) -> ChunkView:
+        """Cut some documents of a store into chunks; see `ChunkView.of`."""
+        return ChunkView.of(
+            store, documents, self.config, self.special_tokens, self.pad_token_id,
+            separates_sources=separates_sources,
+        )  # fmt: skip
 
 
 def open_splits(
-    corpus: CorpusConfig,
-    tokenization: TokenizationConfig,
+    text: CorpusText,
+    needs: TextNeeds,
     chunking: ChunkingConfig,
-    uses: Uses,
     tokenizer: "PreTrainedTokenizerFast",
-    listing: Listing | None,
-    console: Console,
     *,
     rebuilds: bool = False,
 ) -> tuple[TokenStore, Splits]:
-    """A corpus's token store (built if need be) and its two sides.
+    """Open a corpus's token store, built if there is none yet, and its two sides.
+
+    Args:
+        text: the corpus, from `find_text`.
+        needs: what must be known of it.
+        chunking: how to cut it.
+        tokenizer: a fast tokenizer.
+        rebuilds: see `open_store`.
 
     Raises:
-        ConfigError: an extra is missing, or the words are none.
+        ConfigError: an extra is missing, or what would be masked as words is not words.
         DataError: there is no usable text, or a side has no chunk or no pair.
         ResourceError: the token cache cannot be written.
     """
-    markers = needed_markers(tokenization, uses)
-    store, found = _open_marked(
-        corpus, tokenization, markers, tokenizer, listing, console, rebuilds=rebuilds
-    )
-    for section, strategy in uses.word_strategies.items():
+    store, marks = _open_marked(text, needs, tokenizer, rebuilds=rebuilds)
+    for section, strategy in needs.word_strategies.items():
         note = check_words(store, section, strategy)
         if note is not None:
-            console.say(note)
+            text.console.say(note)
+    chunker = Chunker.of(chunking, tokenizer)
     general = None
-    if uses.general:
-        general = open_whole(corpus, tokenization, chunking, uses.general, tokenizer, console)
-    splits = build_splits(
-        store, corpus, chunking, SpecialTokens.of(tokenizer), _pad_token_id(tokenizer), general
-    )
-    _say_what_is_odd(splits, corpus, console)
-    if (sentences := found.get(f"{SENTENCES}{tokenization.language}")) is not None:
-        frame = PairFrame.of(tokenizer)
-        splits = _with_pairs(splits, store, sentences, corpus, chunking, frame, uses.objective)
-    marks = {name: marks.fingerprint for name, marks in found.items()}
-    return store, replace(splits, marks=marks)
+    if needs.general:
+        general = _open_general(text, needs, chunker, tokenizer)
+    splits = build_splits(store, text.config, chunker, general)
+    for remark in _remarks(splits, text.config):
+        text.console.say(remark)
+    if (sentences := marks.get(f"{SENTENCES}{needs.language}")) is not None:
+        pairs = _Pairing(sentences.positions(store), PairFrame.of(tokenizer), needs.objective)
+        splits = _with_pairs(splits, text.config, chunking, pairs)
+    return store, replace(splits, marks={name: m.fingerprint for name, m in marks.items()})
 
 
 def _open_marked(
-    corpus: CorpusConfig,
-    tokenization: TokenizationConfig,
-    markers: list[Marker],
+    text: CorpusText,
+    needs: TextNeeds,
     tokenizer: "PreTrainedTokenizerFast",
-    listing: Listing | None,
-    console: Console,
     *,
     rebuilds: bool,
 ) -> tuple[TokenStore, dict[str, Marks]]:
-    """A token store, built if need be, and what has to be known of its text besides."""
-    store = open_store(corpus, tokenization, tokenizer, listing, console, rebuilds=rebuilds)
-    read: Reader | None = None
-    if listing is not None:
-        read = partial(_documents, corpus, tokenization, listing, console)
+    """Open a token store, built if there is none yet, and the marks that are needed beside it."""
+    markers = needed_markers(needs, text)
+    store = open_store(text, tokenizer, rebuilds=rebuilds)
     encode = Encoder(plain_backend(tokenizer))
-    found = {marker.name: open_marks(marker, store, read, encode, console) for marker in markers}
-    if (words := found.get(f"{WORDS}{tokenization.word_segmenter}")) is not None:
+    marks = {marker.name: open_marks(marker, store, text, encode) for marker in markers}
+    if (words := marks.get(f"{WORDS}{needs.word_segmenter}")) is not None:
         store = store.with_word_starts(words.shards, words.num_by_source)
-    return store, found
+    return store, marks
 
 
-def open_whole(
-    corpus: CorpusConfig,
-    tokenization: TokenizationConfig,
-    chunking: ChunkingConfig,
-    sources: tuple[SourceConfig, ...],
+def _open_general(
+    text: CorpusText,
+    needs: TextNeeds,
+    chunker: Chunker,
     tokenizer: "PreTrainedTokenizerFast",
-    console: Console,
 ) -> ChunkView:
-    """Text that is measured as a whole, source by source, cleaned as the corpus is.
-
-    With `tokenization.store` its store is the folder `general` in that one, so that it goes along.
+    """Open the general text, which is measured as a whole, source by source.
 
     Raises:
         ConfigError: an extra is missing.
         DataError: there is no usable text in it.
         ResourceError: the token cache cannot be written.
     """
-    measured = CorpusConfig(
-        sources=list(sources),
-        cleaning=corpus.cleaning,
-        markdown=corpus.markdown,
-        split_seed=corpus.split_seed,
-        on_error=corpus.on_error,
-    )
-    if tokenization.store is not None:
-        folder = str(Path(tokenization.store) / "general")
-        tokenization = tokenization.model_copy(update={"store": folder})
-    markers = needed_markers(tokenization, Uses())
-    try:
-        listing = list_text(measured, tokenization, console)
-        store, _ = _open_marked(
-            measured, tokenization, markers, tokenizer, listing, console, rebuilds=True
-        )
-    except DataError as error:
-        what = (
-            str(error).replace("corpus.sources", "evaluation.general").replace(" to train on", "")
-        )
-        raise DataError(what) from error
-    view = ChunkView.of(
-        store, np.arange(store.num_documents), chunking, SpecialTokens.of(tokenizer),
-        _pad_token_id(tokenizer), separates_sources=True,
-    )  # fmt: skip
+    general = find_text(text.general(needs.general))
+    words_alone = TextNeeds(word_segmenter=needs.word_segmenter)
+    store, _ = _open_marked(general, words_alone, tokenizer, rebuilds=True)
+    view = chunker.view(store, np.arange(store.num_documents), separates_sources=True)
     if len(view) == 0:
         raise DataError(
-            f"evaluation.general: the text ({counted(view.num_body_tokens, 'token')}) makes no "
-            f"chunk of {chunking.chunk_length} tokens; add text"
+            f"{general.key}: the text ({counted(view.num_body_tokens, 'token')}) makes no "
+            f"chunk of {chunker.config.chunk_length} tokens; add text"
         )
     return view
 
 
-def _pad_token_id(tokenizer: "PreTrainedTokenizerFast") -> int:
-    return 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
-
-
-def _say_what_is_odd(splits: Splits, corpus: CorpusConfig, console: Console) -> None:
+def _remarks(splits: Splits, corpus: CorpusConfig) -> Iterator[str]:
+    """Yield a line for each way in which the two sides are not what one would expect."""
     if corpus.split_by == "chunk":
-        console.say(
+        yield (
             "corpus.split_by: chunk puts parts of one document on both sides; the validation "
             "perplexity leaks and looks better than it is"
         )
         if len(splits.train) < len(splits.validation):
-            console.say(
+            yield (
                 f"of {len(splits.train) + len(splits.validation):,} chunks "
                 f"{len(splits.train):,} are left to train on; lower corpus.max_validation_chunks"
             )
     if splits.num_in_general:
-        console.say(
+        yield (
             f"left out of training, because evaluation.general holds them, too: "
             f"{counted(splits.num_in_general, 'document')}"
         )
 
 
-def needed_markers(tokenization: TokenizationConfig, uses: Uses) -> list[Marker]:
-    """What has to be known of the text besides its tokens.
+def needed_markers(needs: TextNeeds, text: CorpusText) -> list[Marker]:
+    """Return the rules by which what must be known of a text is found.
 
     Raises:
         ConfigError: an extra is missing, and there is no store that may know it already.
     """
     markers = []
-    if tokenization.word_segmenter is not None:
-        markers.append(word_marker(tokenization.word_segmenter))
-    if has_pairs(uses.objective):
-        markers.append(sentence_marker(tokenization.language, uses.by_lines))
+    if needs.word_segmenter is not None:
+        markers.append(word_marker(needs.word_segmenter))
+    if has_pairs(needs.objective):
+        by_lines = [source.is_by_lines for source in text.sources]
+        markers.append(sentence_marker(needs.language, by_lines))
     for marker in markers:
-        if marker.made_by is None and tokenization.store is None:
+        if marker.made_by is None and text.store is None:
             raise ConfigError(marker.how_to_install)
     return markers
 
 
-def _documents(
-    corpus: CorpusConfig,
-    tokenization: TokenizationConfig,
-    listing: Listing,
-    console: Console,
-    start: int,
-) -> Iterator[Document]:
-    cleaned = cache_directory(tokenization.cache_dir, "cleaned")
-    return read_corpus(corpus, listing, cleaned, console).documents(start)
-
-
 def build_splits(
-    store: TokenStore,
-    corpus: CorpusConfig,
-    chunking: ChunkingConfig,
-    special_tokens: SpecialTokens,
-    pad_token_id: int,
-    general: ChunkView | None = None,
+    store: TokenStore, corpus: CorpusConfig, chunker: Chunker, general: ChunkView | None = None
 ) -> Splits:
     """Split the store's documents (or, where the config insists, its chunks) into two views.
 
     Args:
         store: the tokenized corpus.
         corpus: how to split.
-        chunking: how to cut.
-        special_tokens: the tokenizer's frame.
-        pad_token_id: fills what is shorter than the longest of a batch.
-        general: text that is not to be trained on.
+        chunker: how to cut.
+        general: text that must not be trained on.
 
     Raises:
-        DataError: a side has no chunk, or what is to be replayed has none.
+        DataError: a side has no chunk, or a source that is replayed has none.
     """
-    weights = np.ones(len(store.sources))
-    weights[len(corpus.validation_sources) :] = [source.weight for source in corpus.sources]
-    is_weighted = bool((weights != 1.0).any() or _replay(corpus).any())
+    is_weighted = any(source.weight != 1.0 or source.replay for source in corpus_sources(corpus))
     on_train, on_validation, num_in_general = _documents_of_sides(store, corpus, general)
-
-    def view(documents: NDArray[np.int64], *, separates_sources: bool = False) -> ChunkView:
-        return ChunkView.of(
-            store, documents, chunking, special_tokens, pad_token_id,
-            separates_sources=separates_sources,
-        )  # fmt: skip
-
     if corpus.split_by == "chunk":
-        train, validation = _split_by_chunk(view(on_train), corpus)
+        train, validation = _split_by_chunk(chunker.view(store, on_train), corpus)
     else:
-        train = view(on_train, separates_sources=is_weighted)
-        validation = view(on_validation)
-    splits = Splits(train, validation, weights, general=general, num_in_general=num_in_general)
-    for side, chunks in (("training", splits.train), ("validation", splits.validation)):
+        train = chunker.view(store, on_train, separates_sources=is_weighted)
+        validation = chunker.view(store, on_validation)
+    for side, chunks in (("training", train), ("validation", validation)):
         if len(chunks) == 0:
             remedy = "add text"
             if chunks.num_tokens_dropped:
                 remedy += ", or set chunking.last_chunk: keep"
             raise DataError(
                 f"the {side} text ({counted(chunks.num_body_tokens, 'token')}) makes no chunk of "
-                f"{chunking.chunk_length} tokens; {remedy}"
+                f"{chunker.config.chunk_length} tokens; {remedy}"
             )
-    return replace(splits, weights=_weights_of_epoch(store, corpus, weights, train))
+    weights = _weights_of_epoch(corpus, train)
+    return Splits(train, validation, weights, general=general, num_in_general=num_in_general)
 
 
-def _replay(corpus: CorpusConfig) -> NDArray[np.float64]:
-    """(S,) the share of the training tokens that each of the store's sources is to have, or 0."""
-    shares = [source.replay or 0.0 for source in corpus.sources]
-    return np.asarray([0.0] * len(corpus.validation_sources) + shares)
-
-
-def _weights_of_epoch(
-    store: TokenStore, corpus: CorpusConfig, weights: NDArray[np.float64], view: Countable
-) -> NDArray[np.float64]:
-    """(S,) the config's weights, and those that replay comes to.
+def _weights_of_epoch(corpus: CorpusConfig, view: Countable) -> NDArray[np.float64]:
+    """Return (S,) the weights of the sources, replayed ones at what their shares come to.
 
     Raises:
         DataError: there is nothing to replay, or nothing but that.
     """
-    replay = _replay(corpus)
+    sources = corpus_sources(corpus)
+    weights = np.asarray([source.weight for source in sources])
+    replay = np.asarray([source.replay for source in sources])
     if replay.any():
         has_text = view.num_chunks_by_source > 0
         is_empty = (replay > 0) & ~has_text
         if is_empty.any():
-            name = store.sources[int(np.argmax(is_empty))].name
+            name = sources[int(np.argmax(is_empty))].name
             raise DataError(
                 f"corpus.sources: nothing of {name} is left to replay; name other text than "
                 "evaluation.general, or more"
@@ -332,9 +294,9 @@ def _weights_of_epoch(
 def _documents_of_sides(
     store: TokenStore, corpus: CorpusConfig, general: ChunkView | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-    """The documents to train on, those to validate on, and how many general text takes away.
+    """Return the documents of each side, and how many are not trained on as they are general text.
 
-    With `split_by: chunk` all are of the first kind.
+    With `split_by: chunk` all documents are on the training side.
     """
     on_validation = np.zeros(store.num_documents, dtype=bool)
     if corpus.split_by == "document":
@@ -351,24 +313,32 @@ def _documents_of_sides(
     return on_train, np.flatnonzero(on_validation), int(in_general.sum())
 
 
+class _Pairing(NamedTuple):
+    """How pairs of segments are made.
+
+    Attributes:
+        sentence_starts: (n,) positions of the store's tokens that begin a sentence.
+        frame: the special tokens of a pair.
+        objective: what pairs are labelled for.
+    """
+
+    sentence_starts: NDArray[np.int64]
+    frame: PairFrame
+    objective: Objective
+
+
 def _with_pairs(
-    splits: Splits,
-    store: TokenStore,
-    sentences: Marks,
-    corpus: CorpusConfig,
-    chunking: ChunkingConfig,
-    frame: PairFrame,
-    objective: Objective,
+    splits: Splits, corpus: CorpusConfig, chunking: ChunkingConfig, pairing: _Pairing
 ) -> Splits:
-    """The splits with their pairs.
+    """Return the splits with their pairs.
 
     Raises:
         DataError: a side has none, or no other document to take a second segment from.
     """
-    positions = sentences.positions(store)
+    store, objective = splits.train.store, pairing.objective
     on_train, on_validation, _ = _documents_of_sides(store, corpus, splits.general)
     train, validation = (
-        PairView(store, positions, documents, chunking.chunk_length, frame)
+        PairView(store, pairing.sentence_starts, documents, chunking.chunk_length, pairing.frame)
         for documents in (on_train, on_validation)
     )
     for side, pairs in (("training", train), ("validation", validation)):
@@ -387,12 +357,12 @@ def _with_pairs(
         splits,
         train_pairs=train,
         validation_pairs=validation,
-        weights=_weights_of_epoch(store, corpus, splits.weights, train),
+        weights=_weights_of_epoch(corpus, train),
     )
 
 
 def _more_documents(side: str, corpus: CorpusConfig) -> str:
-    """What to do about a side that has the pairs of one document alone."""
+    """Return what to do about a side that has the pairs of one document alone."""
     remedy = "add documents, or give the text as several (corpus.sources.format)"
     if side == "validation" and not corpus.validation_sources:
         remedy = f"raise corpus.validation_fraction (now {corpus.validation_fraction:g}), {remedy}"

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from mlmtune.config import ChunkingConfig
 from mlmtune.errors import ConfigError
+from mlmtune.tokens.special_tokens import SpecialTokens
 from mlmtune.tokens.store import TokenStore
 from mlmtune.tokens.sums import end_to_end, sum_by_source
-from mlmtune.tokens.tokenization import SpecialTokens
 
 
 @dataclass(frozen=True)

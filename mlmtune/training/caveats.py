@@ -10,6 +10,7 @@ import numpy as np
 
 from mlmtune.config import Config, OptimizerConfig
 from mlmtune.config_loading import load_config
+from mlmtune.corpus.sources import corpus_sources
 from mlmtune.errors import ConfigError
 from mlmtune.evaluation.known_text import KnownText
 from mlmtune.evaluation.scoring import FixedMasks
@@ -161,7 +162,7 @@ def _of_share(config: Config, store: TokenStore, splits: Splits) -> Iterator[str
     corpus, view = config.corpus, splits.validation
     if view.num_characters is None or corpus.validation_sources:
         return
-    is_split = np.asarray([source.replay is None for source in corpus.sources])
+    is_split = np.asarray([not source.replay for source in corpus_sources(corpus)])
     total = int(store.documents.num_characters[is_split[store.documents.sources]].sum())
     actual, asked = view.num_characters / max(total, 1), corpus.validation_fraction
     if asked / FAR_FROM_ASKED <= actual <= asked * FAR_FROM_ASKED:

@@ -7,70 +7,86 @@ from transformers import PreTrainedTokenizerFast
 from mlmtune import hub
 from mlmtune.config import Config
 from mlmtune.console import Console
-from mlmtune.corpus.listing import Listing
+from mlmtune.corpus.text import CorpusText
 from mlmtune.masking.selection import STRATEGIES
 from mlmtune.modeling.locating import is_on_hub, locate_model
 from mlmtune.modeling.tokenizer import load_tokenizer
-from mlmtune.tokens.splits import Splits, Uses, needed_markers, open_splits
+from mlmtune.tokens.opening import find_text
+from mlmtune.tokens.splits import Splits, TextNeeds, needed_markers, open_splits
 from mlmtune.tokens.store import TokenStore
-from mlmtune.tokens.tokenization import list_text
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A corpus without a model: what `mlmtune prepare` and `mlmtune corpus` need.
+class PreparedText:
+    """A tokenized corpus, for commands that need no model.
 
     Attributes:
-        listing: the text; None where there is the store alone.
+        text: the text; without a listing where only its store is on this machine.
         tokenizer: what the store was made with.
         store: the tokenized corpus.
         splits: its two sides, as chunks.
     """
 
-    listing: Listing | None
+    text: CorpusText
     tokenizer: PreTrainedTokenizerFast
     store: TokenStore
     splits: Splits
 
 
-def prepare(config: Config, console: Console, *, rebuilds: bool, refresh: bool) -> Prepared:
+def prepare(config: Config, console: Console, *, rebuilds: bool, refresh: bool) -> PreparedText:
     """Read, clean and tokenize a corpus, unless that is done already.
 
     Args:
-        config: as loaded.
+        config: the run's config.
         console: shows what takes time.
         rebuilds: see `open_store`.
-        refresh: look up again where branches are.
+        refresh: look up again where branches of git repositories are.
 
     Raises:
         MlmtuneError: text and tokenizer are not there, or do not fit the config.
     """
-    needed_markers(config.tokenization, uses_of(config))
-    listing = list_text(
-        config.corpus, config.tokenization, console, is_needed=rebuilds or refresh, refresh=refresh
-    )
-    say_what_the_hub_is(config, console)
+    needs = text_needs(config)
+    text = find_corpus(config, console, is_needed=rebuilds or refresh, refresh=refresh)
     folder = locate_model(config.model.name_or_path, config.model.revision)
     tokenizer = load_tokenizer(folder)
-    store, splits = open_splits(
-        config.corpus, config.tokenization, config.chunking, uses_of(config), tokenizer, listing,
-        console, rebuilds=rebuilds,
-    )  # fmt: skip
-    return Prepared(listing, tokenizer, store, splits)
+    store, splits = open_splits(text, needs, config.chunking, tokenizer, rebuilds=rebuilds)
+    return PreparedText(text, tokenizer, store, splits)
 
 
-def uses_of(config: Config) -> Uses:
-    strategies = {"masking": config.masking.strategy, "evaluation": config.evaluation.strategy}
-    of_words = {
-        section: name for section, name in strategies.items() if STRATEGIES[name].keeps_words_whole
-    }
-    sources = (*config.corpus.validation_sources, *config.corpus.sources)
-    by_lines = tuple(source.format == "sentences" for source in sources)
-    return Uses(config.objective, of_words, tuple(config.evaluation.general), by_lines)
+def find_corpus(
+    config: Config, console: Console, *, is_needed: bool = False, refresh: bool = False
+) -> CorpusText:
+    """Find the text of a config, before a model is loaded; report what the hub's variables decide.
 
+    Args:
+        config: the run's config.
+        console: shows what takes time.
+        is_needed: see `find_text`.
+        refresh: see `find_text`.
 
-def say_what_the_hub_is(config: Config, console: Console) -> None:
-    """Say which variables decide where a model of the hub comes from."""
+    Raises:
+        MlmtuneError: an extra is missing, or the text cannot be reached.
+    """
+    text = CorpusText.of(config.corpus, config.tokenization, console)
+    needed_markers(text_needs(config), text)
+    text = find_text(text, is_needed=is_needed, refresh=refresh)
     notes = hub.environment_notes()
     if notes and is_on_hub(config.model.name_or_path):
         console.say(f"{config.model.name_or_path} from the hub ({'; '.join(notes)})")
+    return text
+
+
+def text_needs(config: Config) -> TextNeeds:
+    """Return what a config needs to know of its text."""
+    strategies = {"masking": config.masking.strategy, "evaluation": config.evaluation.strategy}
+    return TextNeeds(
+        objective=config.objective,
+        word_strategies={
+            section: name
+            for section, name in strategies.items()
+            if STRATEGIES[name].keeps_words_whole
+        },
+        word_segmenter=config.tokenization.word_segmenter,
+        language=config.tokenization.language,
+        general=tuple(config.evaluation.general),
+    )

@@ -7,7 +7,7 @@ import torch
 
 from mlmtune.config import Config
 from mlmtune.console import Console
-from mlmtune.corpus.listing import Listing
+from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import DataError
 from mlmtune.evaluation.fill_mask import encode_masked_text
 from mlmtune.evaluation.known_text import KnownText
@@ -20,11 +20,10 @@ from mlmtune.modeling.new_head import start_from_frequencies
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.mixing import Mixture
 from mlmtune.tokens.pairs import PairSequences
-from mlmtune.tokens.splits import Splits, needed_markers, open_splits
+from mlmtune.tokens.splits import Splits, open_splits
 from mlmtune.tokens.store import TokenStore
-from mlmtune.tokens.tokenization import list_text
 from mlmtune.tokens.unknown import describe_unknown, unknown_token_id
-from mlmtune.training.preparation import say_what_the_hub_is, uses_of
+from mlmtune.training.preparation import find_corpus, text_needs
 
 GENERAL_CHUNKS = 1000
 """How much of general text is measured unless `evaluation.max_chunks` says otherwise."""
@@ -38,7 +37,7 @@ class Measurable:
     """A model beside the text it is measured on: what `mlmtune eval` needs, and `train` first.
 
     Attributes:
-        listing: the text; None where there is the store alone.
+        text: the text; without a listing where only its store is on this machine.
         loaded: tokenizer and model.
         head: runs the model on masked positions.
         store: the tokenized corpus, both sides.
@@ -47,7 +46,7 @@ class Measurable:
         general_evaluator: the same on general text; None without any.
     """
 
-    listing: Listing | None
+    text: CorpusText
     loaded: LoadedModel
     head: MaskedHead
     store: TokenStore
@@ -76,10 +75,7 @@ def build_measurable(
     Raises:
         MlmtuneError: model, tokenizer and text do not fit, or are not there.
     """
-    # What is not there is told before a model is loaded.
-    needed_markers(config.tokenization, uses_of(config))
-    listing = list_text(config.corpus, config.tokenization, console)
-    say_what_the_hub_is(config, console)
+    text = find_corpus(config, console)
     request = ModelRequest(
         config.model,
         max_length=config.chunking.chunk_length,
@@ -91,18 +87,15 @@ def build_measurable(
     loaded = load_pretrained(request, config.objective)
     for note in loaded.notes:
         console.say(note)
-    for text in config.evaluation.examples:
-        encode_masked_text(loaded.tokenizer, text)  # a sentence without a mask is told now
+    for sentence in config.evaluation.examples:
+        encode_masked_text(loaded.tokenizer, sentence)  # refuses a sentence without a mask
     head = MaskedHead(loaded.model, len(loaded.tokenizer))
     if not head.is_sparse:
         console.say(
             f"{type(loaded.model).__name__} cannot predict masked positions alone; its head runs "
             "on every position, which is slower"
         )
-    store, splits = open_splits(
-        config.corpus, config.tokenization, config.chunking, uses_of(config), loaded.tokenizer,
-        listing, console,
-    )  # fmt: skip
+    store, splits = open_splits(text, text_needs(config), config.chunking, loaded.tokenizer)
     unknown = sum(source.num_unknown_tokens for source in store.sources) / store.num_tokens
     if unknown > UNKNOWN_SHARE:
         console.say(
@@ -120,7 +113,7 @@ def build_measurable(
     general_evaluator = None
     if general_masks is not None:
         general_evaluator = Evaluator(general_masks, config.evaluation)
-    return Measurable(listing, loaded, head, store, splits, evaluator, general_evaluator)
+    return Measurable(text, loaded, head, store, splits, evaluator, general_evaluator)
 
 
 def check_is_known(measurable: Measurable, config: Config) -> None:

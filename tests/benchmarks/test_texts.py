@@ -9,7 +9,8 @@ import texts
 def test_both_sides_read_the_same_documents(setting):
     corpus = texts.CorpusInMemory.of(ours.config_for(setting).corpus)
     for_validation = {
-        document.text: corpus.sources[document.source].validation for document in corpus.documents()
+        document.text: corpus.sources[document.source].is_validation
+        for document in corpus.documents()
     }
     cache = setting.workspace / "peer"
     for path, side in ((setting.train, False), (setting.validation, True)):

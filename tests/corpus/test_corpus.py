@@ -4,7 +4,6 @@ import os
 import tempfile
 from collections import Counter
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +12,11 @@ from hypothesis import strategies as st
 
 from mlmtune.config import CorpusConfig, SourceConfig
 from mlmtune.console import Console
-from mlmtune.corpus.corpus import read_corpus
 from mlmtune.corpus.funnel import remarks, with_endings_not_read
 from mlmtune.corpus.scanning import scan
+from mlmtune.corpus.sources import all_sources
 from mlmtune.corpus.splitting import validation_mask
+from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import DataError
 from mlmtune.printable import printable
 
@@ -26,8 +26,8 @@ class Reading:
 
     def __init__(self, config, listing=None):
         with tempfile.TemporaryDirectory() as cache:
-            listing = listing or scan(config, Path(cache) / "git", str)
-            corpus = read_corpus(config, listing, Path(cache), Console(is_quiet=True))
+            text = CorpusText(config, Console(is_quiet=True), cache, listing=listing)
+            corpus = (text if listing else text.listed()).read()
             self.kept = list(corpus.documents())
         self.counts = corpus.funnel.to_json()
         self.texts = [document.text for document in self.kept]
@@ -276,7 +276,7 @@ def test_a_gz_that_breaks_midway_gives_what_came_before(folder):
 def test_a_file_that_vanishes_is_named_and_the_rest_is_read(folder, tmp_path):
     path = folder({"a.txt": "here", "b.txt": "gone"})
     config = CorpusConfig(sources=[source(path)])
-    listing = scan(config, tmp_path, str)
+    listing = scan(all_sources(config), tmp_path, str)
     os.unlink(f"{path}/b.txt")
     reading = Reading(config, listing)
     assert reading.texts == ["here"]
@@ -286,7 +286,7 @@ def test_a_file_that_vanishes_is_named_and_the_rest_is_read(folder, tmp_path):
 def test_a_pipe_in_the_place_of_a_file_does_not_block(folder, tmp_path):
     path = folder({"a.txt": "here", "b.txt": "file"})
     config = CorpusConfig(sources=[source(path)])
-    listing = scan(config, tmp_path, str)
+    listing = scan(all_sources(config), tmp_path, str)
     os.unlink(f"{path}/b.txt")
     os.mkfifo(f"{path}/b.txt")
     assert Reading(config, listing).texts == ["here"]

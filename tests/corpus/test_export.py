@@ -8,9 +8,8 @@ import pytest
 from mlmtune.config import CorpusConfig, SourceConfig
 from mlmtune.console import Console
 from mlmtune.corpus import export as export_module
-from mlmtune.corpus.corpus import read_corpus
 from mlmtune.corpus.export import check_target, export
-from mlmtune.corpus.scanning import scan
+from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import ConfigError
 
 
@@ -21,8 +20,8 @@ def read(tmp_path):
     def make(**settings):
         source = SourceConfig(format="lines", path=str(tmp_path / "in.txt"), name="lines")
         config = CorpusConfig(sources=[source], validation_fraction=0.3, **settings)
-        listing = scan(config, tmp_path / "git", pytest.fail)
-        return read_corpus(config, listing, tmp_path / "cleaned", Console(is_quiet=True)), config
+        text = CorpusText(config, Console(is_quiet=True), str(tmp_path))
+        return text.listed().read(), config
 
     return make
 
@@ -53,8 +52,7 @@ def test_what_was_exported_reads_back_as_the_same_corpus(read, tmp_path):
     path = tmp_path / "out.jsonl"
     export(corpus, config, path)
     again = CorpusConfig(sources=[SourceConfig(format="json", path=str(path))])
-    listing = scan(again, tmp_path / "git", pytest.fail)
-    second = read_corpus(again, listing, tmp_path / "cleaned", Console(is_quiet=True))
+    second = CorpusText(again, Console(is_quiet=True), str(tmp_path)).listed()
     assert [d.content_hash for d in second.documents()] == [
         d.content_hash for d in corpus.documents()
     ]

@@ -12,7 +12,7 @@ from mlmtune.corpus.filtering import (
     leave_out_by_content,
     leave_out_repeated,
 )
-from mlmtune.corpus.listing import ListedSource
+from mlmtune.corpus.sources import CorpusSource
 
 
 def config(**fields):
@@ -35,7 +35,12 @@ def table_of(hashes_by_source, characters=None, shares=None):
 
 def sources_of(kinds, limits):
     return tuple(
-        ListedSource(SourceConfig(format="text", path="x", max_documents=limit), str(n), kind, ())
+        CorpusSource(
+            SourceConfig(format="text", path="x", max_documents=limit),
+            str(n),
+            f"corpus.sources[{n}]",
+            "validation" if kind else "train",
+        )
         for n, (kind, limit) in enumerate(zip(kinds, limits, strict=True))
     )
 

@@ -16,6 +16,7 @@ from mlmtune.corpus.dividing import plan_parts, with_line_numbers
 from mlmtune.corpus.faults import FileLeftOut
 from mlmtune.corpus.parts import PartTable, read_part, write_part
 from mlmtune.corpus.scanning import scan
+from mlmtune.corpus.sources import all_sources
 from mlmtune.errors import HubError
 from mlmtune.files import temporary_name
 from mlmtune.integrity import Damaged
@@ -34,7 +35,7 @@ def plan(tmp_path):
         config = CorpusConfig(
             sources=[SourceConfig(format="text", path=str(root), **source)], **settings
         )
-        listing = scan(config, tmp_path / "git", pytest.fail)
+        listing = scan(all_sources(config), tmp_path / "git", pytest.fail)
         return plan_parts(listing.sources, config, tmp_path / cache)
 
     return make
@@ -126,7 +127,7 @@ def test_a_large_file_of_lines_is_cut_and_reads_as_it_did(tmp_path, monkeypatch,
     lines[40] = '{"text": 5}'
     path.write_text("\n".join(lines), encoding="utf-8")
     config = CorpusConfig(sources=[SourceConfig(format=format_, path=str(path), include=["*"])])
-    sources = scan(config, tmp_path / "git", str).sources
+    sources = scan(all_sources(config), tmp_path / "git", str).sources
 
     def read(folder):
         parts = with_line_numbers(plan_parts(sources, config, tmp_path / folder))
@@ -268,7 +269,8 @@ def test_faults_are_counted_and_the_first_is_told(tmp_path):
     lines = ['"one"', *("{" for _ in range(150)), '"two"']
     path.write_text("\n".join(lines), encoding="utf-8")
     config = CorpusConfig(sources=[SourceConfig(format="json", path=str(path))])
-    (part,) = plan_parts(scan(config, Path("none"), pytest.fail).sources, config, tmp_path / "c")
+    sources = scan(all_sources(config), Path("none"), pytest.fail).sources
+    (part,) = plan_parts(sources, config, tmp_path / "c")
     write_part(part)
     counts = PartTable.of(part).counts
     assert counts.num_broken == 150

@@ -9,11 +9,12 @@ import pytest
 from mlmtune.config import CorpusConfig, SourceConfig
 from mlmtune.corpus import scanning
 from mlmtune.corpus.scanning import scan as scan_into
+from mlmtune.corpus.sources import all_sources
 from mlmtune.errors import ConfigError, DataError
 
 
 def scan(config, say=pytest.fail):
-    return scan_into(config, Path("no repository"), say)
+    return scan_into(all_sources(config), Path("no repository"), say)
 
 
 @pytest.fixture
@@ -228,19 +229,6 @@ def test_packages_may_be_named_and_globbed():
         ids("package://no_such_package/*.py", "python", text_field="topics")
 
 
-def test_names_are_unique_and_validation_comes_first(tree):
-    root = tree("a.md")
-    source = SourceConfig(format="markdown", path=str(root))
-    named = SourceConfig(format="markdown", path=str(root), name="docs")
-    listing = scan(CorpusConfig(sources=[source, named, source], validation_sources=[named]))
-    assert [(s.name, s.validation) for s in listing.sources] == [
-        ("docs", True),
-        (str(root), False),
-        ("docs (2)", False),
-        (f"{root} (2)", False),
-    ]
-
-
 def test_signature_changes_with_the_files_and_only_with_them(tree):
     root = tree("a.md", "b.md")
     config = CorpusConfig(sources=[SourceConfig(format="markdown", path=str(root))])
@@ -293,15 +281,6 @@ def test_remote_files_are_listed_by_id_with_local_ones_of_their_source(tree):
         ("a.md", 4),
         ("memory://scanned/x.md", 1),
     ]
-
-
-def test_no_two_sources_have_one_name(tree):
-    path = str(tree("a.md"))
-    sources = [
-        SourceConfig(format="markdown", path=path, name=name) for name in ("a", "a", "a (2)", "a")
-    ]
-    names = [source.name for source in scan(CorpusConfig(sources=sources)).sources]
-    assert names == ["a", "a (2)", "a (2) (2)", "a (3)"]
 
 
 def test_what_is_passed_over_is_part_of_the_signature(tree):

@@ -6,7 +6,7 @@ import pytest
 from mlmtune.config import ChunkingConfig
 from mlmtune.evaluation.known_text import KnownText, compares
 from mlmtune.tokens.chunking import ChunkView
-from mlmtune.tokens.tokenization import SpecialTokens
+from mlmtune.tokens.special_tokens import SpecialTokens
 
 
 def test_words_and_bytes_are_those_of_known_text(make_store, tokenizer):

@@ -19,7 +19,7 @@ from mlmtune.masking.collator import MaskingCollator
 from mlmtune.modeling.masked_head import MaskedHead
 from mlmtune.randomness import key
 from mlmtune.tokens.chunking import ChunkView
-from mlmtune.tokens.tokenization import SpecialTokens
+from mlmtune.tokens.special_tokens import SpecialTokens
 
 KNOWN = KnownText(0.0, 0.0, 0.5, 6.0)
 """Text without unknown tokens."""

@@ -88,13 +88,13 @@ def killed_in_tokenizing(when: Callable[[], bool], connection: Connection) -> No
 
 def killed_in_marking(when: Callable[[], bool], connection: Connection) -> None:
     """The same while marks are found beside the store."""
-    build = marks._build
+    find_marks = marks.find_marks
 
-    def build_watched(*arguments: Any) -> None:
+    def find_watched(*arguments: Any) -> None:
         _watch(when)
-        build(*arguments)
+        find_marks(*arguments)
 
-    marks._build = build_watched
+    marks.find_marks = find_watched
 
 
 def killed_after_shards(count: int, num_documents: int, connection: Connection) -> None:

@@ -33,9 +33,9 @@ from child import full_disk, killed_after_shards, with_programs_of, without_priv
 from mlmtune.commands.prepare import prepare_store
 from mlmtune.config import CorpusConfig, SourceConfig
 from mlmtune.config_loading import load_config
-from mlmtune.corpus.corpus import Corpus, read_corpus
+from mlmtune.corpus.corpus import Corpus
 from mlmtune.corpus.funnel import SourceFunnel
-from mlmtune.corpus.scanning import scan
+from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import DataError
 from mlmtune.tokens import store_writer, tokenization
 from mlmtune.tokens.store import TokenStore
@@ -61,8 +61,7 @@ def read(text: Path, corpus_dir: Path, tmp_path: Path, console: Any) -> Callable
         at_fault = SourceConfig(format=format_, path=str(text), name="at fault")
         beside = SourceConfig(format="text", path=str(corpus_dir), name="beside")
         config = CorpusConfig(sources=[at_fault, beside], **settings)
-        listing = scan(config, tmp_path / "git", console.say)
-        return read_corpus(config, listing, tmp_path / "cleaned", console)
+        return CorpusText(config, console, str(tmp_path)).listed().read()
 
     return read_text
 
@@ -281,7 +280,7 @@ def test_names_that_repeat_lose_no_document(tmp_path: Path, console: Any) -> Non
         paths = [str(tmp_path / word), str(tmp_path / word / "a.txt")]
         sources.append(SourceConfig(format="text", path=paths, name="docs"))
     config = CorpusConfig(sources=sources)
-    corpus = read_corpus(config, scan(config, tmp_path, console.say), tmp_path, console)
+    corpus = CorpusText(config, console, str(tmp_path / "cache")).listed().read()
     assert [(corpus.sources[d.source].name, d.id, d.text) for d in corpus.documents()] == [
         ("docs", "a.txt", "the first document"),
         ("docs (2)", "a.txt", "the second document"),
@@ -333,9 +332,9 @@ def test_a_file_that_is_gone_by_the_time_it_is_read(
     for name in ("a.txt", "b.txt"):
         (text / name).write_text(f"{PROSE} {name}", encoding="utf-8")
     config = CorpusConfig(sources=[SourceConfig(format="text", path=str(text))])
-    listing = scan(config, tmp_path, console.say)
+    listed = CorpusText(config, console, str(tmp_path / "cache")).listed()
     change(text / "a.txt")
-    funnel = read_corpus(config, listing, tmp_path, console).funnel
+    funnel = listed.read().funnel
     assert funnel.total().files_left_out == {reason: 1}
     [named] = funnel.files_left_out
     assert named["path"] == str(text / "a.txt")
@@ -610,7 +609,7 @@ def test_a_part_that_is_damaged_is_made_anew(
     np.testing.assert_equal(
         prepare(runs.config()).documents.content_hashes, before.documents.content_hashes
     )
-    assert f"{part}: a part of the cleaned corpus is damaged; it is made anew" in console.lines
+    assert f"{part}: a part of the cleaned corpus is damaged; it is cleaned again" in console.lines
     assert part.read_bytes() == whole
 
 
@@ -622,7 +621,7 @@ def test_a_damaged_store_is_made_anew(
     flip_a_bit(path)
     child = start(command="prepare")
     assert child.exit_code() == 0
-    assert f"{path}: damaged; the store is made anew" in child.out
+    assert f"{path}: damaged; the store is rebuilt" in child.out
     np.testing.assert_equal(
         prepare(runs.config()).documents.content_hashes, store.documents.content_hashes
     )

@@ -13,7 +13,7 @@ from mlmtune.masking.collator import COUNT_MULTIPLE, IGNORE_INDEX, MaskingCollat
 from mlmtune.masking.selection import STRATEGIES
 from mlmtune.randomness import key
 from mlmtune.tokens.chunking import ChunkView
-from mlmtune.tokens.tokenization import SpecialTokens
+from mlmtune.tokens.special_tokens import SpecialTokens
 
 LENGTHS = [37, 3, 55, 8, 21, 16, 90, 1]
 

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stores import text_of
 
-from mlmtune.config import ChunkingConfig, CorpusConfig, SourceConfig, TokenizationConfig
+from mlmtune.config import ChunkingConfig, CorpusConfig, SourceConfig
 from mlmtune.errors import ConfigError, DataError
 from mlmtune.tokens.chunking import ChunkView
-from mlmtune.tokens.splits import Uses, build_splits, open_splits
-from mlmtune.tokens.tokenization import SpecialTokens, list_text
+from mlmtune.tokens.special_tokens import SpecialTokens
+from mlmtune.tokens.splits import Chunker, TextNeeds, build_splits, open_splits
 
 PAD, CLS, SEP, END = 0, 2, 3, 4
 BERT = SpecialTokens((CLS,), (SEP,), (SEP,))
@@ -253,7 +254,7 @@ def corpus_config(**settings):
 
 def split(store, chunking=None, **settings):
     chunking = chunking or ChunkingConfig(chunk_length=6)
-    return build_splits(store, corpus_config(**settings), chunking, BERT, PAD)
+    return build_splits(store, corpus_config(**settings), Chunker(chunking, BERT, PAD))
 
 
 def body_ids(view):
@@ -330,9 +331,11 @@ def test_opening_a_corpus_gives_both_sides_and_warns_of_a_leak(corpus_dir, token
             sources=[SourceConfig(format="text", path=str(corpus_dir))], **settings
         )
         store, splits = open_splits(
-            corpus, TokenizationConfig(), ChunkingConfig(chunk_length=16), Uses(), tokenizer,
-            list_text(corpus, TokenizationConfig(), console), console,
-        )  # fmt: skip
+            text_of(corpus, console=console),
+            TextNeeds(),
+            ChunkingConfig(chunk_length=16),
+            tokenizer,
+        )
         return store, splits, [line for line in console.lines if "leak" in line]
 
     store, splits, leaks = open_(validation_fraction=0.2)

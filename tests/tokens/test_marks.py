@@ -1,5 +1,6 @@
 """Marks are found once, beside the store, and belong to its tokens."""
 
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -7,17 +8,26 @@ import pytest
 from damages import DAMAGES
 
 from mlmtune.config import CorpusConfig, SourceConfig, TokenizationConfig
-from mlmtune.corpus.corpus import read_corpus
+from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import ConfigError, DataError, ResourceError
 from mlmtune.integrity import sealed, unsealed
-from mlmtune.locations import cache_directory
-from mlmtune.tokens import marks as marks_module
 from mlmtune.tokens import store_writer, tokenization
 from mlmtune.tokens.encoding import Encoder, plain_backend
 from mlmtune.tokens.marks import Marker, open_marks
-from mlmtune.tokens.tokenization import list_text, open_store
+from mlmtune.tokens.opening import open_store
 
 TEXTS = ["the storage account and the key", "a", "", "no such thing", "the cluster the node"] * 3
+
+
+@dataclass(frozen=True)
+class WatchedText(CorpusText):
+    """A text that notes from where on its documents are read."""
+
+    read_from: list[int] = field(default_factory=list)
+
+    def documents(self, start=0):
+        self.read_from.append(start)
+        return super().documents(start)
 
 
 class Text:
@@ -28,20 +38,21 @@ class Text:
         folder.mkdir()
         for number, text in enumerate(TEXTS):
             (folder / f"{number:02}.txt").write_text(f"{text} {number}" if text else "", "utf-8")
-        self.config = CorpusConfig(sources=[SourceConfig(format="text", path=str(folder))])
-        self.tokenizer, self.console = tokenizer, console
+        config = CorpusConfig(sources=[SourceConfig(format="text", path=str(folder))])
+        self.bound = WatchedText.of(config, TokenizationConfig(), console)
+        self.tokenizer = tokenizer
         self.encode = Encoder(plain_backend(tokenizer))
-        self.read_from = []
+
+    @property
+    def read_from(self):
+        return self.bound.read_from
 
     def store(self):
-        listing = list_text(self.config, TokenizationConfig(), self.console)
-        return open_store(self.config, TokenizationConfig(), self.tokenizer, listing, self.console)
+        return open_store(self.bound.listed(), self.tokenizer)
 
-    def read(self, start):
-        self.read_from.append(start)
-        listing = list_text(self.config, TokenizationConfig(), self.console)
-        cleaned = cache_directory(None, "cleaned")
-        return read_corpus(self.config, listing, cleaned, self.console).documents(start)
+    def marks(self, marker, store, is_here=True):
+        text = self.bound.listed() if is_here else self.bound
+        return open_marks(marker, store, text, self.encode)
 
 
 @pytest.fixture
@@ -81,7 +92,7 @@ def test_marks_are_those_of_the_rule_in_any_shards(text, tokenizer, monkeypatch,
     monkeypatch.setattr(store_writer, "SHARD_TOKENS", shard_tokens)
     monkeypatch.setattr(tokenization, "BATCH_DOCUMENTS", 2)
     store = text.store()
-    marks = open_marks(the_marker(), store, text.read, text.encode, text.console)
+    marks = text.marks(the_marker(), store)
     wanted = expected(store, tokenizer)
     assert marks.positions(store).tolist() == np.flatnonzero(wanted).tolist()
     assert marks.num_by_source == (int(wanted.sum()),)
@@ -95,8 +106,8 @@ def test_marks_are_those_of_the_rule_in_any_shards(text, tokenizer, monkeypatch,
 def test_they_are_found_once_and_the_store_stays_as_it_is(text):
     store = text.store()
     before = {path: path.stat().st_mtime_ns for path in store.directory.rglob("*")}
-    first = open_marks(the_marker(), store, text.read, text.encode, text.console)
-    again = open_marks(the_marker(), store, text.read, text.encode, text.console)
+    first = text.marks(the_marker(), store)
+    again = text.marks(the_marker(), store)
     assert first.fingerprint == again.fingerprint
     assert text.read_from == [0]
     after = {path: path.stat().st_mtime_ns for path in before if path != store.directory}
@@ -106,41 +117,34 @@ def test_they_are_found_once_and_the_store_stays_as_it_is(text):
 
 def test_other_rules_have_marks_of_their_own(text):
     store = text.store()
-    found = {
-        word: open_marks(
-            the_marker(word=word, name=word), store, text.read, text.encode, text.console
-        )
-        for word in ("the", "key")
-    }
+    found = {word: text.marks(the_marker(word=word, name=word), store) for word in ("the", "key")}
     assert found["the"].positions(store).tolist() != found["key"].positions(store).tolist()
     assert {path.name for path in store.directory.iterdir()} >= {"the", "key"}
 
 
 def test_another_version_of_the_rule_marks_anew(text):
     store = text.store()
-    open_marks(the_marker("rule 1"), store, text.read, text.encode, text.console)
-    newer = open_marks(
-        the_marker("rule 2", word="key"), store, text.read, text.encode, text.console
-    )
+    text.marks(the_marker("rule 1"), store)
+    newer = text.marks(the_marker("rule 2", word="key"), store)
     assert text.read_from == [0, 0]
     assert "rule 2" in newer.fingerprint
 
 
 def test_a_machine_with_the_store_alone_takes_what_is_there(text):
     store = text.store()
-    found = open_marks(the_marker("rule 1"), store, text.read, text.encode, text.console)
-    for marker, read in ((the_marker("rule 2"), None), (the_marker(None), None),
-                         (the_marker(None), text.read)):  # fmt: skip
-        taken = open_marks(marker, store, read, text.encode, text.console)
+    found = text.marks(the_marker("rule 1"), store)
+    for marker, is_here in ((the_marker("rule 2"), False), (the_marker(None), False),
+                            (the_marker(None), True)):  # fmt: skip
+        taken = text.marks(marker, store, is_here)
         assert taken.fingerprint == found.fingerprint
 
 
 def test_what_is_not_there_and_cannot_be_found_is_said(text):
     store = text.store()
     with pytest.raises(ConfigError, match=r"has no marks 'the'.*`mlmtune prepare`"):
-        open_marks(the_marker(), store, None, text.encode, text.console)
+        text.marks(the_marker(), store, is_here=False)
     with pytest.raises(ConfigError, match="install the rule"):
-        open_marks(the_marker(None), store, text.read, text.encode, text.console)
+        text.marks(the_marker(None), store)
 
 
 def test_an_interrupted_search_goes_on_where_it_stopped(text, tokenizer, monkeypatch):
@@ -148,21 +152,20 @@ def test_an_interrupted_search_goes_on_where_it_stopped(text, tokenizer, monkeyp
     monkeypatch.setattr(tokenization, "BATCH_DOCUMENTS", 1)
     store = text.store()
     assert len(store.shards) > 3
-    mark_shard, done = marks_module._mark_shard, []
+    num_done = sum(store.num_documents_of_shards[:2])
+    third_shard = store.document_ids(range(num_done, store.num_documents))[0]
 
-    def stop(numbers, *arguments):
-        if len(done) == 2:
+    def stop(document):
+        if document.id == third_shard:
             raise KeyboardInterrupt
-        done.append(numbers)
-        return mark_shard(numbers, *arguments)
+        return marker.concerns(document)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(marks_module, "_mark_shard", stop)
-        with pytest.raises(KeyboardInterrupt):
-            open_marks(the_marker(), store, text.read, text.encode, text.console)
+    marker = the_marker()
+    with pytest.raises(KeyboardInterrupt):
+        text.marks(replace(marker, concerns=stop), store)
     assert not (store.directory / "the").exists()
-    marks = open_marks(the_marker(), store, text.read, text.encode, text.console)
-    assert text.read_from == [0, done[-1].stop]
+    marks = text.marks(the_marker(), store)
+    assert text.read_from == [0, num_done]
     wanted = np.flatnonzero(expected(store, tokenizer))
     assert marks.positions(store).tolist() == wanted.tolist()
     assert marks.num_by_source == (len(wanted),)
@@ -171,7 +174,7 @@ def test_an_interrupted_search_goes_on_where_it_stopped(text, tokenizer, monkeyp
 @pytest.mark.parametrize("damage", ["another rule", "another hash"])
 def test_what_another_rule_or_a_fault_left_unfinished_is_not_gone_on_with(text, tokenizer, damage):
     store = text.store()
-    open_marks(the_marker("rule 0"), store, text.read, text.encode, text.console)
+    text.marks(the_marker("rule 0"), store)
     partial = store.directory / ".writing-the"
     (store.directory / "the").rename(partial)
     if damage == "another hash":
@@ -179,7 +182,7 @@ def test_what_another_rule_or_a_fault_left_unfinished_is_not_gone_on_with(text, 
         manifest["made_of"]["made_by"] = "rule 1"
         (partial / "marks.json").write_bytes(sealed(manifest))
         (partial / "shard-00000.bin").write_bytes(b"\xff" * -(-store.num_tokens // 8))
-    marks = open_marks(the_marker("rule 1"), store, text.read, text.encode, text.console)
+    marks = text.marks(the_marker("rule 1"), store)
     wanted = np.flatnonzero(expected(store, tokenizer))
     assert marks.positions(store).tolist() == wanted.tolist()
 
@@ -188,14 +191,14 @@ def test_text_that_is_no_longer_the_stores_is_refused(text):
     store = text.store()
     (text.folder / "00.txt").write_text("the storage account", "utf-8")
     with pytest.raises(DataError, match="the text has changed since it was tokenized"):
-        open_marks(the_marker(), store, text.read, text.encode, text.console)
+        text.marks(the_marker(), store)
 
 
 def test_a_document_that_is_gone_is_noticed(text):
     store = text.store()
     (text.folder / "14.txt").unlink()
     with pytest.raises(DataError, match="the text has changed since it was tokenized"):
-        open_marks(the_marker(), store, text.read, text.encode, text.console)
+        text.marks(the_marker(), store)
 
 
 @pytest.mark.parametrize("name", ["shard-00000.bin", "marks.json"])
@@ -204,13 +207,13 @@ def test_damaged_marks_are_made_anew_where_the_text_is_and_else_refused(
     text, tokenizer, name, damage
 ):
     store = text.store()
-    open_marks(the_marker(), store, text.read, text.encode, text.console)
+    text.marks(the_marker(), store)
     damage(store.directory / "the" / name)
     what = "missing" if damage is Path.unlink else "damaged"
     if name == "shard-00000.bin" or damage is not Path.unlink:
         with pytest.raises(DataError, match=rf"{name}: {what}; run `mlmtune prepare`"):
-            open_marks(the_marker(), store, None, text.encode, text.console)
-    marks = open_marks(the_marker(), store, text.read, text.encode, text.console)
+            text.marks(the_marker(), store, is_here=False)
+    marks = text.marks(the_marker(), store)
     wanted = np.flatnonzero(expected(store, tokenizer))
     assert marks.positions(store).tolist() == wanted.tolist()
 
@@ -219,4 +222,4 @@ def test_a_store_that_cannot_be_written_is_said(text, monkeypatch):
     store = text.store()
     (store.directory / ".writing-the").write_text("a file where a folder should be", "utf-8")
     with pytest.raises(ResourceError, match=r"\.writing-the.*cannot be written"):
-        open_marks(the_marker(), store, text.read, text.encode, text.console)
+        text.marks(the_marker(), store)

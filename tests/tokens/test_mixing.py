@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from mlmtune.config import ChunkingConfig
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.mixing import Mixture
-from mlmtune.tokens.tokenization import SpecialTokens
+from mlmtune.tokens.special_tokens import SpecialTokens
 
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=4)
 

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stores import text_of
 
-from mlmtune.config import CorpusConfig, SourceConfig, TokenizationConfig
-from mlmtune.corpus.corpus import read_corpus
+from mlmtune.config import CorpusConfig, SourceConfig
 from mlmtune.corpus.document import Document
+from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import ConfigError
-from mlmtune.locations import cache_directory
 from mlmtune.tokens import sentences as sentences_module
 from mlmtune.tokens.encoding import Encoder, plain_backend
 from mlmtune.tokens.marks import open_marks
+from mlmtune.tokens.opening import open_store
 from mlmtune.tokens.sentences import first_tokens, sentence_marker, sentence_starts
-from mlmtune.tokens.splits import Uses, needed_markers
-from mlmtune.tokens.tokenization import list_text, open_store
+from mlmtune.tokens.splits import TextNeeds, needed_markers
 
 KINDS = pytest.mark.parametrize("kind", ["tokenizer", "byte_tokenizer"])
 
@@ -105,18 +105,22 @@ def test_each_line_is_a_sentence_where_the_source_says_so(request, kind):
     assert cut(0) != cut(1)
 
 
-def test_a_missing_splitter_is_told_before_any_text_is_read(monkeypatch):
+def test_a_missing_splitter_is_told_before_any_text_is_read(monkeypatch, console):
     def missing(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(sentences_module, "version", missing)
-    assert needed_markers(TokenizationConfig(), Uses("mlm")) == []
+    source = SourceConfig(format="sentences", path="x")
+    text, by_lines = (
+        CorpusText(CorpusConfig(sources=[first, source]), console)
+        for first in (source.model_copy(update={"format": "text"}), source)
+    )
+    assert needed_markers(TextNeeds("mlm"), text) == []
     for objective in ("mlm+nsp", "mlm+sop"):
         with pytest.raises(ConfigError, match=r"sentencex.*pip install 'mlmtune\[sentences\]'"):
-            needed_markers(TokenizationConfig(), Uses(objective))
+            needed_markers(TextNeeds(objective), text)
         # Where every line is a sentence, none is needed.
-        uses = Uses(objective, by_lines=(True, True))
-        assert [m.made_by for m in needed_markers(TokenizationConfig(), uses)] == ["lines"]
+        assert [m.made_by for m in needed_markers(TextNeeds(objective), by_lines)] == ["lines"]
 
 
 def test_lines_are_the_sentences_of_documents_that_blank_lines_part(tmp_path, tokenizer, console):
@@ -126,14 +130,9 @@ def test_lines_are_the_sentences_of_documents_that_blank_lines_part(tmp_path, to
         "a\nthe b\nthe c\nthe d\nthe e\n"
     )
     config = CorpusConfig(sources=[SourceConfig(format="sentences", path=str(path))])
-    listing = list_text(config, TokenizationConfig(), console)
-    store = open_store(config, TokenizationConfig(), tokenizer, listing, console)
-
-    def read(start):
-        cleaned = cache_directory(None, "cleaned")
-        return read_corpus(config, listing, cleaned, console).documents(start)
-
+    text = text_of(config, console=console)
+    store = open_store(text, tokenizer)
     encode = Encoder(plain_backend(tokenizer))
-    marks = open_marks(sentence_marker("en", (True,)), store, read, encode, console)
+    marks = open_marks(sentence_marker("en", (True,)), store, text, encode)
     of = np.searchsorted(store.offsets, marks.positions(store), side="right") - 1
     assert np.bincount(of).tolist() == [4, 3, 5]

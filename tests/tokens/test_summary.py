@@ -4,13 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from stores import text_of
 
-from mlmtune.config import ChunkingConfig, CorpusConfig, SourceConfig, TokenizationConfig
-from mlmtune.console import Console
-from mlmtune.tokens.splits import Uses, open_splits
+from mlmtune.config import ChunkingConfig, CorpusConfig, SourceConfig
+from mlmtune.tokens.splits import TextNeeds, open_splits
 from mlmtune.tokens.summary import summarize
 from mlmtune.tokens.summary_text import describe
-from mlmtune.tokens.tokenization import list_text
 
 TEXTS = {
     "a/1.txt": "the storage account " * 30,
@@ -40,12 +39,9 @@ def summary(tmp_path, tokenizer):
             ],
             **{"min_characters": 2, "validation_fraction": 0.3, **settings},
         )
-        console, tokenization = Console(is_quiet=True), TokenizationConfig()
-        listing = list_text(config, tokenization, console)
         store, splits = open_splits(
-            config, tokenization, chunking or ChunkingConfig(chunk_length=16), Uses(), tokenizer,
-            listing, console,
-        )  # fmt: skip
+            text_of(config), TextNeeds(), chunking or ChunkingConfig(chunk_length=16), tokenizer
+        )
         return json.loads(json.dumps(summarize(store, splits, tokenizer, 0))), store
 
     return make
@@ -158,12 +154,9 @@ def test_pairs_are_counted_where_there_are_some(tmp_path, tokenizer):
     config = CorpusConfig(
         sources=[SourceConfig(format="text", path=str(folder))], validation_fraction=0.3
     )
-    console, tokenization = Console(is_quiet=True), TokenizationConfig()
-    listing = list_text(config, tokenization, console)
     store, splits = open_splits(
-        config, tokenization, ChunkingConfig(chunk_length=16), Uses("mlm+nsp"), tokenizer, listing,
-        console,
-    )  # fmt: skip
+        text_of(config), TextNeeds("mlm+nsp"), ChunkingConfig(chunk_length=16), tokenizer
+    )
     whole = summarize(store, splits, tokenizer, 0)
     for side, pairs in (("train", splits.train_pairs), ("validation", splits.validation_pairs)):
         assert whole[side]["pairs"] == len(pairs)

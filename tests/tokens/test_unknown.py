@@ -2,12 +2,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stores import text_of
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from mlmtune.config import CorpusConfig, SourceConfig, TokenizationConfig
 from mlmtune.console import Console
-from mlmtune.tokens.tokenization import list_text, open_store
+from mlmtune.tokens.opening import open_store
 from mlmtune.tokens.unknown import describe_unknown, unknown_token_id
 
 PIECES = [("<pad>", 0.0), ("<unk>", 0.0), ("a", -1.0)]
@@ -51,8 +52,7 @@ def store_of(tmp_path: Path):
             (tmp_path / f"{number}.txt").write_text(text, encoding="utf-8")
         corpus = CorpusConfig(sources=[SourceConfig(format="text", path=str(tmp_path))])
         tokenization, console = TokenizationConfig(cache_dir=str(tmp_path / "cache")), Console()
-        listing = list_text(corpus, tokenization, console)
-        return open_store(corpus, tokenization, tokenizer, listing, console)
+        return open_store(text_of(corpus, tokenization, console), tokenizer)
 
     return build
 

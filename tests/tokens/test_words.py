@@ -2,6 +2,7 @@
 
 import importlib.metadata
 from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -10,13 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
 
-from mlmtune.config import TokenizationConfig
+from mlmtune.config import CorpusConfig, SourceConfig, TokenizationConfig
+from mlmtune.console import Console
 from mlmtune.corpus.document import Document
+from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import ConfigError
 from mlmtune.tokens import words as words_module
 from mlmtune.tokens.borders import Offsets
 from mlmtune.tokens.encoding import Encoder, plain_backend
-from mlmtune.tokens.splits import Uses, needed_markers
+from mlmtune.tokens.splits import TextNeeds, needed_markers
 from mlmtune.tokens.words import SEGMENTERS, check_words, word_marker, word_starts
 
 ENGLISH = "The scale-set, in storageaccounts (and pools)."
@@ -259,14 +262,17 @@ def test_a_segmenter_that_is_missing_is_told_before_any_text_is_read(monkeypatch
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(words_module, "version", missing)
-    tokenization = TokenizationConfig(word_segmenter="rjieba")
+    needs = TextNeeds(word_segmenter="rjieba")
+    text = CorpusText(
+        CorpusConfig(sources=[SourceConfig(format="text", path="x")]), Console(is_quiet=True)
+    )
     with pytest.raises(
         ConfigError, match=r"rjieba is not installed; .*pip install 'mlmtune\[zh\]'"
     ):
-        needed_markers(tokenization, Uses())
+        needed_markers(needs, text)
     # On a machine with the store alone it may be missing: its words are in the store.
-    named = TokenizationConfig(word_segmenter="rjieba", store="somewhere")
-    assert [marker.made_by for marker in needed_markers(named, Uses())] == [None]
+    named = replace(text, store=Path("somewhere"))
+    assert [marker.made_by for marker in needed_markers(needs, named)] == [None]
 
 
 def test_words_of_more_than_five_tokens_are_refused(make_store):

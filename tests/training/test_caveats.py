@@ -13,8 +13,8 @@ import yaml
 from mlmtune.config import Config, OptimizerConfig
 from mlmtune.config_loading import kind_of, load_config, shipped_configs
 from mlmtune.evaluation.scoring import FixedMasks
-from mlmtune.tokens.splits import build_splits
-from mlmtune.tokens.tokenization import SpecialTokens
+from mlmtune.tokens.special_tokens import SpecialTokens
+from mlmtune.tokens.splits import Chunker, build_splits
 from mlmtune.training import caveats
 from mlmtune.training.plan import Plan
 
@@ -81,8 +81,8 @@ def said_of(make_store: Any, tokenizer: Any) -> Callable[..., list[str]]:
         num_unknown = (store.documents.lengths * unknown_share).astype(np.int64)
         documents = replace(store.documents, num_unknown_tokens=num_unknown)
         store = replace(store, documents=documents)
-        frame = SpecialTokens((2,), (3,), (3,))
-        splits = build_splits(store, config.corpus, config.chunking, frame, 0)
+        chunker = Chunker(config.chunking, SpecialTokens((2,), (3,), (3,)), 0)
+        splits = build_splits(store, config.corpus, chunker)
         masks = FixedMasks(
             splits.validation, tokenizer, config.evaluation, with_token_type_ids=True
         )
@@ -93,9 +93,7 @@ def said_of(make_store: Any, tokenizer: Any) -> Callable[..., list[str]]:
         # General text of a few tokens, where the config names some.
         general = None
         if config.evaluation.general:
-            view = build_splits(
-                make_store([[10] * 60] * 2), config.corpus, config.chunking, frame, 0
-            ).train
+            view = build_splits(make_store([[10] * 60] * 2), config.corpus, chunker).train
             general = FixedMasks(view, tokenizer, config.evaluation, with_token_type_ids=True)
         return list(caveats.of_masked_lm(config, plan, store, splits, masks, general))
 

@@ -93,7 +93,9 @@ def test_general_text_without_text_is_an_error(runs: Any, tmp_path: Path) -> Non
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "a.txt").write_text(" \n", encoding="utf-8")
     general = {"format": "text", "path": str(tmp_path / "empty")}
-    with pytest.raises(DataError, match=r"evaluation\.general: no document is left;"):
+    with pytest.raises(
+        DataError, match=r"evaluation\.general: no document is left to measure on; 1 file"
+    ):
         parts_of(runs.config(evaluation={"general": [general]}))
 
 

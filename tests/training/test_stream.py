@@ -12,7 +12,7 @@ from mlmtune.masking.collator import IGNORE_INDEX, MaskedBatch, MaskingCollator
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.mixing import Mixture
 from mlmtune.tokens.sequences import ChunkSequences
-from mlmtune.tokens.tokenization import SpecialTokens
+from mlmtune.tokens.special_tokens import SpecialTokens
 from mlmtune.training.masked_lm import MaskedSequences
 from mlmtune.training.plan import Plan
 from mlmtune.training.stream import TrainingStream
