@@ -21,7 +21,8 @@ from mlmtune.modeling.device import precision_of
 from mlmtune.modeling.loading import LoadedModel, ModelRequest, load_classifier
 from mlmtune.modeling.losses import LOSS, Losses
 from mlmtune.numbers import f1, share
-from mlmtune.sharing.card import Card, classification_card, classification_snippet
+from mlmtune.sharing.card import Card
+from mlmtune.sharing.classification_card import classification_card, classification_snippet
 from mlmtune.tables import table
 from mlmtune.training import caveats
 from mlmtune.training.checkpoint import TrainState
@@ -169,9 +170,8 @@ class SequenceClassification(Task):
         is_pair = isinstance(self.config.data.text_field, list)
         texts = CARD_TEXTS if is_pair else CARD_TEXTS[:1]
         return classification_card(
-            name, self.config, results, records["data"], records["environment"],
-            classification_snippet(folder, texts),
-        )  # fmt: skip
+            name, self.config, results, records, classification_snippet(folder, texts)
+        )
 
     def caveats(self) -> Iterator[str]:
         """Of the schedule alone: what is small is usual here."""

@@ -13,18 +13,18 @@ from mlmtune.tokens.encoding import plain_backend, role_tokens
 from mlmtune.tokens.unknown import unknown_token_id
 
 ANY_MASK = "[MASK]"
-"""What a user may write for any tokenizer's own mask token."""
+"""What users may write in place of the tokenizer's own mask token."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One candidate for one mask, under the names of transformers' fill-mask pipeline.
+    """A candidate for a mask; the names are those of transformers' fill-mask pipeline.
 
     Attributes:
-        score: its probability.
-        token: its id.
-        token_str: its text.
-        sequence: the sentence with it filled in; other masks stay as they are.
+        score: The token's probability.
+        token: The token's id.
+        token_str: The token's text.
+        sequence: The sentence with this mask filled in; other masks stay.
     """
 
     score: float
@@ -35,15 +35,15 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Target:
-    """A word that was asked for, at one mask.
+    """A word that the user asks about, at one mask.
 
     Attributes:
-        word: as it was asked for.
-        pieces: what the tokenizer makes of it where the mask stands, as the vocabulary writes it.
-        token: id of the token that was looked up; None where no token is the word.
-        token_str: that token as the vocabulary writes it.
-        score: its probability.
-        rank: its place among all tokens of the vocabulary; 1 is the likeliest.
+        word: The word as the user wrote it.
+        pieces: The tokens of the word at this position, as the vocabulary writes them.
+        token: The id of the token that was scored; None where the word is not a single token.
+        token_str: That token as the vocabulary writes it.
+        score: Its probability.
+        rank: Its rank among all tokens of the vocabulary; 1 is the likeliest.
     """
 
     word: str
@@ -56,11 +56,11 @@ class Target:
 
 @dataclass(frozen=True)
 class MaskPredictions:
-    """What a model says of one mask.
+    """A model's predictions for one mask.
 
     Attributes:
-        predictions: the likeliest tokens, the likeliest first.
-        targets: the words that were asked for, in their order.
+        predictions: The likeliest tokens, the likeliest first.
+        targets: The user's words, in their order.
     """
 
     predictions: tuple[Prediction, ...]
@@ -68,40 +68,39 @@ class MaskPredictions:
 
 
 class TargetWords:
-    """Words to look up, and the tokens that they are in one vocabulary.
+    """The words that the user asks about, and their tokens in one vocabulary.
 
     Args:
-        words: as the user wrote them, without spaces around them.
-        tokenizer: whose vocabulary it is.
+        words: The words as the user wrote them, without spaces around them.
+        tokenizer: The tokenizer with the vocabulary.
 
     Raises:
-        ConfigError: a word is not Unicode text.
+        ConfigError: A word is not Unicode text.
     """
 
     def __init__(self, words: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> None:
         self._words = tuple(words)
         for word in self._words:
             _check_unicode(word)
-        # The vocabulary of a large tokenizer is not copied where there is nothing to look up.
+        # Copying the vocabulary of a large tokenizer takes time, so it waits for a word.
         self._backend = plain_backend(tokenizer) if self._words else None
         self._vocabulary = tokenizer.get_vocab() if self._words else {}
         self._names = {id_: name for name, id_ in self._vocabulary.items()}
         self._unknown_id = unknown_token_id(tokenizer)
 
     def at(self, before: str) -> list[Target]:
-        """The words as they would stand at a mask, not scored yet.
+        """Return the words as they would be tokenized at a mask, not scored yet.
 
         Args:
-            before: the sentence up to the mask.
+            before: The sentence up to the mask.
         """
         return [self._find(word, before) for word in self._words]
 
     def _find(self, word: str, before: str) -> Target:
-        """The form that fits the place is tried first.
+        """Find the token of a word; the form that fits the text before it is tried first.
 
-        Byte-level BPE and SentencePiece have a token for a word after a space and another for the
-        same letters within a word. What stands in the vocabulary as it is written (`##s`) is a
-        token, too.
+        Byte-level BPE and SentencePiece have one token for a word after a space and another for the
+        same letters within a word. An entry of the vocabulary (`##s`) may be given, too.
         """
         assert self._backend is not None
         spaced = self._backend.encode(f" {word}", add_special_tokens=False)
@@ -112,19 +111,19 @@ class TargetWords:
         elif not before:
             pieces, forms = bare.tokens, [bare.ids, entry, spaced.ids]
         else:
-            # SentencePiece's kind sets a space before any text by itself: the entry has none.
+            # SentencePiece puts a space before any text; only the entry itself has none.
             pieces, forms = bare.tokens, [entry, bare.ids, spaced.ids]
         for ids in forms:
-            if len(ids) == 1 and ids[0] != self._unknown_id:  # which stands for no word
+            if len(ids) == 1 and ids[0] != self._unknown_id:
                 return Target(word, tuple(pieces), token=ids[0], token_str=self._names[ids[0]])
         return Target(word, tuple(pieces))
 
 
 def encode_masked_text(tokenizer: PreTrainedTokenizerFast, text: str) -> BatchEncoding:
-    """Encode a sentence that has masks to fill, as one row of tensors.
+    """Encode a sentence with masks, as one row of tensors.
 
     Raises:
-        ConfigError: no mask in the text, more text than the model takes, or no Unicode text.
+        ConfigError: The text has no mask, is longer than the model takes, or is not Unicode.
     """
     _check_unicode(text)
     encoding: BatchEncoding = tokenizer(
@@ -132,7 +131,7 @@ def encode_masked_text(tokenizer: PreTrainedTokenizerFast, text: str) -> BatchEn
         return_tensors="pt",
         truncation=False,
         padding=False,
-        verbose=False,  # that it is too long is said below
+        verbose=False,  # too long a text is reported below
     )
     ids = encoding["input_ids"]
     if not (ids == tokenizer.mask_token_id).any():
@@ -160,17 +159,9 @@ def _check_unicode(text: str) -> None:
 def fill_mask(
     model: Any, tokenizer: PreTrainedTokenizerFast, text: str, top_k: int = 5
 ) -> list[list[Prediction]]:
-    """The `top_k` likeliest tokens for each mask in `text`, from left to right.
+    """Predict the `top_k` likeliest tokens for each mask in `text`, from left to right.
 
-    Args:
-        model: a masked language model, with or without a head for pairs, on any device; left in
-            the mode it was in.
-        tokenizer: the model's.
-        text: a sentence with at least one mask token, or `[MASK]`.
-        top_k: number of candidates a mask.
-
-    Raises:
-        ConfigError: no mask in the text, or more text than the model takes.
+    The arguments are those of `predict_masks`.
     """
     nothing = TargetWords((), tokenizer)
     masks = predict_masks(model, tokenizer, text, top_k, nothing)
@@ -184,23 +175,23 @@ def predict_masks(
     top_k: int,
     targets: TargetWords,
 ) -> list[MaskPredictions]:
-    """The `top_k` likeliest tokens for each mask in `text`, and the words that were asked for.
+    """Predict the `top_k` likeliest tokens for each mask in `text`, and score the user's words.
 
     Args:
-        model: a masked language model, with or without a head for pairs, on any device; left in
-            the mode it was in.
-        tokenizer: the model's.
-        text: a sentence with at least one mask token, or `[MASK]`.
-        top_k: number of candidates a mask.
-        targets: the words, for the same tokenizer.
+        model: A masked language model, with or without a head for pairs, on any device. It is left
+            in the mode it was in.
+        tokenizer: The model's tokenizer.
+        text: A sentence with at least one mask token, or `[MASK]`.
+        top_k: Number of candidates for each mask.
+        targets: The user's words, for the same tokenizer.
 
     Raises:
-        ConfigError: no mask in the text, or more text than the model takes.
+        ConfigError: The text has no mask, or is longer than the model takes.
     """
     encoding = encode_masked_text(tokenizer, text)
     own_text = _with_own_masks(tokenizer, text)
     input_ids = encoding["input_ids"][0]
-    places = (input_ids == tokenizer.mask_token_id).nonzero()[:, 0].tolist()
+    positions = (input_ids == tokenizer.mask_token_id).nonzero()[:, 0].tolist()
 
     device = next(model.parameters()).device
     was_training = model.training
@@ -214,41 +205,42 @@ def predict_masks(
     return [
         MaskPredictions(
             predictions=tuple(
-                _prediction(tokenizer, input_ids, place, float(score), int(token))
+                _prediction(tokenizer, input_ids, position, float(score), int(token))
                 for score, token in zip(
-                    *logits[place].softmax(dim=-1).topk(min(top_k, logits.shape[-1])), strict=True
+                    *logits[position].softmax(dim=-1).topk(min(top_k, logits.shape[-1])),
+                    strict=True,
                 )
             ),
             targets=tuple(
-                _scored(target, logits[place])
-                for target in targets.at(_text_before(encoding, place, own_text))
+                _scored(target, logits[position])
+                for target in targets.at(_text_before(encoding, position, own_text))
             ),
         )
-        for place in places
+        for position in positions
     ]
 
 
-def _text_before(encoding: BatchEncoding, place: int, text: str) -> str:
-    """The text up to the mask at a place.
+def _text_before(encoding: BatchEncoding, position: int, text: str) -> str:
+    """Return the text before a mask.
 
     Args:
-        encoding: of the text.
-        place: number of the mask among the tokens.
-        text: with the tokenizer's own masks.
+        encoding: The encoding of the text.
+        position: The position of the mask among the tokens.
+        text: The text with the tokenizer's own masks.
     """
-    span = encoding.token_to_chars(0, place)
-    assert span is not None  # the template has no masks
+    span = encoding.token_to_chars(0, position)
+    assert span is not None  # only special tokens that the tokenizer adds have no span
     start = span.start
-    # A mask token may take in the space before it (RoBERTa's does).
+    # A mask token may include the space before it (RoBERTa's does).
     return text[: start + 1] if text[start].isspace() else text[:start]
 
 
 def _scored(target: Target, logits: torch.Tensor) -> Target:
-    """A target with its probability.
+    """Return a target with its probability and rank.
 
     Args:
-        target: as found in the vocabulary.
-        logits: (V,) of its mask.
+        target: The target, not scored yet.
+        logits: (V,) logits of its mask.
     """
     if target.token is None:
         return target
@@ -260,10 +252,10 @@ def _scored(target: Target, logits: torch.Tensor) -> Target:
 
 
 def _prediction(
-    tokenizer: PreTrainedTokenizerFast, ids: torch.Tensor, place: int, score: float, token: int
+    tokenizer: PreTrainedTokenizerFast, ids: torch.Tensor, position: int, score: float, token: int
 ) -> Prediction:
     filled = ids.clone()
-    filled[place] = token
+    filled[position] = token
     return Prediction(
         score=score,
         token=token,
@@ -273,7 +265,7 @@ def _prediction(
 
 
 def as_text(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
-    """Tokens as text; of those with a role in the model's input the masks alone."""
+    """Decode tokens; of the special tokens, only masks are shown."""
     left_out = set(role_tokens(tokenizer).values()) - {tokenizer.mask_token_id}
     shown = [id_ for id_ in ids if id_ not in left_out]
     return str(tokenizer.decode(shown))

@@ -1,8 +1,8 @@
-"""What token frequencies alone predict: the bar that a model with a new head has to clear.
+"""The unigram baseline: what token frequencies alone predict.
 
-A new masked-LM head learns within a few steps which tokens are frequent. A unigram model, which
-knows the frequencies of the training text and nothing of the context, is asked for the same masked
-tokens, so that what a model predicts beyond them can be told.
+A new masked-LM head learns within a few steps which tokens are frequent. The baseline knows the
+frequencies of the training text and no context. It predicts the same masked tokens as the model, so
+the difference is what the model has learned from context.
 """
 
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ class TokenFrequencies:
     """A unigram model of the training text.
 
     Attributes:
-        losses: (V,) float64 nats of each id.
+        losses: (V,) float64 cross entropy of each id, in nats.
         likeliest: (5,) the most frequent ids, the most frequent first.
     """
 
@@ -32,11 +32,11 @@ class TokenFrequencies:
 
     @classmethod
     def of(cls, token_counts: NDArray[np.int64], unknown_token_id: int | None) -> Self:
-        """From counts, smoothed by one as those that a new head starts from.
+        """Make the model of counts, smoothed by one as where a new head starts from them.
 
         Args:
             token_counts: (V,) how often each id occurs in the training text.
-            unknown_token_id: of [UNK], which is never asked for, so it is never guessed either.
+            unknown_token_id: The id of [UNK]. It is never masked, so it is never predicted either.
         """
         smoothed = token_counts.astype(np.float64) + 1.0
         if unknown_token_id is not None:
@@ -46,7 +46,7 @@ class TokenFrequencies:
         return cls(losses, np.argsort(losses, kind="stable")[:NUM_LIKELIEST])
 
     def measure(self, masks: FixedMasks) -> tuple[float, float]:
-        """Mean loss, in nats, and share of right guesses on all masked tokens of a text."""
+        """Return the mean loss, in nats, and the accuracy on all masked tokens of a text."""
         loss_sum, num_right, num_masked = 0.0, 0, 0
         for draw in range(masks.num_draws):
             for start in range(0, len(masks.chunks), CHUNKS_AT_ONCE):
@@ -59,7 +59,7 @@ class TokenFrequencies:
         return loss_sum / num_masked, num_right / num_masked
 
     def score(self, scores: TokenScores) -> TokenScores:
-        """What it says of the masked tokens that a model was asked for."""
+        """Score this baseline on the masked tokens that a model was scored on."""
         return replace(
             scores,
             losses=self.losses[scores.labels],

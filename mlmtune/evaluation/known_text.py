@@ -1,4 +1,4 @@
-"""How much of a text a tokenizer knows. What it does not know is not measured, and this says so."""
+"""How much of a text a tokenizer knows: unknown tokens are not measured."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,19 +9,18 @@ import numpy as np
 from mlmtune.tokens.chunking import ChunkView
 
 LARGEST_DIFFERENCE = 0.001
-"""Models whose unknown shares of a text's bytes differ by more were not measured on one text."""
+"""Models whose `unknown_byte_share` differs by more were measured on different text."""
 
 
 @dataclass(frozen=True)
 class KnownText:
-    """What of a text was measured.
+    """How much of a text was measured.
 
     Attributes:
-        unknown_token_share: share of the text's tokens that are unknown ([UNK]).
-        unknown_byte_share: share of its bytes (UTF-8) that stand under them.
-        words_per_token: words of the known text for each known token; words are the same for any
-            tokenizer.
-        bytes_per_token: bytes of the known text for each known token.
+        unknown_token_share: Share of the text's tokens that are unknown ([UNK]).
+        unknown_byte_share: Share of the text's bytes (UTF-8) that those tokens stand for.
+        words_per_token: Words per token of the known text; words are the same for any tokenizer.
+        bytes_per_token: Bytes per token of the known text.
     """
 
     unknown_token_share: float
@@ -31,7 +30,7 @@ class KnownText:
 
     @classmethod
     def of(cls, view: ChunkView) -> Self:
-        """Of the documents of a view, whichever of its chunks are measured."""
+        """Count over all documents of a view, also where only some chunks are measured."""
         documents = view.store.documents
         tokens = view.total(documents.lengths)
         unknown_tokens = view.total(documents.num_unknown_tokens)

@@ -1,8 +1,8 @@
 """Perplexity on fixed masks: summed over tokens, divided once.
 
 Perplexity is exp of the mean cross entropy, in nats, over the masked tokens. It is measured on
-chunks whatever the objective is, so that runs compare; an objective with pairs is measured on pairs
-besides.
+chunks whatever the objective is, so that runs compare; an objective with pairs is also measured on
+pairs.
 """
 
 import math
@@ -34,44 +34,44 @@ from mlmtune.printable import counted
 from mlmtune.tokens.pairs import PairSequences
 
 LARGEST_EXPONENT = 709.0
-"""exp() of more does not fit a float."""
+"""The exp of a larger number does not fit a float."""
 
 LEAST_SAID = 0.01
-"""Share of unknown tokens from which on an evaluation mentions it."""
+"""Least share of unknown tokens that an evaluation mentions."""
 
 NUM_SUMS = 9
-"""Sums that a batch gives; see `Evaluator`."""
+"""How many sums a batch yields; see `Evaluator`."""
 
 Sums = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured, under the names of eval_results.json.
+    """The result of an evaluation, under the names of eval_results.json.
 
     Attributes:
-        loss: mean cross entropy of the predictions, in nats: one sum over all draws of the masks,
+        loss: Mean cross entropy of the predictions, in nats: one sum over all draws of the masks,
             divided once.
         perplexity: exp(loss); None where that does not fit a float.
-        perplexity_interval: 95 % interval, from the spread between chunks, each with all of its
-            draws: more draws are not more chunks. None with one chunk.
-        accuracy: share of the predictions whose likeliest token is right.
-        accuracy_top5: share of them whose right token is among the five likeliest.
-        num_masked_tokens: how many tokens of the text that rests on. A token that was masked in two
-            draws counts once.
-        num_chunks: how many chunks were evaluated.
-        num_mask_draws: how many times each chunk was masked.
-        num_predictions: how many masked tokens the loss is a mean of. A token that was masked in
+        perplexity_interval: 95 % interval, from the spread between chunks. A chunk counts once,
+            however often it was masked. None with one chunk.
+        accuracy: Share of the predictions whose likeliest token is right.
+        accuracy_top5: Share of the predictions with the right token among the five likeliest.
+        num_masked_tokens: How many tokens of the text were predicted. A token that was masked in
+            two draws counts once.
+        num_chunks: How many chunks were evaluated.
+        num_mask_draws: How many times each chunk was masked.
+        num_predictions: How many predictions the loss is the mean of. A token that was masked in
             two draws counts twice.
-        unknown_token_share: share of the text's tokens that the tokenizer does not know; they are
+        unknown_token_share: Share of the text's tokens that the tokenizer does not know; they are
             not masked.
-        unknown_byte_share: share of the text's bytes that stand under them.
-        pair_loss: mean cross entropy of the pairs' labels, in nats; None without pairs.
-        pair_accuracy: share of the pairs that were told right.
-        pair_label_share: share of the pairs with label 1, whose segments do not belong together as
-            they stand. Who always gives the same answer is right in this share, or in the rest.
-        num_pairs: how many pairs that rests on.
-        general: the same on general text; None where there is none.
+        unknown_byte_share: Share of the text's bytes that those tokens stand for.
+        pair_loss: Mean cross entropy of the pairs' labels, in nats; None without pairs.
+        pair_accuracy: Share of the pairs that were classified correctly.
+        pair_label_share: Share of the pairs with label 1, whose segments do not belong together in
+            this order. A constant answer is right in this share of the pairs, or in the rest.
+        num_pairs: How many pairs were evaluated.
+        general: The evaluation on general text; None where there is none.
     """
 
     loss: float
@@ -93,11 +93,11 @@ class Evaluation:
 
     @property
     def criterion(self) -> float:
-        """What the best weights have least of: the loss on the domain's text."""
+        """The number that is least for the best weights: the loss on the domain's text."""
         return self.loss
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values; those of pairs and of general text where there are some."""
+        """Return the fields as JSON values, without those of pairs that were not measured."""
         fields = asdict(self)
         del fields["general"]
         if self.num_pairs is None:
@@ -109,7 +109,7 @@ class Evaluation:
         return fields
 
     def describe(self) -> str:
-        """One line for people."""
+        """Return one line for people."""
         draws = f" ({self.num_mask_draws} draws of masks)" if self.num_mask_draws > 1 else ""
         unknown = ""
         if self.unknown_token_share >= LEAST_SAID:
@@ -132,14 +132,14 @@ class Evaluator:
     """Measures a model on fixed masks.
 
     Args:
-        masks: the chunks to measure on.
-        config: how many sequences at once, which the result does not depend on; of pairs, how many
-            and at which masking rate.
-        pairs: validation pairs, drawn by `evaluation.seed`, for an objective that has some.
+        masks: The chunks to measure on.
+        config: The batch size, on which the result does not depend; for pairs, how many are
+            measured and at which masking rate.
+        pairs: Validation pairs, drawn by `evaluation.seed`; None for an objective without pairs.
 
     Attributes:
-        masks: the chunks to measure on.
-        known_text: how much of their text the tokenizer knows.
+        masks: The chunks to measure on.
+        known_text: How much of their text the tokenizer knows.
     """
 
     def __init__(
@@ -154,8 +154,8 @@ class Evaluator:
         self._batch_size = config.batch_size
         self._batches = FittingBatches(config.batch_size, "chunking.chunk_length")
         self._pairs = pairs
-        # They stand in an order of their own, so that the first ones are a random subset.
-        self._pair_places = np.arange(0 if pairs is None else len(pairs))[: config.max_chunks]
+        # Pairs are in a drawn order already, so the first ones are a random subset.
+        self._pair_numbers = np.arange(0 if pairs is None else len(pairs))[: config.max_chunks]
 
     def run(
         self,
@@ -164,35 +164,38 @@ class Evaluator:
         head: MaskedHead,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> Evaluation | None:
-        """Evaluate `model`; its training mode is put back as it was.
+        """Evaluate `model`, and leave it in the training mode that it was in.
 
         Args:
-            accelerator: shares the chunks over its processes.
-            model: on the accelerator's device, prepared by it.
-            head: runs the model on masked positions.
-            should_stop: asked between batches; True in any process gives up in all of them.
+            accelerator: Divides the chunks among its processes.
+            model: The model on the accelerator's device, prepared by it.
+            head: Runs the model on masked positions.
+            should_stop: Called between batches; True in any process stops all of them.
 
         Returns:
-            None if it was told to stop.
+            The evaluation; None if it was stopped.
 
         Raises:
-            DataError: not one token was masked.
-            DivergedError: the loss is not a finite number.
-            ResourceError: memory does not suffice for one sequence.
+            DataError: Not a single token was masked.
+            DivergedError: The loss is not a finite number.
+            ResourceError: Memory does not suffice for one sequence.
         """
+        device = accelerator.device
         was_training = model.training
         model.eval()
         try:
             with torch.inference_mode():
-                of_chunks = partial(self._chunk_sums, accelerator, model, head)
+                score = partial(self.masks.score, model, head, device)
+                of_chunks = partial(self._chunk_sums, score, device)
                 sums = self._add_up(accelerator, self.masks.chunks, of_chunks, should_stop)
                 if sums is None:
                     return None
-                evaluation = _summarize(sums.tolist(), self.masks.num_draws, self.known_text)
+                evaluation = summarize(sums.tolist(), self.masks.num_draws, self.known_text)
                 if self._pairs is None:
                     return evaluation
-                of_pairs = partial(self._pair_sums, accelerator, model, head, self._pairs)
-                sums = self._add_up(accelerator, self._pair_places, of_pairs, should_stop)
+                add_up = partial(self._sums_of_some_pairs, model, head, device, self._pairs)
+                of_pairs = partial(self._pair_sums, add_up, device)
+                sums = self._add_up(accelerator, self._pair_numbers, of_pairs, should_stop)
         finally:
             model.train(was_training)
         return None if sums is None else _with_pairs(evaluation, sums.tolist())
@@ -204,19 +207,20 @@ class Evaluator:
         sums_of: Callable[[Numbers, Callable[[], bool]], Sums | None],
         should_stop: Callable[[], bool],
     ) -> Sums | None:
-        """The sums over all sequences, shared out over the processes; None if told to stop."""
+        """Add up the sums over all sequences and all processes; None if it was stopped."""
         mine = sequences[accelerator.process_index :: accelerator.num_processes]
         largest_share = -(-len(sequences) // accelerator.num_processes)
         numbers = count()
 
-        def is_told_to_stop() -> bool:
+        def any_stops() -> bool:
             return any_should_stop(accelerator, next(numbers), should_stop)
 
+        # In double precision, so that the result does not depend on the order of the sums.
         sums = np.zeros(NUM_SUMS)
-        # Every process goes through as many batches, of which the last may be empty: together they
-        # ask whether to stop.
+        # Every process goes through equally many batches, of which the last may be empty, because
+        # any_should_stop() waits for all of them.
         for start in range(0, largest_share, self._batch_size):
-            of_batch = sums_of(mine[start : start + self._batch_size], is_told_to_stop)
+            of_batch = sums_of(mine[start : start + self._batch_size], any_stops)
             if of_batch is None:
                 return None
             sums += of_batch
@@ -227,23 +231,21 @@ class Evaluator:
 
     def _chunk_sums(
         self,
-        accelerator: Accelerator,
-        model: Any,
-        head: MaskedHead,
+        score: Callable[[int, Numbers], TokenScores],
+        device: torch.device,
         chunks: Numbers,
-        is_told_to_stop: Callable[[], bool],
+        any_stops: Callable[[], bool],
     ) -> Sums | None:
-        """Sums over chunks, each with all of its draws; None if told to stop.
+        """Return sums over chunks, each with all of its draws; None if it was stopped.
 
-        They are of: 1, loss l, predictions n, right ones, right ones among five, l * l, l * n,
-        n * n, and tokens that were masked in any draw.
+        The sums are of: 1, loss l, number of predictions n, those that are right, those right among
+        five, l * l, l * n, n * n, and tokens that were masked in any draw.
         """
         parts: list[TokenScores] = []
         for draw in range(self.masks.num_draws):
-            if is_told_to_stop():
+            if any_stops():
                 return None
-            score = partial(self.masks.score, model, head, accelerator.device, draw)
-            parts += self._batches.map(score, chunks, accelerator.device)
+            parts += self._batches.map(partial(score, draw), chunks, device)
         if not parts:
             return np.zeros(NUM_SUMS)
         scores = TokenScores.join(parts)
@@ -258,39 +260,38 @@ class Evaluator:
 
     def _pair_sums(
         self,
-        accelerator: Accelerator,
-        model: Any,
-        head: MaskedHead,
-        pairs: PairSequences,
-        places: Numbers,
-        is_told_to_stop: Callable[[], bool],
+        add_up: Callable[[Numbers], Sums],
+        device: torch.device,
+        numbers: Numbers,
+        any_stops: Callable[[], bool],
     ) -> Sums | None:
-        """Sums over pairs of: 1, loss, correct, label; zeros behind them."""
-        if is_told_to_stop():
+        """Return sums over pairs; None if it was stopped."""
+        if any_stops():
             return None
-        of_some = partial(self._sums_of_some_pairs, accelerator, model, head, pairs)
-        parts = self._batches.map(of_some, places, accelerator.device)
+        parts = self._batches.map(add_up, numbers, device)
         sums: Sums = np.stack([np.zeros(NUM_SUMS), *parts]).sum(axis=0)
         return sums
 
     def _sums_of_some_pairs(
         self,
-        accelerator: Accelerator,
         model: Any,
         head: MaskedHead,
+        device: torch.device,
         pairs: PairSequences,
-        places: Numbers,
+        numbers: Numbers,
     ) -> Sums:
-        chunks, keys = pairs.batch(np.zeros_like(places), places)
-        batch = self.masks.collator(chunks, keys, self._mlm_probability).to(accelerator.device)
+        """Return sums over pairs of: 1, loss, right answers, labels; followed by zeros."""
+        chunks, keys = pairs.batch(np.zeros_like(numbers), numbers)
+        batch = self.masks.collator(chunks, keys, self._mlm_probability).to(device)
         losses = head.losses(model, batch)
         tallies = losses.tallies[PAIR_ACCURACY], losses.tallies[PAIR_LABEL_SHARE]
         sums = np.zeros(NUM_SUMS)
-        sums[:4] = len(places), *map(float, (losses.terms[PAIR_LOSS], *tallies))
+        sums[:4] = len(numbers), *map(float, (losses.terms[PAIR_LOSS], *tallies))
         return sums
 
 
-def _summarize(sums: list[float], num_mask_draws: int, known_text: KnownText) -> Evaluation:
+def summarize(sums: list[float], num_mask_draws: int, known_text: KnownText) -> Evaluation:
+    """Divide the sums over all chunks, in the order of `Evaluator`, and find the interval."""
     num_chunks, loss_sum, num_masked, num_first, num_in_five, *products, num_tokens = sums
     loss_loss, loss_masked, masked_masked = products
     if num_masked == 0:
@@ -308,7 +309,7 @@ def _summarize(sums: list[float], num_mask_draws: int, known_text: KnownText) ->
         variance = num_chunks / (num_chunks - 1) * max(spread, 0.0) / num_masked**2
         half_width = 1.96 * math.sqrt(variance)
         if loss + half_width < LARGEST_EXPONENT:
-            # No loss is below 0, so no perplexity below 1.
+            # A loss is never below 0, so a perplexity is never below 1.
             interval = (math.exp(max(loss - half_width, 0.0)), math.exp(loss + half_width))
     return Evaluation(
         loss=loss,

@@ -1,11 +1,11 @@
-"""What a model says of masked tokens, one by one; the masks are fixed.
+"""Scores of a model's predictions on fixed masks, token by token.
 
 Which tokens are masked, and by what, is a function of (`evaluation.seed`, draw, chunk, position),
-so every model, run, batch size and number of processes is asked for the same tokens.
+so the same tokens are predicted by every model, at every batch size and number of processes.
 
-A small text is masked several times, in *draws*, since one draw asks for a few of its tokens only
-and which ones is chance. Draws are cut from the same random numbers, one slice after the other, so
-that they ask for different tokens until nearly all of the text was asked for.
+A small text is masked several times, in *draws*, because one draw masks only a few of its tokens,
+chosen by chance. Draws are slices of the same random numbers, one after the other, so that they
+mask different tokens until nearly all of the text has been predicted.
 """
 
 import math
@@ -30,7 +30,7 @@ from mlmtune.randomness import key, permute
 from mlmtune.tokens.chunking import ChunkView
 
 SUBSET_STREAM, MASK_STREAM, DRAW_STREAM = 0xE7A1, 0xE7A2, 0xE7A3
-"""Keep the draws of `evaluation.seed` apart: which chunks, which tokens, and which tokens again."""
+"""Separate the uses of `evaluation.seed`: choosing chunks, masking, and masking once more."""
 
 NOTHING_MASKED = (
     "no token of the validation text was masked: it is too short, or the tokenizer does not know "
@@ -38,16 +38,16 @@ NOTHING_MASKED = (
 )
 
 ENOUGH_PREDICTIONS = 10_000
-"""With `evaluation.mask_draws: auto` a text is masked until so many tokens were asked for."""
+"""With `evaluation.mask_draws: auto`, a text is masked until this many tokens are predicted."""
 
 MOST_DRAWS = 8
-"""With `auto`, at most. Further draws mostly repeat what was asked."""
+"""The most draws that `auto` makes. Further draws would mostly mask the same tokens again."""
 
 COUNTED_TOGETHER = 256
-"""Chunks whose tokens are counted at once."""
+"""How many chunks have their tokens counted at once."""
 
 BATCHES_BETWEEN_EXCHANGES = 8
-"""How often several processes ask each other whether to go on."""
+"""How many batches processes compute before they ask each other whether to stop."""
 
 T = TypeVar("T")
 Numbers = NDArray[np.int64]
@@ -55,14 +55,14 @@ Numbers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class TokenScores:
-    """What a model says of n masked tokens.
+    """How well a model predicts n masked tokens.
 
     Attributes:
-        draws: (n,) in which draw of the masks.
-        chunks: (n,) which chunk of the view each is in.
-        columns: (n,) where in the chunk, special tokens counted.
-        positions: (n,) where in the view's store.
-        labels: (n,) the id that stood there.
+        draws: (n,) the draw of the masks that each token is from.
+        chunks: (n,) the number of its chunk in the view.
+        columns: (n,) its position in the chunk, special tokens counted.
+        positions: (n,) its position in the view's store.
+        labels: (n,) the id of the token that was masked.
         losses: (n,) float64 cross entropy, in nats.
         is_first: (n,) whether the likeliest id is the right one.
         is_in_five: (n,) whether at most four ids are likelier than the right one.
@@ -82,12 +82,12 @@ class TokenScores:
 
     @property
     def num_tokens(self) -> int:
-        """How many tokens of the text these are; one that two draws asked for counts once."""
+        """The number of tokens of the text; one that was masked in two draws counts once."""
         return len(np.unique(self.positions))
 
     @classmethod
     def join(cls, parts: list[Self]) -> Self:
-        """Several one after the other; there is at least one."""
+        """Concatenate scores, of which there is at least one."""
         return cls(
             **{
                 field.name: np.concatenate([getattr(part, field.name) for part in parts])
@@ -97,19 +97,19 @@ class TokenScores:
 
 
 class FixedMasks:
-    """The chunks that are measured, each masked in the same ways for good.
+    """The chunks that are measured, each masked the same way every time.
 
     Args:
-        view: what they are taken from.
-        tokenizer: names the mask token.
-        config: seed, strategy, rate, how many chunks and how many draws.
-        with_token_type_ids: whether the model has token types.
-        is_for_compiled_model: for a compiled model; see MaskingCollator.
+        view: The chunks to choose from.
+        tokenizer: Has the mask token.
+        config: Seed, strategy, rate, how many chunks and how many draws.
+        with_token_type_ids: Whether the model has token types.
+        is_for_compiled_model: Whether the model is compiled; see MaskingCollator.
 
     Attributes:
-        view: what the chunks are taken from.
-        chunks: which of them are measured, in order.
-        num_draws: how many times each is masked.
+        view: The chunks to choose from.
+        chunks: The numbers of those that are measured, in order.
+        num_draws: How many times each is masked.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class FixedMasks:
         self.num_draws = self._enough_draws() if config.mask_draws == "auto" else config.mask_draws
 
     def _enough_draws(self) -> int:
-        """As few as are expected to ask for ENOUGH_PREDICTIONS tokens, but at most MOST_DRAWS."""
+        """Return how many draws are expected to mask ENOUGH_PREDICTIONS tokens, or MOST_DRAWS."""
         enough = ENOUGH_PREDICTIONS / self._config.mlm_probability
         num_tokens = 0
         for start in range(0, len(self.chunks), COUNTED_TOGETHER):
@@ -147,7 +147,7 @@ class FixedMasks:
         return min(math.ceil(enough / max(num_tokens, 1)), MOST_DRAWS)
 
     def batch(self, chunks: Numbers, draw: int = 0) -> MaskedBatch:
-        """Some chunks, masked as in one of the draws."""
+        """Return some chunks, masked as in one of the draws."""
         cycle, slice_number = divmod(draw, num_slices(self._config.mlm_probability))
         keys = key(self._config.seed, MASK_STREAM, chunks)
         if cycle:
@@ -159,24 +159,26 @@ class FixedMasks:
     def score(
         self, model: Any, head: MaskedHead, device: torch.device, draw: int, chunks: Numbers
     ) -> TokenScores:
-        """What a model says of the masked tokens of some chunks, in one draw.
+        """Score a model's predictions for the masked tokens of some chunks, in one draw.
 
         Args:
-            model: in evaluation mode, on the device.
-            head: runs it on masked positions.
-            device: where it is.
-            draw: below `num_draws`.
-            chunks: (B,) few enough to be computed at once.
+            model: The model in evaluation mode, on the device.
+            head: Runs the model on masked positions.
+            device: The model's device.
+            draw: The number of the draw, below `num_draws`.
+            chunks: (B,) numbers of chunks, few enough to be computed at once.
         """
         batch = self.batch(chunks, draw)
         on_device = batch.to(device)
         labels = on_device.masked_labels()
+        # In fp32: a sum over V ids in bf16 would lose its small terms.
         logits = head.outputs(model, on_device).logits.float()
         losses = functional.cross_entropy(
             logits, labels, reduction="none", ignore_index=IGNORE_INDEX
         )
         of_label = logits.gather(1, labels.clamp(min=0)[:, None])
-        found = torch.stack(
+        # One transfer from the device in place of three.
+        scores = torch.stack(
             [
                 losses,
                 (logits.argmax(dim=-1) == labels).float(),
@@ -192,18 +194,18 @@ class FixedMasks:
             columns=columns,
             positions=self.view.positions(chunks)[rows, columns],
             labels=batch.labels.numpy()[rows, columns],
-            losses=found[0].astype(np.float64),
-            is_first=found[1] > 0,
-            is_in_five=found[2] > 0,
+            losses=scores[0].astype(np.float64),
+            is_first=scores[1] > 0,
+            is_in_five=scores[2] > 0,
         )
 
 
 class FittingBatches:
-    """Calls a function on batches, and on smaller ones from where memory has run out.
+    """Calls a function on batches, which become smaller when memory runs out.
 
     Args:
-        size: how many sequences to begin with.
-        length_key: the setting that says how long a sequence may be.
+        size: How many sequences a batch has at first.
+        length_key: The setting that says how long a sequence may be.
     """
 
     def __init__(self, size: int, length_key: str) -> None:
@@ -213,15 +215,18 @@ class FittingBatches:
     def map(
         self, function: Callable[[Numbers], T], batch: Numbers, device: torch.device
     ) -> list[T]:
-        """What the function gives for a batch, in as many parts as it takes.
+        """Apply a function to a batch, in as many parts as memory demands.
 
         Args:
-            function: computes on the device.
-            batch: sequences; there may be none.
-            device: whose memory may run out.
+            function: Computes on the device.
+            batch: Numbers of sequences; may be empty.
+            device: The device whose memory may run out.
+
+        Returns:
+            The result for each part.
 
         Raises:
-            ResourceError: memory does not suffice for one sequence.
+            ResourceError: Memory does not suffice for one sequence.
         """
         if len(batch) == 0:
             return []
@@ -231,7 +236,7 @@ class FittingBatches:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-        # Here, not above: the error holds on to the tensors that did not fit.
+        # Outside of the except block: the error keeps alive the tensors that did not fit.
         self._size = min(self._size, len(batch)) // 2
         if self._size == 0:
             raise ResourceError(
@@ -245,7 +250,7 @@ class FittingBatches:
 def any_should_stop(
     accelerator: Accelerator, batch_number: int, should_stop: Callable[[], bool]
 ) -> bool:
-    """Whether any process says so; asked of all together only every few batches."""
+    """Whether any process wants to stop. Several processes exchange that every few batches only."""
     if accelerator.num_processes == 1:
         return should_stop()
     if batch_number % BATCHES_BETWEEN_EXCHANGES:

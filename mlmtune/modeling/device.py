@@ -46,7 +46,7 @@ def resolve_precision(requested: str, device: torch.device) -> str:
             "training.precision: fp16 needs a GPU and there is none here; set it to bf16, fp32 or "
             "auto"
         )
-    if requested == "bf16" and device.type == "cpu" and not _survives_bf16():
+    if requested == "bf16" and device.type == "cpu" and not survives_bf16():
         raise ConfigError(
             "training.precision: bf16 crashes on this CPU (a virtual machine that announces AMX "
             "but has no tiles); set it to fp32 or auto, or set the environment variable "
@@ -61,14 +61,14 @@ def _native_precision(device: torch.device) -> str:
     elif device.type == "cpu":
         capabilities = torch.cpu.get_capabilities()
         names = ("amx_bf16", "avx512_bf16", "bf16")
-        has_bf16 = any(capabilities.get(name, False) for name in names) and _survives_bf16()
+        has_bf16 = any(capabilities.get(name, False) for name in names) and survives_bf16()
     else:
         has_bf16 = False
     return "bf16" if has_bf16 else "fp32"
 
 
 @cache
-def _survives_bf16() -> bool:
+def survives_bf16() -> bool:
     """Whether a bf16 matrix product can be computed here without killing the process.
 
     Some virtual machines announce AMX and leave its tile palette (CPUID leaf 1DH) empty; oneDNN

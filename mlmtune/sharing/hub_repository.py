@@ -1,7 +1,7 @@
 """A repository on the Hugging Face hub: opening it, and committing a folder to it.
 
-A push is one commit of the whole folder, so a repository never holds half a model. What a failed
-attempt has uploaded stays with the hub, by its content, and is not sent again.
+A push is one commit of the whole folder, so a repository never holds half a model. The hub keeps
+the files that a failed attempt has uploaded, so they are not sent again.
 """
 
 import json
@@ -20,26 +20,26 @@ from mlmtune.errors import ConfigError, HubError
 from mlmtune.hub import endpoint
 
 WAITS_SECONDS = (2.0, 8.0, 30.0)
-"""Between attempts; within one, the hub's own client tries again what it can."""
+"""Waits between attempts. Within an attempt, the hub's client itself retries what it can."""
 
 _PASSING = (408, 409, 412, 425, 429, 500, 502, 503, 504)
-"""Answers after which another attempt may succeed; 409 and 412 where somebody else commits."""
+"""HTTP statuses that may pass; 409 and 412 mean that somebody else has just committed."""
 
 _CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2")
-"""What the hub's client speaks by, between its versions."""
+"""The HTTP packages that versions of the hub's client use."""
 
 HERE = 'model=".")  # this folder'
-"""How a card's snippet loads the model until it has a name on the hub."""
+"""How a card's snippet loads the model before it has a name on the hub."""
 
 T = TypeVar("T")
 
 
 class PushFailed(HubError):
-    """Nothing was committed.
+    """The error of a push that committed nothing.
 
     Args:
-        reason: why, and how to fix it.
-        may_pass: whether it is the hub or the way there, and not what was asked for.
+        reason: The cause, and how to fix it.
+        may_pass: Whether the hub or the network is at fault, and another attempt may succeed.
     """
 
     def __init__(self, reason: str, *, may_pass: bool) -> None:
@@ -49,11 +49,11 @@ class PushFailed(HubError):
 
 @dataclass(frozen=True)
 class HubRepository:
-    """A repository that exists.
+    """A model repository on the hub that exists.
 
     Attributes:
-        name: with its owner.
-        is_private: whether it is.
+        name: `OWNER/NAME`.
+        is_private: Whether only its owner sees it.
     """
 
     name: str
@@ -61,28 +61,28 @@ class HubRepository:
 
     @property
     def url(self) -> str:
-        """Its page."""
+        """The address of its page."""
         return f"{endpoint()}/{self.name}"
 
 
 def open_repository(name: str, *, is_private: bool, say: Callable[[str], None]) -> HubRepository:
-    """Make a model repository, or find it.
+    """Create a model repository, or find it if it exists.
 
     Args:
         name: `NAME` or `OWNER/NAME`.
-        is_private: what it is made as. Where it must be private, one that is public is refused.
-        say: told of each further attempt.
+        is_private: Whether it is created as private, and refused if it exists and is public.
+        say: Receives a line for each further attempt.
 
     Raises:
-        ConfigError: the name is none, or a repository that was to be private is public.
-        PushFailed: the hub cannot be reached, or refuses.
+        ConfigError: The name is not valid, or a repository that must be private is public.
+        PushFailed: The hub cannot be reached, or refuses.
     """
     api = HfApi()
 
     def find() -> HubRepository:
         made = api.create_repo(name, private=is_private, exist_ok=True)
         info = api.repo_info(made.repo_id)
-        try:  # a token that may only read is told of one that is there, as if it had made it
+        try:  # create_repo() succeeds with a read-only token if the repository exists
             api.auth_check(made.repo_id, write=True)
         except HfHubHTTPError as error:
             if error.response.status_code != 404:  # mirrors may not have this
@@ -93,8 +93,8 @@ def open_repository(name: str, *, is_private: bool, say: Callable[[str], None]) 
         repository = _persistently(find, say)
     except HFValidationError as error:
         raise ConfigError(
-            f"{name} is no name of a repository; give NAME or ORGANISATION/NAME, of letters, "
-            "digits and -_."
+            f"{name} is not a valid name of a repository; give NAME or ORGANISATION/NAME, of "
+            "letters, digits and -_."
         ) from error
     if is_private and not repository.is_private:
         raise ConfigError(
@@ -107,27 +107,27 @@ def open_repository(name: str, *, is_private: bool, say: Callable[[str], None]) 
 def push_folder(
     repository: HubRepository, folder: Path, message: str, say: Callable[[str], None]
 ) -> str:
-    """Commit a model's folder; the snippet in its card then loads it from there.
+    """Commit a model's folder; the snippet in its card then loads the model from the hub.
 
     Args:
-        repository: where to.
-        folder: all of its files; what else is in the repository stays.
-        message: of the commit.
-        say: told of each further attempt.
+        repository: The repository to commit to; its other files stay.
+        folder: The folder; all of its files are committed.
+        message: The commit's message.
+        say: Receives a line for each further attempt.
 
     Returns:
         The commit's hash.
 
     Raises:
-        ConfigError: README.md is no text.
-        PushFailed: the hub cannot be reached, or refuses.
-        OSError: a file cannot be read.
+        ConfigError: README.md is not UTF-8.
+        PushFailed: The hub cannot be reached, or refuses.
+        OSError: A file cannot be read.
     """
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # that there is nothing to do
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns of empty commits
     api = HfApi()
 
     def commit() -> str:
-        # Made anew for each attempt: an operation remembers what it has sent.
+        # New operations for each attempt: an operation remembers what it has sent.
         operations = list(_operations(folder, repository.name))
         try:
             made = api.create_commit(repository.name, operations, commit_message=message)
@@ -142,7 +142,7 @@ def push_folder(
 
 
 def _lacks_xet(error: BaseException) -> bool:
-    """Whether a hub, such as a mirror, has no Xet storage, which the client takes for granted."""
+    """Whether the hub is a mirror without Xet storage, which the client takes for granted."""
     said = str(error)
     return "xet-write-token" in said and "404" in said and not constants.HF_HUB_DISABLE_XET
 
@@ -162,12 +162,12 @@ def _operations(folder: Path, repository: str) -> Iterator[CommitOperationAdd]:
 
 
 def without_bars() -> None:
-    """Leave out the hub client's progress bars, which stand among this program's lines."""
+    """Turn off the hub client's progress bars, which would break this program's lines."""
     disable_progress_bars()
 
 
 def _persistently(request: Callable[[], T], say: Callable[[str], None]) -> T:
-    """What a request gives, at the fourth attempt if need be."""
+    """Make a request, up to four times, and return its result."""
     for wait in (*WAITS_SECONDS, None):
         try:
             return request()
@@ -185,19 +185,21 @@ def _persistently(request: Callable[[], T], say: Callable[[str], None]) -> T:
 
 
 def _explained(error: BaseException) -> PushFailed | None:
-    """What went wrong, in words; None where it has nothing to do with the hub."""
+    """Put an error into words; None where it has nothing to do with the hub."""
     chain = list(_causes(error))
     if any(isinstance(e, OfflineModeIsEnabled) for e in chain):
         return PushFailed("HF_HUB_OFFLINE is set; unset it", may_pass=False)
     answers = [e for e in chain if getattr(e, "response", None) is not None]
     if isinstance(error, ValueError) and answers and error is not answers[0]:
-        # The client has asked what the hub says of README.md before it sends anything.
+        # The client lets the hub check README.md before it sends anything.
         said = " ".join(str(error).split())
         return PushFailed(f"{endpoint()} does not take the model card ({said})", may_pass=False)
     if answers:
         return _answered(answers[0])
     if any(isinstance(e, json.JSONDecodeError) for e in chain):
-        return PushFailed(f"{endpoint()} answers as no hub does, a proxy maybe", may_pass=True)
+        return PushFailed(
+            f"{endpoint()} does not answer as a hub does; it may be a proxy", may_pass=True
+        )
     is_network = any(
         type(e).__module__.split(".")[0] in _CLIENTS
         or isinstance(e, ConnectionError | TimeoutError)
@@ -210,7 +212,7 @@ def _explained(error: BaseException) -> PushFailed | None:
 
 
 def _answered(error: Any) -> PushFailed:
-    """What the hub has against a request."""
+    """Put into words why the hub has refused a request."""
     status = int(error.response.status_code)
     said = " ".join(str(getattr(error, "server_message", None) or "").split())[:200]
     answer = f"{endpoint()} answers with HTTP status {status}{f' ({said})' if said else ''}"
@@ -223,7 +225,7 @@ def _answered(error: Any) -> PushFailed:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    found: BaseException | None = error
-    while found is not None:
-        yield found
-        found = found.__cause__ or found.__context__
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__

@@ -1,6 +1,7 @@
-"""Experiment trackers, through Accelerate: one that fails is told and dropped, and the run goes on.
+"""Experiment trackers, through Accelerate.
 
-To add one: a name in `config.TrackerName`, and a row in `TRACKERS`.
+A tracker that fails is reported and dropped, and the run goes on. To add one: a name in
+`config.TrackerName`, and a row in `TRACKERS`.
 """
 
 import io
@@ -21,21 +22,21 @@ from mlmtune.redaction import redacted
 from mlmtune.shell import pip_install
 
 FAILURES = (Exception, SystemExit)
-"""What a tracker may fail with: some end the program where nobody is logged in."""
+"""What a tracker may fail with: some call sys.exit() where nobody is logged in."""
 
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What a tracker is told of a run.
+    """A run, as trackers know it.
 
     Attributes:
-        project: what it stands under.
-        name: of the run.
-        folder: the run's directory, for trackers that write files.
-        id: stays the same over all sittings of a run.
-        step: steps taken before this sitting; 0 at the beginning.
-        tracked: up to which step an earlier sitting, which was stopped hard, has told each kind of
-            metrics (see `kind_of`); this one takes the steps after `step` again.
+        project: The project that the run belongs to.
+        name: The run's name.
+        folder: The run's directory, for trackers that write files.
+        id: Identifies the run, however often it is resumed.
+        step: Steps that were taken before the run was resumed; 0 at the beginning.
+        tracked: The last step of each kind of metrics (see `kind_of`) that was sent before the run
+            was stopped. A run that was killed takes some of the steps after `step` again.
     """
 
     project: str
@@ -47,78 +48,78 @@ class TrackedRun:
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A tracker.
+class TrackerKind:
+    """How one kind of tracker is started and shown.
 
     Attributes:
-        module: what must be there to import.
-        package: what to install for it.
-        mend: what to do where it is installed and cannot start.
-        arguments: of Accelerate's class, for a run.
-        show: the command that shows it; None for those that say so themselves.
-        forgets: it hides the steps of an earlier sitting that are sent to it again.
+        module: The module that the tracker needs.
+        package: The package to install for it.
+        fix: What to do if it is installed but cannot start.
+        arguments: Makes the arguments of Accelerate's class for a run.
+        show: The command that shows the run; None for trackers that print it themselves.
+        replaces_steps: Whether steps that are sent again replace the earlier ones.
     """
 
     module: str
     package: str
-    mend: str
+    fix: str
     arguments: Callable[[TrackedRun], tuple[tuple[Any, ...], dict[str, Any]]]
     show: Callable[[TrackedRun], str] | None = None
-    forgets: bool = False
+    replaces_steps: bool = False
 
 
-TRACKERS: Mapping[str, Kind] = {
-    "tensorboard": Kind(
-        "tensorboard", "mlmtune[tensorboard]", "see that run.output_dir can be written",
-        # The step before the first is measured again where there was no checkpoint yet.
+TRACKERS: Mapping[str, TrackerKind] = {
+    "tensorboard": TrackerKind(
+        "tensorboard", "mlmtune[tensorboard]", "make sure that run.output_dir can be written",
+        # Without a checkpoint the run begins again, and step 0 is evaluated once more.
         lambda run: ((run.name, str(run.folder / "tensorboard")),
                      {"purge_step": run.step + 1 if run.step else 0}),
         lambda run: f"tensorboard --logdir {run.folder / 'tensorboard'}",
-        forgets=True,
+        replaces_steps=True,
     ),
-    "wandb": Kind(
+    "wandb": TrackerKind(
         "wandb", "wandb", "wandb login, or set WANDB_MODE=offline",
         lambda run: ((run.project,), {"name": run.name, "id": run.id, "resume": "allow",
                                       "dir": str(run.folder)}),
     ),
-    "trackio": Kind(
-        "trackio", "mlmtune[trackio]", "see that TRACKIO_DIR can be written",
+    "trackio": TrackerKind(
+        "trackio", "mlmtune[trackio]", "make sure that TRACKIO_DIR can be written",
         lambda run: ((run.project,), {"name": run.name, "embed": False, "private": True,
                                       "resume": "allow" if run.step else "never"}),
         lambda run: f"trackio show --project {shlex.quote(run.project)}",
     ),
-    "swanlab": Kind(
+    "swanlab": TrackerKind(
         "swanlab", "swanlab", "swanlab login, or set SWANLAB_MODE=offline",
         lambda run: ((run.project,), {"experiment_name": run.name}),
     ),
-    "mlflow": Kind(
+    "mlflow": TrackerKind(
         "mlflow", "mlflow", "set MLFLOW_TRACKING_URI to a server that can be reached",
         lambda run: ((run.project,), {"run_name": run.name}),
     ),
-    "comet_ml": Kind(
+    "comet_ml": TrackerKind(
         "comet_ml", "comet_ml", "comet login, or set COMET_API_KEY",
         lambda run: ((run.project,), {}),
     ),
-    "aim": Kind(
-        "aim", "aim", "see that run.output_dir can be written",
+    "aim": TrackerKind(
+        "aim", "aim", "make sure that run.output_dir can be written",
         lambda run: ((run.name, str(run.folder)), {"experiment": run.project}),
     ),
-    "clearml": Kind(
+    "clearml": TrackerKind(
         "clearml", "clearml", "run clearml-init",
         lambda run: ((run.project,), {"task_name": run.name}),
     ),
-    "dvclive": Kind(
-        "dvclive", "dvclive", "see that run.output_dir can be written",
+    "dvclive": TrackerKind(
+        "dvclive", "dvclive", "make sure that run.output_dir can be written",
         lambda run: ((run.name,), {"dir": str(run.folder / "dvclive")}),
     ),
 }  # fmt: skip
 
 
 class Trackers:
-    """The trackers of a run that work; none in processes other than the first.
+    """The trackers of a run that work. Only the first process has any.
 
     Args:
-        console: where it is told that one fails.
+        console: Shows which tracker has failed.
     """
 
     def __init__(self, console: Console) -> None:
@@ -127,12 +128,12 @@ class Trackers:
         self._tracked: Mapping[str, int] = {}
 
     def start(self, config: TrackingConfig, run: TrackedRun, settings: Mapping[str, Any]) -> None:
-        """Start all that the config names, and tell them the settings.
+        """Start the trackers that the config names, and send them the settings.
 
         Args:
-            config: names them.
-            run: which run it is.
-            settings: the whole config; they are told it without secrets.
+            config: The section `tracking`.
+            run: The run.
+            settings: The whole config; it is sent without secrets.
         """
         self._tracked = run.tracked
         values = dict(flattened(redacted(settings)))
@@ -141,7 +142,7 @@ class Trackers:
             if find_spec(kind.module) is None:
                 self._drop(name, f"is not installed; {pip_install(kind.package)}")
                 continue
-            with self._surviving(name, "cannot start", kind.mend), _greeting(kind):
+            with self._surviving(name, "cannot start", kind.fix), _greeting(kind):
                 positional, named = kind.arguments(run)
                 tracker = LOGGER_TYPE_TO_CLASS[name](*positional, **named)
                 tracker.start()
@@ -152,7 +153,7 @@ class Trackers:
                 self._console.say(f"tracked by {name}{show}")
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """A line of metrics.jsonl, as `train/*` or, if it is of an evaluation, as `eval/*`."""
+        """Send a line of metrics.jsonl: as `eval/*` if it is an evaluation's, else as `train/*`."""
         kind, step = kind_of(record), record["step"]
         values = {
             f"{kind}/{name.removeprefix('eval_')}": value
@@ -162,11 +163,11 @@ class Trackers:
         self._log(values, step, is_known=step <= self._tracked.get(kind, -1))
 
     def log_results(self, results: Mapping[str, Any], step: int) -> None:
-        """The content of all_results.json, as `result/*`."""
+        """Send the content of all_results.json, as `result/*`."""
         self._log({f"result/{name}": value for name, value in results.items()}, step)
 
     def finish(self) -> None:
-        """Let each write out what it holds."""
+        """Let each tracker write what it has not written yet."""
         for name, tracker in list(self._started.items()):
             remark = "its last metrics may be missing"
             with self._surviving(name, "cannot finish", remark), _greeting(TRACKERS[name]):
@@ -180,14 +181,14 @@ class Trackers:
             if isinstance(value, int | float)
         }
         for name, tracker in list(self._started.items()):
-            if is_known and not TRACKERS[name].forgets:
+            if is_known and not TRACKERS[name].replaces_steps:
                 continue
             with self._surviving(name, "has failed", "it has what came before"):
                 tracker.log(numbers, step=step)
 
     @contextmanager
     def _surviving(self, name: str, what: str, remark: str) -> Iterator[None]:
-        """Tell and drop a tracker that fails, whatever it fails with."""
+        """Report and drop a tracker that fails, whatever it fails with."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -200,18 +201,18 @@ class Trackers:
         self._console.say(f"tracking.with: {name} {what}; training goes on without it")
 
 
-def _greeting(kind: Kind) -> AbstractContextManager[Any]:
-    """Where a tracker greets at length; one that may have a question must be heard."""
+def _greeting(kind: TrackerKind) -> AbstractContextManager[Any]:
+    """Hide a tracker's long greeting, but not where it may ask a question (a login)."""
     return nullcontext() if kind.show is None else redirect_stdout(io.StringIO())
 
 
 def kind_of(record: Mapping[str, Any]) -> str:
-    """What a line of metrics.jsonl is of: `eval` or `train`. A step has at most one of each."""
+    """Return whose line of metrics.jsonl it is: `eval` or `train`. A step has at most one each."""
     return "eval" if any(name.startswith("eval_") for name in record) else "train"
 
 
 def flattened(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of nested mappings and lists, each under its dotted name."""
+    """Yield the leaves of nested mappings and lists, each with its dotted name."""
     if isinstance(value, Mapping):
         inner: Any = value.items()
     elif isinstance(value, list | tuple):

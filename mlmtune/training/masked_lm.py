@@ -28,7 +28,8 @@ from mlmtune.modeling.losses import LOSS, Losses
 from mlmtune.modeling.masked_head import PAIR_ACCURACY, PAIR_LABEL_SHARE, PAIR_LOSS
 from mlmtune.numbers import nats, perplexity, share
 from mlmtune.printable import counted
-from mlmtune.sharing.card import Card, fill_mask_snippet, masked_lm_card
+from mlmtune.sharing.card import Card
+from mlmtune.sharing.masked_lm_card import fill_mask_snippet, masked_lm_card
 from mlmtune.shell import own_command
 from mlmtune.tokens.mixing import Mixture
 from mlmtune.tokens.pairs import PairSequences
@@ -259,10 +260,7 @@ class MaskedLM(Measurable, Task):
         mask = str(self.loaded.tokenizer.mask_token)
         texts = [text.replace(ANY_MASK, mask) for text in self.config.evaluation.examples]
         text = next((text for text in texts if text.count(mask) == 1), f"This is a {mask} example.")
-        return masked_lm_card(
-            name, self.config, results, records["corpus"], records["environment"],
-            fill_mask_snippet(folder, text),
-        )  # fmt: skip
+        return masked_lm_card(name, self.config, results, records, fill_mask_snippet(folder, text))
 
     def caveats(self) -> Iterator[str]:
         """Of the schedule, the training text and the validation text."""

@@ -33,7 +33,7 @@ def machine(monkeypatch):
 
     def announce(*names, survives=True, gpu_has_bf16=False):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(names, True))
-        monkeypatch.setattr(device, "_survives_bf16", lambda: survives)
+        monkeypatch.setattr(device, "survives_bf16", lambda: survives)
         monkeypatch.setattr(
             torch.cuda, "is_bf16_supported", lambda including_emulation=True: gpu_has_bf16
         )
@@ -115,13 +115,13 @@ def test_a_bf16_product_that_goes_wrong_is_tried_in_a_child(monkeypatch, fault):
         raise RuntimeError
 
     monkeypatch.setattr(torch.nn.functional, "linear", product)
-    assert device._survives_bf16.__wrapped__() is False
+    assert device.survives_bf16.__wrapped__() is False
     assert os.getpid() == parent
 
 
 def test_a_bf16_product_that_works_is_survived(monkeypatch):
     monkeypatch.setattr(torch.nn.functional, "linear", lambda *_: None)
-    assert device._survives_bf16.__wrapped__() is True
+    assert device.survives_bf16.__wrapped__() is True
 
 
 @pytest.mark.parametrize(("requested", "mixed"), [("fp32", "no"), ("bf16", "bf16")])

@@ -20,7 +20,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.setattr(hub_repository, "WAITS_SECONDS", (0.0, 0.0))
         # The client waits by itself between some of its requests.
-        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+        monkeypatch.setattr("time.sleep", lambda seconds: None)
         yield local
 
 

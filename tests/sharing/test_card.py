@@ -7,7 +7,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from mlmtune.config import Config
-from mlmtune.sharing.card import Snippet, masked_lm_card, public_name, render
+from mlmtune.sharing.card import Snippet, public_name, render
+from mlmtune.sharing.masked_lm_card import masked_lm_card
 
 ENVIRONMENT = {"python": "3.11.7", "packages": {"mlmtune": "0.1.0", "torch": "2.13.0"},
                "num_processes": 1, "gpus": []}  # fmt: skip
@@ -34,7 +35,8 @@ def card_of(results=RESULTS, **sections):
         }
     )
     corpus = {"sources": {source["path"]: {"tokens": 5000}}}
-    return render(masked_lm_card("a", config, results, corpus, ENVIRONMENT, SNIPPET))
+    records = {"corpus": corpus, "environment": ENVIRONMENT}
+    return render(masked_lm_card("a", config, results, records, SNIPPET))
 
 
 def metadata(text):
@@ -251,7 +253,7 @@ def test_a_card_that_cannot_be_made_is_no_end(runs, monkeypatch, capsys):
     def fail(*_, **__):
         raise RuntimeError("no pipeline for this")
 
-    monkeypatch.setattr("mlmtune.sharing.card.pipeline", fail)
+    monkeypatch.setattr("mlmtune.sharing.masked_lm_card.pipeline", fail)
     run = runs.train(training={"max_steps": 1})
     assert (run.path / "model" / "model.safetensors").is_file()
     assert not (run.path / "model" / "README.md").exists()

@@ -50,7 +50,7 @@ def test_nothing_private_goes_to_a_public_repository(hub):
 
 @pytest.mark.parametrize("name", ["a/b/c", "a b", "-a", "a..b"])
 def test_what_is_no_name_is_told(hub, name):
-    with pytest.raises(ConfigError, match="no name of a repository"):
+    with pytest.raises(ConfigError, match="not a valid name of a repository"):
         opened(name)
     assert hub.requests == []
 
@@ -142,10 +142,9 @@ def test_a_refused_token_is_told_at_once(hub, folder, monkeypatch):
         assert "SomethingElse" not in str(failed.value)
 
 
-def test_a_missing_token_is_told(hub, monkeypatch):
+def test_a_missing_token_is_told(hub, monkeypatch, tmp_path):
     monkeypatch.delenv("HF_TOKEN")
-    monkeypatch.setattr("mlmtune.sharing.hub_repository.get_token", lambda: None)
-    monkeypatch.setattr("huggingface_hub.utils._headers.get_token", lambda: None)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
     with pytest.raises(PushFailed, match=r"401.*there is no token; set HF_TOKEN"):
         opened()
 
@@ -173,7 +172,7 @@ def test_a_hub_that_cannot_say_who_may_write_is_asked_by_pushing(hub, folder):
 
 def test_a_proxy_that_answers_in_place_of_the_hub_is_told(hub):
     hub.answers["/api/repos/create"] = 200, b"<html>Please log in</html>"
-    with pytest.raises(PushFailed, match="answers as no hub does"):
+    with pytest.raises(PushFailed, match="does not answer as a hub does"):
         opened()
 
 

@@ -1,0 +1,160 @@
+"""The card of a masked language model."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import pipeline
+
+from mlmtune.config import Config, SourceConfig
+from mlmtune.corpus.sources import source_name
+from mlmtune.modeling.locating import is_on_hub
+from mlmtune.printable import counted, printable
+from mlmtune.sharing.card import (
+    Card,
+    DataSource,
+    Metric,
+    Snippet,
+    card_of,
+    public_name,
+    python_literal,
+)  # fmt: skip
+from mlmtune.sharing.hub_repository import HERE
+
+NUM_GUESSES = 3
+"""How many of a model's predictions the snippet shows."""
+
+
+def fill_mask_snippet(folder: Path, text: str) -> Snippet:
+    """Fill the one mask of a text, which is the tokenizer's own, by the model in a folder."""
+    fill = pipeline("fill-mask", model=str(folder), device="cpu")
+    guesses = fill(text, top_k=NUM_GUESSES)
+    return Snippet(
+        "from transformers import pipeline\n\n"
+        f'fill = pipeline("fill-mask", {HERE}\n'
+        f"for guess in fill({python_literal(text)}, top_k={NUM_GUESSES}):\n"
+        """    print(f"{guess['score']:.3f} {guess['token_str'].strip()}")""",
+        "\n".join(f"{g['score']:.3f} {printable(g['token_str'].strip())}" for g in guesses),
+    )
+
+
+def masked_lm_card(
+    name: str,
+    config: Config,
+    results: Mapping[str, Any],
+    records: Mapping[str, Any],
+    snippet: Snippet,
+) -> Card:
+    """Make the card of a masked language model.
+
+    Args:
+        name: The model's name.
+        config: The config with every `auto` decided.
+        results: The content of eval_results.json.
+        records: The contents of corpus.json and environment.json, as `corpus` and `environment`.
+        snippet: Code that fills a mask.
+    """
+    validation = config.corpus.validation_sources
+    corpus = records["corpus"]
+    masked = counted(results["num_masked_tokens"], "masked token")
+    sequences = counted(config.training.global_batch_size, "sequence")
+    steps = f"{counted(results['step'], 'step')} of {sequences}"
+    return card_of(
+        name,
+        config,
+        records["environment"],
+        task="fill-mask",
+        introduction=(
+            f"A masked language model, trained further on the text of a domain ({steps})."
+        ),
+        snippet=snippet,
+        measured_on=f"validation text, {masked}, kept apart from training",
+        metrics=tuple(_metrics(results)),
+        notes=tuple(_notes(config, results)),
+        data=(
+            *(
+                _data(source, corpus, is_measured_on=not validation and source.replay is None)
+                for source in config.corpus.sources
+            ),
+            *(_data(source, corpus, is_trained_on=False) for source in validation),
+        ),
+    )
+
+
+def _notes(config: Config, results: Mapping[str, Any]) -> Iterator[str]:
+    head_was_new = results["model_head_was_new"]
+    if head_was_new and results["loss"] >= results["token_frequency_loss"]:
+        yield "**This model predicts no better than token frequencies alone.**"
+    if results["worse_than_base"]:
+        yield "**This model is not better than its base on the validation text.**"
+    draws = ""
+    if results["num_mask_draws"] > 1:
+        draws = f", drawn {results['num_mask_draws']} times"
+    yield (
+        "Perplexity is exp of the mean loss on masked tokens; the masks are the same before and "
+        f"after (seed {config.evaluation.seed}, {config.evaluation.mlm_probability:.0%} of the "
+        f"tokens{draws}). In brackets: 95 % intervals."
+    )
+    if results["unknown_token_share"] > 0:
+        yield (
+            f"{results['unknown_token_share']:.1%} of the tokens of that text, and "
+            f"{results['unknown_byte_share']:.1%} of its bytes, are unknown to the tokenizer and "
+            "were not predicted."
+        )
+    if head_was_new:
+        yield (
+            "The base has no masked-LM head. It was given a new one, so what it predicts before "
+            "training means little. Token frequencies alone would guess "
+            f"{results['token_frequency_accuracy']:.1%} of the tokens right, at perplexity "
+            f"{math.exp(results['token_frequency_loss']):,.2f}."
+        )
+
+
+def _metrics(results: Mapping[str, Any]) -> Iterator[Metric]:
+    yield Metric(
+        "perplexity", "perplexity", results["perplexity"],
+        _perplexity(results["perplexity"], results["perplexity_interval"]),
+        _perplexity(results["perplexity_before"], results["perplexity_before_interval"]),
+    )  # fmt: skip
+    shares: dict[str, tuple[str, str | None]] = {
+        "accuracy": ("masked tokens predicted correctly", "accuracy"),
+        "accuracy_top5": ("correct token among the five likeliest", None),
+    }
+    if "pair_accuracy" in results:
+        apart = f"{results['pair_label_share']:.1%} of them do not belong together"
+        shares["pair_accuracy"] = (f"pairs classified correctly ({apart})", None)
+    for key, (shown, kind) in shares.items():
+        if key in results:
+            value, before = results[key], results[f"{key}_before"]
+            yield Metric(shown, kind, value, f"{value:.1%}", f"{before:.1%}")
+    if "general_perplexity" in results:
+        yield Metric(
+            "perplexity on general text", None, results["general_perplexity"],
+            _perplexity(results["general_perplexity"]),
+            _perplexity(results["general_perplexity_before"]),
+        )  # fmt: skip
+    if "forgetting" in results:
+        yield Metric(
+            "forgetting (nats per token of general text)", None, results["forgetting"],
+            f"{results['forgetting']:+.3f}",
+        )  # fmt: skip
+
+
+def _perplexity(value: float | None, interval: Sequence[float] | None = None) -> str:
+    if value is None:
+        return "over 1e308"
+    return f"{value:,.2f}" + ("" if interval is None else " [{:,.2f}, {:,.2f}]".format(*interval))
+
+
+def _data(source: SourceConfig, corpus: Mapping[str, Any], **role: bool) -> DataSource:
+    counts = corpus["sources"].get(source_name(source), {})
+    on_hub = source.dataset is not None and is_on_hub(source.dataset)
+    location = source.dataset if on_hub else ", ".join(map(public_name, source.places))
+    name = printable(source.name or str(location))
+    if source.replay is not None:
+        name += " (general text, mixed in)"
+    if not role.get("is_trained_on", True):
+        name += " (validated on, not trained on)"
+    amount = f"{counts['tokens']:,} tokens" if "tokens" in counts else ""
+    return DataSource(name, source.dataset if on_hub else None, amount, source.license, **role)
