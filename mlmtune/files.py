@@ -30,11 +30,11 @@ from mlmtune.redaction import without_secrets
 _WRITING = ".writing-"
 _DELETING = ".deleting-"
 _STALE_SECONDS = 3600
-"""A shared file that was not written to for so long is no longer being written."""
+"""The age at which a temporary file that nobody writes to any more counts as left behind."""
 
 
 def temporary_name(path: Path) -> Path:
-    """The name under which a file or folder is written until it is complete."""
+    """Return the name under which a file or folder is written until it is complete."""
     return path.with_name(f"{_WRITING}{path.name}")
 
 
@@ -45,9 +45,10 @@ def whole_file(path: Path, *, durable: bool = False, shared: bool = False) -> It
     If the writing fails, the temporary file is deleted, and the old file stays as it was.
 
     Args:
-        path: where the file will be. Its folder must exist.
-        durable: the file is on the disk at the end.
-        shared: several processes may write this file at once, so each has a name of its own.
+        path: The final name of the file. Its folder must exist.
+        durable: Whether the file must be on the disk at the end.
+        shared: Whether several processes may write this file at once; each then uses a temporary
+            name of its own.
     """
     temporary = temporary_name(path)
     if shared:
@@ -76,12 +77,12 @@ def whole_folder(path: Path, *, durable: bool = False) -> Iterator[Path]:
     If the writing fails, the temporary folder is deleted, and the old folder stays as it was.
 
     Args:
-        path: where the folder will be. It replaces what is there.
-        durable: the folder and all its files are on the disk at the end.
+        path: The final name of the folder. A folder of that name is replaced.
+        durable: Whether the folder and all its files must be on the disk at the end.
     """
     temporary = temporary_name(path)
     _delete(temporary)
-    temporary.mkdir()  # not its parents: a directory that was taken away is not made anew
+    temporary.mkdir()  # not its parents: a directory that the user deleted must not come back
     try:
         yield temporary
         put_in_place(path, durable=durable)
@@ -94,8 +95,8 @@ def put_in_place(path: Path, *, durable: bool = False) -> None:
     """Give a complete folder its own name, and delete the folder that had the name before.
 
     Args:
-        path: where the folder will be; it is at `temporary_name(path)` now.
-        durable: the folder and all its files are on the disk at the end.
+        path: The final name of the folder, which is at `temporary_name(path)` now.
+        durable: Whether the folder and all its files must be on the disk at the end.
     """
     temporary, old = temporary_name(path), path.with_name(f"{_DELETING}{path.name}")
     if durable:
@@ -127,7 +128,7 @@ def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole, without secrets.
 
     Raises:
-        ValueError: a number is not finite; the caller says what to write instead.
+        ValueError: A number is not finite; the caller must decide what to write instead.
     """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 

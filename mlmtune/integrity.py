@@ -1,7 +1,7 @@
-"""Whether files still hold what was written into them, by hashes that are kept with them.
+"""Hashes that are kept with files, and that show whether the files are still what was written.
 
 JSON files carry a hash of their own content. Small files are hashed whenever they are read. Large
-ones are hashed once after each start of the machine: a note in the cache says which files were
+files are hashed once after each start of the machine: a note in the cache lists the files that were
 verified, with their sizes, times and inodes, so that a file that was touched is hashed again.
 """
 
@@ -21,21 +21,21 @@ from mlmtune.files import write_bytes
 
 _BLOCK_BYTES = 1 << 20
 _DIGEST = "digest"
-_SETTLED_SECONDS = 2.0
-"""A file that changed more recently may change again without another time."""
+SETTLED_SECONDS = 2.0
+"""A file that changed more recently may change again within the resolution of its time stamp."""
 
 
 class Damaged(DataError):
-    """A file is not what was written. All that is verified can be made anew.
+    """A file is not what was written. Every file that is verified can be made again.
 
     Args:
-        path: the file.
-        fault: what is wrong with it.
-        remedy: what the user can do.
+        path: The file.
+        fault: What is wrong with it.
+        remedy: What the user can do.
     """
 
     def __init__(self, path: Path, fault: str, remedy: str) -> None:
-        super().__init__(path, fault, remedy)  # so that it can be sent between processes
+        super().__init__(path, fault, remedy)  # what pickle restores it from in another process
         self.path = path
         self.what = f"{path}: {fault}"
         self._remedy = remedy
@@ -45,13 +45,14 @@ class Damaged(DataError):
 
 
 def digest(content: bytes | memoryview) -> str:
-    """The hash of some bytes."""
+    """Return the hash of some bytes."""
     return xxhash.xxh3_128_hexdigest(content)
 
 
 def file_digest(path: Path) -> str:
-    """The hash of a file's bytes. They are read, not mapped: a disk's fault is an OSError then."""
+    """Return the hash of a file's bytes."""
     state = xxhash.xxh3_128()
+    # Read, not mapped: a fault of the disk is an OSError here, and a deadly signal in mapped memory.
     block = memoryview(bytearray(_BLOCK_BYTES))
     with path.open("rb", buffering=0) as file:
         while num_bytes := file.readinto(block):
@@ -60,15 +61,15 @@ def file_digest(path: Path) -> str:
 
 
 def sealed(content: Mapping[str, Any]) -> bytes:
-    """An object as JSON that says by a hash whether it is still the same."""
+    """Return an object as JSON with a hash of its content, which `unsealed` verifies."""
     return json.dumps({_DIGEST: _digest_of_json(content), **content}, indent=1).encode()
 
 
 def unsealed(text: bytes) -> dict[str, Any]:
-    """The object that `sealed` wrote.
+    """Read the object that `sealed` wrote.
 
     Raises:
-        ValueError: it is no longer the same.
+        ValueError: The object is no longer what was written.
     """
     content = json.loads(text)
     if not isinstance(content, dict) or content.pop(_DIGEST, None) != _digest_of_json(content):
@@ -81,12 +82,12 @@ def _digest_of_json(content: Mapping[str, Any]) -> str:
 
 
 class VerifiedFiles:
-    """Which files of a folder were verified since this machine was started.
+    """A note that some files of a folder were verified since this machine started.
 
     Args:
-        notes: the folder of the cache where that is written down; None to verify every time.
-        directory: the folder.
-        digests: the files, with their hashes.
+        notes: The folder of the cache that holds such notes; None to verify every time.
+        directory: The folder of the files.
+        digests: The files and their hashes.
     """
 
     def __init__(self, notes: Path | None, directory: Path, digests: Mapping[Path, str]) -> None:
@@ -104,10 +105,10 @@ class VerifiedFiles:
             },
         }  # fmt: skip
         last_change = max((state.st_ctime for state in states.values()), default=0.0)
-        self._may_note = time.time() - last_change > _SETTLED_SECONDS
+        self._may_note = time.time() - last_change > SETTLED_SECONDS
 
     def are_noted(self) -> bool:
-        """Whether the files were verified, and not touched since."""
+        """Whether the files were verified, and were not touched since then."""
         if self._path is None:
             return False
         try:
@@ -116,7 +117,7 @@ class VerifiedFiles:
             return False
 
     def note(self) -> None:
-        """Write down that they were verified; where that is impossible, they will be again."""
+        """Write down that the files were verified; if that fails, they are verified again later."""
         if self._path is not None and self._may_note:
             with suppress(OSError):
                 write_bytes(self._path, json.dumps(self._wanted).encode(), shared=True)

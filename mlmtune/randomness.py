@@ -1,4 +1,4 @@
-"""Random draws as pure functions of their keys: nothing to save, nothing that depends on order.
+"""Random draws as pure functions of their keys: no state to save, and no dependence on order.
 
 A draw is a hash of a key and a counter (counter-based generation: Salmon et al. 2011, "Parallel
 random numbers: as easy as 1, 2, 3"); the hash is SplitMix64's output function (Steele et al.
@@ -18,14 +18,14 @@ _MULTIPLIER_2 = np.uint64(0x94D049BB133111EB)
 
 
 def mix(values: UInt64Array) -> UInt64Array:
-    """SplitMix64's finalizer: a bijection on 64 bits whose output looks random, elementwise."""
+    """Apply SplitMix64's finalizer, a bijection on 64 bits, to each element."""
     values = (values ^ (values >> np.uint64(30))) * _MULTIPLIER_1
     values = (values ^ (values >> np.uint64(27))) * _MULTIPLIER_2
     return values ^ (values >> np.uint64(31))
 
 
 def key(*parts: Any) -> UInt64Array:
-    """One 64-bit key from integers or integer arrays that broadcast against each other.
+    """Mix integers, or integer arrays that broadcast against each other, into 64-bit keys.
 
     The order of the parts matters: `key(1, 2)` and `key(2, 1)` are unrelated.
     """
@@ -36,26 +36,29 @@ def key(*parts: Any) -> UInt64Array:
 
 
 def bits(keys: UInt64Array, counters: UInt64Array) -> UInt64Array:
-    """64 random bits for each key and counter; the two broadcast against each other."""
+    """Draw 64 random bits for each key and counter, which broadcast against each other."""
     return mix(keys + (counters + np.uint64(1)) * _GOLDEN)
 
 
 def uniform(keys: UInt64Array, counters: UInt64Array) -> NDArray[np.float64]:
-    """Uniform draws in [0, 1) for each key and counter, from the upper 53 bits."""
+    """Draw uniformly from [0, 1) for each key and counter.
+
+    The upper 53 bits are used, because a double holds no more.
+    """
     return (bits(keys, counters) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def permute(places: NDArray[np.int64], size: int, keys: UInt64Array) -> NDArray[np.int64]:
-    """Where a keyed permutation of range(size) sends each place, without storing it.
+    """Apply a keyed permutation of range(size) to each place, without storing the permutation.
 
-    A balanced Feistel network on the smallest even number of bits that holds `size`, walked along
-    its cycle until the result is below `size` (Black and Rogaway 2002, "Ciphers with arbitrary
-    finite domains", cycle walking). Eight rounds.
+    It is a balanced Feistel network of eight rounds on the smallest even number of bits that holds
+    `size`, applied again until the result is below `size` (Black and Rogaway 2002, "Ciphers with
+    arbitrary finite domains", cycle walking).
 
     Args:
-        places: (n,) values in range(size).
-        size: number of things that are permuted.
-        keys: (n,) or (1,) one key for each place; equal keys give the same permutation.
+        places: (n,) Values in range(size).
+        size: The number of items that are permuted.
+        keys: (n,) or (1,) The key of each place; equal keys give the same permutation.
 
     Returns:
         (n,) values in range(size); a bijection for each key.

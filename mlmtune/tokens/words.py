@@ -34,7 +34,7 @@ MOST_CHARACTERS_PER_WORD = 16.0
 MOST_WORDS_PER_TOKEN = 0.97
 """With more words than this for each token, masking words is masking tokens."""
 
-_MOST_CHARACTERS_PER_CUT = 100_000
+MOST_CHARACTERS_PER_CUT = 100_000
 """A segmenter takes hundreds of bytes per character. No text has so many without punctuation."""
 
 _RUN = re.compile(f"[{UNSPACED}]+")
@@ -119,8 +119,8 @@ def _runs(
 ) -> Iterator[tuple[int, int, NDArray[np.int64]]]:
     """Where each run of unspaced characters begins and ends, and the borders of its words."""
     for run in _RUN.finditer(text):
-        for begin in range(run.start(), run.end(), _MOST_CHARACTERS_PER_CUT):
-            end = min(begin + _MOST_CHARACTERS_PER_CUT, run.end())
+        for begin in range(run.start(), run.end(), MOST_CHARACTERS_PER_CUT):
+            end = min(begin + MOST_CHARACTERS_PER_CUT, run.end())
             lengths = [0, *map(len, cut(text[begin:end]))]
             yield begin, end, begin + np.cumsum(lengths)
 

@@ -37,7 +37,7 @@ def test_texts_in_pieces_give_the_tokens_of_the_whole(encode, texts, piece, grou
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pieces, "PIECE_CHARACTERS", piece)
         patch.setattr(pieces, "GROUP_TOKENS", group)
-        patch.setattr(pieces, "_is_joined", lambda *_: True)  # cut nowhere but at borders
+        patch.setattr(pieces, "may_cut", lambda *_: False)  # cut only at borders
         found = list(cut(texts, encode.cutter))
         encoded = [encode([one.text for one in pieces_]) for pieces_ in found]
         places = [
@@ -81,7 +81,7 @@ def test_a_text_without_white_space_is_cut_where_a_border_is_certain(
     monkeypatch.setattr(pieces, "PIECE_CHARACTERS", 30)
     cutter = Cutter(plain_backend(request.getfixturevalue(kind)))
     with monkeypatch.context() as patch:
-        patch.setattr(pieces, "_is_joined", lambda *_: True)
+        patch.setattr(pieces, "may_cut", lambda *_: False)
         assert (len(list(cutter(text))) > 1) == is_cut
     assert max(map(len, cutter(text))) <= 60  # without a border it is cut all the same
 

@@ -322,7 +322,7 @@ def test_large_files_are_hashed_once_after_each_start_of_the_machine(
         return bool(hashed)
 
     assert [is_hashed(), is_hashed()] == [True, True]  # it was just written and may yet change
-    monkeypatch.setattr("mlmtune.integrity._SETTLED_SECONDS", -1.0)
+    monkeypatch.setattr("mlmtune.integrity.SETTLED_SECONDS", -1.0)
     assert [is_hashed(), is_hashed()] == [True, False]
     assert set(hashed) == set()
     with monkeypatch.context() as patch:
