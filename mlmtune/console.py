@@ -1,4 +1,4 @@
-"""What a person sees while something goes on: lines, and bars on a terminal."""
+"""What a person sees while a command runs: lines, and progress bars on a terminal."""
 
 import os
 import re
@@ -16,17 +16,18 @@ from mlmtune.shell import holds_command
 T = TypeVar("T")
 
 _GAP = re.compile(r"\S {2,}\S")
-"""Between the columns of a table."""
+"""The gap between two columns of a table."""
 
 
 class Console:
     """Prints for the main process; silent in the others.
 
     Args:
-        is_main: whether this process prints at all.
-        is_quiet: leave out everything but what `result` prints.
-        shows_lines: whether anything but bars is shown.
-        notes_to_stderr: what `say` prints stands beside the result, not in it.
+        is_main: Whether this process prints at all.
+        is_quiet: Whether only what `result` prints is shown.
+        shows_lines: Whether anything but progress bars is shown.
+        notes_to_stderr: Whether `say` prints to standard error, so that standard output has only
+            the result.
     """
 
     def __init__(
@@ -44,28 +45,28 @@ class Console:
 
     @property
     def shows_bars(self) -> bool:
-        """Whether bars are seen: on a terminal, unless it is to be quiet."""
+        """Whether progress bars are visible: on a terminal, unless the console is quiet."""
         return self._speaks and sys.stderr.isatty()
 
     def say(self, line: str) -> None:
-        """Print a line, above a bar if there is one."""
+        """Print a line, above the progress bar if there is one."""
         if self._speaks and self._shows_lines:
             self._print(line, sys.stderr if self._notes_to_stderr else sys.stdout)
 
     def result(self, line: str) -> None:
-        """Print a line of the result, quiet or not."""
+        """Print a line of the result, even if the console is quiet."""
         if self._is_main and self._shows_lines:
             self._print(line, sys.stdout)
 
     def bar(self, *, total: int, unit: str, initial: int = 0, what: str = "") -> "tqdm[Any]":
-        """A bar on standard error where that is a terminal; else one that shows nothing."""
+        """Return a progress bar on standard error; it is invisible unless that is a terminal."""
         return tqdm(
             total=total, initial=initial, unit=unit, desc=what or None, dynamic_ncols=True,
             unit_scale=unit == "B", disable=not self.shows_bars,
         )  # fmt: skip
 
     def counted(self, items: Iterable[T], *, total: int, unit: str, what: str) -> Iterator[T]:
-        """The items, under a bar that goes away once all have passed."""
+        """Yield the items under a progress bar that disappears at the end."""
         with self.bar(total=total, unit=unit, what=what) as bar:
             bar.leave = False
             for item in items:
@@ -79,7 +80,7 @@ class Console:
 
 
 def for_stream(text: str, stream: TextIO) -> str:
-    """Prose as a terminal shows it without breaking a word; other streams get it as it is."""
+    """Wrap prose between words for a terminal; return it unchanged for other streams."""
     if not stream.isatty():
         return text
     width = shutil.get_terminal_size().columns
@@ -87,7 +88,7 @@ def for_stream(text: str, stream: TextIO) -> str:
 
 
 def _wrapped(line: str, width: int) -> str:
-    """A line of prose in lines of at most `width`; tables and commands stay in one."""
+    """Wrap a line of prose to at most `width`; a line of a table or with a command stays whole."""
     name, indent = re.match(r"( *)(?:\S+ {2,})?", line), ""
     assert name is not None
     if shown_width(line) <= width or _GAP.search(line, name.end()) or holds_command(line):

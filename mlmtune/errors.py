@@ -1,4 +1,4 @@
-"""Every error that a user can cause or meet, one exit code a branch.
+"""Every error that a user can cause or meet, with one exit code per branch.
 
 An error's message is one line: what is wrong, where, and how to fix it. Only the command line
 (`mlmtune.cli`, by `mlmtune.exits`) prints errors and exits; every other module raises.
@@ -12,7 +12,7 @@ import sys
 
 
 class MlmtuneError(Exception):
-    """Base of all errors that are reported as one line. Raised only as one of its branches."""
+    """The base of all errors that are reported as one line. Only its branches are raised."""
 
     exit_code: int = 1
 
@@ -42,7 +42,7 @@ class DivergedError(MlmtuneError):
 
 
 class ResourceError(MlmtuneError):
-    """Memory or disk is exhausted, or a place cannot be written."""
+    """Memory or disk is exhausted, or a location cannot be written."""
 
     exit_code = 6
 
@@ -54,11 +54,11 @@ class HubError(MlmtuneError):
 
 
 class Interrupted(MlmtuneError):
-    """The run was told to stop by a signal; its state is saved where there was any.
+    """A signal stopped the run; its state is saved if there was any.
 
     Args:
-        message: what was saved, and how to go on.
-        signal_number: the signal received; the exit code is 128 + signal_number.
+        message: What was saved, and how to resume.
+        signal_number: The signal; the exit code is 128 + signal_number.
     """
 
     def __init__(self, message: str, signal_number: int) -> None:
@@ -67,13 +67,13 @@ class Interrupted(MlmtuneError):
 
 
 class StoppedAtOnce(BaseException):
-    """A signal ends the process wherever it is; nothing is saved.
+    """A signal ends the process at once; nothing is saved.
 
-    Not an Exception: a library that is loading something would take it for a failure. Not a
-    KeyboardInterrupt either, which Typer answers itself.
+    It is not an Exception, because a library that is loading something would take it for a failure,
+    and not a KeyboardInterrupt, because Typer handles that itself.
 
     Args:
-        signal_number: the signal received; the exit code is 128 + signal_number.
+        signal_number: The signal; the exit code is 128 + signal_number.
     """
 
     def __init__(self, signal_number: int) -> None:
@@ -82,9 +82,9 @@ class StoppedAtOnce(BaseException):
 
 
 class NobodyReads(BaseException):
-    """The reader of standard output has left, as `| head` does; it is not an error.
+    """The reader of standard output has left, as `| head` does. This is not an error.
 
-    Not an Exception, for the same reason as `StoppedAtOnce`.
+    It is not an Exception, for the same reason as `StoppedAtOnce`.
     """
 
 
@@ -92,18 +92,18 @@ OUT_OF_MEMORY = re.compile(
     "out of memory|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED"
     "|could not create a primitive(?! descriptor)"
 )
-"""What backends say, whose errors are otherwise like any others: CUDA, PyTorch's CPU allocator,
-oneDNN (which has a primitive's descriptor where it can compute it at all)."""
+"""What backends say, because their errors have no type of their own: CUDA, PyTorch's CPU allocator,
+oneDNN (which has the descriptor of a primitive if it can compute it at all)."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device, or this machine, has no memory left."""
+    """Whether an error says that a device or this machine has no memory left."""
     said = str(error) if isinstance(error, RuntimeError) else ""
     return isinstance(error, MemoryError) or OUT_OF_MEMORY.search(said) is not None
 
 
 def first_line(error: BaseException) -> str:
-    """The first line that a library says of an error, or the name of the error."""
+    """Return the first line of the message of an error, or the name of its type."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
@@ -111,18 +111,18 @@ _DISK_REMEDIES = {
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room",
     errno.EFBIG: "make room",
-    errno.EROFS: "name a place that can be written",
-    errno.EIO: "the disk, or the way to it, is faulty: see what the system's log says",
+    errno.EROFS: "name a location that can be written",
+    errno.EIO: "the disk, or the connection to it, is faulty: see the log of the system",
 }
 _ERRNO_IN_TEXT = re.compile(r"\b(?:os error|errno) (\d+)\b", re.IGNORECASE)
-"""As libraries in Rust write it (tokenizers, safetensors), and pyarrow."""
+"""How pyarrow and libraries in Rust (tokenizers, safetensors) write the number of an error."""
 
 
 def errno_of(error: BaseException) -> int | None:
-    """The number by which the operating system refused something; None where it did not.
+    """Return the error number of the operating system; None if the error has another cause.
 
-    It is found in the errors of any library, in those that caused them, and, of faults of the disk,
-    in what another program said.
+    It is looked up in the error, in those that caused it, and in their messages, because other
+    libraries and programs only quote it.
     """
     seen: set[int] = set()
     cause: BaseException | None = error
@@ -131,8 +131,8 @@ def errno_of(error: BaseException) -> int | None:
         if isinstance(cause, OSError) and cause.errno is not None:
             return cause.errno
         text = str(cause)
-        if found := _ERRNO_IN_TEXT.search(text):
-            return int(found[1])
+        if match := _ERRNO_IN_TEXT.search(text):
+            return int(match[1])
         for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
             if os.strerror(number) in text:
                 return number
@@ -141,30 +141,30 @@ def errno_of(error: BaseException) -> int | None:
 
 
 def is_fault_of_disk(error: BaseException) -> bool:
-    """Whether the disk is full, faulty or may not be written, whatever library met that."""
+    """Whether the disk is full, faulty or not writable, whichever library reports it."""
     return errno_of(error) in _DISK_REMEDIES
 
 
 def is_fault_of_machine(error: BaseException) -> bool:
-    """Whether memory or a disk is at fault, and not what a library was given to read."""
+    """Whether memory or a disk is at fault, rather than the content that a library reads."""
     return is_out_of_memory(error) or is_fault_of_disk(error)
 
 
 def was_taken_away(error: BaseException) -> bool:
-    """Whether a folder that was there is gone: deleted, moved, or replaced by a file."""
+    """Whether a folder has disappeared: it was deleted, moved, or replaced by a file."""
     return errno_of(error) in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 
 
 def why_not_written(error: BaseException) -> tuple[str, str]:
-    """Why something could not be written, and what to do about it."""
+    """Return why something could not be written, and what to do about it."""
     number = errno_of(error)
     if number is None:
         return " ".join(str(error).split()), "make room"
-    return os.strerror(number), _DISK_REMEDIES.get(number, "name a place that can be written")
+    return os.strerror(number), _DISK_REMEDIES.get(number, "name a location that can be written")
 
 
 def explain(error: BaseException) -> tuple[str, int]:
-    """Message and exit code of any error, in one line."""
+    """Return the message of any error in one line, and its exit code."""
     if isinstance(error, HubError | DataError | CheckpointError) and is_fault_of_disk(error):
         why, remedy = why_not_written(error)
         said = str(error) if why in str(error) else f"{error} ({why}); {remedy}"

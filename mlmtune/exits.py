@@ -1,4 +1,4 @@
-"""How a process ends: standard streams that are lost, signals, launchers, and the exit itself.
+"""How a process ends: lost standard streams, signals, launchers, and the exit itself.
 
 Only this module and `mlmtune.cli` print errors and choose exit codes.
 """
@@ -21,7 +21,7 @@ from mlmtune.training.launched import follow_launcher, is_launched, report
 
 
 def secure_process() -> None:
-    """Make this process end in order, whatever ends it. Called before anything else is done."""
+    """Prepare this process to end in order, whatever ends it. Called before anything else."""
     secure_standard_streams()
     for number in answered_signals():
         signal.signal(number, _stop_at_once)
@@ -30,12 +30,12 @@ def secure_process() -> None:
 
 
 def is_first_process() -> bool:
-    """Whether this process is the only one, or the first of those that a launcher started."""
+    """Whether this process is the only one, or the first of several."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def finish(code: int) -> NoReturn:
-    """Exit with a code when there is nothing to say."""
+    """Exit with a code and without a message."""
     _tell_launcher(code)
     sys.exit(code)
 
@@ -44,13 +44,13 @@ def fail(message: str, code: int, speaker: int | None = None) -> NoReturn:
     """Print a message and exit.
 
     Args:
-        message: one line.
-        code: the exit code.
-        speaker: the rank of the process that the message is from, where a launcher prints it.
+        message: The message, in one line.
+        code: The exit code.
+        speaker: The rank of the process that the message is from, if a launcher prints it.
     """
     rank = int(os.environ.get("RANK", "0")) if speaker is None else speaker
     message = printable_text(without_secrets(message))
-    # An error that all processes meet is printed once; one that a single process meets, too.
+    # Rank 0 prints an error that all processes have; these two codes may occur in any process.
     is_spoken = speaker is not None or rank == 0 or code in (1, ResourceError.exit_code)
     if not _tell_launcher(code, message) and is_spoken:
         prefix = "mlmtune" if rank == 0 else f"mlmtune (process {rank})"
@@ -60,7 +60,7 @@ def fail(message: str, code: int, speaker: int | None = None) -> NoReturn:
 
 
 def print_traceback() -> None:
-    """Print the traceback of the exception that is being handled, without secrets."""
+    """Print the traceback of the current exception, without secrets."""
     print(printable_text(without_secrets(traceback.format_exc())), file=sys.stderr)
 
 
@@ -75,8 +75,8 @@ def shows_traceback() -> bool:
 def _stop_at_once(signal_number: int, frame: FrameType | None) -> None:
     if "WORLD_SIZE" in os.environ:
         if sys.exc_info()[1] is not None:
-            return  # it is failing already, and its launcher stops it for another's failure
-        _ignore_signals()  # whoever signals all processes reaches this one by its launcher, too
+            return  # it is failing already, and its launcher stops it because another one failed
+        _ignore_signals()  # a signal to all processes arrives again through the launcher
     raise StoppedAtOnce(signal_number)
 
 
@@ -89,7 +89,7 @@ def _tell_launcher(code: int, message: str = "") -> bool:
     """Whether there is a launcher that prints the message and exits with the code."""
     if not is_launched():
         return False
-    _ignore_signals()  # it stops this process if another one failed; all is said already
+    _ignore_signals()  # the launcher may stop this process, which has already reported
     return report(code, message)
 
 
@@ -97,10 +97,10 @@ def _tell_launcher(code: int, message: str = "") -> bool:
 
 
 class StandardOutput(io.FileIO):
-    """Standard output or standard error, the loss of which never ends a run.
+    """Standard output or standard error, whose loss never ends a run.
 
-    A reader may leave (`| head`), a terminal may be closed, a disk may be full. What is written
-    from then on goes to the null device, also what libraries write past Python.
+    A reader may leave (`| head`), a terminal may be closed, a disk may be full. From then on the
+    output goes to the null device, including what libraries write without Python.
 
     Args:
         descriptor: 1 or 2.
@@ -109,14 +109,14 @@ class StandardOutput(io.FileIO):
     def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor, "w", closefd=False)
         self.is_result = False
-        """Whether there is nothing left to do for the command once this is lost."""
+        """Whether the command has nothing left to do once this stream is lost."""
 
     def write(self, data: Any) -> int:
-        """Write; where that fails, go on without this stream.
+        """Write; if that fails, continue without this stream.
 
         Raises:
-            NobodyReads: the stream is all that the command is for, and its reader has left.
-            OSError: the stream is all that the command is for, and it cannot be written.
+            NobodyReads: The command only prints, and its reader has left.
+            OSError: The command only prints, and the stream cannot be written.
         """
         try:
             return super().write(data) or 0
@@ -128,15 +128,18 @@ class StandardOutput(io.FileIO):
                 error.filename = "standard output"
                 raise
             if self.fileno() == 1 and error.errno != errno.EPIPE:
-                print(f"standard output is lost ({error.strerror}); this goes on", file=sys.stderr)
+                print(
+                    f"standard output is lost ({error.strerror}); the command continues",
+                    file=sys.stderr,
+                )
             return len(data)
 
 
 def secure_standard_streams() -> None:
-    """Make standard output and standard error streams to which everything can be written.
+    """Replace standard output and standard error by streams that accept everything.
 
-    Those that are closed lead to the null device, so that no file that is opened gets their
-    number. Characters that the stream's encoding does not have are written as escapes.
+    Closed streams lead to the null device, so that no opened file gets their number. Characters
+    that the encoding of the stream lacks are written as escapes.
     """
     for descriptor in (0, 1, 2):
         try:
@@ -160,7 +163,7 @@ def secure_standard_streams() -> None:
 
 
 def end_without_reader() -> None:
-    """From here on the command is for what it prints alone: it ends when that is not read."""
+    """Let the command end when nobody reads its output, because it only prints."""
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     if isinstance(raw, StandardOutput):
         raw.is_result = True

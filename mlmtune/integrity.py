@@ -52,7 +52,7 @@ def digest(content: bytes | memoryview) -> str:
 def file_digest(path: Path) -> str:
     """Return the hash of a file's bytes."""
     state = xxhash.xxh3_128()
-    # Read, not mapped: a fault of the disk is an OSError here, and a deadly signal in mapped memory.
+    # Read, not mapped: a fault of the disk is an OSError here and a fatal signal in mapped memory.
     block = memoryview(bytearray(_BLOCK_BYTES))
     with path.open("rb", buffering=0) as file:
         while num_bytes := file.readinto(block):

@@ -1,4 +1,4 @@
-"""Numbers and text of others, such as names of files, as they are shown to people."""
+"""Text that others chose, such as names of files, and counts, as they are shown to people."""
 
 import re
 import unicodedata
@@ -7,7 +7,7 @@ from typing import Any
 # Control characters, separators of lines, marks that turn the direction of what follows, and lone
 # surrogates, which stand for the bytes of a name that are not UTF-8.
 _DISTURBING = "\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
-# In a name nobody expects what is not seen either. The joiners U+200C and U+200D stay, because
+# In a name, invisible characters disturb as well. The joiners U+200C and U+200D stay, because
 # they belong to the spelling of Persian and Indic words.
 _UNSEEN = "\xad\u061c\u200b\u200e\u200f\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb"
 
@@ -19,38 +19,38 @@ _IN_COLOURED_TEXT = re.compile(rf"(?!{_COLOUR})(?![\n\t])[{_DISTURBING}]")
 
 
 def printable(name: str) -> str:
-    r"""A name with escapes in place of what disturbs: `a\x1b[31m.txt`, `b\u202etxt`, `c\xff`."""
+    r"""Escape what disturbs in a name: `a\x1b[31m.txt`, `b\u202etxt`, `c\xff`."""
     return _IN_A_NAME.sub(_escaped, name)
 
 
 def printable_text(text: str, *, keeps_colours: bool = False) -> str:
-    r"""A text for a terminal, with escapes in place of what disturbs; line breaks and tabs stay.
+    r"""Escape what disturbs in a text for a terminal; line breaks and tabs stay.
 
     All escapes are of the form `\u001b`, so that what was JSON is the same JSON.
     """
     disturbing = _IN_COLOURED_TEXT if keeps_colours else _IN_TEXT
-    return disturbing.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return disturbing.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 _MARKUP = re.compile(r"[\\`*<>|]|\](?=\()|(?<![^\W_])_|_(?![^\W_])")
-"""What Markdown would take for markup; an underscore inside a word it leaves alone."""
+"""What Markdown would take for markup; an underscore inside a word is none."""
 
 
 def in_markdown(text: Any) -> str:
-    """Text in one line of Markdown, such as a cell of a table, as it is read."""
+    """Escape text for one line of Markdown, such as a cell of a table."""
     return _MARKUP.sub(r"\\\g<0>", printable_text(" ".join(str(text).split())))
 
 
 def code_in_markdown(text: str) -> str:
-    """The same as code: within more backticks in a row than the text has."""
+    """Write text as code in Markdown, within more backticks in a row than it contains."""
     content = printable(" ".join(text.split()))
     fence = "`" * (1 + max(map(len, re.findall("`+", content)), default=0))
     padding = " " if "`" in content else ""
     return f"{fence}{padding}{content}{padding}{fence}"
 
 
-def _escaped(found: re.Match[str]) -> str:
-    code = ord(found[0])
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
     if 0xDC80 <= code <= 0xDCFF:  # a byte, as Python has it in the name of a file
         code -= 0xDC00
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
@@ -70,11 +70,11 @@ def shown_width(text: str) -> int:
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """A number with its noun: `1 document`, `1,179 documents`, `0 entries`.
+    """Write a count with its noun: `1 document`, `1,179 documents`, `0 entries`.
 
     Args:
-        number: how many.
-        noun: of one.
-        plural: of any other number; the noun with an s where empty.
+        number: The count.
+        noun: The singular.
+        plural: The plural; the singular with an s if empty.
     """
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

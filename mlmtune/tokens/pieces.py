@@ -5,7 +5,7 @@ possible at a character where the pre-tokenizer has a border regardless of the t
 then the pieces have the same tokens as the whole. White space between two other characters is such
 a border for every tokenizer. In a long text without white space (minified JSON, a line of
 punctuation), the certain borders depend on the tokenizer; see `_BORDERS`. A text with neither (one
-word of a million letters, emoji under a BERT) is cut anyway, which may change the tokens at the cut.
+word of a million letters, emoji under a BERT) is cut anyway, which may change tokens at the cut.
 """
 
 import json
@@ -108,7 +108,7 @@ def _other_borders(content: dict[str, Any]) -> Iterator[str]:
 
 
 def may_cut(text: str, position: int) -> bool:
-    """Whether a text without borders may be cut here: not within what a reader sees as one character."""
+    """Whether a text without borders may be cut here, which is not inside a visible character."""
     before, behind = text[position - 1], text[position]
     return before != "\u200d" and unicodedata.category(behind) not in ("Mn", "Mc", "Me", "Cf", "Sk")
 

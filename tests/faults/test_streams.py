@@ -14,7 +14,11 @@ from runs import Run, Runs, assert_same_end
     [
         (streams_closed, (1, 2), ""),
         (streams_without_reader, (1, 2), ""),
-        (streams_full, (1,), "standard output is lost (No space left on device); this goes on\n"),
+        (
+            streams_full,
+            (1,),
+            "standard output is lost (No space left on device); the command continues\n",
+        ),
     ],
 )
 def test_a_run_goes_on_to_its_end(
