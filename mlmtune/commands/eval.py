@@ -1,6 +1,7 @@
 """`mlmtune eval`: measure several models on several texts, in one table."""
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,13 +16,15 @@ from mlmtune.config import Config, ModelConfig
 from mlmtune.console import Console
 from mlmtune.errors import ConfigError, ResourceError
 from mlmtune.evaluation.known_text import compares
-from mlmtune.evaluation.perplexity import Evaluation, Evaluator
+from mlmtune.evaluation.perplexity import Evaluation
 from mlmtune.evaluation.scoring import FixedMasks
-from mlmtune.masking.collator import IGNORE_INDEX, MaskedBatch
+from mlmtune.files import write_bytes
+from mlmtune.masking.collator import IGNORE_INDEX
 from mlmtune.modeling.device import build_accelerator, precision_of
 from mlmtune.modeling.names import short_names
 from mlmtune.numbers import perplexity, share
-from mlmtune.report.comparison import exponential
+from mlmtune.report import estimates
+from mlmtune.report.comparison import perplexity_per
 from mlmtune.report.findings import Estimate
 from mlmtune.tables import table
 from mlmtune.training.setup import Measurable, build_measurable
@@ -38,16 +41,16 @@ class Row:
         model: The short name of the model.
         tokenizer: Only rows with the same tokenizer compare per token.
         evaluation: What was measured.
-        perplexity_per_word: See `findings.Measurement`.
-        perplexity_per_byte: See `findings.Measurement`.
+        per_word: The perplexity per word; None if no word of the text is known.
+        per_byte: The perplexity per byte; None if no byte of the text is known.
     """
 
     text: str
     model: str
     tokenizer: str
     evaluation: Evaluation
-    perplexity_per_word: float | None
-    perplexity_per_byte: float | None
+    per_word: Estimate | None
+    per_byte: Estimate | None
 
     def to_json(self) -> dict[str, Any]:
         """Return the record of `--json`."""
@@ -55,8 +58,8 @@ class Row:
             "text": self.text,
             "model": self.model,
             **self.evaluation.to_json(),
-            "perplexity_per_word": self.perplexity_per_word,
-            "perplexity_per_byte": self.perplexity_per_byte,
+            "perplexity_per_word": self.per_word and self.per_word.value,
+            "perplexity_per_byte": self.per_byte and self.per_byte.value,
         }
 
 
@@ -98,7 +101,7 @@ def evaluate_models(
             rows += _measure((text, config), (name, model), accelerator, console, dumped)
             accelerator.free_memory()  # because it holds on to every model that it prepared
     if dump is not None and dumped is not None:
-        _write(dump, dumped)
+        write_dump(dump, dumped)
     if as_json:
         console.result(json.dumps([row.to_json() for row in rows], indent=2))
     else:
@@ -121,18 +124,15 @@ def _measure(
         named_model: The name of the model, and its location.
         accelerator: Where the model runs.
         console: Shows the progress.
-        dumped: Gets the rows of `--dump`, where they are wanted.
+        dumped: The list that the rows of `--dump` are added to; None without that option.
     """
     (text, config), (name, location) = named_config, named_model
     chosen = ModelConfig(
         name_or_path=location, attn_implementation=config.model.attn_implementation
     )
+    config, precision = config.model_copy(update={"model": chosen}), precision_of(accelerator)
     measurable = build_measurable(
-        config.model_copy(update={"model": chosen}),
-        accelerator.device,
-        precision_of(accelerator),
-        console,
-        model_key="--model",
+        config, accelerator.device, precision, console, model_key="--model"
     )
     if measurable.loaded.head_is_new:
         console.say(
@@ -140,46 +140,27 @@ def _measure(
         )
     prepared = accelerator.prepare_model(measurable.loaded.model, evaluation_mode=True)
     module = accelerator.unwrap_model(prepared)
+    evaluators = {text: measurable.evaluator, f"{text}, general": measurable.general_evaluator}
     rows = []
-    for what, evaluator in _texts(text, measurable):
-        rows.append(_row(what, name, evaluator, measurable, module, accelerator))
+    for what, evaluator in evaluators.items():
+        if evaluator is None:
+            continue
+        evaluation = evaluator.run(accelerator, module, measurable.head)
+        assert evaluation is not None  # None means that it was stopped, which nothing does here
+        loss, known_text = Estimate(evaluation.loss), evaluator.known_text
+        rows.append(
+            Row(
+                text=what,
+                model=name,
+                tokenizer=measurable.store.made_of["tokenizer"],
+                evaluation=evaluation,
+                per_word=perplexity_per(known_text.words_per_token, loss),
+                per_byte=perplexity_per(known_text.bytes_per_token, loss),
+            )
+        )
         if dumped is not None:
             dumped += _of_chunks(what, name, evaluator.masks, measurable, accelerator)
     return rows
-
-
-def _texts(name: str, measurable: Measurable) -> Iterator[tuple[str, Evaluator]]:
-    """The name of each text of a config, and what measures on it."""
-    yield name, measurable.evaluator
-    if measurable.general_evaluator is not None:
-        yield f"{name}, general", measurable.general_evaluator
-
-
-def _row(
-    text: str,
-    name: str,
-    evaluator: Evaluator,
-    measurable: Measurable,
-    module: Any,
-    accelerator: Accelerator,
-) -> Row:
-    evaluation = evaluator.run(accelerator, module, measurable.head)
-    assert evaluation is not None  # None means that it was stopped, which nothing does here
-    known_text = evaluator.known_text
-    return Row(
-        text=text,
-        model=name,
-        tokenizer=measurable.store.made_of["tokenizer"],
-        evaluation=evaluation,
-        perplexity_per_word=_per(evaluation, known_text.words_per_token),
-        perplexity_per_byte=_per(evaluation, known_text.bytes_per_token),
-    )
-
-
-def _per(evaluation: Evaluation, per_token: float) -> float | None:
-    if not per_token:
-        return None
-    return exponential(Estimate(evaluation.loss), 1 / per_token).value
 
 
 def describe(rows: Sequence[Row]) -> list[str]:
@@ -200,13 +181,16 @@ def describe(rows: Sequence[Row]) -> list[str]:
         of_pairs = (evaluation.pair_accuracy, evaluation.pair_label_share)
         pairs = ["" if value is None else share(value) for value in of_pairs]
         mark = "" if knows[row.text] else "†"
+        per_unit = [
+            estimates.perplexity(per) + (mark if per else "")
+            for per in (row.per_word, row.per_byte)
+        ]
         cells = [
             row.text,
             row.model,
             perplexity(evaluation.perplexity) + ("" if compares_tokens else "*"),
             " to ".join(bounds),
-            perplexity(row.perplexity_per_word) + mark,
-            perplexity(row.perplexity_per_byte) + mark,
+            *per_unit,
             share(evaluation.accuracy),
             share(evaluation.accuracy_top5),
             f"{evaluation.num_masked_tokens:,}",
@@ -228,38 +212,36 @@ def describe(rows: Sequence[Row]) -> list[str]:
 
 def _of_chunks(
     text: str, name: str, masks: FixedMasks, measurable: Measurable, accelerator: Accelerator
-) -> list[tuple[Any, ...]]:
-    """The rows of `--dump`; see `DUMP_COLUMNS`."""
-    tokenizer = measurable.loaded.tokenizer
-    view = masks.view
-    rows = []
+) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of `--dump`; see `DUMP_COLUMNS`."""
+    tokenizer, view = measurable.loaded.tokenizer, masks.view
     for chunk in masks.chunks.tolist():
         batch = masks.batch(np.asarray([chunk]))
         with torch.inference_mode():
             outputs = measurable.head.outputs(measurable.loaded.model, batch.to(accelerator.device))
         likeliest = outputs.logits.argmax(dim=-1).cpu()[: batch.num_masked_tokens]
-        filled = batch.input_ids.clone().reshape(-1)
+        [masked], [labels] = batch.input_ids, batch.labels
+        filled = masked.clone()
         filled[batch.masked_positions[: batch.num_masked_tokens]] = likeliest
+        original = torch.where(labels == IGNORE_INDEX, masked, labels)
         document = view.documents_in(chunk)[0][1]
         source = view.store.sources[int(view.store.documents.sources[document])].name
-        rows.append(
-            (name, text, chunk, source, tokenizer.decode(_original(batch)),
-             tokenizer.decode(batch.input_ids[0]), tokenizer.decode(filled))
-        )  # fmt: skip
-    return rows
+        yield name, text, chunk, source, *map(tokenizer.decode, (original, masked, filled))
 
 
-def _original(batch: MaskedBatch) -> torch.Tensor:
-    """(T,) the ids of the first sequence before it was masked."""
-    is_masked = batch.labels[0] != IGNORE_INDEX
-    return torch.where(is_masked, batch.labels[0], batch.input_ids[0])
+def write_dump(path: Path, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Write the rows of `--dump` as CSV.
 
-
-def _write(path: Path, rows: Sequence[tuple[Any, ...]]) -> None:
+    Raises:
+        ResourceError: The file cannot be written; a file of that name stays as it was.
+    """
+    content = io.StringIO()
+    csv.writer(content).writerows([DUMP_COLUMNS, *rows])
     try:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(DUMP_COLUMNS)
-            writer.writerows(rows)
+        # A device, a pipe, and a link to one, such as /dev/stdout, would be replaced by a rename.
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            path.write_bytes(content.getvalue().encode())
+        else:
+            write_bytes(path, content.getvalue().encode())
     except OSError as error:
         raise ResourceError(f"--dump {path}: cannot be written ({error.strerror})") from error

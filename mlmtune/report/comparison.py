@@ -52,21 +52,19 @@ def compare(
         A measurement for each model, in their order.
     """
     chosen = np.ones(len(units), dtype=bool) if which is None else which
-    names = list(scores)
-    positions = scores[names[0]].positions[chosen]
+    numbers = {name: number for number, name in enumerate(scores)}
+    positions = next(iter(scores.values())).positions[chosen]
     means, draws = _means_and_draws(list(scores.values()), units, chosen)
 
     measured = []
-    for number, name in enumerate(names):
-        columns = _columns(number)
-        loss, first, five = (estimate(float(means[c]), draws[:, c]) for c in columns)
-        change = None
-        if (base := bases[name]) in scores:
-            pairs = zip(columns, _columns(names.index(str(base))), strict=True)
+    for name, number in numbers.items():
+        loss, first, five = _estimates(means[number], draws[:, number])
+        change, base = None, bases[name]
+        if base in numbers:
             # The draws are the same for both models, so the difference is taken draw by draw.
-            change = Change(
-                *(estimate(float(means[c] - means[o]), draws[:, c] - draws[:, o]) for c, o in pairs)
-            )
+            other = numbers[base]
+            differences = draws[:, number] - draws[:, other]
+            change = Change(*_estimates(means[number] - means[other], differences))
         measured.append(
             Measurement(
                 model=name,
@@ -86,42 +84,41 @@ def compare(
 def _means_and_draws(
     scores: Sequence[TokenScores], units: NDArray[np.int64], chosen: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The means of all models over the chosen tokens, and the same means of each resample.
+    """Average loss, first and five of K models over the chosen tokens, and over each resample.
 
     Returns:
-        (C,) means and (NUM_RESAMPLES, C) draws; see `_columns`. There are no draws of one unit.
+        (K, 3) means and (NUM_RESAMPLES, K, 3) draws; there are no draws of a single unit.
     """
     values = [np.ones(int(chosen.sum()))]
     for of_model in scores:
-        values += [
-            of_model.losses[chosen],
-            of_model.is_first[chosen].astype(np.float64),
-            of_model.is_in_five[chosen].astype(np.float64),
-        ]
+        fields = (of_model.losses, of_model.is_first, of_model.is_in_five)
+        values += [field[chosen].astype(np.float64) for field in fields]
     by_unit = sums_by_unit(units[chosen], values)
+    sums = resampled(by_unit) if len(by_unit) > 1 else np.empty((0, len(values)))
     means = by_unit.sum(axis=0) / by_unit[:, 0].sum()
-    if len(by_unit) < 2:
-        return means, np.empty((0, by_unit.shape[1]))
-    sums = resampled(by_unit)
-    return means, sums / sums[:, :1]
+    draws = sums / sums[:, :1]
+    return means[1:].reshape(-1, 3), draws[:, 1:].reshape(len(draws), -1, 3)
 
 
-def _columns(number: int) -> range:
-    """The columns of a model: loss, first, five. Column 0 counts the tokens."""
-    return range(1 + 3 * number, 4 + 3 * number)
+def _estimates(means: NDArray[np.float64], draws: NDArray[np.float64]) -> list[Estimate]:
+    return [estimate(float(mean), of_mean) for mean, of_mean in zip(means, draws.T, strict=True)]
 
 
 def _of_whole_text(loss: Estimate, known_text: KnownText | None) -> dict[str, Any]:
-    """The fields of a `Measurement` that only a whole text has."""
+    """Return the fields of a `Measurement` that only a whole text has."""
     if known_text is None:
         return {"perplexity_per_word": None, "perplexity_per_byte": None}
-    words, num_bytes = known_text.words_per_token, known_text.bytes_per_token
     return {
-        "perplexity_per_word": exponential(loss, 1 / words) if words else None,
-        "perplexity_per_byte": exponential(loss, 1 / num_bytes) if num_bytes else None,
+        "perplexity_per_word": perplexity_per(known_text.words_per_token, loss),
+        "perplexity_per_byte": perplexity_per(known_text.bytes_per_token, loss),
         "unknown_token_share": known_text.unknown_token_share,
         "unknown_byte_share": known_text.unknown_byte_share,
     }
+
+
+def perplexity_per(units_per_token: float, loss: Estimate) -> Estimate | None:
+    """Return the perplexity per word or byte; None if a text has none that the tokenizer knows."""
+    return exponential(loss, 1 / units_per_token) if units_per_token else None
 
 
 def exponential(loss: Estimate, factor: float) -> Estimate:

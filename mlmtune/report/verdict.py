@@ -4,13 +4,24 @@ from collections.abc import Iterator
 
 from mlmtune.printable import counted
 from mlmtune.report.estimates import change, nats, perplexity, points, share
-from mlmtune.report.findings import Estimate, Measurement, Model, Run, Text, Verdict
+from mlmtune.report.findings import Change, Estimate, Measurement, Model, Run, Text, Verdict
 from mlmtune.training.outcome import Label, judge_new_head
 
 LABELS: dict[str, Label] = {
     "better": "improved", "unclear": "no clear change", "worse": "worse",
 }  # fmt: skip
-"""The label of a run by the change of its loss."""
+"""The label of a run by the change of its loss on the text of the domain."""
+
+_ON_THE_DOMAIN: dict[Label, str] = {
+    "improved": "The adapted model is better on the domain's text",
+    "no clear change": "There is no clear change on the domain's text",
+    "worse": "The adapted model is worse than its base on the domain's text",
+}
+_ON_GENERAL_TEXT = {
+    "better": "general text has gained:",
+    "unclear": "general text shows no clear change:",
+    "worse": "general text has lost:",
+}
 
 MUCH_FORGETTING = 0.1
 """Nats per token on general text from which the verdict mentions forgetting: a tenth more
@@ -25,30 +36,25 @@ def judge(model: Model, texts: tuple[Text, ...], run: Run) -> Verdict:
 
     Args:
         model: The adapted model.
-        texts: The texts that it was measured on.
+        texts: The texts that it was measured on, that of the domain first.
         run: How its run went.
     """
-    name = model.name
-    domain = next(text for text in texts if text.kind == "domain")
-    general = [text for text in texts if text.kind == "general"]
-    after = _of(name, domain)
-    before = _of(model.compared_with, domain)
     if run.eval_results["model_head_was_new"]:
-        return _without_a_base(name, before, domain, general, run)
-    assert after.change is not None
-    label = LABELS[change(after.change.loss)]
-    sentence = {
-        "improved": "The adapted model is better on the domain's text",
-        "worse": "The adapted model is worse than its base on the domain's text",
-        "no clear change": "There is no clear change on the domain's text",
-    }[label]
-    sentence += f": perplexity {_perplexity(before)} before, {_perplexity(after)} after"
+        return _judge_new_head(model, texts, run)
+    name, (domain, *general) = model.name, texts
+    before, after = _of(model.compared_with, domain), _of(name, domain)
+    loss = _change(name, domain).loss
+    label = LABELS[change(loss)]
+    sentence = (
+        f"{_ON_THE_DOMAIN[label]}: perplexity {_perplexity(before)} before, "
+        f"{_perplexity(after)} after"
+    )
     reasons = [
-        f"the loss changed by {nats(after.change.loss)} nats per token on "
+        f"the loss changed by {nats(loss)} nats per token on "
         f"{counted(after.num_masked_tokens, 'masked token')} of {_documents(domain)}",
         f"the right token is the likeliest {_right(before)} of the time before, "
         f"{_right(after)} after",
-        *_too_little_text(domain, after.change.loss),
+        *_too_little_text(domain, loss),
     ]
     suggestions = []
     if label == "worse":
@@ -60,18 +66,15 @@ def judge(model: Model, texts: tuple[Text, ...], run: Run) -> Verdict:
             "use the base; lower optimizer.learning_rate, and look at the curve for the step at "
             "which the loss began to rise"
         )
-    forgotten = False
-    for text in general:
-        measured = _of(name, text).change
-        assert measured is not None
-        forgotten = forgotten or (
-            change(measured.loss) == "worse" and (measured.loss.value or 0.0) >= MUCH_FORGETTING
-        )
-        reasons.append(f"{_GENERAL[change(measured.loss)]} {nats(measured.loss)} nats per token "
-                       f"({text.name})")  # fmt: skip
+    on_general = [(text.name, _change(name, text).loss) for text in general]
+    reasons += [
+        f"{_ON_GENERAL_TEXT[change(loss)]} {nats(loss)} nats per token ({text_name})"
+        for text_name, loss in on_general
+    ]
     if not general:
         reasons.append("forgetting was not measured: there is no evaluation.general")
-    if forgotten:
+    if any(change(loss) == "worse" and (loss.value or 0.0) >= MUCH_FORGETTING
+           for _, loss in on_general):  # fmt: skip
         sentence += "; it has forgotten general text"
         suggestions.append(
             "against forgetting: mix in general text (replay: 0.1 on a source), lower "
@@ -82,36 +85,20 @@ def judge(model: Model, texts: tuple[Text, ...], run: Run) -> Verdict:
             "train longer, with a higher optimizer.learning_rate or on more text; more validation "
             "text (corpus.validation_fraction) makes the interval narrower"
         )
-    suggestions += _too_early(run) if label != "worse" else []
+    if label != "worse":
+        suggestions += _too_early(run)
     return Verdict(name, label, f"{sentence}.", tuple(reasons), tuple(suggestions))
 
 
-_GENERAL = {
-    "better": "general text has gained:",
-    "worse": "general text has lost:",
-    "unclear": "general text shows no clear change:",
-}
-"""How a reason begins, by the change of the loss on general text."""
-
-
-def _without_a_base(
-    name: str, frequencies: Measurement, domain: Text, general: list[Text], run: Run
-) -> Verdict:
-    """Judge a model whose base had no head: it must predict better than token frequencies alone.
-
-    Args:
-        name: The name of the adapted model.
-        frequencies: The measurement of token frequencies on the text of the domain.
-        domain: The text of the domain.
-        general: The general texts.
-        run: How the run went.
-    """
-    after = _of(name, domain)
-    assert after.change is not None
-    beyond = change(after.change.accuracy, is_loss=False) == "better"
-    by_loss = change(after.change.loss)
-    against = LABELS[by_loss] if by_loss == "worse" or beyond else "no clear change"
-    label, sentence = judge_new_head(against, run.eval_results["loss_fell"])
+def _judge_new_head(model: Model, texts: tuple[Text, ...], run: Run) -> Verdict:
+    """Judge a model whose base had no head: it must predict better than token frequencies alone."""
+    name, (domain, *general) = model.name, texts
+    frequencies, after = _of(model.compared_with, domain), _of(name, domain)
+    against = _change(name, domain)
+    beyond = change(against.accuracy, is_loss=False) == "better"
+    by_loss = change(against.loss)
+    compared = LABELS[by_loss] if by_loss == "worse" or beyond else "no clear change"
+    label, sentence = judge_new_head(compared, run.eval_results["loss_fell"])
     sentence += (
         f" ({_right(after)} right, frequency alone {_right(frequencies)}): perplexity "
         f"{_perplexity(after)}, frequency alone {_perplexity(frequencies)}"
@@ -120,9 +107,9 @@ def _without_a_base(
         "the base model has no masked-LM head, so its predictions do not show what it knew; the "
         "baseline is token frequencies alone, which always predict the most frequent token of the "
         "training text",
-        f"right predictions against frequency alone: {points(after.change.accuracy)} points, on "
+        f"right predictions against frequency alone: {points(against.accuracy)} points, on "
         f"{counted(after.num_masked_tokens, 'masked token')} of {_documents(domain)}",
-        *_too_little_text(domain, after.change.accuracy),
+        *_too_little_text(domain, against.accuracy),
     ]
     losses = [record["eval_loss"] for record in run.evaluations if record["step"] > 0]
     if len(losses) > 1:
@@ -130,13 +117,11 @@ def _without_a_base(
             f"the validation loss went from {losses[0]:.3f} at the first evaluation to "
             f"{min(losses):.3f} at the best"
         )
-    for text in general:
-        measured = _of(name, text).change
-        assert measured is not None
-        reasons.append(
-            f"on general text its loss is {nats(measured.loss)} nats per token against frequency "
-            f"alone ({text.name})"
-        )
+    reasons += [
+        f"on general text its loss is {nats(_change(name, text).loss)} nats per token against "
+        f"frequency alone ({text.name})"
+        for text in general
+    ]
     reasons.append("forgetting cannot be measured, because the base had no masked-LM head")
     suggestions = [
         "to find out whether the encoder itself is better, compare the base and the adapted model "
@@ -152,14 +137,9 @@ def _documents(text: Text) -> str:
     return counted(text.num_documents, "document")
 
 
-def _too_little_text(text: Text, clear: Estimate) -> Iterator[str]:
-    """Say why an interval means less than it seems to, or is missing.
-
-    Args:
-        text: The text that was measured.
-        clear: The estimate that the verdict is based on.
-    """
-    if clear.interval is None:
+def _too_little_text(text: Text, decisive: Estimate) -> Iterator[str]:
+    """Say why the interval of a decisive estimate is missing, or means less than it seems to."""
+    if decisive.interval is None:
         yield "there is too little text for an interval, and without one no change is clear"
     elif text.interval_unit == "chunks":
         yield (
@@ -177,6 +157,12 @@ def _too_early(run: Run) -> list[str]:
 
 def _of(name: str | None, text: Text) -> Measurement:
     return next(m for m in text.measurements if m.model == name)
+
+
+def _change(name: str, text: Text) -> Change:
+    measured = _of(name, text).change
+    assert measured is not None  # only a base has no change
+    return measured
 
 
 def _perplexity(measured: Measurement) -> str:

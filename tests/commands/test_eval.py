@@ -1,10 +1,18 @@
+import csv
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from mlmtune.commands.eval import Row, describe
+import pytest
+
+from mlmtune.commands.eval import DUMP_COLUMNS, Row, describe, write_dump
+from mlmtune.errors import ResourceError
 from mlmtune.evaluation.perplexity import Evaluation
+from mlmtune.report.findings import Estimate
 
 EVALUATION = Evaluation(2.0, 7.39, (7.0, 7.8), 0.5, 0.7, 12_345, 10, 1, 12_345, 0.0, 0.0)
-ROW = Row("text", "one", "fine", EVALUATION, 60.0, 2.5)
+ROW = Row("text", "one", "fine", EVALUATION, Estimate(60.0), Estimate(2.5))
+DUMPED = [("one", "text", 0, "wiki", "a b", "[MASK] b", "a b")]
 
 
 def row_of(model, unknown_share, tokenizer="fine"):
@@ -32,3 +40,45 @@ def test_models_that_know_the_same_share_compare_by_words_and_bytes():
     assert not any("\u2020" in line for line in lines)
     assert "per word and per byte do compare" in lines[-1]
     assert len(describe([row_of("one", 0.1), row_of("two", 0.1)])) == 3
+
+
+def test_a_missing_perplexity_is_not_one_that_does_not_fit_a_float():
+    unknown = replace(row_of("one", 1.0), per_word=None, per_byte=None)
+    overflowing = replace(row_of("two", 1.0), per_word=Estimate(None), per_byte=Estimate(None))
+    _, first, second = describe([unknown, overflowing])
+    assert first.split().count("-") == 2
+    assert "1e308" not in first
+    assert second.count("over 1e308") == 2
+    assert unknown.to_json()["perplexity_per_word"] is None
+    assert overflowing.to_json()["perplexity_per_byte"] is None
+    assert ROW.to_json()["perplexity_per_word"] == 60.0
+
+
+def test_a_dump_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    dump = tmp_path / "dump.csv"
+    write_dump(dump, DUMPED)
+    with dump.open(encoding="utf-8", newline="") as file:
+        assert list(csv.reader(file)) == [list(DUMP_COLUMNS), list(map(str, DUMPED[0]))]
+    content = dump.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(ResourceError, match=r"--dump .*dump\.csv: cannot be written \(No space"):
+        write_dump(dump, DUMPED * 2)
+    assert dump.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [dump]
+
+
+def test_a_dump_into_a_pipe_leaves_the_pipe_where_it_is(tmp_path):
+    pipe, link = tmp_path / "pipe", tmp_path / "stdout"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        with ThreadPoolExecutor(1) as executor:
+            reading = executor.submit(pipe.read_bytes)
+            write_dump(path, DUMPED)
+            assert reading.result(timeout=30).startswith(",".join(DUMP_COLUMNS).encode())
+    assert pipe.is_fifo()
+    assert link.is_symlink()
