@@ -8,23 +8,18 @@ a wrong config is reported at once.
 import codecs
 import difflib
 import re
+from collections.abc import Iterator
 from encodings.aliases import aliases
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 MaskingRate = Annotated[float, Field(gt=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 StrategyName = Literal["token", "whole_word", "span"]
 FormatName = Literal[
@@ -37,7 +32,10 @@ TrackerName = Literal[
 
 
 class Section(BaseModel):
-    """The base of all sections: strict types, no unknown keys, no changes after loading."""
+    """The base of all sections: strict types, no unknown keys, no changes after loading.
+
+    A section whose keys depend on each other overrides `_contradictions`.
+    """
 
     model_config = ConfigDict(
         extra="forbid",
@@ -47,6 +45,15 @@ class Section(BaseModel):
         serialize_by_alias=True,
     )
 
+    def _contradictions(self) -> Iterator[str]:
+        """Yield what is wrong between the keys; the user is shown the first message."""
+        yield from ()
+
+    def model_post_init(self, _: object) -> None:
+        """Refuse keys that contradict each other."""
+        for message in self._contradictions():
+            raise ValueError(message)
+
 
 def keys_of(section: type[BaseModel]) -> dict[str, FieldInfo]:
     """Return the fields of a section by their keys in the YAML, such as `with`."""
@@ -54,18 +61,20 @@ def keys_of(section: type[BaseModel]) -> dict[str, FieldInfo]:
 
 
 class ForFormats:
-    """A mark on a key that has a meaning for some formats alone."""
+    """Marks a key that has a meaning for these formats only."""
 
     def __init__(self, *names: str) -> None:
         self.names = names
 
 
-def _refuse_keys_of_other_formats(section: "SourceConfig | DataConfig") -> None:
+def _contradicting_format(section: "SourceConfig | DataConfig") -> Iterator[str]:
+    if (section.format == "dataset") != (section.dataset is not None):
+        yield "format: dataset and dataset: NAME go together; give both or neither"
     for key, field in keys_of(type(section)).items():
         for marker in field.metadata:
             is_refused = isinstance(marker, ForFormats) and section.format not in marker.names
             if is_refused and getattr(section, key) != field.default:
-                raise ValueError(f"{key} has no meaning for format {section.format!r}; remove it")
+                yield f"{key} has no meaning for format {section.format!r}; remove it"
 
 
 def has_pairs(objective: Objective) -> bool:
@@ -78,7 +87,7 @@ class RunConfig(Section):
 
     output_dir: str
     """The run writes everything to this directory. Each run needs a directory of its own."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
+    seed: Seed = 42
     """The seed of the order of the data, the training masks, dropout and new weights."""
 
 
@@ -187,7 +196,7 @@ class SourceConfig(Section):
     """With `dataset`: the name of its split; `train` by default."""
     streaming: bool = False
     """With `dataset`: reads rows from the hub one by one and does not store the dataset. This needs
-    `max_documents`, and takes the first so many instead of a random subset."""
+    `max_documents`, and takes the first ones instead of a random subset."""
     revision: str | None = None
     """With `git` and `dataset`: the branch, tag or commit; the default branch if empty. A branch of
     a git repository is looked up once and then stays at that commit."""
@@ -227,7 +236,7 @@ class SourceConfig(Section):
     weight: Annotated[float, Field(gt=0.0, le=1000.0)] = 1.0
     """How often an epoch contains this source: 0.5 is half of it (the other half comes in the next
     epoch), and 3 is all of it three times, with new masks each time."""
-    replay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    replay: Fraction | None = None
     """The share of all training tokens that come from this source, which is general text against
     forgetting. The source is repeated as often as this share needs, and is never part of the
     validation text."""
@@ -237,79 +246,64 @@ class SourceConfig(Section):
     """The licence of the text, for the model card (`cc-by-4.0`)."""
 
     @property
-    def places(self) -> list[str]:
+    def locations(self) -> list[str]:
         """The paths of the source, or its repository, or its dataset."""
-        where = self.path or self.git or self.dataset or ""
-        return [where] if isinstance(where, str) else where
+        location = self.path or self.git or self.dataset or ""
+        return [location] if isinstance(location, str) else location
 
-    @model_validator(mode="after")
-    def _is_in_one_place(self) -> "SourceConfig":
-        places = [name for name in ("path", "git", "dataset") if getattr(self, name) is not None]
+    def _contradictions(self) -> Iterator[str]:
+        origins = [key for key in ("path", "git", "dataset") if getattr(self, key) is not None]
         if self.path == []:
-            raise ValueError("path is an empty list; name a file or folder")
-        if not places:
-            raise ValueError("says nowhere to read from; give a path, git or dataset")
-        if len(places) > 1:
-            raise ValueError(f"{' and '.join(places)} contradict each other; keep one of them")
-        if (self.format == "dataset") != (self.dataset is not None):
-            raise ValueError("format: dataset and dataset: NAME go together; give both or neither")
-        return self
-
-    @model_validator(mode="after")
-    def _its_keys_fit_its_place(self) -> "SourceConfig":
-        _refuse_keys_of_other_formats(self)
+            yield "path is an empty list; name a file or folder"
+        if not origins:
+            yield "says nowhere to read from; give a path, git or dataset"
+        if len(origins) > 1:
+            yield f"{' and '.join(origins)} contradict each other; keep one of them"
+        yield from _contradicting_format(self)
         if self.format == "sentences" and self.markup not in (None, "none"):
-            raise ValueError("markup has no meaning for format 'sentences'; remove it")
+            yield "markup has no meaning for format 'sentences'; remove it"
         if self.format == "python" and self.text_field is None:
-            raise ValueError("format 'python' needs text_field: the name the strings belong to")
+            yield "format 'python' needs text_field: the name the strings belong to"
         if self.revision is not None and self.path is not None:
-            raise ValueError("revision has no meaning for a path; remove it")
+            yield "revision has no meaning for a path; remove it"
         if self.replay is not None and self.weight != 1.0:
-            raise ValueError("replay says how often the source is used; remove weight")
+            yield "replay says how often the source is used; remove weight"
         if self.streaming and self.dataset is None:
-            raise ValueError("streaming has no meaning without a dataset; remove it")
+            yield "streaming has no meaning without a dataset; remove it"
         if self.streaming and self.max_documents is None:
-            raise ValueError("streaming needs max_documents: how many documents to take")
+            yield "streaming needs max_documents: how many documents to take"
         if self.dataset is not None and (self.include is not None or self.exclude):
-            raise ValueError("include and exclude name files, and a dataset has none; remove them")
-        return self
+            yield "include and exclude name files, and a dataset has none; remove them"
+        yield from self._insecure_locations()
 
-    @model_validator(mode="after")
-    def _holds_no_secret(self) -> "SourceConfig":
-        paths = self.path if isinstance(self.path, list) else [self.path]
-        for where in (*paths, self.git):
-            if where is not None and (fault := _fault_of_url(where)):
-                raise ValueError(fault)
+    def _insecure_locations(self) -> Iterator[str]:
+        """Yield what is wrong with URLs, without the URLs, because they may hold a secret."""
+        if self.dataset is None and any(map(_holds_credentials, self.locations)):
+            yield (
+                "the URL holds credentials, which would be copied into the run; remove them and "
+                "let git's credential helper, ssh or the environment provide them"
+            )
         if self.git is not None and re.search(r"[?#]", self.git):
-            raise ValueError("git takes a URL without a query; secrets do not belong in it")
+            yield "git takes a URL without a query; secrets do not belong in it"
         # Neither user nor host may begin with a dash: ssh would take it for an option.
         url = r"(https|ssh|file)://(?:[^-/@][^/@]*@)?+[^-@]"
         if self.git is not None and not re.match(url, self.git):
-            raise ValueError("git needs a URL that begins with https://, ssh:// or file://")
+            yield "git needs a URL that begins with https://, ssh:// or file://"
         if self.revision is not None and not re.fullmatch(r"[\w][\w./+@-]*", self.revision):
-            raise ValueError("revision is not the name of a branch, tag or commit")
-        return self
+            yield "revision is not the name of a branch, tag or commit"
 
 
-def _fault_of_url(url: str) -> str | None:
-    """Return what is wrong with a URL that holds a password, which copies of the config would have.
-
-    The answer never contains the URL itself, because it is printed.
-    """
+def _holds_credentials(url: str) -> bool:
     scheme, separator, rest = url.partition("://")
     user, has_user, _ = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")
-    if not separator or not has_user or (scheme == "ssh" and ":" not in user):
-        return None
-    return (
-        "the URL holds credentials, which would be copied into the run; remove them and let "
-        "git's credential helper, ssh or the environment provide them"
-    )
+    is_login_of_ssh = scheme == "ssh" and ":" not in user
+    return bool(separator and has_user) and not is_login_of_ssh
 
 
 class NearDuplicatesConfig(Section):
     """How near-duplicates are found (MinHash, Broder 1997). This needs the extra `dedup`."""
 
-    threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.8
+    threshold: Fraction = 0.8
     """Two documents are near-duplicates if they share at least this part of their shingles (the
     Jaccard similarity, as MinHash estimates it)."""
     shingle: Positive = 5
@@ -353,7 +347,7 @@ class CorpusConfig(Section):
     """The sources that the text is read from."""
     validation_sources: list[SourceConfig] = []
     """Separate sources of validation text. If empty, a part of `sources` is held out instead."""
-    validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
+    validation_fraction: Fraction = 0.05
     """The share of the documents (and so, in expectation, of the characters) that is held out."""
     split_by: Literal["document", "chunk"] = "document"
     """`document` keeps every document on one side of the split. `chunk` repeats the recipe of the
@@ -362,7 +356,7 @@ class CorpusConfig(Section):
     """With `split_by: chunk`: the number of training chunks."""
     max_validation_chunks: Positive | None = None
     """With `split_by: chunk`: the number of validation chunks, which are taken first."""
-    split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    split_seed: Seed = 0
     """The seed of the split and of `max_documents`. It is separate from `run.seed`, so that runs
     with different seeds are measured on the same validation text."""
     cleaning: CleaningConfig = CleaningConfig()
@@ -393,43 +387,39 @@ class CorpusConfig(Section):
     """What a broken record causes (a JSON line that does not parse, a truncated `.gz`): `fail`
     stops and names its file and line; `skip` leaves it out and counts it."""
 
-    @model_validator(mode="after")
-    def _chunk_limits_belong_to_split_by_chunk(self) -> "CorpusConfig":
+    def _contradictions(self) -> Iterator[str]:
         limits = (self.max_train_chunks, self.max_validation_chunks)
         if self.split_by == "document" and any(limit is not None for limit in limits):
-            raise ValueError(
+            yield (
                 "max_train_chunks and max_validation_chunks need split_by: chunk; "
                 "remove them or set it"
             )
         if self.split_by == "chunk" and self.validation_sources:
-            raise ValueError("split_by: chunk does not go with validation_sources; remove one")
+            yield "split_by: chunk does not go with validation_sources; remove one"
         if self.split_by == "chunk" and any(s.weight != 1.0 or s.replay for s in self.sources):
-            raise ValueError("split_by: chunk does not go with weight or replay of a source")
-        return self
-
-    @model_validator(mode="after")
-    def _something_is_left_beside_replay(self) -> "CorpusConfig":
+            yield "split_by: chunk does not go with weight or replay of a source"
         shares = [source.replay for source in self.sources if source.replay is not None]
         if len(shares) == len(self.sources):
-            raise ValueError("every source is replay; one must be the text to adapt to")
+            yield "every source is replay; one must be the text to adapt to"
         if sum(shares) >= 1.0:
-            raise ValueError(f"replay adds up to {sum(shares):g}; leave room for the other sources")
-        return self
-
-    @model_validator(mode="after")
-    def _no_key_is_ignored(self) -> "CorpusConfig":
-        for name in ("validation_sources", "exclude_overlap_with"):
-            _check_is_not_trained_on(name, getattr(self, name))
+            yield f"replay adds up to {sum(shares):g}; leave room for the other sources"
+        yield from _training_only_keys("validation_sources", self.validation_sources)
+        yield from _training_only_keys("exclude_overlap_with", self.exclude_overlap_with)
         if any(s.max_documents and not s.streaming for s in self.exclude_overlap_with):
-            raise ValueError("max_documents has no meaning in exclude_overlap_with; remove it")
-        return self
+            yield "max_documents has no meaning in exclude_overlap_with; remove it"
 
 
-def _check_is_not_trained_on(name: str, sources: list[SourceConfig]) -> None:
+def _training_only_keys(name: str, sources: list[SourceConfig]) -> Iterator[str]:
     for key in ("weight", "replay"):
         default = SourceConfig.model_fields[key].default
         if any(getattr(source, key) != default for source in sources):
-            raise ValueError(f"{key} has no meaning in {name}, which is not trained on; remove it")
+            yield f"{key} has no meaning in {name}, which is not trained on; remove it"
+
+
+def _language_code(language: str) -> str:
+    if not re.fullmatch("[a-z]{2,3}", language):
+        raise ValueError(f"expected a code of ISO 639, such as en or zh, got {language!r}")
+    return language
 
 
 class TokenizationConfig(Section):
@@ -449,17 +439,10 @@ class TokenizationConfig(Section):
     """Training stops before its first step if a larger share of the training tokens or of the
     validation tokens is unknown to the tokenizer (`[UNK]`). Unknown tokens are never predicted, so
     with `1` the model learns from the other tokens."""
-    language: str = "en"
+    language: Annotated[str, AfterValidator(_language_code)] = "en"
     """The language of the text (ISO 639), by which sentences are split for `objective: mlm+nsp` and
     `mlm+sop` (extra `sentences`). Chinese and Japanese full stops end a sentence in any language.
     With `objective: mlm` it may be given beside `word_segmenter`, and has no effect."""
-
-    @field_validator("language")
-    @classmethod
-    def _is_a_code(cls, language: str) -> str:
-        if not re.fullmatch("[a-z]{2,3}", language):
-            raise ValueError(f"expected a code of ISO 639, such as en or zh, got {language!r}")
-        return language
 
 
 class ChunkingConfig(Section):
@@ -478,11 +461,9 @@ class ChunkingConfig(Section):
     """Where [CLS] and [SEP] are: around each chunk (with [SEP] between documents), or around each
     document inside the stream, as in the Hugging Face course."""
 
-    @model_validator(mode="after")
-    def _document_tokens_need_a_stream(self) -> "ChunkingConfig":
+    def _contradictions(self) -> Iterator[str]:
         if self.mode == "per_document" and self.special_tokens == "document":
-            raise ValueError("special_tokens: document needs mode: concatenate; remove one")
-        return self
+            yield "special_tokens: document needs mode: concatenate; remove one"
 
 
 class RateSchedule(Section):
@@ -508,24 +489,19 @@ class MaskingConfig(Section):
     together are treated alike."""
     random_replace_prob: Probability = 0.1
     """The share of the selected tokens that become random tokens. The rest stay unchanged."""
-    span_geometric_p: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    span_geometric_p: Fraction = 0.2
     """With `span`: the probability of n words in a span is proportional to (1 - p) ** (n - 1)."""
     span_max_words: Positive = 10
-    """With `span`: the most words in a span. With the defaults a span has 3.8 words on average."""
+    """With `span`: the largest number of words in it. With the defaults they are 3.8 on average."""
 
-    @model_validator(mode="after")
-    def _shares_add_up(self) -> "MaskingConfig":
+    def _contradictions(self) -> Iterator[str]:
+        # 0.7 + 0.3 and the like may exceed 1 by a rounding error.
         if self.mask_replace_prob + self.random_replace_prob > 1.0 + 1e-9:
-            raise ValueError("mask_replace_prob + random_replace_prob must not exceed 1")
-        return self
-
-    @model_validator(mode="after")
-    def _spans_need_their_strategy(self) -> "MaskingConfig":
-        fields = type(self).model_fields
+            yield "mask_replace_prob + random_replace_prob must not exceed 1"
         for name in ("span_geometric_p", "span_max_words"):
-            if self.strategy != "span" and getattr(self, name) != fields[name].default:
-                raise ValueError(f"{name} has no meaning without strategy: span; remove it")
-        return self
+            default = type(self).model_fields[name].default
+            if self.strategy != "span" and getattr(self, name) != default:
+                yield f"{name} has no meaning without strategy: span; remove it"
 
 
 class OptimizerConfig(Section):
@@ -583,25 +559,17 @@ class TrainingConfig(Section):
     early_stopping_patience: Positive | None = None
     """Stops after this many evaluations in a row without a better result."""
 
-    @model_validator(mode="after")
-    def _micro_batch_fits(self) -> "TrainingConfig":
-        micro = self.micro_batch_size
-        if isinstance(micro, int) and micro > self.global_batch_size:
-            raise ValueError(
-                f"micro_batch_size {micro} is larger than "
-                f"global_batch_size {self.global_batch_size}"
-            )
-        return self
+    def _contradictions(self) -> Iterator[str]:
+        micro, total = self.micro_batch_size, self.global_batch_size
+        if isinstance(micro, int) and micro > total:
+            yield f"micro_batch_size {micro} is larger than global_batch_size {total}"
 
 
-def _check_warmup(optimizer: OptimizerConfig, training: TrainingConfig) -> None:
-    """Refuse a warmup that is longer than the run.
-
-    How many steps the epochs have is known later; see `training.optimization`.
-    """
+def _endless_warmup(optimizer: OptimizerConfig, training: TrainingConfig) -> Iterator[str]:
+    # How many steps the epochs have is known later, and checked by training.optimization.
     warmup, steps = optimizer.warmup_steps, training.max_steps
     if warmup is not None and steps is not None and warmup > steps:
-        raise ValueError(
+        yield (
             f"optimizer.warmup_steps: {warmup:,} is more than training.max_steps: {steps:,}, so "
             "the learning rate would never reach its peak; lower the former or raise the latter"
         )
@@ -612,7 +580,7 @@ class EvaluationConfig(Section):
 
     every: Positive | Literal["epoch"] | None = "epoch"
     """Steps between evaluations, or `epoch`. There is always one before and one after training."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Seed = 0
     """The seed of the validation masks. It is separate from `run.seed`, so that runs compare."""
     strategy: StrategyName = "token"
     """How validation tokens are selected, whatever `masking.strategy` is."""
@@ -635,12 +603,10 @@ class EvaluationConfig(Section):
     examples: list[str] = []
     """Sentences with the mask token (or `[MASK]`) that are filled in before and after training."""
 
-    @model_validator(mode="after")
-    def _general_text_is_only_measured(self) -> "EvaluationConfig":
-        _check_is_not_trained_on("general", self.general)
+    def _contradictions(self) -> Iterator[str]:
+        yield from _training_only_keys("general", self.general)
         if self.max_forgetting is not None and not self.general:
-            raise ValueError("max_forgetting needs general: text to measure it on")
-        return self
+            yield "max_forgetting needs general: text to measure it on"
 
 
 class CheckpointConfig(Section):
@@ -658,7 +624,7 @@ class CheckpointConfig(Section):
 
 
 class TrackingConfig(Section):
-    """Where configuration and metrics are sent besides the directory of the run, by Accelerate."""
+    """The trackers that also receive the config and the metrics, through Accelerate."""
 
     with_: list[TrackerName] = Field(default=[], alias="with")
     """The trackers. Each needs a package of its own (docs/sharing.md), and a service also needs a
@@ -684,15 +650,12 @@ class HubConfig(Section):
     license: str | None = None
     """The licence of the model, for its card (`apache-2.0`)."""
 
-    @model_validator(mode="after")
-    def _means_something(self) -> "HubConfig":
-        if self.hub_model_id is not None and not re.fullmatch(
-            r"(?:[\w.-]+/)?[\w.-]{1,96}", self.hub_model_id
-        ):
-            raise ValueError("hub_model_id is NAME or ORGANISATION/NAME, of letters, digits, -_.")
-        if self.hub_model_id is None and self.push != "end":
-            raise ValueError("push says when, not where to; give hub_model_id")
-        return self
+    def _contradictions(self) -> Iterator[str]:
+        name = self.hub_model_id
+        if name is not None and not re.fullmatch(r"(?:[\w.-]+/)?[\w.-]{1,96}", name):
+            yield "hub_model_id is NAME or ORGANISATION/NAME, of letters, digits, -_."
+        if name is None and self.push != "end":
+            yield "push says when, not where to; give hub_model_id"
 
 
 class Config(Section):
@@ -715,42 +678,38 @@ class Config(Section):
     tracking: TrackingConfig = TrackingConfig()
     hub: HubConfig = HubConfig()
 
-    @model_validator(mode="after")
-    def _the_last_may_have_forgotten_too_much(self) -> "Config":
+    def _contradictions(self) -> Iterator[str]:
         if self.evaluation.max_forgetting is not None and self.checkpoint.export == "last":
-            raise ValueError(
+            yield (
                 "evaluation.max_forgetting does not go with checkpoint.export: last, which is what "
                 "has forgotten too much; remove one"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _warmup_ends(self) -> "Config":
-        _check_warmup(self.optimizer, self.training)
-        return self
-
-    @model_validator(mode="after")
-    def _pairs_are_cut_in_one_way(self) -> "Config":
+        yield from _endless_warmup(self.optimizer, self.training)
         if not has_pairs(self.objective):
             # Beside a segmenter the language of its words may be stated; by itself it does nothing.
             is_read = self.tokenization.word_segmenter is not None
             if self.tokenization.language != "en" and not is_read:
-                raise ValueError(
+                yield (
                     "tokenization.language has no meaning with objective: mlm and without "
                     "tokenization.word_segmenter; remove it"
                 )
-            return self
+            return
         if self.chunking != ChunkingConfig(chunk_length=self.chunking.chunk_length):
-            raise ValueError(
+            yield (
                 f"objective: {self.objective} cuts text into pairs of sentences; of chunking keep "
                 "chunk_length alone"
             )
         if self.corpus.split_by == "chunk":
-            raise ValueError(
+            yield (
                 f"objective: {self.objective} needs corpus.split_by: document, so that the "
                 "sentences of a pair are on one side"
             )
-        return self
+
+
+def _distinct(labels: list[str]) -> list[str]:
+    if len(set(labels)) < len(labels):
+        raise ValueError("names a label twice")
+    return labels
 
 
 class DataConfig(Section):
@@ -791,45 +750,31 @@ class DataConfig(Section):
     """With `csv`: the character between the fields of a row; by default as in a source."""
     quoting: Annotated[Literal["minimal", "none"] | None, ForFormats("csv")] = None
     """With `csv`: whether quotes enclose fields (`minimal`) or are ordinary characters."""
-    labels: Annotated[list[str], Field(min_length=2)] | None = None
+    labels: Annotated[list[str], Field(min_length=2), AfterValidator(_distinct)] | None = None
     """The labels in the order of their ids. If empty, they are those of the training examples,
     sorted. Every label that is given must occur there, and every one that occurs must be given."""
-    validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    validation_fraction: Fraction = 0.1
     """The share of the training examples that is held out if there is no `validation`."""
-    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    test_fraction: Fraction | None = None
     """The share of the training examples that is held out for the test if there is no `test`.
     Without either, nothing is tested."""
-    split_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    split_seed: Seed = 0
     """The seed of the split. It is separate from `run.seed`, so that runs compare."""
     max_train_examples: Positive | None = None
-    """Trains on so many examples, drawn by `run.seed`; the share of each class is kept."""
+    """Trains on this many examples, drawn by `run.seed`; the share of each class is kept."""
     max_length: Annotated[int, Field(ge=4)] = 256
-    """The most tokens of an example, special tokens included. Longer ones are cut and counted."""
+    """The number of tokens, special tokens included, to which an example is cut (and counted)."""
     class_weights: Literal["none", "balanced"] = "none"
     """With `balanced` an example weighs n / (K * n_c), for n training examples in K classes of
     which its own has n_c, so that each class contributes equally to the loss."""
 
-    @model_validator(mode="after")
-    def _its_keys_fit_its_format(self) -> "DataConfig":
-        if (self.format == "dataset") != (self.dataset is not None):
-            raise ValueError("format: dataset and dataset: NAME go together; give both or neither")
-        _refuse_keys_of_other_formats(self)
+    def _contradictions(self) -> Iterator[str]:
+        yield from _contradicting_format(self)
         if self.test is not None and self.test_fraction is not None:
-            raise ValueError("test and test_fraction contradict each other; keep one of them")
-        if (
-            self.test_fraction is not None
-            and self.validation is None
-            and (self.test_fraction + self.validation_fraction >= 1.0)
-        ):
-            raise ValueError("validation_fraction and test_fraction leave nothing to train on")
-        return self
-
-    @field_validator("labels")
-    @classmethod
-    def _each_once(cls, labels: list[str] | None) -> list[str] | None:
-        if labels is not None and len(set(labels)) < len(labels):
-            raise ValueError("names a label twice")
-        return labels
+            yield "test and test_fraction contradict each other; keep one of them"
+        held_out = self.validation_fraction + (self.test_fraction or 0.0)
+        if self.test_fraction is not None and self.validation is None and held_out >= 1.0:
+            yield "validation_fraction and test_fraction leave nothing to train on"
 
 
 class ClassificationEvaluationConfig(Section):
@@ -852,12 +797,12 @@ class ProbeConfig(Section):
     """`frozen` fits a logistic regression on the mean of the encoder's last hidden states (extra
     `probe`). `finetuned` trains the whole model, as `mlmtune finetune` does."""
     seeds: Positive = 5
-    """How often each is repeated, with a new head and another order, and with other training
-    examples if a size is fewer than all."""
+    """How often each method is repeated. Each time has a new head and another order, and draws
+    other training examples if a size is not `all`."""
     train_sizes: Annotated[list[Positive | Literal["all"]], Field(min_length=1)] = ["all"]
     """The numbers of training examples that are tried: `[50, 200, all]`."""
     min_steps: Annotated[int, Field(ge=0)] = 100
-    """Fine-tuning takes at least so many steps, because a few epochs of 50 examples are too few
+    """Fine-tuning takes at least this many steps, because a few epochs of 50 examples are too few
     (Mosbach et al. 2021, 5). `training.max_steps`, if given, takes precedence."""
 
 
@@ -875,7 +820,5 @@ class ClassificationConfig(Section):
     hub: HubConfig = HubConfig()
     probe: ProbeConfig = ProbeConfig()
 
-    @model_validator(mode="after")
-    def _warmup_ends(self) -> "ClassificationConfig":
-        _check_warmup(self.optimizer, self.training)
-        return self
+    def _contradictions(self) -> Iterator[str]:
+        yield from _endless_warmup(self.optimizer, self.training)

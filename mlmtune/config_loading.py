@@ -1,6 +1,6 @@
-"""Loading a config: a YAML file and `section.key=value` overrides in, a checked `Config` out.
+"""Loading of a config: a YAML file and `section.key=value` overrides in, a checked `Config` out.
 
-Whatever is wrong is reported at once: one line a problem, with file, line, key and the remedy.
+All problems are reported at once, one per line, each with its file, line, key and remedy.
 """
 
 import difflib
@@ -22,10 +22,9 @@ from mlmtune.yaml_document import KeyPath, Origin, YamlDocument, dotted, dump, p
 SettingsT = TypeVar("SettingsT", bound=Section)
 
 MAX_BYTES = 1_000_000
-"""A larger file is no config: someone gave the path of their data or of a model."""
+"""The largest size of a config. A larger file is probably data or a model."""
 
 _OVERRIDE = re.compile(r"\s*(?P<key>\w[\w-]*(?:\.\w[\w-]*|\[\d+\])*)\s*=(?P<value>.*)", re.DOTALL)
-_AFTER_THE_FILE = 2**31
 
 
 @overload
@@ -37,29 +36,26 @@ def load_config(
 def load_config(
     path: str | Path, overrides: Sequence[str] = (), *, kind: type[Section] = Config
 ) -> Section:
-    """Loads a config.
+    """Load a config.
 
     Args:
         path: the YAML file.
-        overrides: settings that take the place of the file's, each as `section.key=value`. The
-            value is YAML; a number in the key is an entry of a list (`corpus.sources.0.path=x`).
+        overrides: settings that replace those of the file, each as `section.key=value`. The value
+            is YAML; a number in the key is an entry of a list (`corpus.sources.0.path=x`).
         kind: `Config`, or `ClassificationConfig` for a task.
 
     Raises:
-        ConfigError: with all problems, a line each.
+        ConfigError: with all problems, one per line.
     """
-    path = Path(path)
-    document = parse(_read_text(path), lambda line: Origin(line, f"{path}:{line}"))
+    document = _document_at(path)
     remember_secrets(document.value)
     if isinstance(document.value, dict):
+        # Once before the overrides, which may name an entry, and once for what they contain.
         take_one_for_a_list(document, kind)
-        overridden = [
-            place
-            for number, override in enumerate(overrides)
-            if (place := _apply(override, number, document)) is not None
-        ]
+        for number, override in enumerate(overrides):
+            _apply(override, number, document)
         take_one_for_a_list(document, kind)
-        config = _validated(document, overridden, kind)
+        config = _validated(document, kind)
         if config is not None and not document.problems:
             return config
     elif not document.problems and document.value is None:
@@ -70,33 +66,33 @@ def load_config(
 
 
 def resolved_yaml(config: Section) -> str:
-    """The whole config, defaults included, as YAML that loads as an equal config."""
+    """Return the whole config, defaults included, as YAML that loads as an equal config."""
     return dump(config.model_dump())
 
 
 def recorded_yaml(config: Section) -> str:
-    """The whole config as a run keeps it: without secrets, and without the queries of URLs."""
+    """Return the whole config as a run keeps it: without secrets and the queries of URLs."""
     return dump(redacted(config.model_dump()))
 
 
 def recorded_text(text: str) -> str:
-    """A config as the user wrote it, comments and all, without the same."""
+    """Return a config as the user wrote it, without secrets and the queries of URLs."""
     return without_queries(replace_texts(text, redacted))
 
 
 def as_override(value: Any) -> str:
-    """A value as it stands behind `section.key=`: YAML on one line."""
+    """Return a value as it is written after `section.key=`: YAML on one line."""
     return dump(value).removesuffix("...\n").strip()
 
 
 def json_schema(kind: type[Section]) -> dict[str, Any]:
-    """What a config may hold, for editors; rules between keys are told on loading alone."""
+    """Return the JSON schema of a config, for editors. It has no rules between keys."""
     schema = _with_one_for_a_list(kind.model_json_schema())
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def _with_one_for_a_list(schema: Any) -> Any:
-    """A JSON schema that takes an entry of a list where it takes the list, as loading does."""
+    """Return a JSON schema that also accepts a single entry instead of a list, as loading does."""
     if isinstance(schema, list):
         return [_with_one_for_a_list(part) for part in schema]
     if not isinstance(schema, dict):
@@ -109,18 +105,20 @@ def _with_one_for_a_list(schema: Any) -> Any:
 
 
 SHIPPED_TASK = "task"
-"""The one of the shipped configs that is a classification task's."""
+"""The name of the only shipped config that is one of a classification task."""
 
 
 def shipped_configs() -> dict[str, Path]:
-    """The configs that come with mlmtune, by name.
-
-    A wheel carries them inside the package; in a source tree they stand beside it.
-    """
+    """Return the paths of the configs that come with mlmtune, by name."""
+    # A wheel has them inside the package; in a source tree they are beside it.
     package = Path(__file__).parent
     folders = (package / "configs", package.parent / "configs")
     folder = next((folder for folder in folders if folder.is_dir()), folders[0])
     return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def _document_at(path: str | Path) -> YamlDocument:
+    return parse(_read_text(Path(path)), lambda line: Origin(line, f"{Path(path)}:{line}"))
 
 
 def _read_text(path: Path) -> str:
@@ -153,42 +151,37 @@ def _no_such_file(path: Path) -> str:
     return f"{path}: no such file; `mlmtune init` lists the configs that come with mlmtune"
 
 
-def _apply(override: str, number: int, document: YamlDocument) -> KeyPath | None:
-    """Writes one override into the document, or reports what is wrong with it.
+def _apply(override: str, number: int, document: YamlDocument) -> None:
+    """Write an override into the document, or report what is wrong with it.
 
     Args:
         override: `section.key=value`.
-        number: its place among the overrides.
+        number: its index among the overrides.
         document: changed in place.
-
-    Returns:
-        The path written to, if the override names one.
     """
-    origin = Origin(_AFTER_THE_FILE + number, f"override {_shown(override)!r}")
+    origin = Origin(config_problems.FIRST_OVERRIDE + number, f"override {_shown(override)!r}")
     parts = _OVERRIDE.fullmatch(override)
     if parts is None:
         document.report((), f"expected section.key=value, {_hint_for(override)}", origin)
-        return None
+        return
     # Messages name an entry as Python does: corpus.sources[0].
     keys = re.sub(r"\[(\d+)\]", r".\1", parts["key"]).split(".")
     try:
         container, path = _container(document.value, keys)
     except ValueError as error:
         document.report((), str(error), origin)
-        return None
+        return
     written = parse(parts["value"], lambda _: origin, path)
     document.problems += written.problems
     remember_secrets(written.value)
     if not written.problems:
         container[path[-1]] = written.value
-    for below in [known for known in document.origins if known[: len(path)] == path]:
-        del document.origins[below]
+    document.forget_origins_below(path)
     document.origins |= written.origins
-    return path
 
 
 def _hint_for(override: str) -> str:
-    """What an argument that is no setting probably was meant to be."""
+    """Return what an argument without `=` was probably meant to be."""
     if override.lower().endswith((".yaml", ".yml")):
         return f"and the config goes before the settings: --config {override}"
     if (colon := re.fullmatch(r"([\w.-]+):\s*(.+)", override)) and "." in colon[1]:
@@ -197,7 +190,7 @@ def _hint_for(override: str) -> str:
 
 
 def _shown(override: str) -> str:
-    """An override as errors name it: with no value where it, or a key in it, is a secret's."""
+    """Return an override for an error message: without its value if that may hold a secret."""
     if any(map(is_secret_name, re.findall(r"[\w.-]+(?=[\"']?\s*[:=])", override))):
         return f"{re.split('[:=]', override)[0]}={REDACTED}"
     key = re.match(r"[\w.-]+\s*=|", override)
@@ -205,66 +198,57 @@ def _shown(override: str) -> str:
     return f"{key[0]}{redacted(override[key.end() :])}"
 
 
-def _container(settings: dict[str, Any], keys: Sequence[str]) -> tuple[Any, KeyPath]:
-    """The section or list that holds the last of `keys`, made where it is missing, and the path.
+def _container(container: Any, keys: Sequence[str], path: KeyPath = ()) -> tuple[Any, KeyPath]:
+    """Return the section or list that holds the last of `keys`, and the path of that key.
+
+    A section that is missing on the way is created.
+
+    Args:
+        container: where the first key is looked for.
+        keys: the keys from there on.
+        path: the path of the container.
 
     Raises:
         ValueError: a key on the way is neither a section nor an entry of a list.
     """
-    container: Any = settings
-    path: KeyPath = ()
-    for depth, key in enumerate(keys):
-        if isinstance(container, list):
-            if not (_is_number(key) and int(key) < len(container)):
-                raise ValueError(_no_such_entry(dotted(path), key, keys[depth:], len(container)))
-            path = (*path, int(key))
-        elif isinstance(container, dict):
-            path = (*path, key)
-        else:
-            raise ValueError(f"{dotted(path)} is not a section")
-        if depth == len(keys) - 1:
-            break
-        if isinstance(container, dict) and container.get(key) is None:
-            if _is_number(keys[depth + 1]):
-                raise ValueError(f"{dotted(path)} has no entries; give the whole list")
-            container[key] = {}
-        container = container[path[-1]]
-    return container, path
+    key, *rest = keys
+    part: str | int = key
+    if isinstance(container, list):
+        if not (_is_number(key) and int(key) < len(container)):
+            raise ValueError(_no_such_entry(dotted(path), keys, len(container)))
+        part = int(key)
+    elif not isinstance(container, dict):
+        raise ValueError(f"{dotted(path)} is not a section")
+    path = (*path, part)
+    if not rest:
+        return container, path
+    if isinstance(container, dict) and container.get(key) is None:
+        if _is_number(rest[0]):
+            raise ValueError(f"{dotted(path)} has no entries; give the whole list")
+        container[key] = {}
+    return _container(container[part], rest, path)
 
 
 def _is_number(key: str) -> bool:
     return key.isascii() and key.isdecimal()
 
 
-def _no_such_entry(name: str, key: str, rest: Sequence[str], num_entries: int) -> str:
-    """What to say of a key below a list that is no entry of it."""
+def _no_such_entry(name: str, keys: Sequence[str], num_entries: int) -> str:
     entries = counted(num_entries, "entry", "entries")
-    if _is_number(key):
-        return f"{name} has no entry {key}; it has {entries}, and the first is {name}.0"
-    return f"{name} is a list of {entries}; did you mean {name}.0.{'.'.join(rest)}?"
+    if _is_number(keys[0]):
+        return f"{name} has no entry {keys[0]}; it has {entries}, and the first is {name}.0"
+    return f"{name} is a list of {entries}; did you mean {name}.0.{'.'.join(keys)}?"
 
 
-def kind_of(path: str | Path) -> type[Config] | type[ClassificationConfig]:
-    """What a file is by its sections; `Config` where they do not say.
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
-    document = parse(_read_text(Path(path)), lambda line: Origin(line, f"{path}:{line}"))
-    return _kind_of(document) or Config
-
-
-def _validated(
-    document: YamlDocument, overridden: list[KeyPath], kind: type[Section]
-) -> Section | None:
+def _validated(document: YamlDocument, kind: type[Section]) -> Section | None:
     try:
         return kind.model_validate(document.value)
     except ValidationError as error:
-        other = _kind_of(document)
-        if other is not kind and other is not None:
-            document.report((), f"{_KINDS[other]}; this command takes {_KINDS[kind]}")
+        actual = _kind_in(document)
+        if actual is not kind and actual is not None:
+            document.report((), f"{_KINDS[actual]}; this command takes {_KINDS[kind]}")
         else:
-            config_problems.report(error, document, overridden, kind)
+            config_problems.report(error, document, kind)
         return None
 
 
@@ -274,11 +258,17 @@ _KINDS: dict[type[Section], str] = {
 }
 
 
-def _kind_of(document: YamlDocument) -> type[Config] | type[ClassificationConfig] | None:
-    """What a file's sections say it is; None where they say neither, or both."""
-    if not isinstance(document.value, dict):
+def kind_of(path: str | Path) -> type[Config] | type[ClassificationConfig]:
+    """Return the kind of config that a file's sections show; `Config` if they show neither.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    return _kind_in(_document_at(path)) or Config
+
+
+def _kind_in(document: YamlDocument) -> type[Config] | type[ClassificationConfig] | None:
+    sections = document.value if isinstance(document.value, dict) else {}
+    if ("corpus" in sections) == ("data" in sections):
         return None
-    sections = [section for section in ("corpus", "data") if section in document.value]
-    if len(sections) != 1:
-        return None
-    return Config if sections == ["corpus"] else ClassificationConfig
+    return Config if "corpus" in sections else ClassificationConfig

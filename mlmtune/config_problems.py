@@ -1,7 +1,7 @@
-"""What is wrong with a config, in words: from pydantic's findings to lines that help.
+"""Messages about what is wrong with a config, made from the errors that pydantic reports.
 
 The words come from the schema itself: a field's type and bounds say what was expected. So a new
-setting in `mlmtune.config` is explained without a line here.
+setting in `mlmtune.config` needs no line here.
 """
 
 import difflib
@@ -18,6 +18,9 @@ from mlmtune.config import Config, keys_of
 from mlmtune.config_schema import alternatives, list_item, optional_of, section_in
 from mlmtune.redaction import is_secret_name
 from mlmtune.yaml_document import KeyPath, Origin, YamlDocument, dotted
+
+FIRST_OVERRIDE = 2**31
+"""The rank of the first override's origin, so that overrides come after all lines of the file."""
 
 NAMES_IN_TRANSFORMERS = {
     "block_size": "chunking.chunk_length",
@@ -37,7 +40,7 @@ NAMES_IN_TRANSFORMERS = {
     "save_steps": "checkpoint.every",
     "save_total_limit": "checkpoint.keep",
 }
-"""What newcomers from Hugging Face's scripts write, and its nearest setting here."""
+"""The keys of Hugging Face's scripts, and the nearest setting for each."""
 
 NAMES_IN_TASKS = NAMES_IN_TRANSFORMERS | dict.fromkeys(
     ("block_size", "max_seq_length"), "data.max_length"
@@ -45,7 +48,7 @@ NAMES_IN_TASKS = NAMES_IN_TRANSFORMERS | dict.fromkeys(
 """The same for a task."""
 
 SECRETS = ("token", "hub_token", "hf_token", "use_auth_token", "api_key", "password")
-"""Keys that must not be there whatever their section is."""
+"""Keys that are refused in every section."""
 _REFUSED_SECRET = (
     "refused: a config is copied and shared; set a token in the environment (HF_TOKEN), and other "
     "credentials where their own programs look for them"
@@ -65,20 +68,17 @@ SHORT_FOR = {
     "wwm": "whole_word", "tokens": "token", "float16": "fp16", "half": "fp16", "bfloat16": "bf16",
     "float32": "fp32", "nsp": "mlm+nsp", "sop": "mlm+sop",
 }  # fmt: skip
-"""What people write for a value that has a longer name here."""
+"""Short names that people write, and the values that they mean."""
 
 _YES_AND_NO = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 
 
-def report(
-    error: ValidationError, document: YamlDocument, overridden: list[KeyPath], kind: type[BaseModel]
-) -> None:
-    """Adds each of pydantic's findings to the document's problems.
+def report(error: ValidationError, document: YamlDocument, kind: type[BaseModel]) -> None:
+    """Add what pydantic found in the values of a document to the problems of the document.
 
     Args:
-        error: what pydantic found in `document.value`.
-        document: the values and where they were written.
-        overridden: the paths that overrides wrote to, in order.
+        error: what pydantic found.
+        document: changed in place.
         kind: the whole config that was expected.
     """
     suggested: set[str] = set()
@@ -87,70 +87,67 @@ def report(
         located = _locate(finding["loc"], document, kind)
         if located is None:
             continue
-        path, found = located
+        path, field = located
         match finding["type"]:
             case "missing":
-                missing.append((path, _missing(found)))
+                missing.append((path, _missing(field)))
                 continue
             case "extra_forbidden":
                 path = (*path, finding["loc"][-1])
-                what, names = _unknown_key(path, section_in(found.annotation), kind)
+                message, names = _unknown_key(path, section_in(field.annotation), kind)
                 suggested.update(names)
             case "value_error" if document.has_problem_below(path):
                 continue  # a key that could not be read breaks the rules between keys, too
             case "value_error":  # a rule between keys
-                what = str(finding["ctx"]["error"])
-                document.report(path, what, _origin_of_rule(what, path, document, overridden))
+                message = str(finding["ctx"]["error"])
+                document.report(path, message, _origin_of_rule(message, path, document))
                 continue
             case _:
-                what = _wrong_value(found, document.value_at(path))
-        document.report(path, what, _origin_of(path, document, overridden))
-    for path, what in missing:
+                value = document.value_at(path)
+                expected = expectation(field.annotation, field.metadata)
+                message = f"expected {expected}, got {_shown(value)}{_hint(field, value)}"
+        document.report(path, message, _origin_of(path, document))
+    for path, message in missing:
         # A mistyped key is one mistake, not two: it is not reported as missing besides.
         name = dotted(path)
         if not any(other == name or other.startswith(name + ".") for other in suggested):
-            document.report(path, what)
+            document.report(path, message)
 
 
-def _origin_of(path: KeyPath, document: YamlDocument, overridden: list[KeyPath]) -> Origin:
-    """Where a section or a key was written: by the last override in it, else in the file."""
-    changed = [place for place in overridden if place[: len(path)] == path]
-    return document.origin_of(changed[-1] if changed else path)
+def _origin_of(path: KeyPath, document: YamlDocument) -> Origin:
+    """Return where a section or key was written: the last override below it, else the file."""
+    below = [origin for key, origin in document.origins.items() if key[: len(path)] == path]
+    return max(filter(_is_of_override, below), default=document.origin_of(path))
 
 
-def _origin_of_rule(
-    what: str, path: KeyPath, document: YamlDocument, overridden: list[KeyPath]
-) -> Origin:
-    """Where one of the keys was written that a rule between keys speaks of.
+def _origin_of_rule(message: str, path: KeyPath, document: YamlDocument) -> Origin:
+    """Return where a key was written that the message about the section at `path` names.
 
-    That is the first key that the message names and the user wrote; a key that an override changed
-    goes before those of the file. Where the message names none, it is where the section stands.
-
-    Args:
-        what: the message.
-        path: the section that the rule belongs to.
-        document: the values and where they were written.
-        overridden: the paths that overrides wrote to, in order.
+    A key that an override changed is preferred, because the file alone may have been right. If the
+    message names no key that the user wrote, this is the origin of the section.
     """
-    named = [(*path, *name.split(".")) for name in re.findall(r"\w+(?:\.\w+)*", what)]
-    written = [
-        key
+    named = [(*path, *name.split(".")) for name in re.findall(r"\w+(?:\.\w+)*", message)]
+    origins = [
+        document.origins[key]
         for key in named
         if key in document.origins and not isinstance(document.value_at(key), dict)
     ]
-    changed = [key for key in written if any(key[: len(place)] == place for place in overridden)]
-    if written:
-        return document.origins[(changed or written)[0]]
-    return _origin_of(path, document, overridden)
+    if origins:
+        return next(filter(_is_of_override, origins), origins[0])
+    return _origin_of(path, document)
+
+
+def _is_of_override(origin: Origin) -> bool:
+    return origin.rank >= FIRST_OVERRIDE
 
 
 def _locate(
     location: tuple[int | str, ...], document: YamlDocument, kind: type[BaseModel]
 ) -> tuple[KeyPath, FieldInfo] | None:
-    """The path of keys at the start of pydantic's location, as far as it goes, and the field there.
+    """Return the path of keys that pydantic's location begins with, and the field at its end.
 
-    What follows in a location is pydantic's own, such as the branch of a union that failed. Where
-    one branch is a section, each finding speaks of a branch; None for the one that was not meant.
+    The rest of a location is internal to pydantic, such as the branch of a union that failed. If a
+    branch is a section, pydantic reports each branch; None stands for one that was not meant.
     """
     field: FieldInfo = FieldInfo(annotation=kind)
     path: KeyPath = ()
@@ -179,7 +176,7 @@ def _required_keys(section: type[BaseModel]) -> list[str]:
 
 
 def known_keys(section: type[BaseModel] = Config, path: tuple[str, ...] = ()) -> Iterator[str]:
-    """The dotted names of all keys and sections; `0` stands for an entry of a list of sections."""
+    """Yield the dotted names of all keys and sections; `0` is any entry of a list of sections."""
     for name, field in keys_of(section).items():
         yield ".".join((*path, name))
         item = list_item(field.annotation)
@@ -191,7 +188,7 @@ def known_keys(section: type[BaseModel] = Config, path: tuple[str, ...] = ()) ->
 def _unknown_key(
     path: KeyPath, section: type[BaseModel] | None, kind: type[BaseModel]
 ) -> tuple[str, list[str]]:
-    """What to say of a key that its section does not have, and the dotted names suggested."""
+    """Return the message about a key that its section does not have, and the suggested names."""
     assert section is not None
     key = str(path[-1])
     if key == "trust_remote_code":
@@ -206,19 +203,18 @@ def _unknown_key(
     if not names and is_secret_name(key):
         return _REFUSED_SECRET, []
     if not names:
-        place = f"the keys of {'.'.join(around)}" if around else "the sections"
-        return f"unknown key; {place} are {_listed(list(siblings), 'and')}", []
-    here = siblings.values()
-    shown = [name.rpartition(".")[2] if name in here else name for name in names]
+        subject = f"the keys of {'.'.join(around)}" if around else "the sections"
+        return f"unknown key; {subject} are {_listed(list(siblings), 'and')}", []
+    shown = [name.rpartition(".")[2] if name in siblings.values() else name for name in names]
     return f"unknown key; did you mean {_listed([repr(name) for name in shown])}?", names
 
 
 def _meant(key: str, siblings: dict[str, str], kind: type[BaseModel]) -> list[str]:
-    """The dotted names of the settings that an unknown key may have meant.
+    """Return the dotted names of the settings that an unknown key may have meant.
 
     Args:
         key: the unknown key.
-        siblings: the keys of the section it stands in, and their dotted names.
+        siblings: the dotted names of the keys of its section, by key.
         kind: the whole config.
     """
     names_by_key: dict[str, list[str]] = defaultdict(list)
@@ -246,18 +242,13 @@ def _missing(field: FieldInfo) -> str:
     return f"missing; the section needs {_listed(_required_keys(section), 'and')}"
 
 
-def _wrong_value(field: FieldInfo, value: Any) -> str:
-    expected = expectation(field.annotation, field.metadata)
-    return f"expected {expected}, got {_shown(value)}{_hint(field, value)}"
-
-
 def expectation(annotation: Any, metadata: list[Any], plural: bool = False) -> str:
-    """What a field takes, in words: `a whole number >= 1 or 'epoch'`.
+    """Return in words what a field accepts: `a whole number >= 1 or 'epoch'`.
 
     Args:
-        annotation: of the field.
-        metadata: of the field: its limits.
-        plural: as an entry of a list.
+        annotation: the type of the field.
+        metadata: its limits, as pydantic keeps them.
+        plural: whether the words describe the entries of a list.
     """
     if len(kinds := alternatives(annotation)) > 1:
         return _listed([expectation(kind, [], plural) for kind in kinds])
@@ -280,7 +271,7 @@ def expectation(annotation: Any, metadata: list[Any], plural: bool = False) -> s
 
 
 def _bounds(metadata: list[Any]) -> str:
-    """The limits among a field's metadata (objects of annotated-types) in words."""
+    """Return the limits among a field's metadata (objects of annotated-types) in words."""
     words = []
     for bound in metadata:
         for attribute, sign in _SIGNS.items():
@@ -290,7 +281,6 @@ def _bounds(metadata: list[Any]) -> str:
 
 
 def _listed(words: list[str], conjunction: str = "or") -> str:
-    """`a, b or c`."""
     *first, last = words
     return f"{', '.join(first)} {conjunction} {last}" if first else last
 
@@ -311,14 +301,13 @@ def _shown(value: Any) -> str:
 
 
 def _hint(field: FieldInfo, value: Any) -> str:
-    """The likely mistake behind a value of the wrong kind, if one is likely."""
-    annotation = field.annotation
-    kinds = []
-    for alternative in alternatives(annotation):
-        is_annotated = get_origin(alternative) is Annotated
-        kinds.append(get_args(alternative)[0] if is_annotated else alternative)
+    """Return the likely mistake behind a value of the wrong kind; empty if none is likely."""
+    kinds = [
+        get_args(kind)[0] if get_origin(kind) is Annotated else kind
+        for kind in alternatives(field.annotation)
+    ]
     words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
-    section = section_in(annotation)
+    section = section_in(field.annotation)
     if value is None and section is not None:
         return "; remove the section or give it a key"
     if section is not None and isinstance(value, str):
@@ -327,14 +316,17 @@ def _hint(field: FieldInfo, value: Any) -> str:
             return f"; YAML wants a space after the colon: {key}: {rest}"
     if isinstance(value, str) and bool in kinds and value.lower() in _YES_AND_NO:
         return f"; write {_YES_AND_NO[value.lower()]}"
-    if isinstance(value, str) and (word := _word_meant(value.lower(), words)):
-        return f"; did you mean {word!r}?"
+    if isinstance(value, str):
+        meant = SHORT_FOR.get(value.lower())
+        close = [meant] if meant in words else difflib.get_close_matches(value.lower(), words, n=1)
+        if close:
+            return f"; did you mean {close[0]!r}?"
     number = _number_meant(value)
     if number is not None and (float in kinds or (int in kinds and number.is_integer())):
-        for close in (number, abs(number), number / 100):  # a percentage, at last
-            candidate = int(close) if int in kinds and close.is_integer() else close
-            # Advice that would be refused in its turn is none.
-            if repr(candidate) != repr(value) and _is_taken(field, candidate):
+        for near in (number, abs(number), number / 100):  # the last is for percentages
+            candidate = int(near) if int in kinds and near.is_integer() else near
+            # A suggestion that would be refused itself is no help.
+            if repr(candidate) != repr(value) and _is_valid(field, candidate):
                 return f"; did you mean {candidate}?"
     if str in kinds and isinstance(value, (bool, int, float)):
         return "; put it in quotes"
@@ -343,27 +335,19 @@ def _hint(field: FieldInfo, value: Any) -> str:
     return ""
 
 
-def _word_meant(value: str, words: list[str]) -> str | None:
-    """The one of the words that a value abbreviates, or nearly is."""
-    if SHORT_FOR.get(value) in words:
-        return SHORT_FOR[value]
-    return next(iter(difflib.get_close_matches(value, words, n=1)), None)
-
-
-def _is_taken(field: FieldInfo, value: float) -> bool:
-    """Whether a field takes a value."""
-    annotated: Any = (
-        Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
-    )
+def _is_valid(field: FieldInfo, value: float) -> bool:
+    annotation: Any = field.annotation
+    if field.metadata:
+        annotation = Annotated[field.annotation, *field.metadata]
     try:
-        TypeAdapter(annotated, config=ConfigDict(strict=True)).validate_python(value)
+        TypeAdapter(annotation, config=ConfigDict(strict=True)).validate_python(value)
     except ValidationError:
         return False
     return True
 
 
 def _number_meant(value: Any) -> float | None:
-    """The number behind `"3"`, `10_000`, `15%` and `1e4`, where there is one."""
+    """Return the number that `"3"`, `10_000`, `15%` or `1e4` means; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     try:

@@ -1,4 +1,4 @@
-"""What the schema of the config says of a key: a section, a list, or one of several kinds."""
+"""The schema of the config: whether a key is a section, a list, or one of several kinds."""
 
 import types
 from typing import Any, Union, get_args, get_origin
@@ -10,19 +10,19 @@ from mlmtune.yaml_document import KeyPath, YamlDocument
 
 
 def alternatives(annotation: Any) -> list[Any]:
-    """The members of a union; a type that is none is its own only member."""
+    """Return the members of a union; any other type is its own only member."""
     is_union = get_origin(annotation) in (Union, types.UnionType)
     return list(get_args(annotation)) if is_union else [annotation]
 
 
 def optional_of(annotation: Any) -> Any:
-    """`X` for `X | None`; else the annotation."""
+    """Return `X` for `X | None`, and any other annotation as it is."""
     others = [kind for kind in alternatives(annotation) if kind is not type(None)]
     return others[0] if len(others) == 1 else annotation
 
 
 def section_in(annotation: Any) -> type[BaseModel] | None:
-    """The section that a field is, or may be."""
+    """Return the section that a field is or may be; None if it cannot be one."""
     kinds = [kind for kind in alternatives(annotation) if isinstance(kind, type)]
     return next((kind for kind in kinds if issubclass(kind, BaseModel)), None)
 
@@ -33,12 +33,12 @@ def list_item(annotation: Any) -> Any:
 
 
 def take_one_for_a_list(document: YamlDocument, kind: type[BaseModel], path: KeyPath = ()) -> None:
-    """Put a single value into a list where the schema wants a list of such values.
+    """Put a single value into a list if the schema expects a list of such values.
 
     Args:
-        document: changed in place; an entry made so was written where its value was.
+        document: changed in place; the new entry keeps the origin of the value.
         kind: the section at `path`.
-        path: where to begin.
+        path: the section to begin with.
     """
     section = document.value_at(path)
     if not isinstance(section, dict):
@@ -48,12 +48,11 @@ def take_one_for_a_list(document: YamlDocument, kind: type[BaseModel], path: Key
             continue
         below, item = (*path, key), list_item(field.annotation)
         section_of_item = section_in(item)
-        wanted = dict if section_of_item is not None else str | int | float
-        if item is not None and isinstance(section[key], wanted):
+        kind_of_item = str | int | float if section_of_item is None else dict
+        if item is not None and isinstance(section[key], kind_of_item):
             document.move_below(below, 0)
             section[key] = [section[key]]
-        inner = section_in(field.annotation)
-        if inner is not None:
+        if (inner := section_in(field.annotation)) is not None:
             take_one_for_a_list(document, inner, below)
         elif section_of_item is not None and isinstance(section[key], list):
             for number in range(len(section[key])):

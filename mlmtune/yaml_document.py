@@ -65,6 +65,12 @@ class YamlDocument:
         if not any((p.origin, p.key) == (problem.origin, problem.key) for p in self.problems):
             self.problems.append(problem)
 
+    def forget_origins_below(self, path: KeyPath) -> None:
+        """Remove the origins of `path` and of everything below it."""
+        self.origins = {
+            key: origin for key, origin in self.origins.items() if key[: len(path)] != path
+        }
+
     def move_below(self, path: KeyPath, part: str | int) -> None:
         """Note that what was written at `path` is to be found one level deeper."""
         here = {

@@ -69,7 +69,7 @@ def check_paths(config: CorpusConfig) -> None:
         ConfigError: a `package://` path cannot be resolved.
     """
     for source in all_sources(config):
-        for location in source.config.places if source.config.path is not None else ():
+        for location in source.config.locations if source.config.path is not None else ():
             if not remote.is_remote(location):
                 Walk(location, Selection(source.config), source.key)
 
@@ -107,7 +107,7 @@ def _scan_source(
         The files, what is passed over, and how many files have an ending that is not read.
     """
     selects = Selection(source)
-    local = [path for path in source.places if not remote.is_remote(path)]
+    local = [path for path in source.locations if not remote.is_remote(path)]
     walks = [Walk(location, selects, where) for location in local]
     # Ids of several paths are told apart by the folders that their roots do not share.
     common = os.path.commonpath([walk.root for walk in walks]) if walks else ""
@@ -136,11 +136,11 @@ def _scan_source(
             endings_not_read[ending_of(below)] += 1
         return selects(below)
 
-    for location in source.places:
+    for location in source.locations:
         if remote.is_remote(location):
             for file in remote.list_remote(location, selects_remote, where):
                 # Several locations may hold files of the same name.
-                file_id = file.id if len(source.places) == 1 else public_location(file.url)
+                file_id = file.id if len(source.locations) == 1 else public_location(file.url)
                 files[file.url] = ListedFile(file_id, file.url, file.size or 0, file.version)
     if not files and not passed_over:
         raise _nothing_matched(source, where, endings_seen)
@@ -184,7 +184,7 @@ def _misreadings(listed: ListedSource) -> Iterator[str]:
 
 
 def _nothing_matched(source: SourceConfig, where: str, endings: Counter[str]) -> DataError:
-    paths = ", ".join(source.places)
+    paths = ", ".join(source.locations)
     wanted = ", ".join(Selection(source).patterns)
     counts = ", ".join(f"{count} of {ending}" for ending, count in endings.most_common(5))
     seen = f"the files there are: {counts}" if counts else "there is no file at all"

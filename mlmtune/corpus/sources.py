@@ -82,5 +82,5 @@ def corpus_sources(config: CorpusConfig, key: str = SOURCES_KEY) -> tuple[Corpus
 
 def source_name(source: SourceConfig) -> str:
     """Return what a source is called in reports: without secrets, in a form that prints."""
-    name = source.name or ", ".join(map(public_location, source.places))
+    name = source.name or ", ".join(map(public_location, source.locations))
     return printable(without_secrets(name))

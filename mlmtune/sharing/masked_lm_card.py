@@ -150,7 +150,7 @@ def _perplexity(value: float | None, interval: Sequence[float] | None = None) ->
 def _data(source: SourceConfig, corpus: Mapping[str, Any], **role: bool) -> DataSource:
     counts = corpus["sources"].get(source_name(source), {})
     on_hub = source.dataset is not None and is_on_hub(source.dataset)
-    location = source.dataset if on_hub else ", ".join(map(public_name, source.places))
+    location = source.dataset if on_hub else ", ".join(map(public_name, source.locations))
     name = printable(source.name or str(location))
     if source.replay is not None:
         name += " (general text, mixed in)"

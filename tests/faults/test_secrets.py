@@ -138,7 +138,7 @@ def test_a_canary_is_in_no_byte_of_any_output(
     for said in (done.stdout.decode(), done.stderr.decode(), shown.out, shown.err):
         assert not [canary for canary in CANARIES if canary in said]
     resolved = load_config(folder / "run" / "config.resolved.yaml")
-    assert resolved.corpus.sources[0].places[0] == f"{upper}/{NAMES[0]}"
+    assert resolved.corpus.sources[0].locations[0] == f"{upper}/{NAMES[0]}"
     assert load_config(folder / "run" / "config.yaml").corpus.sources == resolved.corpus.sources
 
 
