@@ -12,12 +12,11 @@ from mlmtune.config import DataConfig, SourceConfig
 from mlmtune.corpus import hub_datasets
 from mlmtune.corpus.decoding import read_text
 from mlmtune.corpus.encodings import Decoding
-from mlmtune.corpus.faults import BrokenRecord, FileLeftOut
 from mlmtune.corpus.formats import format_of
 from mlmtune.corpus.formats.csv import Dialect, csv_values
 from mlmtune.corpus.formats.json import json_values
 from mlmtune.corpus.formats.parquet import parquet_values
-from mlmtune.corpus.records import Value, kind_of, listed
+from mlmtune.corpus.records import BrokenRecord, FileLeftOut, Value, kind_of, listed
 from mlmtune.errors import DataError
 from mlmtune.locations import resolve
 from mlmtune.printable import printable

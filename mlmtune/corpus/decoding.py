@@ -21,7 +21,7 @@ from mlmtune.corpus.encodings import (
     holds_iso_2022,
     is_read_in_order,
 )
-from mlmtune.corpus.faults import BrokenRecord, FileLeftOut
+from mlmtune.corpus.records import BrokenRecord, FileLeftOut
 
 MAX_DOCUMENT_BYTES = 1 << 26
 """More is no document: memory would have to hold it several times over."""

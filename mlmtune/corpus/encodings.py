@@ -9,7 +9,7 @@ from typing import NamedTuple
 import charset_normalizer
 
 from mlmtune.corpus.compression import name_if_no_text
-from mlmtune.corpus.faults import FileLeftOut
+from mlmtune.corpus.records import FileLeftOut
 
 _LEGACY_SAMPLE_BYTES = 1 << 13
 _PLAUSIBILITY_CHARACTERS = 1 << 12

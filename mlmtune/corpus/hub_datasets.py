@@ -20,8 +20,7 @@ import xxhash
 
 from mlmtune import hub
 from mlmtune.config import SourceConfig
-from mlmtune.corpus.faults import FileLeftOut
-from mlmtune.corpus.records import Record, Value, record_of, text_columns
+from mlmtune.corpus.records import FileLeftOut, Record, Value, record_of, text_columns
 from mlmtune.errors import ConfigError, DataError, HubError, MlmtuneError, ResourceError
 from mlmtune.locations import resolve
 from mlmtune.redaction import without_queries

@@ -32,13 +32,13 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
-from mlmtune.corpus.faults import BrokenRecord
 from mlmtune.corpus.hub_datasets import ListedDataset
 from mlmtune.corpus.listing import ListedFile
+from mlmtune.corpus.records import BrokenRecord, FileLeftOut
 from mlmtune.corpus.source_reader import (
     CleanDocument,
     FileEvent,
-    FileOutcome,
+    FileRead,
     SourceReader,
     Tally,
 )
@@ -185,7 +185,7 @@ def _documents(part: Part, counts: PartCounts) -> Iterator[CleanDocument]:
                 counts.first_fault = counts.first_fault or f"{where}: {event.message}"
                 if len(counts.named_records) < _MAX_NAMED:
                     counts.named_records.append((where, event.message))
-            case FileOutcome(reason=None, encoding=encoding):
+            case FileRead(encoding):
                 counts.files_read += 1
                 if encoding is not None:
                     counts.encodings[encoding.name] += 1
@@ -193,7 +193,7 @@ def _documents(part: Part, counts: PartCounts) -> Iterator[CleanDocument]:
                     counts.encodings_guessed[encoding.name] += 1
                     if len(counts.named_guesses) < _MAX_NAMED:
                         counts.named_guesses.append((path, encoding.name))
-            case FileOutcome(reason=str(reason)):
+            case FileLeftOut(reason=reason):
                 counts.files_left_out[reason] += 1
                 if event.is_misread:
                     counts.misread = counts.misread or f"{path}: {event.detail}"

@@ -1,11 +1,50 @@
-"""Records, which files and datasets consist of, and the text of each."""
+"""Records, which files and datasets consist of; the text of each; and what may be wrong with it."""
 
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlmtune.corpus.faults import BrokenRecord, FileLeftOut
+
+class FileLeftOut(Exception):
+    """A file cannot be read as text.
+
+    Args:
+        reason: the word it is counted under (`binary`, `vanished`, ...).
+        detail: what is wrong, for people.
+        broken: the file is damaged, so that `corpus.on_error` decides whether to go on.
+        is_misread: no record of the file can be read with these settings, so that the config must
+            change, whatever `corpus.on_error` says.
+    """
+
+    def __init__(
+        self, reason: str, detail: str, *, broken: bool = False, is_misread: bool = False
+    ) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+        self.broken = broken
+        self.is_misread = is_misread
+
+
+def misread(detail: str) -> FileLeftOut:
+    """Return the error of a file that cannot be read in the way that the config asks for."""
+    return FileLeftOut("broken", detail, broken=True, is_misread=True)
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenRecord:
+    """A record that cannot be read.
+
+    Attributes:
+        place: the position in the file, as it is written after the file's name (`:17` for a line).
+        message: what is wrong and how to fix it.
+        lacks_text: whether the field with the text is missing.
+    """
+
+    place: str
+    message: str
+    lacks_text: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +166,10 @@ def text_columns(
         chosen = [name for name in candidates if name in columns][:1]
         if not chosen:
             there = f"no column '{column}'; the columns are: {listed(columns)}"
-            detail = f"{there} (set text_field, or exclude the file)"
-            raise FileLeftOut("broken", detail, broken=True, is_misread=True)
+            raise misread(f"{there} (set text_field, or exclude the file)")
     for name in chosen:
         if list(columns).count(name) > 1:
-            detail = f"there are two columns '{name}'; rename one of them"
-            raise FileLeftOut("broken", detail, broken=True, is_misread=True)
+            raise misread(f"there are two columns '{name}'; rename one of them")
     return chosen
 
 

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
-from mlmtune.corpus.faults import FileLeftOut
+from mlmtune.corpus.records import FileLeftOut
 from mlmtune.errors import ConfigError, DataError, HubError, MlmtuneError
 from mlmtune.locations import FILE_SCHEME, PACKAGE_SCHEME
 from mlmtune.redaction import is_url, public_location, remember_secrets, without_queries

@@ -10,25 +10,22 @@ from mlmtune.config import CleaningConfig, MarkdownConfig, SourceConfig
 from mlmtune.corpus.cleaning import clean, content_hash, letter_share
 from mlmtune.corpus.decoding import Span
 from mlmtune.corpus.encodings import Decoding, Encoding
-from mlmtune.corpus.faults import BrokenRecord, FileLeftOut
 from mlmtune.corpus.formats import format_of
 from mlmtune.corpus.hub_datasets import ListedDataset, read_dataset
 from mlmtune.corpus.listing import ListedFile
 from mlmtune.corpus.markdown_text import PageTooLarge
-from mlmtune.corpus.records import Record
+from mlmtune.corpus.records import BrokenRecord, FileLeftOut, Record
 from mlmtune.corpus.remote import local_copy
 from mlmtune.errors import HubError
 from mlmtune.redaction import public_location
 
 
 class CleanDocument(NamedTuple):
-    """A cleaned document.
+    """A cleaned document; `content_hash` and `letter_share` are those of `cleaning`.
 
     Attributes:
         id: names the document within its source.
         text: the cleaned text, which may be empty.
-        content_hash: a hash of 64 bits of the normalised text.
-        letter_share: the share of letters among the characters that are not white space.
     """
 
     id: str
@@ -37,25 +34,17 @@ class CleanDocument(NamedTuple):
     letter_share: float
 
 
-class FileOutcome(NamedTuple):
-    """How the reading of a file ended.
+class FileRead(NamedTuple):
+    """The end of a file that was read.
 
     Attributes:
-        reason: why the file was left out; None if it was read.
-        detail: the reason in words.
-        broken: whether the file is damaged, so that `corpus.on_error` decides what happens.
-        is_misread: whether the config must change, whatever `corpus.on_error` says.
-        encoding: the encoding of the text; None if the file is not text or was not read.
+        encoding: the encoding of its text; None if the file is not text.
     """
 
-    reason: str | None = None
-    detail: str = ""
-    broken: bool = False
-    is_misread: bool = False
-    encoding: Encoding | None = None
+    encoding: Encoding | None
 
 
-FileEvent = CleanDocument | BrokenRecord | FileOutcome
+FileEvent = CleanDocument | BrokenRecord | FileLeftOut | FileRead
 
 
 @dataclass
@@ -73,13 +62,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class SourceReader:
-    """Reads and cleans the files of a source, or its dataset.
-
-    Attributes:
-        source: the source in the config.
-        cleaning: how all text is cleaned.
-        markdown: how Markdown becomes text.
-    """
+    """Reads and cleans the files of a source, or its dataset."""
 
     source: SourceConfig
     cleaning: CleaningConfig
@@ -88,10 +71,10 @@ class SourceReader:
     def read_file(
         self, file: ListedFile, tally: Tally, scratch: Path | None = None
     ) -> Iterator[FileEvent]:
-        """Yield the documents and broken records of a file, then one `FileOutcome`.
+        """Yield the documents and broken records of a file, then whether it was read or left out.
 
         Args:
-            file: the file to read.
+            file: the file to read. If it is a later span of a file, nothing is said of its end.
             tally: counts characters.
             scratch: the folder of the temporary copy of a remote file.
 
@@ -100,7 +83,7 @@ class SourceReader:
         """
         decoding = Decoding(self.source.encoding)
         num_records = 0
-        # The first span of a file has its outcome, so that the file is counted once.
+        # Only the first span of a file says how it ended, so that the file is counted once.
         is_later_span = file.span is not None and file.span.start > 0
         try:
             with local_copy(file.path, scratch) as path:
@@ -114,17 +97,16 @@ class SourceReader:
                     f"{public_location(file.path)}: {fault.detail}; try again"
                 ) from fault
             if num_records == 0 and not is_later_span:
-                yield FileOutcome(fault.reason, fault.detail, fault.broken, fault.is_misread)
+                yield fault
                 return
             # The records before the fault are used, so the file does not count as left out.
             where = f" (after {num_records} records)"
             yield BrokenRecord(where, f"{fault.reason}: {fault.detail}")
         if not is_later_span:
             is_read = num_records > 0 or file.span is not None
-            if is_read:
-                yield FileOutcome(encoding=decoding.found)
-            else:
-                yield FileOutcome("empty", "holds no documents")
+            yield (
+                FileRead(decoding.found) if is_read else FileLeftOut("empty", "holds no documents")
+            )
 
     def _records(self, path: str, span: Span | None, decoding: Decoding) -> Iterator[Record]:
         format_ = format_of(self.source.format)
@@ -142,7 +124,9 @@ class SourceReader:
     def _clean(self, record: Record, id_: str, tally: Tally) -> CleanDocument | BrokenRecord:
         if isinstance(record, BrokenRecord):
             return record
-        markup = self.source.markup or ("markdown" if self.source.format == "markdown" else "none")
+        markup = self.source.markup or (
+            "none" if self.source.dataset else format_of(self.source.format).markup
+        )
         removed: Counter[str] = Counter()
         try:
             text = clean(record.text, markup, self.cleaning, self.markdown, removed)

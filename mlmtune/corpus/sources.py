@@ -6,6 +6,7 @@ from itertools import count
 from typing import Literal
 
 from mlmtune.config import CorpusConfig, SourceConfig
+from mlmtune.corpus.formats import format_of
 from mlmtune.printable import printable
 from mlmtune.redaction import public_location, without_secrets
 
@@ -39,7 +40,7 @@ class CorpusSource:
     @property
     def is_by_lines(self) -> bool:
         """Whether each of its lines is a sentence."""
-        return self.config.format == "sentences"
+        return self.config.dataset is None and format_of(self.config.format).is_by_lines
 
     @property
     def weight(self) -> float:

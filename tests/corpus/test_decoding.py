@@ -21,7 +21,7 @@ from mlmtune.corpus.decoding import (
     read_text,
     uncompressed_name,
 )
-from mlmtune.corpus.faults import BrokenRecord, FileLeftOut
+from mlmtune.corpus.records import BrokenRecord, FileLeftOut
 
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\1\0\0\0\1\0\x08\x02\0\0\0" + bytes(range(256)) * 20
 FRENCH = "Le garçon est allé à l'école, où il a étudié la littérature."

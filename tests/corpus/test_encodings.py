@@ -6,7 +6,7 @@ from mlmtune.corpus import decoding
 from mlmtune.corpus.compression import name_if_no_text
 from mlmtune.corpus.decoding import can_be_cut, iter_lines, read_text
 from mlmtune.corpus.encodings import Decoding, Encoding, detect_encoding
-from mlmtune.corpus.faults import BrokenRecord, FileLeftOut
+from mlmtune.corpus.records import BrokenRecord, FileLeftOut
 
 HUNGARIAN = "A hűvös őszön a gyűjtő több szőlőt hozott, mint a tűzoltó fúrógépe."
 CZECH = "Žluťoučký kůň běžel přes žitné pole a štěkal na něj šťastný pes."

@@ -21,12 +21,18 @@ from pydantic import TypeAdapter
 from mlmtune.config import FormatName, SourceConfig, Sources
 from mlmtune.corpus import formats
 from mlmtune.corpus.encodings import ADVICE, Decoding
-from mlmtune.corpus.faults import BrokenRecord, FileLeftOut
 from mlmtune.corpus.formats import csv as csv_format
 from mlmtune.corpus.formats import format_of
 from mlmtune.corpus.formats import json as json_format
 from mlmtune.corpus.formats import sentences as sentences_format
-from mlmtune.corpus.records import RawDocument, Value, record_of, text_columns
+from mlmtune.corpus.records import (
+    BrokenRecord,
+    FileLeftOut,
+    RawDocument,
+    Value,
+    record_of,
+    text_columns,
+)
 
 # A dataset is not a file.
 FORMATS = sorted(set(get_args(FormatName)) - {"dataset"})

@@ -14,9 +14,8 @@ import pytest
 
 from mlmtune import hub as environment
 from mlmtune.config import SourceConfig
-from mlmtune.corpus.faults import BrokenRecord
 from mlmtune.corpus.hub_datasets import locate, read_dataset
-from mlmtune.corpus.records import RawDocument
+from mlmtune.corpus.records import BrokenRecord, RawDocument
 from mlmtune.errors import ConfigError, DataError, HubError, ResourceError
 
 WHERE = "corpus.sources[0]"

@@ -13,8 +13,8 @@ from mlmtune.config import CorpusConfig, SourceConfig
 from mlmtune.corpus import dividing
 from mlmtune.corpus import parts as parts_module
 from mlmtune.corpus.dividing import plan_parts, with_line_numbers
-from mlmtune.corpus.faults import FileLeftOut
 from mlmtune.corpus.parts import PartTable, read_part, write_part
+from mlmtune.corpus.records import FileLeftOut
 from mlmtune.corpus.scanning import scan
 from mlmtune.corpus.sources import all_sources
 from mlmtune.errors import HubError

@@ -12,7 +12,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from mlmtune.corpus import remote
-from mlmtune.corpus.faults import FileLeftOut
+from mlmtune.corpus.records import FileLeftOut
 from mlmtune.corpus.remote import is_remote, list_remote, local_copy
 from mlmtune.errors import ConfigError, DataError, HubError
 

@@ -1,7 +1,7 @@
-"""Formats: a module for each, named as the format, whose `FORMAT` is all that is known of it.
+"""Formats: a module for each, named as the format, whose `FORMAT` is all that is known about it.
 
-A reader gives the text as it is in the file; cleaning comes later. It gives a broken record as a
-`BrokenRecord` in its place, so that the other records are not lost. A dataset is not a file, and
+A reader yields the text as it is in the file; cleaning comes later. It yields a `BrokenRecord` for
+a record that cannot be read, so that the other records are not lost. A dataset is not a file, and
 is read by `mlmtune.corpus.hub_datasets`.
 """
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from typing import Literal
 
 from mlmtune.config import FormatName, SourceConfig
 from mlmtune.corpus.compression import COMPRESSIONS
@@ -17,10 +18,10 @@ from mlmtune.corpus.encodings import Decoding
 from mlmtune.corpus.records import Record
 
 Reader = Callable[[str, SourceConfig, Decoding], Iterator[Record]]
-"""(path, its source, its decoding) -> records; raises `FileLeftOut` where it cannot be read."""
+"""(path, its source, its decoding) -> records; raises `FileLeftOut` if the file cannot be read."""
 
 SpanReader = Callable[[str, SourceConfig, Decoding, Span | None], Iterator[Record]]
-"""The same for the lines of a file that begin in a span."""
+"""The same, for the lines of a file that begin in a span."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,15 @@ class Format:
     """How the files of a source are found and read.
 
     Attributes:
-        read: gives the records of a file.
+        read: yields the records of a file.
         endings: the usual endings of its files, without those of a compression.
         is_compressed_within: whether its files hold compressed data, so that nobody compresses
             them again.
         is_plain_text: whether every character of a file becomes text, so that a file of another
             kind would be misread.
-        read_span: gives the records of some lines of a file; None where lines are not records.
+        markup: the markup of the text, unless the source names another.
+        is_by_lines: whether each line of a document is a sentence.
+        read_span: yields the records of some lines of a file; None if lines are not records.
         line_endings: the endings of the files that `read_span` can read.
     """
 
@@ -42,16 +45,17 @@ class Format:
     endings: tuple[str, ...]
     is_compressed_within: bool = False
     is_plain_text: bool = False
+    markup: Literal["markdown", "html", "none"] = "none"
+    is_by_lines: bool = False
     read_span: SpanReader | None = None
     line_endings: tuple[str, ...] = ()
 
     @property
     def file_endings(self) -> tuple[str, ...]:
         """The endings that are read below a folder: its own, and each with a compression."""
-        if self.is_compressed_within:
-            return self.endings
-        return self.endings + tuple(
-            ending + compression for compression in COMPRESSIONS for ending in self.endings
+        compressions = () if self.is_compressed_within else COMPRESSIONS
+        return tuple(
+            end + compression for compression in ("", *compressions) for end in self.endings
         )
 
     def has_lines(self, path: str) -> bool:
@@ -61,6 +65,5 @@ class Format:
 
 @cache
 def format_of(name: FormatName) -> Format:
-    """Return the format of a name, from the module that is named as it is."""
     format_: Format = import_module(f"{__name__}.{name}").FORMAT
     return format_

@@ -10,9 +10,8 @@ from typing import Any, Literal, Self, TextIO
 from mlmtune.config import SourceConfig
 from mlmtune.corpus.decoding import open_text, uncompressed_name
 from mlmtune.corpus.encodings import ADVICE, Decoding
-from mlmtune.corpus.faults import BrokenRecord, FileLeftOut
 from mlmtune.corpus.formats import Format
-from mlmtune.corpus.records import Record, Value, text_columns, texts_of
+from mlmtune.corpus.records import BrokenRecord, FileLeftOut, Record, Value, text_columns, texts_of
 
 # The parser needs 4 bytes per character, and an open quote takes the rest of the file.
 MAX_FIELD_CHARACTERS = 1 << 26

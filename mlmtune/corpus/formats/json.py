@@ -14,9 +14,17 @@ from mlmtune.corpus.decoding import (
     uncompressed_name,
 )
 from mlmtune.corpus.encodings import Decoding
-from mlmtune.corpus.faults import BrokenRecord, FileLeftOut
 from mlmtune.corpus.formats import Format
-from mlmtune.corpus.records import Record, Value, kind_of, listed, reach, texts_of
+from mlmtune.corpus.records import (
+    BrokenRecord,
+    FileLeftOut,
+    Record,
+    Value,
+    kind_of,
+    listed,
+    reach,
+    texts_of,
+)
 
 JSON_LINES = (".jsonl", ".ndjson")
 """The endings of files that hold a value per line."""

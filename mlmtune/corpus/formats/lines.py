@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from mlmtune.config import SourceConfig
 from mlmtune.corpus.decoding import Span, iter_lines
 from mlmtune.corpus.encodings import Decoding
-from mlmtune.corpus.faults import BrokenRecord
 from mlmtune.corpus.formats import Format
-from mlmtune.corpus.records import RawDocument, Record
+from mlmtune.corpus.records import BrokenRecord, RawDocument, Record
 
 
 def read_lines(

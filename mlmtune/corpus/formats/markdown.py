@@ -17,4 +17,4 @@ def read_markdown(path: str, source: SourceConfig, decoding: Decoding) -> Iterat
     yield RawDocument(read_text(path, _MAX_PAGE_BYTES, decoding))
 
 
-FORMAT = Format(read_markdown, endings=(".md", ".markdown", ".mdx"))
+FORMAT = Format(read_markdown, endings=(".md", ".markdown", ".mdx"), markup="markdown")

@@ -7,9 +7,8 @@ from typing import IO, TYPE_CHECKING
 from mlmtune.config import SourceConfig
 from mlmtune.corpus.decoding import open_bytes
 from mlmtune.corpus.encodings import Decoding
-from mlmtune.corpus.faults import BrokenRecord, FileLeftOut
 from mlmtune.corpus.formats import Format
-from mlmtune.corpus.records import Record, Value, text_columns, texts_of
+from mlmtune.corpus.records import BrokenRecord, FileLeftOut, Record, Value, text_columns, texts_of
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -8,9 +8,8 @@ from itertools import count
 from mlmtune.config import SourceConfig
 from mlmtune.corpus.decoding import read_bytes
 from mlmtune.corpus.encodings import Decoding
-from mlmtune.corpus.faults import BrokenRecord, FileLeftOut
 from mlmtune.corpus.formats import Format
-from mlmtune.corpus.records import RawDocument, Record, listed
+from mlmtune.corpus.records import BrokenRecord, FileLeftOut, RawDocument, Record, listed
 
 
 def read_python(path: str, source: SourceConfig, decoding: Decoding) -> Iterator[Record]:

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from mlmtune.config import SourceConfig
 from mlmtune.corpus.decoding import MAX_DOCUMENT_BYTES
 from mlmtune.corpus.encodings import Decoding
-from mlmtune.corpus.faults import BrokenRecord
 from mlmtune.corpus.formats import Format
 from mlmtune.corpus.formats.lines import iter_any_lines
-from mlmtune.corpus.records import RawDocument, Record
+from mlmtune.corpus.records import BrokenRecord, RawDocument, Record
 
 
 def read_sentences(path: str, source: SourceConfig, decoding: Decoding) -> Iterator[Record]:
@@ -40,4 +39,4 @@ def _document(sentences: io.StringIO, first: int, num_characters: int) -> Iterat
         yield RawDocument(sentences.getvalue().removesuffix("\n"), f"#{first}")
 
 
-FORMAT = Format(read_sentences, endings=(".txt",), is_plain_text=True)
+FORMAT = Format(read_sentences, endings=(".txt",), is_plain_text=True, is_by_lines=True)
