@@ -14,7 +14,6 @@ Overrides = Annotated[
     typer.Argument(
         metavar="SECTION.KEY=VALUE",
         help="Settings that override those of the file; each value is YAML.",
-        show_default=False,
     ),
 ]
 ModelNames = Annotated[
@@ -33,7 +32,6 @@ NumProcesses = Annotated[
         metavar="N|auto",
         help="Run in N processes on this machine, each with its own GPU where there are GPUs; auto "
         "starts one process per GPU.",
-        show_default=False,
     ),
 ]
 Resume = Annotated[
@@ -77,15 +75,13 @@ ComparedModels = Annotated[
 # ------------------------------------------------------------------------------------------- sweep
 
 AnyConfigPath = Annotated[
-    Path,
-    typer.Option("--config", metavar="FILE", help="The YAML file of a run or of a task."),
+    Path, typer.Option("--config", metavar="FILE", help="The YAML file of a run or of a task.")
 ]
 Grid = Annotated[
     list[str],
     typer.Argument(
         metavar="section.key=[A,B,...]",
         help="Values to try, in every combination; section.key=value holds for all runs.",
-        show_default=False,
     ),
 ]
 
@@ -105,7 +101,6 @@ Dump = Annotated[
     typer.Option(
         metavar="FILE.csv",
         help="Write the text, the masked input and the predictions of each chunk.",
-        show_default=False,
     ),
 ]
 
@@ -116,16 +111,11 @@ Sentences = Annotated[
     typer.Argument(
         metavar="TEXT",
         help="Sentences that contain [MASK]; - reads them from standard input, one per line.",
-        show_default=False,
     ),
 ]
 TextFile = Annotated[
     Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="A file of sentences, one per line; - is standard input.",
-        show_default=False,
-    ),
+    typer.Option(metavar="FILE", help="A file of sentences, one per line; - is standard input."),
 ]
 Targets = Annotated[
     str | None,
@@ -133,7 +123,6 @@ Targets = Annotated[
         metavar="WORD,...",
         help="Words, separated by commas, whose probability and rank in the vocabulary are "
         "shown for each mask.",
-        show_default=False,
     ),
 ]
 TopK = Annotated[int, typer.Option(min=1, help="Number of candidates for each mask.")]
@@ -154,7 +143,6 @@ ReportFolder = Annotated[
         metavar="FOLDER",
         help="The folder to write to. The default is the directory of the run, or ./report "
         "for several runs.",
-        show_default=False,
     ),
 ]
 
@@ -162,8 +150,7 @@ ReportFolder = Annotated[
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a finished run.")]
 RepositoryName = Annotated[
-    str,
-    typer.Option(metavar="NAME", help="The repository: NAME, or ORGANISATION/NAME."),
+    str, typer.Option(metavar="NAME", help="The repository: NAME, or ORGANISATION/NAME.")
 ]
 Private = Annotated[
     bool,
@@ -184,8 +171,7 @@ Measure = Annotated[
     ),
 ]
 AllStrategies = Annotated[
-    bool,
-    typer.Option("--masks", help="Show every masking strategy, not only that of the config."),
+    bool, typer.Option("--masks", help="Show every masking strategy, not only that of the config.")
 ]
 NumChunks = Annotated[
     int, typer.Option(min=1, metavar="N", help="Number of chunks to show with their masks.")
@@ -198,28 +184,17 @@ NumDraws = Annotated[
 
 ExportPath = Annotated[
     Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="Write the cleaned documents to FILE.jsonl or FILE.parquet.",
-        show_default=False,
-    ),
+    typer.Option(metavar="FILE", help="Write the cleaned documents to FILE.jsonl or FILE.parquet."),
 ]
 
 # -------------------------------------------------------------------------------------------- init
 
 ConfigName = Annotated[
     str | None,
-    typer.Argument(
-        metavar="NAME",
-        help="The config to write. Without it, all configs are listed.",
-        show_default=False,
-    ),
+    typer.Argument(metavar="NAME", help="The config to write. Without it, all configs are listed."),
 ]
 OutputFile = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE", help="The file to write; NAME.yaml by default.", show_default=False
-    ),
+    Path | None, typer.Option(metavar="FILE", help="The file to write; NAME.yaml by default.")
 ]
 Schema = Annotated[
     bool,

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -68,13 +69,17 @@ def probe(
 
     task = Path(config.run.output_dir).name
     result = compare_on_task(task, probed, fits.data, predictions, console)
-    write_json(folder / "probe.json", result.to_json())
+    content = asdict(result)
+    write_json(folder / "probe.json", content)
     write_text(folder / "probe.md", to_markdown(result))
     for model in probed:
         if model.run is not None:
-            _keep_in_run(model.run.path, result, console)
+            # By the name of the task, because a run may be probed on several.
+            run = RunDir(model.run.path)
+            run.write_json("probe.json", (run.read_json("probe.json") or {}) | {task: content})
+            renew_report(run.path, console)
     if as_json:
-        console.result(json.dumps(result.to_json(), indent=2, ensure_ascii=False))
+        console.result(json.dumps(content, indent=2, ensure_ascii=False))
         return
     for line in describe(result):
         console.result(line)
@@ -135,11 +140,3 @@ def to_markdown(result: Probe) -> str:
         *(f"> {note}" for note in result.notes),
     ]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _keep_in_run(path: Path, result: Probe, console: Console) -> None:
-    """Add a result to the directory of a run, by the name of the task, and to its report."""
-    run = RunDir(path)
-    kept = run.read_json("probe.json") or {}
-    run.write_json("probe.json", kept | {result.task: result.to_json()})
-    renew_report(path, console)

@@ -5,8 +5,6 @@ Tokens of one document resemble each other, so documents are drawn with replacem
 draws, which makes the interval of a difference narrow (Koehn 2004, section 4).
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,20 +28,13 @@ def resampled(by_unit: Sums) -> Sums:
         (NUM_RESAMPLES, K) sums; all columns share the same draws.
     """
     num_units = len(by_unit)
-    generator = np.random.default_rng(SEED)
-    blocks = []
-    for size in _blocks(num_units):
+    generator, blocks = np.random.default_rng(SEED), []
+    most_at_once = max(1, BLOCK_DRAWS // num_units)
+    for start in range(0, NUM_RESAMPLES, most_at_once):
+        size = min(most_at_once, NUM_RESAMPLES - start)
         counts = generator.multinomial(num_units, np.full(num_units, 1 / num_units), size=size)
         blocks.append(counts.astype(np.float64) @ by_unit)
     return np.concatenate(blocks)
-
-
-def _blocks(num_units: int) -> Iterator[int]:
-    left = NUM_RESAMPLES
-    while left:
-        size = min(left, max(1, BLOCK_DRAWS // num_units))
-        yield size
-        left -= size
 
 
 def sums_by_unit(units: NDArray[np.int64], values: list[NDArray[np.float64]]) -> Sums:

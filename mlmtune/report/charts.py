@@ -22,12 +22,7 @@ MOST_POINTS = 400
 
 @dataclass(frozen=True)
 class Series:
-    """A line of a chart.
-
-    Attributes:
-        name: The name in the legend.
-        points: Pairs of x and y, sorted by x.
-    """
+    """A line of a chart, with its name in the legend; `points` are (x, y), sorted by x."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -42,7 +37,6 @@ class Range:
         value: The position of the dot.
         interval: The ends of the bar; None for a row without a bar.
         shown: The text at its right.
-        colour: The number of its colour.
     """
 
     name: str
@@ -74,16 +68,14 @@ def line_chart(title: str, series: Sequence[Series], *, may_be_log: bool = False
     ticks = list(_log_ticks(low, high) if is_log else _ticks(low, high))
     low, high = min(low, ticks[0]), max(high, ticks[-1])
     right = max(max(x for x, _ in s.points) for s in series) or 1.0
+    scale = math.log if is_log else float
 
     def at_x(x: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * x / right
 
     def at_y(y: float) -> float:
-        if is_log:
-            y, bottom, top = math.log(y), math.log(low), math.log(high)
-        else:
-            bottom, top = low, high
-        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - (y - bottom) / (top - bottom))
+        share = (scale(y) - scale(low)) / (scale(high) - scale(low))
+        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - share)
 
     parts = []
     for tick in ticks:
@@ -95,9 +87,7 @@ def line_chart(title: str, series: Sequence[Series], *, may_be_log: bool = False
             f'<text class="tick middle" x="{at_x(tick):.1f}" y="{HEIGHT - BOTTOM + 18}">'
             f"{_short(tick)}</text>"
         )
-    parts.append(
-        f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT - 2}">step</text>'
-    )  # fmt: skip
+    parts.append(f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT - 2}">step</text>')
     for number, line in enumerate(series):
         points = [(at_x(x), at_y(y)) for x, y in line.points if math.isfinite(y)]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)

@@ -12,6 +12,9 @@ from mlmtune.training.outcome import Label
 
 FORMAT_VERSION = 1
 
+Method = Literal["frozen", "finetuned"]
+METHOD_NAMES: dict[Method, str] = {"frozen": "frozen", "finetuned": "fine-tuned"}
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -36,7 +39,6 @@ class Change:
     Attributes:
         loss: The difference in nats per token; below 0 the adapted model is better.
         accuracy: The difference in accuracy; above 0 the adapted model is better.
-        accuracy_top5: The difference in top-5 accuracy.
     """
 
     loss: Estimate
@@ -49,7 +51,6 @@ class Measurement:
     """One model measured on one text.
 
     Attributes:
-        model: The name of the model.
         num_masked_tokens: The number of different tokens that were masked in any draw of masks.
         num_predictions: The number of masked tokens over all draws, which the means are taken over.
         loss: The loss in nats per masked token.
@@ -83,12 +84,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class TextPart:
-    """The masked tokens of one source of a text, or of words of one kind.
-
-    Attributes:
-        name: The name of the source or of the kind.
-        measurements: One for each model, in the order of the report.
-    """
+    """Each model measured on the masked tokens of one source, or on words of one kind."""
 
     name: str
     measurements: tuple[Measurement, ...]
@@ -99,7 +95,6 @@ class Text:
     """A text that all models were measured on.
 
     Attributes:
-        name: The name of the text.
         kind: `domain` is the validation text of the run, `general` is `evaluation.general`.
         num_documents: The number of documents in the evaluated chunks.
         num_chunks: The number of evaluated chunks, in the tokens of the first model.
@@ -129,12 +124,7 @@ class Text:
 
 @dataclass(frozen=True)
 class ProposedToken:
-    """A token that a model predicts for a mask.
-
-    Attributes:
-        token_str: The text of the token.
-        score: The probability of the token.
-    """
+    """The text of a token that a model predicts for a mask, and its probability."""
 
     token_str: str
     score: float
@@ -145,7 +135,6 @@ class Opinion:
     """What a model predicts for one masked token.
 
     Attributes:
-        model: The name of the model.
         loss: The loss of the true token in nats; None if the true token is not known.
         candidates: The five likeliest tokens, the likeliest first.
     """
@@ -160,11 +149,8 @@ class TokenExample:
     """A masked token of the validation text, in its sentence.
 
     Attributes:
-        source: The name of its source.
         document: The id of its document within the source.
         before: The text before it, as the models saw it, with other masks in it.
-        token: The token that was masked.
-        after: The text after it.
         gain: How much lower the loss of the adapted model is, in nats.
         opinions: The predictions of the base and of the adapted model.
     """
@@ -180,12 +166,7 @@ class TokenExample:
 
 @dataclass(frozen=True)
 class Question:
-    """A sentence of `evaluation.examples`, filled in by every model.
-
-    Attributes:
-        text: The sentence with its masks.
-        opinions: What each model predicts, for each mask.
-    """
+    """A sentence of `evaluation.examples`, and for each mask what each model predicts."""
 
     text: str
     opinions: tuple[tuple[Opinion, ...], ...]
@@ -224,7 +205,6 @@ class Verdict:
 
     Attributes:
         run: The name of the model of the run.
-        label: The verdict in a few words.
         sentence: The verdict in a sentence, for someone who reads nothing else.
         reasons: The measurements that it is based on.
         suggestions: What to try next; empty if there is nothing to fix.
@@ -239,20 +219,15 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Run:
-    """How one run went.
+    """How one run went. A field such as `train_results` holds the JSON file of that name.
 
     Attributes:
         name: The name of the model of the run.
-        path: The directory of the run.
         steps: The lines of metrics.jsonl about training steps (`step`, `epoch`, `loss`,
             `learning_rate`, `mlm_probability`, `grad_norm`, `num_tokens`, ...).
         evaluations: The lines of metrics.jsonl about evaluations (`step`, `epoch`, `eval_loss`,
             `eval_perplexity`, `eval_accuracy`, `eval_general_loss` if measured, ...).
-        train_results: The content of train_results.json.
-        eval_results: The content of eval_results.json.
-        corpus: The content of corpus.json.
         config: The text of config.resolved.yaml.
-        environment: The content of environment.json.
     """
 
     name: str
@@ -268,12 +243,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Difference:
-    """A setting that is not the same in all runs.
-
-    Attributes:
-        key: The name of the setting, such as `training.epochs`.
-        values: The value in each run, written as YAML.
-    """
+    """A setting that differs between runs, and its value in each run, written as YAML."""
 
     key: str
     values: dict[str, str]
@@ -285,29 +255,17 @@ class ProbeRow:
 
     Attributes:
         method: `frozen` or `finetuned`, as `probe.methods` explains.
-        num_train_examples: The number of training examples.
-        model: The name of the model.
         accuracies: The accuracy on the test examples, for each seed.
         macro_f1s: The macro-F1 on the test examples, for each seed.
         difference: The mean macro-F1 minus that of the first model; None for the first.
     """
 
-    method: Literal["frozen", "finetuned"]
+    method: Method
     num_train_examples: int
     model: str
     accuracies: tuple[float, ...]
     macro_f1s: tuple[float, ...]
     difference: Estimate | None
-
-    @property
-    def method_name(self) -> str:
-        """The method as a reader sees it."""
-        return "frozen" if self.method == "frozen" else "fine-tuned"
-
-    @property
-    def setting(self) -> str:
-        """The method and the number of training examples, as a reader sees them."""
-        return f"{self.method_name} on {self.num_train_examples:,}"
 
 
 @dataclass(frozen=True)
@@ -315,9 +273,6 @@ class Probe:
     """Models compared on a classification task: the content of probe.json.
 
     Attributes:
-        task: The name of the task.
-        num_test_examples: The number of test examples.
-        labels: The labels of the task.
         models: The names of the models; the others are compared with the first.
         rows: The results, by method and number of training examples, then by model.
         sentences: How each of the other models differs from the first.
@@ -332,28 +287,19 @@ class Probe:
     sentences: tuple[str, ...]
     notes: tuple[str, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the content of probe.json."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Report:
     """All that a report says.
 
     Attributes:
-        title: The title of the report.
         created_at: The time in UTC.
-        mlmtune_version: The version that made the report.
-        verdicts: One for each run.
         models: The models, the bases first.
         notes: What the reader must know about the numbers, such as why some do not compare.
         texts: The texts, that of the domain first.
         general_is_missing: Whether there is no general text, so that forgetting was not measured.
         gained: The tokens on which the adapted model gained most; empty for several runs.
         lost: The tokens on which it lost most; empty for several runs.
-        questions: The sentences of `evaluation.examples`.
-        runs: How the runs went.
         differences: The settings that differ between the runs; empty for one run.
         probes: How the models compare on tasks, if that was measured.
     """

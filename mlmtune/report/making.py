@@ -1,7 +1,7 @@
 """Making a report: base and adapted models of one run or several, on the same masks."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import yaml
@@ -14,12 +14,7 @@ from mlmtune.evaluation.perplexity import LEAST_SAID
 from mlmtune.modeling.names import short_names
 from mlmtune.numbers import share
 from mlmtune.printable import counted
-from mlmtune.report.findings import (
-    Difference,
-    Model,
-    Report,
-    Text,
-)
+from mlmtune.report.findings import Difference, Model, Report, Text
 from mlmtune.report.measurements import Measurements
 from mlmtune.report.runs import FinishedRun
 from mlmtune.report.token_examples import questions
@@ -53,19 +48,14 @@ def make_report(runs: list[FinishedRun], config: Config, console: Console) -> Re
     _check_tokenizers(models)
     models = measured.with_frequencies(models)
     texts = measured.texts(models)
-    of_runs = tuple(
-        replace(run.record, name=model.name)
-        for run, model in zip(runs, _adapted(models), strict=True)
-    )
+    adapted = {model.name: model for model in models if model.is_adapted}
+    of_runs = tuple(replace(run.record, name=name) for run, name in zip(runs, adapted, strict=True))
     gained, lost = measured.examples()
-    names = " and ".join(model.name for model in _adapted(models))
     return Report(
-        title=f"{names}: did adaptation help?",
+        title=f"{' and '.join(adapted)}: did adaptation help?",
         created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         mlmtune_version=__version__,
-        verdicts=tuple(
-            judge(model, texts, run) for model, run in zip(_adapted(models), of_runs, strict=True)
-        ),
+        verdicts=tuple(judge(adapted[run.name], texts, run) for run in of_runs),
         models=tuple(models),
         notes=tuple(_notes(models, texts)),
         texts=texts,
@@ -74,7 +64,7 @@ def make_report(runs: list[FinishedRun], config: Config, console: Console) -> Re
         lost=lost,
         questions=questions(config.evaluation.examples, measured.answers),
         runs=of_runs,
-        differences=_differences(runs, [model.name for model in _adapted(models)]),
+        differences=_differences(dict(zip(adapted, runs, strict=True))),
         probes=read_probes([run.path for run in runs]),
     )
 
@@ -100,10 +90,6 @@ def _models(runs: list[FinishedRun]) -> list[tuple[Model, ModelConfig]]:
 
 def _key(model: ModelConfig) -> tuple[str, str | None]:
     return model.name_or_path, model.revision
-
-
-def _adapted(models: list[Model]) -> list[Model]:
-    return [model for model in models if model.is_adapted]
 
 
 def _check_tokenizers(models: list[Model]) -> None:
@@ -136,7 +122,7 @@ def _notes(models: list[Model], texts: tuple[Text, ...]) -> list[str]:
             "accuracies per token do not compare"
             + ("; those per word and per byte do." if all(t.compares_bytes for t in texts) else ".")
         )
-    notes += list(notes_on_unknown_text(texts))
+    notes += notes_on_unknown_text(texts)
     notes += [
         f"{text.name}: only {counted(text.num_documents, 'document')}, so intervals come from "
         "chunks. Chunks of one document are alike, so these intervals are too narrow."
@@ -170,14 +156,18 @@ def notes_on_unknown_text(texts: tuple[Text, ...]) -> Iterator[str]:
             )
 
 
-def _differences(runs: list[FinishedRun], names: list[str]) -> tuple[Difference, ...]:
-    """Return the settings that differ between the runs."""
-    settings = [flat(run.config.model_dump(exclude=set(NOT_COMPARED))) for run in runs]
-    keys = list(dict.fromkeys(key for values in settings for key in values))
+def _differences(runs: Mapping[str, FinishedRun]) -> tuple[Difference, ...]:
+    """Return the settings that differ between the runs, which are given by name."""
+    settings = {
+        name: flat(run.config.model_dump(exclude=set(NOT_COMPARED))) for name, run in runs.items()
+    }
     differences = []
-    for key in keys:
-        values = [yaml.safe_dump(of_run.get(key), default_flow_style=True) for of_run in settings]
-        if len(set(values)) > 1:
-            shown = [value.removesuffix("\n...\n").strip() for value in values]
-            differences.append(Difference(key, dict(zip(names, shown, strict=True))))
+    for key in dict.fromkeys(key for of_run in settings.values() for key in of_run):
+        values = {
+            name: yaml.safe_dump(of_run.get(key), default_flow_style=True)
+            for name, of_run in settings.items()
+        }
+        if len(set(values.values())) > 1:
+            shown = {name: value.removesuffix("\n...\n").strip() for name, value in values.items()}
+            differences.append(Difference(key, shown))
     return tuple(differences)

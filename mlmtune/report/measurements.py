@@ -1,7 +1,8 @@
 """What the models of a report say of its texts, measured and compared."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -15,14 +16,7 @@ from mlmtune.evaluation.frequencies import TokenFrequencies
 from mlmtune.evaluation.known_text import KnownText
 from mlmtune.evaluation.scoring import TokenScores
 from mlmtune.report.comparison import compare, units_of
-from mlmtune.report.findings import (
-    Measurement,
-    Model,
-    Opinion,
-    Text,
-    TextPart,
-    TokenExample,
-)
+from mlmtune.report.findings import Measurement, Model, Opinion, Text, TextPart, TokenExample
 from mlmtune.report.measuring import Subject, load_subject
 from mlmtune.report.runs import FinishedRun
 from mlmtune.report.specificity import BINS, kinds, vocabulary, words_at
@@ -132,7 +126,8 @@ class Measurements:
             bases = {m.name: m.compared_with for m in models if m.name in here}
             some = next(iter(here.values()))
             units, by_document = units_of(some, view)
-            rows |= {m.model: m for m in compare(here, bases, units, known_text=KnownText.of(view))}
+            measure = partial(compare, here, bases, units)
+            rows |= {m.model: m for m in measure(known_text=KnownText.of(view))}
             documents = view.store.documents_at(some.positions)
             facts.append(
                 {
@@ -148,10 +143,10 @@ class Measurements:
                 for source in np.unique(of_source)
             }
             if len(groups) > 1:
-                _add_parts(sources, here, bases, units, groups)
+                _add_parts(sources, measure, groups)
             if kind == "domain" and splits.general is not None:
                 groups = _by_specificity(some, view, splits.general, self._config.corpus)
-                _add_parts(specific, here, bases, units, groups)
+                _add_parts(specific, measure, groups)
         order = {model.name: number for number, model in enumerate(models)}
         return Text(
             name=name,
@@ -171,14 +166,12 @@ class Measurements:
 
 def _add_parts(
     parts: dict[str, list[Measurement]],
-    scores: Mapping[str, TokenScores],
-    bases: Mapping[str, str | None],
-    units: NDArray[np.int64],
+    measure: Callable[[NDArray[np.bool_]], tuple[Measurement, ...]],
     groups: Mapping[str, NDArray[np.bool_]],
 ) -> None:
     for name, which in groups.items():
         if which.any():
-            parts.setdefault(name, []).extend(compare(scores, bases, units, which))
+            parts.setdefault(name, []).extend(measure(which))
 
 
 def _parts(

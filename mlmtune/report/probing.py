@@ -7,12 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmtune.classification.metrics import (
-    accuracy,
-    confusion_matrix,
-    gain_over_majority,
-    macro_f1,
-)
+from mlmtune.classification.metrics import accuracy, confusion_matrix, gain_over_majority, macro_f1
 from mlmtune.classification.task_data import Side, TaskData
 from mlmtune.console import Console
 from mlmtune.corpus.overlap import OverlapIndex
@@ -22,24 +17,16 @@ from mlmtune.numbers import share
 from mlmtune.printable import counted
 from mlmtune.report.bootstrap import NUM_RESAMPLES, SEED, estimate
 from mlmtune.report.estimates import change, points
-from mlmtune.report.findings import Probe, ProbeRow
+from mlmtune.report.findings import METHOD_NAMES, Method, Probe, ProbeRow
 from mlmtune.report.runs import FinishedRun
 
 OVERLAP_WORDS = 13
 """Words in a row that count as an overlap, as in `corpus.exclude_overlap_with`."""
 
-Method = Literal["frozen", "finetuned"]
-
 
 @dataclass(frozen=True)
 class ProbedModel:
-    """A model that is probed.
-
-    Attributes:
-        name: A short name, for tables.
-        location: A folder, a hub name, or `package://NAME/FOLDER`.
-        run: The run that produced the model; None if no run did.
-    """
+    """A model that is probed, with a short name, and the run that produced it if one did."""
 
     name: str
     location: str
@@ -60,8 +47,7 @@ class Setting:
 
     def __str__(self) -> str:
         """Name the setting for people."""
-        method = "frozen" if self.method == "frozen" else "fine-tuned"
-        return f"{method} on {self.size}"
+        return f"{METHOD_NAMES[self.method]} on {self.size}"
 
 
 def compare_on_task(
@@ -78,7 +64,7 @@ def compare_on_task(
         models: The models; the others are compared with the first.
         data: The examples of the task.
         predictions: (S, n) predicted labels by seed, for each setting and model.
-        console: Shows the progress.
+        console: Prints notes on how the corpora of runs are read.
     """
     assert data.test is not None
     labels = data.test.labels
@@ -109,30 +95,18 @@ def _rows(
     labels: NDArray[np.int64],
     num_labels: int,
 ) -> Iterator[ProbeRow]:
-    """The row of each model in one setting.
-
-    Args:
-        method: The method of the setting.
-        num_train_examples: The number of training examples of the setting.
-        predictions: (S, n) predicted labels by seed, for each model.
-        labels: (n,) the true labels.
-        num_labels: The number of labels of the task.
-    """
-    reference, *_ = predictions
-    draws = {
-        model: resampled_macro_f1(labels, of_model, num_labels)
-        for model, of_model in predictions.items()
-    }
+    """Yield the row of each model in one setting, from (S, n) predictions of (n,) labels."""
+    reference: tuple[float, NDArray[np.float64]] | None = None
     for model, of_model in predictions.items():
         confusions = np.stack(
             [confusion_matrix(labels, of_seed, num_labels) for of_seed in of_model]
         )
-        f1s = macro_f1(confusions)
-        difference = None
-        if model == reference:
-            reference_f1 = float(f1s.mean())
+        f1s, difference = macro_f1(confusions), None
+        mean, draws = float(f1s.mean()), resampled_macro_f1(labels, of_model, num_labels)
+        if reference is None:
+            reference = mean, draws
         else:
-            difference = estimate(float(f1s.mean()) - reference_f1, draws[model] - draws[reference])
+            difference = estimate(mean - reference[0], draws - reference[1])
         yield ProbeRow(
             method=method,
             num_train_examples=num_train_examples,
@@ -239,16 +213,12 @@ def _overlaps(models: Sequence[ProbedModel], test: Side, console: Console) -> It
 def sentences(rows: Sequence[ProbeRow], reference: str) -> Iterator[str]:
     """Say in one sentence how each model differs from the reference."""
     for model in dict.fromkeys(row.model for row in rows if row.difference is not None):
-        settings: dict[str, list[str]] = {"better": [], "worse": [], "unclear": []}
+        settings: dict[str, list[str]] = {"better": [], "worse": [], "no clear difference": []}
         for row in rows:
             if row.model == model and row.difference is not None:
-                kind = change(row.difference, is_loss=False)
-                settings[kind].append(f"{row.setting} ({points(row.difference)})")
-        parts = [
-            f"{word} {', '.join(settings[kind])}"
-            for kind, word in (
-                ("better", "better"), ("worse", "worse"), ("unclear", "no clear difference"),
-            )
-            if settings[kind]
-        ]  # fmt: skip
+                verdict = change(row.difference, is_loss=False)
+                kind = "no clear difference" if verdict == "unclear" else verdict
+                setting = f"{METHOD_NAMES[row.method]} on {row.num_train_examples:,}"
+                settings[kind].append(f"{setting} ({points(row.difference)})")
+        parts = [f"{kind} {', '.join(named)}" for kind, named in settings.items() if named]
         yield f"{model} against {reference}, macro-F1 in points: {'; '.join(parts)}."

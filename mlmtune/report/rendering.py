@@ -13,7 +13,7 @@ from mlmtune.numbers import f1
 from mlmtune.printable import in_markdown
 from mlmtune.report.charts import Range, Series, interval_chart, line_chart
 from mlmtune.report.estimates import change, count, nats, perplexity, points, share
-from mlmtune.report.findings import Estimate, Probe, Report, Text, TextPart
+from mlmtune.report.findings import METHOD_NAMES, Estimate, Probe, Report, Text, TextPart
 
 
 def to_html(report: Report) -> str:
@@ -61,7 +61,7 @@ def probe_table(result: Probe) -> list[list[str]]:
     for row in result.rows:
         cells.append(
             [
-                row.method_name,
+                METHOD_NAMES[row.method],
                 f"{row.num_train_examples:,}",
                 row.model,
                 _mean_and_spread(row.accuracies),
@@ -74,7 +74,7 @@ def probe_table(result: Probe) -> list[list[str]]:
 
 def _mean_and_spread(values: Sequence[float]) -> str:
     """Write the mean in percent, with the standard deviation over seeds if there are several."""
-    mean = f"{f1(float(np.mean(values)))}"
+    mean = f1(float(np.mean(values)))
     return mean if len(values) < 2 else f"{mean} ± {f1(float(np.std(values, ddof=1)))}"
 
 

@@ -9,9 +9,8 @@ from mlmtune.errors import ConfigError
 from mlmtune.report.findings import Run
 from mlmtune.training.run_dir import finished_run_dir
 
-RECORDS = (
-    "corpus.json", "train_results.json", "eval_results.json", "environment.json",
-)  # fmt: skip
+RECORDS = ("corpus", "train_results", "eval_results", "environment")
+"""The JSON files of a run that a report shows."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,6 @@ class FinishedRun:
     """A run that has finished.
 
     Attributes:
-        path: The directory of the run.
         num_broken_lines: The number of lines of metrics.jsonl that cannot be read.
         config: The config of the run with every `auto` decided.
         record: How the run went, as a report shows it; its name is that of the directory.
@@ -50,7 +48,7 @@ def open_run(path: Path) -> FinishedRun:
             f"{path}: a classifier's run, and reports are about masked language models; compare "
             "models on a task with mlmtune probe"
         )
-    records = {name.removesuffix(".json"): run.read_json(name) for name in RECORDS}
+    records = {name: run.read_json(f"{name}.json") for name in RECORDS}
     resolved = path / "config.resolved.yaml"
     metrics, num_broken_lines = run.read_metrics()
     return FinishedRun(

@@ -48,14 +48,12 @@ class Vocabulary:
 
 def words_of(store: TokenStore, documents: NDArray[np.int64]) -> NDArray[np.uint64]:
     """Return the hash of each word of some documents, document by document."""
-    _, hashes = _hashed(store, documents)
-    return hashes
+    return _hashed(store, documents)[1]
 
 
 def words_at(store: TokenStore, positions: NDArray[np.int64]) -> NDArray[np.uint64]:
     """Return (n,) the hash of the word that contains the token at each of n positions."""
-    documents = np.unique(store.documents_at(positions))
-    starts, hashes = _hashed(store, documents)
+    starts, hashes = _hashed(store, np.unique(store.documents_at(positions)))
     words: NDArray[np.uint64] = hashes[np.searchsorted(starts, positions, side="right") - 1]
     return words
 

@@ -57,7 +57,8 @@ def _examples(
         if len(chosen) == NUM_EXAMPLES:
             break
         document = int(store.documents_at(scores.positions[number]))
-        if document in chosen or not _is_word(tokenizer, int(scores.labels[number])):
+        token = str(tokenizer.decode([int(scores.labels[number])]))
+        if document in chosen or not any(character.isalpha() for character in token):
             continue
         batch = first.evaluator.masks.batch(
             scores.chunks[number : number + 1], int(scores.draws[number])
@@ -68,15 +69,14 @@ def _examples(
     names = store.document_ids(list(chosen))
     examples = []
     for name, (document, (number, batch)) in zip(names, chosen.items(), strict=True):
-        column = int(scores.columns[number])
-        before, after = _context(tokenizer, batch, column)
+        column, ids = int(scores.columns[number]), batch.input_ids[0].tolist()
         examples.append(
             TokenExample(
                 source=store.sources[int(store.documents.sources[document])].name,
                 document=name,
-                before=before,
+                before=_text(tokenizer, ids[max(column - CONTEXT_TOKENS, 0) : column]),
                 token=_text(tokenizer, [int(scores.labels[number])]),
-                after=after,
+                after=_text(tokenizer, ids[column + 1 : column + 1 + CONTEXT_TOKENS]),
                 gain=float(gains[number]),
                 opinions=tuple(
                     _opinion(model, subject, batch, column) for model, subject in subjects.items()
@@ -84,18 +84,6 @@ def _examples(
             )
         )
     return tuple(examples)
-
-
-def _is_word(tokenizer: PreTrainedTokenizerFast, token: int) -> bool:
-    return any(character.isalpha() for character in str(tokenizer.decode([token])))
-
-
-def _context(
-    tokenizer: PreTrainedTokenizerFast, batch: MaskedBatch, column: int
-) -> tuple[str, str]:
-    ids = batch.input_ids[0].tolist()
-    before = ids[max(column - CONTEXT_TOKENS, 0) : column]
-    return _text(tokenizer, before), _text(tokenizer, ids[column + 1 : column + 1 + CONTEXT_TOKENS])
 
 
 def _text(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:

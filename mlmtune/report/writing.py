@@ -9,11 +9,7 @@ from pydantic import TypeAdapter
 from mlmtune.console import Console
 from mlmtune.errors import CheckpointError, ResourceError
 from mlmtune.files import read_json, write_text
-from mlmtune.report.findings import (
-    FORMAT_VERSION,
-    Probe,
-    Report,
-)
+from mlmtune.report.findings import FORMAT_VERSION, Probe, Report
 from mlmtune.report.rendering import to_html, to_markdown
 from mlmtune.shell import own_command
 
@@ -27,13 +23,12 @@ def write_report(report: Report, folder: Path) -> Path:
     Raises:
         ResourceError: A file cannot be written.
     """
+    record = json.dumps(report.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
     contents = {
-        "report.json": json.dumps(
-            report.to_json(), indent=1, ensure_ascii=False, allow_nan=False
-        ) + "\n",
+        "report.json": f"{record}\n",
         "report.md": to_markdown(report),
         "report.html": to_html(report),
-    }  # fmt: skip
+    }
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
