@@ -173,17 +173,15 @@ def explain(error: BaseException) -> tuple[str, int]:
         return str(error), error.exit_code
     kind, said = type(error).__name__, " ".join(str(error).split())
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        why = (str(error).strip().splitlines() or [kind])[0]
-        return (
-            f"training.compile: the model cannot be compiled here ({why}); set it to false",
-            ConfigError.exit_code,
-        )
+        why = first_line(error)
+        message = f"training.compile: the model cannot be compiled here ({why}); set it to false"
+        return message, ConfigError.exit_code
     if is_out_of_memory(error):
-        return (
+        message = (
             "out of memory; lower training.micro_batch_size and evaluation.batch_size, set "
-            "training.gradient_checkpointing: true, or use a smaller model",
-            ResourceError.exit_code,
+            "training.gradient_checkpointing: true, or use a smaller model"
         )
+        return message, ResourceError.exit_code
     if is_fault_of_disk(error):
         why, remedy = why_not_written(error)
         where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""

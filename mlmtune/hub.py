@@ -1,4 +1,4 @@
-"""The Hugging Face hub: asking it something once, and what the environment says of it."""
+"""Requests to the Hugging Face hub, and the environment variables that they depend on."""
 
 import errno
 import os
@@ -11,19 +11,21 @@ from mlmtune.redaction import without_secrets
 HUB_TIMEOUT_SECONDS = 5.0
 """How long the hub may take to answer before it counts as out of reach."""
 
-_PLACES = ("HF_ENDPOINT", "HF_HOME", "HF_DATASETS_CACHE")
+_LOCATIONS = ("HF_ENDPOINT", "HF_HOME", "HF_DATASETS_CACHE")
 _TRUE = ("1", "ON", "YES", "TRUE")
 
 T = TypeVar("T")
 
 
 class OutOfReach(Exception):
-    """The hub does not answer, or must not be asked. A cached copy may still be used."""
+    """The hub does not answer, or no request may be sent. A cached copy may still be used."""
 
 
 def environment_notes() -> list[str]:
-    """The variables that change where models and datasets come from; of a token, that it is set."""
-    notes = [f"{name}={without_secrets(os.environ[name])}" for name in _PLACES if os.getenv(name)]
+    """Return the variables that decide where models and datasets come from, without secrets."""
+    notes = [
+        f"{name}={without_secrets(os.environ[name])}" for name in _LOCATIONS if os.getenv(name)
+    ]
     if os.getenv("HF_HUB_OFFLINE", "").upper() in _TRUE:
         notes.append("HF_HUB_OFFLINE is set")
     if os.getenv("HF_TOKEN"):
@@ -32,14 +34,14 @@ def environment_notes() -> list[str]:
 
 
 def endpoint() -> str:
-    """Return the URL of the hub that is asked."""
+    """Return the URL that requests are sent to, without secrets."""
     from huggingface_hub import constants
 
     return without_secrets(constants.ENDPOINT)
 
 
 def is_offline() -> bool:
-    """Whether the hub must not be asked."""
+    """Whether no request may be sent to the hub."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
@@ -69,22 +71,22 @@ def ask(
     kind: Literal["model", "dataset"],
     name: str,
     revision: str | None,
-    place: str,
+    key: str,
 ) -> T:
-    """Make a request to the hub, and explain in words what goes wrong with it.
+    """Send a request to the hub, and explain in words what goes wrong with it.
 
     Args:
-        request: makes the request, with a timeout.
-        kind: what is asked about.
-        name: its name on the hub.
-        revision: branch, tag or commit.
-        place: the setting or the flag that names it.
+        request: Sends the request, with a timeout.
+        kind: What the request is about.
+        name: The name of the model or dataset on the hub.
+        revision: The branch, tag or commit; None for the default branch.
+        key: The setting or the option that holds the name, for messages.
 
     Raises:
-        OutOfReach: there is no answer, and why.
-        ConfigError: the name can be none on the hub.
-        HubError: the hub answers that there is no such thing, or that access is refused.
-        OSError: there is no room for what is fetched.
+        OutOfReach: There is no answer; the message says why.
+        ConfigError: The hub does not allow such a name.
+        HubError: There is no such model, dataset or revision, or access to it is refused.
+        OSError: The disk is too full for what is downloaded.
     """
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -98,17 +100,17 @@ def ask(
     try:
         return request()
     except HFValidationError as error:
-        raise ConfigError(f"{place}: {name} is neither a folder nor a name on the hub") from error
+        raise ConfigError(f"{key}: {name} is neither a folder nor a name on the hub") from error
     except GatedRepoError as error:
         raise HubError(
-            f"{place}: {name} is gated; ask for access on its page and set HF_TOKEN"
+            f"{key}: {name} is gated; ask for access on its page and set HF_TOKEN"
         ) from error
     except RevisionNotFoundError as error:
-        section = place.rpartition(".")[0]
+        section = key.rpartition(".")[0]
         raise HubError(f"{section}.revision: {name} has no revision {revision!r}") from error
     except RepositoryNotFoundError as error:
         raise HubError(
-            f"{place}: there is no folder {name}, and no such {kind} on {endpoint()} "
+            f"{key}: there is no folder {name}, and no such {kind} on {endpoint()} "
             "(or it is private: set HF_TOKEN)"
         ) from error
     except Exception as error:  # the client's network errors share no base between versions

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from itertools import islice
 
 import numpy as np
 from accelerate import Accelerator
@@ -10,7 +11,6 @@ from tqdm import tqdm
 
 from mlmtune.config import Config
 from mlmtune.corpus.funnel import remarks
-from mlmtune.corpus.listing import ListedFile, ListedSource
 from mlmtune.corpus.source_reader import CleanDocument, SourceReader, Tally
 from mlmtune.masking.selection import mean_mlm_probability
 from mlmtune.modeling.device import build_accelerator
@@ -64,11 +64,11 @@ def preview(
 
     for name, text in _plan_lines(task, str(accelerator.device)):
         progress.result(f"{name:<12}{text}")
-    samples = list(_samples(task))
+    samples = list(islice(_samples(task), NUM_SAMPLES))
     if samples:
         progress.result("\nsamples of the text, cleaned")
     for sample in samples:
-        progress.result(f"{printable(sample.id)}\n{_indent(_shorten(sample.text))}")
+        progress.result(f"{printable(sample.id)}\n{_excerpt(sample.text)}")
     show_masks(task, progress, num_chunks=num_chunks, num_draws=num_draws, compares=compares)
     if measure:
         progress.result("")
@@ -167,30 +167,22 @@ def _masked_tokens_per_epoch(task: MaskedLM) -> int:
 
 
 def _samples(task: MaskedLM) -> Iterator[CleanDocument]:
-    """Yield one document each of a few files, which are drawn by the seed of the split."""
-    corpus = task.config.corpus
-    listing = task.text.listing
+    """Yield documents of files in an order that the seed of the split draws."""
+    corpus, listing = task.config.corpus, task.text.listing
     if listing is None:
         return
-    files: list[tuple[ListedSource, ListedFile]] = [
-        (source, file) for source in listing.sources for file in source.files
-    ]
+    files = [(source, file) for source in listing.sources for file in source.files]
+    # A corpus of few files gives all its samples from one.
+    most_per_file = 1 if len(files) >= NUM_SAMPLES else NUM_SAMPLES
     order = permute(np.arange(len(files)), len(files), key(corpus.split_seed, SAMPLE_STREAM))
-    num_yielded = 0
-    for number in order:
-        source, file = files[number]
+    for source, file in (files[number] for number in order):
         reader = SourceReader(source.source.config, corpus.cleaning, corpus.markdown)
-        for event in reader.read_file(file, Tally()):
-            if isinstance(event, CleanDocument) and len(event.text) >= max(
-                corpus.min_characters, 1
-            ):
-                yield event
-                num_yielded += 1
-                # A corpus of one file gives all its samples from there.
-                if num_yielded == NUM_SAMPLES:
-                    return
-                if len(files) >= NUM_SAMPLES:
-                    break
+        documents = (
+            event
+            for event in reader.read_file(file, Tally())
+            if isinstance(event, CleanDocument) and len(event.text) >= max(corpus.min_characters, 1)
+        )
+        yield from islice(documents, most_per_file)
 
 
 def _measure_steps(task: Task, accelerator: Accelerator, progress: Progress) -> list[float]:
@@ -224,9 +216,7 @@ def _show_measured(
     )
 
 
-def _shorten(text: str) -> str:
-    return text if len(text) <= SAMPLE_CHARACTERS else text[:SAMPLE_CHARACTERS].rstrip() + " ..."
-
-
-def _indent(text: str) -> str:
+def _excerpt(text: str) -> str:
+    if len(text) > SAMPLE_CHARACTERS:
+        text = text[:SAMPLE_CHARACTERS].rstrip() + " ..."
     return "\n".join(f"  {line}" for line in text.splitlines())

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from shutil import get_terminal_size
-from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -60,19 +59,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class FilledText:
-    """What all models predict for a sentence.
-
-    Attributes:
-        text: The sentence as it was given.
-        models: The answers, in the order in which the models were given.
-    """
+    """What all models predict for a sentence: the record of `--json`."""
 
     text: str
     models: tuple[Answer, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the record of `--json`."""
-        return asdict(self)
 
     def lines(self, width: int) -> Iterator[str]:
         """Yield the sentence and a block for each mask.
@@ -187,7 +177,7 @@ class MaskFiller:
 def show(filled: Iterable[FilledText], console: Console, *, as_json: bool) -> None:
     """Print the predictions as tables, or as one JSON list."""
     if as_json:
-        records = [of_text.to_json() for of_text in filled]
+        records = [asdict(of_text) for of_text in filled]
         console.result(json.dumps(records, indent=2, ensure_ascii=False))
         return
     for number, of_text in enumerate(filled):
@@ -256,7 +246,7 @@ def _columns(names: Sequence[str], masks: Sequence[MaskPredictions], width: int)
     """
     num_candidates = max(len(mask.predictions) for mask in masks)
     ranks = [str(rank) for rank in range(1, num_candidates + 1)]
-    words = [_wrapped(target.word, LABEL_WIDTH) for target in masks[0].targets]
+    words = [textwrap.fill(target.word, LABEL_WIDTH) for target in masks[0].targets]
     labels = ["", *ranks, *words]
     room = width - len(INDENT) - cell_width(labels)
     for_each = room // len(masks) - len(INDENT)
@@ -278,17 +268,17 @@ def _column(name: str, mask: MaskPredictions, num_candidates: int, width: int) -
     candidates = [_scored(p.score, _visible(p.token_str), width) for p in mask.predictions]
     missing = [""] * (num_candidates - len(candidates))  # a tiny vocabulary
     targets = [
-        _wrapped(_rank(target), width)
+        textwrap.fill(_rank(target), width)
         if target.score is None
         else _scored(target.score, _rank(target), width)
         for target in mask.targets
     ]
-    return [_wrapped(name, width), *candidates, *missing, *targets]
+    return [textwrap.fill(name, width), *candidates, *missing, *targets]
 
 
 def _scored(score: float, text: str, width: int) -> str:
     """Return a cell with a probability, and beside it a text in as many lines as it needs."""
-    lines = _wrapped(text, width - SCORE_WIDTH - len(INDENT)).split("\n")
+    lines = textwrap.fill(text, width - SCORE_WIDTH - len(INDENT)).split("\n")
     scores = [probability(score), *[""] * (len(lines) - 1)]
     return "\n".join(
         f"{shown:>{SCORE_WIDTH}}  {line}" for shown, line in zip(scores, lines, strict=True)
@@ -308,7 +298,3 @@ def _visible(text: str) -> str:
     """Return the text, quoted and escaped if it would be invisible or break the lines."""
     breaks = any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in text)
     return repr(text) if breaks or not text.strip() else text
-
-
-def _wrapped(text: str, width: int) -> str:
-    return textwrap.fill(text, width)

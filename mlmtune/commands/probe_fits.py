@@ -29,7 +29,8 @@ from mlmtune.modeling.loading import LoadedModel, ModelRequest, load_classifier
 from mlmtune.modeling.locating import locate_model
 from mlmtune.numbers import f1
 from mlmtune.printable import counted
-from mlmtune.report.probing import Method, ProbedModel, Setting
+from mlmtune.report.findings import Method
+from mlmtune.report.probing import ProbedModel, Setting
 
 FEWEST_EVALUATIONS, MOST_EVALUATIONS = 3, 10
 """Per fit. In between, evaluating takes about as long as training: a step forward and back takes
@@ -38,14 +39,7 @@ three times as long as one forward."""
 
 @dataclass(frozen=True)
 class ProbeFits:
-    """Fits models to a task, and predicts its test examples with them.
-
-    Attributes:
-        config: The config of the task.
-        data: The examples.
-        folder: Where the predictions of finished fits are kept.
-        console: Shows the progress.
-    """
+    """Fits models to a task, predicts its test examples, and keeps the predictions in a folder."""
 
     config: ClassificationConfig
     data: TaskData
@@ -81,15 +75,13 @@ class ProbeFits:
     @property
     def _sizes(self) -> list[int | Literal["all"]]:
         """Numbers of training examples; a number that is not below that of all examples is all."""
-        sizes: list[int | Literal["all"]] = [
-            "all" if size == "all" or size >= len(self.data.train) else size
-            for size in self.config.probe.train_sizes
-        ]
-        return list(dict.fromkeys(sizes))
+        num_examples = len(self.data.train)
+        sizes = self.config.probe.train_sizes
+        return list(dict.fromkeys("all" if s == "all" or s >= num_examples else s for s in sizes))
 
     @property
-    def _seeds(self) -> list[int]:
-        return [self.config.run.seed + number for number in range(self.config.probe.seeds)]
+    def _seeds(self) -> range:
+        return range(self.config.run.seed, self.config.run.seed + self.config.probe.seeds)
 
     def _frozen(
         self, model: ProbedModel, settings: Sequence[Setting]
@@ -133,13 +125,12 @@ class ProbeFits:
     ) -> dict[Setting, NDArray[np.int64]]:
         fits = [(setting, seed) for setting in settings for seed in self._seeds]
         by_setting: dict[Setting, list[NDArray[np.int64]]] = {setting: [] for setting in settings}
+        assert self.data.test is not None
+        true = self.data.test.labels
         for number, (setting, seed) in enumerate(fits, start=1):
             predictions = self._fit(model, setting, seed)
             by_setting[setting].append(predictions)
-            assert self.data.test is not None
-            score = macro_f1(
-                confusion_matrix(self.data.test.labels, predictions, len(self.data.labels))
-            )
+            score = macro_f1(confusion_matrix(true, predictions, len(self.data.labels)))
             self.console.say(
                 f"{model.name}, fine-tuned {number}/{len(fits)}: {setting.size} examples, seed "
                 f"{seed}: macro-F1 {f1(float(score))}"
@@ -182,11 +173,7 @@ def config_of_fit(
     setting: Setting,
     seed: int,
 ) -> ClassificationConfig:
-    """Return the config of one fit.
-
-    With few examples it takes enough steps (`probe.min_steps`), and is evaluated as often as with
-    many.
-    """
+    """Return the config of one fit, with enough steps and evaluations for however few examples."""
     size = len(data.train) if setting.size == "all" else setting.size
     training = config.training
     steps = training.max_steps
@@ -216,7 +203,7 @@ def config_of_fit(
 
 
 def _state_of_files(model: ProbedModel) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of each file of a local model."""
+    """Return the name, the size and the time of change of each file of a local model."""
     folder = Path(model.location).expanduser()
     with suppress(OSError):
         folder = resolve(model.location)

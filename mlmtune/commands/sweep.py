@@ -34,7 +34,6 @@ class Outcome:
     """The outcome of a run of a sweep.
 
     Attributes:
-        trial: The run.
         results: The content of its eval_results.json; None if it diverged.
         seconds: How long it trained.
     """
@@ -83,7 +82,9 @@ def sweep(path: Path, planned: PlannedSweep, console: Console, *, as_json: bool)
     for number, trial in enumerate(planned.trials, start=1):
         console.say(f"{number}/{len(planned.trials)}: {' '.join(trial.overrides)}")
         outcome = _run(trial, console)
-        console.say("  diverged" if outcome.results is None else f"  {_describe(outcome)}")
+        measured = zip(_columns(outcome), _values(outcome), strict=True)
+        values = ", ".join(f"{name} {value}" for name, value in measured)
+        console.say("  diverged" if outcome.results is None else f"  {values}")
         outcomes.append(outcome)
     outcomes.sort(key=lambda outcome: outcome.criterion)
 
@@ -124,21 +125,17 @@ def _is_of_a_task(outcome: Outcome) -> bool:
     return isinstance(outcome.trial.config, ClassificationConfig)
 
 
-def _describe(outcome: Outcome) -> str:
-    assert outcome.results is not None
-    names = _columns(_is_of_a_task(outcome))
-    return ", ".join(f"{name} {value}" for name, value in zip(names, _values(outcome), strict=True))
-
-
-def _columns(is_task: bool) -> tuple[str, ...]:
-    return ("macro-F1", "accuracy", "loss") if is_task else ("perplexity", "accuracy")
+def _columns(outcome: Outcome) -> list[str]:
+    return (
+        ["macro-F1", "accuracy", "loss"] if _is_of_a_task(outcome) else ["perplexity", "accuracy"]
+    )
 
 
 def _values(outcome: Outcome) -> list[str]:
     """Return what was measured on the validation data, as a reader sees it."""
     results = outcome.results
     if results is None:
-        return ["diverged", *[""] * (len(_columns(_is_of_a_task(outcome))) - 1)]
+        return ["diverged", *[""] * (len(_columns(outcome)) - 1)]
     if _is_of_a_task(outcome):
         return [f1(results["macro_f1"]), share(results["accuracy"]), f"{results['loss']:.3f}"]
     shown = perplexity(results["perplexity"], results.get("perplexity_interval"))
@@ -147,7 +144,7 @@ def _values(outcome: Outcome) -> list[str]:
 
 def _report(path: Path, planned: PlannedSweep, outcomes: Sequence[Outcome]) -> Iterator[str]:
     best = outcomes[0]
-    header = [*planned.axes, *_columns(_is_of_a_task(best)), "step", "minutes"]
+    header = [*planned.axes, *_columns(best), "step", "minutes"]
     rows = [header]
     for outcome in outcomes:
         step = "" if outcome.results is None else f"{outcome.results['step']:,}"
@@ -167,38 +164,35 @@ def _report(path: Path, planned: PlannedSweep, outcomes: Sequence[Outcome]) -> I
 
 
 def _how_sure(outcomes: Sequence[Outcome]) -> Iterator[str]:
-    """Say whether the validation data can tell the other runs from the best."""
-    best = outcomes[0]
-    others = [outcome for outcome in outcomes[1:] if outcome.results is not None]
+    """Say whether the validation data can tell the other runs from the best, which is the first."""
+    best, *others = (outcome.results for outcome in outcomes if outcome.results is not None)
     if not others:
         return
-    assert best.results is not None
-    if _is_of_a_task(best):
-        num_examples = best.results["num_examples"]
+    if _is_of_a_task(outcomes[0]):
+        num_examples = best["num_examples"]
         yield (
             f"{counted(num_examples, 'validation example')}: one of them is "
             f"{share(1 / num_examples)} of accuracy, so differences of a few examples may be chance"
         )
         return
-    if best.results.get("worse_than_base"):
-        before = perplexity(best.results["perplexity_before"])
+    if best.get("worse_than_base"):
+        before = perplexity(best["perplexity_before"])
         yield (
             f"every run is worse than its base (perplexity {before} before training); try lower "
             "values of optimizer.learning_rate"
         )
-    frequency_loss = best.results.get("token_frequency_loss")
-    if frequency_loss is not None and best.results["loss"] >= frequency_loss:
+    frequency_loss = best.get("token_frequency_loss")
+    if frequency_loss is not None and best["loss"] >= frequency_loss:
         yield (
             "no run predicts better than token frequencies alone (perplexity "
             f"{perplexity(math.exp(frequency_loss))}); train longer, or try other values "
             "of optimizer.learning_rate"
         )
-    interval = best.results.get("perplexity_interval")
+    interval = best.get("perplexity_interval")
     if interval is None:
         yield "there is too little validation text for an interval, so the order may be chance"
     else:
-        close = sum(outcome.results["perplexity"] <= interval[1] for outcome in others
-                    if outcome.results is not None)  # fmt: skip
+        close = sum(results["perplexity"] <= interval[1] for results in others)
         if len(others) > 1:
             lie = "lies" if close == 1 else "lie"
             yield f"{close:,} of {len(others):,} others {lie} within the 95 % interval of the best"

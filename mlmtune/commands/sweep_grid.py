@@ -1,5 +1,6 @@
 """The runs of a sweep: every combination of the values of some settings."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,16 +40,13 @@ class Trial:
 
     Attributes:
         settings: The `section.key` and the value of each setting in which the runs differ.
+        overrides: The same settings as arguments of a command.
         config: The config of the run, with a directory of its own.
     """
 
     settings: dict[str, Any]
+    overrides: list[str]
     config: Config | ClassificationConfig
-
-    @property
-    def overrides(self) -> list[str]:
-        """The settings as arguments of a command."""
-        return [f"{key}={_inline(value)}" for key, value in self.settings.items()]
 
 
 @dataclass(frozen=True)
@@ -89,9 +87,7 @@ def plan_sweep(
             raise ConfigError(
                 f"{key}: cannot be swept, because runs compare on the same data; choose one value"
             )
-    num_runs = 1
-    for values in axes.values():
-        num_runs *= len(values)
+    num_runs = math.prod(map(len, axes.values()))
     if num_runs > MOST_RUNS:
         raise ConfigError(
             f"these values make {num_runs:,} runs; {MOST_RUNS} is the most: leave some out"
@@ -108,7 +104,7 @@ def plan_sweep(
                 f"{path}: training.max_steps: a sweep needs a budget for each run; add "
                 "training.max_steps=N or training.max_minutes=M"
             )
-        trials.append(Trial(settings, _in_folder(config, folder, chosen)))
+        trials.append(Trial(settings, chosen, _in_folder(config, folder, chosen)))
     return PlannedSweep(folder, tuple(fixed), tuple(axes), tuple(trials))
 
 
@@ -142,21 +138,15 @@ def _axes(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[Any]]]:
 
 def _inline(value: Any) -> str:
     """Write a value as YAML in one line."""
-    return (
-        yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
-    )
+    dumped = yaml.safe_dump(value, default_flow_style=True, width=10_000)
+    return dumped.removesuffix("...\n").strip()
 
 
 def _in_folder(
     config: Config | ClassificationConfig, folder: Path, chosen: Sequence[str]
 ) -> Config | ClassificationConfig:
-    """Return the config with a directory of its own, whose name changes with any setting.
-
-    Trackers use that name, too.
-    """
-    tracking = config.tracking.model_copy(update={"run_name": None})
-    config = config.model_copy(update={"tracking": tracking})
-    whole = config.model_copy(
+    """Return the config with a directory of its own, whose name changes with any setting."""
+    identity = config.model_copy(
         update={
             "run": config.run.model_copy(update={"output_dir": str(folder)}),
             "tracking": TrackingConfig(),
@@ -164,6 +154,7 @@ def _in_folder(
         }
     )
     name = re.sub(r"[^\w.=,+-]+", "_", ",".join(chosen))[:120]
-    digest = xxhash.xxh3_64_hexdigest(resolved_yaml(whole).encode())[:8]
+    digest = xxhash.xxh3_64_hexdigest(resolved_yaml(identity).encode())[:8]
     run = config.run.model_copy(update={"output_dir": str(folder / f"{name}-{digest}")})
-    return config.model_copy(update={"run": run})
+    tracking = config.tracking.model_copy(update={"run_name": None})  # they use that name, too
+    return config.model_copy(update={"run": run, "tracking": tracking})
