@@ -1,10 +1,11 @@
-"""Dividing a listing into parts, each of which is cleaned and stored by itself."""
+"""The division of a listing into parts, which are cleaned and stored one by one."""
 
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import xxhash
@@ -18,22 +19,14 @@ from mlmtune.corpus.parts import FORMAT_VERSION, Part
 from mlmtune.corpus.remote import is_remote
 from mlmtune.corpus.source_reader import SourceReader
 
-PART_BYTES = 4 << 20
-"""The approximate size of the files of a part: cleaning them takes some seconds."""
+PART_BYTES = 4 << 20  # takes some seconds to clean
 PART_FILES = 1000
-"""The most files in a part."""
 SPAN_BYTES = 64 << 20
 """A file of lines that is more than twice as large is cut into spans of this size."""
 
 
 def plan_parts(sources: Sequence[ListedSource], config: CorpusConfig, folder: Path) -> list[Part]:
-    """Divide the files of sources into parts, in their order.
-
-    Args:
-        sources: the sources of a listing.
-        config: the section `corpus`.
-        folder: the folder of all parts.
-    """
+    """Divide the files of sources into parts below a folder, in their order."""
     parts = []
     for index, listed in enumerate(sources):
         source = listed.source.config
@@ -41,8 +34,7 @@ def plan_parts(sources: Sequence[ListedSource], config: CorpusConfig, folder: Pa
         if listed.dataset is not None:
             path = folder / _name(reader, listed.dataset.signature.encode())
             parts.append(Part(path, index, reader, (), listed.dataset))
-        files_and_spans = [piece for file in listed.files for piece in _cut(file, source)]
-        for files in _divide(files_and_spans):
+        for files in _divide(chain.from_iterable(_cut(file, source) for file in listed.files)):
             state = xxhash.xxh3_128()
             for file in files:
                 state.update(file.path.encode("utf-8", "surrogateescape") + b"\0")
@@ -67,36 +59,35 @@ def _cut(file: ListedFile, source: SourceConfig) -> Iterator[ListedFile]:
 
 
 def with_line_numbers(parts: list[Part]) -> list[Part]:
-    """Count the line ends before each span, which writing parts needs and naming them does not."""
-    starts_of: defaultdict[str, list[int]] = defaultdict(list)
+    """Return the parts with the number of line ends before each span, which writing them needs."""
+    starts_by_path: defaultdict[str, list[int]] = defaultdict(list)
     for part in parts:
         for file in part.files:
             if file.span is not None:
-                starts_of[file.path].append(file.span.start)
+                starts_by_path[file.path].append(file.span.start)
     counts = {
-        (path, start): number
-        for path, starts in starts_of.items()
-        for start, number in zip(starts, count_line_ends(path, starts), strict=True)
+        path: dict(zip(starts, count_line_ends(path, starts), strict=True))
+        for path, starts in starts_by_path.items()
     }
 
     def counted(file: ListedFile) -> ListedFile:
         if file.span is None:
             return file
-        number = counts[file.path, file.span.start]
-        return replace(file, span=file.span._replace(num_line_ends=number))
+        num_line_ends = counts[file.path][file.span.start]
+        return replace(file, span=file.span._replace(num_line_ends=num_line_ends))
 
     return [replace(part, files=tuple(map(counted, part.files))) for part in parts]
 
 
-def _divide(files: Sequence[ListedFile]) -> Iterator[tuple[ListedFile, ...]]:
-    """Group files so that one that is added or removed only moves the borders beside it."""
+def _divide(files: Iterable[ListedFile]) -> Iterator[tuple[ListedFile, ...]]:
+    """Group files so that adding or removing a file moves only the borders beside it."""
     group: list[ListedFile] = []
     num_bytes = 0
     for file in files:
         group.append(file)
         num_bytes += file.size
         may_end = num_bytes >= PART_BYTES // 4 or len(group) >= PART_FILES // 4
-        # A border that depends on a name alone stays, whatever files precede it.
+        # A border that depends on a name alone does not move with the files before it.
         ends_here = may_end and xxhash.xxh3_64_intdigest(os.fsencode(file.id)) % 8 == 0
         if ends_here or num_bytes >= PART_BYTES or len(group) >= PART_FILES:
             yield tuple(group)
@@ -106,7 +97,7 @@ def _divide(files: Sequence[ListedFile]) -> Iterator[tuple[ListedFile, ...]]:
 
 
 def _name(reader: SourceReader, content: bytes) -> str:
-    """Return a part's path in the folder of parts, with two levels, as huge folders are slow."""
+    """Return a part's path in the folder of parts."""
     source = reader.source.model_dump(
         include={"format", "encoding", "text_field", "record_path", "delimiter", "quoting",
                  "markup", "git", "dataset", "dataset_config", "split", "streaming"}
@@ -118,4 +109,4 @@ def _name(reader: SourceReader, content: bytes) -> str:
     state = xxhash.xxh3_128(f"{version}\0{json.dumps(how, sort_keys=True)}\0".encode())
     state.update(content)
     digest = state.hexdigest()
-    return f"{digest[:2]}/{digest[2:]}.parquet"
+    return f"{digest[:2]}/{digest[2:]}.parquet"  # two levels, because huge folders are slow

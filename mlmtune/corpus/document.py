@@ -4,14 +4,14 @@ from typing import NamedTuple
 
 
 class Document(NamedTuple):
-    """One piece of text that must stay on one side of the train / validation split.
+    """A text, all of which is on one side of the train / validation split.
 
     Attributes:
-        text: the text, cleaned.
-        id: names the document within its source: a path below the source's root, for formats
-            that hold many documents a file followed by `#` and the place (`notes.jsonl#17`).
-        source: which of the listing's sources it comes from.
-        content_hash: 64 bits of its normalised text.
+        text: the cleaned text.
+        id: the name of the document within its source: its path below the source's root and, for
+            formats with many documents in a file, `#` and the position (`notes.jsonl#17`).
+        source: the index of its source in `corpus_sources`.
+        content_hash: a hash of 64 bits of the normalised text.
     """
 
     text: str

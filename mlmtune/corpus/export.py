@@ -1,7 +1,8 @@
-"""The cleaned documents as one file, for whatever comes after."""
+"""The export of the cleaned documents as one file."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,8 @@ from mlmtune.corpus.splitting import validation_mask
 from mlmtune.errors import ConfigError, ResourceError
 from mlmtune.files import whole_file
 
-ENDINGS = (".jsonl", ".parquet")
-
-_ROWS_AT_ONCE = 1024
+ROWS_AT_ONCE = 1024
+_CHARACTERS_AT_ONCE = 1 << 22
 _SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -26,16 +26,37 @@ _SCHEMA = pa.schema(
     ]
 )
 
+Write = Callable[[list[dict[str, Any]]], object]
+
+
+@contextmanager
+def _json_lines(path: Path) -> Iterator[Write]:
+    with path.open("w", encoding="utf-8") as file:
+        yield lambda rows: file.writelines(
+            json.dumps(row, ensure_ascii=False) + "\n" for row in rows
+        )
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[Write]:
+    # Opened here, because Arrow seeks in files that it opens, which a pipe does not allow.
+    with path.open("wb") as file, pq.ParquetWriter(file, _SCHEMA) as writer:
+        yield lambda rows: writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=_SCHEMA))
+
+
+WRITERS = {".jsonl": _json_lines, ".parquet": _parquet}
+"""What opens a file for writing rows, by the ending of its name."""
+
 
 def check_target(path: Path) -> None:
-    """Refuse a name that says no format, or a folder that is not there, before anything is read.
+    """Refuse an export that cannot be written, before anything is read.
 
     Raises:
-        ConfigError: it ends in none of `ENDINGS`.
-        ResourceError: its folder is not there.
+        ConfigError: the name ends in none of `WRITERS`.
+        ResourceError: the folder does not exist.
     """
-    if path.suffix not in ENDINGS:
-        raise ConfigError(f"--export {path}: give a name that ends in {' or '.join(ENDINGS)}")
+    if path.suffix not in WRITERS:
+        raise ConfigError(f"--export {path}: give a name that ends in {' or '.join(WRITERS)}")
     if not path.absolute().parent.is_dir():
         raise ResourceError(f"--export {path}: cannot be written: there is no such folder")
 
@@ -43,24 +64,35 @@ def check_target(path: Path) -> None:
 def export(corpus: Corpus, config: CorpusConfig, path: Path) -> int:
     """Write the documents that are kept, in order, each with its id, source and split.
 
-    Where `split_by` is `chunk`, a document has no side, and `split` is null.
+    With `split_by: chunk`, `split` is null, because a document may be on both sides.
 
     Returns:
-        How many were written.
+        The number of documents.
 
     Raises:
-        OSError: the file cannot be written; a file of that name stays as it was.
+        OSError: the file cannot be written; an old file of that name stays as it was.
     """
     num_documents = 0
-    with whole_file(path) as temporary, _Writer(temporary, path.suffix) as writer:
+    with _target(path) as written, WRITERS[path.suffix](written) as write:
         for rows in _in_groups(_rows(corpus, config)):
-            writer.write(rows)
+            write(rows)
             num_documents += len(rows)
     return num_documents
 
 
+def _target(path: Path) -> AbstractContextManager[Path]:
+    # A pipe or device must be written itself, because a new file would replace it.
+    is_special = path.exists() and not (path.is_file() or path.is_dir())
+    return nullcontext(path) if is_special else whole_file(path)
+
+
 def _rows(corpus: Corpus, config: CorpusConfig) -> Iterator[dict[str, Any]]:
-    sides = _sides(corpus, config)
+    kept = corpus.table.kept()
+    sides: list[str | None] = [None] * len(kept)
+    if config.split_by == "document":
+        hashes, sources = corpus.table.content_hashes[kept], corpus.table.sources_of(kept)
+        is_validation = validation_mask(hashes, sources, config).tolist()
+        sides = ["validation" if held_out else "train" for held_out in is_validation]
     for side, document in zip(sides, corpus.documents(), strict=True):
         yield {
             "id": document.id,
@@ -70,46 +102,14 @@ def _rows(corpus: Corpus, config: CorpusConfig) -> Iterator[dict[str, Any]]:
         }
 
 
-def _sides(corpus: Corpus, config: CorpusConfig) -> list[str | None]:
-    kept = corpus.table.kept()
-    if config.split_by == "chunk":
-        return [None] * len(kept)
-    sources = corpus.table.sources_of(kept)
-    on_validation = validation_mask(corpus.table.content_hashes[kept], sources, config)
-    return ["validation" if held_out else "train" for held_out in on_validation.tolist()]
-
-
 def _in_groups(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     group: list[dict[str, Any]] = []
     num_characters = 0
     for row in rows:
         group.append(row)
         num_characters += len(row["text"])
-        if len(group) == _ROWS_AT_ONCE or num_characters > 1 << 22:
+        if len(group) == ROWS_AT_ONCE or num_characters > _CHARACTERS_AT_ONCE:
             yield group
             group, num_characters = [], 0
     if group:
         yield group
-
-
-class _Writer:
-    """Rows to JSON Lines or Parquet."""
-
-    def __init__(self, path: Path, ending: str) -> None:
-        self._parquet = pq.ParquetWriter(path, _SCHEMA) if ending == ".parquet" else None
-        self._lines = None if self._parquet else path.open("w", encoding="utf-8")
-
-    def __enter__(self) -> "_Writer":
-        return self
-
-    def write(self, rows: list[dict[str, Any]]) -> None:
-        if self._parquet is not None:
-            self._parquet.write_batch(pa.RecordBatch.from_pylist(rows, schema=_SCHEMA))
-        else:
-            assert self._lines is not None
-            self._lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-    def __exit__(self, *_: object) -> None:
-        for file in (self._parquet, self._lines):
-            if file is not None:
-                file.close()

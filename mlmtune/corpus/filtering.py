@@ -1,8 +1,6 @@
-"""Which of the cleaned documents stay: lengths, letters, samples, duplicates.
+"""Filters for cleaned documents, by length, letters, duplicates and sampling.
 
-A decision needs no text but a document's numbers, so that it is made for all of them at once.
-
-Legend: D documents of the corpus, in its order.
+They read no text. They decide from arrays of numbers, about all D documents of a corpus at once.
 """
 
 from dataclasses import dataclass
@@ -20,25 +18,23 @@ from mlmtune.corpus.sources import CorpusSource
 ScalarT = TypeVar("ScalarT", bound=np.generic)
 
 OUTCOMES = ("kept", *REASONS)
-"""What becomes of a document."""
-
 KEPT = OUTCOMES.index("kept")
 
 _MAX_EXAMPLES = 10
-_SAMPLE_STREAM = 0x5341_4D50_4C45  # "SAMPLE": tells these draws from others with the same seed
+_SAMPLE_STREAM = 0x5341_4D50_4C45  # "SAMPLE": separates these draws from others with the same seed
 
 
 @dataclass
 class DocumentTable:
-    """All documents of a corpus, as numbers.
+    """The numbers of all documents of a corpus, in its order.
 
     Attributes:
-        part_offsets: (parts + 1,) where each part's documents begin and end.
-        source_offsets: (sources + 1,) where each source's do.
-        content_hashes: (D,) uint64.
-        num_characters: (D,) int32.
-        letter_shares: (D,) float32.
-        outcomes: (D,) uint8, indices into OUTCOMES; all begin as kept.
+        part_offsets: (parts + 1,) the first document of each part, then D.
+        source_offsets: (sources + 1,) the first document of each source, then D.
+        content_hashes: (D,) hashes of the normalised texts.
+        num_characters: (D,) lengths after cleaning.
+        letter_shares: (D,) shares of letters among the characters that are not white space.
+        outcomes: (D,) indices into OUTCOMES; all begin as kept.
     """
 
     part_offsets: NDArray[np.int64]
@@ -50,38 +46,37 @@ class DocumentTable:
 
     @classmethod
     def of(cls, parts: list[Part], tables: list[PartTable], num_sources: int) -> Self:
-        """Put the tables of all parts together."""
-        sizes = np.asarray([len(table.content_hashes) for table in tables], dtype=np.int64)
-        sources = np.asarray([part.source for part in parts], dtype=np.int64)
-        by_source = np.bincount(sources, weights=sizes, minlength=num_sources).astype(np.int64)
+        """Join the tables of all parts; those of one source are next to each other."""
+        part_offsets = np.cumsum([0, *(len(table.content_hashes) for table in tables)])
+        first_parts = np.searchsorted([part.source for part in parts], np.arange(num_sources + 1))
         return cls(
-            part_offsets=np.concatenate([[0], np.cumsum(sizes)]),
-            source_offsets=np.concatenate([[0], np.cumsum(by_source)]),
+            part_offsets=part_offsets,
+            source_offsets=part_offsets[first_parts],
             content_hashes=_joined([table.content_hashes for table in tables], np.uint64),
             num_characters=_joined([table.num_characters for table in tables], np.int32),
             letter_shares=_joined([table.letter_shares for table in tables], np.float32),
-            outcomes=np.zeros(int(sizes.sum()), dtype=np.uint8),
+            outcomes=np.full(part_offsets[-1], KEPT, dtype=np.uint8),
         )
 
     def of_source(self, source: int) -> slice:
-        """The documents of a source."""
+        """Return the range of the documents of a source."""
         return slice(int(self.source_offsets[source]), int(self.source_offsets[source + 1]))
 
     def sources_of(self, documents: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(n,) which source each of n documents is of."""
+        """Return (n,) the index of the source of each of n documents."""
         return np.searchsorted(self.source_offsets, documents, side="right") - 1
 
     def kept(self) -> NDArray[np.int64]:
-        """The documents that are still kept."""
+        """Return the documents that are still kept."""
         return np.flatnonzero(self.outcomes == KEPT)
 
     def kept_rows(self, part: int) -> NDArray[np.int64]:
-        """The rows of a part that are still kept."""
+        """Return the rows of a part that are still kept."""
         start, end = self.part_offsets[part : part + 2]
         return np.flatnonzero(self.outcomes[start:end] == KEPT)
 
     def leave_out(self, documents: NDArray[np.int64], reason: str) -> None:
-        """Note why some documents do not stay."""
+        """Record why some documents do not stay."""
         self.outcomes[documents] = OUTCOMES.index(reason)
 
 
@@ -90,7 +85,7 @@ def _joined(arrays: list[NDArray[ScalarT]], dtype: type[ScalarT]) -> NDArray[Sca
 
 
 def leave_out_by_content(table: DocumentTable, config: CorpusConfig) -> None:
-    """Leave out what is too short, too long, or hardly text."""
+    """Leave out documents that are too short, too long, or hardly text."""
     checks = {
         "too_short": table.num_characters < config.min_characters,
         "too_long": table.num_characters > (config.max_characters or np.inf),
@@ -105,36 +100,33 @@ def leave_out_repeated(
 ) -> list[tuple[int, int]]:
     """Leave out documents that equal an earlier one, and those beyond a source's `max_documents`.
 
-    Without `deduplicate` duplicates stay, but for training documents that equal one of validation.
-    A document that was not sampled does not shut out its equal in a later source.
+    Without `deduplicate`, only training documents that equal a validation document are left out as
+    duplicates.
 
     Returns:
-        Some duplicates, each with the document that it equals.
+        The first duplicates, each with the document that it equals.
     """
     examples: list[tuple[int, int]] = []
-    earlier = np.empty(0, dtype=np.int64)  # documents that shut out their equals
+    earlier = np.empty(0, dtype=np.int64)  # documents whose duplicates in later sources go
     for number, source in enumerate(sources):
-        place = table.of_source(number)
-        documents = np.flatnonzero(table.outcomes[place] == KEPT) + place.start
+        of_source = table.of_source(number)
+        documents = np.flatnonzero(table.outcomes[of_source] == KEPT) + of_source.start
         compared = earlier if config.deduplicate or not source.is_validation else earlier[:0]
         equal_to = _first_equal(table.content_hashes, compared, documents, config.deduplicate)
         is_duplicate = equal_to != documents
         table.leave_out(documents[is_duplicate], "duplicate")
-        examples += zip(
-            documents[is_duplicate][:_MAX_EXAMPLES].tolist(),
-            equal_to[is_duplicate][:_MAX_EXAMPLES].tolist(),
-            strict=True,
-        )
+        shown = np.flatnonzero(is_duplicate)[: _MAX_EXAMPLES - len(examples)]
+        examples += zip(documents[shown].tolist(), equal_to[shown].tolist(), strict=True)
         documents = documents[~is_duplicate]
         limit = source.config.max_documents
         if limit is not None and len(documents) > limit:
             is_drawn = _sample(table.content_hashes[documents], limit, config.split_seed)
             table.leave_out(documents[~is_drawn], "not_sampled")
             documents = documents[is_drawn]
-        # Only here: a document that was not sampled must not shut out its equal elsewhere.
+        # After sampling, because the duplicate of a document that was not sampled may stay.
         if config.deduplicate or source.is_validation:
             earlier = np.concatenate([earlier, documents])
-    return examples[:_MAX_EXAMPLES]
+    return examples
 
 
 def _first_equal(
@@ -143,21 +135,22 @@ def _first_equal(
     documents: NDArray[np.int64],
     among_themselves: bool,
 ) -> NDArray[np.int64]:
-    """For each document the first with its hash: an earlier one, one of themselves, or itself."""
+    """Return (n,) for each document the first that equals it, which may be itself.
+
+    Documents are compared with earlier ones and, if `among_themselves`, with each other.
+    """
     candidates = np.concatenate([earlier, documents]) if among_themselves else earlier
     if len(candidates) == 0:
         return documents
     order = candidates[np.argsort(hashes[candidates], kind="stable")]
-    found = np.searchsorted(hashes[order], hashes[documents])
-    first = order[np.minimum(found, len(order) - 1)]
+    position = np.searchsorted(hashes[order], hashes[documents])
+    first = order[np.minimum(position, len(order) - 1)]
     return np.where(hashes[first] == hashes[documents], first, documents)
 
 
 def _sample(hashes: NDArray[np.uint64], size: int, seed: int) -> NDArray[np.bool_]:
-    """(n,) which are drawn: those with the lowest draws, keyed by content.
-
-    So a subset hardly changes when documents are added.
-    """
+    """Return (n,) whether each document is sampled."""
+    # Keyed by content, so that a sample hardly changes when documents are added.
     draws = randomness.key(seed, _SAMPLE_STREAM, hashes)
     is_drawn = np.zeros(len(hashes), dtype=bool)
     is_drawn[np.argsort(draws, kind="stable")[:size]] = True

@@ -1,5 +1,6 @@
-"""What became of every file, document and character: counts that add up."""
+"""The funnel: counts of what becomes of every file, document and character; they add up."""
 
+import copy
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,28 +19,26 @@ REASONS = (
     "overlap",
     "near_duplicate",
 )
-"""Why a document is left out, in the order in which it is decided."""
+"""The reasons to leave a document out, in the order in which they are checked."""
 
 
 @dataclass
 class SourceFunnel:
-    """The counts of one source, or of all together.
+    """The counts of one source, or of all sources together.
 
     Attributes:
-        files_read: files that gave documents.
-        files_left_out: those that gave none, by reason: `empty`, `binary`, `undecodable`,
-            `unreadable`, `vanished`, `too_large`, `not_a_file`, `link_outside`, `link_broken`; of
-            git repositories `link`, `submodule`, `lfs_pointer`, `unsafe_path`; and, where
+        files_read: files with documents.
+        files_left_out: files without documents, by reason: `empty`, `binary`, `undecodable`,
+            `unreadable`, `vanished`, `too_large`, `not_a_file`, `link_outside`, `link_broken`; in
+            git repositories `link`, `submodule`, `lfs_pointer`, `unsafe_path`; and, if
             `corpus.on_error` is `skip`, `truncated`, `damaged`, `broken`.
-        endings_not_read: files of a folder that have none of the endings that are read, by ending.
-        encodings: what files that were read are encoded in, by number of files.
-        encodings_guessed: those of them that could have been decoded otherwise.
-        documents_kept: what is in the corpus.
-        documents_left_out: by one of `REASONS`.
-        characters_found: of all documents, before cleaning.
+        endings_not_read: files in folders that are not read because of their ending, by ending.
+        encodings: files that were read, by encoding.
+        encodings_guessed: those of them that another encoding would fit as well.
+        documents_left_out: documents by one of `REASONS`.
+        characters_found: characters of all documents before cleaning.
         cleaned_away: characters by cleaning step.
-        characters_left_out: of cleaned documents that are not in the corpus, by reason.
-        characters_kept: what is in the corpus.
+        characters_left_out: characters after cleaning, by one of `REASONS`.
     """
 
     files_read: int = 0
@@ -63,7 +62,7 @@ class SourceFunnel:
                 setattr(self, name, getattr(self, name) + value)
 
     def to_json(self) -> dict[str, Any]:
-        """Found, kept and left out; each found is the sum of what follows it."""
+        """Return the counts for corpus.json; each `found` is the sum of the counts below it."""
         return {
             "files": {
                 "found": self.files_read + self.files_left_out.total(),
@@ -92,7 +91,7 @@ def _in_order(counts: Counter[str], names: tuple[str, ...]) -> dict[str, int]:
 
 
 def _by_count(counts: Counter[str]) -> dict[str, int]:
-    """The commonest first, equal ones by name: folders are listed in no order."""
+    # Equal counts are sorted by name, because folders are listed in no order.
     return dict(sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])))
 
 
@@ -100,9 +99,9 @@ class Pair(NamedTuple):
     """A document that is left out, and the one that it repeats.
 
     Attributes:
-        document: its source and id.
-        repeats: source and id of the other.
-        similarity: 1.0 where they are equal.
+        document: the source and id of the one that is left out.
+        repeats: the source and id of the other.
+        similarity: 1.0 if they are equal.
     """
 
     document: str
@@ -111,12 +110,7 @@ class Pair(NamedTuple):
 
 
 class Overlap(NamedTuple):
-    """A document that is left out because of text that must not be learned.
-
-    Attributes:
-        document: its source and id.
-        words: the first words that it shares.
-    """
+    """The source and id of a document with text that must not be learned, and this text's words."""
 
     document: str
     words: str
@@ -124,17 +118,17 @@ class Overlap(NamedTuple):
 
 @dataclass
 class Funnel:
-    """Counts by source, with examples.
+    """The counts of a corpus, with examples.
 
     Attributes:
         sources: the counts of each source, by its name.
-        files_left_out: path, reason and detail of some files.
-        guesses: path and guessed encoding of some files.
-        records_broken: place and detail of some records.
-        duplicates: some of them.
-        near_duplicates: some of them, the least similar first.
-        overlaps: documents that share text with `exclude_overlap_with`.
-        num_references_too_short: texts of it that are too short to be searched for.
+        files_left_out: path, reason and detail of the first files.
+        guesses: path and guessed encoding of the first files.
+        records_broken: place and detail of the first records.
+        duplicates: the first duplicates.
+        near_duplicates: the least similar near-duplicates, the least similar first.
+        overlaps: the first documents that share text with `exclude_overlap_with`.
+        num_references_too_short: texts of `exclude_overlap_with` that are not searched for.
     """
 
     sources: dict[str, SourceFunnel]
@@ -147,14 +141,14 @@ class Funnel:
     num_references_too_short: int = 0
 
     def total(self) -> SourceFunnel:
-        """The counts of all sources together."""
+        """Return the counts of all sources together."""
         total = SourceFunnel()
         for source in self.sources.values():
             total.add(source)
         return total
 
     def summary(self) -> str:
-        """One line: how much was found and kept, and the count of each reason."""
+        """Return one line: how much was found and kept, and the count of each reason."""
         counts = self.total().to_json()
         parts = []
         for what, done in (("files", "read"), ("documents", "kept")):
@@ -164,7 +158,7 @@ class Funnel:
         return "; ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
-        """All counts, in total and by source, with the examples."""
+        """Return all counts, in total and by source, with the examples."""
         return {
             **self.total().to_json(),
             "sources": {name: counts.to_json() for name, counts in self.sources.items()},
@@ -178,14 +172,14 @@ class Funnel:
         }
 
 
-_MOST_ENDINGS = 8
+_MAX_ENDINGS_SHOWN = 8
 
 
 def remarks(funnel: dict[str, Any]) -> Iterator[str]:
-    """What a user should know of a corpus besides what is left out of it, in a line each.
+    """Yield lines about sources without documents, endings that are not read, and guesses.
 
     Args:
-        funnel: of `Funnel.to_json`.
+        funnel: the result of `Funnel.to_json`.
     """
     for name, source in funnel["sources"].items():
         if not source["documents"]["kept"]:
@@ -195,9 +189,9 @@ def remarks(funnel: dict[str, Any]) -> Iterator[str]:
     files = funnel["files"]
     if endings := files["endings_not_read"]:
         shown = [f"{ending} {count:,}" for ending, count in endings.items()]
-        more = sum(list(endings.values())[_MOST_ENDINGS:])
+        more = sum(list(endings.values())[_MAX_ENDINGS_SHOWN:])
         others = [f"{more:,} more"] if more else []
-        yield f"not read, other endings: {', '.join(shown[:_MOST_ENDINGS] + others)}"
+        yield f"not read, other endings: {', '.join(shown[:_MAX_ENDINGS_SHOWN] + others)}"
     if guessed := files["encodings_guessed"]:
         shown = [f"{name} {count:,}" for name, count in guessed.items()]
         yield (
@@ -209,20 +203,14 @@ def remarks(funnel: dict[str, Any]) -> Iterator[str]:
 def with_endings_not_read(
     funnel: dict[str, Any], endings: dict[str, Counter[str]]
 ) -> dict[str, Any]:
-    """A funnel of `Funnel.to_json`, with other files that are not read.
+    """Return the result of `Funnel.to_json` with other `endings_not_read`.
 
     Args:
-        funnel: what is to be changed; it stays as it is.
-        endings: of each source, by its name.
+        funnel: the result of `Funnel.to_json`, which is not changed.
+        endings: the files of each source by ending, by the name of the source.
     """
-
-    def files(counts: dict[str, Any], endings: Counter[str]) -> dict[str, Any]:
-        of_files = counts["files"] | {"endings_not_read": _by_count(endings)}
-        return counts | {"files": of_files}
-
-    total = sum(endings.values(), Counter[str]())
-    sources = {
-        name: files(counts, endings.get(name, Counter()))
-        for name, counts in funnel["sources"].items()
-    }
-    return files(funnel, total) | {"sources": sources}
+    changed = copy.deepcopy(funnel)
+    changed["files"]["endings_not_read"] = _by_count(sum(endings.values(), Counter()))
+    for name, counts in changed["sources"].items():
+        counts["files"]["endings_not_read"] = _by_count(endings.get(name, Counter()))
+    return changed

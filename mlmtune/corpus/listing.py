@@ -1,4 +1,4 @@
-"""The list of what makes up the corpus: files and datasets, in a fixed order."""
+"""The list of the files and datasets of a corpus, in a fixed order."""
 
 import os
 from collections import Counter
@@ -33,7 +33,7 @@ class ListedFile:
 
 @dataclass(frozen=True, slots=True)
 class PassedOver:
-    """Something that matches but is not read, such as a pipe or a link that leads out."""
+    """A path that a source selects but that is not read, such as a pipe or a broken link."""
 
     path: str
     reason: str
@@ -45,10 +45,7 @@ class ListedSource:
     """The files of one source, or its dataset.
 
     Attributes:
-        source: the source that they belong to.
-        files: the files to read, sorted by id.
-        passed_over: what matches but cannot be read.
-        dataset: the dataset to read, if the source is one; it then has no files.
+        files: the files to read, sorted by id; empty for a dataset.
         endings_not_read: the number of files in its folders by each ending that is not read.
     """
 
@@ -61,21 +58,21 @@ class ListedSource:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Everything that the corpus consists of.
+    """The files of all sources of a corpus.
 
     Attributes:
-        sources: the sources of validation text, then those of training text.
+        sources: the sources that the corpus consists of, in the order of `corpus_sources`.
         references: the sources of `exclude_overlap_with`.
     """
 
     sources: tuple[ListedSource, ...]
     references: tuple[ListedSource, ...] = ()
 
-    def place(self) -> str:
+    def paths_digest(self) -> str:
         """Return a digest of the paths of all files."""
         state = xxhash.xxh3_128()
-        for source in (*self.sources, *self.references):
-            for file in source.files:
+        for listed in (*self.sources, *self.references):
+            for file in listed.files:
                 state.update(file.path.encode("utf-8", "surrogateescape") + b"\0")
         return state.hexdigest()
 
@@ -85,21 +82,21 @@ class Listing:
         Paths are not part of it, because another machine may keep the same files elsewhere.
         """
         state = xxhash.xxh3_128()
-        for source in (*self.sources, *self.references):
-            record = source.source
-            state.update(f"{record.name}\0{record.is_validation}\0{len(source.files)}\0".encode())
-            for file in source.files:
+        for listed in (*self.sources, *self.references):
+            source = listed.source
+            state.update(f"{source.name}\0{source.is_validation}\0{len(listed.files)}\0".encode())
+            for file in listed.files:
                 state.update(describe_file(file))
-            for entry in source.passed_over:
+            for entry in listed.passed_over:
                 state.update(f"{entry.path}\0{entry.reason}\0".encode("utf-8", "surrogateescape"))
-            if source.dataset is not None:
-                state.update(source.dataset.signature.encode())
+            if listed.dataset is not None:
+                state.update(listed.dataset.signature.encode())
         return state.hexdigest()
 
 
 def describe_file(file: ListedFile) -> bytes:
-    """Return what changes when the content of a file does, for a digest."""
-    # A file whose permissions are fixed keeps its size and time.
+    """Return bytes that change when the content of a file changes, for a digest."""
+    # A change of permissions keeps size and time, so readability is part of it.
     is_readable = is_remote(file.path) or os.access(file.path, os.R_OK)
     line = f"{file.id}\0{file.size}\0{file.version}\0{is_readable}\0"
     return line.encode("utf-8", "surrogateescape")

@@ -1,11 +1,11 @@
-"""Near-duplicates: documents that share most of their shingles.
+"""A search for near-duplicates: documents that share most of their shingles (words in a row).
 
-A document's signature holds `num_perm` minima of hash permutations over its shingles (words in a
-row); the share of equal minima of two signatures estimates the Jaccard similarity of their shingle
-sets (Broder 1997, "On the resemblance and containment of documents"). Signatures come from rensa.
-Pairs worth comparing are found by bands of r minima: two documents of similarity s share one of b
-bands with probability 1 - (1 - s^r)^b (Leskovec, Rajaraman and Ullman, Mining of Massive Datasets,
-3.4.2). r is the largest for which that is at least 95 % at the threshold.
+A document's signature holds `num_perm` minima of hash permutations over its shingles. The share of
+equal minima of two signatures estimates the Jaccard similarity of their shingle sets (Broder 1997,
+"On the resemblance and containment of documents"). Signatures come from rensa. Only documents that
+share a band of r minima are compared: two documents of similarity s share one of b bands with
+probability 1 - (1 - s^r)^b (Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, 3.4.2). r
+is the largest for which this is at least 95 % at the threshold.
 
 Legend: D documents, P permutations.
 """
@@ -23,7 +23,7 @@ from mlmtune.randomness import mix
 from mlmtune.shell import pip_install
 
 RECALL = 0.95
-"""Least probability that two documents just as similar as the threshold are compared."""
+"""The lowest probability that two documents with a similarity at the threshold are compared."""
 
 _SEED = 1
 _NO_WORDS = np.iinfo(np.uint32).max  # every minimum of a document without shingles
@@ -31,13 +31,7 @@ _BLOCK_DOCUMENTS = 1 << 16
 
 
 class NearDuplicate(NamedTuple):
-    """A document that is nearly the same as one that stays.
-
-    Attributes:
-        document: which.
-        kept: the one that stays.
-        similarity: the estimate for the two.
-    """
+    """A document, the one that stays and is nearly the same, and their estimated similarity."""
 
     document: int
     kept: int
@@ -45,7 +39,7 @@ class NearDuplicate(NamedTuple):
 
 
 def check_available() -> None:
-    """Refuse `corpus.near_duplicates` where its extra is missing.
+    """Refuse `corpus.near_duplicates` if its extra is missing.
 
     Raises:
         ConfigError: rensa is not installed.
@@ -59,14 +53,14 @@ def check_available() -> None:
 
 
 def signature(text: str, config: NearDuplicatesConfig) -> NDArray[np.uint32]:
-    """(P,) signature of a text.
+    """Return the (P,) signature of a text.
 
-    A text of fewer words than a shingle is one shingle. Texts without words are like no other.
+    A text of fewer words than a shingle is one shingle. A text without words resembles no other.
     """
     from rensa import RMinHash
 
     minima = np.full(config.num_perm, _NO_WORDS, dtype=np.uint32)
-    # The minima of a set are the least of those of its parts, and a long text has many shingles.
+    # The minimum of a set is the least minimum of its parts, so long texts are read in windows.
     for _, hashes in word_windows(text, config.shingle):
         *_, shingles = ngram_hashes(hashes, min(config.shingle, len(hashes)))
         ends = np.asarray([0, len(shingles)], dtype=np.uint64)
@@ -78,66 +72,66 @@ def signature(text: str, config: NearDuplicatesConfig) -> NDArray[np.uint32]:
 
 
 def rows_per_band(threshold: float, num_perm: int) -> int:
-    """The longest bands that still find pairs at the threshold with probability `RECALL`."""
+    """Return the length of the longest bands that find pairs with probability `RECALL`."""
     lengths = np.arange(1, num_perm + 1)
-    found = 1.0 - (1.0 - threshold**lengths) ** (num_perm // lengths)
-    return int(lengths[found >= RECALL].max(initial=1))
+    recalls = 1.0 - (1.0 - threshold**lengths) ** (num_perm // lengths)
+    return int(lengths[recalls >= RECALL].max(initial=1))
 
 
 def find_near_duplicates(
     rows: NDArray[np.uint32], order: NDArray[np.int64], threshold: float
 ) -> list[NearDuplicate]:
-    """The documents that nearly equal an earlier one that stays.
+    """Find the documents that nearly equal an earlier one that stays.
 
     A document is compared with those that stay and share a band with it. So copies of one document
-    take linear time; many that are just not similar enough, quadratic time.
+    take linear time, and many documents that are almost similar enough take quadratic time.
 
-    With P = 128 it takes 60 bytes of memory per document, 180 where three in ten are
-    near-duplicates, and 600 where all are. Signatures may be mapped from disk.
+    With P = 128 it takes 60 bytes of memory per document, 180 if three in ten are near-duplicates,
+    and 600 if all are. Signatures may be mapped from disk.
 
     Args:
         rows: (D, P) signatures.
-        order: which documents, the ones that stay rather than others first.
-        threshold: estimated similarity from which on two are nearly the same.
+        order: the documents to compare; of two near-duplicates, the first in this order stays.
+        threshold: the estimated similarity from which on two documents are nearly the same.
 
     Returns:
-        In the order of `order`; each with the most similar one that stays.
+        The near-duplicates in the order of `order`, each with the most similar one that stays.
     """
-    places, bands = _shared_bands(rows, order, rows_per_band(threshold, rows.shape[1]))
-    # Each band has room for all that share it, and notes there the places of those that stay.
-    room = np.bincount(bands)
-    starts = np.cumsum(room) - room
-    num_staying = np.zeros_like(room)
-    staying = np.empty(len(places), dtype=np.uint32)
+    positions, bands = _shared_bands(rows, order, rows_per_band(threshold, rows.shape[1]))
+    # `staying` has a section for each band, with room for all documents that share the band. It
+    # holds the positions of those that stay.
+    sizes = np.bincount(bands)
+    starts = np.cumsum(sizes) - sizes
+    num_staying = np.zeros_like(sizes)
+    staying = np.empty(len(positions), dtype=np.uint32)
 
-    found: list[NearDuplicate] = []
-    begins = np.flatnonzero(np.diff(places, prepend=~places[:1]))
-    for begin, end in pairwise(np.append(begins, len(places))):
-        place, mine = int(places[begin]), bands[begin:end]
-        spans = zip(starts[mine].tolist(), num_staying[mine].tolist(), strict=True)
+    near_duplicates: list[NearDuplicate] = []
+    begins = np.flatnonzero(np.diff(positions, prepend=~positions[:1]))
+    for begin, end in pairwise(np.append(begins, len(positions))):
+        position, own_bands = int(positions[begin]), bands[begin:end]
+        spans = zip(starts[own_bands].tolist(), num_staying[own_bands].tolist(), strict=True)
         others = distinct(np.concatenate([staying[start : start + n] for start, n in spans]))
         if len(others):
-            same = (rows[order[others]] == rows[order[place]]).mean(axis=1)
-            best = int(same.argmax())
-            if same[best] >= threshold:
-                kept = int(order[others[best]])
-                found.append(NearDuplicate(int(order[place]), kept, float(same[best])))
+            similarities = (rows[order[others]] == rows[order[position]]).mean(axis=1)
+            best = int(similarities.argmax())
+            if similarities[best] >= threshold:
+                document, kept = int(order[position]), int(order[others[best]])
+                near_duplicates.append(NearDuplicate(document, kept, float(similarities[best])))
                 continue
-        staying[starts[mine] + num_staying[mine]] = place
-        num_staying[mine] += 1
-    return found
+        staying[starts[own_bands] + num_staying[own_bands]] = position
+        num_staying[own_bands] += 1
+    return near_duplicates
 
 
 def _shared_bands(
     rows: NDArray[np.uint32], order: NDArray[np.int64], num_rows: int
 ) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """Which bands are shared by which documents.
+    """Find the bands with a value that several documents have.
 
     Returns:
-        (n,) places in `order`, ascending, and (n,) a number for each band's value that several
-        documents have.
+        (n,) positions in `order`, ascending, and for each (n,) the number of a shared value.
     """
-    half = np.uint64(32)  # two numbers of 32 bits in one of 64, which sorts by the first
+    half = np.uint64(32)  # packs two numbers of 32 bits into one, which is sorted in place
     shared = [np.empty(0, dtype=np.uint64)]
     num_values = 0
     for first in range(0, rows.shape[1] - num_rows + 1, num_rows):
@@ -147,9 +141,9 @@ def _shared_bands(
             value = np.zeros(len(block), dtype=np.uint64)
             for column in block.T:
                 value = mix(value + column)
-            places = np.arange(begin, begin + len(block), dtype=np.uint64)
-            # Different bands with 32 bits in common are told apart by the signatures.
-            keyed = (value >> half << half) | places
+            positions = np.arange(begin, begin + len(block), dtype=np.uint64)
+            # Different values with the same 32 bits only cost a comparison of signatures.
+            keyed = (value >> half << half) | positions
             blocks.append(keyed[(block != _NO_WORDS).any(axis=1)])
         ranked = np.concatenate(blocks)
         ranked.sort()

@@ -1,8 +1,9 @@
-"""Text that must not be learned: documents that share words in a row with a test set.
+"""A search for documents that share n words in a row with a test set, which must not be learned.
 
-The measure is that of Brown et al. 2020 (GPT-3, appendix C): 13 words in a row.
+Brown et al. 2020 (GPT-3, appendix C) measure overlap in this way, with 13 words.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -15,14 +16,14 @@ from mlmtune.corpus.cleaning import word_slices, words
 from mlmtune.corpus.ngrams import distinct, ngram_hashes, word_windows
 
 SHORTEST = 5
-"""Words of a reference text below which sharing it means nothing."""
+"""A reference text of fewer words is not searched for, because many documents hold it by chance."""
 
 
-class _Sieve:
-    """A set of hashes, quick to ask, that takes at most one in 16 others for one of its own.
+class BloomFilter:
+    """A Bloom filter: a small set of hashes that has at most one in 16 others as a false positive.
 
-    The upper bits of a hash say which bit stands for it: a Bloom filter (Bloom 1970, "Space/time
-    trade-offs in hash coding with allowable errors") of one function.
+    It has one hash function, the upper bits of a hash. See Bloom 1970, "Space/time trade-offs in
+    hash coding with allowable errors".
     """
 
     def __init__(self, hashes: NDArray[np.uint64]) -> None:
@@ -32,10 +33,10 @@ class _Sieve:
         bits = hashes >> self.shift
         np.bitwise_or.at(self.bytes, bits >> np.uint64(3), _bit(bits))
 
-    def may_hold(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    def may_contain(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
         bits = hashes >> self.shift
-        held: NDArray[np.bool_] = (self.bytes[bits >> np.uint64(3)] & _bit(bits)) != 0
-        return held
+        is_set: NDArray[np.bool_] = (self.bytes[bits >> np.uint64(3)] & _bit(bits)) != 0
+        return is_set
 
 
 def _bit(bits: NDArray[np.uint64]) -> NDArray[np.uint8]:
@@ -46,33 +47,28 @@ def _bit(bits: NDArray[np.uint64]) -> NDArray[np.uint8]:
 class OverlapIndex:
     """The n-grams of reference texts.
 
-    A reference text of fewer than n words, but at least `SHORTEST`, counts as one n-gram of its own
-    length. Two different n-grams have the same hash once in 2^64 pairs: a thousand million of the
-    corpus's words against a million of the references' meet by chance with a probability of 1e-4.
+    A reference text of fewer than n words, but at least `SHORTEST`, is one n-gram of its own
+    length. Two different n-grams have the same hash once in 2^64 pairs. So for 1e9 words of a
+    corpus and 1e6 words of references, the probability of any false match is 1e-4.
 
     Attributes:
-        hashes: for each length the sorted hashes of its n-grams.
-        beginnings: the hashes of their first `SHORTEST` words: most places of a text need no
-            search in the long arrays.
+        hashes: the sorted hashes of the n-grams of each length.
+        beginnings: the hashes of their first `SHORTEST` words, which rule out most positions of a
+            text without a search in the long arrays.
         num_words: n.
-        num_too_short: reference texts that are not searched for.
+        num_too_short: the number of reference texts that are not searched for.
     """
 
     hashes: dict[int, NDArray[np.uint64]]
-    beginnings: _Sieve
+    beginnings: BloomFilter
     num_words: int
     num_too_short: int
 
     @classmethod
     def of(cls, texts: Iterable[str], num_words: int) -> Self:
-        """Index reference texts.
-
-        Args:
-            texts: the references.
-            num_words: n.
-        """
+        """Index the n-grams of `num_words` words of reference texts."""
         beginnings = [np.empty(0, dtype=np.uint64)]
-        found: dict[int, list[NDArray[np.uint64]]] = {}
+        by_length: defaultdict[int, list[NDArray[np.uint64]]] = defaultdict(list)
         num_too_short = 0
         for text in texts:
             is_too_short = True
@@ -81,39 +77,39 @@ class OverlapIndex:
                 if length >= SHORTEST:
                     is_too_short = False
                     rows = list(ngram_hashes(hashes, length))
-                    found.setdefault(length, []).append(rows[-1])
+                    by_length[length].append(rows[-1])
                     beginnings.append(rows[SHORTEST - 1][: len(rows[-1])])
             num_too_short += is_too_short
-        joined = {length: distinct(np.concatenate(rows)) for length, rows in found.items()}
-        sieve = _Sieve(distinct(np.concatenate(beginnings)))
-        return cls(joined, sieve, num_words, num_too_short)
+        joined = {length: distinct(np.concatenate(rows)) for length, rows in by_length.items()}
+        bloom_filter = BloomFilter(distinct(np.concatenate(beginnings)))
+        return cls(joined, bloom_filter, num_words, num_too_short)
 
     def first_shared(self, text: str) -> str | None:
-        """The first words in a row of a text that a reference has, too; None if there are none.
+        """Return the first n-gram of a text that a reference has, too; None if there is none.
 
-        The first are those that end first, and of several with one end the most.
+        Of several that end at the same word, it is the longest.
         """
         for first, hashes in word_windows(text, self.num_words):
-            found = self._first_shared(hashes)
-            if found is not None:
-                begin, end = found
+            span = self._first_shared(hashes)
+            if span is not None:
+                begin, end = span
                 all_words = chain.from_iterable(map(words, word_slices(text)))
                 return " ".join(islice(all_words, first + begin, first + end))
         return None
 
     def _first_shared(self, hashes: NDArray[np.uint64]) -> tuple[int, int] | None:
-        """Where those of a window begin and end."""
-        found: list[tuple[int, int]] = []
+        """Return the first and the last word of that n-gram in a window, the last exclusive."""
+        spans: list[tuple[int, int]] = []
         begins = np.empty(0, dtype=np.int64)
         for length, rows in enumerate(ngram_hashes(hashes, self.num_words), start=1):
             if length == SHORTEST:
-                begins = np.flatnonzero(self.beginnings.may_hold(rows))
+                begins = np.flatnonzero(self.beginnings.may_contain(rows))
             begins = begins[begins < len(rows)]
             if length >= SHORTEST and len(begins) == 0:
                 break
-            wanted = self.hashes.get(length)
-            if wanted is not None:
-                places = np.searchsorted(wanted, rows[begins])
-                is_shared = wanted[np.minimum(places, len(wanted) - 1)] == rows[begins]
-                found += [(begin, begin + length) for begin in begins[is_shared][:1].tolist()]
-        return min(found, key=lambda span: (span[1], span[0]), default=None)
+            indexed = self.hashes.get(length)
+            if indexed is not None:
+                positions = np.searchsorted(indexed, rows[begins])
+                is_shared = indexed[np.minimum(positions, len(indexed) - 1)] == rows[begins]
+                spans += [(begin, begin + length) for begin in begins[is_shared][:1].tolist()]
+        return min(spans, key=lambda span: (span[1], span[0]), default=None)

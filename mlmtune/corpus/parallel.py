@@ -1,4 +1,4 @@
-"""A function over many items in several processes, with the results in the items' order."""
+"""Calls of a function in several processes, whose results keep the order of the items."""
 
 import multiprocessing
 import os
@@ -16,10 +16,10 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _MAX_WAITING_PER_PROCESS = 4
-"""Results that may wait for an earlier one, so that a slow item does not pile up the others'."""
+"""The number of results that may wait for an earlier one, which limits their memory."""
 
 _shared: Any = None
-"""In a worker: what `ordered_map` was given for all items, sent once."""
+"""In a worker, the argument `shared` of `ordered_map`, which is sent only once."""
 
 
 def num_processors() -> int:
@@ -34,19 +34,18 @@ def ordered_map(
     *,
     num_processes: int,
 ) -> Generator[Result, None, None]:
-    """`function(item, shared)` for each item, in order.
+    """Yield `function(item, shared)` for each item, in order.
 
-    Processes are spawned, not forked, because threads of other libraries may hold locks in this
-    one. If the caller leaves early, by an error or a signal, they are ended during their work.
+    If the caller leaves early, by an error or a signal, the processes are ended during their work.
 
     Args:
-        function: at the top of a module, as for all that is pickled.
-        items: what it is called with.
-        shared: its second argument.
-        num_processes: below 2, it is called right here.
+        function: a function at the top of a module, because it is pickled.
+        items: the first argument of each call.
+        shared: the second argument of all calls.
+        num_processes: the number of new processes; below 2, the function is called in this one.
 
     Raises:
-        ResourceError: a process died, most likely for want of memory.
+        ResourceError: a process died, most likely because memory ran out.
     """
     num_processes = min(num_processes, len(items))
     if num_processes < 2:
@@ -55,6 +54,7 @@ def ordered_map(
         return
 
     before = set(multiprocessing.active_children())
+    # Spawned, not forked, because threads of other libraries may hold locks in this process.
     executor = ProcessPoolExecutor(
         num_processes, multiprocessing.get_context("spawn"), _start_worker, (shared,)
     )
@@ -72,7 +72,7 @@ def ordered_map(
             "finished is kept, so start again with more memory or fewer processors (taskset)"
         ) from error
     finally:
-        if waiting:  # nobody wants what is still under way
+        if waiting:  # the caller left early and needs no further results
             for process in set(multiprocessing.active_children()) - before:
                 process.terminate()
         executor.shutdown(cancel_futures=True)
@@ -87,7 +87,7 @@ def _start_worker(shared: Any) -> None:
 
 
 def _follow_parent() -> None:
-    """End with the process that started this one, even if it is killed."""
+    """End this process when the process that started it ends, even if that is killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

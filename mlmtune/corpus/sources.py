@@ -1,8 +1,8 @@
-"""The sources of a corpus as records, in the one order that everything made of it follows."""
+"""The sources of a corpus as records, in the order of all documents, tokens and counts."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from typing import Literal
 
 from mlmtune.config import CorpusConfig, SourceConfig
@@ -13,7 +13,7 @@ from mlmtune.redaction import public_location, without_secrets
 Role = Literal["validation", "train", "reference"]
 
 SOURCES_KEY = "corpus.sources"
-"""Where the config names the text to train on."""
+"""The key in the config of the text to train on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +21,9 @@ class CorpusSource:
     """One source of a corpus.
 
     Attributes:
-        config: the source as the config describes it.
-        name: its name in reports; no other source of the corpus has it.
-        key: where the config names it, such as `corpus.sources[0]`.
-        role: `reference` is text that must not be learned (`exclude_overlap_with`).
+        name: its name in reports, which no other source of the corpus has.
+        key: its key in the config, such as `corpus.sources[0]`.
+        role: `reference` for text that must not be learned (`exclude_overlap_with`).
     """
 
     config: SourceConfig
@@ -34,7 +33,7 @@ class CorpusSource:
 
     @property
     def is_validation(self) -> bool:
-        """Whether it is one of `validation_sources`."""
+        """Whether it is one of `corpus.validation_sources`."""
         return self.role == "validation"
 
     @property
@@ -44,44 +43,43 @@ class CorpusSource:
 
     @property
     def weight(self) -> float:
-        """How often an epoch sees its text, unless it is replayed."""
+        """The number of times that its text is in an epoch, unless it is replayed."""
         return self.config.weight
 
     @property
     def replay(self) -> float:
-        """The share of the training tokens that it must have; 0 where it is not replayed."""
+        """Its share of the training tokens if it is replayed, else 0."""
         return self.config.replay or 0.0
 
 
 def all_sources(config: CorpusConfig, key: str = SOURCES_KEY) -> Iterator[CorpusSource]:
-    """Yield the sources of a corpus: those of validation, those of training, then references.
+    """Yield the sources for validation, those for training, then the references.
 
     Args:
         config: the section `corpus`.
-        key: where the config names `config.sources`.
+        key: the key in the config of `config.sources`.
     """
     sections: tuple[tuple[Role, str, list[SourceConfig]], ...] = (
         ("validation", "corpus.validation_sources", config.validation_sources),
         ("train", key, config.sources),
         ("reference", "corpus.exclude_overlap_with", config.exclude_overlap_with),
     )
-    taken: set[str] = set()
+    used: set[str] = set()
     for role, section, sources in sections:
         for index, source in enumerate(sources):
-            numbers = count(2)
-            name = wanted = source_name(source)
-            while name in taken:
-                name = f"{wanted} ({next(numbers)})"
-            taken.add(name)
+            wanted = source_name(source)
+            names = chain([wanted], (f"{wanted} ({number})" for number in count(2)))
+            name = next(name for name in names if name not in used)
+            used.add(name)
             yield CorpusSource(source, name, f"{section}[{index}]", role)
 
 
 def corpus_sources(config: CorpusConfig, key: str = SOURCES_KEY) -> tuple[CorpusSource, ...]:
-    """Return the sources that a corpus consists of; a document's source is an index into them."""
+    """Return the sources of a corpus's documents; `Document.source` is an index into them."""
     return tuple(source for source in all_sources(config, key) if source.role != "reference")
 
 
 def source_name(source: SourceConfig) -> str:
-    """Return what a source is called in reports: without secrets, in a form that prints."""
+    """Return the name of a source in reports, without secrets and control characters."""
     name = source.name or ", ".join(map(public_location, source.locations))
     return printable(without_secrets(name))

@@ -1,4 +1,4 @@
-"""The split: which documents are held out for validation."""
+"""The split of a corpus into training and validation documents."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from mlmtune.config import CorpusConfig
 from mlmtune.corpus.sources import corpus_sources
 from mlmtune.errors import DataError
 
-_SPLIT_STREAM = 0x5350_4C49_5400  # "SPLIT": tells these draws from others with the same seed
+_SPLIT_STREAM = 0x5350_4C49_5400  # "SPLIT": separates these draws from others with the same seed
 
 
 def validation_mask(
@@ -18,13 +18,13 @@ def validation_mask(
 ) -> NDArray[np.bool_]:
     """Decide which of D documents are held out for validation.
 
-    Where some are given for validation, it is those. Otherwise a document's side is a draw keyed by
-    its content and `split_seed`, so that adding or removing others does not move it; at least one
-    document is on each side. Replayed text is always trained on.
+    If some documents are of validation sources, it is these. Otherwise a document's side is a draw
+    that is keyed by its content and `split_seed`, so that it does not move when others are added or
+    removed. Each side has at least one document. Replayed text is always trained on.
 
     Args:
-        content_hashes: (D,) of the normalised texts.
-        sources: (D,) which of the `corpus_sources` each is of.
+        content_hashes: (D,) hashes of the normalised texts.
+        sources: (D,) indices into `corpus_sources`.
         config: the section `corpus`.
 
     Returns:
@@ -34,16 +34,15 @@ def validation_mask(
         DataError: there are not enough documents for two sides.
     """
     records = corpus_sources(config)
-    given: NDArray[np.bool_] = np.asarray([source.is_validation for source in records])[sources]
-    if given.any():
-        if given.all():
+    is_given: NDArray[np.bool_] = np.asarray([source.is_validation for source in records])[sources]
+    if is_given.any():
+        if is_given.all():
             raise DataError(
                 "corpus.sources: every document is one of corpus.validation_sources; "
                 "none is left to train on"
             )
-        return given
-    is_replayed = np.asarray([source.replay > 0 for source in records])
-    candidates = np.flatnonzero(~is_replayed[sources])
+        return is_given
+    candidates = np.flatnonzero(np.asarray([not source.replay for source in records])[sources])
     if len(candidates) < 2:
         raise DataError(
             f"corpus.sources: {len(candidates)} document is too few to split into training and "

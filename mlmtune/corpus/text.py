@@ -1,4 +1,4 @@
-"""The text of one section of the config, bound to where it is, what it holds and how it is read."""
+"""The text of a section of the config: its sources, their files, and its folders in the cache."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,15 +17,15 @@ from mlmtune.locations import cache_directory, expand_home
 
 @dataclass(frozen=True)
 class CorpusText:
-    """The text that a part of the config names.
+    """The text of a section of the config.
 
     Attributes:
         config: the sources, and how they are cleaned and filtered.
         console: shows what takes time.
-        cache_dir: `tokenization.cache_dir`, below which all that is made of the text is kept.
-        store: the folder that `tokenization.store` names for the text's tokens; None for the cache.
-        key: where the config names the sources, which errors begin with.
-        listing: what the sources hold; None before `listed`, and where only a finished store is on
+        cache_dir: `tokenization.cache_dir`, the folder of everything that is made of the text.
+        store: the folder of the text's tokens, by `tokenization.store`; None for the cache.
+        key: the key of the sources in the config, for errors.
+        listing: the files of the sources; None before `listed`, and if only a finished store is on
             this machine.
     """
 
@@ -38,7 +38,7 @@ class CorpusText:
 
     @classmethod
     def of(cls, config: CorpusConfig, tokenization: TokenizationConfig, console: Console) -> Self:
-        """Bind the section `corpus`; nothing is looked up yet.
+        """Build the text of the section `corpus`; nothing is looked up yet.
 
         Raises:
             ConfigError: the store is in the home folder of an unknown user.
@@ -48,18 +48,18 @@ class CorpusText:
 
     @property
     def sources(self) -> tuple[CorpusSource, ...]:
-        """The records of the sources; a document's source is an index into them."""
+        """The records of the sources, in the order of `corpus_sources`."""
         return corpus_sources(self.config, self.key)
 
-    def cache(self, room: str) -> Path:
-        """Return a folder of the cache, made if it is not there; see `cache_directory`."""
-        return cache_directory(self.cache_dir, room)
+    def cache(self, name: str) -> Path:
+        """Return a folder of the cache, which is made if it does not exist."""
+        return cache_directory(self.cache_dir, name)
 
     def listed(self, *, refresh: bool = False) -> Self:
-        """Return the same text with what its sources hold; repositories are fetched.
+        """Return the same text with a list of its files; git repositories are fetched.
 
         Args:
-            refresh: look up again where branches of git repositories are.
+            refresh: whether the branches of git repositories are looked up again.
 
         Raises:
             MlmtuneError: the text cannot be reached; see `scanning.scan`.
@@ -69,20 +69,16 @@ class CorpusText:
         return replace(self, listing=listing)
 
     def read(self) -> Corpus:
-        """Clean the listed text, and decide what of it stays; see `read_corpus`."""
+        """Clean the listed text and filter its documents; see `read_corpus`."""
         assert self.listing is not None
         return read_corpus(self.config, self.listing, self.cache("cleaned"), self.console, self.key)
 
     def documents(self, start: int = 0) -> Iterator[Document]:
-        """Yield the documents that stay, in order, from a number on."""
+        """Yield the documents that are kept, in order, from number `start` on."""
         return self.read().documents(start)
 
     def general(self, sources: Sequence[SourceConfig]) -> Self:
-        """Return the text of `evaluation.general`, which is cleaned as this text is.
-
-        With `tokenization.store` its store is the folder `general` in that one, so that both are
-        copied together.
-        """
+        """Return the text of `evaluation.general`, which is cleaned like this text."""
         config = CorpusConfig(
             sources=list(sources),
             cleaning=self.config.cleaning,
@@ -90,5 +86,6 @@ class CorpusText:
             split_seed=self.config.split_seed,
             on_error=self.config.on_error,
         )
+        # A folder inside the other store, so that both are copied together.
         store = None if self.store is None else self.store / "general"
         return replace(self, config=config, store=store, key="evaluation.general", listing=None)

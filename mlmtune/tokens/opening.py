@@ -72,7 +72,7 @@ class StoreOrigin:
             "tokenizer": _digest(backend.to_str()),
         }
         made_of["fingerprint"] = _digest("\0".join(made_of.values()))
-        return cls(made_of, _digest(made_of["fingerprint"] + listing.place()))
+        return cls(made_of, _digest(made_of["fingerprint"] + listing.paths_digest()))
 
 
 def _digest(text: str) -> str:

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,7 +35,7 @@ def rows_of(path):
 
 @pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
 def test_all_that_is_kept_is_written_in_order(read, tmp_path, ending, monkeypatch):
-    monkeypatch.setattr(export_module, "_ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(export_module, "ROWS_AT_ONCE", 7)
     corpus, config = read()
     path = tmp_path / f"out{ending}"
     assert export(corpus, config, path) == 50
@@ -73,6 +74,19 @@ def test_an_export_that_fails_leaves_the_old_file(read, tmp_path, monkeypatch):
         export(corpus, config, path)
     assert path.read_text(encoding="utf-8") == "old"
     assert not list(tmp_path.glob(".writing-*"))
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
+def test_a_pipe_is_written_and_stays_a_pipe(read, tmp_path, ending):
+    corpus, config = read()
+    pipe, copy = tmp_path / f"pipe{ending}", tmp_path / f"copy{ending}"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDWR)  # also to write, so that opening it does not block
+    assert export(corpus, config, pipe) == 50
+    copy.write_bytes(os.read(reader, 1 << 16))
+    os.close(reader)
+    assert len(rows_of(copy)) == 50
+    assert pipe.is_fifo()
 
 
 @pytest.mark.parametrize("name", ["out", "out.json", "out.txt"])

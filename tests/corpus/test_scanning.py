@@ -300,7 +300,7 @@ def test_where_files_are_is_no_part_of_the_signature_but_of_the_place(tree, tmp_
         for p in (root, copy)
     )
     assert one.signature() == other.signature()
-    assert one.place() != other.place()
+    assert one.paths_digest() != other.paths_digest()
 
 
 def test_files_with_other_endings_are_counted(tree):
