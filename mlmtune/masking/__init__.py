@@ -1,1 +1,1 @@
-"""Which tokens are predicted, and what the model sees in their place."""
+"""Which tokens are predicted, and what the model sees instead of them."""

@@ -1,15 +1,16 @@
-"""Where the words of a text begin: by its white space and punctuation, whatever the tokenizer.
+"""Where the words of a text begin, by its white space and punctuation and not by the tokenizer.
 
-Tokenizers cut text by rules of their own before they look for pieces: byte-level BPE parts letters
-from the vowel signs that belong to them, and from digits. Masking whole words means the words of
-the text, so that a piece that follows another without a border of the text between them continues
-the word. White space belongs to the word after it.
+Tokenizers have their own rules for what they cut before they look for tokens: byte-level BPE
+separates letters from digits, and from the vowel signs that belong to them. Whole-word masking
+means the words of the text. So a token continues the word of the token before it unless white
+space or punctuation is between them. White space belongs to the word after it.
 """
 
 import re
 import string
 import sys
 import unicodedata
+from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -19,106 +20,96 @@ from numpy.typing import NDArray
 from mlmtune.corpus.cleaning import UNSPACED
 
 _OTHER, _SPACE, _PUNCTUATION, _JOINED, _UNSPACED = range(5)
-"""What a character is for words. What is joined never begins a word: marks (vowel signs, accents,
+"""Kinds of characters. Joined characters never begin a word: they are marks (vowel signs, accents,
 variation selectors) and format characters (joiners)."""
 
 _JOINT = "\u200d"
-"""Set between texts that are looked at together: no white space, and joined to the text before."""
+"""A character that is put after each text. It is joined, so it adds no word and no white space."""
 
 
 class Offsets(NamedTuple):
-    """Where the n tokens of a text stand in it, in characters.
+    """The positions of the n tokens of a text, in characters. Several tokens may share a character.
 
     Attributes:
-        starts: (n,) the first character of each token.
-        ends: (n,) the one after its last. Several tokens may share a character.
+        starts: (n,) The first character of each token.
+        ends: (n,) The character after its last one.
     """
 
     starts: NDArray[np.int64]
     ends: NDArray[np.int64]
 
 
-class TextBorders:
-    """The words of some texts, to be compared with the tokens of the same texts.
+def word_starts(
+    texts: list[str],
+    offsets: Offsets,
+    lengths: NDArray[np.int64],
+    own: Callable[[], NDArray[np.bool_]],
+) -> NDArray[np.bool_]:
+    """Return (n,) whether each token of some texts begins a word.
+
+    A token of several words, such as `).`, begins a word, and the tokens after it in its last word
+    continue that. Beside ideographs and kana the tokenizer's own borders count, too.
 
     Args:
-        texts: one after the other.
+        texts: The texts.
+        offsets: The offsets of all n tokens, each in its own text.
+        lengths: The number of tokens of each text.
+        own: Returns (n,) whether the tokenizer begins a word with each token. It is only called
+            if there are ideographs or kana, between which the text shows no borders.
     """
+    sizes = np.asarray([len(text) + len(_JOINT) for text in texts], dtype=np.int64)
+    text_starts = np.cumsum(sizes) - sizes
+    joined = "".join(text + _JOINT for text in texts)
+    codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+    kinds = _kinds()[codes]
+    is_space = kinds == _SPACE
+    is_border = is_space | (kinds == _PUNCTUATION)
+    begins = ~is_space & (kinds != _JOINED)
+    begins[1:] &= is_border[:-1] | is_border[1:]
+    begins[text_starts] = True
+    words = np.cumsum(begins, dtype=np.int32)  # the number of each character's word
+    # White space belongs to the word after it, which the next visible character is in.
+    visible = np.arange(len(codes), dtype=np.int32)
+    visible[is_space] = len(codes) - 1
+    next_visible = np.minimum.accumulate(visible[::-1])[::-1]
 
-    def __init__(self, texts: list[str]) -> None:
-        sizes = np.asarray([len(text) + len(_JOINT) for text in texts], dtype=np.int64)
-        self._begins = np.cumsum(sizes) - sizes
-        joined = "".join(text + _JOINT for text in texts)
-        codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-        self._kinds = _kinds()[codes]
-        is_space = self._kinds == _SPACE
-        is_border = is_space | (self._kinds == _PUNCTUATION)
-        begins = ~is_space & (self._kinds != _JOINED)
-        begins[1:] &= is_border[:-1] | is_border[1:]
-        begins[self._begins] = True
-        self._words = np.cumsum(begins, dtype=np.int32)  # the word that each character is of
-        visible = np.arange(len(codes), dtype=np.int32)
-        visible[is_space] = len(codes) - 1
-        self._next_visible = np.minimum.accumulate(visible[::-1])[::-1]
-
-    @property
-    def has_unspaced(self) -> bool:
-        """Whether there are ideographs or kana, between which the text itself shows no border."""
-        return bool((self._kinds == _UNSPACED).any())
-
-    def word_starts(
-        self, offsets: Offsets, lengths: NDArray[np.int64], own: NDArray[np.bool_] | None
-    ) -> NDArray[np.bool_]:
-        """(n,) whether each token begins a word.
-
-        A token of several words, such as `).`, begins one; what follows within its last word
-        continues it. Next to ideographs and kana the tokenizer's own borders count, too.
-
-        Args:
-            offsets: of all n tokens, each in its own text.
-            lengths: tokens of each text.
-            own: (n,) whether each token begins a word of the tokenizer's; needed where the texts
-                have ideographs or kana.
-        """
-        begins = np.repeat(self._begins, lengths)
-        starts, ends = begins + offsets.starts, begins + offsets.ends
-        first = self._words[self._next_visible[starts]]
-        last = np.maximum(first, self._words[np.maximum(ends - 1, starts)])
-        marks = np.ones(len(starts), dtype=bool)
-        marks[1:] = first[1:] > last[:-1]
-        if own is not None:
-            here, before = self._kinds[starts], self._kinds[starts - 1]
-            touches = (here == _UNSPACED) | (before == _UNSPACED)
-            is_inside = (here != _SPACE) & (here != _JOINED) & (before != _SPACE)
-            marks |= own & touches & is_inside
-        return marks
+    shifts = np.repeat(text_starts, lengths)
+    starts, ends = shifts + offsets.starts, shifts + offsets.ends
+    first = words[next_visible[starts]]
+    last = np.maximum(first, words[np.maximum(ends - 1, starts)])
+    marks = np.ones(len(starts), dtype=bool)
+    marks[1:] = first[1:] > last[:-1]
+    if (kinds == _UNSPACED).any():
+        here, before = kinds[starts], kinds[starts - 1]
+        touches = (here == _UNSPACED) | (before == _UNSPACED)
+        is_inside = (here != _SPACE) & (here != _JOINED) & (before != _SPACE)
+        marks |= own() & touches & is_inside
+    return marks
 
 
 @cache
 def _kinds() -> NDArray[np.uint8]:
-    """(number of code points,) what each character is."""
+    """Return (number of code points,) the kind of each character."""
     kinds = np.full(sys.maxunicode + 1, _OTHER, dtype=np.uint8)
-    # Beyond these planes there are ideographs, and characters of no meaning.
+    # All other planes hold ideographs and private characters.
     for code in (*range(0x20000), *range(0xE0000, 0xE0200)):
-        kinds[code] = _kind(chr(code))
+        character = chr(code)
+        if character.isspace():
+            kinds[code] = _SPACE
+        elif is_punctuation(character):
+            kinds[code] = _PUNCTUATION
+        elif begins_joined(character):
+            kinds[code] = _JOINED
     for first, last in re.findall(r"(.)(?:-(.))?", UNSPACED):
         kinds[ord(first) : ord(last or first) + 1] = _UNSPACED
     return kinds
 
 
-def _kind(character: str) -> int:
-    if character.isspace():
-        return _SPACE
-    if is_punctuation(character):
-        return _PUNCTUATION
-    return _JOINED if begins_joined(character) else _OTHER
-
-
 def is_punctuation(character: str) -> bool:
-    """Whether BERT's tokenizers set a character apart as punctuation."""
+    """Whether BERT's tokenizers treat a character as punctuation, which is a word by itself."""
     return character in string.punctuation or unicodedata.category(character)[0] == "P"
 
 
 def begins_joined(text: str) -> bool:
-    """Whether a text begins with what never begins a word: a mark, or a format character."""
+    """Whether a text begins with a character that never begins a word: a mark or a joiner."""
     return bool(text) and unicodedata.category(text[0]) in ("Mn", "Mc", "Me", "Cf")

@@ -1,33 +1,34 @@
-"""Texts -> ids: the tokenizer's Rust half, without special tokens, truncation or padding."""
+"""Texts -> ids: the Rust part of a tokenizer, without special tokens, truncation or padding."""
 
 import json
 import string
+from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from mlmtune.errors import ConfigError
-from mlmtune.tokens.borders import Offsets, TextBorders, begins_joined, is_punctuation
+from mlmtune.tokens.borders import Offsets, begins_joined, is_punctuation, word_starts
 from mlmtune.tokens.pieces import Cutter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 ROLES = ("cls", "sep", "pad", "mask", "bos", "eos", "unk")
-"""What a special token is for. Text that spells a token with a role stays text."""
+"""The roles of special tokens. Text that spells a token with a role stays text."""
 
 Tokens = tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.int64]]
-"""Ids of texts, one text after the other; whether each begins a word; tokens of each text."""
+"""The ids of some texts' tokens, whether each begins a word, and the number of tokens per text."""
 
 
 def role_tokens(tokenizer: "PreTrainedTokenizerFast") -> dict[str, int]:
-    """The special tokens that have a role in the model's input, and their ids.
+    """Return the special tokens that have a role in the model's input, and their ids.
 
-    Others that are called special, such as entity markers that a user added, are tokens of the
-    text.
+    Other tokens that a tokenizer calls special, such as entity markers that a user added, are
+    tokens of the text.
     """
     roles = {role: getattr(tokenizer, f"{role}_token") for role in ROLES}
     return {
@@ -38,10 +39,10 @@ def role_tokens(tokenizer: "PreTrainedTokenizerFast") -> dict[str, int]:
 
 
 def plain_backend(tokenizer: "PreTrainedTokenizerFast") -> Tokenizer:
-    """A copy of the Rust tokenizer that neither truncates nor pads, and reads `[MASK]` as text.
+    """Copy the Rust tokenizer so that it neither truncates nor pads, and reads `[MASK]` as text.
 
-    The special tokens with a role are hidden from the text; all others are tokens of the text, as
-    `tokenizer(text)` has it.
+    Text never becomes a special token with a role. Text that spells any other special token
+    becomes that token, as with `tokenizer(text)`.
     """
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     hidden = set(role_tokens(tokenizer))
@@ -56,21 +57,17 @@ def plain_backend(tokenizer: "PreTrainedTokenizerFast") -> Tokenizer:
 
 
 def _rename_entries(content: dict[str, Any], hidden: set[str]) -> None:
-    """Rename the vocabulary entries of hidden tokens, ids kept, so that no text spells them.
+    """Rename the vocabulary entries of hidden tokens in a tokenizer.json, so that no text has them.
 
-    `encode_special_tokens` alone does not do: where the vocabulary itself has `</s>`, a Unigram
-    model prefers it to its letters, and a model of whole words looks it up.
-
-    Args:
-        content: of a tokenizer.json; changed in place.
-        hidden: the tokens.
+    `encode_special_tokens` alone is not enough: if the vocabulary itself has `</s>`, a Unigram
+    model prefers it to its letters, and a model of whole words finds it.
     """
     model = content["model"]
     if model["type"] == "BPE" and not model.get("ignore_merges"):
-        return  # reaches an entry by merges alone, and none makes a special token
+        return  # its entries are reached only by merges, and no merge makes a special token
     entries = model["vocab"]
     names = {name for name, _ in entries} if isinstance(entries, list) else set(entries)
-    # The unknown token is found by its name; unknown text becomes it anyway.
+    # The model finds its unknown token by name, and unknown text becomes that token anyway.
     renamed = {name: f"\0{name}\0" for name in hidden & names if name != model.get("unk_token")}
     if isinstance(entries, list):  # Unigram
         model["vocab"] = [[renamed.get(name, name), score] for name, score in entries]
@@ -80,14 +77,17 @@ def _rename_entries(content: dict[str, Any], hidden: set[str]) -> None:
 
 
 def largest_id(backend: Tokenizer) -> int:
-    """The largest id of a vocabulary, which may have gaps."""
+    """Return the largest id of a vocabulary, which may have gaps."""
     return max(backend.get_vocab().values())
 
 
 def framed(tokenizer: "PreTrainedTokenizerFast", *, is_pair: bool = False) -> Encoding:
-    """Some text, or two, between the special tokens of the tokenizer's template.
+    """Encode a text, or a pair of texts, with the special tokens of the tokenizer's template.
 
-    There is a token of each text: one that the tokenizer drops whole says nothing of the frame.
+    The text has a token, because without one the template's places for text would not be seen.
+
+    Raises:
+        ConfigError: The tokenizer makes no token of any text.
     """
     backend = plain_backend(tokenizer)
     for text in chain("a", backend.get_vocab()):
@@ -97,14 +97,14 @@ def framed(tokenizer: "PreTrainedTokenizerFast", *, is_pair: bool = False) -> En
 
 
 class Encoder:
-    """A Rust tokenizer that gives ids as arrays, and says which tokens begin a word.
+    """A Rust tokenizer that returns arrays, and says which tokens begin a word.
 
     Args:
-        backend: as `plain_backend` makes it.
+        backend: The tokenizer as `plain_backend` returns it.
 
     Attributes:
-        cutter: cuts texts that are too long to be given whole.
-        dtype: of an id.
+        cutter: Cuts texts that are too long to be encoded at once.
+        dtype: The type of an id.
     """
 
     def __init__(self, backend: Tokenizer) -> None:
@@ -114,60 +114,50 @@ class Encoder:
         self.dtype = np.dtype(np.uint16 if largest_id(backend) < 2**16 else np.int32)
 
     def __call__(self, texts: list[str]) -> Tokens:
-        """Tokens of all texts, without special ones."""
-        is_told_by_id = self._continues_word is not None
-        encode = self._backend.encode_batch_fast if is_told_by_id else self._backend.encode_batch
+        """Return the tokens of some texts, without special tokens."""
+        needs_offsets = self._continues_word is None
+        encode = self._backend.encode_batch if needs_offsets else self._backend.encode_batch_fast
         encodings = encode(texts, add_special_tokens=False)
         lengths = np.asarray([len(encoding) for encoding in encodings], dtype=np.int64)
         num_tokens = int(lengths.sum())
         ids = np.fromiter(chain.from_iterable(e.ids for e in encodings), self.dtype, num_tokens)
         if self._continues_word is None:
-            return ids, _word_starts(texts, encodings, lengths), lengths
-        word_starts = ~self._continues_word[ids]
-        word_starts[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
-        return ids, word_starts, lengths
+            own = partial(_own_word_starts, encodings, num_tokens)
+            return ids, word_starts(texts, _offsets(encodings), lengths, own), lengths
+        starts_word = ~self._continues_word[ids]
+        starts_word[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
+        return ids, starts_word, lengths
 
     def offsets(self, texts: list[str]) -> list[Offsets]:
-        """Where the tokens of each text stand in it; those that a call gives the ids of."""
+        """Return the positions of the tokens in each text, of the tokens that a call returns."""
         encodings = self._backend.encode_batch(texts, add_special_tokens=False)
         return [_offsets([encoding]) for encoding in encodings]
 
 
 def _offsets(encodings: list[Encoding]) -> Offsets:
-    """Where the tokens of some texts stand, each in its own text."""
-    places = chain.from_iterable(chain.from_iterable(e.offsets for e in encodings))
+    """Return the positions of the tokens of some texts, each in its own text."""
+    positions = chain.from_iterable(chain.from_iterable(e.offsets for e in encodings))
     num_tokens = sum(len(encoding) for encoding in encodings)
-    starts, ends = np.fromiter(places, np.int64, 2 * num_tokens).reshape(-1, 2).T
+    starts, ends = np.fromiter(positions, np.int64, 2 * num_tokens).reshape(-1, 2).T
     return Offsets(starts, ends)
 
 
-def _word_starts(
-    texts: list[str], encodings: list[Encoding], lengths: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """(n,) whether each token of some texts begins a word.
-
-    Args:
-        texts: one after the other.
-        encodings: of each.
-        lengths: tokens of each.
-    """
-    borders = TextBorders(texts)
-    own = None
-    if borders.has_unspaced:
-        words = chain.from_iterable(_word_ids(encoding) for encoding in encodings)
-        word_ids = np.fromiter(words, np.int64, int(lengths.sum()))
-        own = np.ones(len(word_ids), dtype=bool)
-        own[1:] = word_ids[1:] != word_ids[:-1]
-    return borders.word_starts(_offsets(encodings), lengths, own)
+def _own_word_starts(encodings: list[Encoding], num_tokens: int) -> NDArray[np.bool_]:
+    """Return (n,) whether the tokenizer's pre-tokenizer begins a word with each token."""
+    word_ids = chain.from_iterable(encoding.word_ids for encoding in encodings)
+    # A token without a word has None, which becomes NaN as a float.
+    words = np.nan_to_num(np.fromiter(word_ids, np.float64, num_tokens), nan=-1.0)
+    starts_word: NDArray[np.bool_] = np.diff(words, prepend=-2.0) != 0
+    return starts_word
 
 
 def _continuing_pieces(backend: Tokenizer) -> NDArray[np.bool_] | None:
-    """(V,) whether an id continues a word, where the vocabulary alone tells; else None.
+    """Return (V,) whether each id continues a word; None if that does not follow from the id alone.
 
-    It does for BERT's kind: WordPiece marks what continues a word, and no word of the text begins
-    with that mark, since the pre-tokenizer sets punctuation apart. Then the tokenizer need not keep
-    track of words and offsets, which takes a quarter of its time. It does not where a token was
-    added that is found within words.
+    For BERT it does: WordPiece marks the tokens that continue a word, and no word of the text
+    begins with that mark, because the pre-tokenizer makes punctuation a word by itself. Then the
+    tokenizer need not keep track of offsets, which takes a quarter of its time. It does not if a
+    token was added that is found inside words.
     """
     content = json.loads(backend.to_str())
     model, pre_tokenizer = content["model"], content["pre_tokenizer"] or {}
@@ -181,21 +171,13 @@ def _continuing_pieces(backend: Tokenizer) -> NDArray[np.bool_] | None:
         return None
     continues = np.zeros(largest_id(backend) + 1, dtype=bool)
     for token, id_ in model["vocab"].items():
-        # Of a mark after punctuation the tokenizer makes a word of its own.
+        # After punctuation, the tokenizer makes a combining mark a word by itself.
         continues[id_] = token not in added and (token.startswith(prefix) or begins_joined(token))
     return continues
 
 
 def _cuts_words(added_token: dict[str, Any]) -> bool:
-    """Whether a text may have this token and letters beside it in one word."""
+    """Whether a text may have this token and letters in one word."""
     edges = added_token["content"][:1] + added_token["content"][-1:]
     is_found_in_text = not added_token["special"] and not added_token["single_word"]
     return is_found_in_text and not all(is_punctuation(character) for character in edges)
-
-
-def _word_ids(encoding: Encoding) -> list[int]:
-    """The word of each token; -1 where the tokenizer knows of none."""
-    word_ids: list[int | None] = encoding.word_ids
-    if None in word_ids:
-        return [-1 if word is None else word for word in word_ids]
-    return cast(list[int], word_ids)

@@ -1,9 +1,9 @@
-"""Sources mixed by weight: which chunk stands at which place of an epoch.
+"""Sources mixed by weight: which chunk is at which place of an epoch.
 
-A source of N chunks and weight w has its own endless row of chunks, every N of them all its chunks
-once, in an order of their own. An epoch takes the next round(w * N): with a weight of 0.5 two
-epochs see the two halves, with 3 each epoch sees everything three times. Then all sources of the
-epoch are shuffled together. Nothing is drawn one after the other, so any place can be asked for.
+A source of N chunks and weight w has an endless sequence of chunks. It consists of rounds, which
+are permutations of all its chunks. An epoch takes the next round(w * N) of them: with weight 0.5
+two epochs see the two halves of the source, and with weight 3 each epoch sees it three times. Then
+all sources of the epoch are shuffled together. Each place is computed without those before it.
 """
 
 from dataclasses import dataclass
@@ -15,21 +15,20 @@ from numpy.typing import NDArray
 from mlmtune.randomness import key, permute
 
 ORDER_STREAM, MIX_STREAM = 0x7A01, 0x7A05
-"""Keep the order of an epoch and that of a source's row apart from other draws of `run.seed`."""
+"""Keep the orders of epochs and of a source's rounds apart from other draws of `run.seed`."""
 
 
 def with_replay(
     weights: NDArray[np.float64], replay: NDArray[np.float64], view: "Countable"
 ) -> NDArray[np.float64]:
-    """Weights at which the replayed sources have their shares of an epoch's tokens.
+    """Return (S,) the weights that give replayed sources their shares of an epoch's tokens.
+
+    A source that has too few tokens for its share is repeated.
 
     Args:
-        weights: (S,) of the other sources.
-        replay: (S,) shares; 0 for what is not replayed.
-        view: what an epoch is made of, cut source by source.
-
-    Returns:
-        (S,) weights: of the others as they were. Text that there is too little of is repeated.
+        weights: (S,) The weights of the sources that are not replayed; these stay as they are.
+        replay: (S,) The shares; 0 for a source that is not replayed.
+        view: The sequences, which are cut source by source.
     """
     is_replayed = replay > 0
     if not is_replayed.any():
@@ -37,42 +36,40 @@ def with_replay(
     num_tokens = view.num_tokens_by_source
     others = float((num_tokens * weights)[~is_replayed].sum())
     wanted = replay * others / (1.0 - replay.sum())
-    weighted: NDArray[np.float64] = np.where(is_replayed, wanted / num_tokens.clip(1), weights)
-    return weighted
+    return np.where(is_replayed, wanted / num_tokens.clip(1), weights)
 
 
 class Countable(Protocol):
-    """Sequences that follow each other source by source: a `ChunkView` or a `PairView`."""
+    """Sequences in the order of their sources: a `ChunkView` or a `PairView`.
+
+    Only the numbers of body tokens leave out special tokens. There are S sources.
+    """
 
     def __len__(self) -> int: ...
 
     @property
-    def num_tokens(self) -> int:
-        """Tokens of all of them, special tokens included."""
+    def num_tokens(self) -> int: ...
 
     @property
-    def num_chunks_by_source(self) -> NDArray[np.int64]:
-        """(S,) sequences."""
+    def num_chunks_by_source(self) -> NDArray[np.int64]: ...
 
     @property
-    def num_tokens_by_source(self) -> NDArray[np.int64]:
-        """(S,) tokens of them, special tokens included."""
+    def num_tokens_by_source(self) -> NDArray[np.int64]: ...
 
     @property
-    def num_body_tokens_by_source(self) -> NDArray[np.int64]:
-        """(S,) tokens of them without the special ones."""
+    def num_body_tokens_by_source(self) -> NDArray[np.int64]: ...
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """An epoch's composition.
+    """The composition of an epoch.
 
     Attributes:
-        num_chunks: (S,) chunks of each source, which are numbered one source after the other.
-        num_drawn: (S,) how many of them an epoch takes.
-        num_tokens: tokens of an epoch, special tokens included; rounded where part of a source is
-            taken.
-        num_body_tokens_by_source: those of them that are text, by each of the store's sources.
+        num_chunks: (S,) The number of chunks of each source. Chunks are numbered source by source.
+        num_drawn: (S,) How many of them an epoch takes.
+        num_tokens: The number of tokens of an epoch, special tokens included. It is an estimate if
+            an epoch takes part of a source.
+        num_body_tokens_by_source: (S,) The same by source, without special tokens.
     """
 
     num_chunks: NDArray[np.int64]
@@ -82,15 +79,13 @@ class Mixture:
 
     @classmethod
     def of(cls, view: Countable, weights: NDArray[np.float64]) -> Self:
-        """The mixture of a view's chunks.
+        """Mix the chunks or pairs of a view by (S,) the weights of its sources.
 
-        Args:
-            view: chunks or pairs; cut source by source, where the weights differ from 1.
-            weights: (S,) one for each of the store's sources.
+        Unless all weights are 1, the view must be cut source by source.
         """
-        if (weights == 1.0).all():
-            whole = np.asarray([len(view)], dtype=np.int64)
-            return cls(whole, whole, view.num_tokens, view.num_body_tokens_by_source)
+        if (weights == 1.0).all():  # the sources need not be told apart, and may share chunks
+            num_all = np.asarray([len(view)], dtype=np.int64)
+            return cls(num_all, num_all, view.num_tokens, view.num_body_tokens_by_source)
         num_chunks, num_tokens = view.num_chunks_by_source, view.num_tokens_by_source
         wanted = np.maximum(np.rint(num_chunks * weights), num_chunks > 0).astype(np.int64)
         shares = wanted / np.maximum(num_chunks, 1)
@@ -98,22 +93,16 @@ class Mixture:
         return cls(num_chunks, wanted, int(np.rint((num_tokens * shares).sum())), body_tokens)
 
     def __len__(self) -> int:
-        """Chunks of an epoch."""
+        """Return the number of chunks in an epoch."""
         return int(self.num_drawn.sum())
 
     def draw(
         self, seed: int, epochs: NDArray[np.int64], places: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The chunks at some places of some epochs.
-
-        Args:
-            seed: `run.seed`.
-            epochs: (n,).
-            places: (n,) in range(len(self)).
+        """Draw the chunks at (n,) places of (n,) epochs.
 
         Returns:
-            (n,) chunks, and (n,) how often each chunk stood in its epoch's part of its source's row
-            before: what tells the repeats of a chunk apart.
+            (n,) chunks, and (n,) occurrences, which tell the repeats of a chunk in an epoch apart.
         """
         slots = permute(places, len(self), key(seed, ORDER_STREAM, epochs))
         ends = np.cumsum(self.num_drawn)

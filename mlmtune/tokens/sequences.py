@@ -1,8 +1,8 @@
-"""Sequences by their place in an endless row of epochs.
+"""Sequences by their place in an endless succession of epochs.
 
-What stands at a place, and the key of its masks, are functions of (seed, epoch, place): nothing
-depends on how a batch is shared out, or on where a run was resumed. Sequences are chunks, or pairs
-of segments (`mlmtune.tokens.pairs`).
+The sequence at a place, and the key of its masks, are functions of (seed, epoch, place). So they do
+not depend on how a batch is divided or where a run was resumed. Sequences are chunks, or pairs of
+segments (`mlmtune.tokens.pairs`).
 """
 
 from typing import Protocol
@@ -15,38 +15,34 @@ from mlmtune.tokens.chunking import ChunkBatch, ChunkView
 from mlmtune.tokens.mixing import Mixture
 
 MASK_STREAM = 0x7A02
-"""Keeps the keys of masks apart from other draws of the same seed."""
+"""Keeps the keys of masks apart from other draws with the same seed."""
 
 
 class Sequences(Protocol):
-    """What training and evaluation take their batches from. B sequences."""
+    """The source of the batches of training and evaluation. B sequences."""
 
     def __len__(self) -> int:
-        """Sequences of an epoch."""
-        ...
+        """Return the number of sequences in an epoch."""
 
     def batch(
         self, epochs: NDArray[np.int64], places: NDArray[np.int64]
     ) -> tuple[ChunkBatch, UInt64Array]:
-        """The sequences at (B,) places of (B,) epochs, and (B,) a key for the masks of each."""
-        ...
+        """Return the sequences at (B,) places of (B,) epochs, and (B,) a key for each mask."""
 
     def num_tokens(self, epochs: NDArray[np.int64], places: NDArray[np.int64]) -> int:
-        """Tokens of the sequences at some places, special tokens included, padding left out."""
-        ...
+        """Count the tokens at some places, special tokens included, padding excluded."""
 
     def documents_at(self, place: int) -> list[tuple[int, int]]:
-        """The documents in a sequence of the first epoch: column of the first token, and number."""
-        ...
+        """Return the first column and the number of each document at a place of the first epoch."""
 
 
 class ChunkSequences:
-    """Chunks, each a sequence.
+    """Chunks as sequences.
 
     Args:
-        view: the chunks.
-        mixture: which of them stand where in an epoch.
-        seed: of order and masks.
+        view: The chunks.
+        mixture: Which chunk is at which place of an epoch.
+        seed: The seed of the order and of the masks.
     """
 
     def __init__(self, view: ChunkView, mixture: Mixture, seed: int) -> None:
@@ -60,16 +56,13 @@ class ChunkSequences:
     def batch(
         self, epochs: NDArray[np.int64], places: NDArray[np.int64]
     ) -> tuple[ChunkBatch, UInt64Array]:
-        """The chunks at some places, and a key for the masks of each."""
         chunks, occurrences = self._mixture.draw(self._seed, epochs, places)
         return self._view.batch(chunks), key(self._seed, MASK_STREAM, epochs, occurrences, chunks)
 
     def num_tokens(self, epochs: NDArray[np.int64], places: NDArray[np.int64]) -> int:
-        """Tokens of the chunks at some places, special tokens included, padding left out."""
         chunks, _ = self._mixture.draw(self._seed, epochs, places)
         return int(self._view.lengths(chunks).sum())
 
     def documents_at(self, place: int) -> list[tuple[int, int]]:
-        """The documents in a chunk of the first epoch."""
         chunks, _ = self._mixture.draw(self._seed, np.zeros(1, np.int64), np.asarray([place]))
         return self._view.documents_in(int(chunks[0]))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from mlmtune.masking.corruption import corrupt, replacement_ids
+from mlmtune.masking.corruption import Corruption, replacement_ids
 from mlmtune.randomness import key
 
 MASK = 4
@@ -17,15 +17,11 @@ ORIGINAL = 99
 
 def corrupted(selected, mask=0.8, random=0.1, seed=0, ids=None, keys=None, heads=None):
     ids = np.full(selected.shape, ORIGINAL) if ids is None else ids
-    return corrupt(
+    return Corruption(MASK, ALLOWED, mask_replace_prob=mask, random_replace_prob=random).apply(
         ids,
         selected,
         np.broadcast_to(np.arange(selected.shape[1]), selected.shape) if heads is None else heads,
         key(seed, np.arange(len(selected))) if keys is None else keys,
-        mask_token_id=MASK,
-        replacements=ALLOWED,
-        mask_replace_prob=mask,
-        random_replace_prob=random,
     )
 
 
