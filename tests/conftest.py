@@ -136,7 +136,7 @@ def make_store() -> Callable[..., Any]:
 
     from mlmtune.tokens.store import StoredSource, TokenStore
     from mlmtune.tokens.store_format import DocumentArrays, Shard
-    from mlmtune.tokens.sums import count_by_source
+    from mlmtune.tokens.sums import count_by_document, sum_by_source
 
     def make(
         documents: Sequence[Sequence[int]],
@@ -148,7 +148,7 @@ def make_store() -> Callable[..., Any]:
         lengths = np.asarray([len(document) for document in documents], dtype=np.int64)
         document_sources = np.asarray(sources or [0] * len(documents), dtype=np.uint16)
         sizes = np.bincount(document_sources, weights=lengths, minlength=1)
-        words = count_by_source(starts, lengths, document_sources, len(sizes))
+        words = sum_by_source(count_by_document(starts, lengths), document_sources, len(sizes))
         return TokenStore(
             shards=(Shard(ids, np.packbits(starts)),),
             documents=DocumentArrays(
@@ -164,7 +164,7 @@ def make_store() -> Callable[..., Any]:
             ),
             unknown_characters={},
             sources=tuple(
-                StoredSource(f"source {number}", False, int(size), 0, num_words)
+                StoredSource(f"source {number}", False, int(size), 0, int(num_words))
                 for number, (size, num_words) in enumerate(zip(sizes, words, strict=True))
             ),
             funnel={},

@@ -16,7 +16,7 @@ last shard that its manifest names. Marks are verified whenever they are opened.
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby, islice
 from operator import itemgetter
@@ -29,13 +29,14 @@ from numpy.typing import NDArray
 
 from mlmtune.corpus.document import Document
 from mlmtune.corpus.text import CorpusText
-from mlmtune.errors import ConfigError, DataError, ResourceError, was_taken_away
+from mlmtune.errors import ConfigError, DataError
 from mlmtune.files import put_in_place, temporary_name, write_bytes
 from mlmtune.integrity import Damaged, digest, file_digest, sealed, unsealed
 from mlmtune.tokens.borders import Offsets
 from mlmtune.tokens.encoding import Encoder
 from mlmtune.tokens.store import TokenStore
-from mlmtune.tokens.sums import count_by_source
+from mlmtune.tokens.store_writer import explaining_failures
+from mlmtune.tokens.sums import count_by_document, sum_by_source
 from mlmtune.tokens.tokenization import batches, offsets_of
 
 FORMAT_VERSION = 3
@@ -49,16 +50,16 @@ class Marker:
     """A rule that marks tokens.
 
     Attributes:
-        name: the name of its folder inside a store.
-        made_by: the library that the rule comes from, with its version; None where it is not
-            installed: nothing can be marked then, and marks of any version are accepted.
-        how_to_install: the error message for a library that is missing.
-        purpose: what the progress bar calls its work.
-        concerns: whether a document has anything to mark; if not, its marks are the store's own
+        name: The name of its folder inside a store.
+        made_by: The library that the rule comes from, with its version. None if it is not
+            installed: then nothing can be marked, and marks of any version are accepted.
+        how_to_install: The error message if the library is missing.
+        purpose: What the progress bar calls its work.
+        concerns: Whether a document has anything to mark. If not, its marks are the store's own
             word starts.
-        mark: (document, offsets of its n tokens in pieces, (n,) the store's own word starts) ->
-            (n,) bool. The pieces are in order and are all taken; a long document's offsets would
-            need sixteen bytes per token at once.
+        mark: Takes a document, the offsets of its n tokens, and (n,) the store's own word starts;
+            returns (n,) bool. The offsets come in pieces, in order, because those of a long
+            document would need sixteen bytes per token. All pieces must be taken.
     """
 
     name: str
@@ -75,8 +76,8 @@ class Marks:
 
     Attributes:
         shards: (ceil(n / 8),) uint8 packed bits of each shard's n tokens.
-        num_by_source: how many tokens are marked in each of the store's sources.
-        fingerprint: equal for equal marks.
+        num_by_source: The number of marked tokens in each of the store's sources.
+        fingerprint: Equal for equal marks.
     """
 
     shards: tuple[NDArray[np.uint8], ...]
@@ -85,6 +86,7 @@ class Marks:
 
     def positions(self, store: TokenStore) -> NDArray[np.int64]:
         """Return the positions of all marked tokens of the store, in order."""
+        # Shard by shard, because unpacked bits take a byte per token.
         positions = [
             start + np.flatnonzero(np.unpackbits(bits, count=len(shard.ids)))
             for start, bits, shard in zip(
@@ -94,32 +96,41 @@ class Marks:
         return np.concatenate([np.empty(0, np.int64), *positions])
 
 
-def open_marks(marker: Marker, store: TokenStore, text: CorpusText, encode: Encoder) -> Marks:
-    """Open a marker's marks of a store; find them first if they are not there yet.
+class TokenizedText(NamedTuple):
+    """A tokenized text, with what is needed to find the characters of its tokens.
 
-    Args:
-        marker: the rule.
-        store: the tokenized text.
-        text: the text; without a listing where only its store is on this machine.
-        encode: the tokenizer that made the store.
+    Attributes:
+        store: The tokens.
+        text: The text; without a listing if only its store is on this machine.
+        encode: The tokenizer that made the store.
+    """
+
+    store: TokenStore
+    text: CorpusText
+    encode: Encoder
+
+
+def open_marks(marker: Marker, tokens: TokenizedText) -> Marks:
+    """Open a marker's marks of a store; find them first if there are none yet.
 
     Raises:
-        ConfigError: there are no marks, and the text or the library to find them is missing.
-        DataError: the text is no longer what the store was made of.
-        ResourceError: the store's folder cannot be written.
+        ConfigError: There are no marks, and the text or the library to find them is missing.
+        DataError: The text is no longer what the store was made of, or the marks are damaged and
+            cannot be found again here.
+        ResourceError: The store's folder cannot be written.
     """
+    store, text = tokens.store, tokens.text
     folder = store.directory / marker.name
-    made_of = {
-        "format": FORMAT_VERSION,
-        "store": store.fingerprint,
-        "made_by": marker.made_by,
-    }
-    any_version = text.listing is None or marker.made_by is None
+    made_of = {"format": FORMAT_VERSION, "store": store.fingerprint, "made_by": marker.made_by}
+    can_find = text.listing is not None and marker.made_by is not None
+    wanted = dict(made_of)
+    if not can_find:
+        del wanted["made_by"]
     try:
-        if (marks := _open(folder, made_of, store, any_version=any_version)) is not None:
+        if (marks := _open(folder, wanted, store)) is not None:
             return marks
     except Damaged as error:
-        if any_version:
+        if not can_find:
             raise
         text.console.say(f"{error.what}; the marks are found again")
     if marker.made_by is None:
@@ -129,44 +140,25 @@ def open_marks(marker: Marker, store: TokenStore, text: CorpusText, encode: Enco
             f"{store.directory} has no marks {marker.name!r}, and the text to find them in is "
             "not on this machine; run `mlmtune prepare` with this config where the text is"
         )
-    with _faults_named(folder), FileLock(folder.with_name(folder.name + ".lock")):
+    with (
+        explaining_failures(folder, "tokenization.store"),
+        FileLock(folder.with_name(folder.name + ".lock")),
+    ):
+        # Another process may have found the marks while this one waited for the lock.
         with suppress(Damaged):
-            if (marks := _open(folder, made_of, store)) is not None:
+            if (marks := _open(folder, wanted, store)) is not None:
                 return marks
-        find_marks(folder, made_of, marker, TextOfStore(store, text, encode))
-    marks = _open(folder, made_of, store)
+        find_marks(folder, made_of, marker, tokens)
+    marks = _open(folder, wanted, store)
     assert marks is not None
     return marks
 
 
-@contextmanager
-def _faults_named(folder: Path) -> Iterator[None]:
-    """Turn an error of writing marks into one that says what to do.
+def _open(folder: Path, wanted: dict[str, Any], store: TokenStore) -> Marks | None:
+    """Open and verify marks; return None if there are none that follow from `wanted`.
 
     Raises:
-        ResourceError: the store's folder cannot be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        if was_taken_away(error):
-            raise ResourceError(
-                f"{error.filename or folder}: the token store was deleted or moved while marks "
-                "were written into it; start again"
-            ) from error
-        raise ResourceError(
-            f"{error.filename or folder}: cannot be written ({error.strerror or error}); make "
-            "room, or set tokenization.store to another folder"
-        ) from error
-
-
-def _open(
-    folder: Path, wanted: dict[str, Any], store: TokenStore, *, any_version: bool = False
-) -> Marks | None:
-    """Open and verify marks; None if there are none that follow from `wanted`.
-
-    Raises:
-        Damaged: they are not what was written.
+        Damaged: A file is not what was written.
     """
     try:
         manifest = unsealed((folder / _MANIFEST).read_bytes())
@@ -175,9 +167,7 @@ def _open(
     except (IsADirectoryError, ValueError) as error:
         raise _damaged(folder / _MANIFEST) from error
     made_of = manifest["made_of"]
-    if any_version:
-        wanted = {**wanted, "made_by": made_of.get("made_by")}
-    if made_of != wanted:
+    if not wanted.items() <= made_of.items():
         return None
     shards = []
     for number, (shard, expected) in enumerate(zip(store.shards, manifest["digests"], strict=True)):
@@ -188,8 +178,7 @@ def _open(
         if path.stat().st_size != size or file_digest(path) != expected:
             raise _damaged(path)
         shards.append(np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8))
-    fingerprint = json.dumps(made_of)
-    return Marks(tuple(shards), tuple(manifest["num_by_source"]), fingerprint)
+    return Marks(tuple(shards), tuple(manifest["num_by_source"]), json.dumps(made_of))
 
 
 def _damaged(path: Path, fault: str = "damaged") -> Damaged:
@@ -200,32 +189,20 @@ def _shard_name(number: int) -> str:
     return f"shard-{number:05d}.bin"
 
 
-class TextOfStore(NamedTuple):
-    """A tokenized text, and what it takes to see the characters of its tokens.
-
-    Attributes:
-        store: the tokens.
-        text: the text that the store was made of.
-        encode: the tokenizer that made the store.
-    """
-
-    store: TokenStore
-    text: CorpusText
-    encode: Encoder
-
-
-def find_marks(folder: Path, made_of: dict[str, Any], marker: Marker, tokens: TextOfStore) -> None:
-    """Read the text and write a marker's marks; finished shards of an earlier attempt are kept.
+def find_marks(
+    folder: Path, made_of: dict[str, Any], marker: Marker, tokens: TokenizedText
+) -> None:
+    """Read the text and write its marks; finished shards of an interrupted search are kept.
 
     Args:
-        folder: where the marks will be.
-        made_of: what the marks follow from.
-        marker: the rule.
-        tokens: the tokenized text.
+        folder: The folder that the marks will be in.
+        made_of: What the marks follow from, for their manifest.
+        marker: The rule.
+        tokens: The tokenized text.
     """
     store = tokens.store
     temporary = temporary_name(folder)
-    manifest = _begun(temporary, made_of, len(store.sources))
+    manifest = _started_manifest(temporary, made_of, len(store.sources))
     first_documents = np.cumsum([0, *store.num_documents_of_shards]).tolist()
     done = len(manifest["digests"])
     documents = tokens.text.documents(first_documents[done])
@@ -234,18 +211,14 @@ def find_marks(folder: Path, made_of: dict[str, Any], marker: Marker, tokens: Te
         what=marker.purpose,
     ) as bar:  # fmt: skip
         for number in range(done, len(store.shards)):
-            numbers = range(first_documents[number], first_documents[number + 1])
+            here = slice(first_documents[number], first_documents[number + 1])
             marks = store.shards[number].all_word_starts()
-            for num_done in _mark_shard(numbers, marks, marker, tokens, documents):
-                bar.update(num_done)
-            here = slice(numbers.start, numbers.stop)
-            counts = count_by_source(
-                marks,
-                store.documents.lengths[here],
-                store.documents.sources[here],
-                len(store.sources),
-            )
+            for num_documents in _mark_shard(here, marks, marker, tokens, documents):
+                bar.update(num_documents)
+            num_marked = count_by_document(marks, store.documents.lengths[here])
+            counts = sum_by_source(num_marked, store.documents.sources[here], len(store.sources))
             content = np.packbits(marks).data
+            # A shard is a minute of work or more, which must outlast a loss of power.
             write_bytes(temporary / _shard_name(number), content, durable=True)
             manifest["digests"].append(digest(content))
             manifest["num_by_source"] = np.add(manifest["num_by_source"], counts).tolist()
@@ -253,17 +226,15 @@ def find_marks(folder: Path, made_of: dict[str, Any], marker: Marker, tokens: Te
     put_in_place(folder)
 
 
-def _begun(temporary: Path, made_of: dict[str, Any], num_sources: int) -> dict[str, Any]:
-    """Return the manifest of an interrupted search, or of a new one if its shards are not whole."""
-    try:
+def _started_manifest(temporary: Path, made_of: dict[str, Any], num_sources: int) -> dict[str, Any]:
+    """Read the manifest of an interrupted search; write a new one if its shards are not usable."""
+    with suppress(FileNotFoundError, NotADirectoryError, ValueError):
         manifest = unsealed((temporary / _MANIFEST).read_bytes())
         if manifest["made_of"] == made_of and all(
             file_digest(temporary / _shard_name(number)) == expected
             for number, expected in enumerate(manifest["digests"])
         ):
             return manifest
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        pass
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     manifest = {"made_of": made_of, "digests": [], "num_by_source": [0] * num_sources}
@@ -272,53 +243,53 @@ def _begun(temporary: Path, made_of: dict[str, Any], num_sources: int) -> dict[s
 
 
 def _mark_shard(
-    numbers: range,
+    here: slice,
     marks: NDArray[np.bool_],
     marker: Marker,
-    tokens: TextOfStore,
+    tokens: TokenizedText,
     documents: Iterator[Document],
 ) -> Iterator[int]:
     """Mark the tokens of a shard.
 
     Args:
-        numbers: the shard's documents.
-        marks: (n,) the shard's word starts; changed in place.
-        marker: the rule.
-        tokens: the tokenized text.
-        documents: documents from the shard's first on; those of the shard are taken.
+        here: The shard's documents.
+        marks: (n,) The shard's word starts; changed in place.
+        marker: The rule.
+        tokens: The tokenized text.
+        documents: The documents from the shard's first on; those of the shard are taken.
 
     Yields:
-        How many documents were marked since the last time.
+        The number of documents that were marked since the last time.
 
     Raises:
-        DataError: the documents are not those of the store.
+        DataError: The documents are not those of the store.
     """
-    store, encode = tokens.store, tokens.encode
-    start = store.offsets[numbers.start]
-    number = numbers.start
-    for batch in batches(islice(documents, len(numbers))):
-        here = slice(number, number + len(batch))
-        hashes = [document.content_hash for document in batch]
-        if hashes != store.documents.content_hashes[here].tolist():
+    arrays = tokens.store.documents
+    hashes, lengths = arrays.content_hashes[here], arrays.lengths[here]
+    begins = tokens.store.offsets[here] - tokens.store.offsets[here.start]
+    first = 0
+    for batch in batches(islice(documents, len(lengths))):
+        if [document.content_hash for document in batch] != hashes[first:][: len(batch)].tolist():
             raise DataError(_CHANGED)
-        begins, lengths = store.offsets[here] - start, store.documents.lengths[here]
         concerned = [i for i, document in enumerate(batch) if marker.concerns(document)]
-        by_document = groupby(offsets_of([batch[i].text for i in concerned], encode), itemgetter(0))
+        by_document = groupby(
+            offsets_of([batch[i].text for i in concerned], tokens.encode), itemgetter(0)
+        )
         for i, (_, pieces) in zip(concerned, by_document, strict=True):
-            inside = slice(begins[i], begins[i] + lengths[i])
-            offsets = _of_as_many(pieces, lengths[i])
-            marks[inside] = marker.mark(batch[i], offsets, marks[inside])
-        number += len(batch)
+            begin, length = begins[first + i], lengths[first + i]
+            own = marks[begin : begin + length]
+            own[:] = marker.mark(batch[i], _checked_offsets(pieces, length), own)
+        first += len(batch)
         yield len(batch)
-    if number != numbers.stop:
+    if first != len(lengths):
         raise DataError(_CHANGED)
 
 
-def _of_as_many(pieces: Iterator[tuple[int, Offsets]], num_tokens: int) -> Iterator[Offsets]:
-    """Yield the offsets of a document in pieces.
+def _checked_offsets(pieces: Iterator[tuple[int, Offsets]], num_tokens: int) -> Iterator[Offsets]:
+    """Yield the offsets of a document's tokens, and check that it still has as many tokens.
 
     Raises:
-        DataError: they are not of as many tokens as the document has.
+        DataError: The document has more or fewer tokens.
     """
     for _, offsets in pieces:
         num_tokens -= len(offsets.starts)

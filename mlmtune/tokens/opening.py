@@ -1,9 +1,8 @@
-"""A text's token store: found where it is, checked, and built once where there is none."""
+"""The token store of a text: finding it, checking that it fits, and building it only once."""
 
 import json
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,33 +15,34 @@ from mlmtune.corpus.cleaning import CLEANING_VERSION
 from mlmtune.corpus.funnel import with_endings_not_read
 from mlmtune.corpus.listing import Listing
 from mlmtune.corpus.text import CorpusText
-from mlmtune.errors import ConfigError, DataError, MlmtuneError, ResourceError, was_taken_away
+from mlmtune.errors import ConfigError, DataError, MlmtuneError
 from mlmtune.files import write_bytes
 from mlmtune.integrity import Damaged
 from mlmtune.tokens.encoding import plain_backend
 from mlmtune.tokens.store import TokenStore
 from mlmtune.tokens.store_format import FORMAT_VERSION, check_free, is_finished, read_manifest
+from mlmtune.tokens.store_writer import explaining_failures
 from mlmtune.tokens.tokenization import write_store
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# What decides which side a document is on is left out of the fingerprint: the store holds both
-# sides, and the split is drawn when it is opened.
 FIELDS_APART = {
     "validation_fraction", "split_by", "max_train_chunks", "max_validation_chunks",
 }  # fmt: skip
+"""The settings of a corpus that no store depends on: a store holds both sides, and the split is
+drawn when it is opened."""
 
 
 @dataclass(frozen=True)
 class StoreOrigin:
-    """What a store is made of, known before it is opened or built.
+    """What a store is made of, which is known before it is opened or built.
 
     Attributes:
-        made_of: digests of the text, the settings and the tokenizer, by name; `fingerprint` sums
-            them up.
-        name: the store's folder within the cache. It follows from where the files are, too, because
-            files of two folders may have the same names, sizes and times by chance.
+        made_of: Digests of the text, the settings and the tokenizer, by name, and of these digests
+            (`fingerprint`).
+        name: The store's folder within the cache. It depends on where the files are, too, because
+            the files of two folders may have the same names, sizes and times by chance.
     """
 
     made_of: dict[str, str]
@@ -50,11 +50,11 @@ class StoreOrigin:
 
     @classmethod
     def of(cls, text: CorpusText, backend: Tokenizer) -> "StoreOrigin":
-        """Sum up the text (paths, sizes, times), the settings that it is read by, the tokenizer."""
+        """Hash the text (paths, sizes, times), the settings it is read with, and the tokenizer."""
         config, listing = text.config, text.listing or Listing(())
         apart = set(FIELDS_APART)
         if config.near_duplicates is not None:
-            apart -= {"validation_fraction", "split_by"}  # they say which near-duplicate stays
+            apart -= {"validation_fraction", "split_by"}  # they decide which near-duplicate stays
         elif all(source.config.max_documents is None for source in text.sources):
             apart.add("split_seed")
         if not config.exclude_overlap_with:
@@ -64,7 +64,7 @@ class StoreOrigin:
             for source in sections[section]:
                 del source["weight"], source["license"]
                 if config.near_duplicates is None:
-                    del source["replay"]  # else it says which near-duplicate stays
+                    del source["replay"]  # it only decides which near-duplicate stays
         made_of = {
             "format": f"{FORMAT_VERSION}.{CLEANING_VERSION}",
             "corpus": _digest(json.dumps(sections, sort_keys=True)),
@@ -80,18 +80,18 @@ def _digest(text: str) -> str:
 
 
 def find_text(text: CorpusText, *, is_needed: bool = False, refresh: bool = False) -> CorpusText:
-    """List a text, unless it cannot be reached and its finished store can take its place.
+    """List a text, or leave it unlisted if it cannot be reached and its store is finished.
 
     Args:
-        text: the text, not listed yet.
-        is_needed: do not accept a finished store in its place.
-        refresh: look up again where branches of git repositories are.
+        text: The text, not listed yet.
+        is_needed: Whether the text itself is needed, whatever its store holds.
+        refresh: Whether to look up again where branches of git repositories are.
 
     Returns:
-        The listed text. It has no listing where only its store is on this machine.
+        The listed text; without a listing if only its store is on this machine.
 
     Raises:
-        MlmtuneError: the text cannot be reached; see `scanning.scan`.
+        MlmtuneError: The text cannot be reached; see `scanning.scan`.
     """
     try:
         return text.listed(refresh=refresh)
@@ -105,21 +105,18 @@ def find_text(text: CorpusText, *, is_needed: bool = False, refresh: bool = Fals
 def open_store(
     text: CorpusText, tokenizer: "PreTrainedTokenizerFast", *, rebuilds: bool = False
 ) -> TokenStore:
-    """Open a text's token store; read and tokenize the text first if there is no store yet.
-
-    Processes that start together wait for the one that builds, on a file lock: no collective
-    that times out, and nothing is left locked when the builder dies.
+    """Open the token store of a text; read and tokenize the text first if there is none yet.
 
     Args:
-        text: the text, from `find_text`.
-        tokenizer: a fast tokenizer.
-        rebuilds: build the store that `tokenization.store` names again where it was made with other
-            settings or another tokenizer, rather than refuse it.
+        text: The text, from `find_text`.
+        tokenizer: A fast tokenizer.
+        rebuilds: Whether a store that `tokenization.store` names is built again, rather than
+            refused, if other settings or another tokenizer made it.
 
     Raises:
-        DataError: there is no usable text, or the store is damaged.
-        ConfigError: the store that `tokenization.store` names does not fit the config.
-        ResourceError: the cache cannot be written.
+        DataError: There is no usable text, or the store is damaged.
+        ConfigError: The store that `tokenization.store` names does not fit the config.
+        ResourceError: The cache cannot be written.
     """
     origin = StoreOrigin.of(text, plain_backend(tokenizer))
     notes = text.cache("verified")
@@ -134,21 +131,20 @@ def open_store(
     store = folder.usable(say=lambda _: None)  # damage is reported when the store is built
     if store is None:
         store = _build_once(folder, text, tokenizer)
-    # A file that is not read makes no other store, and may have come after it was made.
+    # Files that are not read do not change a store, so they may be newer than its funnel.
     endings = {each.source.name: each.endings_not_read for each in text.listing.sources}
     return replace(store, funnel=with_endings_not_read(store.funnel, endings))
 
 
 @dataclass(frozen=True)
 class _StoreFolder:
-    """Where a store is or will be.
+    """The folder of a store that may not be built yet.
 
     Attributes:
-        path: the store's folder.
-        notes: the folder that notes which files were verified.
-        origin: what the store must be made of.
-        may_replace: whether a store that does not fit, or is damaged, is replaced rather than
-            refused.
+        path: The folder.
+        notes: The folder of notes on which files were verified.
+        origin: What the store must be made of.
+        may_replace: Whether a store that is damaged or does not fit is replaced, not refused.
     """
 
     path: Path
@@ -157,7 +153,7 @@ class _StoreFolder:
     may_replace: bool
 
     def made_of(self) -> dict[str, str] | None:
-        """Return what the store that is there was made of; None if there is no readable one."""
+        """Return what the store in the folder was made of; None if there is no readable one."""
         try:
             made_of: dict[str, str] = read_manifest(self.path)["made_of"]
         except DataError:
@@ -165,10 +161,10 @@ class _StoreFolder:
         return made_of
 
     def check_fits(self) -> None:
-        """Refuse a named store that other settings made. It may have taken hours to build.
+        """Refuse a store that other settings made; it may have taken hours to build.
 
         Raises:
-            ConfigError: it does not fit.
+            ConfigError: The store does not fit.
         """
         made_of = read_manifest(self.path)["made_of"]
         names = {
@@ -184,14 +180,14 @@ class _StoreFolder:
                 )
 
     def usable(self, say: Callable[[str], None]) -> TokenStore | None:
-        """Return the store if there is one that fits; None if it must be built.
+        """Open the store if there is one that fits; return None if it must be built.
 
         Args:
-            say: takes a line about a store that is damaged.
+            say: Takes a line about a store that is damaged.
 
         Raises:
-            DataError: the store is damaged, and may not be replaced.
-            ConfigError: the store does not fit, and may not be replaced.
+            DataError: The store is damaged, and may not be replaced.
+            ConfigError: The store does not fit, and may not be replaced.
         """
         if not is_finished(self.path):
             return None
@@ -206,62 +202,48 @@ class _StoreFolder:
             say(f"{error.what}; the store is rebuilt")
         return None
 
-    @contextmanager
-    def locked(self, text: CorpusText) -> Iterator[None]:
-        """Hold the lock of those who build the store; a process that must wait says so."""
+    def lock(self, say: Callable[[str], None]) -> AbstractContextManager[object]:
+        """Take the lock of those who build the store; a process that must wait says so.
+
+        A file lock, because it has no time-out as a collective of torch has, and dies with its
+        holder.
+        """
         lock = FileLock(self.path.with_name(self.path.name + ".lock"))
         try:
-            lock.acquire(timeout=0)
+            return lock.acquire(timeout=0)
         except Timeout:
-            text.console.say(f"waiting for another process, which builds {self.path}")
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
+            say(f"waiting for another process, which builds {self.path}")
+            return lock.acquire()
 
 
 def _build_once(
     folder: _StoreFolder, text: CorpusText, tokenizer: "PreTrainedTokenizerFast"
 ) -> TokenStore:
-    """Build the store, unless another process has done so by the time the lock is free."""
+    """Build the store, unless another process has built it by the time the lock is free."""
     before = folder.made_of()
-    try:
+    with explaining_failures(folder.path.parent, "tokenization.cache_dir"):
         folder.path.parent.mkdir(parents=True, exist_ok=True)
-        with folder.locked(text):
-            made_meanwhile = folder.made_of()
-            if made_meanwhile != before and made_meanwhile != folder.origin.made_of:
-                # Another process has just made it, and may be reading it.
-                folder.check_fits()
+        with folder.lock(text.console.say):
+            if folder.made_of() not in (before, folder.origin.made_of):
+                folder.check_fits()  # because another process has just made it, and may read it
             store = folder.usable(text.console.say)
             if store is None:
                 _say_why(folder, text)
                 _build(folder, text, tokenizer)
                 store = TokenStore.open(folder.path, folder.notes)
             return store
-    except OSError as error:
-        what = f"{error.filename or folder.path.parent}: the token cache"
-        if was_taken_away(error):
-            raise ResourceError(
-                f"{what} was deleted or moved while it was written; start again"
-            ) from error
-        why = os.strerror(error.errno) if error.errno else error
-        raise ResourceError(
-            f"{what} cannot be written ({why}); make room, or set tokenization.cache_dir to "
-            "another folder"
-        ) from error
 
 
 def _say_why(folder: _StoreFolder, text: CorpusText) -> None:
-    """Say that the corpus is read, and whether its text has changed since it last was."""
+    """Report that the corpus is read, and whether its text has changed since it was last read."""
     made_of = folder.origin.made_of
     # Stores in the cache are named by their text, so an earlier one is found by its settings.
     settings = _digest(made_of["corpus"] + made_of["tokenizer"])
     latest = folder.path.with_name(f"latest-{settings}.txt")
-    last = latest.read_text(encoding="utf-8") if latest.exists() else made_of["text"]
-    if (here := folder.made_of()) is not None:
-        last = here["text"]
-    if last != made_of["text"]:
+    last_text = latest.read_text(encoding="utf-8") if latest.exists() else made_of["text"]
+    if (replaced := folder.made_of()) is not None:
+        last_text = replaced["text"]
+    if last_text != made_of["text"]:
         text.console.say("the text has changed since it was last read")
     text.console.say("reading and tokenizing the corpus (once; the result is kept)")
     if folder.path.name == folder.origin.name:
@@ -273,12 +255,10 @@ def _build(folder: _StoreFolder, text: CorpusText, tokenizer: "PreTrainedTokeniz
     cleaned_again: set[Path] = set()
     while True:
         try:
-            write_store(folder.path, text, folder.origin.made_of, tokenizer)
+            return write_store(folder.path, text, folder.origin.made_of, tokenizer)
         except Damaged as error:
             if error.path in cleaned_again:
                 raise
             text.console.say(f"{error.what}; it is cleaned again")
             error.path.unlink(missing_ok=True)
             cleaned_again.add(error.path)
-        else:
-            return

@@ -23,7 +23,7 @@ from mlmtune.printable import counted
 from mlmtune.randomness import key, permute
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.encoding import Encoder, plain_backend
-from mlmtune.tokens.marks import Marker, Marks, open_marks
+from mlmtune.tokens.marks import Marker, Marks, TokenizedText, open_marks
 from mlmtune.tokens.mixing import Countable, with_replay
 from mlmtune.tokens.opening import find_text, open_store
 from mlmtune.tokens.pair_windows import PairFrame, PairView
@@ -163,8 +163,8 @@ def _open_marked(
     """Open a token store, built if there is none yet, and the marks that are needed beside it."""
     markers = needed_markers(needs, text)
     store = open_store(text, tokenizer, rebuilds=rebuilds)
-    encode = Encoder(plain_backend(tokenizer))
-    marks = {marker.name: open_marks(marker, store, text, encode) for marker in markers}
+    tokens = TokenizedText(store, text, Encoder(plain_backend(tokenizer)))
+    marks = {marker.name: open_marks(marker, tokens) for marker in markers}
     if (words := marks.get(f"{WORDS}{needs.word_segmenter}")) is not None:
         store = store.with_word_starts(words.shards, words.num_by_source)
     return store, marks

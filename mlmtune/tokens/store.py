@@ -19,8 +19,7 @@ from mlmtune.tokens.store_format import (
     DOCUMENTS,
     DocumentArrays,
     Shard,
-    map_tokens,
-    read_document_arrays,
+    open_shard,
     read_manifest,
     shard_name,
     verify_large_files,
@@ -33,12 +32,11 @@ KEPT_CHARACTERS = 100
 
 @dataclass(frozen=True)
 class StoredSource:
-    """A source of the corpus.
+    """A source of the corpus, with the totals of its documents.
 
     Attributes:
         name: The name in reports.
         validation: Whether it is one of `corpus.validation_sources`.
-        num_tokens: The number of tokens of its documents.
         num_unknown_tokens: The number of tokens for text that the tokenizer does not know.
         num_words: The number of tokens that begin a word.
     """
@@ -57,15 +55,10 @@ class TokenStore:
     A position is the number of a token in the store, across all shards.
 
     Attributes:
-        shards: The tokens, in order.
-        documents: What is known about each document.
         unknown_characters: How often each character occurs that the tokenizer does not know; only
             the most frequent ones, in descending order.
-        sources: Where the documents come from.
         funnel: What was found, read and left out, as in corpus.json.
-        made_of: What the content of the store depends on, by name; see `tokenization.describe`.
-        directory: The folder of the store.
-        num_documents_of_shards: The number of documents in each shard.
+        made_of: What the content of the store depends on, by name; see `opening.StoreOrigin`.
     """
 
     shards: tuple[Shard, ...]
@@ -93,9 +86,9 @@ class TokenStore:
         manifest = read_manifest(directory)
         shards, documents = [], []
         for number, entry in enumerate(manifest["shards"]):
-            folder = directory / shard_name(number)
-            documents.append(read_document_arrays(folder, entry, len(manifest["sources"])))
-            shards.append(map_tokens(folder, entry, manifest["dtype"]))
+            arrays, shard = open_shard(directory / shard_name(number), entry, manifest)
+            documents.append(arrays)
+            shards.append(shard)
         verify_large_files(directory, manifest, shards, notes)
         return cls(
             shards=tuple(shards),
@@ -182,15 +175,14 @@ class TokenStore:
         """
         wanted = set(documents)
         ids: dict[int, str] = {}
-        number = 0
+        first = 0
         try:
-            for shard in range(len(self.shards)):
+            for shard, num_documents in enumerate(self.num_documents_of_shards):
                 path = self.directory / shard_name(shard) / DOCUMENTS
                 with path.open(encoding="utf-8") as file:
-                    for line in file:
-                        if number in wanted:
-                            ids[number] = json.loads(line)
-                        number += 1
+                    lines = enumerate(file, first)
+                    ids |= {number: json.loads(line) for number, line in lines if number in wanted}
+                first += num_documents
             return [ids[document] for document in documents]
         except (FileNotFoundError, NotADirectoryError, ValueError, KeyError) as error:
             raise DataError(

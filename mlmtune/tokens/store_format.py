@@ -8,14 +8,7 @@ A store is a folder with a manifest and with shards of about thirty million toke
     shard-00000/           documents one after the other, as flat little-endian arrays:
       ids.bin              body ids, uint16 or int32; [CLS], [SEP] and the like are not stored
       word_starts.bin      one bit per token, most significant first: the token begins a word
-      lengths.bin          int64 per document: its number of tokens
-      content_hashes.bin   uint64 per document: decides its side of the split
-      num_characters.bin   int64 per document
-      num_bytes.bin        int64 per document, in UTF-8
-      num_text_words.bin   int64 per document: its words, counted without the tokenizer
-      num_unknown_tokens.bin, num_unknown_bytes.bin, num_unknown_words.bin
-                           int64 per document: its text that the tokenizer does not know
-      sources.bin          uint16 per document: its source, as an index into the manifest's list
+      lengths.bin, ...     one value per document; see `DocumentArrays`
       documents.jsonl      the id of each document, one per line
       shard.json           the manifest's entry of the shard, for a writer that was interrupted
     words-rjieba/          bits that were added later, by other rules; see `marks`
@@ -60,7 +53,7 @@ MANIFEST = "store.json"
 SHARD = "shard.json"
 DOCUMENTS = "documents.jsonl"
 
-_REMEDY = "copy the store again, or make it anew by `mlmtune prepare`"
+_REMEDY = "copy the store again, or build it again with `mlmtune prepare`"
 
 
 @dataclass(frozen=True)
@@ -78,7 +71,7 @@ class DocumentArrays:
             not know.
         num_unknown_bytes: (D,) The number of bytes of that text.
         num_unknown_words: (D,) The number of words that hold such text.
-        sources: (D,) The index of the document's source.
+        sources: (D,) The index of the document's source in the manifest's list.
     """
 
     lengths: NDArray[np.int64]
@@ -168,13 +161,14 @@ def check_free(directory: Path) -> None:
         ConfigError: The path is a file, or a folder that is neither empty nor a store.
         DataError: The folder holds a store that has lost its manifest.
     """
-    if (directory / shard_name(0)).is_dir() and not is_finished(directory):
+    if is_finished(directory) or not directory.exists():
+        return
+    if (directory / shard_name(0)).is_dir():
         raise DataError(
             f"{directory / MANIFEST}: missing; copy the store again, or delete {directory} and "
             "run `mlmtune prepare`"
         )
-    is_taken = directory.exists() and not is_finished(directory)
-    if is_taken and not (directory.is_dir() and not any(directory.iterdir())):
+    if not directory.is_dir() or any(directory.iterdir()):
         raise ConfigError(
             f"tokenization.store: {directory} exists and is not a token store; name a new folder"
         )
@@ -184,56 +178,41 @@ def _damaged(path: Path, fault: str = "damaged") -> Damaged:
     return Damaged(path, fault, _REMEDY)
 
 
-def _sizes(entry: dict[str, Any], dtype: str) -> dict[str, int]:
-    """Return the size of each of a shard's files of arrays, in bytes."""
-    counts = {"ids": entry["num_tokens"], "word_starts": -(-entry["num_tokens"] // 8)}
-    return {
-        name: counts.get(name, entry["num_documents"]) * np.dtype(kind).itemsize
-        for name, kind in {"ids": dtype, **ARRAYS}.items()
-    }
+def open_shard(
+    folder: Path, entry: dict[str, Any], manifest: dict[str, Any]
+) -> tuple[DocumentArrays, Shard]:
+    """Read the arrays of a shard's documents, and map its tokens into memory.
 
-
-def _check_size(path: Path, size: int) -> None:
-    """Raise `Damaged` if a file is missing, or does not have the size that was written."""
-    if not path.is_file():
-        raise _damaged(path, "missing")
-    if path.stat().st_size != size:
-        raise _damaged(path, "cut short or damaged")
-
-
-def read_document_arrays(folder: Path, entry: dict[str, Any], num_sources: int) -> DocumentArrays:
-    """Read and verify the arrays with one value per document of a shard.
+    Of the tokens, only their number is verified; see `verify_large_files`.
 
     Raises:
         Damaged: A file is not what was written, or a value is out of its range.
     """
-    sizes = _sizes(entry, "<u2")
+    num_tokens = entry["num_tokens"]
+    mapped = {"ids": num_tokens, "word_starts": -(-num_tokens // 8)}
     arrays: dict[str, NDArray[Any]] = {}
-    for name, kind in DOCUMENT_ARRAYS.items():
+    for name, kind in {"ids": manifest["dtype"], **ARRAYS}.items():
         path = array_path(folder, name)
-        _check_size(path, sizes[name])
+        size = mapped.get(name, entry["num_documents"]) * np.dtype(kind).itemsize
+        if not path.is_file():
+            raise _damaged(path, "missing")
+        if path.stat().st_size != size:
+            raise _damaged(path, "cut short or damaged")
+        if name in mapped:
+            arrays[name] = np.memmap(path, kind, "r") if size else np.empty(0, kind)
+            continue
         content = path.read_bytes()
         if digest(content) != entry["digests"][name]:
             raise _damaged(path)
         arrays[name] = np.frombuffer(content, kind)
+    shard = Shard(arrays.pop("ids"), arrays.pop("word_starts"))
     documents = DocumentArrays(**arrays)
-    lengths = documents.lengths
-    if (lengths < 0).any() or int(lengths.sum()) != entry["num_tokens"]:
+    if (documents.lengths < 0).any() or int(documents.lengths.sum()) != num_tokens:
         raise _damaged(array_path(folder, "lengths"), "does not add up to the tokens")
+    num_sources = len(manifest["sources"])
     if (documents.sources >= num_sources).any():
         raise _damaged(array_path(folder, "sources"), f"names more than {num_sources} sources")
-    return documents
-
-
-def map_tokens(folder: Path, entry: dict[str, Any], dtype: str) -> Shard:
-    """Map the tokens of a shard into memory; only their number is verified."""
-    sizes = _sizes(entry, dtype)
-    arrays = []
-    for name, kind in (("ids", dtype), ("word_starts", ARRAYS["word_starts"])):
-        path = array_path(folder, name)
-        _check_size(path, sizes[name])
-        arrays.append(np.memmap(path, kind, "r") if sizes[name] else np.empty(0, kind))
-    return Shard(*arrays)
+    return documents, shard
 
 
 def verify_large_files(

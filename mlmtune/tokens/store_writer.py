@@ -1,4 +1,4 @@
-"""StoreWriter: writes a token store shard by shard, and continues where an earlier one stopped.
+"""StoreWriter: writes a token store shard by shard, and continues an interrupted one.
 
 Each shard, and the store as a whole, gets its name only when it is complete (see `files`).
 """
@@ -7,17 +7,20 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlmtune.errors import ResourceError, was_taken_away, why_not_written
 from mlmtune.files import put_in_place, temporary_name, whole_folder, write_bytes
 from mlmtune.integrity import digest, file_digest, sealed, unsealed
 from mlmtune.redaction import redacted
-from mlmtune.tokens.store import StoredSource, most_frequent
+from mlmtune.tokens.store import most_frequent
 from mlmtune.tokens.store_format import (
     ALL_ARRAYS,
     ARRAYS,
@@ -29,7 +32,7 @@ from mlmtune.tokens.store_format import (
     array_path,
     shard_name,
 )
-from mlmtune.tokens.sums import count_by_source, sum_by_source
+from mlmtune.tokens.sums import count_by_document, sum_by_source
 
 SHARD_TOKENS = 1 << 25
 """The number of tokens at which a shard ends, after about a minute of work."""
@@ -42,7 +45,7 @@ class TokenizedDocuments:
     """D documents and their n tokens, one document after the other.
 
     Attributes:
-        ids: (n,) The body ids.
+        ids: (n,) The ids of the tokens, without special tokens.
         word_starts: (n,) Whether each token begins a word.
         arrays: What is known about each document; its lengths add up to n.
         document_ids: (D,) The id of each document within its source.
@@ -85,7 +88,7 @@ class StoreWriter:
             shutil.rmtree(self._temporary, ignore_errors=True)
             self._temporary.mkdir(parents=True)
             write_bytes(marker, json.dumps(made_of).encode())
-        self._shards: list[dict[str, Any]] = list(self._finished_shards())
+        self._shards = self._finished_shards()
         self._batches: list[dict[str, NDArray[Any]]] = []
         self._unknown_characters: list[Counter[str]] = []
         self._ids: list[str] = []
@@ -96,18 +99,20 @@ class StoreWriter:
         """The number of documents in finished shards, after which appending continues."""
         return sum(shard["num_documents"] for shard in self._shards)
 
-    def _finished_shards(self) -> Iterator[dict[str, Any]]:
+    def _finished_shards(self) -> list[dict[str, Any]]:
         """Read the entries of the shards that an interrupted writer finished; delete the others."""
-        number = 0
-        while (entry := self._finished_shard(self._temporary / shard_name(number))) is not None:
-            yield entry
-            number += 1
-        while (left := self._temporary / shard_name(number)).exists():
-            shutil.rmtree(left)
-            number += 1
+        entries: list[dict[str, Any]] = []
+        for folder in sorted(self._temporary.glob("shard-*")):
+            # Shards after one that is deleted have the wrong number, and are deleted, too.
+            is_next = folder.name == shard_name(len(entries))
+            if is_next and (entry := self._finished_shard(folder)) is not None:
+                entries.append(entry)
+            else:
+                shutil.rmtree(folder)
+        return entries
 
     def _finished_shard(self, folder: Path) -> dict[str, Any] | None:
-        """Read the entry of a shard; None if the shard is missing, incomplete or damaged."""
+        """Read the entry of a shard; None if the shard is incomplete or damaged."""
         try:
             entry = unsealed((folder / SHARD).read_bytes())
             digests = {array_path(folder, name): entry["digests"][name] for name in ALL_ARRAYS}
@@ -135,19 +140,17 @@ class StoreWriter:
         arrays = {
             name: _joined([batch.pop(name) for batch in self._batches]) for name in ALL_ARRAYS
         }
+        by_source = partial(
+            sum_by_source, sources=arrays["sources"], num_sources=len(self._sources)
+        )
+        num_words = count_by_document(arrays["word_starts"], arrays["lengths"])
         entry: dict[str, Any] = {
             "num_documents": len(self._ids),
             "num_tokens": self._num_tokens,
-            "num_tokens_by_source": sum_by_source(
-                arrays["lengths"], arrays["sources"], len(self._sources)
-            ).tolist(),
-            "num_unknown_tokens_by_source": sum_by_source(
-                arrays["num_unknown_tokens"], arrays["sources"], len(self._sources)
-            ).tolist(),
+            "num_tokens_by_source": by_source(arrays["lengths"]).tolist(),
+            "num_unknown_tokens_by_source": by_source(arrays["num_unknown_tokens"]).tolist(),
+            "num_words_by_source": by_source(num_words).tolist(),
             "unknown_characters": most_frequent(self._unknown_characters),
-            "num_words_by_source": count_by_source(
-                arrays["word_starts"], arrays["lengths"], arrays["sources"], len(self._sources)
-            ),
         }
         arrays["word_starts"] = np.packbits(arrays["word_starts"])
         folder = self._temporary / shard_name(len(self._shards))
@@ -171,19 +174,19 @@ class StoreWriter:
             self.finish_shard()
         counts = ("num_tokens", "num_unknown_tokens", "num_words")
         sources = [
-            StoredSource(
-                name,
-                validation,
+            {
+                "name": name,
+                "validation": is_validation,
                 **{c: sum(s[f"{c}_by_source"][number] for s in self._shards) for c in counts},
-            )
-            for number, (name, validation) in enumerate(self._sources)
+            }
+            for number, (name, is_validation) in enumerate(self._sources)
         ]
         manifest = {
             "format_version": FORMAT_VERSION,
             "dtype": self._dtype,
             "vocabulary_size": self._vocabulary_size,
             "made_of": self._made_of,
-            "sources": [asdict(source) for source in sources],
+            "sources": sources,
             "shards": self._shards,
             "funnel": funnel,
         }
@@ -194,3 +197,28 @@ class StoreWriter:
 
 def _joined(arrays: list[NDArray[Any]]) -> NDArray[Any]:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+@contextmanager
+def explaining_failures(folder: Path, setting: str) -> Iterator[None]:
+    """Turn a failure to write to a folder into one line that says what to do.
+
+    Args:
+        folder: The folder, which is named if the failure itself names no path.
+        setting: The config key that names another folder.
+
+    Raises:
+        ResourceError: The folder cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        path = error.filename or folder
+        if was_taken_away(error):
+            raise ResourceError(
+                f"{path}: the token store was deleted or moved while it was written; start again"
+            ) from error
+        why, _ = why_not_written(error)
+        raise ResourceError(
+            f"{path}: cannot be written ({why}); make room, or set {setting} to another folder"
+        ) from error

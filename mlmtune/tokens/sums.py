@@ -19,29 +19,20 @@ def sum_by_source(
     Args:
         values: (n,) The values.
         sources: (n,) The index of each value's source.
-        num_sources: The number of sources.
+        num_sources: The number of sources, some of which may have no value.
     """
     by_source = np.zeros(num_sources, dtype=np.int64)
     np.add.at(by_source, sources, values)
     return by_source
 
 
-def count_by_source(
-    bits: NDArray[np.bool_],
-    lengths: NDArray[np.int64],
-    sources: NDArray[np.uint16],
-    num_sources: int,
-) -> list[int]:
-    """Count the bits that are set in the documents of each source.
+def count_by_document(bits: NDArray[np.bool_], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return (D,) how many bits are set in each document.
 
     Args:
         bits: (n,) One bit per token.
         lengths: (D,) The number of tokens of each document; they add up to n.
-        sources: (D,) The index of each document's source.
-        num_sources: The number of sources.
     """
-    # Counted per document, because a cumulative sum over the bits takes eight bytes for each.
+    # A cumulative sum over the bits would take eight bytes for each.
     borders = pairwise(end_to_end(lengths).tolist())
-    counts = [np.count_nonzero(bits[begin:end]) for begin, end in borders]
-    counted: list[int] = sum_by_source(np.asarray(counts, np.int64), sources, num_sources).tolist()
-    return counted
+    return np.asarray([np.count_nonzero(bits[a:b]) for a, b in borders], dtype=np.int64)

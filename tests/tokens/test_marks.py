@@ -13,7 +13,7 @@ from mlmtune.errors import ConfigError, DataError, ResourceError
 from mlmtune.integrity import sealed, unsealed
 from mlmtune.tokens import store_writer, tokenization
 from mlmtune.tokens.encoding import Encoder, plain_backend
-from mlmtune.tokens.marks import Marker, open_marks
+from mlmtune.tokens.marks import Marker, TokenizedText, open_marks
 from mlmtune.tokens.opening import open_store
 
 TEXTS = ["the storage account and the key", "a", "", "no such thing", "the cluster the node"] * 3
@@ -52,7 +52,7 @@ class Text:
 
     def marks(self, marker, store, is_here=True):
         text = self.bound.listed() if is_here else self.bound
-        return open_marks(marker, store, text, self.encode)
+        return open_marks(marker, TokenizedText(store, text, self.encode))
 
 
 @pytest.fixture

@@ -208,7 +208,7 @@ def test_a_damaged_named_store_is_refused_until_it_is_rebuilt(corpus, tokenizer,
     flip_a_bit(tmp_path / "store" / "shard-00000" / "ids.bin")
     text = text_of(config, named, console)
     for each in (text, replace(text, listing=None)):
-        with pytest.raises(DataError, match=r"ids\.bin: damaged; copy .* by `mlmtune prepare`"):
+        with pytest.raises(DataError, match=r"ids\.bin: damaged; copy .* with `mlmtune prepare`"):
             open_store(each, tokenizer)
     assert ids_of(open_(config, tokenizer, named, console, rebuilds=True)) == before
     assert any("the store is rebuilt" in line for line in console.lines)

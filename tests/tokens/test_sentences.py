@@ -14,7 +14,7 @@ from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import ConfigError
 from mlmtune.tokens import sentences as sentences_module
 from mlmtune.tokens.encoding import Encoder, plain_backend
-from mlmtune.tokens.marks import open_marks
+from mlmtune.tokens.marks import TokenizedText, open_marks
 from mlmtune.tokens.opening import open_store
 from mlmtune.tokens.sentences import first_tokens, sentence_marker, sentence_starts
 from mlmtune.tokens.splits import TextNeeds, needed_markers
@@ -133,6 +133,6 @@ def test_lines_are_the_sentences_of_documents_that_blank_lines_part(tmp_path, to
     text = text_of(config, console=console)
     store = open_store(text, tokenizer)
     encode = Encoder(plain_backend(tokenizer))
-    marks = open_marks(sentence_marker("en", (True,)), store, text, encode)
+    marks = open_marks(sentence_marker("en", (True,)), TokenizedText(store, text, encode))
     of = np.searchsorted(store.offsets, marks.positions(store), side="right") - 1
     assert np.bincount(of).tolist() == [4, 3, 5]

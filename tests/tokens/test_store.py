@@ -240,7 +240,7 @@ def test_a_damaged_file_is_named_with_the_remedy(store_path, name, damage):
     if (name, damage) == ("store.json", Path.unlink):
         message = "no token store"
     else:
-        message = f"{name}: .*; copy the store again, or make it anew by `mlmtune prepare`"
+        message = f"{name}: .*; copy the store again, or build it again with `mlmtune prepare`"
     with pytest.raises(DataError, match=message) as caught:
         TokenStore.open(store_path)
     assert caught.value.exit_code == 3
