@@ -11,25 +11,22 @@ import statistics
 from typing import Any
 
 from interleaved import Child, interleave, rate_ratios, run_apart, summary
-from options import Setting, add_rounds, add_text, main, parser, setting_for, workspace
+from options import FEWEST_CHARACTERS, CommandLine, Setting, main, setting_for, workspace
 from report import megabytes, spread, table, write_json
 
 LIMITS = ("encode_batch", "encode_batch_fast")
 
 
-def command_line() -> argparse.ArgumentParser:
-    arguments = parser(__doc__)
-    add_text(arguments)
-    add_rounds(arguments, rounds=5, steps=1, warmup=1)
+def command_line() -> CommandLine:
+    arguments = CommandLine(__doc__)
+    arguments.add_text()
+    arguments.add_rounds(rounds=5, steps=1, warmup=1)
     arguments.add_argument(
         "--megabytes", type=float, default=10, metavar="N",
         help="how much of the text; it is repeated, never word for word, if there is less; "
         "default %(default)s",
     )  # fmt: skip
-    arguments.add_argument(
-        "--length", type=int, default=128, metavar="N",
-        help="tokens in a chunk; default %(default)s",
-    )  # fmt: skip
+    arguments.add_number("--length", 128, "tokens in a chunk")
     arguments.add_argument(
         "--memory", metavar="MB,MB,...",
         help="measure the memory of building a store over so much text instead, as in 20,200,2000",
@@ -50,7 +47,8 @@ def benchmark() -> None:
 def speed(options: argparse.Namespace) -> None:
     machine = run_apart("machine:describe")
     with workspace() as folder:
-        setting = setting_for(options, folder, num_train_characters=int(options.megabytes * 1e6))
+        num_characters = max(int(options.megabytes * 1e6), FEWEST_CHARACTERS)
+        setting = setting_for(options, folder, num_train_characters=num_characters)
         blocks, facts = _measure(options, setting)
     result = summary(blocks)
     shares = {limit: rate_ratios(blocks["ours"], blocks[limit]) for limit in LIMITS}
@@ -73,15 +71,13 @@ def speed(options: argparse.Namespace) -> None:
         print(f"ours is at {statistics.median(share):.0%} of {limit} alone")
     write_json(
         options.json,
-        {
-            "benchmark": "chunks",
-            "length": options.length,
-            "rounds": options.rounds,
-            **result,
-            "share_of_limits": shares,
-            "facts": facts,
-            "machine": machine,
-        },
+        benchmark="chunks",
+        length=options.length,
+        rounds=options.rounds,
+        **result,
+        share_of_limits=shares,
+        facts=facts,
+        machine=machine,
     )
 
 
@@ -122,7 +118,7 @@ def memory(options: argparse.Namespace, sizes: list[float]) -> None:
     print("peak resident memory of a process that builds a store, then goes through its chunks")
     header = ["text", "documents", "seconds", "before", "store built", "chunks read"]
     print(table(header, rows))
-    write_json(options.json, {"benchmark": "chunks, memory", "sizes": measured, "machine": machine})
+    write_json(options.json, benchmark="chunks, memory", sizes=measured, machine=machine)
 
 
 if __name__ == "__main__":

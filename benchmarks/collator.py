@@ -4,26 +4,22 @@
 last line gives the share of a training step that chunks and masks take together.
 """
 
-import argparse
 import statistics
 from dataclasses import replace
 
 from interleaved import Block, Child, interleave, run_apart, summary
-from options import Setting, add_model, add_rounds, main, parser, setting_for, workspace
+from options import CommandLine, Setting, main, setting_for, workspace
 from report import table, write_json
 
 SHARE_BATCH_SIZE = 16
 """Sequences in the training step whose share is measured: the package's default."""
 
 
-def command_line() -> argparse.ArgumentParser:
-    arguments = parser(__doc__)
-    add_model(arguments, batch_size=64)
-    add_rounds(arguments, rounds=7, steps=30, warmup=5)
-    arguments.add_argument(
-        "--training-steps", type=int, default=3, metavar="N",
-        help="steps that the share of masking is taken from; default %(default)s",
-    )  # fmt: skip
+def command_line() -> CommandLine:
+    arguments = CommandLine(__doc__)
+    arguments.add_model(batch_size=64)
+    arguments.add_rounds(rounds=7, steps=30, warmup=5)
+    arguments.add_number("--training-steps", 3, "steps that the share of masking is taken from")
     return arguments
 
 
@@ -65,16 +61,14 @@ def benchmark() -> None:
     )
     write_json(
         options.json,
-        {
-            "benchmark": "collator",
-            "model": options.model,
-            **setting.to_json(),
-            "rounds": options.rounds,
-            "steps": options.steps,
-            "strategies": results,
-            "share_of_training_step": share,
-            "machine": machine,
-        },
+        benchmark="collator",
+        model=options.model,
+        **setting.to_json(),
+        rounds=options.rounds,
+        steps=options.steps,
+        strategies=results,
+        share_of_training_step=share,
+        machine=machine,
     )
 
 

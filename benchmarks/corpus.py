@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from interleaved import Child, interleave, rate_ratios, run_apart, summary
-from options import add_rounds, add_text, main, parser, workspace
+from options import CommandLine, main, workspace
 from report import megabytes, spread, table, write_json
 from tree_memory import TreeMemory
 
@@ -23,10 +23,10 @@ SAMPLE_MEGABYTES = 60
 CHANGED_PAGE = "0/0.md"
 
 
-def command_line() -> argparse.ArgumentParser:
-    arguments = parser(__doc__)
-    add_text(arguments)
-    add_rounds(arguments, rounds=3, steps=1, warmup=0)
+def command_line() -> CommandLine:
+    arguments = CommandLine(__doc__)
+    arguments.add_text()
+    arguments.add_rounds(rounds=3, steps=1, warmup=0)
     arguments.add_argument(
         "--megabytes", metavar="MB,MB,...",
         help="prepare so much Markdown without a cache instead, as in 20,200,2000",
@@ -74,14 +74,12 @@ def speed(options: argparse.Namespace) -> None:
     print(f"all processors: {statistics.median(speedups):.2f} times one process")
     write_json(
         options.json,
-        {
-            "benchmark": "corpus",
-            "num_bytes": num_bytes,
-            "rounds": options.rounds,
-            **result,
-            "speedups": speedups,
-            "machine": machine,
-        },
+        benchmark="corpus",
+        num_bytes=num_bytes,
+        rounds=options.rounds,
+        **result,
+        speedups=speedups,
+        machine=machine,
     )
 
 
@@ -106,10 +104,7 @@ def whole(options: argparse.Namespace, sizes: list[float]) -> None:
     show_prepared(measured)
     if compared:
         show_compared(measured)
-    write_json(
-        options.json,
-        {"benchmark": "corpus, whole", "sizes": measured, "machine": machine},
-    )
+    write_json(options.json, benchmark="corpus, whole", sizes=measured, machine=machine)
 
 
 def prepare(pages: Path, model: Path, folder: Path) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from interleaved import SideFailed, run_apart
-from options import Setting, add_model, add_training, main, parser, workspace
+from mlmtune.files import write_text
+from options import CommandLine, Setting, main, setting_for, workspace
 from report import table, write_json
 
 SIDES = ("ours", "peer")
@@ -22,18 +23,13 @@ START_SEED = 0
 """The seed of the head's weights, from which both sides start."""
 
 
-def command_line() -> argparse.ArgumentParser:
-    arguments = parser(__doc__)
-    add_model(arguments)
-    add_training(arguments)
-    for name, default, meaning in (
-        ("--steps", 300, "optimizer steps of a curve"),
-        ("--seeds", 3, "curves of each side"),
-        ("--window", 50, "steps that a line of the table averages"),
-    ):
-        arguments.add_argument(
-            name, type=int, default=default, metavar="N", help=f"{meaning}; default {default}"
-        )
+def command_line() -> CommandLine:
+    arguments = CommandLine(__doc__)
+    arguments.add_model()
+    arguments.add_training()
+    arguments.add_number("--steps", 300, "optimizer steps of a curve")
+    arguments.add_number("--seeds", 3, "curves of each side")
+    arguments.add_number("--window", 50, "steps that a line of the table averages")
     arguments.add_argument(
         "--learning-rate", type=float, default=5e-4, metavar="X", help="peak; default %(default)s"
     )
@@ -47,20 +43,15 @@ def benchmark() -> None:
     options = command_line().parse_args()
     machine = run_apart("machine:describe")
     with workspace() as folder:
-        texts = run_apart("texts:prepare", options.text, folder, None, None)
-        setting = Setting(
-            model=run_apart("models:prepare_with_head", options.model, folder, START_SEED),
-            train=texts.train,
-            validation=texts.validation,
-            workspace=folder,
-            precision=options.precision,
-            batch_size=options.batch_size,
-            length=options.length,
+        setting = setting_for(
+            options,
+            folder,
+            num_train_characters=None,
+            num_validation_characters=None,
             max_steps=options.steps,
-            dropout=options.dropout,
-            compiled=options.compile,
         )
-        curves = all_curves(options, setting)
+        model = run_apart("models:with_head", setting.model, folder, START_SEED)
+        curves = all_curves(options, replace(setting, model=model))
     print(
         f"{options.model}, {options.precision}, {options.batch_size} x {options.length}, rate "
         f"{options.learning_rate}, {options.seeds} seeds, {machine['device']}; mean +- deviation"
@@ -68,14 +59,12 @@ def benchmark() -> None:
     print(table(["loss", *SIDES, "ours - peer"], rows(curves, options.steps, options.window)))
     write_json(
         options.json,
-        {
-            "benchmark": "curves",
-            "model": options.model,
-            "learning_rate": options.learning_rate,
-            **setting.to_json(),
-            "curves": curves,
-            "machine": machine,
-        },
+        benchmark="curves",
+        model=options.model,
+        learning_rate=options.learning_rate,
+        **setting.to_json(),
+        curves=curves,
+        machine=machine,
     )
 
 
@@ -112,9 +101,7 @@ def kept_or_computed(
     print(f"computing {path.stem}", flush=True)
     curve = run_apart("curve_sides:run", side, setting, options.learning_rate)
     made = {"setting": described, **asdict(curve)}
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(made) + "\n", encoding="utf-8")
-    partial.rename(path)
+    write_text(path, json.dumps(made) + "\n")
     return made
 
 

@@ -1,20 +1,15 @@
 """Evaluation: tokens per second of mlmtune's perplexity against the peer's evaluation loop."""
 
-import argparse
-
 from interleaved import Child, interleave, run_apart, summary
-from options import add_model, add_rounds, characters_for, main, parser, setting_for, workspace
+from options import CommandLine, characters_for, main, setting_for, workspace
 from report import megabytes, spread, table, write_json
 
 
-def command_line() -> argparse.ArgumentParser:
-    arguments = parser(__doc__)
-    add_model(arguments, batch_size=32)
-    add_rounds(arguments, rounds=5, steps=1, warmup=1)
-    arguments.add_argument(
-        "--chunks", type=int, default=128, metavar="N",
-        help="validation sequences, which are one unit of work; default %(default)s",
-    )  # fmt: skip
+def command_line() -> CommandLine:
+    arguments = CommandLine(__doc__)
+    arguments.add_model(batch_size=32)
+    arguments.add_rounds(rounds=5, steps=1, warmup=1)
+    arguments.add_number("--chunks", 128, "validation sequences, which are one unit of work")
     return arguments
 
 
@@ -51,15 +46,13 @@ def benchmark() -> None:
     print(f"ratio {result['ratio']:.2f} (rounds {spread(result['ratios']['ours'])})")
     write_json(
         options.json,
-        {
-            "benchmark": "evaluation",
-            "model": options.model,
-            **setting.to_json(),
-            "rounds": options.rounds,
-            **result,
-            "facts": facts,
-            "machine": machine,
-        },
+        benchmark="evaluation",
+        model=options.model,
+        **setting.to_json(),
+        rounds=options.rounds,
+        **result,
+        facts=facts,
+        machine=machine,
     )
 
 

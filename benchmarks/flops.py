@@ -17,12 +17,9 @@ def training_flops_per_token(model: Path, length: int, mlm_probability: float) -
         mlm_probability: The share of positions that the head must predict.
     """
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    is_distilbert = config["model_type"] == "distilbert"
-    names = (
-        ("dim", "hidden_dim", "n_layers")
-        if is_distilbert
-        else ("hidden_size", "intermediate_size", "num_hidden_layers")
-    )
+    names = ["hidden_size", "intermediate_size", "num_hidden_layers"]
+    if config["model_type"] == "distilbert":
+        names = ["dim", "hidden_dim", "n_layers"]
     hidden, inner, num_layers = (config[name] for name in names)
     encoder = num_layers * (2 * (4 * hidden**2 + 2 * hidden * inner) + 4 * length * hidden)
     head = 2 * (hidden**2 + hidden * config["vocab_size"])

@@ -1,4 +1,4 @@
-"""Sides measured by turns in one run, each in a process of its own.
+"""Measures sides by turns in one run, each in a process of its own.
 
 The speed of a machine drifts by more than the differences to be measured: other programs, heat,
 clocks. So each round lets every side work for a moment while the others wait, and a ratio is taken
@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from types import TracebackType
 from typing import Any, Protocol, Self
 
 import psutil
@@ -44,27 +43,28 @@ class Block:
 
 
 class Side(Protocol):
-    """A participant in the rounds."""
+    """What takes part in the rounds."""
 
     def run(self, num_steps: int) -> Block: ...
 
 
 class SideFailed(Exception):
-    """The process of a side died or raised an error; the message says which and how."""
+    """The process of a side has died or raised an error; the message says which and how."""
 
 
 class Child:
-    """An object, or a module, in a process of its own; used as a context manager.
+    """An object or a module in a process of its own, which ends with the context.
 
     Args:
-        target: `module` or `module:Class`, which is imported or made there.
+        target: `module`, or `module:Class` to make an object of.
         arguments: The arguments of the class; they are pickled.
     """
 
     def __init__(self, target: str, *arguments: Any) -> None:
         self._target = target
-        # A spawned process takes over the environment; no side may wait for a network.
+        # A spawned process inherits the environment; no side may wait for a network.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        # Not forked: each side imports and configures its libraries itself, as a script does.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, target, arguments))
@@ -74,12 +74,11 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """The id of the process."""
         assert self._process.pid is not None  # it was started
         return self._process.pid
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Call a method there, and return its result.
+        """Call a method in the process, and return its result.
 
         Raises:
             SideFailed: The method raised an error, or the process died.
@@ -93,24 +92,19 @@ class Child:
         return block
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts that the side reports, as JSON values."""
+        """Return what else the side reports, as JSON values."""
         facts: dict[str, Any] = self.call("facts")
         return facts
 
     def close(self) -> None:
-        """Let the process end, and wait for it."""
+        """End the process, and wait for it."""
         self._connection.close()
         self._process.join()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _receive(self) -> Any:
@@ -128,7 +122,7 @@ class Child:
 
 
 def _serve(connection: Connection, target: str, arguments: tuple[Any, ...]) -> None:
-    """Make the object in the child, then answer calls until the parent closes the pipe."""
+    """Make the object in the child, and answer calls until the parent closes the pipe."""
     threading.Thread(target=_follow_parent, daemon=True).start()
     module, _, name = target.partition(":")
     try:
@@ -148,7 +142,7 @@ def _serve(connection: Connection, target: str, arguments: tuple[Any, ...]) -> N
 def _follow_parent() -> None:
     """End this process and its children with the parent, even if that is killed during a call.
 
-    The pipe does not suffice, because a child reads it between calls, and a call may take an hour.
+    The pipe does not suffice: a child reads it only between calls, and a call may take an hour.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -169,16 +163,15 @@ def run_apart(target: str, *arguments: Any) -> Any:
 def interleave(
     sides: Mapping[str, Side], num_rounds: int, num_steps: int, num_warmup_steps: int
 ) -> dict[str, list[Block]]:
-    """Let the sides work by turns; every other round goes through them backwards.
+    """Let the sides work by turns, and return the block of each side in each round.
+
+    Every other round goes through the sides backwards.
 
     Args:
         sides: The sides by name.
-        num_rounds: The number of blocks of each side.
+        num_rounds: The number of rounds.
         num_steps: The units of work in a block.
         num_warmup_steps: The units of work of each side before the first round, not measured.
-
-    Returns:
-        The blocks of each side by round.
     """
     if num_warmup_steps:
         for side in sides.values():
@@ -196,14 +189,6 @@ def rate_ratios(ours: Sequence[Block], peer: Sequence[Block]) -> list[float]:
     return [a.rate / b.rate for a, b in zip(ours, peer, strict=True)]
 
 
-def median_rate(blocks: Sequence[Block]) -> float:
-    return statistics.median(block.rate for block in blocks)
-
-
-def median_step_seconds(blocks: Sequence[Block]) -> float:
-    return statistics.median(block.seconds / block.num_steps for block in blocks)
-
-
 def summary(blocks: Mapping[str, Sequence[Block]], *, to: str = "peer") -> dict[str, Any]:
     """Return all measurements as JSON values; ratios are to the side `to`."""
     return {
@@ -213,8 +198,8 @@ def summary(blocks: Mapping[str, Sequence[Block]], *, to: str = "peer") -> dict[
         },
         "sides": {
             name: {
-                "rate": median_rate(of_side),
-                "step_seconds": median_step_seconds(of_side),
+                "rate": statistics.median(block.rate for block in of_side),
+                "step_seconds": statistics.median(b.seconds / b.num_steps for b in of_side),
                 "rates": [block.rate for block in of_side],
             }
             for name, of_side in blocks.items()

@@ -3,30 +3,18 @@
 It is device memory on a GPU, else the resident set of the whole process, libraries included.
 """
 
-import argparse
-
 from interleaved import Child, run_apart
-from options import (
-    add_model,
-    add_training,
-    characters_for,
-    main,
-    parser,
-    setting_for,
-    workspace,
-)
+from options import CommandLine, characters_for, main, setting_for, workspace
 from report import megabytes, table, write_json
 
 SIDES = ("ours", "peer")
 
 
-def command_line() -> argparse.ArgumentParser:
-    arguments = parser(__doc__)
-    add_model(arguments, batch_size=64)
-    add_training(arguments)
-    arguments.add_argument(
-        "--steps", type=int, default=4, metavar="N", help="training steps; default %(default)s"
-    )
+def command_line() -> CommandLine:
+    arguments = CommandLine(__doc__)
+    arguments.add_model(batch_size=64)
+    arguments.add_training()
+    arguments.add_number("--steps", 4, "training steps")
     return arguments
 
 
@@ -62,15 +50,13 @@ def benchmark() -> None:
     print(f"ratio {ratio:.2f} (less is better)")
     write_json(
         options.json,
-        {
-            "benchmark": "memory",
-            "model": options.model,
-            **setting.to_json(),
-            "steps": options.steps,
-            "ratio": ratio,
-            "sides": measured,
-            "machine": machine,
-        },
+        benchmark="memory",
+        model=options.model,
+        **setting.to_json(),
+        steps=options.steps,
+        ratio=ratio,
+        sides=measured,
+        machine=machine,
     )
 
 

@@ -1,6 +1,5 @@
-"""The models that benchmarks run: folders that both sides load by `from_pretrained`."""
+"""The models of the benchmarks: folders that both sides load by `from_pretrained`."""
 
-import json
 from pathlib import Path
 
 import torch
@@ -21,12 +20,9 @@ SHAPES = {
 }
 """Shapes of models with random weights, which suffice to measure time and memory."""
 
-NAMES_IN_FILES = {"distilbert": ["input_ids", "attention_mask"]}
-"""The inputs of models that take fewer than the tokenizer makes."""
-
 
 def prepare(name: str, workspace: Path) -> Path:
-    """Return the folder of a model by its name on the command line; made in `workspace`."""
+    """Return the folder of the model with a name of the command line, and make it if need be."""
     minilm = resolve(MINILM)
     if name == "minilm":
         return minilm
@@ -35,25 +31,18 @@ def prepare(name: str, workspace: Path) -> Path:
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model = AutoModelForMaskedLM.from_config(SHAPES[name])  # type: ignore[no-untyped-call]
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(minilm).save_pretrained(folder)
-    if name in NAMES_IN_FILES:
-        _set_model_inputs(folder, NAMES_IN_FILES[name])
+    # DistilBERT takes no token types.
+    names = {"model_input_names": ["input_ids", "attention_mask"]} if name == "distilbert" else {}
+    AutoTokenizer.from_pretrained(minilm, **names).save_pretrained(folder)
     return folder
 
 
-def prepare_with_head(name: str, workspace: Path, seed: int) -> Path:
-    """Make a model's folder with all weights, so that neither side draws new ones."""
-    source = prepare(name, workspace)
-    folder = workspace / f"{name}-with-head"
+def with_head(source: Path, workspace: Path, seed: int) -> Path:
+    """Copy a model's folder with all weights, so that neither side draws new ones."""
+    folder = workspace / "with-head"
     torch.manual_seed(seed)
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     AutoModelForMaskedLM.from_pretrained(source, dtype=torch.float32).save_pretrained(folder)
     AutoTokenizer.from_pretrained(source).save_pretrained(folder)
     return folder
-
-
-def _set_model_inputs(folder: Path, names: list[str]) -> None:
-    path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**config, "model_input_names": names}), encoding="utf-8")

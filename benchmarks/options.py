@@ -23,7 +23,7 @@ FEWEST_CHARACTERS = 100_000
 
 @dataclass(frozen=True)
 class Setting:
-    """The setting of both sides, which is pickled into their processes.
+    """What both sides are measured with; it is pickled into their processes.
 
     Attributes:
         model: The folder of the model.
@@ -35,9 +35,9 @@ class Setting:
         length: Tokens in a sequence.
         max_steps: The step at which the learning rate's schedule ends.
         dropout: Every dropout rate of the model; None keeps the model's own.
-        compiled: Set `training.compile` on our side.
+        compiled: Whether our side sets `training.compile`.
         seed: The seed of order, masks and dropout.
-        max_chunks: The number of validation sequences to evaluate; None is all of them.
+        max_chunks: The number of validation sequences to evaluate; None means all.
     """
 
     model: Path
@@ -55,67 +55,65 @@ class Setting:
 
     def to_json(self) -> dict[str, Any]:
         """Return what a reader needs to repeat the benchmark, without paths."""
-        values = asdict(self)
-        for name in ("model", "train", "validation", "workspace"):
-            del values[name]
-        return values
+        return {name: v for name, v in asdict(self).items() if not isinstance(v, Path)}
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    made.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured here")
-    return made
+class CommandLine(argparse.ArgumentParser):
+    """The command line of a benchmark.
 
+    Args:
+        description: The documentation of the script.
+    """
 
-def add_text(arguments: argparse.ArgumentParser) -> None:
-    arguments.add_argument(
-        "--text", type=Path, metavar="PATH",
-        help="file or folder of .md or .txt; without it, what the quickstart config reads",
-    )  # fmt: skip
+    def __init__(self, description: str) -> None:
+        super().__init__(
+            description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        self.add_argument("--json", type=Path, metavar="FILE", help="write all measurements here")
 
+    def add_number(self, name: str, default: int, meaning: str) -> None:
+        self.add_argument(
+            name, type=int, default=default, metavar="N", help=f"{meaning}; default %(default)s"
+        )
 
-def add_model(arguments: argparse.ArgumentParser, *, batch_size: int = 16) -> None:
-    add_text(arguments)
-    arguments.add_argument("--model", choices=MODELS, default="minilm", help="default %(default)s")
-    arguments.add_argument(
-        "--precision", choices=PRECISIONS, default="fp32", help="default %(default)s"
-    )
-    _add_number(arguments, "--batch-size", batch_size, "sequences at once")
-    _add_number(arguments, "--length", 128, "tokens in a sequence")
+    def add_text(self) -> None:
+        self.add_argument(
+            "--text", type=Path, metavar="PATH",
+            help="file or folder of .md or .txt; without it, what the quickstart config reads",
+        )  # fmt: skip
 
+    def add_model(self, *, batch_size: int = 16) -> None:
+        """Add what `setting_for` reads; with `add_training` for benchmarks that train."""
+        self.add_text()
+        self.add_argument("--model", choices=MODELS, default="minilm", help="default %(default)s")
+        self.add_argument(
+            "--precision", choices=PRECISIONS, default="fp32", help="default %(default)s"
+        )
+        self.add_number("--batch-size", batch_size, "sequences at once")
+        self.add_number("--length", 128, "tokens in a sequence")
 
-def add_training(arguments: argparse.ArgumentParser) -> None:
-    arguments.add_argument(
-        "--dropout", type=float, help="every dropout rate, on both sides; without it the model's"
-    )
-    arguments.add_argument(
-        "--compile", action="store_true", help="set training.compile on our side"
-    )
+    def add_training(self) -> None:
+        self.add_argument(
+            "--dropout",
+            type=float,
+            help="every dropout rate, on both sides; without it the model's",
+        )
+        self.add_argument("--compile", action="store_true", help="set training.compile on our side")
 
-
-def add_rounds(arguments: argparse.ArgumentParser, *, rounds: int, steps: int, warmup: int) -> None:
-    _add_number(arguments, "--rounds", rounds, "turns of each side")
-    _add_number(arguments, "--steps", steps, "units of work in a turn")
-    _add_number(arguments, "--warmup", warmup, "units of work before the first turn")
-
-
-def _add_number(arguments: argparse.ArgumentParser, name: str, default: int, meaning: str) -> None:
-    arguments.add_argument(
-        name, type=int, default=default, metavar="N", help=f"{meaning}; default {default}"
-    )
+    def add_rounds(self, *, rounds: int, steps: int, warmup: int) -> None:
+        self.add_number("--rounds", rounds, "turns of each side")
+        self.add_number("--steps", steps, "units of work in a turn")
+        self.add_number("--warmup", warmup, "units of work before the first turn")
 
 
 def characters_for(num_tokens: int) -> int:
-    """Return the number of characters to write for a number of tokens."""
-    return min(num_tokens * CHARACTERS_PER_TOKEN, MOST_CHARACTERS)
+    """Return the number of characters that hold at least a number of tokens, within a limit."""
+    return max(min(num_tokens * CHARACTERS_PER_TOKEN, MOST_CHARACTERS), FEWEST_CHARACTERS)
 
 
 @contextmanager
 def workspace() -> Iterator[Path]:
-    """Make a folder for all that a benchmark writes; it is deleted afterwards."""
+    """Make a folder for what a benchmark writes; it is deleted afterwards."""
     with tempfile.TemporaryDirectory(prefix="mlmtune-benchmark-") as folder:
         yield Path(folder)
 
@@ -124,26 +122,21 @@ def setting_for(
     options: argparse.Namespace,
     folder: Path,
     *,
-    num_train_characters: int = FEWEST_CHARACTERS,
-    num_validation_characters: int = FEWEST_CHARACTERS,
+    num_train_characters: int | None = FEWEST_CHARACTERS,
+    num_validation_characters: int | None = FEWEST_CHARACTERS,
     **more: Any,
 ) -> Setting:
     """Make model and text in a workspace, as the command line asks for them.
 
     Args:
-        options: Options of a parser with `add_model`, and with `add_training` for training.
+        options: The options of `CommandLine.add_model`, and perhaps of `add_training`.
         folder: The workspace.
-        num_train_characters: How much text to write, by cutting or repeating.
+        num_train_characters: How much text to write, by cutting or repeating; see `texts.prepare`.
         num_validation_characters: The same for validation.
         more: Other fields of the setting.
     """
-    texts = run_apart(
-        "texts:prepare",
-        options.text,
-        folder,
-        max(num_train_characters, FEWEST_CHARACTERS),
-        max(num_validation_characters, FEWEST_CHARACTERS),
-    )
+    sizes = num_train_characters, num_validation_characters
+    texts = run_apart("texts:prepare", options.text, folder, *sizes)
     return Setting(
         model=run_apart("models:prepare", options.model, folder),
         train=texts.train,

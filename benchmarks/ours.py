@@ -33,7 +33,7 @@ from mlmtune.training.environment import peak_memory_bytes
 from mlmtune.training.learner import prepare_learner
 from mlmtune.training.masked_lm import build_masked_lm
 from mlmtune.training.setup import Measurable, build_measurable
-from mlmtune.training.step import agree, count_targets, take_step
+from mlmtune.training.step import agree, take_step
 from mlmtune.training.task import Task
 from mlmtune.training.window import Window
 from options import Setting
@@ -95,12 +95,10 @@ class Training:
 
     def step(self) -> float:
         """Take one optimizer step, and return the mean loss of its masked tokens."""
-        accelerator, state = self.learner.accelerator, self.state
-        batches = self.task.stream.micro_batches(state.step)
-        agreed = agree(accelerator, count_targets(self.task, batches))
+        state = self.state
+        step = agree(self.learner.accelerator, self.task, state.step)
         state.window = Window()
-        taken = take_step(self.learner, self.task, state, batches, agreed.num_targets, print)
-        self.task = taken.task
+        self.task = take_step(self.learner, self.task, state, step, print).task
         return state.window.means()[LOSS]
 
     def run(self, num_steps: int) -> Block:
@@ -180,9 +178,7 @@ class Chunking:
         started = time.perf_counter()
         for _ in range(num_steps):
             self.store = self._build()
-            view = _view(self.store, self.config, self.tokenizer)
-            for first in range(0, len(view), CHUNKS_AT_ONCE):
-                view.batch(np.arange(first, min(first + CHUNKS_AT_ONCE, len(view))))
+            _read_chunks(self.store, self.config, self.tokenizer)
         return Block(num_steps, num_steps * self.num_bytes, time.perf_counter() - started)
 
     def _build(self) -> TokenStore:
@@ -270,9 +266,7 @@ def build_store(text: Path, model: Path, workspace: Path) -> dict[str, Any]:
     store = _open_store(config, tokenizer)
     seconds = time.perf_counter() - started
     after_store = peak_memory_bytes(device)
-    view = _view(store, config, tokenizer)
-    for first in range(0, len(view), CHUNKS_AT_ONCE):
-        view.batch(np.arange(first, min(first + CHUNKS_AT_ONCE, len(view))))
+    _read_chunks(store, config, tokenizer)
     return {
         "num_documents": store.num_documents,
         "num_tokens": store.num_tokens,
@@ -290,3 +284,9 @@ def _open_store(config: Config, tokenizer: Any) -> TokenStore:
 
 def _view(store: TokenStore, config: Config, tokenizer: Any) -> ChunkView:
     return Chunker.of(config.chunking, tokenizer).view(store, np.arange(store.num_documents))
+
+
+def _read_chunks(store: TokenStore, config: Config, tokenizer: Any) -> None:
+    view = _view(store, config, tokenizer)
+    for first in range(0, len(view), CHUNKS_AT_ONCE):
+        view.batch(np.arange(first, min(first + CHUNKS_AT_ONCE, len(view))))

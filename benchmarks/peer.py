@@ -10,7 +10,7 @@ they take next to no time.
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,12 @@ def to_chunks(
     )
 
 
+def endless(loader: Iterable[Any]) -> Iterator[Any]:
+    """Yield batches without end; each pass through a shuffling loader has another order."""
+    while True:
+        yield from loader
+
+
 # ------------------------------------------------------------------------------ model and steps
 
 
@@ -150,12 +156,8 @@ class Training:
         )
         self.tokenizer = tokenizer
         self.model.train()
-        self.batches = self._endless_batches()
+        self.batches = endless(self.loader)
         self.last_loss: torch.Tensor | None = None
-
-    def _endless_batches(self) -> Iterator[dict[str, torch.Tensor]]:
-        while True:
-            yield from self.loader
 
     def step(self) -> int:
         """Take one optimizer step, and return the number of tokens in its batch."""
@@ -279,14 +281,10 @@ class Masking:
         collator = DataCollatorForLanguageModeling(tokenizer, whole_word_mask=whole_words)
         self.collate, self.batch_size, self.assembled = collator, setting.batch_size, assembled
         self.rows = [chunks[number] for number in range(setting.batch_size)]
-        self.loader = DataLoader(
+        loader = DataLoader(
             chunks, shuffle=True, collate_fn=collator, batch_size=setting.batch_size, drop_last=True
         )
-        self.batches = self._endless_batches()
-
-    def _endless_batches(self) -> Iterator[Any]:
-        while True:
-            yield from self.loader
+        self.batches = endless(loader)
 
     def run(self, num_steps: int) -> Block:
         started = time.perf_counter()

@@ -4,7 +4,6 @@ The first step is that of the quickstart config with its text tokenized already 
 evaluation shortened. Every command is a new process.
 """
 
-import argparse
 import ctypes
 import os
 import signal
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from interleaved import run_apart
 from mlmtune.config_loading import shipped_configs
-from options import main, parser, workspace
+from options import CommandLine, main, workspace
 from report import table, write_json
 
 WRONG_CONFIG = "run: {output_dir: runs/none}\nmodle: {name_or_path: none}\n"
@@ -30,11 +29,9 @@ MILESTONES = {"first evaluation": "before training:", "first step": "step 1/"}
 """The beginnings of the lines that `mlmtune train` prints when something is done."""
 
 
-def command_line() -> argparse.ArgumentParser:
-    arguments = parser(__doc__)
-    arguments.add_argument(
-        "--rounds", type=int, default=5, metavar="N", help="times each; default %(default)s"
-    )
+def command_line() -> CommandLine:
+    arguments = CommandLine(__doc__)
+    arguments.add_number("--rounds", 5, "times each")
     return arguments
 
 
@@ -110,10 +107,7 @@ def benchmark() -> None:
     ]
     print(f"seconds since the start of the process, {options.rounds} times, {machine['device']}")
     print(table(["command", "median", "least", "most"], rows))
-    write_json(
-        options.json,
-        {"benchmark": "startup", "seconds": seconds, "medians": medians, "machine": machine},
-    )
+    write_json(options.json, benchmark="startup", seconds=seconds, medians=medians, machine=machine)
 
 
 def _training_command(command: Sequence[str], folder: Path) -> list[str]:

@@ -37,17 +37,15 @@ class Texts:
     Attributes:
         train: The training documents.
         validation: The held-out documents.
-        num_train_bytes: UTF-8 bytes of the training documents.
     """
 
     train: Path
     validation: Path
-    num_train_bytes: int
 
 
 @dataclass(frozen=True)
 class CorpusInMemory:
-    """A corpus that is read and cleaned already, in place of `mlmtune.corpus.corpus.Corpus`.
+    """A corpus that is read and cleaned already; it replaces `mlmtune.corpus.corpus.Corpus`.
 
     Attributes:
         sources: The sources of the documents.
@@ -102,9 +100,10 @@ def prepare(
         ]
         for name, mask in (("train", ~is_validation), ("validation", is_validation))
     }
-    num_bytes = _write(workspace / "train.jsonl", sides["train"], num_train_characters)
-    _write(workspace / "validation.jsonl", sides["validation"], num_validation_characters)
-    return Texts(workspace / "train.jsonl", workspace / "validation.jsonl", num_bytes)
+    texts = Texts(workspace / "train.jsonl", workspace / "validation.jsonl")
+    _write(texts.train, sides["train"], num_train_characters)
+    _write(texts.validation, sides["validation"], num_validation_characters)
+    return texts
 
 
 def corpus_config(text: Path | None) -> CorpusConfig:
@@ -123,39 +122,31 @@ def corpus_config(text: Path | None) -> CorpusConfig:
 
 
 def just_reaching(documents: list[str], num_characters: int | None) -> Iterator[str]:
-    """Yield documents until `num_characters` are reached, then copies of them."""
+    """Return documents, and then copies of them, until `num_characters` are reached."""
     if num_characters is None:
-        yield from documents
-        return
-    copy = num_yielded = 0
-    while num_yielded < num_characters:
-        for document in documents:
-            text = document if copy == 0 else perturbed(document, copy)
-            yield text
-            num_yielded += len(text)
-            if num_yielded >= num_characters:
-                break
-        copy += 1
+        return iter(documents)
+    copies = (perturbed(text, copy) if copy else text for copy in count() for text in documents)
+    return _first(copies, num_characters)
 
 
 def perturbed(document: str, copy: int) -> str:
-    """Return the lines in another order, so that no copy counts as a duplicate."""
+    """Return a document with its lines in another order, so that no copy is a duplicate."""
     lines = document.splitlines()
     turn = copy % len(lines)
     return "\n".join([f"Copy {copy}.", *lines[turn:], *lines[:turn]])
 
 
 def write_folder(text: Path | None, folder: Path, num_characters: int) -> int:
-    """Write so many characters as .txt files in folders of 1,000; returns their bytes."""
+    """Write so many characters as .txt files in folders of 1,000, and return their bytes."""
     documents = CorpusInMemory.of(corpus_config(text)).texts
     return _write_files(just_reaching(documents, num_characters), folder, ".txt")
 
 
 def write_pages(text: Path | None, folder: Path, num_characters: float) -> int:
-    """Write so many characters as .md files, which are not cleaned; returns their bytes.
+    """Write so many characters as .md files, which are not cleaned, and return their bytes.
 
     Raises:
-        DataError: the text has no Markdown.
+        DataError: The text has no Markdown.
     """
     listing = scan(all_sources(corpus_config(text)), folder, lambda line: None)
     pages = [
@@ -170,7 +161,7 @@ def write_pages(text: Path | None, folder: Path, num_characters: float) -> int:
 
 
 def dealt(pages: list[str]) -> Iterator[str]:
-    """Yield pages without end: as they are, then each with the sections of other pages.
+    """Yield pages without end: first as they are, then each with the sections of other pages.
 
     So copies are not duplicates, and hardly near-duplicates.
     """
@@ -211,10 +202,7 @@ def _write_files(texts: Iterable[str], folder: Path, ending: str) -> int:
     return num_bytes
 
 
-def _write(path: Path, documents: list[str], num_characters: int | None) -> int:
-    num_bytes = 0
+def _write(path: Path, documents: list[str], num_characters: int | None) -> None:
     with path.open("w", encoding="utf-8") as file:
         for text in just_reaching(documents, num_characters):
             file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
-            num_bytes += len(text.encode())
-    return num_bytes

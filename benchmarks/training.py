@@ -1,30 +1,19 @@
 """Training: tokens per second of mlmtune against the peer's loop, by turns in one run."""
 
-import argparse
-
 from flops import training_flops_per_token
 from interleaved import Child, interleave, run_apart, summary
-from options import (
-    add_model,
-    add_rounds,
-    add_training,
-    characters_for,
-    main,
-    parser,
-    setting_for,
-    workspace,
-)
+from options import CommandLine, characters_for, main, setting_for, workspace
 from report import megabytes, spread, table, write_json
 
 MLM_PROBABILITY = 0.15
 """The default of both sides."""
 
 
-def command_line() -> argparse.ArgumentParser:
-    arguments = parser(__doc__)
-    add_model(arguments)
-    add_training(arguments)
-    add_rounds(arguments, rounds=5, steps=5, warmup=2)
+def command_line() -> CommandLine:
+    arguments = CommandLine(__doc__)
+    arguments.add_model()
+    arguments.add_training()
+    arguments.add_rounds(rounds=5, steps=5, warmup=2)
     return arguments
 
 
@@ -66,18 +55,16 @@ def benchmark() -> None:
     print(f"ratio {result['ratio']:.2f} (rounds {spread(result['ratios']['ours'])})")
     write_json(
         options.json,
-        {
-            "benchmark": "training",
-            "model": options.model,
-            **setting.to_json(),
-            "rounds": options.rounds,
-            "steps": options.steps,
-            **result,
-            "facts": facts,
-            "flops_per_token": flops,
-            "matmul_flops_per_second": peak_flops,
-            "machine": machine,
-        },
+        benchmark="training",
+        model=options.model,
+        **setting.to_json(),
+        rounds=options.rounds,
+        steps=options.steps,
+        **result,
+        facts=facts,
+        flops_per_token=flops,
+        matmul_flops_per_second=peak_flops,
+        machine=machine,
     )
 
 

@@ -1,7 +1,6 @@
-"""The memory of a process and all its descendants together."""
+"""Measures the memory of a process and all its descendants together."""
 
 import threading
-from types import TracebackType
 from typing import Self
 
 import psutil
@@ -17,33 +16,28 @@ class TreeMemory:
 
     Attributes:
         peak_bytes: The most that they held at once. A page that several of them share counts once
-            in the sum (Linux's PSS), and pages of mapped files count while they are in memory.
+            (Linux's PSS), and pages of mapped files count while they are in memory.
         peak_own_bytes: The same without pages of files, which the system can take back.
     """
 
     def __init__(self, pid: int) -> None:
         self._root = psutil.Process(pid)
-        self._left = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
         self.peak_bytes = self.peak_own_bytes = 0
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._left.set()
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
         self._thread.join()
 
-    def _look(self) -> None:
+    def _sample(self) -> None:
         is_last = False
         while not is_last:
-            is_last = self._left.wait(SECONDS_BETWEEN_SAMPLES)
+            is_last = self._ended.wait(SECONDS_BETWEEN_SAMPLES)
             held = own = 0
             for process in self._processes():
                 try:

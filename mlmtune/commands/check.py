@@ -28,7 +28,7 @@ from mlmtune.training.masked_lm import MaskedLM, build_masked_lm
 from mlmtune.training.memory import estimate_memory, fit_micro_batch
 from mlmtune.training.progress import Progress
 from mlmtune.training.shown_masks import show_masks
-from mlmtune.training.step import agree, count_targets, take_step
+from mlmtune.training.step import agree, take_step
 from mlmtune.training.task import Task
 
 NUM_SAMPLES = 3
@@ -192,9 +192,8 @@ def _measure_steps(task: Task, accelerator: Accelerator, progress: Progress) -> 
     steps = range(MEASURED_STEPS)
     for _ in progress.counted(steps, total=len(steps), unit="step", what="measuring"):
         started = time.monotonic()
-        batches = task.stream.micro_batches(state.step)
-        agreed = agree(accelerator, count_targets(task, batches))
-        task = take_step(learner, task, state, batches, agreed.num_targets, progress.say).task
+        step = agree(accelerator, task, state.step)
+        task = take_step(learner, task, state, step, progress.say).task
         seconds.append(time.monotonic() - started)
     return seconds
 

@@ -12,7 +12,7 @@ and the step. A checkpoint is written under a temporary name, made durable, and 
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,25 +21,25 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedTokenizerFast
 
 from mlmtune.errors import CheckpointError
 from mlmtune.files import read_json, sweep, whole_folder, write_json
+from mlmtune.modeling.loading import LoadedModel
 from mlmtune.training.manifest import MANIFEST, find_damage, manifest_of
 from mlmtune.training.run_dir import writing_to
 from mlmtune.training.window import Window
 
 FORMAT_VERSION = 2
-"""The format of state.json. Version 1 had no number in the file."""
+"""The format of state.json. Version 1 had no version number in the file."""
 
 PREFIX = "checkpoint-"
 WITHOUT_MOMENTS = "without_moments"
-"""The key in the optimizer file's metadata of parameters that have had no gradient so far."""
+"""The metadata key of optimizer.safetensors for parameters that have had no gradient so far."""
 
 
 @dataclass
 class TrainState:
-    """Everything besides weights and moments that a run needs to go on as if never stopped.
+    """Everything besides weights and moments that a run needs to continue as if never stopped.
 
     Sums are over all processes. The identity holds the settings that must not change between
     sittings; see `identity_of`.
@@ -66,7 +66,6 @@ class TrainState:
 
 
 def checkpoint_path(directory: Path, step: int) -> Path:
-    """Return the folder of a step's checkpoint."""
     return directory / f"{PREFIX}{step}"
 
 
@@ -85,31 +84,20 @@ def list_checkpoints(directory: Path) -> list[Path]:
     return sorted((p for p in directory.iterdir() if step_of(p) >= 0), key=step_of, reverse=True)
 
 
-def save_model(
-    directory: Path,
-    model: Any,
-    tokenizer: PreTrainedTokenizerFast,
-    kept_weights: Mapping[str, torch.Tensor],
-) -> None:
-    """Write the files that from_pretrained() and pipeline() load.
+def save_model(directory: Path, loaded: LoadedModel) -> None:
+    """Write the files that from_pretrained() and pipeline() load, and the weights of other heads.
 
     Args:
         directory: The folder, which is made if it does not exist.
-        model: The model without a wrapper.
-        tokenizer: The model's tokenizer.
-        kept_weights: Weights of the base that other classes load; see `modeling.kept_weights`.
+        loaded: The model as it is trained so far.
     """
-    model.save_pretrained(directory, state_dict={**model.state_dict(), **kept_weights})
-    tokenizer.save_pretrained(directory)
+    weights = {**loaded.model.state_dict(), **loaded.kept_weights}
+    loaded.model.save_pretrained(directory, state_dict=weights)
+    loaded.tokenizer.save_pretrained(directory)
 
 
 def save_checkpoint(
-    directory: Path,
-    model: Any,
-    tokenizer: PreTrainedTokenizerFast,
-    kept_weights: Mapping[str, torch.Tensor],
-    optimizer: torch.optim.Optimizer,
-    state: TrainState,
+    directory: Path, loaded: LoadedModel, optimizer: torch.optim.Optimizer, state: TrainState
 ) -> Path:
     """Write the checkpoint of `state.step`. Called by the main process.
 
@@ -121,7 +109,7 @@ def save_checkpoint(
         writing_to(final, "older checkpoints are as they were"),
         whole_folder(final, durable=True) as temporary,
     ):
-        save_model(temporary, model, tokenizer, kept_weights)
+        save_model(temporary, loaded)
         _save_optimizer(optimizer, temporary / "optimizer.safetensors")
         write_json(temporary / "state.json", {"format_version": FORMAT_VERSION, **asdict(state)})
         files = sorted(p for p in temporary.rglob("*") if p.is_file())
@@ -130,11 +118,9 @@ def save_checkpoint(
 
 
 def find_checkpoint(directory: Path, say: Callable[[str], None]) -> Path | None:
-    """Return the newest valid checkpoint; None where there is none at all.
+    """Return the newest valid checkpoint; None if there are no checkpoints.
 
-    Args:
-        directory: The run's `checkpoints/`.
-        say: Reports which checkpoints were passed over, and why.
+    Newer ones that are passed over are reported.
 
     Raises:
         CheckpointError: There are checkpoints, and none is valid.
@@ -154,7 +140,7 @@ def find_checkpoint(directory: Path, say: Callable[[str], None]) -> Path | None:
 
 
 def find_fault(path: Path) -> str | None:
-    """Say what is wrong with a checkpoint, by its manifest; None if nothing is."""
+    """Return what is wrong with a checkpoint, by its manifest; None if nothing is."""
     manifest = read_json(path / MANIFEST)
     is_sharded = "model.safetensors.index.json" in ((manifest or {}).get("files") or ())
     model = "model.safetensors.index.json" if is_sharded else "model.safetensors"
@@ -182,7 +168,7 @@ def load_state(path: Path) -> TrainState:
 
 def load_weights(path: Path, model: Any) -> None:
     """Load a checkpoint's weights into `model`, as from_pretrained() reads them."""
-    # Names in a file may differ from those in memory, and only from_pretrained() knows both.
+    # Names in a file may differ from those in memory, and only from_pretrained() maps them.
     with _reading(path):
         saved, report = type(model).from_pretrained(
             path, dtype=torch.float32, output_loading_info=True
@@ -231,7 +217,7 @@ def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
 
 
 def drop_checkpoints_after(directory: Path, step: int) -> list[Path]:
-    """Delete the checkpoints of later steps, which a resumed run takes again."""
+    """Delete and return the checkpoints of later steps, which a resumed run takes again."""
     later = [path for path in list_checkpoints(directory) if step_of(path) > step]
     for path in later:
         _delete(path)
@@ -239,7 +225,7 @@ def drop_checkpoints_after(directory: Path, step: int) -> list[Path]:
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
-    """Copy a checkpoint of another run to where this run would have written it.
+    """Copy a checkpoint of another run to the place where this run would have written it.
 
     Raises:
         ResourceError: The disk is full or cannot be written.
@@ -252,7 +238,7 @@ def copy_checkpoint(source: Path, target: Path) -> None:
 
 
 def prune(directory: Path, keep: int, best_step: int | None) -> None:
-    """Delete all but the `keep` newest checkpoints and the best, and remains of a killed save."""
+    """Delete all but the `keep` newest checkpoints and the best, and what killed saves left."""
     for path in list_checkpoints(directory)[keep:]:
         if step_of(path) != best_step:
             _delete(path)
@@ -261,9 +247,10 @@ def prune(directory: Path, keep: int, best_step: int | None) -> None:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[Path]:
-    """Turn an unreadable file into one line; a right checksum does not mean right content."""
+    """Turn the errors of reading a file into one line."""
     try:
         yield path
+    # Any of these, because a file whose checksum is right may still have been written wrong.
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise CheckpointError(
             f"{path} cannot be read ({error}); resume from another checkpoint"

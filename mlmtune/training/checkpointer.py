@@ -1,4 +1,4 @@
-"""Saving the checkpoints of a run under way."""
+"""Saves the checkpoints of a run that is in progress."""
 
 from pathlib import Path
 
@@ -12,9 +12,9 @@ class Checkpointer:
 
     Args:
         folder: The run's `checkpoints/`.
-        task: Its tokenizer is saved beside the weights; its config says what is kept.
-        learner: The weights and the moments.
-        saved_step: The step that the folder's newest checkpoint holds, if any.
+        task: Gives the model and the settings of the section `checkpoint`.
+        learner: Gives the optimizer.
+        saved_step: The step of the newest checkpoint in the folder, which is not saved again.
     """
 
     def __init__(self, folder: Path, task: Task, learner: Learner, saved_step: int | None) -> None:
@@ -25,7 +25,7 @@ class Checkpointer:
         self._saved_step = saved_step
 
     def save(self, state: TrainState) -> Path:
-        """Return the checkpoint of the current step, which the main process writes if need be.
+        """Return the checkpoint of the current step; the main process writes it if it is missing.
 
         Raises:
             ResourceError: The disk is full or cannot be written.
@@ -37,10 +37,7 @@ class Checkpointer:
         if accelerator.scaler is not None:
             state.scaler = accelerator.scaler.state_dict()
         if accelerator.is_main_process:
-            save_checkpoint(
-                self._folder, self._learner.module, self._loaded.tokenizer,
-                self._loaded.kept_weights, self._learner.plain_optimizer, state,
-            )  # fmt: skip
+            save_checkpoint(self._folder, self._loaded, self._learner.plain_optimizer, state)
             best = state.best_step if self._config.export == "best" else None
             prune(self._folder, self._config.keep, best)
         accelerator.wait_for_everyone()

@@ -1,4 +1,4 @@
-"""Versions and devices for environment.json; never environment variables or paths."""
+"""Versions, devices and peak memory; never environment variables or paths."""
 
 import os
 import platform
@@ -17,7 +17,7 @@ PACKAGES = (
 
 
 def describe_environment(num_processes: int) -> dict[str, Any]:
-    """Return versions and devices as JSON values."""
+    """Return the content of environment.json."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -31,7 +31,7 @@ def describe_environment(num_processes: int) -> dict[str, Any]:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Return the peak memory of this process: a GPU's, or else its resident set."""
+    """Return the peak memory of this process on a GPU, or else its peak resident set."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     # Linux counts in KiB, macOS in bytes.

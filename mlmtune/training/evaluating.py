@@ -1,4 +1,4 @@
-"""Measuring a run under way, and whether what was measured ends it."""
+"""Measures a run in progress, and decides whether the measurements end it."""
 
 from mlmtune.config import TrainingConfig
 from mlmtune.training.checkpoint import TrainState
@@ -10,11 +10,7 @@ from mlmtune.training.task import Task, ValidationResult
 def evaluate_before(
     task: Task, learner: Learner, state: TrainState, stop: StopRequest
 ) -> ValidationResult | None:
-    """Measure the base model, and keep the result in the state.
-
-    Returns:
-        None where the run was told to stop meanwhile.
-    """
+    """Measure the base model, and keep the result in the state; None if a signal arrived."""
     if learner.accelerator.is_main_process:
         state.examples_before = task.fill_examples(learner.module)
     evaluation = task.evaluate(learner.accelerator, learner.module, lambda: bool(stop))
@@ -26,11 +22,7 @@ def evaluate_before(
 def evaluate(
     task: Task, learner: Learner, state: TrainState, stop: StopRequest
 ) -> ValidationResult | None:
-    """Measure the current step, and note in the state the result and whether it is the best.
-
-    Returns:
-        None where the run was told to stop meanwhile.
-    """
+    """Measure the current step, and keep the result in the state; None if a signal arrived."""
     evaluation = task.evaluate(learner.accelerator, learner.module, lambda: bool(stop))
     if evaluation is None:
         return None
@@ -47,23 +39,24 @@ def evaluate(
 
 def evaluation_is_pending(task: Task, state: TrainState) -> bool:
     """Whether the run was interrupted in an evaluation that was due after its last step."""
-    plan, every = task.plan, task.config.evaluation.every
-    is_due = state.step == plan.max_steps or plan.is_due(state.step, every)
-    is_due = is_due or is_out_of_time(task.config.training, state)
+    is_due = (
+        state.step == task.plan.max_steps
+        or task.plan.is_due(state.step, task.config.evaluation.every)
+        or is_out_of_time(task.config.training, state)
+    )
     return state.step > 0 and is_due and str(state.step) not in state.evaluations
 
 
 def is_out_of_time(config: TrainingConfig, state: TrainState) -> bool:
-    """Whether `training.max_minutes` are over."""
     return config.max_minutes is not None and state.elapsed_seconds >= 60 * config.max_minutes
 
 
 def patience_is_over(config: TrainingConfig, state: TrainState) -> bool:
-    """Whether `training.early_stopping_patience` evaluations in a row were not the best so far."""
+    """Whether `early_stopping_patience` evaluations in a row were not the best so far."""
     patience = config.early_stopping_patience
     return patience is not None and state.num_evaluations_without_improvement >= patience
 
 
 def is_stopped_early(task: Task, state: TrainState) -> bool:
-    """Whether what was measured ends the run."""
+    """Whether the evaluations so far end the run."""
     return patience_is_over(task.config.training, state) or task.reason_to_stop(state) is not None

@@ -1,7 +1,7 @@
 """SIGINT, SIGTERM and SIGHUP: the first asks the run to save and stop, the second stops it at once.
 
-SIGHUP comes when a terminal or a connection is closed. It often comes twice, or before SIGTERM, so
-it never counts as the second. A process that ignores it, as `nohup` arranges, goes on ignoring it.
+SIGHUP arrives when a terminal or a connection is closed, often twice or before SIGTERM, so it never
+counts as the second. A process that ignores it, as `nohup` arranges, continues to ignore it.
 """
 
 import os
@@ -21,13 +21,13 @@ ECHO_SECONDS = 1.0
 
 
 def answered_signals() -> tuple[signal.Signals, ...]:
-    """Return the signals that ask this process to stop; nohup takes SIGHUP out."""
+    """Return the signals that ask this process to stop; without SIGHUP under `nohup`."""
     ignores_hangup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     return tuple(n for n in STOP_SIGNALS if n != signal.SIGHUP or not ignores_hangup)
 
 
 class StopRequest:
-    """Whether, and by which signal, this process was told to stop."""
+    """Whether a signal has asked this process to stop, and which; it is true if one has."""
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
@@ -37,7 +37,7 @@ class StopRequest:
         return self.signal_number is not None
 
     def receive(self, signal_number: int, frame: FrameType | None) -> None:
-        """Handle a signal: note the first, and stop at once at the second."""
+        """Keep the number of the first signal; raise `StoppedAtOnce` at the second."""
         now = time.monotonic()
         if self.signal_number in (None, signal.SIGHUP):
             self.signal_number, self._received_at = signal_number, now
@@ -49,7 +49,7 @@ class StopRequest:
 
 @contextmanager
 def listening() -> Iterator[StopRequest]:
-    """Turn signals into a request that the training loop answers between steps."""
+    """Give a request that signals fill, and that the training loop answers between steps."""
     request = StopRequest()
     before = {number: signal.signal(number, request.receive) for number in answered_signals()}
     try:

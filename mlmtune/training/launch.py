@@ -1,4 +1,4 @@
-"""--nproc: run this command in several processes of this machine, by torch's own launcher."""
+"""`--nproc`: runs a command in several processes of this machine, by torch's own launcher."""
 
 import logging
 import os
@@ -24,7 +24,7 @@ from mlmtune.training.run_dir import RunDir
 
 STOPPED = tuple(128 + number for number in STOP_SIGNALS)
 CONSEQUENCES = (1, 128 + signal.SIGABRT)
-"""Exit codes of an exchange with a process that is gone, or of an unforeseen error."""
+"""Exit codes of a process that waited for one that had ended, or of an unforeseen error."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Ending:
 
     Attributes:
         exit_code: The exit code of the whole launch.
-        message: One line; empty where all went well.
+        message: One line; empty if all went well.
         rank: The process whose message it is; 0 for a message of the launcher itself.
     """
 
@@ -72,13 +72,13 @@ def _num_gpus() -> int:
 
 
 def launch(num_processes: int, run: Path | None, *, is_quiet: bool = True) -> Ending:
-    """Run this very command again, in several processes, and wait for them.
+    """Run the command of this process again, in several processes, and wait for them.
 
     Args:
-        num_processes: The number of processes; each gets a GPU where there are GPUs.
-        run: The run's directory, where the command has one. Its status.json is corrected where
-            the main process did not know why it failed.
-        is_quiet: Keep torch's launcher from logging.
+        num_processes: The number of processes; each gets a GPU if there are GPUs.
+        run: The run's directory, if the command has one. Its status.json is corrected if the main
+            process did not know why it failed.
+        is_quiet: Whether torch's launcher must not log.
     """
     if is_quiet:
         logging.disable()
@@ -98,7 +98,7 @@ def launch(num_processes: int, run: Path | None, *, is_quiet: bool = True) -> En
             signal_number = error.sigval
         finally:
             for number in STOP_SIGNALS:
-                signal.signal(number, signal.SIG_IGN)  # only the report of the end is left
+                signal.signal(number, signal.SIG_IGN)  # only the reports remain to be read
         reports = read_reports(Path(folder))
     if signal_number is not None:
         ending = _ending_by_signal(reports, signal_number)
@@ -118,7 +118,7 @@ def _prepare_environment(num_processes: int) -> None:
     if _num_gpus() == 0:
         os.environ["ACCELERATE_USE_CPU"] = "true"
     os.environ.setdefault("OMP_NUM_THREADS", str(max(torch.get_num_threads() // num_processes, 1)))
-    # Read by torch 2.12 and later; 30 seconds before.
+    # torch 2.12 and later read this; earlier versions wait for 30 seconds.
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(GRACE_SECONDS))
 
 
@@ -133,7 +133,7 @@ def _launch_config(num_processes: int, folder: Path) -> LaunchConfig:
         local_addr="127.0.0.1",
         max_restarts=0,
         signals_to_handle=",".join(number.name for number in answered_signals()),
-        logs_specs=DefaultLogsSpecs(log_dir=str(folder)),  # torch's default stays behind
+        logs_specs=DefaultLogsSpecs(log_dir=str(folder)),  # torch's default folder is not deleted
     )
 
 
@@ -167,12 +167,12 @@ def _ending_by_failure(
         # Those that do not answer SIGTERM are killed by torch after 30 seconds.
         if rank not in reports and failure.timestamp - first_time < 20
     ]
-    # Without any, all had reported success before Python's own shutdown failed.
+    # If there is none, all had reported success before Python's own shutdown failed.
     return _first(endings) or Ending(0)
 
 
 def _first(endings: Iterable[Ending]) -> Ending | None:
-    """Return the ending that caused the others; of equal ones, the one of the lowest rank."""
+    """Return the failure that caused the others; of equal ones, that of the lowest rank."""
     endings = [ending for ending in endings if ending.exit_code != 0]
     if not endings:
         return None
@@ -182,7 +182,7 @@ def _first(endings: Iterable[Ending]) -> Ending | None:
 
 
 def _distance(exit_code: int) -> int:
-    """Return how far an exit code is from the cause; mlmtune's own codes name the cause."""
+    """Return how far an exit code is from the cause; 0 for mlmtune's own codes, which name it."""
     if exit_code in STOPPED:
         return 3
     if exit_code in CONSEQUENCES:
@@ -203,7 +203,7 @@ def _unreported(rank: int, failure: ProcessFailure) -> Ending:
 
 
 def _correct_status(run: RunDir, pid: int | None, ending: Ending) -> None:
-    """Write the ending to the status file that this launch's main process wrote."""
+    """Write the ending to the status file that the launch's main process (`pid`) wrote last."""
     for name in ("attempt.json", "status.json"):
         status = run.read_json(name) or {}
         if pid is None or status.get("pid") != pid or status.get("state") == "finished":

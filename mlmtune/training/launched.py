@@ -1,4 +1,4 @@
-"""What the processes of `--nproc` do: report how they ended, and not outlive their launcher."""
+"""The processes of `--nproc`: they report how they end, and do not outlive their launcher."""
 
 import json
 import os
@@ -11,14 +11,14 @@ from pathlib import Path
 from mlmtune.files import write_json
 
 LAUNCHER = "MLMTUNE_LAUNCHER"
-"""The variable with the launcher's process id."""
+"""The environment variable with the launcher's process id."""
 REPORTS = "MLMTUNE_REPORTS"
-"""The variable with the folder that the reports go to."""
+"""The environment variable with the folder of the reports."""
 
 FOLLOW_SECONDS = 0.5
-"""The interval at which a process checks that its launcher is still there."""
+"""The interval at which a process checks whether its launcher still runs."""
 GRACE_SECONDS = 300
-"""The time for the step under way and its checkpoint after a signal or a lost launcher."""
+"""The time to finish a step and its checkpoint after a signal or the end of the launcher."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,17 @@ def is_launched() -> bool:
 
 
 def has_launcher() -> bool:
-    """Whether the launcher is still there to pass on what this process reports."""
+    """Whether the launcher still runs, and passes on what this process reports."""
     return os.getppid() == int(os.environ[LAUNCHER])
 
 
 def follow_launcher() -> None:
-    """Stop this process when its launcher is gone, even if the launcher was killed."""
+    """Stop this process when its launcher has ended, even if the launcher was killed."""
     threading.Thread(target=_follow, daemon=True).start()
 
 
 def _follow() -> None:
-    # An orphan would keep its GPU, and wait for the others without end.
+    # An orphan would keep its GPU, and wait for the others forever.
     while has_launcher():
         time.sleep(FOLLOW_SECONDS)
     os.kill(os.getpid(), signal.SIGTERM)  # a training run saves its state
@@ -55,7 +55,7 @@ def _follow() -> None:
 
 
 def report(exit_code: int, message: str = "") -> bool:
-    """Report to the launcher how this process ends; whether the launcher will read it."""
+    """Report how this process ends, and return whether the launcher will read the report."""
     path = Path(os.environ[REPORTS]) / f"{os.environ['RANK']}.json"
     try:
         write_json(path, asdict(ProcessReport(exit_code, message, os.getpid())))

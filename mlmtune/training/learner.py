@@ -20,8 +20,8 @@ class Learner:
 
     Attributes:
         accelerator: The processes, the device and the precision.
-        model: The model as a training step calls it, wrapped where there are several processes.
-        module: The same model without the wrapper, for evaluation and saving.
+        model: The model as a training step calls it, wrapped if there are several processes.
+        module: The model without the wrapper: the task's own `loaded.model`.
         optimizer: The optimizer in Accelerate's wrapper, which scales gradients in fp16.
         keys_dropout: Whether dropout follows from the keys of sequences. Otherwise the device's
             own generator draws it.

@@ -1,4 +1,4 @@
-"""train(): a run from config to result."""
+"""`train`: a run from its config to its result."""
 
 import math
 import signal
@@ -14,9 +14,7 @@ from accelerate import Accelerator
 
 from mlmtune.config_loading import recorded_text, recorded_yaml
 from mlmtune.console import Console
-from mlmtune.errors import (
-    Interrupted,
-)  # fmt: skip
+from mlmtune.errors import Interrupted
 from mlmtune.modeling.device import build_accelerator
 from mlmtune.modeling.losses import LOSS
 from mlmtune.sharing.trackers import Trackers
@@ -36,7 +34,6 @@ from mlmtune.training.memory import fit_micro_batch
 from mlmtune.training.progress import (
     Clock,
     Progress,
-    StepReport,
     announce,
     describe_duration,
     why_it_ended_early,
@@ -60,13 +57,13 @@ from mlmtune.training.safeguards import (
     open_run,
     recording_failure,
 )  # fmt: skip
-from mlmtune.training.step import StepTaken, agree, count_targets, take_step
+from mlmtune.training.step import StepTaken, agree, take_step
 from mlmtune.training.task import ConfigT, Settings, Task, ValidationResult
 from mlmtune.training.tracking import start_trackers
 from mlmtune.training.window import Window
 
 STEPS_BEFORE_ESTIMATE = 5
-"""After so many the pace is known; the first steps pay for memory that is asked for once."""
+"""The first steps are slower, because they also allocate memory that later ones use again."""
 
 
 @dataclass
@@ -74,16 +71,9 @@ class Job:
     """What the steps of a run work with.
 
     Attributes:
-        task: What is trained; replaced where its micro-batches become smaller.
-        learner: The model and its optimizer.
-        state: How far the run is.
-        run: The output directory.
-        checkpointer: Saves the state.
-        trackers: What metrics go to besides metrics.jsonl.
-        push: What pushes while training goes on; None where nothing does.
-        stop: Whether the run was told to stop.
-        progress: Shows how far the run is.
-        seconds_per_evaluation: How long the last one took; None before the first of this sitting.
+        task: What is trained; replaced if its micro-batches become smaller.
+        push: Pushes the model during training; None if nothing does.
+        seconds_per_evaluation: The time of the last one; None before the first of this sitting.
     """
 
     task: Task
@@ -103,7 +93,7 @@ class Job:
         return bool(self.learner.accelerator.is_main_process)
 
     def record(self, metrics: dict[str, Any]) -> None:
-        """Add a line to metrics.jsonl, and tell the trackers, in the main process."""
+        """Add a line to metrics.jsonl and send it to the trackers, in the main process."""
         if self.is_main:
             self.run.append_metrics(metrics)
             self.trackers.log(metrics)
@@ -118,17 +108,17 @@ def train(
 
     Args:
         config: As loaded.
-        options: How to go about it.
-        build: Makes of the config what is trained.
+        options: What the command line asks for besides.
+        build: Builds the task from the config.
 
     Returns:
         The content of all_results.json; None if the run was complete already.
 
     Raises:
-        MlmtuneError: See `mlmtune.errors`; status.json holds the reason, too.
+        MlmtuneError: See `mlmtune.errors`. status.json also holds the reason.
     """
     with ExitStack() as stack:
-        earlier = read_earlier_run(options.resume, config)
+        earlier = read_earlier_run(options, config)
         asked, config = config, with_recorded_choices(config, earlier)
         accelerator = build_accelerator(config.training.precision)
         stack.push(partial(leave, accelerator))
@@ -140,8 +130,8 @@ def train(
         say = progress.say
         stack.callback(progress.stop)
         _announce_kept_micro_batch(asked, config, say)
-        run = open_run(config, options.resume, options.overwrite, accelerator, stack)
-        if is_complete(earlier, run, config, options.command, accelerator, progress):
+        run = open_run(config, options, accelerator, stack)
+        if is_complete(earlier, run, config, accelerator, progress):
             return None
         if accelerator.is_main_process:
             run.write_status("preparing")
@@ -150,7 +140,7 @@ def train(
         task = build(config, accelerator, progress)
         stop = stack.enter_context(listening())
         learner = prepare_learner(task, accelerator)
-        checkpoint, state = resume(earlier, run, learner, task, options.allow_changes, say)
+        checkpoint, state = resume(earlier, run, learner, task, say)
         check_all_see_the_same(task, state)
         task = fit_micro_batch(learner, task, state.step, say)
         announce(task, state, run, accelerator, say)
@@ -166,7 +156,8 @@ def train(
         trackers.log_results(results, state.step)
         if push is not None:
             push.wait(lambda: bool(stop))
-        summarize(job.task, learner, state, run, results, progress)
+        if job.is_main:
+            summarize(job.task, state, run, results, progress)
         return results
 
 
@@ -176,7 +167,7 @@ def train(
 def _announce_kept_micro_batch(
     asked: Settings, config: Settings, say: Callable[[str], None]
 ) -> None:
-    """Say that a micro batch stays as the earlier run has fitted it."""
+    """Say that the config's micro-batches stay smaller, as the earlier run has made them."""
     size, kept = asked.training.micro_batch_size, config.training.micro_batch_size
     if isinstance(size, int) and size != kept:
         say(f"micro batches of {kept} as in this run so far, not of {size}")
@@ -191,21 +182,13 @@ def _begin(
 ) -> None:
     """Take the output directory over, and write down what is trained on what.
 
-    Args:
-        job: The run.
-        options: How to go about it.
-        earlier: The run that is resumed; None where none is.
-        checkpoint: The checkpoint that the state is of; None without one.
-        before: How good the base is; None where an earlier sitting has recorded that.
+    `before` is None if an earlier sitting has recorded the measurement of the base model.
     """
     run, state, config, say = job.run, job.state, job.task.config, job.progress.say
     job.learner.accelerator.wait_for_everyone()  # all have read what is deleted now
     tracking = None
     if job.is_main:
-        tracking = begin(
-            earlier, run, state, is_resumed=checkpoint is not None, replaces=options.overwrite,
-            say=say,
-        )  # fmt: skip
+        tracking = begin(earlier, run, state, replaces=options.overwrite, say=say)
     if checkpoint is not None and config.checkpoint.export == "best":
         keep_the_best(run, state, checkpoint, job.is_main, say)
     if not job.is_main:
@@ -216,7 +199,7 @@ def _begin(
     run.write_json("environment.json", describe_environment(job.task.plan.num_processes))
     job.task.write_records(run)
     run.write_status("running", step=state.step, max_steps=job.task.plan.max_steps)
-    start_trackers(job.trackers, config, run, None if checkpoint is None else tracking, state.step)
+    start_trackers(job.trackers, config, run, tracking, state.step)
     if before is not None:
         _record_evaluation(job, before)
 
@@ -238,19 +221,17 @@ def _train_to_the_end(job: Job) -> None:
         or is_out_of_time(config.training, state)
     )
     while not last:
-        batches = job.task.stream.micro_batches(state.step)
-        agreed = agree(
+        step = agree(
             accelerator,
-            count_targets(job.task, batches),
+            job.task,
+            state.step,
             signal_number=job.stop.signal_number,
             is_out_of_time=is_out_of_time(config.training, state),
         )
-        if agreed.signal_number is not None:
-            _save_and_stop(job.checkpointer, state, agreed.signal_number)
+        if step.signal_number is not None:
+            _save_and_stop(job.checkpointer, state, step.signal_number)
 
-        taken = take_step(
-            job.learner, job.task, state, batches, agreed.num_targets, job.progress.say
-        )
+        taken = take_step(job.learner, job.task, state, step, job.progress.say)
         if taken.task is not job.task:  # smaller micro-batches from here on
             job.task = taken.task
             if job.is_main:
@@ -258,13 +239,13 @@ def _train_to_the_end(job: Job) -> None:
         state.elapsed_seconds = clock.elapsed_seconds
         job.progress.step()
 
-        last = state.step == plan.max_steps or agreed.is_out_of_time
+        last = state.step == plan.max_steps or step.is_out_of_time
         if state.step == estimated_at and not last:
             job.progress.say(
                 describe_duration(job.task, state.step, clock, job.seconds_per_evaluation)
             )
         if last or plan.is_due(state.step, config.training.log_every):
-            _log(job.task, state, taken, clock, job.record, job.progress)
+            _log(job, taken, clock)
             if job.is_main:
                 job.run.write_status("running", step=state.step, max_steps=plan.max_steps)
         with clock.aside():
@@ -273,7 +254,7 @@ def _train_to_the_end(job: Job) -> None:
                 improved = _evaluate(job)
                 last = last or is_stopped_early(job.task, state)
                 becomes_result = improved or config.checkpoint.export == "last"
-                # The same in all processes, though the first alone pushes: all of them save.
+                # The same in all processes, because all of them save and only the first pushes.
                 pushes = config.hub.push == "evaluation" and becomes_result and not last
             if last or improved or pushes or plan.is_due(state.step, config.checkpoint.every):
                 state.elapsed_seconds = clock.elapsed_seconds
@@ -285,36 +266,29 @@ def _train_to_the_end(job: Job) -> None:
         job.progress.say(why)
 
 
-def _log(
-    task: Task,
-    state: TrainState,
-    taken: StepTaken,
-    clock: Clock,
-    record: Callable[[dict[str, Any]], None],
-    progress: Progress,
-) -> None:
+def _log(job: Job, taken: StepTaken, clock: Clock) -> None:
     """Record and show the steps since the last log line."""
+    task, state = job.task, job.state
     means = state.window.means()
-    report = StepReport.of(task, state, means, taken.learning_rate, clock)
-    record(
-        {
-            "step": report.step,
-            "epoch": report.epoch,
-            **means,
-            "learning_rate": taken.learning_rate,
-            **task.metrics(state.step - 1),
-            "grad_norm": taken.gradient_norm if math.isfinite(taken.gradient_norm) else None,
-            "num_tokens": state.num_tokens,
-            task.num_targets_name: state.totals.counts[LOSS],
-            "tokens_per_second": report.tokens_per_second,
-        }
-    )
-    progress.log(report)
+    metrics = {
+        "step": state.step,
+        "epoch": task.plan.epoch_at(state.step),
+        **means,
+        "learning_rate": taken.learning_rate,
+        **task.metrics(state.step - 1),
+        "grad_norm": taken.gradient_norm if math.isfinite(taken.gradient_norm) else None,
+        "num_tokens": state.num_tokens,
+        task.num_targets_name: state.totals.counts[LOSS],
+        "tokens_per_second": clock.tokens_per_second(state.num_tokens),
+    }
+    job.record(metrics)
+    seconds_left = clock.seconds_left(state.step, task.plan.max_steps)
+    job.progress.log(metrics, task.describe_means(means), task.plan.max_steps, seconds_left)
     state.window = Window()
 
 
 def evaluate_base(job: Job) -> ValidationResult | None:
-    """Measure the base model; None where that is done already, or cannot be done."""
+    """Measure the base model; None if that is done already, or cannot be done."""
     if job.state.evaluation_before is not None or not job.task.measures_before:
         return None
     evaluation = _measure(job, evaluate_before)
@@ -323,7 +297,7 @@ def evaluate_base(job: Job) -> ValidationResult | None:
 
 
 def _evaluate(job: Job) -> bool:
-    """Measure the current step; whether its weights are the best so far and must be saved."""
+    """Measure the current step, and return whether it is the best so far and must be saved."""
     state = job.state
     evaluation = _measure(job, evaluate)
     worse = "; worse than before training" * job.task.is_worse_than_base(state, state.step)
@@ -336,11 +310,11 @@ def _evaluate(job: Job) -> bool:
 
 
 def _measure(job: Job, measure: Callable[..., ValidationResult | None]) -> ValidationResult:
-    """Call a function of `evaluating`; a signal that comes meanwhile ends the run."""
+    """Call a function of `evaluating`; a signal that arrives meanwhile ends the run."""
     began = time.monotonic()
     evaluation = measure(job.task, job.learner, job.state, job.stop)
     if evaluation is None:
-        # Where another process received the signal, this one does not know which it was.
+        # If another process received the signal, this one does not know which it was.
         number = job.stop.signal_number or signal.SIGTERM
         _save_and_stop(job.checkpointer, job.state, number)
     job.seconds_per_evaluation = time.monotonic() - began
@@ -358,7 +332,7 @@ def _record_evaluation(job: Job, evaluation: ValidationResult) -> None:
 
 
 def _save_and_stop(checkpointer: Checkpointer, state: TrainState, signal_number: int) -> NoReturn:
-    """Answer a signal. Raises always."""
+    """Save the state and raise `Interrupted`."""
     name = signal.Signals(signal_number).name
     if state.step == 0:
         raise Interrupted(

@@ -1,4 +1,4 @@
-"""Manifests: the size and the hash of each file of a folder, by which damage is found."""
+"""Manifests: lists of a folder's files with size and hash, by which damage is found."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,12 +11,7 @@ MANIFEST = "MANIFEST.json"
 
 
 def manifest_of(folder: Path, files: Iterable[Path]) -> dict[str, Any]:
-    """Return the content of a manifest.
-
-    Args:
-        folder: The folder that names in the manifest are relative to.
-        files: Files below the folder.
-    """
+    """Return the manifest of some files below a folder; their names are relative to it."""
     entries = {
         str(file.relative_to(folder)): {"size": file.stat().st_size, "xxh3_128": file_digest(file)}
         for file in files
@@ -25,11 +20,11 @@ def manifest_of(folder: Path, files: Iterable[Path]) -> dict[str, Any]:
 
 
 def find_damage(folder: Path, manifest: Any, needed: Iterable[str] = ()) -> str | None:
-    """Say what is wrong with the files of a folder, by their manifest; None if nothing is.
+    """Return what is wrong with the files of a folder; None if nothing is.
 
     Args:
         folder: The folder that names in the manifest are relative to.
-        manifest: The content of the manifest; None where it could not be read.
+        manifest: The content of the manifest; None if it could not be read.
         needed: Files that the manifest must list.
     """
     try:

@@ -1,7 +1,7 @@
-"""Memory: how much a run needs, how much is free, and the micro batch that fits.
+"""Memory: how much a run needs, how much is free, and the micro-batch that fits.
 
-The global batch never changes: a smaller micro batch means more accumulation, and the same steps up
-to rounding (and to dropout, which a GPU draws per micro batch).
+The global batch never changes: a smaller micro-batch means more accumulation, and the same steps up
+to rounding (and to dropout, which a GPU draws per micro-batch).
 """
 
 import os
@@ -19,21 +19,21 @@ from mlmtune.training.learner import Learner
 from mlmtune.training.task import Task
 
 BYTES_PER_PARAMETER = 16
-"""Of fp32 weights, gradients, and AdamW's two moments, 4 bytes each."""
+"""The weight, its gradient and AdamW's two moments, 4 bytes each in fp32."""
 
 MOMENTS_BYTES_PER_PARAMETER = 8
 
 CGROUP = Path("/sys/fs/cgroup")
-"""Where Linux shows a container its own limit, which is less than the machine's memory."""
+"""The folder in which Linux shows a container its limit, which is below the machine's memory."""
 
 
 def estimate_memory(task: Task, micro_batch_size: int) -> int:
     """Estimate the bytes that training needs on a device: weights, moments and activations.
 
-    Activations by Korthikanti et al. 2022 ("Reducing activation recomputation in large transformer
-    models", eq. 1): T * B * H * (34 + 5 * A * T / H) bytes per layer at 16 bits, for B sequences of
-    T tokens, H hidden, A heads; twice that in fp32; with checkpointing 2 * T * B * H. Then logits
-    of what is predicted, their gradients, and a copy in fp32.
+    Activations take T * B * H * (34 + 5 * A * T / H) bytes per layer at 16 bits, for A heads, and
+    twice that in fp32; with checkpointing 2 * T * B * H (Korthikanti et al. 2022, "Reducing
+    activation recomputation in large transformer models", eq. 1). Logits count three times: with
+    their gradients, and a copy in fp32.
     """
     config, model_config = task.config, task.loaded.model.config
     tokens, num_logits = task.memory_shape(micro_batch_size)
@@ -51,7 +51,7 @@ def estimate_memory(task: Task, micro_batch_size: int) -> int:
 
 
 def available_bytes() -> int:
-    """Return the bytes of this machine or container that are free or hold only the file cache."""
+    """Return the bytes of this machine or container that are free or hold only cached files."""
     available = int(psutil.virtual_memory().available)
     try:
         limit = int((CGROUP / "memory.max").read_text())
@@ -64,20 +64,18 @@ def available_bytes() -> int:
 
 
 def fit_micro_batch(learner: Learner, task: Task, step: int, say: Callable[[str], None]) -> Task:
-    """Halve a micro batch that is `auto` until it fits; all processes settle on the same.
+    """Return the task with micro-batches that fit; unchanged if the config gives their size.
 
-    On a GPU, micro batches of real chunks are computed, forward and backward, beside memory set
-    aside for the moments that the first step will add. On a CPU nothing is tried, because a
-    process that asks for too much is killed without a message: there the estimate decides.
+    A size of `auto` is halved until it fits, and all processes settle on the same. On a GPU,
+    micro-batches of real chunks are computed, forward and backward, beside memory set aside for
+    the moments that the first step will add. On a CPU nothing is tried, because a process that
+    asks for too much is killed without a message: there the estimate decides.
 
     Args:
-        learner: The model and its optimizer; nothing is left of a trial.
+        learner: The model and its optimizer, which a trial leaves as they were.
         task: What is trained.
         step: The step whose batches are tried, counted from 0.
         say: Reports the size that fits.
-
-    Returns:
-        The task in micro batches that fit; unchanged where the config gives their size.
 
     Raises:
         ResourceError: Not even one sequence fits.
@@ -96,13 +94,7 @@ def fit_micro_batch(learner: Learner, task: Task, step: int, say: Callable[[str]
 def shrink_micro_batch(
     task: Task, num_processes: int, step: int, say: Callable[[str], None]
 ) -> Task:
-    """Return the task in half the micro batch, after memory ran out in a step.
-
-    Args:
-        task: What is trained.
-        num_processes: The number of processes that share the step.
-        step: The step, counted from 0.
-        say: Reports the new size.
+    """Return the task in half the micro-batch, after memory ran out in a step, counted from 0.
 
     Raises:
         ResourceError: Not even one sequence fits; or there are several processes, of which the
@@ -136,14 +128,13 @@ def _halve(task: Task) -> Task:
 
 
 def _all_agree(accelerator: Accelerator, mine: bool) -> bool:
-    """Whether something is true in all processes."""
     count = accelerator.reduce(torch.tensor(int(mine), device=accelerator.device), reduction="sum")
     return int(count) == int(accelerator.num_processes)
 
 
 def fits_by_estimate(learner: Learner, task: Task, step: int) -> bool:
-    """Whether the estimated need fits into this process's share of free memory."""
-    # The weights are there already, and the processes of this machine share what is left.
+    """Whether the estimate fits into this process's share of free memory."""
+    # The weights are loaded already, and the processes of this machine share what is left.
     needed = estimate_memory(task, task.plan.micro_batch_size) - 4 * task.loaded.num_parameters
     num_sharing = int(os.environ.get("LOCAL_WORLD_SIZE", learner.accelerator.num_processes))
     return needed <= available_bytes() // num_sharing
@@ -157,7 +148,7 @@ def fits_by_trial(learner: Learner, task: Task, step: int) -> bool:
         if not learner.plain_optimizer.state:
             num_bytes = MOMENTS_BYTES_PER_PARAMETER * task.loaded.num_parameters
             moments = torch.empty(num_bytes, dtype=torch.uint8, device=device)
-        # The second one finds the gradients of the first in memory.
+        # Two, because the second one finds the gradients of the first in memory.
         for batch in task.stream.micro_batches(step)[:2]:
             with accelerator.no_sync(learner.model):
                 losses = task.losses(learner.model, batch.to(device))

@@ -1,4 +1,4 @@
-"""AdamW: which parameters decay, and the learning rate as a pure function of the step."""
+"""AdamW with weight decay on matrices, and the learning rate as a pure function of the step."""
 
 import math
 from collections.abc import Callable
@@ -29,8 +29,8 @@ def build_optimizer(model: torch.nn.Module, config: OptimizerConfig) -> torch.op
         eps=config.adam_epsilon,
         fused=True,  # one kernel for all parameters instead of several for each
     )
-    # Otherwise fp16's scaler leaves skipping an overflow to the kernel, and Accelerate, which looks
-    # at whether step() was called, counts the step as taken.
+    # Otherwise fp16's scaler leaves it to the kernel to skip an overflow, and Accelerate, which
+    # only sees whether step() was called, counts the step as taken.
     optimizer._step_supports_amp_scaling = False
     return optimizer
 
@@ -57,7 +57,6 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def num_warmup_steps(max_steps: int, config: OptimizerConfig) -> int:
-    """Return the number of steps over which the learning rate rises."""
     if config.warmup_steps is not None:
         return config.warmup_steps
     return round(config.warmup_ratio * max_steps)
@@ -65,10 +64,6 @@ def num_warmup_steps(max_steps: int, config: OptimizerConfig) -> int:
 
 def check_warmup(max_steps: int, config: OptimizerConfig) -> None:
     """Refuse a warmup that is longer than the run.
-
-    Args:
-        max_steps: Steps of the whole run.
-        config: The warmup.
 
     Raises:
         ConfigError: The learning rate would never reach its peak.
@@ -83,15 +78,10 @@ def check_warmup(max_steps: int, config: OptimizerConfig) -> None:
 
 
 def learning_rate_at(step: int, max_steps: int, config: OptimizerConfig) -> float:
-    """Return the learning rate of one step.
+    """Return the learning rate of a step, counted from 0.
 
     It rises linearly to its peak at the last warmup step, and then follows the schedule. That
     ends one step after the last, so that no step is taken with a rate of 0.
-
-    Args:
-        step: The step that is about to be taken, counted from 0.
-        max_steps: Steps of the whole run.
-        config: Peak, shape and warmup.
     """
     warmup = num_warmup_steps(max_steps, config)
     if step < warmup:

@@ -1,7 +1,7 @@
 """The outcome of a run by its own evaluations: the last line of `train` without a report.
 
-A report compares base and adapted model token by token, and its intervals are narrower. Here the
-two measurements count as independent, so that a change that is clear here is clear there, too.
+A report compares base and adapted model token by token, so its intervals are narrower. Here the two
+measurements count as independent: a change that is clear here is also clear in a report.
 """
 
 import math
@@ -68,7 +68,7 @@ def loss_fell(losses: Sequence[float]) -> bool:
 
 
 def _label(loss: float, half_width: float, other: float, other_half_width: float) -> Label:
-    """Compare a loss with another, each with half of its 95 % interval, in nats."""
+    """Compare a loss with another; half-widths are those of the 95 % intervals, in nats."""
     difference, uncertainty = loss - other, math.hypot(half_width, other_half_width)
     if abs(difference) <= uncertainty:
         return "no clear change"
@@ -76,7 +76,7 @@ def _label(loss: float, half_width: float, other: float, other_half_width: float
 
 
 def _label_of_new_head(results: Mapping[str, Any]) -> Label:
-    """Compare a new head with the unigram baseline, by the loss and by right predictions."""
+    """Compare a new head with the unigram baseline, by loss and accuracy."""
     label = _label(
         results["eval_loss"], _half_width(results, "eval_perplexity_interval", "eval_loss"),
         results["eval_token_frequency_loss"], 0.0,  # known exactly, without an interval

@@ -1,9 +1,8 @@
-"""What a person sees of a run under way: a bar on a terminal, plain lines elsewhere."""
+"""Shows the progress of a run: a bar on a terminal, plain lines elsewhere."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,12 +20,9 @@ from mlmtune.training.task import Task
 
 
 class Clock:
-    """Time spent on a run over all its sittings, and the pace of this one.
+    """The time spent on a run over all its sittings, and the pace of this one.
 
-    Args:
-        step: The step that this sitting starts from.
-        num_tokens: The tokens seen before it.
-        elapsed_seconds: The time that earlier sittings took.
+    It starts from the step, the tokens and the time that earlier sittings have reached.
     """
 
     def __init__(self, step: int, num_tokens: int, elapsed_seconds: float) -> None:
@@ -58,7 +54,7 @@ class Clock:
         self._seconds_aside += seconds
 
     def seconds_per_step(self, step: int) -> float:
-        """Return the seconds of a step in this sitting, without evaluating and saving."""
+        """Return the mean seconds per step in this sitting, without evaluating and saving."""
         seconds = time.monotonic() - self._started - self._seconds_aside
         return seconds / max(step - self._first_step, 1)
 
@@ -68,62 +64,13 @@ class Clock:
         return (max_steps - step) * (time.monotonic() - self._started) / taken
 
 
-@dataclass(frozen=True)
-class StepReport:
-    """One line of metrics, in the units of metrics.jsonl.
-
-    Attributes:
-        means: The terms of the loss in words; see `Task.describe_means`.
-    """
-
-    step: int
-    max_steps: int
-    epoch: float
-    loss: float
-    means: str
-    learning_rate: float
-    tokens_per_second: float
-    seconds_left: float
-
-    @classmethod
-    def of(
-        cls,
-        task: Task,
-        state: TrainState,
-        means: Mapping[str, float],
-        learning_rate: float,
-        clock: Clock,
-    ) -> "StepReport":
-        """Report on the steps since the last line, whose `means` are given, after the state's."""
-        max_steps = task.plan.max_steps
-        return cls(
-            step=state.step,
-            max_steps=max_steps,
-            epoch=task.plan.epoch_at(state.step),
-            loss=means[LOSS],
-            means=task.describe_means(means),
-            learning_rate=learning_rate,
-            tokens_per_second=clock.tokens_per_second(state.num_tokens),
-            seconds_left=clock.seconds_left(state.step, max_steps),
-        )
-
-    def describe(self) -> str:
-        """Return the line for a log file."""
-        return (
-            f"step {self.step}/{self.max_steps}  epoch {self.epoch:.2f}  {self.means}  "
-            f"learning rate {self.learning_rate:.2e}  "
-            f"{self.tokens_per_second:,.0f} tokens/s  "
-            f"{tqdm.format_interval(self.seconds_left)} left"
-        )
-
-
 class Progress(Console):
     """A console with the bar of a run's steps."""
 
     _bar: "tqdm[Any] | None" = None
 
     def start(self, step: int, max_steps: int) -> None:
-        """Begin the bar, where standard error is a terminal."""
+        """Show the bar, if standard error is a terminal."""
         bar = self.bar(total=max_steps, initial=step, unit="step")
         bar.leave = self._shows_lines  # a bar alone goes away, and the caller reports the end
         self._bar = None if bar.disable else bar
@@ -133,17 +80,29 @@ class Progress(Console):
         if self._bar is not None:
             self._bar.update()
 
-    def log(self, report: StepReport) -> None:
-        """Show the metrics of the last steps."""
+    def log(
+        self, metrics: Mapping[str, Any], means: str, max_steps: int, seconds_left: float
+    ) -> None:
+        """Show the metrics of the last steps.
+
+        Args:
+            metrics: A line of metrics.jsonl.
+            means: The terms of the loss in words; see `Task.describe_means`.
+            max_steps: The steps of the whole run.
+            seconds_left: The time that the remaining steps will take.
+        """
+        pace = f"{metrics['tokens_per_second']:,.0f} tokens/s"
         if self._bar is not None:
-            self._bar.set_postfix_str(
-                f"loss {report.loss:.3f}, {report.tokens_per_second:,.0f} tokens/s"
-            )
-        else:
-            self.say(report.describe())
+            self._bar.set_postfix_str(f"loss {metrics[LOSS]:.3f}, {pace}")
+            return
+        self.say(
+            f"step {metrics['step']}/{max_steps}  epoch {metrics['epoch']:.2f}  {means}  "
+            f"learning rate {metrics['learning_rate']:.2e}  {pace}  "
+            f"{tqdm.format_interval(seconds_left)} left"
+        )
 
     def stop(self) -> None:
-        """End the bar, leaving it on the screen."""
+        """Close the bar."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -175,7 +134,7 @@ def announce(
 
 
 def why_it_ended_early(task: Task, state: TrainState) -> str | None:
-    """Say why a run took fewer steps than planned; None where the evaluation has said it."""
+    """Return why a run took fewer steps than planned; None if an evaluation has reported it."""
     max_steps, training = task.plan.max_steps, task.config.training
     where = f"ended after step {state.step:,} of {max_steps:,}"
     if task.reason_to_stop(state) is not None:
@@ -196,7 +155,7 @@ def why_it_ended_early(task: Task, state: TrainState) -> str | None:
 def describe_duration(
     task: Task, step: int, clock: Clock, seconds_per_evaluation: float | None
 ) -> str:
-    """Say how long the whole run will take, by the pace of its first steps."""
+    """Return a line on how long the whole run will take, by the pace of its first steps."""
     plan, every, minutes = task.plan, task.config.evaluation.every, task.config.training.max_minutes
     steps = range(step + 1, plan.max_steps + 1)
     num_evaluations = sum(step == plan.max_steps or plan.is_due(step, every) for step in steps)

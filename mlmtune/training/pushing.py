@@ -1,4 +1,4 @@
-"""Pushing to the Hugging Face hub while training goes on: the model that would be the result."""
+"""Pushes the model to the Hugging Face hub during training, whenever it would be the result."""
 
 import os
 import shutil
@@ -31,14 +31,14 @@ NOT_OF_THE_MODEL = ("optimizer.safetensors", "state.json", MANIFEST)
 
 
 class BackgroundPush:
-    """Pushes a run while it goes on: in the background and one at a time.
+    """Pushes checkpoints of a run in the background, one at a time.
 
-    A failure is reported, and the run goes on, because it is pushed at its end in any case.
+    A failure is reported and does not stop the run, which is pushed at its end in any case.
 
     Args:
         repository: The repository that is pushed to.
         run: The run's directory, which holds the copy that is being pushed.
-        say: Reports what was pushed.
+        say: Reports each push.
     """
 
     def __init__(self, repository: HubRepository, run: RunDir, say: Callable[[str], None]) -> None:
@@ -49,13 +49,7 @@ class BackgroundPush:
         self._thread: threading.Thread | None = None
 
     def push(self, checkpoint: Path, task: Task, state: TrainState) -> None:
-        """Push the model of a checkpoint with its card, unless an earlier push is under way.
-
-        Args:
-            checkpoint: The checkpoint of the state's step.
-            task: What is trained.
-            state: What was measured so far.
-        """
+        """Push the model of the state's checkpoint with its card, unless a push is in progress."""
         if self._thread is not None and self._thread.is_alive():
             self._say(f"an earlier push is still under way, so step {state.step} is not pushed")
             return
@@ -65,21 +59,24 @@ class BackgroundPush:
         except OSError as error:
             self._say(f"step {state.step} is not pushed: its copy cannot be written ({error})")
             return
-        # A daemon: whoever stops the run does not wait for it, and half a push is no commit.
+        # A daemon, so that a stopped run does not wait for it; half a push is no commit.
         self._thread = threading.Thread(target=self._push, args=(state.step,), daemon=True)
         self._thread.start()
 
     def copy(self, checkpoint: Path) -> Path:
-        """Copy the model's files of a checkpoint to a folder from which nothing is deleted."""
+        """Copy the model's files, because the checkpoint may be deleted before they are pushed."""
         shutil.rmtree(self._copy, ignore_errors=True)
         self._copy.mkdir()
         for file in checkpoint.iterdir():
             if file.is_file() and file.name not in NOT_OF_THE_MODEL:
-                _link(file, self._copy / file.name)
+                try:
+                    os.link(file, self._copy / file.name)
+                except OSError:  # a file system without links
+                    shutil.copyfile(file, self._copy / file.name)
         return self._copy
 
     def wait(self, should_stop: Callable[[], bool]) -> None:
-        """Wait until the running push has ended, or until a signal asks the run to stop."""
+        """Wait until a push in progress has ended, or until the run must stop."""
         while self._thread is not None and self._thread.is_alive() and not should_stop():
             self._thread.join(timeout=0.1)
         shutil.rmtree(self._copy, ignore_errors=True)
@@ -87,17 +84,10 @@ class BackgroundPush:
     def _push(self, step: int) -> None:
         try:
             commit = push_folder(self._repository, self._copy, f"step {step}", lambda line: None)
-        except Exception as error:  # whatever it is, it is no reason to end a run
+        except Exception as error:  # no failure of the hub must end a run
             self._say(f"the push after step {step} failed: {error}; training goes on")
         else:
             self._say(f"pushed step {step} to {self._repository.url}, commit {commit[:8]}")
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without links
-        shutil.copyfile(source, target)
 
 
 def open_hub(
@@ -106,12 +96,11 @@ def open_hub(
     """Open the repository that the run is pushed to, so that a wrong token is reported now.
 
     Returns:
-        What pushes while training goes on. None where nothing does, and in all processes but the
-        first.
+        What pushes during training. None if nothing does, and in all processes but the main one.
 
     Raises:
-        ConfigError: See `check_repository`.
-        HubError: The hub refuses.
+        ConfigError: The name is not valid, or the repository is public and must not be.
+        HubError: The hub refuses, so that no push can succeed.
     """
     name = config.hub_model_id
     if name is None:
@@ -127,10 +116,7 @@ def open_hub(
 def check_repository(
     name: str, *, is_private: bool, say: Callable[[str], None]
 ) -> HubRepository | None:
-    """Open the repository that a run will be pushed to, before hours are spent.
-
-    Returns:
-        None where the hub cannot be reached now; it may be when the run ends.
+    """Open a repository; None if the hub cannot be reached now, which may change later.
 
     Raises:
         ConfigError: The name is not valid, or the repository is public and must not be.

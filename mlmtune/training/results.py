@@ -1,4 +1,4 @@
-"""The end of a run: model/, the JSON files beside it, and what is shown of them."""
+"""The end of a run: model/, the JSON files of its results, and the lines that sum them up."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,17 +23,10 @@ CARD_RECORDS = ("corpus", "data", "environment")
 def export(
     task: Task, learner: Learner, state: TrainState, run: RunDir, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Write model/ and the results; eval_results.json describes the weights in model/.
+    """Write model/ and the results, and return the content of all_results.json.
 
-    Args:
-        task: What was trained.
-        learner: The weights of the last step; afterwards those of the result.
-        state: What was measured.
-        run: The run's directory.
-        say: Reports that there is no model card.
-
-    Returns:
-        The content of all_results.json.
+    The model becomes that of the best step if `checkpoint.export` is `best`, and eval_results.json
+    describes it.
     """
     step = state.step
     if task.config.checkpoint.export == "best" and state.best_step is not None:
@@ -43,14 +36,16 @@ def export(
 
     eval_results = task.results(state, step)
     test_results = task.test(learner.accelerator, learner.module, run)
-    train_results = _train_results(task, state, learner.module, learner.accelerator.device)
+    train_results = _train_results(task, state, learner.accelerator.device)
     results = {
         **train_results,
         **{f"eval_{name}": value for name, value in eval_results.items()},
         **{f"test_{name}": value for name, value in test_results.items()},
     }
     if learner.accelerator.is_main_process:
-        write_model(task, learner.module, run, test_results or eval_results, say)
+        with writing_to(run.model, CHECKPOINTS_STAY), whole_folder(run.model) as temporary:
+            save_model(temporary, task.loaded)
+            write_card(task, run, temporary, test_results or eval_results, say)
         run.write_json("train_results.json", train_results)
         run.write_json("eval_results.json", eval_results)
         if test_results:
@@ -62,12 +57,10 @@ def export(
     return results
 
 
-def _train_results(
-    task: Task, state: TrainState, model: Any, device: torch.device
-) -> dict[str, Any]:
-    """Return train_results.json, under the names of transformers' Trainer where it has them."""
+def _train_results(task: Task, state: TrainState, device: torch.device) -> dict[str, Any]:
+    """Return the content of train_results.json; transformers' Trainer uses the same names."""
     seconds = max(state.elapsed_seconds, 1e-9)
-    embeddings = model.get_input_embeddings().weight.numel()
+    embeddings = task.loaded.model.get_input_embeddings().weight.numel()
     return {
         "epoch": task.plan.epoch_at(state.step),
         "global_step": state.step,
@@ -85,54 +78,27 @@ def _train_results(
     }
 
 
-def write_model(
-    task: Task, model: Any, run: RunDir, results: dict[str, Any], say: Callable[[str], None]
-) -> None:
-    """Write model/ with its card.
-
-    Args:
-        task: What was trained.
-        model: The model without a wrapper.
-        run: The run's directory.
-        results: See `Task.card`.
-        say: Reports that there is no card.
-    """
-    with writing_to(run.model, CHECKPOINTS_STAY), whole_folder(run.model) as temporary:
-        save_model(temporary, model, task.loaded.tokenizer, task.loaded.kept_weights)
-        write_card(task, run, temporary, results, say)
-
-
 def write_card(
     task: Task, run: RunDir, folder: Path, results: dict[str, Any], say: Callable[[str], None]
 ) -> None:
-    """Write the README.md of a model; where that fails, the model goes without one.
-
-    Args:
-        task: What was trained.
-        run: The run's directory.
-        folder: Holds the model.
-        results: See `Task.card`.
-        say: Reports that there is no card.
-    """
+    """Write the README.md of the model in a folder; if that fails, the model has none."""
     records = {name: run.read_json(f"{name}.json") for name in CARD_RECORDS}
     try:
         card = task.card(folder, results, records, run.path.resolve().name)
         text = render(card)
-    except Exception as error:  # whatever a model of some family does in transformers' pipeline
+    except Exception as error:  # the card has an example, which any model's pipeline may fail at
         say(f"there is no model card ({type(error).__name__}: {error})")
         return
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def summarize(
-    task: Task,
-    learner: Learner,
-    state: TrainState,
-    run: RunDir,
-    results: dict[str, Any],
-    progress: Progress,
+    task: Task, state: TrainState, run: RunDir, results: dict[str, Any], progress: Progress
 ) -> None:
-    """Print what came of the run; `results` is the content of all_results.json."""
+    """Print the outcome of the run. Called by the main process.
+
+    `results` is the content of all_results.json.
+    """
     show = progress.result
     show("")
     for line in task.summary(results):
@@ -141,8 +107,7 @@ def summarize(
         f"{results['train_tokens_per_second']:,.0f} tokens/s, {results['train_runtime']:.0f} s, "
         f"peak memory {results['peak_memory_bytes'] / 1e9:.2f} GB"
     )
-    if learner.accelerator.is_main_process:
-        for line in task.examples(state.examples_before, learner.module):
-            show(line)
+    for line in task.examples(state.examples_before, task.loaded.model):
+        show(line)
     show(f"the model is in {run.model}")
     progress.say(f"try it: {task.how_to_try(run)}")

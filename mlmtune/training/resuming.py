@@ -1,16 +1,15 @@
-"""Resuming: the earlier run as its directory holds it, and how a sitting goes on from it."""
+"""Resuming: the earlier run as its directory holds it, and how a sitting continues it."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 from accelerate import Accelerator
 
-from mlmtune.config import Section
 from mlmtune.config_loading import as_override, load_config, recorded_yaml
 from mlmtune.errors import CheckpointError, ConfigError
 from mlmtune.files import read_json
@@ -33,6 +32,7 @@ from mlmtune.training.identity import check_identity, flat, identity_of
 from mlmtune.training.learner import Learner
 from mlmtune.training.progress import Progress
 from mlmtune.training.run_dir import RESOLVED_CONFIG, RunDir
+from mlmtune.training.run_options import RunOptions
 from mlmtune.training.task import ConfigT, Settings, Task
 from mlmtune.training.tracking import RECORD as TRACKING_RECORD
 from mlmtune.training.tracking import note_tracked
@@ -43,24 +43,22 @@ MAY_CHANGE = re.compile(
 )
 """Settings that may differ from a finished run's: none of them changes the result."""
 
-SectionT = TypeVar("SectionT", bound=Section)
-
 
 @dataclass(frozen=True)
 class EarlierRun:
     """The run that is resumed, as its directory held it when this sitting began.
 
     Attributes:
-        asked: `auto`, or the checkpoint to resume from.
+        options: How the command line asks for the run to be resumed.
         checkpoints: The folder of its checkpoints.
         is_same: Whether `run.output_dir` is its directory.
-        config: The config with every `auto` decided, or the error of loading it.
-        status: The content of status.json; empty where there is none.
-        tracking: The content of tracking.json; None where there is none, or where the run goes
-            on in another directory, which trackers take for a run of its own.
+        config: Its config with every `auto` decided, or the error of loading this.
+        status: The content of its status.json; empty if there is none.
+        tracking: The content of its tracking.json. None if there is none, or if the run continues
+            in another directory, which trackers take for another run.
     """
 
-    asked: str
+    options: RunOptions
     checkpoints: Path
     is_same: bool
     config: Settings | ConfigError
@@ -68,19 +66,14 @@ class EarlierRun:
     tracking: Mapping[str, Any] | None
 
 
-def read_earlier_run(resume: str, config: Settings) -> EarlierRun | None:
-    """Read the record of the run that is resumed; None where none is.
-
-    Args:
-        resume: `never`, `auto`, or a checkpoint.
-        config: As loaded.
-    """
-    if resume == "never":
+def read_earlier_run(options: RunOptions, config: Settings) -> EarlierRun | None:
+    """Read the record of the run that is resumed; None if none is."""
+    if options.resume == "never":
         return None
     # Read before the directory is locked: the recorded precision decides the accelerator, through
     # which processes agree on the lock.
     own = RunDir(expand_home(config.run.output_dir)).checkpoints
-    checkpoints = own if resume == "auto" else expand_home(resume).resolve().parent
+    checkpoints = own if options.resume == "auto" else expand_home(options.resume).resolve().parent
     folder, is_same = checkpoints.parent, checkpoints.resolve() == own.resolve()
     recorded: Settings | ConfigError
     try:
@@ -88,7 +81,7 @@ def read_earlier_run(resume: str, config: Settings) -> EarlierRun | None:
     except ConfigError as error:
         recorded = error
     return EarlierRun(
-        asked=resume,
+        options=options,
         checkpoints=checkpoints,
         is_same=is_same,
         config=recorded,
@@ -103,26 +96,23 @@ def read_earlier_run(resume: str, config: Settings) -> EarlierRun | None:
 def with_recorded_choices(config: ConfigT, earlier: EarlierRun | None) -> ConfigT:
     """Return the config with each `auto` as the earlier run decided it.
 
-    A table may decide otherwise on another machine or in another version, and a run keeps to one
-    decision. A micro batch that a lack of memory has made smaller stays so. Where the recorded
-    config does not load, the checkpoint shows whether other choices matter.
+    Another machine or version may decide otherwise, and a run keeps to one decision. A micro-batch
+    that was made smaller because memory ran out stays so. If the recorded config does not load,
+    the identity in the checkpoint shows whether other choices matter.
     """
     if earlier is None or isinstance(earlier.config, ConfigError):
         return config
-    then = earlier.config
-    training = _with_recorded(config.training, then.training, "precision")
-    asked, then_size = training.micro_batch_size, then.training.micro_batch_size
-    if isinstance(then_size, int) and (asked is None or asked == "auto" or then_size < asked):
-        then_size = min(then_size, training.global_batch_size)
-        training = training.model_copy(update={"micro_batch_size": then_size})
-    model = _with_recorded(config.model, then.model, "attn_implementation")
+    then, model, training = earlier.config, config.model, config.training
+    if model.attn_implementation == "auto":
+        recorded = then.model.attn_implementation
+        model = model.model_copy(update={"attn_implementation": recorded})
+    if training.precision == "auto":
+        training = training.model_copy(update={"precision": then.training.precision})
+    asked, size = training.micro_batch_size, then.training.micro_batch_size
+    if isinstance(size, int) and (asked is None or asked == "auto" or size < asked):
+        size = min(size, training.global_batch_size)
+        training = training.model_copy(update={"micro_batch_size": size})
     return config.model_copy(update={"model": model, "training": training})
-
-
-def _with_recorded(section: SectionT, then: SectionT, *names: str) -> SectionT:
-    """Return a section with the recorded values in place of each `auto`."""
-    values = {name: getattr(then, name) for name in names if getattr(section, name) == "auto"}
-    return section.model_copy(update=values)
 
 
 # ------------------------------------------------------------------------------- a finished run
@@ -132,43 +122,33 @@ def is_complete(
     earlier: EarlierRun | None,
     run: RunDir,
     config: Settings,
-    command: Sequence[str],
     accelerator: Accelerator,
     progress: Progress,
 ) -> bool:
-    """Whether `auto` finds a finished run of this config, which is then said.
+    """Whether `--resume auto` finds a finished run of this config, which is then reported.
 
-    Args:
-        earlier: The run that the directory holds; None where none is resumed.
-        run: The directory.
-        config: As loaded.
-        command: How the run was asked for; see `RunOptions`.
-        accelerator: The main process decides for all.
-        progress: Reports what is missing or damaged, which the run then makes again.
+    The main process decides for all. A finished run with missing or damaged files is not complete:
+    they are reported, and made again.
 
     Raises:
         CheckpointError: A run with other settings is finished, and so is its schedule.
         ConfigError: The recorded config does not load.
     """
     if earlier is None or not decided_by_main(
-        accelerator, lambda: _is_finished(earlier, run, config, command, progress.say)
+        accelerator, lambda: _is_finished(earlier, run, config, progress.say)
     ):
         return False
     progress.result(f"{run.path} is already complete; see {run.model}")
-    for line in _how_to_train_on(run, config, command):
+    for line in _how_to_train_on(earlier, run, config):
         progress.result(line)
     return True
 
 
 def _is_finished(
-    earlier: EarlierRun,
-    run: RunDir,
-    config: Settings,
-    command: Sequence[str],
-    say: Callable[[str], None],
+    earlier: EarlierRun, run: RunDir, config: Settings, say: Callable[[str], None]
 ) -> bool:
     """Whether the run is finished, is one of this config, and none of its files is missing."""
-    if earlier.asked != "auto" or earlier.status.get("state") != "finished":
+    if earlier.options.resume != "auto" or earlier.status.get("state") != "finished":
         return False
     damage = run.find_damage()
     if damage is not None:
@@ -180,32 +160,27 @@ def _is_finished(
     lines = [
         f"  {name}: {then.get(name)} then, {value} now"
         for name, value in flat(yaml.safe_load(recorded_yaml(config))).items()
-        # An `auto` was decided then; places may have changed since.
+        # What is `auto` now, or not set, was decided then.
         if value not in (then.get(name), None, "auto") and not MAY_CHANGE.fullmatch(name)
     ]
     if lines:
         raise CheckpointError(
             f"{run.path} is complete, and other settings cannot go on with it; set "
             "run.output_dir to another folder, or replace it with --overwrite:\n"
-            + "\n".join([*lines, *_how_to_train_on(run, config, command)])
+            + "\n".join([*lines, *_how_to_train_on(earlier, run, config)])
         )
     return True
 
 
-def _how_to_train_on(run: RunDir, config: Settings, command: Sequence[str]) -> Iterator[str]:
-    """Yield the command that trains a finished run's model further, as a run of its own.
+def _how_to_train_on(earlier: EarlierRun, run: RunDir, config: Settings) -> Iterator[str]:
+    """Yield the command that trains a finished run's model further, if the command is known.
 
-    A finished run's schedule has ended, so more steps are another run. It has
-    another seed, because the same one would show the same text with the same masks again.
-
-    Args:
-        run: The directory of the finished run.
-        config: As loaded.
-        command: How the run was asked for; where it is empty, there is no command.
+    A finished run's schedule has ended, so more steps are another run. It has another seed,
+    because the same one would show the same text with the same masks again.
     """
-    if not command:
+    if not earlier.options.command:
         return
-    subcommand, path, *overrides = command
+    subcommand, path, *overrides = earlier.options.command
     changes = {
         "model.name_or_path": str(run.model),
         **({"model.revision": None} if config.model.revision is not None else {}),
@@ -232,23 +207,14 @@ def resume(
     run: RunDir,
     learner: Learner,
     task: Task,
-    allow_changes: bool,
     say: Callable[[str], None],
 ) -> tuple[Path | None, TrainState]:
     """Load the checkpoint of the earlier run, if there is one, into the learner.
 
     Nothing is written or deleted, because the run may not be able to begin; see `begin`.
 
-    Args:
-        earlier: The run that is resumed; None where none is.
-        run: The directory of this run.
-        learner: Gets the checkpoint's weights and moments.
-        task: What is trained; it must be what the checkpoint was trained on.
-        allow_changes: Resume although it is not.
-        say: Reports what is resumed.
-
     Returns:
-        The checkpoint, None without one, and the state that the run goes on from.
+        The checkpoint, None without one, and the state that the run continues from.
 
     Raises:
         CheckpointError: The checkpoint is damaged, or belongs to another run.
@@ -265,7 +231,7 @@ def resume(
     state = load_state(path)
     check_identity(
         state.identity, identity, path, keys_dropout=learner.keys_dropout,
-        allow_changes=allow_changes, say=say,
+        allow_changes=earlier.options.allow_changes, say=say,
     )  # fmt: skip
     state.identity = identity
     load_weights(path, learner.module)
@@ -278,9 +244,9 @@ def resume(
 
 def _choose_checkpoint(earlier: EarlierRun, run: RunDir, say: Callable[[str], None]) -> Path | None:
     """Return the checkpoint to resume from; None where the run has none yet."""
-    if earlier.asked == "auto":
+    if earlier.options.resume == "auto":
         return find_checkpoint(earlier.checkpoints, say)
-    path = expand_home(earlier.asked)
+    path = expand_home(earlier.options.resume)
     fault = find_fault(path)
     if fault is not None:
         raise CheckpointError(f"--resume {path}: {fault}; give another checkpoint, or auto")
@@ -296,29 +262,29 @@ def begin(
     run: RunDir,
     state: TrainState,
     *,
-    is_resumed: bool,
     replaces: bool,
     say: Callable[[str], None],
 ) -> Mapping[str, Any] | None:
-    """Go on in the record of the run that the directory holds, or replace it.
+    """Continue the record of the run that the directory holds, or replace it.
 
-    Called by the main process once the parts are built and the text is measured: whatever keeps a
-    run from taking its first step leaves the record of an earlier one as it was.
+    Called by the main process once the parts are built and the base model is measured, so that
+    whatever keeps a run from its first step leaves the record of an earlier one as it was.
 
     Args:
-        earlier: The run that is resumed; None where none is.
+        earlier: The run that is resumed; None if none is.
         run: The directory of this run.
-        state: The state that the run goes on from.
-        is_resumed: Whether that is the state of a checkpoint.
-        replaces: Delete what the directory holds.
+        state: The state that the run continues from; at step 0 it is not that of a checkpoint.
+        replaces: Whether what the directory holds is deleted.
         say: Reports what is deleted.
 
     Returns:
-        The content of tracking.json, with the steps that are taken again; None without one.
+        The content of tracking.json, with the steps that are taken again. None for a run that
+        begins, which trackers take for another run.
 
     Raises:
         ResourceError: The directory cannot be written.
     """
+    is_resumed = state.step > 0
     run.begin(replaces=replaces)
     dropped, num_broken = run.drop_metrics_after(state.step if is_resumed else -1)
     tracking = None if earlier is None else earlier.tracking
@@ -327,27 +293,29 @@ def begin(
         run.write_json(TRACKING_RECORD, tracking)
     if num_broken:
         say(f"{run.metrics}: dropped {counted(num_broken, 'broken line')}")
-    if is_resumed:
-        for later in drop_checkpoints_after(run.checkpoints, state.step):
-            say(f"{later} is deleted, because the run goes on from step {state.step}")
+    if not is_resumed:
+        return None
+    for later in drop_checkpoints_after(run.checkpoints, state.step):
+        say(f"{later} is deleted, because the run goes on from step {state.step}")
     return tracking
 
 
 def keep_the_best(
     run: RunDir, state: TrainState, resumed_from: Path, is_main: bool, say: Callable[[str], None]
 ) -> None:
-    """Make sure that the best checkpoint so far is whole, and lies where `export` looks for it.
+    """Make sure that the best checkpoint so far is whole, and is where `export` looks for it.
 
     Args:
         run: The directory of this run.
-        state: The state that the run goes on from. A best step that is lost is forgotten.
-        resumed_from: The checkpoint of the state; the best one lies beside it.
+        state: The state of `resumed_from`. A best step that is lost is forgotten.
+        resumed_from: The checkpoint that the run continues from; the best one is beside it.
         is_main: Whether this process copies.
         say: Reports that the best checkpoint is damaged.
     """
     best = state.best_step
     if best is None:
         return
+    # A checkpoint that the user has renamed is found by its path alone.
     beside = checkpoint_path(resumed_from.parent, best)
     source = resumed_from if best == state.step else beside
     fault = find_fault(source)

@@ -1,4 +1,4 @@
-"""A run's directory: its paths, its lock, and the JSON files that say how the run went."""
+"""A run's directory: its paths, its lock, and the JSON files that describe the run."""
 
 import json
 import os
@@ -39,7 +39,7 @@ RECORDS = (
     RESOLVED_CONFIG, "environment.json", "corpus.json", "data.json", "train_results.json",
     "eval_results.json", "test_results.json", "test_predictions.jsonl", "all_results.json",
 )  # fmt: skip
-"""Files that do not change once the run is finished."""
+"""The files that do not change once the run is finished."""
 LOCK_FILE = ".lock"
 
 CHECKPOINTS_STAY = "the checkpoints are as they were"
@@ -49,11 +49,11 @@ REMEDY = "the command that started the run makes it again with --resume auto"
 
 @contextmanager
 def writing_to(path: Path, remark: str) -> Iterator[None]:
-    """Turn a failure to write into one line.
+    """Turn a failure to write a file or folder into one line.
 
     Args:
-        path: The file or folder that is being written.
-        remark: A reassurance about what is not lost.
+        path: The file or folder.
+        remark: Tells the user what is not lost.
 
     Raises:
         ResourceError: The disk is full or cannot be written.
@@ -87,15 +87,11 @@ class RunDir:
         self._status = "status.json"
 
     def keep_record(self) -> None:
-        """Write the status to attempt.json until `begin`, and leave status.json as it is."""
+        """Write the status to attempt.json until `begin`, so that status.json stays as it is."""
         self._status = "attempt.json"
 
     def begin(self, *, replaces: bool) -> None:
-        """Let this attempt, which is known to be able to begin, replace or continue the run.
-
-        Args:
-            replaces: Delete what the earlier run wrote, rather than go on from it.
-        """
+        """Let this attempt, which is known to be able to begin, replace or continue the run."""
         with writing_to(self.path, CHECKPOINTS_STAY):
             if replaces:
                 self.clear()
@@ -104,43 +100,40 @@ class RunDir:
         self._status = "status.json"
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write one of the run's JSON files."""
         with writing_to(self.path / name, CHECKPOINTS_STAY):
             write_json(self.path / name, value)
 
     def write_text(self, name: str, text: str) -> None:
-        """Write one of the run's text files."""
         with writing_to(self.path / name, CHECKPOINTS_STAY):
             write_text(self.path / name, text)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """Read one of the run's JSON files; None where it is missing or broken."""
+        """Read one of the run's JSON files; None if it is missing or broken."""
         return read_json(self.path / name)
 
     def write_status(self, state: str, **details: Any) -> None:
-        """Say in status.json what the run is doing: running, finished, interrupted or failed."""
+        """Write `state` (running, finished, interrupted, failed) and more to status.json."""
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self.write_json(
             self._status, {"state": state, "pid": os.getpid(), "updated_at": now, **details}
         )
 
     def read_status(self) -> dict[str, Any]:
-        """Read what `write_status` wrote last; empty where that is missing or broken."""
+        """Read what `write_status` wrote last; empty if that is missing or broken."""
         return self.read_json(self._status) or {}
 
     def write_manifest(self) -> None:
-        """Write down which files the finished run has, so that damage to them is found."""
+        """List the files of the finished run, so that damage to them is found."""
         records = [self.path / name for name in RECORDS if (self.path / name).is_file()]
-        # People edit the card.
+        # Not the card, which people edit.
         model = [p for p in sorted(self.model.rglob("*")) if p.is_file() and p.name != "README.md"]
         self.write_json(MANIFEST, manifest_of(self.path, [*records, *model]))
 
     def find_damage(self) -> str | None:
-        """Say which file of the finished run is missing or damaged; None if none is."""
+        """Return which file of the finished run is missing or damaged; None if none is."""
         return find_damage(self.path, self.read_json(MANIFEST))
 
     def append_metrics(self, record: dict[str, Any]) -> None:
-        """Add a line to metrics.jsonl."""
         line = json.dumps(record, allow_nan=False) + "\n"
         with (
             writing_to(self.metrics, CHECKPOINTS_STAY),
@@ -149,7 +142,7 @@ class RunDir:
             file.write(line)
 
     def read_metrics(self) -> tuple[list[dict[str, Any]], int]:
-        """Read metrics.jsonl; also how many lines cannot be read, half written or damaged."""
+        """Return the lines of metrics.jsonl, and how many more are half written or damaged."""
         if not self.metrics.is_file():
             return [], 0
         lines = self.metrics.read_text(encoding="utf-8", errors="replace").split("\n")
@@ -163,10 +156,10 @@ class RunDir:
         return records, len(lines) - len(records)
 
     def drop_metrics_after(self, step: int) -> tuple[list[dict[str, Any]], int]:
-        """Delete the metrics of steps that a resumed run will take again, and broken lines.
+        """Delete the metrics of later steps, which a resumed run takes again, and broken lines.
 
         Returns:
-            The metrics of these steps, and how many lines could not be read.
+            The metrics that were deleted, and the number of broken lines.
         """
         records, num_broken = self.read_metrics()
         kept = [json.dumps(record) + "\n" for record in records if record["step"] <= step]
@@ -188,10 +181,10 @@ class RunDir:
         )
 
     def check_kinds(self) -> None:
-        """Refuse a folder where a file belongs, and the other way round.
+        """Refuse folders that have the name of a file of a run, and files that have a folder's.
 
         Raises:
-            ResourceError: There is one, which no run could replace.
+            ResourceError: There is one; no run could replace it.
         """
         for name in (*OWN_FILES, *OWN_FOLDERS):
             path = self.path / name
@@ -217,10 +210,10 @@ def open_run_dir(path: Path, *, may_be_in_use: bool) -> Iterator[RunDir]:
 
     Args:
         path: `run.output_dir`.
-        may_be_in_use: Whether a run in it, if there is one, shall go on or be replaced.
+        may_be_in_use: Whether a run in it may be resumed or replaced.
 
     Raises:
-        ConfigError: Another process holds it; or it is in use, which was not expected.
+        ConfigError: Another process holds it; or it is in use and must not be.
         ResourceError: It cannot be made or written.
     """
     try:
@@ -270,10 +263,10 @@ def finished_run_dir(path: Path) -> RunDir:
     """Open the directory of a finished run.
 
     Args:
-        path: The directory of the run, or its result.
+        path: The directory of the run, or its model/.
 
     Raises:
-        ConfigError: There is no run, it is still in progress, or it was stopped.
+        ConfigError: There is no run in it, or the run is in progress or was stopped.
         CheckpointError: One of its files is missing or damaged.
     """
     run = RunDir(run_directory(path) or path)

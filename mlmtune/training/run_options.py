@@ -1,22 +1,22 @@
-"""What the command line asks of a run besides its config."""
+"""The options of the command line for a run, which need no library to be read."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How this sitting goes about the run; nothing here changes the experiment.
+    """The options of a run besides its config; none of them changes the experiment.
 
     Attributes:
         resume: `never`, `auto` (the newest valid checkpoint, if there is one), or a checkpoint.
         overwrite: Delete the run that the output directory holds.
-        allow_changes: Resume even though seed, data, model or batch size changed.
-        is_quiet: Print the result alone.
-        is_silent: Show the bar of steps and nothing else, for a command of many runs.
-        config_text: The config file as the user wrote it, kept beside the result without the
-            queries of its URLs.
-        command: How the run was asked for: `train` or `finetune`, the config's path, and the
-            overrides. Empty where it was asked for by other means.
+        allow_changes: Resume even though settings that decide the result have changed.
+        is_quiet: Print only the result.
+        is_silent: Show only the bar of steps, for a command that trains many runs.
+        config_text: The config file as the user wrote it, which is kept beside the result without
+            the queries of its URLs.
+        command: `train` or `finetune`, the config's path, and the overrides. Empty if no such
+            command started the run.
     """
 
     resume: str = "never"

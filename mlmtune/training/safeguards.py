@@ -1,4 +1,4 @@
-"""What keeps a run safe: its directory's lock, the record of its failure, and its processes."""
+"""Safeguards of a run: its directory's lock, the record of its failure, and its processes."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,13 +18,14 @@ from mlmtune.locations import expand_home
 from mlmtune.modeling.device import decided_by_main
 from mlmtune.training.checkpoint import TrainState
 from mlmtune.training.run_dir import RunDir, open_run_dir
+from mlmtune.training.run_options import RunOptions
 from mlmtune.training.task import Settings, Task
 
 
 def open_run(
-    config: Settings, resume: str, overwrite: bool, accelerator: Accelerator, stack: ExitStack
+    config: Settings, options: RunOptions, accelerator: Accelerator, stack: ExitStack
 ) -> RunDir:
-    """Open the run's directory in all processes, and hold its lock until the stack is left.
+    """Open the run's directory in all processes, and hold its lock until the stack is closed.
 
     Raises:
         ConfigError: The directory is in use, or replacing it would delete the base model.
@@ -33,17 +34,18 @@ def open_run(
     """
     path = expand_home(config.run.output_dir)
     model = expand_home(config.model.name_or_path).resolve()
-    if overwrite and model.is_relative_to(path.resolve()):
+    if options.overwrite and model.is_relative_to(path.resolve()):
         raise ConfigError(
             f"--overwrite would delete model.name_or_path {config.model.name_or_path}, which lies "
             "in run.output_dir; set run.output_dir to another folder"
         )
+    resume = options.resume
     if resume not in ("never", "auto") and not expand_home(resume).is_dir():
         raise CheckpointError(
             f"--resume {resume}: there is no such folder; give a checkpoint's, or auto"
         )
     # The main process holds the lock for all of them.
-    may_be_in_use = resume != "never" or overwrite
+    may_be_in_use = resume != "never" or options.overwrite
     return decided_by_main(
         accelerator, lambda: stack.enter_context(open_run_dir(path, may_be_in_use=may_be_in_use))
     )
@@ -51,7 +53,7 @@ def open_run(
 
 @contextmanager
 def recording_failure(run: RunDir, accelerator: Accelerator) -> Iterator[None]:
-    """Leave the reason of a failure in status.json: launchers turn every exit code into 1."""
+    """Write the reason of a failure to status.json; launchers turn every exit code into 1."""
     try:
         yield
     except BaseException as error:
@@ -60,7 +62,7 @@ def recording_failure(run: RunDir, accelerator: Accelerator) -> Iterator[None]:
             stopped = isinstance(error, Interrupted | StoppedAtOnce)
             status = run.read_status()
             where = {name: status[name] for name in ("step", "max_steps") if name in status}
-            # What comes after the result, such as waiting for a push, takes nothing back from it.
+            # A failure after the result, such as in waiting for a push, does not undo the result.
             with suppress(ResourceError):  # a full disk must not hide what happened first
                 if status.get("state") != "finished":
                     state = "interrupted" if stopped else "failed"
@@ -69,15 +71,15 @@ def recording_failure(run: RunDir, accelerator: Accelerator) -> Iterator[None]:
 
 
 def leave(accelerator: Accelerator, kind: type[BaseException] | None, *_: object) -> None:
-    """Take the process group down; gloo hangs on it now and then unless the model went first."""
-    accelerator.free_memory()
+    """End the process group."""
+    accelerator.free_memory()  # gloo sometimes hangs unless the model is freed first
     # NCCL would wait here for processes that are still in the step in which this one failed.
     if accelerator.device.type == "cpu" or kind is None or issubclass(kind, Interrupted):
         accelerator.end_training()
 
 
 def check_all_see_the_same(task: Task, state: TrainState) -> None:
-    """Refuse processes that read other text, or resumed from another step.
+    """Refuse processes that read different text, or that resumed from different steps.
 
     Raises:
         CheckpointError: The machines do not share the corpus or the output directory.

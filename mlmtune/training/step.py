@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
@@ -28,24 +28,20 @@ MAX_OVERFLOWS_IN_A_ROW = 25
 """fp16 halves its loss scale at each overflow; after so many in a row there is no scale left."""
 
 
-def count_targets(task: Task, batches: Sequence[Batch]) -> dict[str, int]:
-    """Count the targets of each term of the loss in this process's share of a step."""
-    num_targets: Counter[str] = Counter()
-    for batch in batches:
-        num_targets.update(task.num_targets(batch))
-    return dict(num_targets)
-
-
 @dataclass(frozen=True)
-class Agreement:
-    """What all processes know before a step.
+class AgreedStep:
+    """The next step of a run, as all processes have agreed on it.
 
     Attributes:
-        num_targets: What each sum of the step is divided by, over all processes.
-        signal_number: The signal to answer; None without one.
-        is_out_of_time: Whether the step is the last one.
+        number: The step, counted from 0.
+        batches: This process's micro-batches.
+        num_targets: The number that each sum of the step is divided by, over all processes.
+        signal_number: The signal that ends the run before this step; None without one.
+        is_out_of_time: Whether the run ends after this step.
     """
 
+    number: int
+    batches: Sequence[Batch]
     num_targets: Mapping[str, int]
     signal_number: int | None
     is_out_of_time: bool
@@ -53,24 +49,31 @@ class Agreement:
 
 def agree(
     accelerator: Accelerator,
-    num_targets: Mapping[str, int],
+    task: Task,
+    step: int,
     *,
     signal_number: int | None = None,
     is_out_of_time: bool = False,
-) -> Agreement:
-    """Share what one process alone knows: its targets, its signals, its clock.
+) -> AgreedStep:
+    """Make the batches of a step, and exchange what one process alone knows before it is taken.
 
-    All processes must stop after the same step and divide by the same number, so that they
-    exchange this before each step.
+    All processes must divide by the same number of targets, and stop after the same step. So they
+    exchange their targets, their signals and the main process's clock.
 
     Args:
         accelerator: The processes.
-        num_targets: See `count_targets`.
+        task: What is trained.
+        step: The step, counted from 0.
         signal_number: The signal that this process has received, if any.
         is_out_of_time: Whether this process's time is over; only the main process's counts.
     """
+    batches = task.stream.micro_batches(step)
+    counts: Counter[str] = Counter()
+    for batch in batches:
+        counts.update(task.num_targets(batch))
+    num_targets = dict(counts)
     if accelerator.num_processes == 1:
-        return Agreement(num_targets, signal_number, is_out_of_time)
+        return AgreedStep(step, batches, num_targets, signal_number, is_out_of_time)
     mine = torch.tensor(
         [is_out_of_time and accelerator.is_main_process,
          *(signal_number == number for number in STOP_SIGNALS), *num_targets.values()],
@@ -78,9 +81,10 @@ def agree(
     )  # fmt: skip
     late, *totals = accelerator.reduce(mine, reduction="sum").tolist()
     received, totals = totals[: len(STOP_SIGNALS)], totals[len(STOP_SIGNALS) :]
-    # The same in all, so that they say the same: it may not have reached each of them yet.
-    agreed = next((n for n, count in zip(STOP_SIGNALS, received, strict=True) if count), None)
-    return Agreement(dict(zip(num_targets, totals, strict=True)), agreed, bool(late))
+    # The first of several, so that all report the same; it may not have reached each of them yet.
+    signals = (n for n, count in zip(STOP_SIGNALS, received, strict=True) if count)
+    num_targets = dict(zip(num_targets, totals, strict=True))
+    return AgreedStep(step, batches, num_targets, next(signals, None), bool(late))
 
 
 @dataclass(frozen=True)
@@ -88,9 +92,9 @@ class StepTaken:
     """How a step was taken.
 
     Attributes:
-        learning_rate: The optimizer's.
-        gradient_norm: The norm before clipping; not finite where fp16 overflowed.
-        task: The task for the next step. Its micro-batches are smaller where memory ran out.
+        learning_rate: The learning rate of the step.
+        gradient_norm: The norm before clipping; not finite if fp16 overflowed.
+        task: The task for the next step. Its micro-batches are smaller if memory ran out.
     """
 
     learning_rate: float
@@ -99,21 +103,15 @@ class StepTaken:
 
 
 def take_step(
-    learner: Learner,
-    task: Task,
-    state: TrainState,
-    batches: Sequence[Batch],
-    num_targets: Mapping[str, int],
-    say: Callable[[str], None],
+    learner: Learner, task: Task, state: TrainState, step: AgreedStep, say: Callable[[str], None]
 ) -> StepTaken:
     """Take one optimizer step, and count it in the state.
 
     Args:
-        learner: The model and its optimizer; changed.
+        learner: The model and its optimizer.
         task: What is trained.
-        state: The step that is taken and the sums so far; changed.
-        batches: This process's micro-batches of the step.
-        num_targets: What each sum of the step is divided by, over all processes.
+        state: The state before the step.
+        step: The step that follows the state.
         say: Reports that micro-batches have become smaller.
 
     Raises:
@@ -121,17 +119,14 @@ def take_step(
         ResourceError: Memory does not suffice, even for smaller micro-batches.
     """
     accelerator, config = learner.accelerator, task.config
-    # DDP averages gradients over processes, so that their number is multiplied back in. A step may
-    # have no target of a term; the sum of that term is 0.
-    scales = {name: accelerator.num_processes / max(n, 1) for name, n in num_targets.items()}
-    task, parts = _add_up_gradients(learner, task, state.step, batches, scales, say)
+    task, parts = _add_up_gradients(learner, task, step, say)
     sums = _add_up_sums(accelerator, parts)
     # Before the optimizer, because a weight that is not finite cannot be taken back.
     for name, value in sums.items():
         if not math.isfinite(value):
-            raise _diverged(f"the {name} of step {state.step + 1} is {value}", task)
+            raise _diverged(f"the {name} of step {step.number + 1} is {value}", task)
 
-    learning_rate = learning_rate_at(state.step, task.plan.max_steps, config.optimizer)
+    learning_rate = learning_rate_at(step.number, task.plan.max_steps, config.optimizer)
     for group in learner.optimizer.param_groups:
         group["lr"] = learning_rate
     norm = float(
@@ -139,74 +134,60 @@ def take_step(
     )
     # A scaler skips a step whose gradient overflows; without one, it would be applied.
     if not math.isfinite(norm) and accelerator.scaler is None:
-        raise _diverged(f"the gradient of step {state.step + 1} is {norm}", task)
+        raise _diverged(f"the gradient of step {step.number + 1} is {norm}", task)
     learner.optimizer.step()
     learner.optimizer.zero_grad()
     _count_overflow(accelerator, state, task)
 
     state.step += 1
-    state.num_tokens += task.stream.num_tokens(state.step - 1)
-    state.totals.add(sums, num_targets)
-    state.window.add(sums, num_targets)
+    state.num_tokens += task.stream.num_tokens(step.number)
+    state.totals.add(sums, step.num_targets)
+    state.window.add(sums, step.num_targets)
     return StepTaken(learning_rate, norm, task)
 
 
 def _add_up_gradients(
-    learner: Learner,
-    task: Task,
-    step: int,
-    batches: Sequence[Batch],
-    scales: Mapping[str, float],
-    say: Callable[[str], None],
+    learner: Learner, task: Task, step: AgreedStep, say: Callable[[str], None]
 ) -> tuple[Task, list[dict[str, torch.Tensor]]]:
-    """Compute a step's micro-batches forward and backward; smaller ones where memory runs out.
-
-    Args:
-        learner: The gradients of its parameters are added to.
-        task: What is trained.
-        step: The step, counted from 0.
-        batches: This process's micro-batches.
-        scales: What each term is multiplied by before its gradient is taken.
-        say: Reports that micro-batches have become smaller.
+    """Compute a step's micro-batches forward and backward; smaller ones if memory runs out.
 
     Returns:
-        The task in the micro-batches that did fit. For each of them its sums, detached, by their
-        names in metrics.jsonl.
+        The task with the micro-batches that did fit. For each of these the sums, detached, by
+        their names in metrics.jsonl.
     """
     try:
         return task, [
-            _add_gradients(learner, task, step, batches, index, scales)
-            for index in range(len(batches))
+            _add_gradients(learner, task, step, index) for index in range(len(step.batches))
         ]
     except Exception as error:
         if not is_out_of_memory(error):
             raise
     # Here, not above: the error holds on to the tensors that did not fit.
-    task = shrink_micro_batch(task, learner.accelerator.num_processes, step, say)
+    task = shrink_micro_batch(task, learner.accelerator.num_processes, step.number, say)
     learner.optimizer.zero_grad()
     free_cached_memory(learner.accelerator.device)
-    batches = task.stream.micro_batches(step)
-    return _add_up_gradients(learner, task, step, batches, scales, say)
+    smaller = replace(step, batches=task.stream.micro_batches(step.number))
+    return _add_up_gradients(learner, task, smaller, say)
 
 
 def _add_gradients(
-    learner: Learner,
-    task: Task,
-    step: int,
-    batches: Sequence[Batch],
-    index: int,
-    scales: Mapping[str, float],
+    learner: Learner, task: Task, step: AgreedStep, index: int
 ) -> dict[str, torch.Tensor]:
-    """Compute one of a step's micro-batches forward and backward."""
+    """Compute one of a step's micro-batches forward and backward, and return its sums."""
     accelerator, stream = learner.accelerator, task.stream
     # The device's own draws follow from the step, so that no generator's state is saved.
-    torch.manual_seed(stream.generator_seed(step, index))
-    dropout = KeyedDropout(stream.dropout_keys(step, index), stream.shared_dropout_key(step))
+    torch.manual_seed(stream.generator_seed(step.number, index))
+    dropout = KeyedDropout(
+        stream.dropout_keys(step.number, index), stream.shared_dropout_key(step.number)
+    )
+    # DDP averages gradients over processes, so that their number is multiplied back in. A step may
+    # have no target of a term; the sum of that term is 0.
+    scales = {name: accelerator.num_processes / max(n, 1) for name, n in step.num_targets.items()}
     # Processes exchange gradients once per step, in the backward pass of the last micro-batch.
-    exchanges = index == len(batches) - 1
+    exchanges = index == len(step.batches) - 1
     with nullcontext() if exchanges else accelerator.no_sync(learner.model):
         with dropout if learner.keys_dropout else nullcontext():
-            losses = task.losses(learner.model, batches[index].to(accelerator.device))
+            losses = task.losses(learner.model, step.batches[index].to(accelerator.device))
         accelerator.backward(losses.weighted(scales))
     sums = losses.terms | losses.tallies
     return {name: value.detach().float() for name, value in sums.items()}

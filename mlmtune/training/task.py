@@ -37,7 +37,7 @@ class ValidationResult(Protocol):
         ...
 
     def to_json(self) -> dict[str, Any]:
-        """Return the numbers under their names in eval_results.json."""
+        """Return the numbers by their names in eval_results.json."""
         ...
 
     def describe(self) -> str:
@@ -50,9 +50,9 @@ class Task(ABC):
 
     Attributes:
         config: The run's config with every `auto` decided.
-        loaded: Tokenizer and model.
-        plan: Batches and steps.
-        stream: The training batches by step.
+        loaded: The model, which a run trains in place, and its tokenizer.
+        plan: The sizes of batches and the number of steps.
+        stream: The training batches of each step.
         measures_before: Whether the model can be measured before it is trained.
         num_targets_name: The name in metrics.jsonl of the number of targets of `LOSS`.
         length_key: The setting that limits the length of a sequence.
@@ -67,7 +67,7 @@ class Task(ABC):
     length_key: ClassVar[str]
 
     def with_micro_batch_size(self, size: int) -> Self:
-        """Return the same task in other micro batches: the same steps, with the same draws."""
+        """Return the same task in other micro-batches: the same steps, with the same draws."""
         plan = replace(self.plan, micro_batch_size=size)
         training = self.config.training.model_copy(update={"micro_batch_size": size})
         changed: dict[str, Any] = {
@@ -88,21 +88,19 @@ class Task(ABC):
 
     @abstractmethod
     def num_targets(self, batch: Any) -> dict[str, int]:
-        """Count the targets of a batch, by which the sums of a step are divided.
+        """Count the targets of a batch, such as masked tokens, under each name in `losses`.
 
-        Returns:
-            The number of targets, such as masked tokens, for each of the names in `losses`. It is
-            known before the model runs.
+        The sums of a step are divided by these numbers, which are known before the model runs.
         """
 
     @property
     @abstractmethod
     def why_not_compilable(self) -> str | None:
-        """Why a compiled model cannot take the sequences, and what to set; None where it can."""
+        """Why a compiled model cannot take the sequences, and what to set; None if it can."""
 
     @abstractmethod
     def memory_shape(self, micro_batch_size: int) -> tuple[int, int]:
-        """Return the tokens of the longest sequence and the logits of a micro-batch."""
+        """Return the tokens of the longest sequence, and the number of logits of a micro-batch."""
 
     # ----------------------------------------------------------------------------- measuring
 
@@ -110,10 +108,10 @@ class Task(ABC):
     def evaluate(
         self, accelerator: Accelerator, model: Any, should_stop: Callable[[], bool]
     ) -> ValidationResult | None:
-        """Measure on validation; None if it was told to stop meanwhile."""
+        """Measure the model on validation; None if `should_stop` became true meanwhile."""
 
     def reason_to_stop(self, state: TrainState) -> str | None:
-        """Say why the last evaluation ends the run; None where it does not."""
+        """Return why the last evaluation ends the run; None if it does not."""
         return None
 
     def is_worse_than_base(self, state: TrainState, step: int) -> bool:
@@ -125,7 +123,7 @@ class Task(ABC):
         return {**state.evaluations[str(step)], "step": step}
 
     def test(self, accelerator: Accelerator, model: Any, run: RunDir) -> dict[str, Any]:
-        """Measure the resulting weights for test_results.json; empty without a test set."""
+        """Return the content of test_results.json for the result; empty without a test set."""
         return {}
 
     # ------------------------------------------------------------------- identity and records
@@ -137,7 +135,7 @@ class Task(ABC):
     @property
     @abstractmethod
     def data_seen(self) -> tuple[str, int]:
-        """Fingerprint and size of the data, which must be the same in all processes."""
+        """The fingerprint and the size of the data, which must be the same in all processes."""
 
     @abstractmethod
     def write_records(self, run: RunDir) -> None:
@@ -151,7 +149,7 @@ class Task(ABC):
 
         Args:
             folder: The folder of the model, as `from_pretrained` loads it.
-            results: The results on the test set where there is one, else on validation.
+            results: The results on the test set if there is one, else on validation.
             records: The content of environment.json and of the files of `write_records`, by their
                 names without the ending.
             name: The name of the model.
@@ -161,18 +159,18 @@ class Task(ABC):
 
     @abstractmethod
     def caveats(self) -> Iterator[str]:
-        """Yield what is likely to make the result worthless, a line each, with what to do."""
+        """Yield a line for each likely cause of a worthless result, with what to do about it."""
 
     @abstractmethod
     def announce(self, state: TrainState, run: RunDir) -> Iterator[str]:
-        """Yield further lines that are shown before the first step of a sitting."""
+        """Yield the lines of this task that are shown before the first step of a sitting."""
 
     @abstractmethod
     def sizes(self) -> str:
-        """Say how much data there is for training and for validation."""
+        """Return how much data there is for training and for validation, in words."""
 
     def describe_means(self, means: Mapping[str, float]) -> str:
-        """Write the means since the last log line, by the names in `losses`, as part of a line."""
+        """Return the means since the last log line, by the names in `losses`, in words."""
         return "  ".join(f"{name} {mean:.3f}" for name, mean in means.items())
 
     def metrics(self, step: int) -> dict[str, float]:
@@ -188,7 +186,7 @@ class Task(ABC):
         """Yield lines on the outcome; `results` is the content of all_results.json."""
 
     def examples(self, before: list[Any], model: Any) -> Iterator[str]:
-        """Yield lines on the user's own examples, before and after."""
+        """Yield lines that compare the user's own examples before and after training."""
         yield from ()
 
     @abstractmethod
@@ -199,7 +197,7 @@ class Task(ABC):
 def with_choices(
     config: ConfigT, accelerator: Accelerator, loaded: LoadedModel, plan: Plan
 ) -> ConfigT:
-    """Return the config with the decisions in it that were left to mlmtune."""
+    """Return the config with each `auto` decided, as config.resolved.yaml records it."""
     choices: dict[str, dict[str, Any]] = {
         "model": {"attn_implementation": loaded.attn_implementation},
         "training": {
@@ -207,7 +205,7 @@ def with_choices(
             "epochs": default_epochs(config.training),
         },
     }
-    if config.training.micro_batch_size != "auto":  # measured once there is an optimizer
+    if config.training.micro_batch_size != "auto":  # `fit_micro_batch` decides it
         choices["training"]["micro_batch_size"] = plan.micro_batch_size
     return config.model_copy(
         update={

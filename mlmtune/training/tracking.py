@@ -1,4 +1,4 @@
-"""What trackers know of a run over all its sittings: its name for them, and how far they are."""
+"""tracking.json: what trackers need to know of a run over all its sittings."""
 
 import uuid
 from collections.abc import Iterable, Mapping
@@ -10,11 +10,11 @@ from mlmtune.training.run_dir import RunDir
 from mlmtune.training.task import Settings
 
 RECORD = "tracking.json"
-"""Holds the `id` of the run, and under `tracked` the last step that trackers have of each kind."""
+"""Holds the `id` of the run for trackers, and the last step they have of each kind of metrics."""
 
 
 def note_tracked(record: Mapping[str, Any], metrics: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Note in tracking.json's content that trackers have the metrics of steps taken again."""
+    """Return the content of tracking.json with the last steps of metrics that trackers have."""
     tracked = dict(record.get("tracked", {}))
     for line in metrics:
         kind = kind_of(line)
@@ -25,14 +25,14 @@ def note_tracked(record: Mapping[str, Any], metrics: Iterable[Mapping[str, Any]]
 def start_trackers(
     trackers: Trackers, config: Settings, run: RunDir, record: Mapping[str, Any] | None, step: int
 ) -> None:
-    """Start what the section `tracking` names. Called by the main process.
+    """Start the trackers of the section `tracking`. Called by the main process.
 
     Args:
-        trackers: Started.
+        trackers: Trackers that are not started yet.
         config: The whole config, which trackers show.
-        run: The run's directory; its tracking.json is written.
-        record: What tracking.json held of the run that is resumed; None for a new run.
-        step: The steps taken before this sitting.
+        run: The run's directory, for tracking.json.
+        record: The tracking.json of the run that is resumed; None for a new run.
+        step: The number of steps taken before this sitting.
     """
     tracking = config.tracking
     if not tracking.with_:

@@ -61,7 +61,7 @@ def replace(path: Path) -> None:
 
 @pytest.mark.parametrize("take_away", [delete, rename, replace])
 @pytest.mark.parametrize("writer", ["run_dir.RunDir.append_metrics", "checkpointer.save_checkpoint",
-                                    "results.write_model"])  # fmt: skip
+                                    "results.writing_to"])  # fmt: skip
 def test_an_output_directory_that_is_taken_away_is_said_and_not_made_anew(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, take_away: Callable[[Path], None], writer: str
 ) -> None:

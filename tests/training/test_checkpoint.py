@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, AutoToke
 
 from mlmtune.config import OptimizerConfig
 from mlmtune.errors import CheckpointError
+from mlmtune.modeling.loading import LoadedModel
 from mlmtune.training.checkpoint import (
     TrainState,
     drop_checkpoints_after,
@@ -32,9 +34,7 @@ FILES = ["config.json", "model.safetensors", "optimizer.safetensors", "state.jso
 
 
 @pytest.fixture(scope="module")
-def trained(
-    model_dir: Path, tokenizer: Any
-) -> tuple[Any, Any, dict[str, torch.Tensor], torch.optim.Optimizer]:
+def trained(model_dir: Path, tokenizer: Any) -> tuple[LoadedModel, torch.optim.Optimizer]:
     """A model and an optimizer that have taken two steps, with no weights kept besides."""
     model = AutoModelForMaskedLM.from_pretrained(model_dir)
     optimizer = build_optimizer(model, OptimizerConfig(learning_rate=0.01))
@@ -43,7 +43,7 @@ def trained(
         for parameter in model.parameters():
             parameter.grad = torch.randn_like(parameter)
         optimizer.step()
-    return model, tokenizer, {}, optimizer
+    return LoadedModel(model, tokenizer, (), (), {}, "eager", None), optimizer
 
 
 @pytest.fixture
@@ -69,10 +69,10 @@ def test_a_checkpoint_holds_these_files_and_no_pickle(saved: Path) -> None:
 
 def test_a_checkpoint_loads_with_from_pretrained(saved: Path, trained: Any) -> None:
     model = AutoModelForMaskedLM.from_pretrained(saved / "checkpoint-4")
-    for name, weight in trained[0].state_dict().items():
+    for name, weight in trained[0].model.state_dict().items():
         assert torch.equal(model.state_dict()[name], weight)
     tokenizer = AutoTokenizer.from_pretrained(saved / "checkpoint-4")
-    assert tokenizer("the cluster")["input_ids"] == trained[1]("the cluster")["input_ids"]
+    assert tokenizer("the cluster")["input_ids"] == trained[0].tokenizer("the cluster")["input_ids"]
 
 
 def test_weights_and_optimizer_come_back_to_the_bit(
@@ -83,12 +83,12 @@ def test_weights_and_optimizer_come_back_to_the_bit(
     load_weights(saved / "checkpoint-4", model)
     load_optimizer(saved / "checkpoint-4", optimizer)
     for (name, expected), (_, actual) in zip(
-        trained[0].named_parameters(), model.named_parameters(), strict=True
+        trained[0].model.named_parameters(), model.named_parameters(), strict=True
     ):
         assert torch.equal(expected, actual), name
         state = optimizer.state[actual]
         assert state.keys() == {"step", "exp_avg", "exp_avg_sq"}
-        for key, value in trained[3].state[expected].items():
+        for key, value in trained[1].state[expected].items():
             assert torch.equal(value, state[key]), (name, key)
             assert value.dtype == state[key].dtype
 
@@ -96,20 +96,19 @@ def test_weights_and_optimizer_come_back_to_the_bit(
 def test_weights_that_are_kept_are_saved_and_loaded_by_the_class_that_has_them(
     tmp_path: Path, trained: Any, model_dir: Path
 ) -> None:
-    model, tokenizer, _, optimizer = trained
+    loaded, optimizer = trained
     kept = {
         "cls.seq_relationship.weight": torch.ones(2, 16),
         "bert.pooler.dense.bias": torch.ones(16),
     }
-    path = save_checkpoint(
-        tmp_path, model, tokenizer, kept, optimizer, TrainState(identity={}, step=1)
-    )
+    state = TrainState(identity={}, step=1)
+    path = save_checkpoint(tmp_path, replace(loaded, kept_weights=kept), optimizer, state)
     whole, report = AutoModelForPreTraining.from_pretrained(path, output_loading_info=True)
     assert report["missing_keys"] == {"cls.seq_relationship.bias", "bert.pooler.dense.weight"}
     assert all(torch.equal(whole.state_dict()[name], tensor) for name, tensor in kept.items())
     again = AutoModelForMaskedLM.from_pretrained(model_dir)
     load_weights(path, again)
-    assert all(torch.equal(again.state_dict()[n], w) for n, w in model.state_dict().items())
+    assert all(torch.equal(again.state_dict()[n], w) for n, w in loaded.model.state_dict().items())
 
 
 def test_state_comes_back(tmp_path: Path, trained: Any) -> None:
@@ -135,9 +134,8 @@ def test_an_optimizer_of_another_model_is_refused(saved: Path) -> None:
 
 
 def test_weights_of_another_shape_are_refused(saved: Path, trained: Any) -> None:
-    config = trained[0].config.__class__.from_dict(
-        {**trained[0].config.to_dict(), "intermediate_size": 64}
-    )
+    config = trained[0].model.config
+    config = config.__class__.from_dict({**config.to_dict(), "intermediate_size": 64})
     with pytest.raises(CheckpointError, match="checkpoint-4"):
         load_weights(saved / "checkpoint-4", AutoModelForMaskedLM.from_config(config))
 

@@ -13,7 +13,7 @@ from mlmtune.modeling.losses import LOSS
 from mlmtune.training.checkpoint import TrainState
 from mlmtune.training.learner import Learner, prepare_learner
 from mlmtune.training.masked_lm import build_masked_lm
-from mlmtune.training.step import StepTaken, agree, count_targets, take_step
+from mlmtune.training.step import StepTaken, agree, take_step
 from mlmtune.training.task import Task
 from mlmtune.training.window import Window
 
@@ -24,10 +24,9 @@ SECTIONS: dict[str, Any] = {
 
 
 def take(task: Task, learner: Learner, state: TrainState) -> StepTaken:
-    batches = task.stream.micro_batches(state.step)
-    agreed = agree(learner.accelerator, count_targets(task, batches))
-    assert (agreed.signal_number, agreed.is_out_of_time) == (None, False)
-    return take_step(learner, task, state, batches, agreed.num_targets, print)
+    step = agree(learner.accelerator, task, state.step)
+    assert (step.signal_number, step.is_out_of_time) == (None, False)
+    return take_step(learner, task, state, step, print)
 
 
 def test_steps_taken_by_hand_are_those_of_a_run(runs: Any) -> None:
