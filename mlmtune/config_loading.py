@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, overload
 
 from pydantic import ValidationError
+from pydantic.json_schema import GenerateJsonSchema
 
 from mlmtune import config_problems
 from mlmtune.config import ClassificationConfig, Config, Section
@@ -85,23 +86,17 @@ def as_override(value: Any) -> str:
     return dump(value).removesuffix("...\n").strip()
 
 
+class _SchemaForEditors(GenerateJsonSchema):
+    def list_schema(self, schema: Any) -> dict[str, Any]:
+        """Accept a single entry instead of a list, as loading does."""
+        array = super().list_schema(schema)
+        return {"anyOf": [array, array["items"]]}
+
+
 def json_schema(kind: type[Section]) -> dict[str, Any]:
     """Return the JSON schema of a config, for editors. It has no rules between keys."""
-    schema = _with_one_for_a_list(kind.model_json_schema())
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
-
-
-def _with_one_for_a_list(schema: Any) -> Any:
-    """Return a JSON schema that also accepts a single entry instead of a list, as loading does."""
-    if isinstance(schema, list):
-        return [_with_one_for_a_list(part) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    schema = {key: _with_one_for_a_list(part) for key, part in schema.items()}
-    if schema.get("type") != "array":
-        return schema
-    kind = {key: schema.pop(key) for key in ("type", "items", "minItems") if key in schema}
-    return {**schema, "anyOf": [kind, kind["items"]]}
+    schema = kind.model_json_schema(schema_generator=_SchemaForEditors)
+    return {"$schema": GenerateJsonSchema.schema_dialect, **schema}
 
 
 SHIPPED_TASK = "task"

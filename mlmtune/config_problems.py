@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from mlmtune.config import Config, keys_of
-from mlmtune.config_schema import alternatives, list_item, optional_of, section_in
+from mlmtune.config_schema import alternatives, list_item, optional_of, section_in, section_of
 from mlmtune.redaction import is_secret_name
 from mlmtune.yaml_document import KeyPath, Origin, YamlDocument, dotted
 
@@ -179,10 +179,9 @@ def known_keys(section: type[BaseModel] = Config, path: tuple[str, ...] = ()) ->
     """Yield the dotted names of all keys and sections; `0` is any entry of a list of sections."""
     for name, field in keys_of(section).items():
         yield ".".join((*path, name))
-        item = list_item(field.annotation)
-        inner = section_in(field.annotation) or section_in(item)
-        if inner is not None:
-            yield from known_keys(inner, (*path, name, *(["0"] if item else [])))
+        if (inner := section_of(field.annotation)) is not None:
+            entry = ["0"] if list_item(field.annotation) else []
+            yield from known_keys(inner, (*path, name, *entry))
 
 
 def _unknown_key(
@@ -272,11 +271,12 @@ def expectation(annotation: Any, metadata: list[Any], plural: bool = False) -> s
 
 def _bounds(metadata: list[Any]) -> str:
     """Return the limits among a field's metadata (objects of annotated-types) in words."""
-    words = []
-    for bound in metadata:
-        for attribute, sign in _SIGNS.items():
-            if (limit := getattr(bound, attribute, None)) is not None:
-                words.append(f"{sign} {limit:g}" if isinstance(limit, float) else f"{sign} {limit}")
+    words = [
+        f"{sign} {limit:g}" if isinstance(limit, float) else f"{sign} {limit}"
+        for bound in metadata
+        for attribute, sign in _SIGNS.items()
+        if (limit := getattr(bound, attribute, None)) is not None
+    ]
     return " " + " and ".join(words) if words else ""
 
 

@@ -28,8 +28,14 @@ def section_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def list_item(annotation: Any) -> Any:
+    """Return the type of the entries of a field that is or may be a list; None for others."""
     kind = optional_of(annotation)
     return get_args(kind)[0] if get_origin(kind) is list else None
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """Return the section that a field, or an entry of its list, is or may be."""
+    return section_in(annotation) or section_in(list_item(annotation))
 
 
 def take_one_for_a_list(document: YamlDocument, kind: type[BaseModel], path: KeyPath = ()) -> None:

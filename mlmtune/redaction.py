@@ -1,10 +1,10 @@
-"""Keeping secrets out of what is written and printed.
+"""Removal of secrets from everything that is written and printed.
 
-Secrets are never asked for in a config. They get into it all the same: in a URL, in a comment, in
-the text of an error. So whatever leaves the program passes through `without_secrets`, which takes
-out known secrets and what is one by its looks. A query may be a signature or harmless, so it is
-taken out only where a URL is named: of a whole URL by `public_location`, and of the URLs in the
-text of another program by `without_queries`.
+No config asks for a secret, but secrets get into configs nevertheless: in a URL, in a comment, in
+the text of an error. So whatever leaves the program passes through `without_secrets`, which removes
+known secrets and what looks like one. The query of a URL may be a signature or harmless, so it is
+removed only where a URL is named: from a single URL by `public_location`, and from the URLs in the
+messages of other programs by `without_queries`.
 """
 
 import html
@@ -19,37 +19,36 @@ from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
 REDACTED = "[redacted]"
 
 SHORTEST_SECRET = 8
-"""A shorter value of a variable is a switch or a number, not a key, and is found everywhere."""
+"""A shorter value of a variable is a switch or a number, not a key, and occurs everywhere."""
 SURELY_A_SECRET = 16
-"""So is a shorter one without a digit: `postgres` may be a password, and much else is called so."""
+"""The same for values without a digit: `postgres` may be a password, but is mostly just a name."""
 
 
 def without_secrets(text: str) -> str:
-    """A text without secrets: known ones, and what is one by its looks.
+    """Return a text without known secrets and without what looks like one.
 
-    Known are the values of variables with a secret's name (`HF_TOKEN`, `PGPASSWORD`), and what
-    `remember_secrets` has found. By their looks: access tokens, account keys, bearer headers,
-    signatures, and passwords in URLs.
+    Known are the values of environment variables that are named like secrets (`HF_TOKEN`,
+    `PGPASSWORD`), and those that `remember_secrets` has found. Access tokens, account keys, bearer
+    headers, signatures and passwords in URLs are recognised by their form.
     """
     for secret in _known_secrets(tuple(os.environ.items()), frozenset(_remembered)):
         text = text.replace(secret, REDACTED)
     text = _SHAPES.sub(REDACTED, text)
     text = _AUTHORIZATION.sub(rf"\1{REDACTED}", text)
     text = _ASSIGNMENT.sub(_without_assigned, text)
-    return _URL_IN_TEXT.sub(lambda found: _without_password(found[0]), text)
+    return _URL_IN_TEXT.sub(lambda match: _without_password(match[0]), text)
 
 
 def remember_secrets(settings: Any) -> None:
-    """Note the secrets within settings, so that this process writes them nowhere.
+    """Remember the secrets in a nested value, so that this process writes them nowhere.
 
-    Args:
-        settings: a nested value; the URLs in it, and what is found under the names of secrets.
+    These are the credentials in its URLs, and the values of keys that are named like secrets.
     """
     _remembered.update(_secrets_in(settings))
 
 
 def redacted(value: Any) -> Any:
-    """The same nested value without secrets in its texts, nor queries in its URLs."""
+    """Return a nested value without the secrets in its texts and the queries of its URLs."""
     if isinstance(value, str):
         return without_secrets(public_location(value) if is_url(value) else without_queries(value))
     if isinstance(value, dict):
@@ -68,7 +67,7 @@ _SECRET_WORDS = frozenset((
 ))  # fmt: skip
 _SECRET_ENDINGS = ("password", "passwd", "passphrase", "secret", "apikey", "accesskey", "token")
 _SECRET_PHRASES = ("connection_string", "api_tokens", "access_tokens", "auth_tokens")
-# What tells something about a secret, and is none.
+# Names with these endings tell something about a secret, but not the secret.
 _HARMLESS_ENDINGS = frozenset((
     "count", "dir", "file", "folder", "host", "id", "length", "limit", "name", "path", "port",
     "sock", "socket", "timeout", "type",
@@ -81,32 +80,31 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 def is_secret_name(name: str) -> bool:
     """Whether a variable or key of this name holds a secret: `MY_TOKEN_2`, `AccountKey`, `sig`.
 
-    A number of tokens is none, nor is a word that merely begins alike: `tokenization`.
+    Not so `num_tokens`, which is a number, nor `tokenization`, which only begins alike.
     """
     words = [word.lower() for word in _WORD.findall(name)]
     if name in _HARMLESS_NAMES or not words or words[-1] in _HARMLESS_ENDINGS:
         return False
-    return any(word in _SECRET_WORDS or word.endswith(_SECRET_ENDINGS) for word in words) or any(
-        phrase in "_".join(words) for phrase in _SECRET_PHRASES
-    )
+    has_secret_word = any(word in _SECRET_WORDS or word.endswith(_SECRET_ENDINGS) for word in words)
+    return has_secret_word or any(phrase in "_".join(words) for phrase in _SECRET_PHRASES)
 
 
 @lru_cache(maxsize=1)
 def _known_secrets(variables: tuple[tuple[str, str], ...], remembered: frozenset[str]) -> list[str]:
-    """In every form that text has them in; the longest first, as one may begin with another."""
+    """Return the secrets in every form that they have in text."""
     values = {
         value
         for name, value in variables
         if is_secret_name(name) and _is_long_enough(value)
-        # A path to a file with a secret is none.
+        # The path of a file with a secret is no secret.
         if not (value.startswith("/") and os.path.exists(value))
     }
     values.update(remembered, *(_secrets_in(value) for _, value in variables))
+    # The longest first, because one may begin with another.
     return sorted({form for value in values for form in _forms(value)}, key=len, reverse=True)
 
 
 def _secrets_in(value: Any) -> Iterator[str]:
-    """The secrets in a nested value: in its URLs, and what is found under a secret's name."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if isinstance(inner, str) and is_secret_name(str(key)) and _is_long_enough(inner):
@@ -121,7 +119,7 @@ def _secrets_in(value: Any) -> Iterator[str]:
         for assigned in _ASSIGNMENT.finditer(value):
             if _is_long_enough(assigned[2]):
                 yield assigned[2]
-        if value.startswith("{"):  # as fsspec reads its options from variables
+        if value.startswith("{"):  # fsspec reads its options from variables with JSON
             try:
                 yield from _secrets_in(json.loads(value))
             except ValueError:
@@ -134,7 +132,7 @@ def _is_long_enough(value: str) -> bool:
 
 
 def _forms(value: str) -> Iterator[str]:
-    """A secret as it is, and as URLs, JSON and HTML have it."""
+    """Yield a secret as it is, and as URLs, JSON and HTML contain it."""
     plain = unquote(value)
     for form in {value, plain, quote(plain), quote(plain, safe=""), quote_plus(plain)}:
         yield form
@@ -142,10 +140,10 @@ def _forms(value: str) -> Iterator[str]:
         yield html.escape(form)
 
 
-# ------------------------------------------------------------------------- secrets by their looks
+# -------------------------------------------------------------------------- secrets by their form
 
-# By what their issuers begin them with: Hugging Face, GitHub, GitLab, OpenAI and its like, AWS,
-# Slack. In JSON, the letter of an escaped line break may precede them.
+# The prefixes of Hugging Face, GitHub, GitLab, OpenAI and the like, AWS, and Slack. In JSON, the
+# letter of an escaped line break may precede them.
 _SHAPES = re.compile(
     r"(?:\b|(?<=\\[nrt]))(?:hf_[A-Za-z0-9]{16,}|gh[opsur]_[A-Za-z0-9]{20,}|github_pat_\w{20,}"
     r"|glpat-[\w-]{16,}|sk-(?:[a-z]+-)?[A-Za-z0-9]{20,}|A[KS]IA[0-9A-Z]{16}"
@@ -156,8 +154,8 @@ _AUTHORIZATION = re.compile(
     r"|\bbearer(?=\s+(?=\S*[0-9])\S{8}))\s+)[^\s\"'\\<>&;,]+",
     re.IGNORECASE,
 )
-# `AccountKey=...;`, `"client_secret": "..."`, `?X-Amz-Signature=...`. Words that text is full of,
-# such as `token` and `key` alone, say too little.
+# `AccountKey=...;`, `"client_secret": "..."`, `?X-Amz-Signature=...`. `token` or `key` alone would
+# match too much ordinary text.
 _ASSIGNMENT = re.compile(
     r"((?:(?:access|account|api|private|secret|subscription)[_-]?key"
     r"|(?:access|api|auth|hf|hub|refresh|sas|security|session)[_-]?token"
@@ -169,45 +167,40 @@ _ASSIGNMENT = re.compile(
 )
 
 
-def _without_assigned(found: re.Match[str]) -> str:
-    return found[1] + (REDACTED if _is_long_enough(found[2]) else found[2])
+def _without_assigned(match: re.Match[str]) -> str:
+    return match[1] + (REDACTED if _is_long_enough(match[2]) else match[2])
 
 
 # ------------------------------------------------------------------------------------------- URLs
 
 _WEB = ("http", "https")
-"""Where what follows a `?` or `#`, and what precedes an `@`, may be a secret whatever it is."""
+"""In these, anything after a `?` or `#`, and anything before an `@`, may be a secret."""
 _FILES = ("file", "local", "package")
-"""Names on this machine, in which `?`, `#` and `@` are characters like any other."""
+"""These name files on this machine, in which `?`, `#` and `@` are ordinary characters."""
 _WITHOUT_PASSWORDS = ("git", "github")
-"""For fsspec, `ORGANISATION:REPOSITORY@REVISION` precedes the path."""
+"""In these, fsspec puts `ORGANISATION:REPOSITORY@REVISION` before the path."""
 
 _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*)://")
 _LINK = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.-]*(?:::|://))")
 _HOST = re.compile(r"(?:\[[^\]]*\]|[^:\[\]]*)(?::[0-9]*)?")
 _STORE_QUERY = re.compile(r"[?#](?=[\w.~%+-]+=)")
-"""Outside the web a `?` may be a wildcard, and a `#` belong to a name."""
+"""A query outside the web, where a `?` may also be a wildcard, and a `#` part of a name."""
 
 _URL_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"<>\\]+")
-_CLOSING = re.compile(r"[,;.'\")}\]]*$")
 _LATE_QUERY = re.compile(r"(://[^\n]*?)\?[\w.~%+-]+=[^\s\"<>\\]*")
-"""Of a URL that has what no URL may have, such as a space, in its path."""
+"""The query of an invalid URL, such as one with a space in its path."""
 
 
 class _Url(NamedTuple):
-    """The parts of a URL, which make it up again: scheme://USER@HOST/PATH?QUERY.
-
-    Attributes:
-        scheme: as it is written.
-        secret_user: what precedes the host, if it may be a secret.
-        place: host and path, and a user that is none.
-        query: with the sign that begins it; the fragment is part of it.
-    """
+    """The parts of a URL, from which it can be put together again: SCHEME://USER@HOST/PATH?QUERY."""
 
     scheme: str
     secret_user: str
-    place: str
+    """What precedes the host, if it may be a secret."""
+    address: str
+    """The host and the path, and a user that is no secret."""
     query: str
+    """The query and the fragment, with the sign that begins them."""
 
 
 def is_url(location: str) -> bool:
@@ -216,41 +209,41 @@ def is_url(location: str) -> bool:
 
 
 def public_location(location: str) -> str:
-    """A URL as people may see it: without password, query and fragment. A path stays as it is.
+    """Return a URL without password, query and fragment, so that it can be shown.
 
     Args:
-        location: the whole of a URL, as the user wrote it, or of a chain with `::` between links.
+        location: a URL as the user wrote it, or a chain of URLs with `::` between them. A path is
+            returned unchanged.
     """
     return "::".join(
-        link if url is None else f"{url.scheme}://{url.place}" for link, url in _links(location)
+        link if url is None else f"{url.scheme}://{url.address}" for link, url in _links(location)
     )
 
 
 def without_queries(text: str) -> str:
-    """A text in which each URL is as `public_location` has it; for what other programs say."""
+    """Return a text with each URL as `public_location` returns it, for messages of programs."""
     return _LATE_QUERY.sub(r"\1", _URL_IN_TEXT.sub(_public_in_text, text))
 
 
-def _public_in_text(found: re.Match[str]) -> str:
-    # What closes a sentence or a bracket around a URL is no part of it.
-    closing = _CLOSING.search(found[0])
-    assert closing is not None
-    public = public_location(found[0])
-    return public if public.endswith(closing[0]) else public + closing[0]
+def _public_in_text(match: re.Match[str]) -> str:
+    # A full stop or bracket after a URL is not part of it.
+    closing = match[0][len(match[0].rstrip(",;.'\")}]")) :]
+    public = public_location(match[0])
+    return public if public.endswith(closing) else public + closing
 
 
 def _without_password(location: str) -> str:
     return "::".join(
-        link if url is None or not url.secret_user else f"{url.scheme}://{url.place}{url.query}"
+        link if url is None or not url.secret_user else f"{url.scheme}://{url.address}{url.query}"
         for link, url in _links(location)
     )
 
 
 def _links(location: str) -> Iterator[tuple[str, _Url | None]]:
-    """The links of a chain, which are one for a plain URL; None for one that is no URL."""
+    """Yield the links of a chain, and the parts of each that is a URL. A plain URL is one link."""
     scheme = _SCHEME.match(location)
     is_web = scheme is not None and scheme[1].lower() in _WEB
-    # In the query of a web address, `::` are characters like any other.
+    # In the query of a web address, `::` are ordinary characters.
     border = None if is_web else _LINK.search(location)
     link = location if border is None else location[: border.start()]
     yield link, None if scheme is None else _parsed(scheme[1], link[scheme.end() :])
@@ -266,7 +259,7 @@ def _parsed(scheme: str, rest: str) -> _Url | None:
         netloc = urlsplit(f"{scheme}://{rest}").netloc
     except ValueError:
         netloc = "\n"
-    if not rest.startswith(netloc):  # it is no URL, so that nobody can tell its parts
+    if not rest.startswith(netloc):  # not a URL, so its parts are unknown
         user, _, after = rest.rpartition("@")
         return _Url(scheme, user, REDACTED, after)
     user, at, host = netloc.rpartition("@")
@@ -283,16 +276,14 @@ def _parsed(scheme: str, rest: str) -> _Url | None:
 
 
 def _secrets_of_url(location: str) -> Iterator[str]:
-    """What `public_location` takes out, where it is long enough to be told from words.
-
-    The values of a query also one by one, because each library quotes them in its own way.
-    """
+    """Yield what `public_location` removes, if it is long enough not to be an ordinary word."""
     for _, url in _links(location):
         if url is None:
             continue
         query = url.query[1:]
         user, _, password = url.secret_user.partition(":")
         yield from filter(_is_long_enough, (password or user, query))
+        # Also one by one, because each library quotes the values of a query in its own way.
         for name, value in parse_qsl(query.replace("#", "&")):
             if _is_long_enough(value) and (is_secret_name(name) or len(value) >= SURELY_A_SECRET):
                 yield value

@@ -1,11 +1,13 @@
-"""YAML for settings: plain values, each with its line; none of YAML's traps.
+"""YAML for settings: plain values, each with its line, without YAML's traps.
 
-PyYAML does the syntax. What the text means is decided here, because its own reading (YAML 1.1)
-surprises: there `1e-5` is a string, `no` is False and the second of two equal keys silently wins.
+PyYAML parses the syntax. What the text means is decided here, because YAML 1.1, which PyYAML
+follows, surprises: `1e-5` is a string, `no` is False, and the second of two equal keys wins.
 """
 
+import functools
 import json
 import math
+import operator
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,7 +18,7 @@ import yaml
 KeyPath = tuple[str | int, ...]
 
 MAX_DEPTH = 20
-"""Deepest nesting that is read. Settings need 5; a hostile file could need any number."""
+"""The deepest nesting that is read. Settings need 5; a hostile file could exhaust the stack."""
 
 _NULL = re.compile(r"~|null|Null|NULL|")
 _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
@@ -34,80 +36,71 @@ class Origin:
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One thing that is wrong, at one key. As text it is one line."""
+    """One thing that is wrong, at one key."""
 
     origin: Origin
     key: str
     what: str
 
     def __str__(self) -> str:
-        """`FILE:LINE: section.key: what is wrong`."""
+        """Return one line: `FILE:LINE: section.key: what is wrong`."""
         return ": ".join(part for part in (self.origin.where, self.key, self.what) if part)
 
 
 @dataclass
 class YamlDocument:
-    """A YAML text as plain values, with the origin of each and what is wrong with the text."""
+    """A YAML text as plain values, with the origin of each and the problems of the text."""
 
     value: Any = None
     origins: dict[KeyPath, Origin] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
     def origin_of(self, path: KeyPath) -> Origin:
-        """The origin of `path`, or of the nearest thing around it that was written down."""
+        """Return the origin of `path`, or of the nearest section or list around it that has one."""
         while path and path not in self.origins:
             path = path[:-1]
         return self.origins[path]
 
     def report(self, path: KeyPath, what: str, origin: Origin | None = None) -> None:
-        """Notes a problem at `path`. Of several at one place the first one stands."""
+        """Add a problem at `path`, unless this origin and key have one already."""
         problem = Problem(origin or self.origin_of(path), dotted(path), what)
         if not any((p.origin, p.key) == (problem.origin, problem.key) for p in self.problems):
             self.problems.append(problem)
 
     def forget_origins_below(self, path: KeyPath) -> None:
         """Remove the origins of `path` and of everything below it."""
-        self.origins = {
-            key: origin for key, origin in self.origins.items() if key[: len(path)] != path
-        }
+        for key in [key for key in self.origins if key[: len(path)] == path]:
+            del self.origins[key]
 
     def move_below(self, path: KeyPath, part: str | int) -> None:
-        """Note that what was written at `path` is to be found one level deeper."""
-        here = {
-            known: origin for known, origin in self.origins.items() if known[: len(path)] == path
-        }
-        for known, origin in here.items():
-            if known != path:
-                del self.origins[known]
-            self.origins[*path, part, *known[len(path) :]] = origin
+        """Note that the value at `path` has become the entry `part` of what is at `path` now."""
+        for key, origin in list(self.origins.items()):
+            if key[: len(path)] == path:
+                if key != path:
+                    del self.origins[key]
+                self.origins[*path, part, *key[len(path) :]] = origin
 
     def has_problem_below(self, path: KeyPath) -> bool:
-        """Whether a key of the section at `path` could not be read."""
+        """Whether a key of the section at `path` has a problem."""
         return any(problem.key.startswith(dotted(path) + ".") for problem in self.problems)
 
     def value_at(self, path: KeyPath) -> Any:
-        """The value at a path that exists."""
-        value = self.value
-        for part in path:
-            value = value[part]
-        return value
+        """Return the value at a path that exists."""
+        return functools.reduce(operator.getitem, path, self.value)
 
 
 def dotted(path: KeyPath) -> str:
-    """`("corpus", "sources", 0)` as `corpus.sources.0`."""
+    """Return a path as messages write it: `corpus.sources.0`."""
     return ".".join(map(str, path))
 
 
 def parse(text: str, origin_at: Callable[[int], Origin], path: KeyPath = ()) -> YamlDocument:
-    """Reads one YAML document; what is wrong with it is in the result's `problems`.
+    """Read one YAML document; what is wrong with it is in the `problems` of the result.
 
     Args:
-        text: the YAML.
-        origin_at: the origin of a line, counted from 1.
-        path: where in the whole the document stands.
-
-    Returns:
-        The document. Where the syntax itself is broken, its value is None.
+        text: the YAML. If its syntax is broken, the value of the result is None.
+        origin_at: returns the origin of a line, counted from 1.
+        path: the path of the value, if it is part of a larger document.
     """
     document = YamlDocument(origins={path: origin_at(1)})
     try:
@@ -120,32 +113,27 @@ def parse(text: str, origin_at: Callable[[int], Origin], path: KeyPath = ()) -> 
     return document
 
 
+@dataclass(frozen=True)
 class _Builder:
-    """Turns PyYAML's events into values. Works on events because aliases are still unexpanded."""
+    """Turns PyYAML's events into values; events, because aliases in them are not expanded yet."""
 
-    def __init__(
-        self,
-        document: YamlDocument,
-        events: Iterator[yaml.Event],
-        origin_at: Callable[[int], Origin],
-    ) -> None:
-        self._document = document
-        self._events = events
-        self._origin_at = origin_at
+    document: YamlDocument
+    events: Iterator[yaml.Event]
+    origin_at: Callable[[int], Origin]
 
     def read(self, path: KeyPath) -> None:
-        next(self._events)  # the start of the stream
-        if isinstance(next(self._events), yaml.StreamEndEvent):
+        next(self.events)  # the start of the stream
+        if isinstance(next(self.events), yaml.StreamEndEvent):
             return
-        self._document.value = self._value(next(self._events), path)
-        next(self._events)  # the end of the document
-        after = next(self._events)
+        self.document.value = self._value(next(self.events), path)
+        next(self.events)  # the end of the document
+        after = next(self.events)
         if not isinstance(after, yaml.StreamEndEvent):
-            origin = self._origin_at(_line(after))
-            self._document.report(path, "a second YAML document begins here; keep one", origin)
+            origin = self.origin_at(_line(after))
+            self.document.report(path, "a second YAML document begins here; keep one", origin)
 
     def _value(self, event: yaml.Event, path: KeyPath) -> Any:
-        self._document.origins[path] = self._origin_at(_line(event))
+        self.document.origins[path] = self.origin_at(_line(event))
         if len(path) > MAX_DEPTH:
             raise ValueError(f"more than {MAX_DEPTH} levels deep")
         if isinstance(event, yaml.NodeEvent) and event.anchor is not None:
@@ -154,9 +142,9 @@ class _Builder:
                 f"aliases and anchors ({mark}{event.anchor}) are not read; write the value out, or "
                 f"put text that begins with {mark} in quotes"
             )
-            self._document.report(path, what)
+            self.document.report(path, what)
         if isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)) and event.tag:
-            self._document.report(
+            self.document.report(
                 path, f"tags ({event.tag}) are not read; put text that begins with ! in quotes"
             )
         if isinstance(event, yaml.ScalarEvent):
@@ -169,28 +157,28 @@ class _Builder:
 
     def _list(self, path: KeyPath) -> list[Any]:
         values: list[Any] = []
-        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
+        while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
             values.append(self._value(event, (*path, len(values))))
         return values
 
     def _mapping(self, path: KeyPath) -> dict[str, Any]:
         values: dict[str, Any] = {}
         key_lines: dict[str, int] = {}
-        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
+        while not isinstance(event := next(self.events), yaml.MappingEndEvent):
             line = _line(event)
-            origin = self._origin_at(line)
+            origin = self.origin_at(line)
             if isinstance(event, yaml.ScalarEvent):
                 key = event.value
             else:
                 # Consumed like a value, so that the rest can be read; `{{name}}` ends up here.
                 self._value(event, (*path, "?"))
-                self._document.report(path, "a key must be a plain name", origin)
+                self.document.report(path, "a key must be a plain name", origin)
                 key = "?"
-            value = self._value(next(self._events), (*path, key))
-            # A key's problems are looked for where the key stands, which may be a line above.
-            self._document.origins[*path, key] = origin
+            value = self._value(next(self.events), (*path, key))
+            # Users look for a problem at the key, which may be a line above its value.
+            self.document.origins[*path, key] = origin
             if key in values:
-                self._document.report(
+                self.document.report(
                     (*path, key), f"given twice, first on line {key_lines[key]}; remove one", origin
                 )
             key_lines.setdefault(key, line)
@@ -199,7 +187,7 @@ class _Builder:
 
 
 def _scalar(text: str) -> Any:
-    """A plain (unquoted) scalar by the core schema of YAML 1.2, without octal, hex, inf and nan."""
+    """Return an unquoted scalar by the core schema of YAML 1.2, without octal, hex, inf and nan."""
     if _NULL.fullmatch(text):
         return None
     if _BOOL.fullmatch(text):
@@ -215,12 +203,12 @@ def _scalar(text: str) -> Any:
 
 
 def _line(event: yaml.Event) -> int:
-    """The line that an event begins on, from 1."""
+    """Return the line that an event begins on, counted from 1."""
     return int(event.start_mark.line) + 1 if event.start_mark else 1
 
 
 def _syntax_problem(error: Exception, text: str) -> tuple[int, str]:
-    """The line (from 1) and the explanation of text that is not YAML."""
+    """Return the line (from 1) of a syntax error and its explanation."""
     if isinstance(error, yaml.reader.ReaderError):
         line = text.count("\n", 0, error.position) + 1
         return line, f"the character U+{ord(text[error.position]):04X} is not allowed in YAML"
@@ -228,24 +216,24 @@ def _syntax_problem(error: Exception, text: str) -> tuple[int, str]:
     if not isinstance(error, yaml.MarkedYAMLError) or mark is None:
         return 1, f"not valid YAML: {error}"
     lines = text.splitlines() or [""]
-    written = lines[min(mark.line, len(lines) - 1)]
+    line = lines[min(mark.line, len(lines) - 1)]
     what = f"not valid YAML: {error.problem}"
-    if "\t" in written[: mark.column + 1]:
+    if "\t" in line[: mark.column + 1]:
         what = "a tab stands where YAML wants spaces; replace it by spaces"
-    elif re.match(r"[\s-]*(?:\w+:\s+)?[\[{]", written):
+    elif re.match(r"[\s-]*(?:\w+:\s+)?[\[{]", line):
         what += "; text that begins with [ or { needs quotes"
-    elif re.match(r"[\s-]*(?:\w+:\s+)?[*&!%@`]", written):
-        what += f"; text that begins with {written.strip()[0]} needs quotes"
+    elif re.match(r"[\s-]*(?:\w+:\s+)?[*&!%@`]", line):
+        what += f"; text that begins with {line.strip()[0]} needs quotes"
     elif "mapping values are not allowed" in what:
         what += "; check the indentation, and put text with a colon in quotes"
     return mark.line + 1, what
 
 
 def replace_texts(text: str, replacement: Callable[[str], str]) -> str:
-    """YAML with other texts in it; comments and all else stay as they are written.
+    """Return YAML with some texts replaced; comments and everything else stay as they are written.
 
     Args:
-        text: the YAML; if its syntax is broken, it is given back as it is.
+        text: the YAML; if its syntax is broken, it is returned unchanged.
         replacement: called with each text that is a key or a value.
     """
     pieces, end = [], 0
@@ -265,18 +253,15 @@ def replace_texts(text: str, replacement: Callable[[str], str]) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes each string that either this module or a YAML 1.1 reader would take for another type.
-
-    So the file means the same to everyone who opens it.
-    """
+    """Quotes each string that this module or a YAML 1.1 parser would read as another type."""
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
-        """A string; unusual line breaks (such as U+0085) survive as escapes only."""
+        """Write unusual line breaks (such as U+0085) as escapes; only so do they survive."""
         style = '"' if re.search("[\x85\u2028\u2029]", text) else None
         return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
-        """Indents lists below their key, as the shipped configs do."""
+        """Indent lists below their key, as the shipped configs do."""
         super().increase_indent(flow, False)
 
 
@@ -288,8 +273,9 @@ for _kind, _pattern in (("null", _NULL), ("bool", _BOOL), ("int", _INT), ("float
 
 
 def dump(value: Any) -> str:
-    """Plain values as YAML in the order given, for `parse` to read back."""
+    """Return plain values as YAML that `parse` reads back, in the given order."""
+    no_wrapping = 2**31 - 1
     text: str = yaml.dump(
-        value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**31 - 1
+        value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=no_wrapping
     )
     return text

@@ -1,4 +1,4 @@
-"""Writes docs/config.md from mlmtune/config.py; a test holds that it is current.
+"""Writes docs/config.md from mlmtune/config.py; a test checks that the page is current.
 
 python scripts/config_reference.py
 """
@@ -6,7 +6,6 @@ python scripts/config_reference.py
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel
@@ -14,119 +13,100 @@ from pydantic.fields import FieldInfo
 
 from mlmtune.config import ClassificationConfig, Config, keys_of
 from mlmtune.config_problems import expectation
+from mlmtune.config_schema import section_of
 
 TARGET = Path(__file__).parent.parent / "docs" / "config.md"
 
 INTRODUCTION = """\
 # The config
 
-Every key, with what it takes and its default. The page is made from `mlmtune/config.py` by
-`python scripts/config_reference.py`; do not edit it.
+Every key, with the values that it takes and its default. `python scripts/config_reference.py` makes
+this page from `mlmtune/config.py`; do not edit it.
 
-A config is one YAML file. `mlmtune train`, `check`, `corpus`, `prepare`, `eval` and `sweep` take
-one of adaptation; `finetune`, `probe` and `sweep` one of a [task](classification.md). Only what
-says *required* must be there. Any key can be given on the command line, which goes before the
-file; the value is YAML, and a number in a key is an entry of a list:
+A config is one YAML file. `mlmtune train`, `check`, `corpus`, `prepare`, `eval` and `sweep` take a
+config of adaptation; `finetune`, `probe` and `sweep` take one of a [task](classification.md). Only
+keys that are marked *required* must be given. Any key can be given on the command line, which takes
+precedence over the file; the value is YAML, and a number in a key is an entry of a list:
 
 ```bash
 mlmtune check --config mine.yaml training.max_steps=100 'corpus.sources.0.exclude=["**/old/**"]'
 ```
 
-An unknown key, a key that stands twice, a value of the wrong kind: all are told at once, with file,
-line and the nearest valid name (exit code 2). Numbers such as `1e-5` are numbers here, though YAML
-takes them for text. Editors check and complete a config by its JSON schema:
+Unknown keys, keys that are given twice and values of the wrong kind are all reported at once, with
+file, line and the nearest valid name (exit code 2). `1e-5` and the like are numbers here, although
+YAML reads them as text. Editors check and complete a config by its JSON schema:
 
 ```bash
 mlmtune init --schema --output mlmtune.schema.json
 mlmtune init task --schema --output mlmtune-task.schema.json
 ```
 
-and a first line in the config that names it: `# yaml-language-server: $schema=mlmtune.schema.json`.
+The first line of the config names it: `# yaml-language-server: $schema=mlmtune.schema.json`.
 """
 
 
-def sections(kind: type[BaseModel]) -> dict[str, FieldInfo]:
-    """The sections of a whole config, by their names."""
-    return {name: field for name, field in keys_of(kind).items() if section_of(field) is not None}
-
-
-def section_of(field: FieldInfo) -> type[BaseModel] | None:
-    """The section that a field is, or may be, or is a list of."""
-    kinds: list[Any] = [field.annotation]
-    while kinds:
-        kind = kinds.pop()
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return kind
-        kinds += get_args(kind)
-    return None
+def sections(kind: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """Return the sections of a whole config by their names."""
+    of_keys = {name: section_of(field.annotation) for name, field in keys_of(kind).items()}
+    return {name: section for name, section in of_keys.items() if section is not None}
 
 
 def reference() -> str:
-    """The whole page."""
-    parts = [INTRODUCTION]
-    of_both = sections(Config)
-    of_both |= {n: f for n, f in sections(ClassificationConfig).items() if n not in of_both}
-    listed = [", ".join(f"[`{name}`](#{anchor(name)})" for name in sections(kind))
-              for kind in (Config, ClassificationConfig)]  # fmt: skip
-    parts.append(
-        f"Sections of adaptation: {listed[0]}; and the key [`objective`](#objective).\n\n"
-        f"Sections of a task: {listed[1]}.\n"
-    )
-    for name, field in of_both.items():
-        kind = section_of(field)
-        assert kind is not None
-        parts.append("\n".join(section(name, kind)))
+    """Return the whole page."""
+    of_adaptation, of_task = sections(Config), sections(ClassificationConfig)
+    links = [
+        ", ".join(f"[`{name}`](#{name})" for name in names) for names in (of_adaptation, of_task)
+    ]
+    parts = [
+        INTRODUCTION,
+        f"Sections of adaptation: {links[0]}; and the key [`objective`](#objective).\n\n"
+        f"Sections of a task: {links[1]}.\n",
+    ]
+    for name, kind in of_adaptation.items():
+        parts += tables(name, kind)
         if name == "masking":
-            parts.append("\n".join(objective()))
-    theirs = section_of(keys_of(ClassificationConfig)["evaluation"])
-    assert theirs is not None
-    parts.append("\n".join(section("evaluation", theirs, title="`evaluation` of a task")))
+            field = keys_of(Config)["objective"]
+            parts.append(
+                "## `objective`\n\n"
+                f"{_takes(field)}; by default `{field.default}`. {_words(field.description)}\n"
+            )
+    for name, kind in of_task.items():
+        if name not in of_adaptation:
+            parts += tables(name, kind)
+        elif kind is not of_adaptation[name]:
+            parts += tables(name, kind, title=f"`{name}` of a task")
     return "\n".join(parts)
 
 
-def anchor(name: str) -> str:
-    """What GitHub makes of a heading."""
-    return re.sub(r"[^\w -]", "", name).replace(" ", "-").lower()
-
-
-def section(name: str, kind: type[BaseModel], title: str = "") -> Iterator[str]:
-    """A section's table, and those of the sections inside it."""
+def tables(name: str, kind: type[BaseModel], title: str = "") -> Iterator[str]:
+    """Yield the lines of a section's table, and of the tables of the sections inside it."""
     yield f"## {title or f'`{name}`'}\n"
     yield f"{_words(kind.__doc__)}\n"
     yield "| key | takes | default | |"
     yield "|---|---|---|---|"
-    inner: list[tuple[str, type[BaseModel]]] = []
+    inner: dict[type[BaseModel], str] = {}
     for key, field in keys_of(kind).items():
         yield row(key, field)
-        of_field = section_of(field)
-        known = [one for _, one in inner]
-        if of_field is not None and of_field not in known and of_field is not kind:
-            inner.append((f"{name}.{key}", of_field))
+        if (section := section_of(field.annotation)) is not None:
+            inner.setdefault(section, f"{name}.{key}")
     yield ""
-    for inner_name, inner_kind in inner:
-        yield from section(inner_name, inner_kind)
-
-
-def objective() -> Iterator[str]:
-    """The one key that stands by itself."""
-    field = keys_of(Config)["objective"]
-    yield "## `objective`\n"
-    yield f"{_takes(field)}; by default `{field.default}`. {_words(field.description)}\n"
+    for section, inner_name in inner.items():
+        yield from tables(inner_name, section)
 
 
 def row(key: str, field: FieldInfo) -> str:
-    """A key in a table."""
+    """Return the row of a key."""
     default = "*required*" if field.is_required() else _default(field)
     cells = [f"`{key}`", _takes(field), default, _words(field.description)]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _takes(field: FieldInfo) -> str:
-    said = expectation(field.annotation, field.metadata).replace(str(2**63), "2^63")
-    if said.endswith(" or null"):  # the default says so
-        *first, last = said.removesuffix(" or null").split(", ")
-        said = f"{', '.join(first)} or {last}" if first else last
-    return re.sub(r"'([^']*)'", r"`\1`", said)
+    words = expectation(field.annotation, field.metadata).replace(str(2**63), "2^63")
+    if words.endswith(" or null"):  # the column of defaults shows this
+        *first, last = words.removesuffix(" or null").split(", ")
+        words = f"{', '.join(first)} or {last}" if first else last
+    return re.sub(r"'([^']*)'", r"`\1`", words)
 
 
 def _default(field: FieldInfo) -> str:
