@@ -214,7 +214,7 @@ def fill(
     """Show what models predict for [MASK], side by side.
 
     Without sentences on the command line, they are read from standard input, one per line; on a
-    terminal you are asked for them until Ctrl-D. You may write the mask token of a model in place
+    terminal you are asked for them until Ctrl-D. You may write the mask token of a model instead
     of [MASK].
 
     The JSON is a list with {text, models} for each sentence; in models {name, model, head_is_new,
@@ -386,7 +386,7 @@ def _explain(error: BaseException) -> tuple[str, int]:
 
 
 def _advice(message: str) -> str:
-    """Return what to write in place of a command line that Typer refuses."""
+    """Return what to write instead of a command line that Typer refuses."""
     arguments = sys.argv[1:]
     for argument, value in zip(arguments, [*arguments[1:], ""], strict=True):
         setting = re.fullmatch(r"--(\w+(?:\.\w+)+)(?:=(.*))?", argument, re.DOTALL)

@@ -36,23 +36,23 @@ def is_first_process() -> bool:
 
 def finish(code: int) -> NoReturn:
     """Exit with a code and without a message."""
-    _tell_launcher(code)
+    _report_to_launcher(code)
     sys.exit(code)
 
 
-def fail(message: str, code: int, speaker: int | None = None) -> NoReturn:
+def fail(message: str, code: int, of_rank: int | None = None) -> NoReturn:
     """Print a message and exit.
 
     Args:
         message: The message, in one line.
         code: The exit code.
-        speaker: The rank of the process that the message is from, if a launcher prints it.
+        of_rank: The rank of the process that the message is from, if a launcher prints it.
     """
-    rank = int(os.environ.get("RANK", "0")) if speaker is None else speaker
+    rank = int(os.environ.get("RANK", "0")) if of_rank is None else of_rank
     message = printable_text(without_secrets(message))
     # Rank 0 prints an error that all processes have; these two codes may occur in any process.
-    is_spoken = speaker is not None or rank == 0 or code in (1, ResourceError.exit_code)
-    if not _tell_launcher(code, message) and is_spoken:
+    is_printed = of_rank is not None or rank == 0 or code in (1, ResourceError.exit_code)
+    if not _report_to_launcher(code, message) and is_printed:
         prefix = "mlmtune" if rank == 0 else f"mlmtune (process {rank})"
         print(for_stream(f"{prefix}: {message}", sys.stderr), file=sys.stderr)
     sys.stderr.flush()
@@ -65,11 +65,8 @@ def print_traceback() -> None:
 
 
 def shows_traceback() -> bool:
-    """Whether `--debug` is anywhere on the command line; its place does not matter."""
+    """Whether `--debug` is anywhere on the command line, before or after the command."""
     return "--debug" in sys.argv
-
-
-# ------------------------------------------------------------------------ signals and launchers
 
 
 def _stop_at_once(signal_number: int, frame: FrameType | None) -> None:
@@ -85,15 +82,12 @@ def _ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _tell_launcher(code: int, message: str = "") -> bool:
-    """Whether there is a launcher that prints the message and exits with the code."""
+def _report_to_launcher(code: int, message: str = "") -> bool:
+    """Report to the launcher; False without one, which would print the message itself."""
     if not is_launched():
         return False
     _ignore_signals()  # the launcher may stop this process, which has already reported
     return report(code, message)
-
-
-# ----------------------------------------------------------------------------- standard streams
 
 
 class StandardOutput(io.FileIO):

@@ -48,12 +48,8 @@ def preview(
 ) -> None:
     """Print the plan of a run, samples of its text, and chunks with their masks.
 
-    Args:
-        config: The config of the run.
-        measure: Whether to take ten real steps and print their speed.
-        num_chunks: How many of the first training chunks to show.
-        num_draws: How many draws of masks to show per chunk.
-        compares: Whether to show every masking strategy, not only that of the config.
+    With `measure`, ten real steps are taken, and their speed is printed. With `compares`, every
+    masking strategy is shown, not only that of the config.
 
     Raises:
         MlmtuneError: Something would keep the run from starting.

@@ -17,14 +17,7 @@ from mlmtune.training.preparation import prepare
 def show_corpus(
     config: Config, console: Console, *, as_json: bool, export_to: Path | None, refresh: bool
 ) -> None:
-    """Print the summary of a corpus, and write its cleaned documents if asked to.
-
-    Args:
-        config: The config.
-        console: Prints the summary.
-        as_json: Whether to print the content of corpus.json in place of the summary.
-        export_to: The file for the cleaned documents; None to write none.
-        refresh: Whether to look up git branches and tags again.
+    """Print the summary of a corpus, or corpus.json, and write its cleaned documents if asked to.
 
     Raises:
         MlmtuneError: See `preparation.prepare`.

@@ -38,9 +38,7 @@ class Row:
 
     Attributes:
         text: The name of the config, or of its general text.
-        model: The short name of the model.
         tokenizer: Only rows with the same tokenizer compare per token.
-        evaluation: What was measured.
         per_word: The perplexity per word; None if no word of the text is known.
         per_byte: The perplexity per byte; None if no byte of the text is known.
     """
@@ -77,7 +75,7 @@ def evaluate_models(
         configs: The name of each config, and its settings.
         models: Folders, directories of runs, hub names, or package://NAME/FOLDER.
         console: Shows the progress; prints the table.
-        as_json: Whether to print a list of records in place of the table.
+        as_json: Whether to print a list of records instead of the table.
         dump: A file to write the masked input and the predictions of each chunk to.
 
     Raises:
@@ -117,15 +115,7 @@ def _measure(
     console: Console,
     dumped: list[tuple[Any, ...]] | None,
 ) -> list[Row]:
-    """Measure one model on the texts of one config.
-
-    Args:
-        named_config: The name of the config, and its settings.
-        named_model: The name of the model, and its location.
-        accelerator: Where the model runs.
-        console: Shows the progress.
-        dumped: The list that the rows of `--dump` are added to; None without that option.
-    """
+    """Measure a model on the texts of a config, and add the rows of `--dump` to `dumped`."""
     (text, config), (name, location) = named_config, named_model
     chosen = ModelConfig(
         name_or_path=location, attn_implementation=config.model.attn_implementation

@@ -91,8 +91,6 @@ class MaskFiller:
         locations: Folders, directories of runs, names on a hub, or `package://NAME/FOLDER`.
         sentences: The sentences that are known already.
         words: The words to look up at each mask.
-        top_k: The number of candidates per mask.
-        console: Prints which models have a new head.
 
     Raises:
         ConfigError: A model cannot be loaded, or a sentence has no mask or is too long for it.
@@ -183,20 +181,13 @@ def show(filled: Iterable[FilledText], console: Console, *, as_json: bool) -> No
     for number, of_text in enumerate(filled):
         if number:
             console.result("")
-        # 80 where there is no terminal.
+        # Without a terminal, this is 80.
         for line in of_text.lines(get_terminal_size().columns):
             console.result(line)
 
 
 def converse(answer: Callable[[str], None], console: Console) -> None:
-    """Ask for sentences and answer each, until the input ends.
-
-    An error in a sentence is printed, and the next sentence is asked for.
-
-    Args:
-        answer: Prints the answer to a sentence.
-        console: Prints errors.
-    """
+    """Ask for sentences and answer each, until the input ends; print the errors in sentences."""
     console.say(f"type a sentence with {ANY_MASK} in it; Ctrl-D ends")
     while True:
         try:
@@ -237,13 +228,7 @@ def _list(mask: MaskPredictions) -> Iterator[str]:
 
 
 def _columns(names: Sequence[str], masks: Sequence[MaskPredictions], width: int) -> Iterator[str]:
-    """Yield a table with a column per model; columns that do not fit are continued below.
-
-    Args:
-        names: The names of the models.
-        masks: Their predictions.
-        width: The number of columns of the terminal.
-    """
+    """Yield a table with a column per model; columns beyond the terminal's width continue below."""
     num_candidates = max(len(mask.predictions) for mask in masks)
     ranks = [str(rank) for rank in range(1, num_candidates + 1)]
     words = [textwrap.fill(target.word, LABEL_WIDTH) for target in masks[0].targets]

@@ -18,11 +18,7 @@ def list_configs() -> None:
 
 
 def write_config(name: str, output: Path | None) -> None:
-    """Write a config to a new file, and print the command that uses it.
-
-    Args:
-        name: The name of the config.
-        output: The file; NAME.yaml by default.
+    """Write a config to a new file, NAME.yaml by default, and print the command that uses it.
 
     Raises:
         ConfigError: There is no such config, or the file exists.

@@ -19,10 +19,7 @@ def train_one_of_many(
 ) -> None:
     """Train, or resume a run that was stopped; do nothing if the run is complete.
 
-    Args:
-        config: The config of the run.
-        build: Builds what is trained; see `train`.
-        console: The console of the command; if it shows bars, the run shows the bar of its steps.
+    The bar of the run's steps is shown if the console of the command shows bars.
 
     Raises:
         Interrupted: A signal stopped the run; the whole command is what the user resumes.

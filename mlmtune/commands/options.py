@@ -1,4 +1,4 @@
-"""Every option and argument of the commands, with its help."""
+"""Every option and argument of the commands, with its help; first those of several commands."""
 
 from pathlib import Path
 from typing import Annotated
@@ -30,7 +30,7 @@ NumProcesses = Annotated[
     typer.Option(
         "--nproc",
         metavar="N|auto",
-        help="Run in N processes on this machine, each with its own GPU where there are GPUs; auto "
+        help="Run in N processes on this machine, each with its own GPU if there are GPUs; auto "
         "starts one process per GPU.",
     ),
 ]
@@ -55,13 +55,7 @@ Refresh = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print only the result.")]
-
-# ------------------------------------------------------------------------------------------- train
-
 NoReport = Annotated[bool, typer.Option("--no-report", help="Do not make the report at the end.")]
-
-# ------------------------------------------------------------------------------------------- probe
-
 ComparedModels = Annotated[
     list[str],
     typer.Option(
@@ -71,9 +65,6 @@ ComparedModels = Annotated[
         "others are compared with the first. A run alone is compared with its base model.",
     ),
 ]
-
-# ------------------------------------------------------------------------------------------- sweep
-
 AnyConfigPath = Annotated[
     Path, typer.Option("--config", metavar="FILE", help="The YAML file of a run or of a task.")
 ]
@@ -84,9 +75,6 @@ Grid = Annotated[
         help="Values to try, in every combination; section.key=value holds for all runs.",
     ),
 ]
-
-# -------------------------------------------------------------------------------------------- eval
-
 TextConfigs = Annotated[
     list[Path],
     typer.Option(
@@ -103,9 +91,6 @@ Dump = Annotated[
         help="Write the text, the masked input and the predictions of each chunk.",
     ),
 ]
-
-# -------------------------------------------------------------------------------------------- fill
-
 Sentences = Annotated[
     list[str] | None,
     typer.Argument(
@@ -126,9 +111,6 @@ Targets = Annotated[
     ),
 ]
 TopK = Annotated[int, typer.Option(min=1, help="Number of candidates for each mask.")]
-
-# ------------------------------------------------------------------------------------------ report
-
 RunsAndSettings = Annotated[
     list[str],
     typer.Argument(
@@ -145,9 +127,6 @@ ReportFolder = Annotated[
         "for several runs.",
     ),
 ]
-
-# -------------------------------------------------------------------------------------------- push
-
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a finished run.")]
 RepositoryName = Annotated[
     str, typer.Option(metavar="NAME", help="The repository: NAME, or ORGANISATION/NAME.")
@@ -159,9 +138,6 @@ Private = Annotated[
         help="Whether only you can see it. A private push to a public repository is refused.",
     ),
 ]
-
-# ------------------------------------------------------------------------------------------- check
-
 Measure = Annotated[
     bool,
     typer.Option(
@@ -179,16 +155,10 @@ NumChunks = Annotated[
 NumDraws = Annotated[
     int, typer.Option(min=1, metavar="N", help="Number of draws of masks to show per chunk.")
 ]
-
-# ------------------------------------------------------------------------------------------ corpus
-
 ExportPath = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Write the cleaned documents to FILE.jsonl or FILE.parquet."),
 ]
-
-# -------------------------------------------------------------------------------------------- init
-
 ConfigName = Annotated[
     str | None,
     typer.Argument(metavar="NAME", help="The config to write. Without it, all configs are listed."),

@@ -9,11 +9,6 @@ from mlmtune.training.preparation import prepare
 def prepare_store(config: Config, console: Console, *, refresh: bool) -> None:
     """Prepare the token store of a run, and print where it is.
 
-    Args:
-        config: The config of the run.
-        console: Prints the result.
-        refresh: Whether to look up git branches and tags again.
-
     Raises:
         MlmtuneError: See `preparation.prepare`.
     """

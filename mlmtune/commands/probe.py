@@ -37,7 +37,7 @@ def probe(
         models: Folders, hub names, `package://NAME/FOLDER`, or directories of runs. The others are
             compared with the first; a run alone is compared with its base model.
         console: Shows the progress; prints the table.
-        as_json: Print the content of probe.json in place of the table.
+        as_json: Print the content of probe.json instead of the table.
 
     Raises:
         ConfigError: There is no test set, or a model does not fit.

@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -153,11 +152,11 @@ class ProbeFits:
         content = read_json(kept)
         if content is None or "predictions" not in content:
             run_config = fit.run.model_copy(update={"output_dir": str(path)})
-
-            def build(of_fit: ClassificationConfig, accelerator: Accelerator, _: Console) -> Any:
-                return classification_of(data, of_fit, accelerator)
-
-            train_one_of_many(fit.model_copy(update={"run": run_config}), build, self.console)
+            train_one_of_many(
+                fit.model_copy(update={"run": run_config}),
+                lambda of_fit, accelerator, _: classification_of(data, of_fit, accelerator),
+                self.console,
+            )
             lines = (path / "test_predictions.jsonl").read_text(encoding="utf-8").splitlines()
             content = {"predictions": [json.loads(line)["prediction"] for line in lines]}
             write_json(kept, content)
@@ -204,8 +203,6 @@ def config_of_fit(
 
 def _state_of_files(model: ProbedModel) -> list[tuple[str, int, int]]:
     """Return the name, the size and the time of change of each file of a local model."""
-    folder = Path(model.location).expanduser()
-    with suppress(OSError):
-        folder = resolve(model.location)
+    folder = resolve(model.location)
     files = sorted(folder.glob("*")) if folder.is_dir() else []
     return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]

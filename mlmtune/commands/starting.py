@@ -23,12 +23,7 @@ if TYPE_CHECKING:
 def start_run(
     settings: "Config | ClassificationConfig", options: RunOptions, nproc: str | None
 ) -> None:
-    """Do what needs no library before a run is trained; start its processes where asked for.
-
-    Args:
-        settings: The run's config.
-        options: How to go about it.
-        nproc: The value of `--nproc`; see `run_in_processes`.
+    """Do what needs no library before a run is trained; start its processes if `--nproc` is given.
 
     Raises:
         MlmtuneError: The options contradict each other, or the local model or text is missing.
@@ -123,13 +118,7 @@ def refuse_several_processes(command: str) -> None:
 
 
 def run_in_processes(nproc: str | None, run: Path | None = None) -> None:
-    """If `--nproc` is given, run this command in several processes and exit as they do.
-
-    Args:
-        nproc: The value of `--nproc`. The command continues in this process if it is None, or if
-            it means one process.
-        run: The directory of the run, if the command has one.
-    """
+    """If `--nproc` asks for several processes, run this command in them and exit as they do."""
     if nproc is None or is_launched():
         return
 

@@ -72,7 +72,7 @@ def sweep(path: Path, planned: PlannedSweep, console: Console, *, as_json: bool)
         path: The config, for the command that is suggested.
         planned: The runs.
         console: Shows the progress; prints the table.
-        as_json: Whether to print the content of sweep.json in place of the table.
+        as_json: Whether to print the content of sweep.json instead of the table.
 
     Raises:
         Interrupted: A signal stopped the command; finished runs are kept.

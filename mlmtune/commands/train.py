@@ -18,11 +18,6 @@ from mlmtune.training.run_options import RunOptions
 def adapt(settings: Config, options: RunOptions, *, has_report: bool) -> None:
     """Train a masked language model, report on the run, and push it if the config says so.
 
-    Args:
-        settings: The run's config.
-        options: How to go about it.
-        has_report: Whether to make a report at the end.
-
     Raises:
         MlmtuneError: See `train_and_push`. A failure of the report is only announced.
     """

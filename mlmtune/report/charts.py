@@ -47,15 +47,9 @@ class Range:
 
 
 def line_chart(title: str, series: Sequence[Series], *, may_be_log: bool = False) -> str:
-    """Draw lines over training steps.
+    """Draw lines over training steps; return an empty string if there is nothing to draw.
 
-    Args:
-        title: The title, which screen readers read.
-        series: The lines.
-        may_be_log: Use a logarithmic scale if the values span more than a factor of ten.
-
-    Returns:
-        SVG; an empty string if there is nothing to draw.
+    With `may_be_log`, the scale is logarithmic if the values span more than a factor of ten.
     """
     series = [Series(s.name, _thinned(s.points)) for s in series if len(s.points) > 0]
     values = [y for s in series for _, y in s.points if math.isfinite(y)]

@@ -30,7 +30,6 @@ class Measurements:
     """The measurements of models on the texts of the first run, added model by model.
 
     Args:
-        runs: The finished runs.
         config: The config of the first run, which says what is measured.
     """
 
@@ -45,16 +44,7 @@ class Measurements:
         self.answers: dict[str, list[tuple[Opinion, ...]]] = {}
 
     def add(self, model: Model, where: ModelConfig, console: Console) -> Model:
-        """Load a model and score every masked token with it.
-
-        Args:
-            model: The model, whose tokenizer and head are not known yet.
-            where: Where it is loaded from, and how it is run.
-            console: Shows the progress.
-
-        Returns:
-            The model with its tokenizer, and with whether its head is new.
-        """
+        """Score every masked token with a model; return it with its tokenizer and head known."""
         config = self._config
         subject = load_subject(config, where, console)
         tokenizer = subject.store.made_of["tokenizer"]

@@ -38,7 +38,6 @@ class Setting:
     """The conditions under which all models are compared.
 
     Attributes:
-        method: How a model is fitted to the task.
         size: The number of training examples, or all of them.
     """
 
@@ -57,14 +56,9 @@ def compare_on_task(
     predictions: Mapping[tuple[Setting, str], NDArray[np.int64]],
     console: Console,
 ) -> Probe:
-    """Compare models by what they predict of the test examples.
+    """Compare models with the first of them by what they predict of the test examples.
 
-    Args:
-        task: The name of the task.
-        models: The models; the others are compared with the first.
-        data: The examples of the task.
-        predictions: (S, n) predicted labels by seed, for each setting and model.
-        console: Prints notes on how the corpora of runs are read.
+    `predictions` are (S, n) labels by S seeds, for each setting and model.
     """
     assert data.test is not None
     labels = data.test.labels
@@ -124,10 +118,8 @@ def what_says_little(
 ) -> Iterator[str]:
     """Note the settings whose comparison says little about the models.
 
-    Args:
-        names: The names of the labels.
-        labels: (n,) the true labels of the test examples.
-        predictions: (S, n) predicted labels by seed, for each setting and model.
+    `labels` are (n,) labels of the test examples; `predictions` are (S, n) labels by S seeds, for
+    each setting and model.
     """
     for setting in dict.fromkeys(setting for setting, _ in predictions):
         of_setting = [by_seed for (other, _), by_seed in predictions.items() if other == setting]
@@ -152,19 +144,11 @@ def what_says_little(
 def resampled_macro_f1(
     labels: NDArray[np.int64], predictions: NDArray[np.int64], num_labels: int
 ) -> NDArray[np.float64]:
-    """Resample the mean macro-F1 over test examples and over seeds.
+    """Return (NUM_RESAMPLES,) the mean macro-F1 of S seeds, resampled over examples and over seeds.
 
     Both are drawn with replacement and independently, so that the interval covers other examples
     and other seeds. Every model gets the same draws: seed s trains all models on the same examples
-    in the same order, so the seeds of two models pair.
-
-    Args:
-        labels: (n,) the true labels of the test examples.
-        predictions: (S, n) predicted labels by seed.
-        num_labels: The number of labels.
-
-    Returns:
-        (NUM_RESAMPLES,) the macro-F1 of each resample.
+    in the same order, so the seeds of two models pair. `labels` are (n,), `predictions` are (S, n).
     """
     generator = np.random.default_rng(SEED)
     num_seeds, num_examples = predictions.shape

@@ -78,9 +78,6 @@ def _mean_and_spread(values: Sequence[float]) -> str:
     return mean if len(values) < 2 else f"{mean} ± {f1(float(np.std(values, ddof=1)))}"
 
 
-# ------------------------------------------------------------------------------------- charts
-
-
 def _before_and_after(report: Report, text: Text) -> str:
     colours = {model.name: number for number, model in enumerate(report.models)}
     return interval_chart(

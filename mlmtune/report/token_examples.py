@@ -130,12 +130,7 @@ def ask(name: str, subject: Subject, texts: list[str]) -> Iterator[tuple[Opinion
 def questions(
     texts: list[str], answers: Mapping[str, list[tuple[Opinion, ...]]]
 ) -> tuple[Question, ...]:
-    """Return the sentences with the predictions of every model.
-
-    Args:
-        texts: The sentences.
-        answers: For each model and each sentence, an opinion per mask.
-    """
+    """Return the sentences with the answers of every model: an opinion per sentence and mask."""
     return tuple(
         Question(
             text, tuple(zip(*(of_model[number] for of_model in answers.values()), strict=True))

@@ -32,13 +32,7 @@ STILL_FALLING = 0.02
 
 
 def judge(model: Model, texts: tuple[Text, ...], run: Run) -> Verdict:
-    """Judge an adapted model by its measurements and those of what it is compared with.
-
-    Args:
-        model: The adapted model.
-        texts: The texts that it was measured on, that of the domain first.
-        run: How its run went.
-    """
+    """Judge an adapted model by its run and its measurements on texts, the domain's text first."""
     if run.eval_results["model_head_was_new"]:
         return _judge_new_head(model, texts, run)
     name, (domain, *general) = model.name, texts

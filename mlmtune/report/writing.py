@@ -43,10 +43,6 @@ def write_report(report: Report, folder: Path) -> Path:
 def renew_report(path: Path, console: Console) -> None:
     """Write the report of a run again with the probes made since; without a report, do nothing.
 
-    Args:
-        path: The directory of the run.
-        console: Says so if the report cannot be read.
-
     Raises:
         ResourceError: A file cannot be written.
     """
