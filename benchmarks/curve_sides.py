@@ -55,10 +55,8 @@ def _ours(setting: Setting, learning_rate: float, result: Path) -> list[float]:
 
 
 def _peer(setting: Setting, learning_rate: float, result: Path) -> list[float]:
-    measurable = ours.measurable(
-        _config(setting, learning_rate), build_accelerator(setting.precision)
-    )
-    view = measurable.splits.train
+    setup = ours.load_setup(_config(setting, learning_rate), build_accelerator(setting.precision))
+    view = setup.splits.train
     side = peer.Training(setting, learning_rate, WEIGHT_DECAY, chunks=as_dataset(view))
     losses = []
     for _ in range(setting.max_steps):
@@ -75,12 +73,10 @@ CURVES = {"ours": _ours, "peer": _peer}
 def validate(setting: Setting) -> dict[str, Any]:
     """Measure a model's folder on all validation chunks."""
     accelerator = build_accelerator(setting.precision)
-    measurable = ours.measurable(ours.config_for(setting), accelerator)
-    assert not measurable.loaded.new_weights, "a side left weights out"
-    model = accelerator.prepare_model(measurable.loaded.model, evaluation_mode=True)
-    evaluation = measurable.evaluator.run(
-        accelerator, accelerator.unwrap_model(model), measurable.head
-    )
+    setup = ours.load_setup(ours.config_for(setting), accelerator)
+    assert not setup.loaded.new_weights, "a side left weights out"
+    model = accelerator.prepare_model(setup.loaded.model, evaluation_mode=True)
+    evaluation = setup.evaluator.run(accelerator, accelerator.unwrap_model(model), setup.head)
     assert evaluation is not None  # nothing stops this evaluation
     return evaluation.to_json()
 

@@ -32,7 +32,7 @@ from mlmtune.training.checkpoint import TrainState
 from mlmtune.training.environment import peak_memory_bytes
 from mlmtune.training.learner import prepare_learner
 from mlmtune.training.masked_lm import build_masked_lm
-from mlmtune.training.setup import Measurable, build_measurable
+from mlmtune.training.setup import ModelAndText, load_model_and_text
 from mlmtune.training.step import agree, take_step
 from mlmtune.training.task import Task
 from mlmtune.training.window import Window
@@ -75,10 +75,10 @@ def config_for(setting: Setting, **sections: dict[str, Any]) -> Config:
     return Config.model_validate(values)
 
 
-def measurable(config: Config, accelerator: Accelerator) -> Measurable:
+def load_setup(config: Config, accelerator: Accelerator) -> ModelAndText:
     """A model beside the text that it is measured on."""
     precision = precision_of(accelerator)
-    return build_measurable(config, accelerator.device, precision, Console(is_main=False))
+    return load_model_and_text(config, accelerator.device, precision, Console(is_main=False))
 
 
 class Training:
@@ -89,7 +89,7 @@ class Training:
         accelerator = build_accelerator(config.training.precision)
         task = build_masked_lm(config, accelerator, Console(is_main=False))
         self.task: Task = task
-        self.head_is_sparse = task.head.is_sparse
+        self.head_is_sparse = task.setup.head.is_sparse
         self.learner = prepare_learner(task, accelerator)
         self.state = TrainState()
 
@@ -137,30 +137,28 @@ class Evaluation:
     def __init__(self, setting: Setting) -> None:
         config = config_for(setting)
         self.accelerator = build_accelerator(config.training.precision)
-        self.measurable = measurable(config, self.accelerator)
-        self.model = self.accelerator.prepare_model(
-            self.measurable.loaded.model, evaluation_mode=True
-        )
+        self.setup = load_setup(config, self.accelerator)
+        self.model = self.accelerator.prepare_model(self.setup.loaded.model, evaluation_mode=True)
         self.perplexity: float | None = None
 
     def run(self, num_steps: int) -> Block:
-        measurable, evaluator = self.measurable, self.measurable.evaluator
+        setup, evaluator = self.setup, self.setup.evaluator
         started = time.perf_counter()
         for _ in range(num_steps):
             evaluation = evaluator.run(
-                self.accelerator, self.accelerator.unwrap_model(self.model), measurable.head
+                self.accelerator, self.accelerator.unwrap_model(self.model), setup.head
             )
         seconds = time.perf_counter() - started
         assert evaluation is not None  # nothing stops this evaluation
         self.perplexity = evaluation.perplexity
-        num_tokens = measurable.splits.validation.lengths(evaluator.masks.chunks).sum()
+        num_tokens = setup.splits.validation.lengths(evaluator.masks.chunks).sum()
         return Block(num_steps, num_steps * int(num_tokens), seconds)
 
     def facts(self) -> dict[str, Any]:
         return {
             "peak_memory_bytes": peak_memory_bytes(self.accelerator.device),
             "perplexity": self.perplexity,
-            "num_chunks": len(self.measurable.evaluator.masks.chunks),
+            "num_chunks": len(self.setup.evaluator.masks.chunks),
         }
 
 

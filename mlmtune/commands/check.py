@@ -74,7 +74,7 @@ def preview(
 
 
 def _plan_lines(task: MaskedLM, device: str) -> Iterator[tuple[str, str]]:
-    config, loaded, plan, splits = task.config, task.loaded, task.plan, task.splits
+    config, loaded, plan, splits = task.config, task.loaded, task.plan, task.setup.splits
     context = loaded.context_length
     yield (
         "model",
@@ -87,10 +87,10 @@ def _plan_lines(task: MaskedLM, device: str) -> Iterator[tuple[str, str]]:
         "device",
         f"{device}, {config.training.precision}, {loaded.attn_implementation} attention, "
         f"{'compiled, ' if config.training.compile else ''}"
-        f"head on {'masked positions' if task.head.is_sparse else 'all positions'}",
+        f"head on {'masked positions' if task.setup.head.is_sparse else 'all positions'}",
     )
     for kind in ("files", "documents"):
-        counts = task.store.funnel[kind]
+        counts = task.setup.store.funnel[kind]
         done = "read" if kind == "files" else "kept"
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in counts["left_out"].items())
         yield (
@@ -98,12 +98,12 @@ def _plan_lines(task: MaskedLM, device: str) -> Iterator[tuple[str, str]]:
             f"{counts['found']:,} found, {counts[done]:,} {done}, "
             f"{sum(counts['left_out'].values()):,} left out" + (f" ({reasons})" if reasons else ""),
         )
-    for remark in remarks(task.store.funnel):
+    for remark in remarks(task.setup.store.funnel):
         yield "corpus", remark
     for name, view in (("training", splits.train), ("validation", splits.validation)):
-        yield name, _describe_side(view, task.store.documents.num_characters.sum())
-    if isinstance(task.sequences, PairSequences):
-        yield "pairs", task.sequences.describe()
+        yield name, _describe_side(view, task.setup.store.documents.num_characters.sum())
+    if isinstance(task.source.sequences, PairSequences):
+        yield "pairs", task.source.sequences.describe()
     if added := _added_tokens(task):
         yield "added", added
     yield (
@@ -142,7 +142,7 @@ def _added_tokens(task: MaskedLM) -> str:
     }
     if not added:
         return ""
-    counts = task.splits.train.token_counts(max(tokenizer.get_vocab().values()) + 1)
+    counts = task.setup.splits.train.token_counts(max(tokenizer.get_vocab().values()) + 1)
     present = [f"{printable(name)} {counts[id_]:,}" for id_, name in added.items() if counts[id_]]
     num_absent = len(added) - len(present)
     parts = [f"tokens of the training text: {', '.join(present[:NUM_ADDED])}"] if present else []
@@ -154,17 +154,17 @@ def _added_tokens(task: MaskedLM) -> str:
 
 
 def _masked_tokens_per_epoch(task: MaskedLM) -> int:
-    splits = task.splits
+    splits = task.setup.splits
     mixture = Mixture.of(splits.train_pairs or splits.train, splits.weights)
     # Unknown tokens are never selected.
-    known = [1 - s.num_unknown_tokens / max(s.num_tokens, 1) for s in task.store.sources]
+    known = [1 - s.num_unknown_tokens / max(s.num_tokens, 1) for s in task.setup.store.sources]
     num_tokens = float(mixture.num_body_tokens_by_source @ known)
     return round(num_tokens * mean_mlm_probability(task.config.masking.mlm_probability))
 
 
 def _samples(task: MaskedLM) -> Iterator[CleanDocument]:
     """Yield documents of files in an order that the seed of the split draws."""
-    corpus, listing = task.config.corpus, task.text.listing
+    corpus, listing = task.config.corpus, task.setup.text.listing
     if listing is None:
         return
     files = [(source, file) for source in listing.sources for file in source.files]

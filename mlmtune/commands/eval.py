@@ -27,7 +27,7 @@ from mlmtune.report import estimates
 from mlmtune.report.comparison import perplexity_per
 from mlmtune.report.findings import Estimate
 from mlmtune.tables import table
-from mlmtune.training.setup import Measurable, build_measurable
+from mlmtune.training.setup import ModelAndText, load_model_and_text
 
 DUMP_COLUMNS = ("model", "text", "chunk", "source", "original", "masked", "prediction")
 
@@ -121,35 +121,33 @@ def _measure(
         name_or_path=location, attn_implementation=config.model.attn_implementation
     )
     config, precision = config.model_copy(update={"model": chosen}), precision_of(accelerator)
-    measurable = build_measurable(
-        config, accelerator.device, precision, console, model_key="--model"
-    )
-    if measurable.loaded.head_is_new:
+    setup = load_model_and_text(config, accelerator.device, precision, console, model_key="--model")
+    if setup.loaded.head_is_new:
         console.say(
             f"{location} has no masked-LM head; it gets a new one, so its perplexity says little"
         )
-    prepared = accelerator.prepare_model(measurable.loaded.model, evaluation_mode=True)
+    prepared = accelerator.prepare_model(setup.loaded.model, evaluation_mode=True)
     module = accelerator.unwrap_model(prepared)
-    evaluators = {text: measurable.evaluator, f"{text}, general": measurable.general_evaluator}
+    evaluators = {text: setup.evaluator, f"{text}, general": setup.general_evaluator}
     rows = []
     for what, evaluator in evaluators.items():
         if evaluator is None:
             continue
-        evaluation = evaluator.run(accelerator, module, measurable.head)
+        evaluation = evaluator.run(accelerator, module, setup.head)
         assert evaluation is not None  # None means that it was stopped, which nothing does here
         loss, known_text = Estimate(evaluation.loss), evaluator.known_text
         rows.append(
             Row(
                 text=what,
                 model=name,
-                tokenizer=measurable.store.made_of["tokenizer"],
+                tokenizer=setup.store.made_of["tokenizer"],
                 evaluation=evaluation,
                 per_word=perplexity_per(known_text.words_per_token, loss),
                 per_byte=perplexity_per(known_text.bytes_per_token, loss),
             )
         )
         if dumped is not None:
-            dumped += _of_chunks(what, name, evaluator.masks, measurable, accelerator)
+            dumped += _of_chunks(what, name, evaluator.masks, setup, accelerator)
     return rows
 
 
@@ -201,14 +199,14 @@ def describe(rows: Sequence[Row]) -> list[str]:
 
 
 def _of_chunks(
-    text: str, name: str, masks: FixedMasks, measurable: Measurable, accelerator: Accelerator
+    text: str, name: str, masks: FixedMasks, setup: ModelAndText, accelerator: Accelerator
 ) -> Iterator[tuple[Any, ...]]:
     """Yield the rows of `--dump`; see `DUMP_COLUMNS`."""
-    tokenizer, view = measurable.loaded.tokenizer, masks.view
+    tokenizer, view = setup.loaded.tokenizer, masks.view
     for chunk in masks.chunks.tolist():
         batch = masks.batch(np.asarray([chunk]))
         with torch.inference_mode():
-            outputs = measurable.head.outputs(measurable.loaded.model, batch.to(accelerator.device))
+            outputs = setup.head.outputs(setup.loaded.model, batch.to(accelerator.device))
         likeliest = outputs.logits.argmax(dim=-1).cpu()[: batch.num_masked_tokens]
         [masked], [labels] = batch.input_ids, batch.labels
         filled = masked.clone()

@@ -17,13 +17,12 @@ from mlmtune.evaluation.known_text import KnownText
 from mlmtune.evaluation.scoring import TokenScores
 from mlmtune.report.comparison import compare, units_of
 from mlmtune.report.findings import Measurement, Model, Opinion, Text, TextPart, TokenExample
-from mlmtune.report.measuring import Subject, load_subject
+from mlmtune.report.measuring import MeasuredModel, load_measured_model
 from mlmtune.report.runs import FinishedRun
 from mlmtune.report.specificity import BINS, kinds, vocabulary, words_at
 from mlmtune.report.token_examples import ask, furthest_apart
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.splits import Splits
-from mlmtune.tokens.unknown import unknown_token_id
 
 
 class Measurements:
@@ -39,33 +38,30 @@ class Measurements:
         self._domain: dict[str, TokenScores] = {}
         self._general: dict[str, TokenScores] = {}
         self._splits: dict[str, Splits] = {}
-        self._kept: dict[str, Subject] = {}
+        self._kept: dict[str, MeasuredModel] = {}
         self._frequencies: dict[str, TokenFrequencies] = {}
         self.answers: dict[str, list[tuple[Opinion, ...]]] = {}
 
     def add(self, model: Model, where: ModelConfig, console: Console) -> Model:
         """Score every masked token with a model; return it with its tokenizer and head known."""
         config = self._config
-        subject = load_subject(config, where, console)
-        tokenizer = subject.store.made_of["tokenizer"]
+        measured = load_measured_model(config, where, console)
+        setup = measured.setup
+        tokenizer = setup.store.made_of["tokenizer"]
         if tokenizer not in self._splits:
-            self._splits[tokenizer] = subject.splits
-            _check_text(self._runs, config, subject.splits)
+            self._splits[tokenizer] = setup.splits
+            _check_text(self._runs, config, setup.splits)
         size = config.evaluation.batch_size
-        self._domain[model.name] = subject.score(subject.evaluator.masks, size, console)
-        if subject.general_evaluator is not None:
-            masks = subject.general_evaluator.masks
-            self._general[model.name] = subject.score(masks, size, console)
-        self.answers[model.name] = list(ask(model.name, subject, config.evaluation.examples))
+        self._domain[model.name] = measured.score(setup.evaluator.masks, size, console)
+        if setup.general_evaluator is not None:
+            masks = setup.general_evaluator.masks
+            self._general[model.name] = measured.score(masks, size, console)
+        self.answers[model.name] = list(ask(model.name, measured, config.evaluation.examples))
         if len(self._runs) == 1:
-            self._kept[model.name] = subject  # only two models, which the examples need again
-        if subject.loaded.head_is_new and not model.is_adapted:
-            vocabulary_size = subject.loaded.model.get_input_embeddings().num_embeddings
-            self._frequencies[model.name] = TokenFrequencies.of(
-                subject.splits.train.token_counts(vocabulary_size),
-                unknown_token_id(subject.loaded.tokenizer),
-            )
-        return replace(model, head_is_new=subject.loaded.head_is_new, tokenizer=tokenizer)
+            self._kept[model.name] = measured  # only two models, which the examples need again
+        if setup.loaded.head_is_new and not model.is_adapted:
+            self._frequencies[model.name] = setup.token_frequencies()
+        return replace(model, head_is_new=setup.loaded.head_is_new, tokenizer=tokenizer)
 
     def with_frequencies(self, models: list[Model]) -> list[Model]:
         """Return the models, each with the name of what it is compared with.

@@ -1,15 +1,14 @@
-"""Loading models one after the other and asking each for the same masked tokens.
+"""The models of a report, which are loaded one by one and scored on the same masked tokens.
 
-No process group is joined: a report may be written by the first process of a run that had several.
+No process group is joined, because the first process of a run may write a report by itself.
 """
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,35 +19,39 @@ from mlmtune.console import Console
 from mlmtune.errors import DataError, DivergedError
 from mlmtune.evaluation.scoring import NOTHING_MASKED, FittingBatches, FixedMasks, TokenScores
 from mlmtune.modeling.device import resolve_precision
-from mlmtune.training.setup import Measurable, build_measurable
+from mlmtune.training.setup import ModelAndText, load_model_and_text
 
 
 @dataclass(frozen=True)
-class Subject(Measurable):
-    """A model in evaluation mode on its device, beside the text as its tokenizer cuts it.
+class MeasuredModel:
+    """A model in evaluation mode on its device, with the text in its tokens.
 
     Attributes:
-        device: where the model is.
-        precision: what it computes in.
+        setup: the model and the text.
+        device: the device of the model.
+        precision: `fp32`, `bf16` or `fp16`, in which the model computes.
     """
 
+    setup: ModelAndText
     device: torch.device
     precision: str
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """Without gradients, in the precision of the run."""
-        with torch.inference_mode(), _autocast(self.device, self.precision):
+        """Compute without gradients, in the precision of the model."""
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
+        with torch.inference_mode(), torch.autocast(self.device.type, dtype, dtype is not None):
             yield
 
     def score(self, masks: FixedMasks, batch_size: int, console: Console) -> TokenScores:
-        """What the model says of every masked token.
+        """Return the model's loss on every masked token, and whether its predictions are right.
 
         Raises:
-            DataError: not one token was masked.
+            DataError: no token was masked.
             DivergedError: a loss is not a finite number.
             ResourceError: memory does not suffice for one chunk.
         """
+        setup = self.setup
         batches, parts = FittingBatches(batch_size, "chunking.chunk_length"), []
         starts = range(0, len(masks.chunks), batch_size)
         work = list(product(range(masks.num_draws), starts))
@@ -56,7 +59,7 @@ class Subject(Measurable):
             for draw, start in console.counted(
                 work, total=len(work), unit="batch", what="measuring"
             ):
-                score = partial(masks.score, self.loaded.model, self.head, self.device, draw)
+                score = partial(masks.score, setup.loaded.model, setup.head, self.device, draw)
                 batch = masks.chunks[start : start + batch_size]
                 parts += batches.map(score, batch, self.device)
         scores = TokenScores.join(parts)
@@ -64,45 +67,33 @@ class Subject(Measurable):
             raise DataError(NOTHING_MASKED)
         if not np.isfinite(scores.losses).all():
             raise DivergedError(
-                f"{self.loaded.model.name_or_path}: its loss is not a finite number; its weights "
+                f"{setup.loaded.model.name_or_path}: its loss is not a finite number; its weights "
                 "are broken: take another checkpoint, or train again"
             )
         return scores
 
 
-def load_subject(config: Config, model: ModelConfig, console: Console) -> Subject:
-    """Load a model, and the text of a run in its tokens.
-
-    Args:
-        config: the run's; which text, and how it is cut and masked.
-        model: the model.
-        console: shows what takes time.
+def load_measured_model(config: Config, model: ModelConfig, console: Console) -> MeasuredModel:
+    """Load a model instead of that of a run, and the text of the run in the model's tokens.
 
     Raises:
-        MlmtuneError: model, tokenizer and text do not fit, or are not there.
+        MlmtuneError: the model or the text cannot be loaded, or they do not fit.
     """
-    device = this_device()
+    device = _own_device()
     wanted = config.training.precision
     if wanted == "fp16" and device.type == "cpu":
         wanted = "auto"  # the run had a GPU, and the report may be made elsewhere
     precision = resolve_precision(wanted, device)
-    # Nothing is trained: there are no pairs, and no masks but those of evaluation.
-    untrained = {"model": model, "objective": "mlm", "masking": MaskingConfig()}
-    measurable = build_measurable(config.model_copy(update=untrained), device, precision, console)
-    measurable.loaded.model.to(device).eval()
-    return Subject(**vars(measurable), device=device, precision=precision)
+    # Measuring needs no pairs and none of the masks of training.
+    changes = {"model": model, "objective": "mlm", "masking": MaskingConfig()}
+    setup = load_model_and_text(config.model_copy(update=changes), device, precision, console)
+    setup.loaded.model.to(device).eval()
+    return MeasuredModel(setup, device, precision)
 
 
-def this_device() -> torch.device:
-    """The device that a process computes on by itself."""
-    found = torch.accelerator.current_accelerator(check_available=True)
-    if found is None or parse_flag_from_env("ACCELERATE_USE_CPU"):
+def _own_device() -> torch.device:
+    """Return the device that this process uses outside of a process group."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None or parse_flag_from_env("ACCELERATE_USE_CPU"):
         return torch.device("cpu")
-    return torch.device(found.type, int(os.environ.get("LOCAL_RANK", "0")))
-
-
-def _autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    if precision == "fp32":
-        return nullcontext()
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
-    return torch.autocast(device.type, dtype)
+    return torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0")))

@@ -13,7 +13,7 @@ from mlmtune.evaluation.fill_mask import as_text, fill_mask
 from mlmtune.evaluation.scoring import TokenScores
 from mlmtune.masking.collator import MaskedBatch
 from mlmtune.report.findings import Opinion, ProposedToken, Question, TokenExample
-from mlmtune.report.measuring import Subject
+from mlmtune.report.measuring import MeasuredModel
 
 NUM_EXAMPLES = 5
 NUM_CANDIDATES = 5
@@ -26,31 +26,31 @@ _BETWEEN_IDEOGRAPHS = re.compile(rf"(?<={_IDEOGRAPH}) (?={_IDEOGRAPH})")
 
 
 def furthest_apart(
-    subjects: Mapping[str, Subject], scores: Mapping[str, TokenScores]
+    models: Mapping[str, MeasuredModel], scores: Mapping[str, TokenScores]
 ) -> tuple[tuple[TokenExample, ...], tuple[TokenExample, ...]]:
     """Return the tokens on which the adapted model gained most over the base, and lost most.
 
     At most one token per document is chosen, and only tokens that were replaced by the mask.
 
     Args:
-        subjects: The base and the adapted model, by name.
+        models: The base and the adapted model, by name.
         scores: Their scores on the text of the domain.
     """
     base, adapted = scores.values()
     gains = base.losses - adapted.losses
     order = np.argsort(-gains, kind="stable")
-    gained = _examples(order[gains[order] > 0], gains, subjects, base)
-    lost = _examples(order[::-1][gains[order[::-1]] < 0], gains, subjects, base)
+    gained = _examples(order[gains[order] > 0], gains, models, base)
+    lost = _examples(order[::-1][gains[order[::-1]] < 0], gains, models, base)
     return gained, lost
 
 
 def _examples(
     order: NDArray[np.int64],
     gains: NDArray[np.float64],
-    subjects: Mapping[str, Subject],
+    models: Mapping[str, MeasuredModel],
     scores: TokenScores,
 ) -> tuple[TokenExample, ...]:
-    first = next(iter(subjects.values()))
+    first = next(iter(models.values())).setup
     store, tokenizer = first.store, first.loaded.tokenizer
     chosen: dict[int, tuple[int, MaskedBatch]] = {}
     for number in order.tolist():
@@ -66,20 +66,20 @@ def _examples(
         if int(batch.input_ids[0, scores.columns[number]]) == tokenizer.mask_token_id:
             # The others were left as they were, or replaced by a random token.
             chosen[document] = (number, batch)
-    names = store.document_ids(list(chosen))
+    document_ids = store.document_ids(list(chosen))
     examples = []
-    for name, (document, (number, batch)) in zip(names, chosen.items(), strict=True):
+    for id_, (document, (number, batch)) in zip(document_ids, chosen.items(), strict=True):
         column, ids = int(scores.columns[number]), batch.input_ids[0].tolist()
         examples.append(
             TokenExample(
                 source=store.sources[int(store.documents.sources[document])].name,
-                document=name,
+                document=id_,
                 before=_text(tokenizer, ids[max(column - CONTEXT_TOKENS, 0) : column]),
                 token=_text(tokenizer, [int(scores.labels[number])]),
                 after=_text(tokenizer, ids[column + 1 : column + 1 + CONTEXT_TOKENS]),
                 gain=float(gains[number]),
                 opinions=tuple(
-                    _opinion(model, subject, batch, column) for model, subject in subjects.items()
+                    _opinion(name, model, batch, column) for name, model in models.items()
                 ),
             )
         )
@@ -91,20 +91,19 @@ def _text(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
     return _BETWEEN_IDEOGRAPHS.sub("", as_text(tokenizer, ids).strip())
 
 
-def _opinion(name: str, subject: Subject, batch: MaskedBatch, column: int) -> Opinion:
-    on_device = batch.to(subject.device)
+def _opinion(name: str, model: MeasuredModel, batch: MaskedBatch, column: int) -> Opinion:
+    loaded, on_device = model.setup.loaded, batch.to(model.device)
     row = int((batch.masked_positions == column).nonzero()[0])
-    with subject.computing():
-        logits = subject.head.outputs(subject.loaded.model, on_device).logits[row].float()
+    with model.computing():
+        logits = model.setup.head.outputs(loaded.model, on_device).logits[row].float()
     scores = logits.softmax(dim=-1).cpu()
     label = int(batch.labels[0, column])
-    tokenizer = subject.loaded.tokenizer
     likeliest = torch.topk(scores, min(NUM_CANDIDATES, len(scores)))
     return Opinion(
         model=name,
         loss=float(-scores[label].clamp(min=1e-45).log()),
         candidates=tuple(
-            ProposedToken(_text(tokenizer, [token]), score)
+            ProposedToken(_text(loaded.tokenizer, [token]), score)
             for score, token in zip(
                 likeliest.values.tolist(), likeliest.indices.tolist(), strict=True
             )
@@ -112,18 +111,17 @@ def _opinion(name: str, subject: Subject, batch: MaskedBatch, column: int) -> Op
     )
 
 
-def ask(name: str, subject: Subject, texts: list[str]) -> Iterator[tuple[Opinion, ...]]:
+def ask(name: str, model: MeasuredModel, texts: list[str]) -> Iterator[tuple[Opinion, ...]]:
     """Yield what a model predicts for the masks of each sentence.
 
     Raises:
         ConfigError: A sentence has no mask, or is too long.
     """
+    loaded = model.setup.loaded
     for text in texts:
         yield tuple(
             Opinion(name, None, tuple(ProposedToken(p.token_str, p.score) for p in predictions))
-            for predictions in fill_mask(
-                subject.loaded.model, subject.loaded.tokenizer, text, NUM_CANDIDATES
-            )
+            for predictions in fill_mask(loaded.model, loaded.tokenizer, text, NUM_CANDIDATES)
         )
 
 

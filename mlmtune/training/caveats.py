@@ -1,7 +1,7 @@
-"""Caveats: what is likely to make the result of a run worthless, said before training.
+"""Caveats: warnings before training of what is likely to make the result of a run worthless.
 
-Each is a line that says what is odd and what to do. None is an error, because a trial of a few
-steps on a few pages may be just what the user wants.
+Each is a line that says what is unusual and what to do. None is an error, because a trial of a few
+steps on a few pages may be what the user wants.
 """
 
 from collections.abc import Iterator
@@ -19,21 +19,18 @@ from mlmtune.locations import expand_home, run_directory
 from mlmtune.numbers import share
 from mlmtune.printable import counted
 from mlmtune.tokens.splits import Splits
-from mlmtune.tokens.store import TokenStore
 from mlmtune.training.optimization import num_warmup_steps
 from mlmtune.training.plan import Plan
 from mlmtune.training.run_dir import RESOLVED_CONFIG
 
 LEARNING_RATES = (1e-6, 1e-3)
-"""The range of usual peaks: fine-tuning is at the lower end, pretraining with large batches at the
-upper one."""
+"""The range of usual peaks, from fine-tuning to pretraining with large batches."""
 
 MOST_EPOCHS = 150
 """Task-adaptive pretraining takes 100 epochs (Gururangan et al. 2020). After more than 150, a model
 has memorised its text."""
 
-FEWEST_STEPS = 10
-"""Fewer steps hardly change a model."""
+FEWEST_STEPS = 10  # fewer hardly change a model
 
 FEWEST_DOCUMENTS = 20
 """Fewer validation documents say little about how documents differ."""
@@ -42,7 +39,10 @@ FEWEST_MASKED_TOKENS = 1000
 """With fewer, chance alone moves an accuracy of one half by more than 3 points."""
 
 FAR_FROM_ASKED = 2.0
-"""The factor by which the share of the validation text may differ from what was asked for."""
+"""The factor by which the share of the validation text may differ from `validation_fraction`."""
+
+LOCATION_KEYS = {"path", "git", "dataset"}
+SPLIT_KEYS = ("validation_fraction", "validation_sources", "split_by", "split_seed")
 
 
 def of_schedule(optimizer: OptimizerConfig, plan: Plan, what: str) -> Iterator[str]:
@@ -51,7 +51,7 @@ def of_schedule(optimizer: OptimizerConfig, plan: Plan, what: str) -> Iterator[s
     Args:
         optimizer: The section `optimizer`.
         plan: The sizes of the run.
-        what: The name of what it is trained on, such as `chunks`.
+        what: The name of what the plan counts, such as `chunks`.
     """
     rate = optimizer.learning_rate
     low, high = LEARNING_RATES
@@ -79,7 +79,6 @@ def of_schedule(optimizer: OptimizerConfig, plan: Plan, what: str) -> Iterator[s
 def of_masked_lm(
     config: Config,
     plan: Plan,
-    store: TokenStore,
     splits: Splits,
     masks: FixedMasks,
     general_masks: FixedMasks | None,
@@ -89,9 +88,8 @@ def of_masked_lm(
     Args:
         config: The config of the run.
         plan: The sizes of the run.
-        store: The tokenized corpus.
-        splits: The training and the validation side of the corpus.
-        masks: The masked tokens of validation.
+        splits: The two sides of the corpus.
+        masks: The masked tokens that perplexity is measured on.
         general_masks: The masked tokens that forgetting is measured on; None without general text.
     """
     yield from of_schedule(config.optimizer, plan, "chunks")
@@ -107,7 +105,7 @@ def of_masked_lm(
             "lower training.global_batch_size, raise training.epochs, or add text"
         )
     yield from _of_validation(config, splits, masks)
-    yield from _of_share(config, store, splits)
+    yield from _of_share(config, splits)
     if general_masks is not None:
         num_masked = _num_masked(general_masks, config)
         if num_masked < FEWEST_MASKED_TOKENS:
@@ -119,28 +117,27 @@ def of_masked_lm(
 
 
 def _num_masked(masks: FixedMasks, config: Config) -> int:
-    """Estimate how many tokens of a text are masked in any draw; unknown ones never are."""
-    share = len(masks.chunks) / len(masks.view)
+    """Estimate how many tokens of a text are masked in at least one draw."""
+    measured_share = len(masks.chunks) / len(masks.view)
     # Draws mask different tokens until nearly all of the text was masked.
-    masked = min(config.evaluation.mlm_probability * masks.num_draws, 1.0)
-    known = 1 - KnownText.of(masks.view).unknown_token_share
-    return round(masks.view.num_body_tokens * known * share * masked)
+    masked_share = min(config.evaluation.mlm_probability * masks.num_draws, 1.0)
+    known_share = 1 - KnownText.of(masks.view).unknown_token_share  # unknown ones are never masked
+    return round(masks.view.num_body_tokens * known_share * measured_share * masked_share)
 
 
 def _of_validation(config: Config, splits: Splits, masks: FixedMasks) -> Iterator[str]:
-    """Yield a caveat where too little validation text tells a change from chance."""
-    view = splits.validation
-    share = len(masks.chunks) / len(view)
+    """Yield a caveat if there is too little validation text to tell a change from chance."""
+    measured_share = len(masks.chunks) / len(masks.view)
     num_masked = _num_masked(masks, config)
-    documents = view.num_documents
+    num_documents = masks.view.num_documents
     too_few = []
-    if documents is not None and documents < FEWEST_DOCUMENTS:
-        too_few.append(counted(documents, "document"))
+    if num_documents is not None and num_documents < FEWEST_DOCUMENTS:
+        too_few.append(counted(num_documents, "document"))
     if num_masked < FEWEST_MASKED_TOKENS:
         too_few.append(f"about {counted(num_masked, 'masked token')}")
     if not too_few:
         return
-    if share < 1 and num_masked / share >= FEWEST_MASKED_TOKENS:
+    if measured_share < 1 and num_masked / measured_share >= FEWEST_MASKED_TOKENS:
         remedy = "raise evaluation.max_chunks"
     elif config.corpus.validation_sources:
         remedy = "add text to corpus.validation_sources"
@@ -157,13 +154,14 @@ def _of_validation(config: Config, splits: Splits, masks: FixedMasks) -> Iterato
     )
 
 
-def _of_share(config: Config, store: TokenStore, splits: Splits) -> Iterator[str]:
-    """Yield a caveat where validation is much more or less of the text than was asked for."""
+def _of_share(config: Config, splits: Splits) -> Iterator[str]:
+    """Yield a caveat if the share of the validation text is far from `validation_fraction`."""
     corpus, view = config.corpus, splits.validation
     if view.num_characters is None or corpus.validation_sources:
         return
     is_split = np.asarray([not source.replay for source in corpus_sources(corpus)])
-    total = int(store.documents.num_characters[is_split[store.documents.sources]].sum())
+    documents = view.store.documents
+    total = int(documents.num_characters[is_split[documents.sources]].sum())
     actual, asked = view.num_characters / max(total, 1), corpus.validation_fraction
     if asked / FAR_FROM_ASKED <= actual <= asked * FAR_FROM_ASKED:
         return
@@ -182,15 +180,8 @@ def _has_few_documents(splits: Splits) -> bool:
     return sum(side or 0 for side in sides) < 2 * FEWEST_DOCUMENTS and None not in sides
 
 
-LOCATIONS = {"path", "git", "dataset"}
-"""The keys of a source that say where it is."""
-
-SIDES = ("validation_fraction", "validation_sources", "split_by", "split_seed")
-"""The keys that decide which document is on which side."""
-
-
 def _of_base(config: Config, splits: Splits) -> Iterator[str]:
-    """Yield a caveat where the base is the result of a run that trained on this validation text."""
+    """Yield a caveat if the base is the result of a run that trained on this validation text."""
     run = run_directory(expand_home(config.model.name_or_path))
     record = None if run is None else read_json(run / "corpus.json")
     if run is None or record is None or not (run / RESOLVED_CONFIG).is_file():
@@ -199,11 +190,13 @@ def _of_base(config: Config, splits: Splits) -> Iterator[str]:
         then = load_config(run / RESOLVED_CONFIG).corpus
     except ConfigError:
         return
-    sources_then = [source.model_dump(include=LOCATIONS) for source in then.sources]
-    sources_now = [source.model_dump(include=LOCATIONS) for source in config.corpus.sources]
+    locations_then = [source.model_dump(include=LOCATION_KEYS) for source in then.sources]
+    shares_text = any(
+        source.model_dump(include=LOCATION_KEYS) in locations_then
+        for source in config.corpus.sources
+    )
     fingerprint = record.get("validation", {}).get("fingerprint")
-    changed = [key for key in SIDES if getattr(then, key) != getattr(config.corpus, key)]
-    shares_text = any(source in sources_then for source in sources_now)
+    changed = [key for key in SPLIT_KEYS if getattr(then, key) != getattr(config.corpus, key)]
     if shares_text and changed and fingerprint != splits.validation.text_fingerprint():
         keys = ", ".join(f"corpus.{key}" for key in changed)
         yield (

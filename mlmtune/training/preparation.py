@@ -1,4 +1,4 @@
-"""A corpus made ready without a model, and so without torch, which takes seconds to import."""
+"""The preparation of a corpus without a model, and so without torch, whose import takes seconds."""
 
 from dataclasses import dataclass
 
@@ -21,10 +21,8 @@ class PreparedText:
     """A tokenized corpus, for commands that need no model.
 
     Attributes:
-        text: the text; without a listing where only its store is on this machine.
-        tokenizer: what the store was made with.
-        store: the tokenized corpus.
-        splits: its two sides, as chunks.
+        text: the text; it has no listing if only its store is on this machine.
+        splits: the training and the validation side of the store, as chunks.
     """
 
     text: CorpusText
@@ -37,18 +35,17 @@ def prepare(config: Config, console: Console, *, rebuilds: bool, refresh: bool) 
     """Read, clean and tokenize a corpus, unless that is done already.
 
     Args:
-        config: the run's config.
-        console: shows what takes time.
+        config: the config.
+        console: shows progress.
         rebuilds: see `open_store`.
-        refresh: look up again where branches of git repositories are.
+        refresh: whether the branches of git repositories are looked up again.
 
     Raises:
-        MlmtuneError: text and tokenizer are not there, or do not fit the config.
+        MlmtuneError: the text or the tokenizer cannot be loaded, or does not fit the config.
     """
     needs = text_needs(config)
     text = find_corpus(config, console, is_needed=rebuilds or refresh, refresh=refresh)
-    folder = locate_model(config.model.name_or_path, config.model.revision)
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(locate_model(config.model.name_or_path, config.model.revision))
     store, splits = open_splits(text, needs, config.chunking, tokenizer, rebuilds=rebuilds)
     return PreparedText(text, tokenizer, store, splits)
 
@@ -56,19 +53,13 @@ def prepare(config: Config, console: Console, *, rebuilds: bool, refresh: bool) 
 def find_corpus(
     config: Config, console: Console, *, is_needed: bool = False, refresh: bool = False
 ) -> CorpusText:
-    """Find the text of a config, before a model is loaded; report what the hub's variables decide.
-
-    Args:
-        config: the run's config.
-        console: shows what takes time.
-        is_needed: see `find_text`.
-        refresh: see `find_text`.
+    """Find the text of a config, and report the hub's environment variables; see `find_text`.
 
     Raises:
         MlmtuneError: an extra is missing, or the text cannot be reached.
     """
     text = CorpusText.of(config.corpus, config.tokenization, console)
-    needed_markers(text_needs(config), text)
+    needed_markers(text_needs(config), text)  # refuses a missing extra
     text = find_text(text, is_needed=is_needed, refresh=refresh)
     notes = hub.environment_notes()
     if notes and is_on_hub(config.model.name_or_path):
@@ -77,7 +68,7 @@ def find_corpus(
 
 
 def text_needs(config: Config) -> TextNeeds:
-    """Return what a config needs to know of its text."""
+    """Return what a config needs to know about its text."""
     strategies = {"masking": config.masking.strategy, "evaluation": config.evaluation.strategy}
     return TextNeeds(
         objective=config.objective,

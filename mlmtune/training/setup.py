@@ -1,4 +1,4 @@
-"""Text and model, brought together: what measuring takes, and training begins with."""
+"""The model and the text of a run, loaded together for measuring and training."""
 
 from dataclasses import dataclass
 
@@ -10,6 +10,7 @@ from mlmtune.console import Console
 from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import DataError
 from mlmtune.evaluation.fill_mask import encode_masked_text
+from mlmtune.evaluation.frequencies import TokenFrequencies
 from mlmtune.evaluation.known_text import KnownText
 from mlmtune.evaluation.perplexity import Evaluator
 from mlmtune.evaluation.scoring import FixedMasks
@@ -26,24 +27,24 @@ from mlmtune.tokens.unknown import describe_unknown, unknown_token_id
 from mlmtune.training.preparation import find_corpus, text_needs
 
 GENERAL_CHUNKS = 1000
-"""How much of general text is measured unless `evaluation.max_chunks` says otherwise."""
+"""The number of chunks of general text that are measured without `evaluation.max_chunks`."""
 
 UNKNOWN_SHARE = 0.05
-"""Share of unknown tokens beyond which a model learns little from a text."""
+"""The share of unknown tokens beyond which a model learns little from a text."""
 
 
 @dataclass(frozen=True)
-class Measurable:
-    """A model beside the text it is measured on: what `mlmtune eval` needs, and `train` first.
+class ModelAndText:
+    """A model, the text of a run in its tokens, and what measures the model on the text.
 
     Attributes:
-        text: the text; without a listing where only its store is on this machine.
-        loaded: tokenizer and model.
+        text: the text; it has no listing if only its store is on this machine.
+        loaded: the tokenizer and the model.
         head: runs the model on masked positions.
-        store: the tokenized corpus, both sides.
-        splits: its two sides, as chunks.
-        evaluator: validation on fixed masks.
-        general_evaluator: the same on general text; None without any.
+        store: the tokens of the text.
+        splits: the training and the validation side of the store, as chunks.
+        evaluator: measures on the validation side.
+        general_evaluator: measures on general text; None without `evaluation.general`.
     """
 
     text: CorpusText
@@ -54,26 +55,32 @@ class Measurable:
     evaluator: Evaluator
     general_evaluator: Evaluator | None
 
+    def token_frequencies(self) -> TokenFrequencies:
+        """Return the unigram baseline of the training text."""
+        vocabulary_size = self.loaded.model.get_input_embeddings().num_embeddings
+        counts = self.splits.train.token_counts(vocabulary_size)
+        return TokenFrequencies.of(counts, unknown_token_id(self.loaded.tokenizer))
 
-def build_measurable(
+
+def load_model_and_text(
     config: Config,
     device: torch.device,
     precision: str,
     console: Console,
     *,
     model_key: str = MODEL_KEY,
-) -> Measurable:
-    """Load the model, then the corpus.
+) -> ModelAndText:
+    """Load the model of a config, and tokenize the text unless that is done already.
 
     Args:
-        config: as loaded.
-        device: where the model will run.
-        precision: what it will compute in.
-        console: shows what takes time or was decided.
-        model_key: the setting or the flag that names the model.
+        config: the config.
+        device: the device that the model will run on; it is still on the CPU.
+        precision: `fp32`, `bf16` or `fp16`, in which the model will compute.
+        console: shows progress and decisions.
+        model_key: the setting or the flag that names the model, for errors.
 
     Raises:
-        MlmtuneError: model, tokenizer and text do not fit, or are not there.
+        MlmtuneError: the model or the text cannot be loaded, or they do not fit.
     """
     text = find_corpus(config, console)
     request = ModelRequest(
@@ -106,72 +113,69 @@ def build_measurable(
         vocabulary_size = loaded.model.get_input_embeddings().num_embeddings
         counts = splits.train.token_counts(vocabulary_size)
         if (unknown_id := unknown_token_id(loaded.tokenizer)) is not None:
-            counts[unknown_id] = 0  # it is never what is asked for
+            counts[unknown_id] = 0  # unknown tokens are never masked
         start_from_frequencies(loaded, counts)
-    masks, general_masks = _fixed_masks(splits, loaded, config)
-    evaluator = Evaluator(masks, config.evaluation, _validation_pairs(splits, config))
-    general_evaluator = None
-    if general_masks is not None:
-        general_evaluator = Evaluator(general_masks, config.evaluation)
-    return Measurable(text, loaded, head, store, splits, evaluator, general_evaluator)
+    evaluator, general_evaluator = _evaluators(splits, loaded, config)
+    return ModelAndText(text, loaded, head, store, splits, evaluator, general_evaluator)
 
 
-def check_is_known(measurable: Measurable, config: Config) -> None:
-    """Refuse to train where most of the text is unknown to the tokenizer.
+def check_is_known(setup: ModelAndText, config: Config) -> None:
+    """Refuse to train on text of which the tokenizer knows too little.
 
     Raises:
         DataError: the training text or the validation text has too many unknown tokens.
     """
-    splits, store = measurable.splits, measurable.store
     limit = config.tokenization.max_unknown_share
-    for side, view in (("training", splits.train), ("validation", splits.validation)):
+    for side, view in (("training", setup.splits.train), ("validation", setup.splits.validation)):
         share = KnownText.of(view).unknown_token_share
         if share > limit:
-            unknown = describe_unknown(
-                store.unknown_characters, measurable.loaded.tokenizer.get_vocab()
-            )
+            vocabulary = setup.loaded.tokenizer.get_vocab()
             raise DataError(
                 f"{share:.0%} of the tokens of the {side} text are unknown to the tokenizer of "
                 f"{config.model.name_or_path}, more than tokenization.max_unknown_share "
-                f"({limit:g}); {unknown}; choose a model that was made for this text, or set "
+                f"({limit:g}); {describe_unknown(setup.store.unknown_characters, vocabulary)}; "
+                "choose a model that was made for this text, or set "
                 "tokenization.max_unknown_share=1 to train on what is known"
             )
 
 
-def _fixed_masks(
+def _evaluators(
     splits: Splits, loaded: LoadedModel, config: Config
-) -> tuple[FixedMasks, FixedMasks | None]:
-    """The chunks that a model is measured on, masked: of the domain, and of general text."""
+) -> tuple[Evaluator, Evaluator | None]:
+    """Return what measures on validation text, and on general text if there is some."""
 
-    def masks(view: ChunkView, max_chunks: int | None) -> FixedMasks:
-        return FixedMasks(
+    def evaluator(
+        view: ChunkView, max_chunks: int | None, pairs: PairSequences | None
+    ) -> Evaluator:
+        masks = FixedMasks(
             view,
             loaded.tokenizer,
             config.evaluation.model_copy(update={"max_chunks": max_chunks}),
             with_token_type_ids=loaded.has_token_types,
             is_for_compiled_model=config.training.compile,
         )
+        return Evaluator(masks, config.evaluation, pairs)
 
     max_chunks = config.evaluation.max_chunks
-    of_domain = masks(splits.validation, max_chunks)
+    of_domain = evaluator(splits.validation, max_chunks, _validation_pairs(splits, config))
     if splits.general is None:
         return of_domain, None
-    return of_domain, masks(splits.general, max_chunks or GENERAL_CHUNKS)
+    return of_domain, evaluator(splits.general, max_chunks or GENERAL_CHUNKS, None)
 
 
 def _validation_pairs(splits: Splits, config: Config) -> PairSequences | None:
-    """The pairs that a model is measured on; None for an objective without them.
+    """Return the pairs to measure on; None for an objective without pairs.
 
     Raises:
-        DataError: all have one label.
+        DataError: all pairs have the same label.
     """
     pairs = splits.validation_pairs
     if pairs is None:
         return None
-    mixture = Mixture.of(pairs, np.ones_like(splits.weights))  # what is measured has no weights
+    mixture = Mixture.of(pairs, np.ones_like(splits.weights))  # weights are for training alone
     sequences = PairSequences(pairs, mixture, config.objective, config.evaluation.seed)
-    places = np.arange(len(sequences))[: config.evaluation.max_chunks]
-    labels = sequences.labels(np.zeros_like(places), places)
+    positions = np.arange(len(sequences))[: config.evaluation.max_chunks]
+    labels = sequences.labels(np.zeros_like(positions), positions)
     if labels.min() == labels.max():
         raise DataError(
             f"objective: {config.objective}: the {len(labels)} validation pairs that are measured "

@@ -1,4 +1,4 @@
-"""Sequences as a model will see them: document borders, masked words, and how often what is."""
+"""Masked sequences as text for `mlmtune check`, and statistics of what is masked."""
 
 from dataclasses import dataclass
 
@@ -15,18 +15,20 @@ from mlmtune.tables import histogram
 from mlmtune.tokens.chunking import ChunkBatch
 from mlmtune.training.masked_lm import MaskedLM
 
-NUM_MEASURED = 256
-"""Sequences that the realised rates are counted on."""
-
+NUM_MEASURED = 256  # sequences for the statistics
 LONGEST_SHOWN = 6
-"""Words of so many tokens and of more are one row of the histogram."""
+"""The last row of the histogram counts words of this many tokens or more."""
 
 _GREEN, _RED, _DIM = "\033[32m", "\033[31m", "\033[2m"
 
 
 @dataclass(frozen=True)
 class _Masked:
-    """Sequences, and what a strategy makes of them."""
+    """Sequences before and after masking.
+
+    Attributes:
+        heads: (B, T) the position of the token that each token is selected together with.
+    """
 
     chunks: ChunkBatch
     heads: NDArray[np.int64]
@@ -34,7 +36,7 @@ class _Masked:
 
     @property
     def selected(self) -> NDArray[np.bool_]:
-        """(B, T) which tokens are predicted."""
+        """(B, T) whether each token is predicted."""
         is_predicted: NDArray[np.bool_] = self.batch.labels.numpy() != IGNORE_INDEX
         return is_predicted
 
@@ -42,38 +44,33 @@ class _Masked:
 def show_masks(
     task: MaskedLM, console: Console, *, num_chunks: int, num_draws: int, compares: bool
 ) -> None:
-    """Print the first sequences of the first epoch with their masks, and how often what happens.
+    """Print the first sequences of the first epoch with their masks, and statistics.
 
-    On a terminal a predicted token is green, and what stands in its place red.
+    On a terminal, a predicted token is green, and what the model sees instead is red.
 
     Args:
-        task: the run's.
-        console: where to.
-        num_chunks: how many sequences.
-        num_draws: how many draws of masks of each; the first is what the first epoch will see.
-        compares: show every strategy in turn, not the config's alone.
+        task: the task of the run.
+        console: prints them.
+        num_chunks: the number of sequences.
+        num_draws: the number of draws of masks per sequence; the first is that of the first epoch.
+        compares: whether to show every strategy, not only that of the config.
     """
     masking = task.config.masking
     strategies = list(STRATEGIES) if compares else [masking.strategy]
     for strategy in strategies:
-        show = _Shown(task, masking.model_copy(update={"strategy": strategy}))
+        preview = _StrategyPreview(task, masking.model_copy(update={"strategy": strategy}))
         console.result(f"\nmasking.strategy: {strategy} ({STRATEGIES[strategy].description})")
         console.result("the first training sequences, [[original -> what the model sees]]")
-        for place in range(min(num_chunks, len(task.sequences))):
+        for number in range(min(num_chunks, len(task.source))):
             for draw in range(num_draws):
-                label = f"sequence {place + 1}" + (f", draw {draw + 1}" if num_draws > 1 else "")
-                console.result(f"{label}\n{show.sequence(place, draw)}")
-        for line in show.statistics():
+                label = f"sequence {number + 1}" + (f", draw {draw + 1}" if num_draws > 1 else "")
+                console.result(f"{label}\n{preview.sequence(number, draw)}")
+        for line in preview.statistics():
             console.result(line)
 
 
-class _Shown:
-    """A strategy's masks, in words.
-
-    Args:
-        task: the run's.
-        config: the section `masking` with the strategy.
-    """
+class _StrategyPreview:
+    """The masks of one strategy, as text; `config` is the section `masking` with this strategy."""
 
     def __init__(self, task: MaskedLM, config: MaskingConfig) -> None:
         self._task = task
@@ -82,21 +79,21 @@ class _Shown:
             task.loaded.tokenizer, config, with_token_type_ids=task.loaded.has_token_types
         )
 
-    def _mask(self, places: NDArray[np.int64], draw: int) -> _Masked:
-        chunks, keys = self._task.sequences.batch(np.zeros_like(places), places)
-        if draw:
+    def _mask(self, positions: NDArray[np.int64], draw: int) -> _Masked:
+        """Mask the sequences at some positions of the first epoch."""
+        source = self._task.source
+        chunks, keys = source.sequences.batch(np.zeros_like(positions), positions)
+        if draw:  # the first draw has the keys of the run itself
             keys = key(keys, draw)
         chunks = self._collator.without_unknown(chunks)
         heads = STRATEGIES[self._config.strategy].group(chunks, keys, self._config)
-        return _Masked(
-            chunks, heads, self._collator(chunks, keys, self._task.source.mlm_probability(0))
-        )
+        return _Masked(chunks, heads, self._collator(chunks, keys, source.mlm_probability(0)))
 
-    def sequence(self, place: int, draw: int) -> str:
-        """A sequence as text, each document after a line that names it."""
-        masked = self._mask(np.asarray([place]), draw)
-        tokenizer, store = self._task.loaded.tokenizer, self._task.store
-        documents = self._task.sequences.documents_at(place)
+    def sequence(self, position: int, draw: int) -> str:
+        """Write a sequence as text, with a line that names each document before it."""
+        masked = self._mask(np.asarray([position]), draw)
+        tokenizer, store = self._task.loaded.tokenizer, self._task.setup.store
+        documents = self._task.source.sequences.documents_at(position)
         ids = store.document_ids([document for _, document in documents])
         borders = {
             column: f"{store.sources[store.documents.sources[document]].name}: {id_}"
@@ -140,7 +137,7 @@ class _Shown:
         return "\n".join(lines)
 
     def _prediction(self, seen: NDArray[np.int64], labels: NDArray[np.int64]) -> str:
-        """What stood in a few places, and what stands there now."""
+        """Write the original tokens, and those that the model sees instead."""
         to_tokens = self._task.loaded.tokenizer.convert_ids_to_tokens
         original, now = (" ".join(map(str, to_tokens(ids.tolist()))) for ids in (labels, seen))
         shown = "itself" if original == now else now
@@ -152,8 +149,8 @@ class _Shown:
         return "B stands before A" if pair_label else "A stands before B"
 
     def statistics(self) -> list[str]:
-        """How often tokens are selected and what becomes of them, and how long the words are."""
-        masked = self._mask(np.arange(min(NUM_MEASURED, len(self._task.sequences))), 0)
+        """Write how many tokens are predicted, what replaces them, and the lengths of words."""
+        masked = self._mask(np.arange(min(NUM_MEASURED, len(self._task.source))), 0)
         lines = [self._rates(masked), *_word_lengths(masked)]
         if self._config.strategy == "span":
             lines += _span_lengths(masked, self._config.span_max_words)
@@ -179,14 +176,14 @@ class _Shown:
 
 
 def _word_lengths(masked: _Masked) -> list[str]:
-    """Words with a predicted token by their number of tokens, and how many are predicted whole."""
+    """Count words with a predicted token by their length, and how many are predicted whole."""
     body = ~masked.chunks.special_tokens_mask
     word = np.cumsum((masked.chunks.word_starts & body)[body])  # of each body token, from 1
     sizes = np.bincount(word)
-    predicted = np.bincount(word, weights=masked.selected[body])
-    is_touched = predicted > 0
-    lengths = np.minimum(sizes[is_touched], LONGEST_SHOWN)
-    is_whole = predicted[is_touched] == sizes[is_touched]
+    num_predicted = np.bincount(word, weights=masked.selected[body])
+    is_masked = num_predicted > 0
+    lengths = np.minimum(sizes[is_masked], LONGEST_SHOWN)
+    is_whole = num_predicted[is_masked] == sizes[is_masked]
     counts = np.bincount(lengths, minlength=LONGEST_SHOWN + 1)[1:]
     whole = np.bincount(lengths, weights=is_whole, minlength=LONGEST_SHOWN + 1)[1:]
     rows = [
@@ -199,7 +196,6 @@ def _word_lengths(masked: _Masked) -> list[str]:
 
 
 def _span_lengths(masked: _Masked, longest: int) -> list[str]:
-    """Spans that are predicted, by their number of words."""
     rows, columns = np.nonzero(masked.selected & masked.chunks.word_starts)
     spans = rows * masked.heads.shape[1] + masked.heads[rows, columns]
     _, num_words = np.unique(spans, return_counts=True)
@@ -209,7 +205,7 @@ def _span_lengths(masked: _Masked, longest: int) -> list[str]:
 
 
 def _bars(rows: list[tuple[str, int, str]]) -> list[str]:
-    """A histogram: label, count and note of each bar."""
+    """Draw a histogram of (label, count, note) rows, with the share of each count."""
     total = max(sum(count for _, count, _ in rows), 1)
     shares = [
         (label, count, share(count / total) + (f", {note}" if note else ""))

@@ -95,7 +95,7 @@ def said_of(make_store: Any, tokenizer: Any) -> Callable[..., list[str]]:
         if config.evaluation.general:
             view = build_splits(make_store([[10] * 60] * 2), config.corpus, chunker).train
             general = FixedMasks(view, tokenizer, config.evaluation, with_token_type_ids=True)
-        return list(caveats.of_masked_lm(config, plan, store, splits, masks, general))
+        return list(caveats.of_masked_lm(config, plan, splits, masks, general))
 
     return say
 

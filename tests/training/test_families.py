@@ -187,7 +187,7 @@ def test_a_family_is_trained_on_masked_tokens(
 
     parts = build_masked_lm(load_config(runs.config(**sections)), build_accelerator("fp32"),
                         Console(is_quiet=True))  # fmt: skip
-    assert parts.head.is_sparse == family.is_sparse
+    assert parts.setup.head.is_sparse == family.is_sparse
     tokenizer = AutoTokenizer.from_pretrained(folder)
     frame = tokenizer.cls_token_id, tokenizer.sep_token_id
     encoded = tokenizer("the node")["input_ids"]

@@ -60,11 +60,11 @@ def test_replayed_text_has_its_share_of_an_epoch(
     sources = [domain, general | {"replay": share}]
     path = runs.config(corpus={"sources": sources}, training={"max_steps": 1})
     parts = parts_of(path)
-    mixture = parts.sequences._mixture
+    mixture = parts.source.sequences._mixture
     assert mixture.num_drawn[1] / mixture.num_drawn.sum() == pytest.approx(share, abs=0.03)
     # The domain is there as a whole, and replayed text is not validated on.
     assert mixture.num_drawn[0] == mixture.num_chunks[0]
-    validated = parts.splits.validation.num_body_tokens_by_source
+    validated = parts.setup.splits.validation.num_body_tokens_by_source
     assert validated[0] > 0 == validated[1]
 
 
@@ -76,13 +76,13 @@ def test_what_is_measured_is_not_replayed(
     measured = {"general": [general | {"max_documents": 4}]}
     path = runs.config(corpus={"sources": sources}, evaluation=measured)
     parts = parts_of(path)
-    assert parts.splits.num_in_general == 4
-    hashes = parts.splits.general.store.documents.content_hashes
+    assert parts.setup.splits.num_in_general == 4
+    hashes = parts.setup.splits.general.store.documents.content_hashes
     documents = [
-        number for chunk in range(len(parts.splits.train))
-        for _, number in parts.splits.train.documents_in(chunk)
+        number for chunk in range(len(parts.setup.splits.train))
+        for _, number in parts.setup.splits.train.documents_in(chunk)
     ]  # fmt: skip
-    assert not np.isin(parts.store.documents.content_hashes[documents], hashes).any()
+    assert not np.isin(parts.setup.store.documents.content_hashes[documents], hashes).any()
 
     path = runs.config("all", corpus={"sources": sources}, evaluation={"general": [general]})
     with pytest.raises(DataError, match="nothing of replayed is left to replay"):
