@@ -104,7 +104,7 @@ def _of_each(
                     return None
                 numbers = mine[start : start + batch_size]
                 if len(numbers) > 0:
-                    parts += batches.map(of_batch, numbers, accelerator.device)
+                    parts += batches.map(of_batch, numbers)
     finally:
         model.train(was_training)
     # A process whose share is empty has nothing to give.

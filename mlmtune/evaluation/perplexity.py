@@ -245,7 +245,7 @@ class Evaluator:
         for draw in range(self.masks.num_draws):
             if any_stops():
                 return None
-            parts += self._batches.map(partial(score, draw), chunks, device)
+            parts += self._batches.map(partial(score, draw), chunks)
         if not parts:
             return np.zeros(NUM_SUMS)
         scores = TokenScores.join(parts)
@@ -268,7 +268,7 @@ class Evaluator:
         """Return sums over pairs; None if it was stopped."""
         if any_stops():
             return None
-        parts = self._batches.map(add_up, numbers, device)
+        parts = self._batches.map(add_up, numbers)
         sums: Sums = np.stack([np.zeros(NUM_SUMS), *parts]).sum(axis=0)
         return sums
 

@@ -212,18 +212,11 @@ class FittingBatches:
         self._size = size
         self._length_key = length_key
 
-    def map(
-        self, function: Callable[[Numbers], T], batch: Numbers, device: torch.device
-    ) -> list[T]:
-        """Apply a function to a batch, in as many parts as memory demands.
-
-        Args:
-            function: Computes on the device.
-            batch: Numbers of sequences; may be empty.
-            device: The device whose memory may run out.
+    def map(self, function: Callable[[Numbers], T], batch: Numbers) -> list[T]:
+        """Apply a function to a batch of numbers, in as many parts as memory demands.
 
         Returns:
-            The result for each part.
+            The result for each part; none for an empty batch.
 
         Raises:
             ResourceError: Memory does not suffice for one sequence.
@@ -243,8 +236,8 @@ class FittingBatches:
                 f"out of memory with one validation sequence; lower {self._length_key}, or use a "
                 "smaller model"
             )
-        free_cached_memory(device)
-        return self.map(function, batch, device)
+        free_cached_memory()
+        return self.map(function, batch)
 
 
 def any_should_stop(

@@ -1,4 +1,4 @@
-"""Where a run computes and in which precision. Decided by tables, never by a timing race."""
+"""The device and the precision of a run, chosen by rules and never by measuring times."""
 
 import ctypes
 import faulthandler
@@ -23,20 +23,21 @@ from mlmtune.errors import ConfigError, MlmtuneError
 T = TypeVar("T")
 
 UNSUPPORTED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
-"""They spread the weights over processes; checkpoints here hold those of one."""
+"""Kinds that spread the weights over processes; a checkpoint holds the weights of one process."""
 
 
 def resolve_precision(requested: str, device: torch.device) -> str:
-    """`fp32`, `bf16` or `fp16` for a device.
+    """Return `fp32`, `bf16` or `fp16`.
 
     Args:
-        requested: the config's word. `auto` follows what `accelerate launch` was told, else takes
-            bf16 where the device computes in it natively (a GPU with bf16 units, a CPU with AMX
-            or AVX-512 BF16), else fp32.
-        device: where the model runs.
+        requested: `training.precision`. `auto` follows the option of `accelerate launch`. Without
+            one it is bf16 if the device computes in it natively (a GPU with bf16 units, a CPU with
+            AMX or AVX-512 BF16), else fp32.
+        device: The device that the model runs on.
 
     Raises:
-        ConfigError: fp16 without a GPU, where Accelerate would neither refuse nor scale.
+        ConfigError: fp16 without a GPU, where Accelerate would neither refuse nor scale; or bf16
+            on a CPU that crashes.
     """
     if requested == "auto":
         launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
@@ -56,54 +57,53 @@ def resolve_precision(requested: str, device: torch.device) -> str:
 
 
 def _native_precision(device: torch.device) -> str:
+    has_bf16 = False
     if device.type == "cuda":
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
         capabilities = torch.cpu.get_capabilities()
         names = ("amx_bf16", "avx512_bf16", "bf16")
         has_bf16 = any(capabilities.get(name, False) for name in names) and survives_bf16()
-    else:
-        has_bf16 = False
     return "bf16" if has_bf16 else "fp32"
 
 
 @cache
 def survives_bf16() -> bool:
-    """Whether a bf16 matrix product can be computed here without killing the process.
+    """Whether this CPU computes a bf16 matrix product without killing the process.
 
-    Some virtual machines announce AMX and leave its tile palette (CPUID leaf 1DH) empty; oneDNN
-    does not look there, and the process dies of an illegal instruction. So a child tries first.
+    Some virtual machines announce AMX and leave its tile palette (CPUID leaf 1DH) empty. oneDNN
+    does not read it, and the process dies of an illegal instruction. So a child process tries.
     """
     if not hasattr(os, "fork"):
         return True
     with warnings.catch_warnings():
-        # Python warns of forks beside threads. The child takes no lock: it multiplies and leaves.
+        # Python warns of forks beside threads. This child takes no lock: it multiplies and exits.
+        # A spawned process would import torch again, which takes seconds.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
         status = 1
         try:
-            faulthandler.disable()  # here a crash is an answer
+            faulthandler.disable()  # a crash is an expected answer, so it prints no traceback
             torch.set_num_threads(1)
             matrix = torch.ones(256, 256, dtype=torch.bfloat16)
             torch.nn.functional.linear(matrix, matrix)
             status = 0
         finally:
-            os._exit(status)  # an error must not go on as a second copy of the whole program
+            os._exit(status)  # after an error, the child must not continue as a second program
     return os.waitpid(child, 0)[1] == 0
 
 
-def free_cached_memory(device: torch.device) -> None:
-    """Give back what the allocator keeps for later; after an error, before a smaller try."""
+def free_cached_memory() -> None:
+    """Release the memory that the allocator keeps for later, before a smaller batch is tried."""
     gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep blocks that were freed for the next step, up to 64 MB each."""
+    """Let the C library keep freed blocks of up to 64 MB for the next step."""
     # By default glibc gets each large activation from the kernel, which zeroes it page by page, and
-    # gives it back. The largest are left to that: kept, they would scatter over a larger heap.
+    # returns it. Larger blocks are left to that, because keeping them would fragment the heap.
     # -3 and -1 are M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of <malloc.h>.
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
@@ -112,25 +112,26 @@ def keep_freed_memory() -> None:
 
 
 def build_accelerator(precision: str) -> Accelerator:
-    """Join the processes that were launched together and choose device and precision.
+    """Join the processes that were launched together, and choose device and precision.
 
-    Accumulation is left to the loop, which divides by masked tokens: Accelerate's own would
-    divide the loss by the number of micro-batches.
+    The loop accumulates gradients and divides by the number of masked tokens. Accelerate would
+    divide the loss by the number of micro-batches, so its own accumulation is off.
 
     Raises:
-        ConfigError: fp16 without a GPU; or a launcher started several processes and Accelerate
-            sees one, so that each would run the whole job in the same directory.
+        ConfigError: The device has no such precision; Accelerate is set to a kind that is not
+            supported; or a launcher started several processes and Accelerate sees one, so that
+            each would run the whole job in the same directory.
     """
-    # Accelerator() looks at the variable, PartialState() alone does not, and the first one decides.
+    # Accelerator() reads the variable and PartialState() does not, but the first of them decides.
     device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
     if device.type == "cpu":
         keep_freed_memory()
     resolved = resolve_precision(precision, device)
     accelerator = Accelerator(
         mixed_precision="no" if resolved == "fp32" else resolved,
-        # As a number it would give way to ACCELERATE_GRADIENT_ACCUMULATION_STEPS.
+        # ACCELERATE_GRADIENT_ACCUMULATION_STEPS would override a plain number.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        # Buffers are constants here; sending them around would wait on processes that evaluate.
+        # Buffers are constant. Broadcasting them would wait for processes that evaluate.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     if accelerator.distributed_type in UNSUPPORTED:
@@ -150,10 +151,10 @@ def build_accelerator(precision: str) -> Accelerator:
 
 
 def decided_by_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
-    """What `decide` returns in the main process, in every process; or its error, in every process.
+    """Call a function in the main process, and return its result or raise its error in all.
 
-    So that all go the same way even where they see a shared disk at different moments, and none
-    waits for one that has failed.
+    Processes that look at a shared disk at different moments would decide differently, and would
+    wait forever for one that has failed.
     """
     outcome: list[Any] = [None, None]
     if accelerator.is_main_process:
@@ -168,5 +169,5 @@ def decided_by_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
 
 
 def precision_of(accelerator: Accelerator) -> str:
-    """The config's word for what an accelerator computes in."""
+    """Return the precision of an accelerator as the config names it."""
     return "fp32" if accelerator.mixed_precision == "no" else str(accelerator.mixed_precision)

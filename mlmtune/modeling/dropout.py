@@ -1,8 +1,8 @@
-"""Dropout on a CPU: masks as a function of keys, several times faster than PyTorch draws them.
+"""Dropout on a CPU, whose masks are a function of keys.
 
-PyTorch's generator for the CPU draws one number after the other, on one core, for every element.
-Here 16 bits of a counter-based draw decide an element. Since a key stands for a sequence and not
-for a place in a micro-batch, the result does not depend on how a batch is divided either.
+PyTorch's generator for the CPU draws a number for each element, one after the other on one core.
+Here 16 bits of a counter-based draw decide each element, which is several times faster. A key
+belongs to a sequence, so the result does not depend on how a batch is divided.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -16,22 +16,20 @@ from torch.overrides import TorchFunctionMode
 from mlmtune.randomness import UInt64Array, bits, key
 
 LEVELS = 2**16
-"""Values that a draw of 16 bits can take."""
-
-DRAWS_IN_64_BITS = 4
+"""The number of values of a draw of 16 bits."""
 
 
 class KeyedDropout(TorchFunctionMode):
-    """While active, `torch.nn.functional.dropout` draws by these keys, wherever it is called.
+    """A context in which `torch.nn.functional.dropout` draws by keys, wherever it is called.
 
-    Modules call it, and so does the eager attention of transformers. A tensor of at least three
-    dimensions, of which the first is B or B times as many heads, is drawn by sequence; one of two,
-    such as an embedding of positions, is the same for all sequences. Others are left to PyTorch.
+    Modules call it, and so does the eager attention of transformers. A tensor of three dimensions
+    or more, whose first is B or a multiple of it, is drawn by sequence. One of two dimensions, such
+    as an embedding of positions, has one mask for all sequences. PyTorch draws for all others.
 
     Args:
-        row_keys: (B,) one key for each sequence of the batch that is about to be computed.
-        shared_key: (1,) for what belongs to no sequence.
-        num_calls: how often dropout was drawn before in this forward pass.
+        row_keys: (B,) a key for each sequence of the next batch.
+        shared_key: (1,) the key for tensors that belong to no sequence.
+        num_calls: How many times this forward pass has drawn before.
     """
 
     _active: ClassVar[list["KeyedDropout"]] = []
@@ -54,12 +52,12 @@ class KeyedDropout(TorchFunctionMode):
     def checkpoint_contexts(
         cls,
     ) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-        """`context_fn` of torch.utils.checkpoint: what is computed again is dropped as before."""
-        again: AbstractContextManager[Any] = nullcontext()
+        """Be the `context_fn` of torch.utils.checkpoint, so that recomputing draws the same."""
+        recomputing: AbstractContextManager[Any] = nullcontext()
         if cls._active:
             now = cls._active[-1]
-            again = cls(now._row_keys, now._shared_key, now._num_calls)
-        return nullcontext(), again
+            recomputing = cls(now._row_keys, now._shared_key, now._num_calls)
+        return nullcontext(), recomputing
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is functional.dropout:
@@ -87,16 +85,16 @@ class KeyedDropout(TorchFunctionMode):
 
 
 def _draw(keys: UInt64Array, num_draws: int) -> torch.Tensor:
-    """(B, num_draws) int16, uniform over all its values, for each key of (B,)."""
-    counters = np.arange(-(-num_draws // DRAWS_IN_64_BITS), dtype=np.uint64)
+    """Return (B, num_draws) int16, uniform over all values, by keys (B,)."""
+    counters = np.arange(-(-num_draws // 4), dtype=np.uint64)  # 4 draws in 64 bits
     words = np.empty((len(keys), len(counters)), dtype=np.uint64)
-    for row, row_key in enumerate(keys):  # one at a time: what is computed on stays in the cache
+    for row, row_key in enumerate(keys):  # a row fits into the CPU's cache, the whole does not
         words[row] = bits(row_key, counters)
     return torch.from_numpy(words.view(np.int16))[:, :num_draws]
 
 
 class _Keep(torch.autograd.Function):
-    """x * keep * scale, which remembers one byte an element for the way back."""
+    """x * keep * scale, which saves one byte per element for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, input: torch.Tensor, keep: torch.Tensor, scale: float) -> torch.Tensor:

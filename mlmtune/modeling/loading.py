@@ -44,7 +44,7 @@ CLASSIFIER_DROPOUT_FIELDS = (
 """Dropout rates of a classification head, as architectures call them."""
 
 LONGEST_KNOWN_LIMIT = 10**6
-"""transformers writes 1e30 where a tokenizer does not know how much its model takes."""
+"""transformers writes 1e30 if a tokenizer does not know the limit of its model."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class ModelRequest:
     """A model to load, and what it will be used for.
 
     Attributes:
-        config: Which model, and how it runs.
+        config: The section `model`.
         max_length: Tokens of the longest input, special tokens included.
-        device: Where the model will run.
-        precision: What it will compute in. Device and precision decide how attention is computed.
-        seed: Draws the weights that the checkpoint does not hold.
+        device: The device, which with the precision decides how attention is computed.
+        precision: `fp32`, `bf16` or `fp16`.
+        seed: The seed of the weights that the checkpoint lacks.
         folder: The model's folder, if it has been located already.
     """
 
@@ -73,15 +73,14 @@ class LoadedModel:
     """A model that is ready to train or to evaluate, and its tokenizer.
 
     Attributes:
-        model: An `AutoModelForMaskedLM`, an `AutoModelForPreTraining` where the objective has
-            pairs, or an `AutoModelForSequenceClassification`; in fp32, on the CPU.
-        tokenizer: Its fast tokenizer.
-        new_weights: The names of the weights that the checkpoint lacks; they were drawn.
-        new_pair_weights: Those among `new_weights` that only pairs need: the head for pairs, and
-            the pooler before it. Empty where the objective has no pairs.
-        kept_weights: What else the checkpoint holds, by name; to be saved with the model.
+        model: An `AutoModelForMaskedLM`, an `AutoModelForPreTraining` if the objective has pairs,
+            or an `AutoModelForSequenceClassification`; in fp32, on the CPU.
+        new_weights: Names of the weights that the checkpoint lacks; they were drawn.
+        new_pair_weights: Those of `new_weights` that only pairs need: the head for pairs, and the
+            pooler before it. Empty if the objective has no pairs.
+        kept_weights: Weights of the checkpoint that are not in the model but saved with it.
         attn_implementation: How attention is computed, with `auto` decided.
-        context_length: The longest input the model takes; None where it has no limit.
+        context_length: Tokens of the longest input that the model takes; None if it has no limit.
         notes: Sentences for the user about how the model was found and read.
     """
 
@@ -98,8 +97,8 @@ class LoadedModel:
     def head_is_new(self) -> bool:
         """Whether the head that predicts tokens starts from random weights."""
         prefix = f"{self.model.base_model_prefix}."
-        new_here = set(self.new_weights) - set(self.new_pair_weights)
-        return any(not name.startswith(prefix) for name in new_here)
+        new = set(self.new_weights) - set(self.new_pair_weights)
+        return not all(name.startswith(prefix) for name in new)
 
     @property
     def pair_head_is_new(self) -> bool:
@@ -124,9 +123,8 @@ class _Head:
     """A kind of head that models are loaded with.
 
     Attributes:
-        auto_class: One of transformers' `AutoModelFor...`.
         dropout_fields: The fields of the model's own config that `model.dropout` sets.
-        length_key: The setting that says how long an input may be.
+        length_key: The setting that limits the length of an input.
         keeps_other_weights: Whether other heads and the pooler are saved with the result.
     """
 
@@ -146,15 +144,11 @@ _CLASSIFIER = _Head(
 )  # fmt: skip
 
 Prepare = Callable[[ModelFolder, Any], None]
-"""Checks and changes the model's own config; the folder words the error."""
+"""A function that checks and changes the model's own config."""
 
 
 def load_pretrained(request: ModelRequest, objective: Objective) -> LoadedModel:
-    """Load tokenizer and model, and check that they fit each other and the chunks.
-
-    Args:
-        request: The model.
-        objective: Decides which heads it has.
+    """Load tokenizer and model, and check that they fit each other, the objective and the chunks.
 
     Raises:
         ConfigError: Tokenizer, model, objective and chunks do not fit.
@@ -174,10 +168,6 @@ def load_pretrained(request: ModelRequest, objective: Objective) -> LoadedModel:
 
 def load_classifier(request: ModelRequest, labels: Sequence[str]) -> LoadedModel:
     """Load tokenizer and encoder with a classification head, which is new unless it fits.
-
-    Args:
-        request: The model.
-        labels: The classes, by number.
 
     Raises:
         ConfigError: Tokenizer, model, labels and length do not fit.
@@ -201,7 +191,10 @@ def load_classifier(request: ModelRequest, labels: Sequence[str]) -> LoadedModel
 
 
 def _load(request: ModelRequest, head: _Head, prepare: Prepare) -> LoadedModel:
-    _quiet_libraries()
+    # What matters of transformers' warnings is reported as the model's notes.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     config = request.config
     folder = request.folder or locate_model(config.name_or_path, config.revision)
     model_config = _load_config(folder)
@@ -221,16 +214,14 @@ def _load(request: ModelRequest, head: _Head, prepare: Prepare) -> LoadedModel:
                 f"{context_length} tokens; set {head.length_key} to {context_length} or less"
             )
         tokenizer.model_max_length = context_length  # some tokenizers do not know their limit
-    kept_weights = {}
-    if head.keeps_other_weights:
-        kept_weights = read_kept_weights(folder.path, read.model, read.unexpected, read.renamed)
+    unexpected = read.unexpected if head.keeps_other_weights else ()
     about_tokenizer = (f"{folder.name} {note}" for note in tokenizer_notes(tokenizer, model_config))
     return LoadedModel(
         read.model,
         tokenizer,
         new_weights=tuple(sorted(read.missing)),
         new_pair_weights=_pair_weights(read.model, read.missing) if head is _PAIRS else (),
-        kept_weights=kept_weights,
+        kept_weights=read_kept_weights(folder.path, read.model, unexpected, read.renamed),
         attn_implementation=read.model.config._attn_implementation,
         context_length=context_length,
         notes=(*folder.notes, *read.notes, *about_tokenizer),
@@ -238,7 +229,7 @@ def _load(request: ModelRequest, head: _Head, prepare: Prepare) -> LoadedModel:
 
 
 def _load_config(folder: ModelFolder) -> Any:
-    """Load the model's own config, and refuse a model that is no encoder."""
+    """Load the model's own config, and refuse a model that is not an encoder."""
     try:
         model_config = AutoConfig.from_pretrained(folder.path, trust_remote_code=False)
     except Exception as error:
@@ -268,14 +259,14 @@ def _attention(request: ModelRequest, model_config: Any) -> str | None:
     attention = attention_for(
         request.device, request.precision, request.max_length, has_dropout=has_dropout
     )
-    # Asked for sdpa, transformers refuses an architecture without it (DeBERTa); left to itself, it
-    # takes sdpa where it can, and else eager.
+    # Asked for sdpa, transformers refuses an architecture without it (DeBERTa). By default it uses
+    # sdpa if it can, and else eager.
     return None if attention == "sdpa" else attention
 
 
 def _pair_weights(model: Any, names: Collection[str]) -> tuple[str, ...]:
     """Return those of the named weights that the masked-LM head does not use."""
-    with torch.device("meta"):
+    with torch.device("meta"):  # only names are needed, no memory for weights
         masked_lm = AutoModelForMaskedLM.from_config(  # type: ignore[no-untyped-call]
             model.config
         ).state_dict()
@@ -308,24 +299,17 @@ def _set_dropout(model_config: Any, rate: float, names: Sequence[str]) -> None:
 
 
 def _context_length(model: Any, tokenizer: PreTrainedTokenizerFast) -> int | None:
-    """Return the length of the longest input, in tokens; None where there is no limit."""
+    """Return the tokens of the longest input; None if there is no limit."""
     limits = []
     rows = getattr(model.config, "max_position_embeddings", None)
     if isinstance(rows, int) and rows > 0:
         for name, module in model.named_modules():
             if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
                 if module.padding_idx is not None:
-                    # RoBERTa's kind keeps the first rows for padding.
+                    # RoBERTa and its like number positions from behind the padding index.
                     rows -= module.padding_idx + 1
                 break
         limits.append(rows)
     if tokenizer.model_max_length < LONGEST_KNOWN_LIMIT:
         limits.append(tokenizer.model_max_length)
     return min(limits, default=None)
-
-
-def _quiet_libraries() -> None:
-    """Silence transformers: what matters of its warnings is reported as the model's notes."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
 """Finding a model's folder and checking its files, without torch.
 
-A folder that cannot be loaded is refused here, with the cause and the way out: before torch and
-transformers are imported, which takes seconds, and in place of their own errors.
+A folder that cannot be loaded is refused with the cause and the fix, before torch and transformers
+are imported, which takes seconds, and instead of their own errors.
 """
 
 import json
@@ -19,7 +19,7 @@ from mlmtune.modeling.weight_files import (
     WEIGHT_FILES,
     BadWeights,
     check_safetensors,
-    find_lfs_pointers,
+    is_lfs_pointer,
     quantised,
     weight_files,
     why_no_weights,
@@ -29,7 +29,7 @@ MODEL_KEY = "model.name_or_path"
 """The setting that names a model. Commands without a config have a flag instead."""
 
 HUB_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.jinja", "*.codes")
-"""The files of a repository that are fetched; pickled weights only where there are no others."""
+"""The files of a repository that are fetched; pickled weights only if there are no others."""
 
 NOT_A_MODEL = (
     "has no config.json, so it is not a model's folder; give the folder that save_pretrained() "
@@ -54,21 +54,17 @@ class ModelFolder:
     notes: tuple[str, ...] = ()
 
     def refused(self, why: str) -> ConfigError:
-        """Return the error that says why the model cannot be used.
-
-        Args:
-            why: Follows the model's name, such as `has no config.json; give ...`.
-        """
+        """Return an error whose `why` follows the model's name (`has no config.json; give ...`)."""
         return ConfigError(f"{self.key}: {self.name} {why}")
 
 
 def is_on_hub(name_or_path: str) -> bool:
-    """Whether a name is one on the hub: it looks like one, and there is no such file."""
+    """Whether a name looks like one on the hub, and there is no such file."""
     return hub.is_name(name_or_path) and not resolve(name_or_path).exists()
 
 
 def locate_model(name_or_path: str, revision: str | None, key: str = MODEL_KEY) -> ModelFolder:
-    """Find the folder that holds a model; fetch it from the hub if need be.
+    """Find the folder of a model, and fetch it from the hub if need be.
 
     Args:
         name_or_path: A model's folder, a run's directory, a name on the hub, or
@@ -99,7 +95,7 @@ def locate_model(name_or_path: str, revision: str | None, key: str = MODEL_KEY) 
             raise folder.refused("is neither a folder nor a name on the hub")
         folder = replace(folder, path=_fetch_from_hub(folder, revision))
     try:
-        folder = _entered(folder)
+        folder = _inner_folder(folder)
         _check_files(folder)
     except OSError as error:
         if is_fault_of_machine(error):
@@ -109,7 +105,7 @@ def locate_model(name_or_path: str, revision: str | None, key: str = MODEL_KEY) 
 
 
 def _advice(name: str) -> str:
-    """Return which name on the hub was meant, if a model's page was given by its address."""
+    """Return the name on the hub, if the address of a model's page was given."""
     host, _, page = name.partition("://")[2].partition("/")
     parts = page.split("/")
     return f"; give its name on the hub, {'/'.join(parts[:2])}" if host and len(parts) > 1 else ""
@@ -118,11 +114,8 @@ def _advice(name: str) -> str:
 # ----------------------------------------------------------------------------- inside a folder
 
 
-def _entered(folder: ModelFolder) -> ModelFolder:
-    """Return the folder with config.json: this one, or one in it.
-
-    Runs of mlmtune and models of sentence-transformers have their model in a folder below.
-    """
+def _inner_folder(folder: ModelFolder) -> ModelFolder:
+    """Return the folder with config.json: this one, or that of a run or a sentence-transformer."""
     path = folder.path
     if run_directory(path) == path:
         return replace(folder, path=_result_of(folder))
@@ -133,7 +126,6 @@ def _entered(folder: ModelFolder) -> ModelFolder:
     if (path / "config.json").is_file():
         return folder
     names = [file.name for file in path.iterdir()]
-    inner = _models_in(path)
     if not names:
         raise folder.refused("is an empty folder; give the folder that save_pretrained() wrote")
     if ADAPTER_CONFIG in names:
@@ -143,18 +135,14 @@ def _entered(folder: ModelFolder) -> ModelFolder:
             "is a checkpoint of Google's BERT for TensorFlow; convert it to PyTorch, or give the "
             "model's name on the hub"
         )
-    if inner:
-        given = " or ".join(map(str, inner[-3:]))
-        raise folder.refused(f"has no config.json, but holds models; give {given}")
+    if models := _models_in(path):
+        choices = " or ".join(map(str, models[-3:]))
+        raise folder.refused(f"has no config.json, but holds models; give {choices}")
     raise folder.refused(NOT_A_MODEL)
 
 
 def _result_of(folder: ModelFolder) -> Path:
-    """Return the folder of a run's result.
-
-    Raises:
-        ConfigError: The run has no result yet.
-    """
+    """Return the folder of a run's result, or refuse a run that has none yet."""
     model = folder.path / RESULT_FOLDER
     if (model / "config.json").is_file():
         return model
@@ -164,7 +152,7 @@ def _result_of(folder: ModelFolder) -> Path:
 
 
 def _models_in(path: Path) -> list[Path]:
-    """Return the folders below that have a model's config, in the order of their steps."""
+    """Return the inner folders that have a model's config, in the order of their steps."""
     configs = [*path.glob("*/config.json"), *path.glob("*/*/config.json")]
     folders = [file.parent for file in configs if b'"model_type"' in file.read_bytes()]
     return sorted(folders, key=lambda folder: (len(folder.name), str(folder)))
@@ -187,22 +175,18 @@ def _transformer_module(path: Path) -> str | None:
 
 
 def _check_files(folder: ModelFolder) -> None:
-    """Refuse files that cannot be loaded, or would be loaded as something else.
-
-    Raises:
-        ConfigError: A file is missing, damaged, or not what its name says.
-    """
+    """Refuse files that cannot be loaded, or would be loaded as something else."""
     path = folder.path
-    if pointers := find_lfs_pointers(path):
+    if pointer := next(filter(is_lfs_pointer, sorted(path.iterdir())), None):
         raise folder.refused(
-            f"has a Git LFS pointer in place of {pointers[0]}; run git lfs pull in {path}, or give "
-            "the model's name on the hub"
+            f"has a Git LFS pointer in place of {pointer.name}; run git lfs pull in {path}, or "
+            "give the model's name on the hub"
         )
     content = read_model_config(folder)
     if "quantization_config" in content:
         raise folder.refused(quantised("config.json has a quantization_config"))
     if (path / ADAPTER_CONFIG).is_file() and any((path / name).is_file() for name in WEIGHT_FILES):
-        # Where peft is installed, transformers would load the adapter's base in place of this.
+        # If peft is installed, transformers would load the adapter's base instead of this model.
         raise folder.refused(
             f"holds an adapter beside a model; remove {ADAPTER_CONFIG} to use the model alone, or "
             "merge the two and give that folder"
@@ -216,10 +200,10 @@ def _check_files(folder: ModelFolder) -> None:
 
 
 def read_model_config(folder: ModelFolder) -> dict[str, Any]:
-    """Return the content of config.json, which names the model's type.
+    """Return the content of config.json.
 
     Raises:
-        ConfigError: It is no JSON object, or has no type.
+        ConfigError: It is no JSON object, or does not name the model's type.
     """
     again = "fetch or save the model again"
     try:
@@ -247,7 +231,7 @@ def _likely_type(content: dict[str, Any]) -> str:
 
 
 def _fetch_from_hub(folder: ModelFolder, revision: str | None) -> Path:
-    """Download what is not cached yet. Where the hub cannot be reached, the cache must do."""
+    """Download what is not cached yet. If the hub cannot be reached, use the cache."""
     name, key = folder.name, folder.key
     try:
         names = hub.ask(lambda: _names_on_hub(name, revision), "model", name, revision, key)
@@ -262,22 +246,20 @@ def _fetch_from_hub(folder: ModelFolder, revision: str | None) -> Path:
 def _names_on_hub(name: str, revision: str | None) -> list[str]:
     from huggingface_hub import HfApi
 
-    # Asked first, with a short timeout: the download itself would retry for minutes.
+    # This request comes first because of its timeout: the download would retry for minutes.
     info = HfApi().model_info(name, revision=revision, timeout=HUB_TIMEOUT_SECONDS)
     return [file.rfilename for file in info.siblings or []]
 
 
 def folder_on_hub(folder: ModelFolder, names: list[str]) -> str:
-    """Return the folder of a repository that holds the model, with its slash; `""` for its root.
+    """Return the folder of a repository that holds the model, with its slash; `""` is the root.
 
     Raises:
         ConfigError: There are no weights to fetch.
     """
     configs = [name for name in names if re.fullmatch(r"(0_\w+/)?config\.json", name)]
-    is_nested = "modules.json" in names and any("/" in name for name in configs)
-    inner = (
-        next(name for name in configs if "/" in name)[: -len("config.json")] if is_nested else ""
-    )
+    nested = [name for name in configs if "/" in name and "modules.json" in names]
+    inner = nested[0].removesuffix("config.json") if nested else ""
     if not any(_is_weights(name.removeprefix(inner)) for name in names if name.startswith(inner)):
         raise folder.refused(why_no_weights(names))
     if not configs:
@@ -293,18 +275,15 @@ def _is_weights(name: str) -> bool:
 def _download(name: str, revision: str | None, names: list[str], inner: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    patterns = [*HUB_FILES]
+    patterns = [inner + pattern for pattern in HUB_FILES]
     own = [file.removeprefix(inner) for file in names if file.startswith(inner)]
     if not any(file.endswith(".safetensors") and "/" not in file for file in own):
-        patterns.append("pytorch_model*.bin")
-    allowed = [inner + pattern for pattern in patterns]
+        patterns.append(f"{inner}pytorch_model*.bin")
+    if inner:
+        patterns.append("modules.json")
+    ignored = [f"{inner}*/*"]
     return Path(
-        snapshot_download(
-            name,
-            revision=revision,
-            allow_patterns=[*allowed, "modules.json"] if inner else allowed,
-            ignore_patterns=[f"{inner}*/*"],
-        )
+        snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=ignored)
     )
 
 

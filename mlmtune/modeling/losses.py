@@ -1,4 +1,4 @@
-"""What a model is trained on: named sums over a batch."""
+"""The losses of a batch: named sums."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,21 +6,21 @@ from dataclasses import dataclass, field
 import torch
 
 LOSS = "loss"
-"""The term that every task has: `train_loss` is its mean, and its predictions are counted."""
+"""The term that every task has. `train_loss` is its mean."""
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Sums over a batch, each under the name that its mean has in metrics.jsonl. Scalars.
+    """Sums over a batch, as scalars, each under the name that its mean has in metrics.jsonl.
 
     Attributes:
         terms: Losses in nats, in fp32. A step trains on the sum of their means.
-        tallies: How many predictions are, for example, right. They are only logged.
+        tallies: Counts that are only logged, such as the number of right predictions.
     """
 
     terms: dict[str, torch.Tensor]
     tallies: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def weighted(self, weights: Mapping[str, float]) -> torch.Tensor:
-        """The sum of the terms, each multiplied by its weight; gradients are taken of this."""
+        """Return the weighted sum of the terms, of which gradients are taken."""
         return torch.stack([term * weights[name] for name, term in self.terms.items()]).sum()

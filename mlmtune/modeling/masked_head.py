@@ -1,8 +1,8 @@
-"""Running the vocabulary-wide head on masked positions only, for any architecture.
+"""The vocabulary-wide head on masked positions only, for any architecture.
 
-At a masking rate of 15 % the head computes 85 % of its logits for nothing. A forward hook on the
-encoder (`model.base_model`) hands the head only the rows at masked positions; the head itself
-runs unchanged. Whether an architecture allows it is found out on a small batch, not guessed.
+At a masking rate of 15 %, 85 % of the head's logits would be computed for nothing. A forward hook
+on the encoder (`model.base_model`) passes only the rows at masked positions to the head, which runs
+unchanged. A small batch shows whether an architecture allows it.
 """
 
 from dataclasses import dataclass
@@ -17,20 +17,20 @@ from mlmtune.modeling.losses import LOSS, Losses
 from mlmtune.modeling.pair_head import pair_logits, token_logits
 
 PROBE_TOLERANCE = 1e-4
-"""Largest difference of logits, relative to their size, at which the two ways count as equal."""
+"""Largest relative difference at which logits of both ways count as equal."""
 
 PAIR_LOSS, PAIR_ACCURACY, PAIR_LABEL_SHARE = "pair_loss", "pair_accuracy", "pair_label_share"
-"""The names of what is summed over pairs: cross entropies, right answers, and labels of 1."""
+"""The names of sums over pairs: of cross entropies, right answers, and labels of 1."""
 
 
 @dataclass(frozen=True)
 class HeadOutputs:
-    """What a model says of a batch.
+    """The logits of a batch.
 
     Attributes:
         logits: (M, V) at the masked positions.
-        pair_logits: (B, 2) whether the segments of a pair belong together as they stand; None for
-            a model without a head for pairs.
+        pair_logits: (B, 2) for label 0, whose segments belong together in this order, and label 1.
+            None for a model without a head for pairs.
     """
 
     logits: torch.Tensor
@@ -38,20 +38,23 @@ class HeadOutputs:
 
 
 class MaskedHead:
-    """Logits at masked positions; by the short way where the architecture allows it.
+    """Computes logits at masked positions, and no others if the architecture allows it.
 
     Args:
-        model: a masked language model of transformers. Its encoder gets a hook.
-        vocab_size: for the probe batch.
+        model: A masked language model of transformers. Its encoder gets a hook.
+        vocab_size: The number of ids, for a probe batch.
+
+    Attributes:
+        is_sparse: Whether the architecture allows it.
     """
 
     def __init__(self, model: Any, vocab_size: int) -> None:
         self._rows: torch.Tensor | None = None
         self.is_sparse = True
-        self._handle = model.base_model.register_forward_hook(self._keep_rows)
+        hook = model.base_model.register_forward_hook(self._keep_rows)
         if model.base_model is model or not self._agrees_with_the_full_head(model, vocab_size):
             self.is_sparse = False
-            self._handle.remove()
+            hook.remove()
 
     def _keep_rows(self, module: nn.Module, args: Any, output: Any) -> Any:
         if self._rows is None:
@@ -64,11 +67,11 @@ class MaskedHead:
         return output
 
     def outputs(self, model: Any, batch: MaskedBatch) -> HeadOutputs:
-        """Logits at the batch's masked positions, and of its pairs.
+        """Compute the logits at a batch's masked positions, and those of its pairs.
 
         Args:
-            model: the model given at the start, bare or wrapped for training.
-            batch: on the model's device.
+            model: The model of this head, bare or wrapped for training.
+            batch: A batch on the model's device.
         """
         if not self.is_sparse:
             output = model(**batch.model_inputs())
@@ -83,11 +86,9 @@ class MaskedHead:
         return HeadOutputs(token_logits(output)[0], pair_logits(output))  # of (1, M, V)
 
     def losses(self, model: Any, batch: MaskedBatch) -> Losses:
-        """The loss of the masked tokens; for a batch of pairs also theirs, with its tallies.
+        """Compute the loss of a batch's masked tokens, and the loss and tallies of its pairs.
 
-        Args:
-            model: the model given at the start, bare or wrapped for training.
-            batch: on the model's device.
+        The arguments are those of `outputs`.
         """
         if batch.num_masked_tokens == 0:
             # The model still runs, so that every process takes part in the exchange of gradients.
@@ -104,7 +105,7 @@ class MaskedHead:
             )
         if batch.pair_labels is None:
             return Losses({LOSS: mlm})
-        assert of_pairs is not None  # loading has seen to it
+        assert of_pairs is not None  # loading refuses a model without a head for pairs
         pair = functional.cross_entropy(of_pairs.float(), batch.pair_labels, reduction="sum")
         num_correct = (of_pairs.argmax(dim=-1) == batch.pair_labels).sum()
         return Losses(
@@ -113,7 +114,7 @@ class MaskedHead:
         )
 
     def _agrees_with_the_full_head(self, model: Any, vocab_size: int) -> bool:
-        """Whether both ways give the same logits on a small batch without dropout."""
+        # Equal shapes prove nothing: a head may mix neighbouring rows, so values are compared.
         device = next(model.parameters()).device
         ids = torch.arange(2 * 8, device=device).reshape(2, 8) % vocab_size
         rows = torch.tensor([1, 4, 5, 11], device=device)

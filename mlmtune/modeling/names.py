@@ -1,4 +1,4 @@
-"""Models have names that people can read in a table."""
+"""Short names of models, for tables."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,33 +7,27 @@ from mlmtune.locations import FILE_SCHEME, PACKAGE_SCHEME, RESULT_FOLDER
 
 
 def short_names(locations: Sequence[str]) -> list[str]:
-    """A short name for each model, by which no two of them are taken for each other.
+    """Return a short and distinct name for each model.
 
-    The last part of the location, or the run's name where that is the folder `model` in a run's
-    directory; as many more parts before it as are needed to tell it from the others. What is given
-    again, or what no part tells apart, is numbered.
+    A name is the last part of the location, or the run's name if that part is the folder `model` of
+    a run. Parts before it are added until no two names are equal. Names that stay equal, such as
+    those of a location that is given twice, are numbered.
 
     Args:
-        locations: folders, names on a hub, or `package://NAME/FOLDER`.
+        locations: Folders, names on a hub, or `package://NAME/FOLDER`.
     """
-    distinct = list(dict.fromkeys(locations))
-    forms = [_forms(location) for location in distinct]
-    lengths = [0] * len(forms)
+    forms = {location: _forms(location) for location in locations}
     while True:
-        names = [form[length] for form, length in zip(forms, lengths, strict=True)]
-        counts = Counter(names)
-        longer = [
-            length + (counts[name] > 1 and length + 1 < len(form))
-            for name, form, length in zip(names, forms, lengths, strict=True)
-        ]
-        if longer == lengths:
-            name_of = dict(zip(distinct, names, strict=True))
-            return _numbered([name_of[location] for location in locations])
-        lengths = longer
+        counts = Counter(names[0] for names in forms.values())
+        ambiguous = [names for names in forms.values() if counts[names[0]] > 1 and len(names) > 1]
+        if not ambiguous:
+            return _numbered([forms[location][0] for location in locations])
+        for names in ambiguous:
+            del names[0]
 
 
 def _forms(location: str) -> list[str]:
-    """What a model may be called, the shortest first, the whole location last."""
+    """Return the possible names of a model, from the shortest to the whole location."""
     path = location.removeprefix(PACKAGE_SCHEME).removeprefix(FILE_SCHEME)
     parts = [part for part in path.split("/") if part not in ("", ".")]
     stem = parts[:-1] if parts[-1:] == [RESULT_FOLDER] else parts
@@ -44,15 +38,12 @@ def _forms(location: str) -> list[str]:
 
 
 def _numbered(names: Sequence[str]) -> list[str]:
-    """The names, with a number after those that others have, too."""
+    """Return the names, with a number behind those that have occurred before."""
     taken, numbered = set(names), []
-    seen: Counter[str] = Counter()
-    for name in names:
-        seen[name] += 1
-        unique = name
-        if seen[name] > 1:
-            while (unique := f"{name} ({seen[name]})") in taken:
-                seen[name] += 1
-            taken.add(unique)
+    for index, name in enumerate(names):
+        unique, number = name, 2
+        while unique in taken and name in names[:index]:
+            unique, number = f"{name} ({number})", number + 1
+        taken.add(unique)
         numbered.append(unique)
     return numbered

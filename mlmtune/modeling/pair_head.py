@@ -1,7 +1,7 @@
-"""Architectures with a second head, which judges a pair of segments.
+"""Architectures with a second head, which classifies pairs of segments.
 
-transformers calls such classes `...ForPreTraining`; but ELECTRA's is a discriminator and RoBERTa's
-the masked language model alone. The labels that a class takes tell.
+transformers calls their classes `...ForPreTraining`. That of ELECTRA is a discriminator, however,
+and that of RoBERTa only a masked language model. The names of the labels tell them apart.
 """
 
 from inspect import signature
@@ -11,7 +11,7 @@ import torch
 from transformers import MODEL_FOR_PRETRAINING_MAPPING
 
 PAIR_LABELS = {"next_sentence_label", "sentence_order_label"}
-"""What `forward` calls the labels of pairs. Either head has two classes and serves either task:
+"""The names of the pairs' labels in `forward`. Either head has two classes and serves either task:
 MacBERT trains sentence order on BERT's (Cui et al. 2020, 3)."""
 
 
@@ -24,22 +24,19 @@ def has_pair_head(config_class: type) -> bool:
 
 
 def model_types_with_pair_head() -> list[str]:
-    """All that the installed transformers has, by `model_type`; looks into every architecture."""
+    """Return the `model_type` of every such architecture. It imports all of them, so it is slow."""
     config_classes: list[Any] = list(MODEL_FOR_PRETRAINING_MAPPING.keys())
     return sorted(c.model_type for c in config_classes if has_pair_head(c))
 
 
 def token_logits(output: Any) -> torch.Tensor:
-    """(B, T, V) logits of the masked-LM head, whatever the model's class calls them."""
-    name = "prediction_logits" if hasattr(output, "prediction_logits") else "logits"
-    logits: torch.Tensor = getattr(output, name)
+    """Return the logits (B, T, V) of the masked-LM head, by either of their names."""
+    logits: torch.Tensor
+    logits = output.prediction_logits if hasattr(output, "prediction_logits") else output.logits
     return logits
 
 
 def pair_logits(output: Any) -> torch.Tensor | None:
-    """(B, 2) logits of the head for pairs, BERT's or ALBERT's; None where there is none."""
-    for name in ("seq_relationship_logits", "sop_logits"):
-        logits: torch.Tensor | None = getattr(output, name, None)
-        if logits is not None:
-            return logits
-    return None
+    """Return the logits (B, 2) of BERT's or ALBERT's head for pairs; None if there is none."""
+    of_albert: torch.Tensor | None = getattr(output, "sop_logits", None)
+    return getattr(output, "seq_relationship_logits", of_albert)

@@ -1,4 +1,4 @@
-"""Loading a model's tokenizer, and remarks about what is likely wrong with it."""
+"""Loading a model's tokenizer, with remarks on what is likely wrong with it."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from mlmtune.modeling.locating import ModelFolder
 from mlmtune.shell import pip_install
 
 FEWEST_KNOWN = 0.9
-"""Least share of a model's embedding rows that its own tokenizer has ids for; some are spare."""
+"""Smallest share of embedding rows that a model's own tokenizer has ids for; some are spare."""
 MOST_CAPITALS = 0.1
 """Largest share of pieces with capital letters in the vocabulary of a lower-casing tokenizer."""
 
@@ -25,22 +25,23 @@ def load_tokenizer(folder: ModelFolder) -> PreTrainedTokenizerFast:
     Raises:
         ConfigError: It does not exist, has no mask token, is not a fast one, or cannot be read.
     """
-    named = _named_class(folder.path)
-    known = None if named is None else tokenizer_class_from_name(named)
-    # The plain base class names no format; transformers takes tokenizer.json then.
+    name = _class_name(folder.path)
+    known = None if name is None else tokenizer_class_from_name(name)
+    # PythonBackend, the base class, names no format; transformers then reads tokenizer.json.
     is_fast = known is not None and issubclass(known, PreTrainedTokenizerFast)
     if not is_fast and known not in (None, PythonBackend):
-        raise folder.refused(_slow(str(named)))
+        raise folder.refused(_slow(str(name)))
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False)
     except Exception as error:  # transformers raises nearly every kind here
         if is_fault_of_machine(error):
             raise
-        raise folder.refused(_why_not_loadable(folder.path, named, known, error)) from error
+        unknown = name if known is None else None
+        raise folder.refused(_why_not_loadable(folder.path, unknown, error)) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise folder.refused(_slow(type(tokenizer).__name__))
     if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
-        # Without files, transformers makes up a tokenizer that knows special tokens only.
+        # Without files, transformers makes a tokenizer that knows special tokens only.
         raise folder.refused(_NO_TOKENIZER)
     if tokenizer.mask_token_id is None:
         raise folder.refused(
@@ -63,7 +64,7 @@ def _slow(name: str) -> str:
     )
 
 
-def _named_class(folder: Path) -> str | None:
+def _class_name(folder: Path) -> str | None:
     """Return the tokenizer class that the files name; tokenizer_config.json comes first."""
     for file in ("tokenizer_config.json", "config.json"):
         try:
@@ -75,23 +76,23 @@ def _named_class(folder: Path) -> str | None:
     return None
 
 
-def _why_not_loadable(folder: Path, named: str | None, known: Any, error: Exception) -> str:
-    said = first_line(error)
+def _why_not_loadable(folder: Path, unknown_class: str | None, error: Exception) -> str:
+    reason = first_line(error)
     if "trust_remote_code" in str(error):
         return CODE_OF_ITS_OWN
-    if "Couldn't instantiate the backend tokenizer" in said:
-        if named is not None and known is None:
-            return (
-                f"names the tokenizer class {named}, which transformers does not have, and has no "
-                "tokenizer.json; choose another model"
-            )
-        return _NO_TOKENIZER
+    if "Couldn't instantiate the backend tokenizer" in reason:
+        if unknown_class is None:
+            return _NO_TOKENIZER
+        return (
+            f"names the tokenizer class {unknown_class}, which transformers does not have, and has "
+            "no tokenizer.json; choose another model"
+        )
     models = [path.name for path in sorted(folder.glob("*.model"))]
-    if models and "tiktoken" in said:  # what transformers tries next
+    if models and "tiktoken" in reason:  # which transformers tries after SentencePiece
         if find_spec("sentencepiece") is None:  # a dependency, but not every install has them
             return f"has a {models[0]}, which needs sentencepiece; {pip_install('sentencepiece')}"
         return f"has a {models[0]} that is no SentencePiece model; fetch it again"
-    return f"has a tokenizer that cannot be loaded ({said}); fetch or save it again"
+    return f"has a tokenizer that cannot be loaded ({reason}); fetch or save it again"
 
 
 CODE_OF_ITS_OWN = (
@@ -101,14 +102,9 @@ CODE_OF_ITS_OWN = (
 
 
 def tokenizer_notes(tokenizer: PreTrainedTokenizerFast, model_config: Any) -> Iterator[str]:
-    """Report what is likely wrong with a tokenizer, or with the model it is paired with.
+    """Yield remarks on a tokenizer that is likely wrong, or not the model's own.
 
-    Args:
-        tokenizer: The model's tokenizer.
-        model_config: The model's own config.
-
-    Yields:
-        Remarks that follow the model's name.
+    Each remark follows the model's name.
     """
     vocabulary = tokenizer.get_vocab()
     rows = getattr(model_config, "vocab_size", None)

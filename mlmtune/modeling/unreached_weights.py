@@ -1,4 +1,4 @@
-"""Weights that no loss depends on, such as BigBird's pooler where there are no pairs."""
+"""Weights that no loss depends on, such as BigBird's pooler without pairs."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ import torch
 
 
 def freeze_unreached_weights(model: Any) -> None:
-    """Let only those parameters be trained that the model's logits depend on.
+    """Freeze the parameters that the model's logits do not depend on.
 
-    AdamW would pass the others over, but several processes would wait for their gradients.
+    AdamW would skip them, but several processes would wait for their gradients.
 
     Args:
-        model: of transformers, bare; not compiled yet.
+        model: A model of transformers, neither wrapped nor compiled.
     """
     device = next(model.parameters()).device
     ids = torch.arange(2 * 8, device=device).reshape(2, 8) % model.config.vocab_size
@@ -28,8 +28,8 @@ def freeze_unreached_weights(model: Any) -> None:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if hasattr(node, "variable"):  # it adds up the gradient of a parameter
+        if hasattr(node, "variable"):  # this node accumulates the gradient of a parameter
             reached.add(node.variable)
-        nodes += [before for before, _ in node.next_functions]
+        nodes += [earlier for earlier, _ in node.next_functions]
     for parameter in model.parameters():
         parameter.requires_grad_(parameter in reached)

@@ -5,7 +5,7 @@ head may be new; an encoder may not.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,20 +19,22 @@ from mlmtune.errors import is_fault_of_machine
 from mlmtune.modeling.locating import ModelFolder, read_model_config
 from mlmtune.modeling.tokenizer import CODE_OF_ITS_OWN
 from mlmtune.modeling.weight_files import quantised, weight_files
-from mlmtune.modeling.wrapped_weights import names_without_wrapper
 
-QUANTISED_TYPES = (torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2)
+QUANTISED_DTYPES = (torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2)
+
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""Parts of names from DistributedDataParallel, torch.compile, FSDP, activation checkpointing."""
 
 
 @dataclass(frozen=True)
 class ReadModel:
-    """What from_pretrained() returned.
+    """A model that was read from a checkpoint.
 
     Attributes:
         model: The model in fp32, on the CPU.
         missing: Names of its weights that the files do not hold; they were drawn.
         unexpected: Names, as loaded, of tensors in the files that the model does not have.
-        renamed: Names in the files -> names in the model; empty where they are the same.
+        renamed: Names in the files -> names in the model; empty if they are the same.
         notes: Sentences for the user.
     """
 
@@ -53,7 +55,7 @@ def read_model(
         auto_class: One of transformers' `AutoModelFor...`.
         model_config: The model's own config.
         attention: How attention is computed; None leaves it to transformers.
-        seed: Draws the weights that the checkpoint does not hold.
+        seed: The seed of the weights that the checkpoint does not hold.
 
     Raises:
         ConfigError: The weights cannot be read, are not this architecture's, or are not finite.
@@ -71,7 +73,7 @@ def read_model(
             dtype=torch.float32,
             attn_implementation=attention,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # _mismatched_heads() judges them
+            ignore_mismatched_sizes=True,  # _check_arrived() checks them
             trust_remote_code=False,
             **state,
         )
@@ -82,7 +84,7 @@ def read_model(
         model, report = load(auto_class, folder.path)
         if lost := _lost_weights(model, report["missing_keys"]):
             state = {name: t for file in files for name, t in load_state_dict(str(file)).items()}
-            unwrapped = names_without_wrapper(state.keys(), model, lost)
+            unwrapped = _names_without_wrapper(state.keys(), model, lost)
             if unwrapped is not None:
                 renamed, left_out = unwrapped
                 state = {renamed[name]: tensor for name, tensor in state.items()}
@@ -95,19 +97,21 @@ def read_model(
         if is_fault_of_machine(error):
             raise
         raise folder.refused(why_not_loadable(error)) from error
-    mismatched = _check_arrived(folder, model, report)
+    _check_arrived(folder, model, report)
     notes += _left_out(folder, model, report["unexpected_keys"])
-    missing = set(report["missing_keys"]) | mismatched
+    # A head whose size in the files is another was drawn, too.
+    missing = set(report["missing_keys"]).union(name for name, *_ in report["mismatched_keys"])
     return ReadModel(model, missing, report["unexpected_keys"], renamed, tuple(notes))
 
 
-def _check_arrived(folder: ModelFolder, model: Any, report: Mapping[str, Any]) -> set[str]:
-    """Refuse an encoder that the files do not fill, and weights that are not finite.
-
-    Returns:
-        The weights of a head whose size is another in the files: as good as missing.
-    """
-    mismatched = _mismatched_heads(folder, model, report["mismatched_keys"])
+def _check_arrived(folder: ModelFolder, model: Any, report: Mapping[str, Any]) -> None:
+    """Refuse an encoder that the files do not fill, and weights that are not finite."""
+    for name, in_file, by_config in sorted(report["mismatched_keys"]):
+        if name.startswith(f"{model.base_model_prefix}."):
+            raise folder.refused(
+                f"has a config.json that does not fit its weights ({name} is {tuple(in_file)} in "
+                f"the file and {tuple(by_config)} by the config); fetch or save it again"
+            )
     if lost := _lost_weights(model, report["missing_keys"]):
         others = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         raise folder.refused(
@@ -120,29 +124,6 @@ def _check_arrived(folder: ModelFolder, model: Any, report: Mapping[str, Any]) -
                 f"has weights that are not finite numbers ({name}); training it has diverged, or "
                 "its files are damaged: choose another model"
             )
-    return mismatched
-
-
-def _mismatched_heads(folder: ModelFolder, model: Any, mismatched: Iterable[Any]) -> set[str]:
-    """Return the names of a head's weights that have another size in the files.
-
-    Args:
-        folder: The model's folder.
-        model: The model as it was loaded.
-        mismatched: (name, shape in the files, shape by the config) of each weight.
-
-    Raises:
-        ConfigError: Such a weight is of the encoder.
-    """
-    names = set()
-    for name, in_file, by_config in sorted(mismatched):
-        if name.startswith(f"{model.base_model_prefix}."):
-            raise folder.refused(
-                f"has a config.json that does not fit its weights ({name} is {tuple(in_file)} in "
-                f"the file and {tuple(by_config)} by the config); fetch or save it again"
-            )
-        names.add(name)
-    return names
 
 
 def _lost_weights(model: Any, missing: set[str]) -> list[str]:
@@ -151,12 +132,65 @@ def _lost_weights(model: Any, missing: set[str]) -> list[str]:
     return sorted(key for key in missing if key.startswith(encoder) and ".pooler." not in key)
 
 
-def _check_pickle(folder: ModelFolder, file: Path) -> None:
-    """Check a file of pickled tensors without reading the tensors and without running code.
+def _names_without_wrapper(
+    names: Collection[str], model: Any, lost: Collection[str]
+) -> tuple[dict[str, str], str] | None:
+    """Find the names under which the model finds its weights.
 
-    Raises:
-        ConfigError: It holds anything but tensors, is cut off, or is quantised.
+    The `WRAPPERS` are removed, and then one prefix that all lost weights have, such as the name of
+    an attribute of the class that held the model.
+
+    Args:
+        names: The names of the weights in the files.
+        model: The model, which has not found some of its weights.
+        lost: The names of these weights in the model.
+
+    Returns:
+        The new name of each, and what was removed; None if no wrapper explains the names.
     """
+    renamed = {name: _unwrapped(name) for name in names}
+    parts = {part for name in names for part in name.split(".") if part in WRAPPERS}
+    encoder = f"{model.base_model_prefix}."
+    # A long name is not the ending of another one; old files have other names for norms.
+    wanted = max((name for name in lost if "Norm" not in name), key=len, default="")
+    endings = (wanted, wanted.removeprefix(encoder))
+    prefixes = {
+        name.removesuffix(ending)
+        for name in renamed.values()
+        for ending in endings
+        if name == ending or name.endswith(f".{ending}")
+    }
+    # `bert.` before the name of a bare encoder's weight is the model's own prefix, no wrapper's.
+    prefixes = {
+        prefix.removesuffix(encoder) if f".{prefix}".endswith(f".{encoder}") else prefix
+        for prefix in prefixes
+    }
+    if len(prefixes) != 1:
+        return None
+    prefix = prefixes.pop()
+    if not parts and not prefix:
+        return None
+    model_names = model.state_dict().keys()
+
+    def in_model(name: str) -> str:
+        rest = name.removeprefix(prefix)
+        is_bare = encoder + rest in model_names or rest.startswith("pooler.")
+        return encoder + rest if prefix and is_bare and rest not in model_names else rest
+
+    removed = [*sorted(parts), *filter(None, [prefix.removesuffix(".")])]
+    return {old: in_model(new) for old, new in renamed.items()}, ", ".join(removed)
+
+
+def _unwrapped(name: str) -> str:
+    parts = name.split(".")
+    while len(parts) > 1 and parts[0] in WRAPPERS:
+        del parts[0]
+    # Inside a name, `module` may be a part of the model itself.
+    return ".".join(part for part in parts if part not in WRAPPERS[1:])
+
+
+def _check_pickle(folder: ModelFolder, file: Path) -> None:
+    """Check a file of pickled tensors without reading the tensors and without running code."""
     try:
         content = load_state_dict(str(file), map_location="meta")  # weights_only=True
     except UnpicklingError as error:
@@ -175,12 +209,12 @@ def _check_pickle(folder: ModelFolder, file: Path) -> None:
             "weights alone with save_pretrained()"
         )
     for name, tensor in tensors.items():
-        if tensor.dtype in QUANTISED_TYPES and tensor.ndim > 1:
+        if tensor.dtype in QUANTISED_DTYPES and tensor.ndim > 1:
             raise folder.refused(quantised(f"{name} is saved as {tensor.dtype}"))
 
 
 def _left_out(folder: ModelFolder, model: Any, unexpected: set[str]) -> Iterator[str]:
-    """Report where a model is smaller than its files, or does not use a head that they hold."""
+    """Report that a model is smaller than its files, or does not use a head in them."""
     layers = sorted(name for name in unexpected if re.search(r"\b(layers?|h)\.\d+\.", name))
     if layers:
         yield (
@@ -196,7 +230,7 @@ def _left_out(folder: ModelFolder, model: Any, unexpected: set[str]) -> Iterator
 
 
 def why_not_loadable(error: Exception) -> str:
-    """Return why transformers has not loaded a config or a model; follows the model's name."""
+    """Say why transformers has not loaded a config or a model, to follow the model's name."""
     text = str(error)
     if "trust_remote_code" in text:
         return CODE_OF_ITS_OWN
@@ -212,5 +246,5 @@ def why_not_loadable(error: Exception) -> str:
         )
     if isinstance(error, KeyError):
         return f"has a config.json that names {text}, which transformers does not know; correct it"
-    said = " ".join(text.split())[:200] or type(error).__name__
-    return f"cannot be loaded ({said})"
+    reason = " ".join(text.split())[:200] or type(error).__name__
+    return f"cannot be loaded ({reason})"

@@ -61,7 +61,7 @@ class MeasuredModel:
             ):
                 score = partial(masks.score, setup.loaded.model, setup.head, self.device, draw)
                 batch = masks.chunks[start : start + batch_size]
-                parts += batches.map(score, batch, self.device)
+                parts += batches.map(score, batch)
         scores = TokenScores.join(parts)
         if len(scores) == 0:
             raise DataError(NOTHING_MASKED)

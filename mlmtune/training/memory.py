@@ -161,5 +161,5 @@ def fits_by_trial(learner: Learner, task: Task, step: int) -> bool:
     else:
         fits = True
     learner.optimizer.zero_grad()
-    free_cached_memory(device)
+    free_cached_memory()
     return fits

@@ -165,7 +165,7 @@ def _add_up_gradients(
     # Here, not above: the error holds on to the tensors that did not fit.
     task = shrink_micro_batch(task, learner.accelerator.num_processes, step.number, say)
     learner.optimizer.zero_grad()
-    free_cached_memory(learner.accelerator.device)
+    free_cached_memory()
     smaller = replace(step, batches=task.stream.micro_batches(step.number))
     return _add_up_gradients(learner, task, smaller, say)
 
