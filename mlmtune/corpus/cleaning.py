@@ -1,4 +1,4 @@
-"""Raw text to the text a model learns from, in steps that are configured and counted."""
+"""The cleaning of raw text, in steps that are configured and that count what they remove."""
 
 import re
 import string
@@ -17,7 +17,7 @@ from mlmtune.corpus.long_text import substituted, with_each_line
 from mlmtune.corpus.markdown_text import markdown_text
 
 CLEANING_VERSION = 5
-"""To be raised with every change of what readers and cleaning yield: all is read anew."""
+"""Raised with every change of what readers and cleaning yield, so that text is read again."""
 
 STEPS = (
     "line_ends",
@@ -34,7 +34,7 @@ STEPS = (
     "unicode",
     "white_space",
 )
-"""What takes characters away, in the order of work. `markup` are the marks of Markdown itself."""
+"""The steps that remove characters, in their order. `markup` is the marks of Markdown itself."""
 
 
 def clean(
@@ -44,17 +44,20 @@ def clean(
     markdown: MarkdownConfig,
     removed: Counter[str],
 ) -> str:
-    """The text that a model learns from.
+    """Return the text that a model learns from.
 
     Args:
         text: a document as it was read.
-        markup: what it is written in.
-        cleaning: what is done to all text.
+        markup: the markup of the document.
+        cleaning: how all text is cleaned.
         markdown: how Markdown becomes text.
-        removed: the characters that each of STEPS takes away are added to it, in sum
-            `len(text) - len(result)`. A step that makes text longer counts below zero.
+        removed: the number of characters that each of STEPS removes is added to it, in sum
+            `len(text) - len(result)`. A step that makes the text longer counts below zero.
+
+    Raises:
+        PageTooLarge: a page of Markdown takes more memory than it should.
     """
-    # Before the markup is gone, the letters on the two sides of a word border cannot be seen.
+    # Markup may stand between the two letters that show whether a zero-width space is a border.
     text = _without_hidden(text, cleaning, removed, keeps_word_borders=markup != "none")
     if markup == "markdown":
         text = markdown_text(text, markdown, removed)
@@ -73,7 +76,7 @@ def clean(
     return text
 
 
-# One search tells that most texts need nothing done.
+# One search shows that most texts need no change.
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u200b\u2028\u2029\u2060\ufeff\ud800-\udfff]")
 _LINE_ENDS = re.compile("\r\n?|[\v\f\x85\u2028\u2029]")
 # Zero-width joiners are not among them: some scripts are spelt with them.
@@ -82,42 +85,36 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 # Thai, Lao, Burmese, Khmer, Tai Le, New Tai Lue, Tai Tham, more Burmese and Tai Viet: scripts that
-# set no space between words, so that a zero-width space parts words there (class SA of Unicode
+# set no space between words, so that a zero-width space separates words there (class SA of Unicode
 # Standard Annex 14). In Chinese and Japanese it only says where a line may break.
-_PARTED_BY_ZERO_WIDTH_SPACE = (
+_SEPARATED_BY_ZERO_WIDTH_SPACE = (
     (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x1950, 0x19DF), (0x1A20, 0x1AAF),
     (0xA9E0, 0xA9FF), (0xAA60, 0xAADF),
 )  # fmt: skip
 
 
 @cache
-def _parted_letters() -> str:
-    """The letters, marks and digits of these scripts, for a class in a pattern."""
-    blocks = (range(first, last + 1) for first, last in _PARTED_BY_ZERO_WIDTH_SPACE)
+def _separated_letters() -> str:
+    """Return the letters, marks and digits of these scripts, for a class in a pattern."""
+    blocks = (range(first, last + 1) for first, last in _SEPARATED_BY_ZERO_WIDTH_SPACE)
     characters = map(chr, chain.from_iterable(blocks))
     return "".join(c for c in characters if unicodedata.category(c)[0] in "LMN")
 
 
 @cache
 def _word_border() -> re.Pattern[str]:
-    """Zero-width spaces between two letters, at least one of them of a script parted by them."""
-    any_letter, parted = rf"[\w{_marks()}]", f"[{_parted_letters()}]"
-    return re.compile(f"(?<={parted})\u200b+(?={any_letter})|(?<={any_letter})\u200b+(?={parted})")
+    """Match zero-width spaces between letters, one of which is of a script separated by them."""
+    any_letter, letter = rf"[\w{_marks()}]", f"[{_separated_letters()}]"
+    return re.compile(f"(?<={letter})\u200b+(?={any_letter})|(?<={any_letter})\u200b+(?={letter})")
 
 
 def _without_hidden(
     text: str, cleaning: CleaningConfig, removed: Counter[str], *, keeps_word_borders: bool = False
 ) -> str:
-    """One kind of line end, no characters that no one sees, and none that no encoding holds.
+    """Make line ends uniform, drop invisible characters, and replace lone surrogates by U+FFFD.
 
-    The last are halves of surrogate pairs, which JSON can spell; they become U+FFFD. A zero-width
-    space that parts words becomes a space.
-
-    Args:
-        text: of a document.
-        cleaning: whether characters that no one sees are dropped.
-        removed: the number of characters that were dropped is added to it.
-        keeps_word_borders: leave zero-width spaces in text of a script that parts words by them.
+    JSON can spell lone surrogates, and no encoding holds them. A zero-width space that separates
+    words becomes a space; with `keeps_word_borders` it stays.
     """
     if not _HIDDEN.search(text):
         return text
@@ -126,16 +123,11 @@ def _without_hidden(
     visible = lines
     if cleaning.control_characters == "drop":
         visible = substituted(_CONTROLS, "", lines)
-        if not (keeps_word_borders and re.search(f"[{_parted_letters()}]", visible)):
-            visible = _without_zero_width_spaces(visible)
+        keeps = keeps_word_borders and re.search(f"[{_separated_letters()}]", visible)
+        if "\u200b" in visible and not keeps:
+            visible = substituted(_word_border(), " ", visible).replace("\u200b", "")
     removed["control_characters"] += len(lines) - len(visible)
     return substituted(_SURROGATES, "\ufffd", visible)
-
-
-def _without_zero_width_spaces(text: str) -> str:
-    if "\u200b" not in text:
-        return text
-    return substituted(_word_border(), " ", text).replace("\u200b", "")
 
 
 _WIDE_SPACE = re.compile("[\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]")
@@ -158,7 +150,7 @@ _WHITE_SPACE = re.compile(r"\s")
 
 
 def slices(text: str) -> Iterator[str]:
-    """A long text in pieces. Each ends at white space: no word and no composed character is cut."""
+    """Yield a long text in pieces that end at white space, so that no word is cut."""
     start = 0
     while start < len(text):
         space = _WHITE_SPACE.search(text, start + SLICE_CHARACTERS)
@@ -168,7 +160,7 @@ def slices(text: str) -> Iterator[str]:
 
 
 def content_hash(text: str) -> int:
-    """64 bits that are equal for texts that differ in white space and Unicode composition only."""
+    """Hash a text to 64 bits that do not depend on white space and Unicode composition."""
     state = xxhash.xxh3_64()
     separator = b""
     for piece in slices(text):
@@ -185,36 +177,30 @@ UNSPACED = (
     "\u30fc-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f"
     "\U0001b000-\U0001b16f\U00020000-\U0003ffff"
 )
-"""Ideographs and kana, for a class in a pattern: scripts that set no space between words."""
+"""Ideographs and kana, which have no spaces between words, for a class in a pattern."""
 _ASCII_WORD = re.compile(r"\w+", re.ASCII)
 
 
 def words(text: str) -> list[str]:
-    """The casefolded words of a text, without punctuation.
-
-    Each ideograph and each kana is a word of its own.
-    """
+    """Return the casefolded words of a text, without punctuation; an ideograph or kana is one."""
     folded = text.casefold()
     pattern = _ASCII_WORD if folded.isascii() else _word()
     return pattern.findall(folded)
 
 
 def word_slices(text: str) -> Iterator[str]:
-    """A long text in pieces, whose words are together those of the text.
-
-    A word of over four million letters is cut.
-    """
+    """Yield a long text in pieces that cut no word, unless it has over four million letters."""
     start = 0
     while start < len(text):
-        place = start + SLICE_CHARACTERS
-        border = _between_words().search(text, place, place + _LONGEST_WORD)
-        end = border.start() if border else min(place + _LONGEST_WORD, len(text))
+        earliest = start + SLICE_CHARACTERS
+        border = _between_words().search(text, earliest, earliest + _LONGEST_WORD)
+        end = border.start() if border else min(earliest + _LONGEST_WORD, len(text))
         yield text[start:end]
         start = end
 
 
 def count_words(text: str) -> int:
-    """How many words `words` finds in a text of any length."""
+    """Count the words that `words` finds, in a text of any length."""
     return sum(len(words(piece)) for piece in word_slices(text))
 
 
@@ -226,7 +212,7 @@ def _word() -> re.Pattern[str]:
 
 @cache
 def _between_words() -> re.Pattern[str]:
-    """A character that no word before it goes on with."""
+    """Match a character that does not continue the word before it."""
     return re.compile(rf"[^\w{_marks()}]|[{UNSPACED}]")
 
 
@@ -237,8 +223,8 @@ def _letters() -> re.Pattern[str]:
 
 @cache
 def _marks() -> str:
-    """What is written on, after or between letters as a part of them: vowel signs, joiners."""
-    # A class of characters up to here is looked up; one beyond is compared with each in turn.
+    """Return the characters that belong to the letters beside them: vowel signs, joiners."""
+    # `re` looks characters up to U+FFFF up in a table, and compares others one by one.
     characters = map(chr, range(0x10000))
     marks = [c for c in characters if unicodedata.category(c).startswith("M")]
     return "\u200c\u200d" + "".join(marks)
@@ -250,10 +236,7 @@ _NOT_ASCII = re.compile("[^\0-\x7f]+")
 
 
 def letter_share(text: str) -> float:
-    """Letters over characters that are not white space; 0 for text that has none of those.
-
-    Marks count as the letters that they belong to.
-    """
+    """Return the share of letters and marks among the characters that are not white space."""
     num_letters = num_visible = 0
     for start in range(0, len(text), SLICE_CHARACTERS):
         part = text[start : start + SLICE_CHARACTERS]

@@ -1,4 +1,4 @@
-"""Compressed files that are read, and files that are no text, by their first bytes."""
+"""Decompression by the ending of a file, and files that are not text, by their first bytes."""
 
 import bz2
 import gzip
@@ -10,7 +10,7 @@ from typing import IO, Any
 
 
 class _ZstdFile(io.RawIOBase):
-    """What a `.zst` file holds. Going back starts anew, as it does in a `.gz`."""
+    """The content of a `.zst` file. Seeking backwards reads it again from its start."""
 
     def __init__(self, raw: IO[bytes]) -> None:
         self._raw = raw
@@ -19,11 +19,11 @@ class _ZstdFile(io.RawIOBase):
     def _restart(self) -> None:
         import pyarrow as pa  # takes 0.1 s
 
-        self._raw.seek(0)
-        # The wrapper must not close the file, which is read again from its start.
-        source = pa.PythonFile(_Unclosed(self._raw), mode="r")
-        self._content = pa.CompressedInputStream(source, "zstd")
-        self._place = 0
+        # Arrow closes the file that it is given, and this one may be read again from its start.
+        unclosed = io.FileIO(self._raw.fileno(), closefd=False)
+        unclosed.seek(0)
+        self._content = pa.CompressedInputStream(pa.PythonFile(unclosed, mode="r"), "zstd")
+        self._position = 0
 
     def readable(self) -> bool:
         return True
@@ -39,37 +39,22 @@ class _ZstdFile(io.RawIOBase):
                 raise EOFError(str(error)) from error
             raise
         buffer[: len(piece)] = piece
-        self._place += len(piece)
+        self._position += len(piece)
         return len(piece)
 
     def tell(self) -> int:
-        return self._place
+        return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         assert whence == os.SEEK_SET
-        if offset < self._place:
+        if offset < self._position:
             self._restart()
-        while self._place < offset:
-            piece = self.read(min(offset - self._place, io.DEFAULT_BUFFER_SIZE))
-            if not piece:
-                break
-        return self._place
+        while self.read(min(offset - self._position, io.DEFAULT_BUFFER_SIZE)):
+            pass
+        return self._position
 
 
-class _Unclosed(io.RawIOBase):
-    """A file that stays open when whoever reads it is done."""
-
-    def __init__(self, raw: IO[bytes]) -> None:
-        self._raw = raw
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        return self._raw.read(size)
-
-
-# mypy takes none of these for an IO, though each has all of its methods.
+# Any, because mypy does not accept these as IO, though they have all of its methods.
 DECOMPRESSORS: dict[str, Callable[[IO[bytes]], Any]] = {
     ".gz": lambda raw: gzip.GzipFile(fileobj=raw),
     ".bz2": bz2.BZ2File,
@@ -82,8 +67,8 @@ COMPRESSIONS: tuple[str, ...] = tuple(DECOMPRESSORS)
 _UNPACK = "unpack it, and give the files in it"
 _CONVERT = "convert it to plain text"
 
-# Where the mark is, the mark, what the file is, and what to do. Some are text to look at: a PDF
-# begins with a line of ASCII, and RTF is nothing but ASCII.
+# The position of the mark, the mark, what the file is, and what to do. Some would pass for text: a
+# PDF begins with a line of ASCII, and RTF is nothing but ASCII.
 _NO_TEXT: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x1f\x8b", "gzip data", "end its name in .gz"),
     (0, b"BZh", "bzip2 data", "end its name in .bz2"),
@@ -107,7 +92,7 @@ _NO_TEXT: tuple[tuple[int, bytes, str, str], ...] = (
 
 
 def name_if_no_text(prefix: bytes) -> str | None:
-    """What a file is whose first bytes say that it is no text, and what to do about it."""
+    """Return what a file is and what to do, if its first bytes show that it is not text."""
     for offset, mark, name, remedy in _NO_TEXT:
         if prefix.startswith(mark, offset):
             return f"it is {name}; {remedy}"

@@ -1,6 +1,6 @@
-"""Files to text, whatever their compression and encoding.
+"""The text of files, whatever their compression and encoding.
 
-What a file is gets decided from its first bytes, so that a large binary costs one short read.
+The first bytes of a file show what it is, so that a large binary costs one short read.
 """
 
 import io
@@ -24,14 +24,14 @@ from mlmtune.corpus.encodings import (
 from mlmtune.corpus.records import BrokenRecord, FileLeftOut
 
 MAX_DOCUMENT_BYTES = 1 << 26
-"""More is no document: memory would have to hold it several times over."""
+"""The limit of a document's size, because memory must hold it several times."""
 
 _PREFIX_BYTES = 1 << 18
 _COUNTED_BYTES = 1 << 20
 
 
 def read_bytes(path: str, decoding: Decoding | None = None) -> bytes:
-    """The content of a file, decompressed, once its start has been seen to be text.
+    """Return the decompressed content of a file, if its start shows that it is text.
 
     Raises:
         FileLeftOut: missing, unreadable, damaged, empty, too large, binary or undecodable.
@@ -60,7 +60,7 @@ def _read(path: str, max_bytes: int, decoding: Decoding) -> tuple[bytes, Encodin
 def read_text(
     path: str, max_bytes: int = MAX_DOCUMENT_BYTES, decoding: Decoding | None = None
 ) -> str:
-    """The text of a file.
+    """Return the text of a file.
 
     Raises:
         FileLeftOut: see `read_bytes`.
@@ -69,7 +69,7 @@ def read_text(
     content, encoding = _read(path, max_bytes, decoding)
     is_long = len(content) >= _PREFIX_BYTES
     if decoding.wanted is None and is_long and holds_iso_2022(content) and content.isascii():
-        # Seldom: everything up to the end of the prefix was plain ASCII.
+        # Rare: everything up to the end of the prefix was plain ASCII.
         encoding = decoding.of(content, complete=True)
     try:
         return str(memoryview(content)[encoding.mark_bytes :], encoding.name)
@@ -85,12 +85,12 @@ def read_text(
 
 
 class Span(NamedTuple):
-    """Some lines of a file: those that begin in a range of its bytes.
+    """The lines of a file that begin in a range of its bytes.
 
     Attributes:
         start: the first byte of the range.
-        end: the byte behind it.
-        num_line_ends: line ends before `start`, from which lines are numbered on.
+        end: the byte behind the range.
+        num_line_ends: the number of line ends before `start`, from which lines are numbered.
     """
 
     start: int
@@ -99,24 +99,24 @@ class Span(NamedTuple):
 
 
 def can_be_cut(path: str, encoding: str | None = None) -> bool:
-    """Whether a file's lines can be found from anywhere in it, and so be read span by span."""
+    """Whether the lines of a file can be found from any byte, so that it can be read in spans."""
     if path.lower().endswith(COMPRESSIONS):
         return False
     try:
         with open_bytes(path) as stream:
-            found = _detect_from_start(stream, Decoding(encoding))
+            detected = _detect_from_start(stream, Decoding(encoding))
     except FileLeftOut:
         return False  # is reported when it is read
-    return not is_read_in_order(found.name)
+    return not is_read_in_order(detected.name)
 
 
-def count_line_ends(path: str, places: Sequence[int]) -> list[int]:
-    """How many line ends are before each of some places of a file, given in order."""
+def count_line_ends(path: str, positions: Sequence[int]) -> list[int]:
+    """Count the line ends before each of some positions of a file, which are ascending."""
     counts: list[int] = []
     num_line_ends = 0
     with open_bytes(path) as stream:
-        for before, place in pairwise([0, *places]):
-            left = place - before
+        for before, position in pairwise([0, *positions]):
+            left = position - before
             while left and (block := stream.read(min(left, _COUNTED_BYTES))):
                 num_line_ends += block.count(b"\n")
                 left -= len(block)
@@ -127,15 +127,15 @@ def count_line_ends(path: str, places: Sequence[int]) -> list[int]:
 def iter_lines(
     path: str, span: Span | None = None, decoding: Decoding | None = None
 ) -> Iterator[tuple[int, str | BrokenRecord]]:
-    """The lines of a file with their numbers from 1, without their ends, in flat memory.
+    """Yield the lines of a file with their numbers from 1, without their ends, in flat memory.
 
-    The encoding is given or recognised from the start of the file; a later line that does not fit
-    it, or that is too long for a document, is given as a `BrokenRecord`.
+    The encoding is given or recognised from the start of the file. A later line that does not fit
+    it, or that is too long for a document, becomes a `BrokenRecord`.
 
     Args:
         path: the file.
-        span: read the lines that begin in it alone; for files that `can_be_cut`.
-        decoding: which encoding is wanted; notes the one that is found.
+        span: the lines to read, of a file that `can_be_cut`; None for all.
+        decoding: the encoding that is wanted; it records the one that is used.
 
     Raises:
         FileLeftOut: see `read_bytes`; also midway, when a compressed file turns out to be damaged.
@@ -147,7 +147,7 @@ def iter_lines(
         if is_read_in_order(encoding.name):
             yield from _iter_lines_in_order(stream, encoding.name)
             return
-        # In every other encoding the byte 0x0A is a line's end, so that a bad line spoils no other.
+        # In all other encodings the byte 0x0A ends a line, so that a bad line affects no other.
         first = 1 if span is None else _seek_first_line(stream, span)
         end = None if span is None else span.end
         recognises = decoding.wanted is None
@@ -155,7 +155,7 @@ def iter_lines(
             if isinstance(line, BrokenRecord):
                 yield number, line
             elif recognises and holds_iso_2022(line):
-                # Seldom: everything up to the end of the prefix was ASCII.
+                # Rare: everything up to the end of the prefix was ASCII.
                 message = "characters of ISO-2022; set encoding (iso2022_jp)"
                 yield number, BrokenRecord(f":{number}", message)
             else:
@@ -168,22 +168,22 @@ def iter_lines(
 
 
 def _seek_first_line(stream: IO[bytes], span: Span) -> int:
-    """Go to the first line that begins in a span; gives its number."""
+    """Go to the first line that begins in a span, and return its number."""
     if span.start == 0:
         return 1
     stream.seek(span.start - 1)
-    begun = stream.readline(_COUNTED_BYTES)
-    if begun == b"\n":
+    rest = stream.readline(_COUNTED_BYTES)
+    if rest == b"\n":
         return span.num_line_ends + 1
-    while begun and not begun.endswith(b"\n"):
-        begun = stream.readline(_COUNTED_BYTES)
+    while rest and not rest.endswith(b"\n"):
+        rest = stream.readline(_COUNTED_BYTES)
     return span.num_line_ends + 2
 
 
 def _iter_lines_in_order(
     stream: IO[bytes], encoding: str
 ) -> Iterator[tuple[int, str | BrokenRecord]]:
-    """Lines of UTF-16, ISO-2022 and the like: an error leaves no way to find the next line."""
+    """Yield the lines of UTF-16, ISO-2022 and the like, up to the first that does not decode."""
     number = 0
     with io.TextIOWrapper(stream, encoding, newline="\n") as lines:
         try:
@@ -197,13 +197,13 @@ def _iter_lines_in_order(
 def _numbered_lines(
     stream: IO[AnyStr], line_end: AnyStr, first: int = 1, end: int | None = None
 ) -> Iterator[tuple[int, AnyStr | BrokenRecord]]:
-    """The lines of a stream with their ends; a longer one than memory should hold is skipped.
+    """Yield the lines of a stream with their ends; one that is too long for memory is skipped.
 
     Args:
-        stream: where the first line begins.
-        line_end: ends a line.
-        first: number of the first line.
-        end: lines that begin here or later are not read.
+        stream: a stream at the beginning of a line.
+        line_end: the end of a line.
+        first: the number of the first line.
+        end: the position where no line is read any more.
     """
     for number in count(first):
         if end is not None and stream.tell() >= end:
@@ -226,15 +226,13 @@ def open_text(
     errors: Literal["strict", "surrogateescape"] = "strict",
     decoding: Decoding | None = None,
 ) -> Iterator[io.TextIOWrapper]:
-    """A file as a stream of text, line ends as they are.
-
-    The encoding is given or recognised from the file's start.
+    """Open a file as a stream of text, whose line ends are kept.
 
     Args:
         path: the file.
         errors: with `surrogateescape`, bytes that do not decode become lone surrogates, as far as
-            the encoding lets them.
-        decoding: which encoding is wanted; notes the one that is found.
+            the encoding allows it.
+        decoding: the encoding that is wanted; it records the one that is used.
 
     Raises:
         FileLeftOut: see `read_bytes`; also midway.
@@ -247,18 +245,13 @@ def open_text(
             try:
                 yield text
             except UnicodeDecodeError as error:
-                # What did not decode is the last that was taken from the stream.
+                # The decoder failed in the bytes that it took from the stream last.
                 first_bad = stream.tell() - len(error.object) + error.start
                 raise decoding.undecodable(first_bad, encoding.name) from error
 
 
-def _open_without_waiting(path: str, flags: int) -> int:
-    """Open a file; a pipe that took its place since the scan would block for ever."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
 def uncompressed_name(path: str) -> str:
-    """The name of a file in small letters, without the ending of its compression."""
+    """Return the name of a file in small letters, without the ending of its compression."""
     name = os.path.basename(path).lower()
     stem, ending = os.path.splitext(name)
     return stem if ending in DECOMPRESSORS else name
@@ -266,38 +259,33 @@ def uncompressed_name(path: str) -> str:
 
 @contextmanager
 def open_bytes(path: str) -> Iterator[IO[bytes]]:
-    """The file's bytes, decompressed by its ending; every fault of reading is a `FileLeftOut`."""
+    """Open a file, decompressed by its ending; every error of reading becomes a `FileLeftOut`."""
     ending = os.path.splitext(path)[1].lower()
     try:
-        with open(path, "rb", opener=_open_without_waiting) as raw:
-            # A file of no bytes is empty, whatever its ending promises.
+        # If a pipe has replaced the file since it was listed, opening it must not block for ever.
+        with open(
+            path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)
+        ) as raw:
+            # A file of no bytes is empty, whatever its ending says.
             is_compressed = ending in DECOMPRESSORS and raw.peek(1)
             yield DECOMPRESSORS[ending](raw) if is_compressed else raw
     except FileNotFoundError as error:
-        raise FileLeftOut(
-            "vanished", "was there when the folder was listed, and is gone"
-        ) from error
+        detail = "was there when the folder was listed, and is gone"
+        raise FileLeftOut("vanished", detail) from error
     except EOFError as error:
-        raise FileLeftOut(
-            "truncated", f"the {ending} ends too early; fetch it again", broken=True
-        ) from error
-    except (zlib.error, lzma.LZMAError) as error:
-        raise _damaged(ending, error) from error
-    except OSError as error:
-        # Not from the operating system: what is in the file made no sense to a decoder.
-        if error.errno is None:
-            raise _damaged(ending, error) from error
-        raise FileLeftOut("unreadable", error.strerror or str(error)) from error
-
-
-def _damaged(ending: str, error: Exception) -> FileLeftOut:
-    said = " ".join(str(error).split())
-    detail = f"not a valid {ending or 'file'} ({said}); fetch it again"
-    return FileLeftOut("damaged", detail, broken=True)
+        detail = f"the {ending} ends too early; fetch it again"
+        raise FileLeftOut("truncated", detail, broken=True) from error
+    except (zlib.error, lzma.LZMAError, OSError) as error:
+        # Errors of the operating system have a number; those of a decompressor have none.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise FileLeftOut("unreadable", error.strerror or str(error)) from error
+        said = " ".join(str(error).split())
+        detail = f"not a valid {ending or 'file'} ({said}); fetch it again"
+        raise FileLeftOut("damaged", detail, broken=True) from error
 
 
 def _detect_from_start(stream: IO[bytes], decoding: Decoding) -> Encoding:
-    """The encoding, given or recognised from a prefix; the stream is put back to its start."""
+    """Return the encoding, given or recognised, and put the stream back to its start."""
     prefix = stream.read(_PREFIX_BYTES)
     encoding = decoding.of(prefix, complete=len(prefix) < _PREFIX_BYTES)
     stream.seek(0)

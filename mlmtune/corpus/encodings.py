@@ -1,4 +1,4 @@
-"""Which encoding the bytes of a file are in: given by the user, or recognised from its start."""
+"""The encoding of a file: given by the user, or recognised from the file's start."""
 
 import codecs
 import re
@@ -16,7 +16,7 @@ _PLAUSIBILITY_CHARACTERS = 1 << 12
 
 # Text holds hardly any control characters; compressed or compiled bytes hold about 10 %.
 _MAX_CONTROL_SHARE = 0.05
-# All but tab, line feed, vertical tab, form feed, carriage return, escape (colours of a terminal).
+# All but tab, line feed, vertical tab, form feed, carriage return, escape (terminal colours).
 _CONTROL_BYTES = bytes(set(range(32)) - set(b"\t\n\v\f\r\x1b")) + b"\x7f"
 
 # UTF-32 first: its little-endian mark begins with the mark of UTF-16.
@@ -29,8 +29,8 @@ _BYTE_ORDER_MARKS = {
 }
 _MULTIBYTE_UNITS = {"utf-16-le": 2, "utf-16-be": 2, "utf-32-le": 4, "utf-32-be": 4}
 
-# Encodings of 7 bits, in which an escape sequence says what the bytes that follow are. Those that
-# only return to ASCII are left out: terminals send them, too.
+# Encodings of 7 bits, in which an escape sequence says what the following bytes are. Sequences that
+# only return to ASCII are left out, because terminals use them too.
 _ISO_2022 = re.compile(rb"\x1b\$(?:[@AB]|\([CDOPQ]|\)[ACEG]|\*H)")
 _ISO_2022_NAMES = (
     "iso2022_jp", "iso2022_jp_2", "iso2022_jp_ext", "iso2022_jp_2004", "iso2022_kr",
@@ -38,7 +38,7 @@ _ISO_2022_NAMES = (
 _SHIFTS = re.compile("\x1b\\$|[\x0e\x0f]")
 _STATEFUL = ("iso2022", "hz", "utf-7", "utf7")
 
-# What people's old files are in. Left to guess among all codecs, the detector finds EBCDIC in short
+# The encodings of old files. Left to guess among all codecs, the detector finds EBCDIC in short
 # texts.
 _LEGACY_ENCODINGS = [
     *("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp1258"),
@@ -46,19 +46,19 @@ _LEGACY_ENCODINGS = [
     *("gb18030", "big5", "shift_jis", "euc_jp", "cp949", "cp874", "cp866"),
 ]
 
-# Each shows the other's text with small letters and capitals swapped; text has more small ones.
+# Each decodes the other's text with small letters and capitals swapped; text has more small ones.
 _CYRILLIC = ("cp1251", "koi8_r")
 
-# Letters and signs of Western Europe beyond ASCII. The encodings of one byte a character differ in
-# few places, and the detector takes French for Hungarian.
+# Letters and signs of Western Europe beyond ASCII. Encodings of one byte per character differ in
+# few characters, and the detector takes French for Hungarian.
 _WESTERN = frozenset(
     "ÀÁÂÃÄÅÆÇÈÉÊËÍÎÏÑÓÔÕÖØÙÚÛÜßàáâãäåæçèéêëìíîïñòóôõöøùúûüÿŒœ¡¿«»“”„—…•°§©®™€£·½\xa0"
     "\N{LEFT SINGLE QUOTATION MARK}\N{RIGHT SINGLE QUOTATION MARK}\N{EN DASH}\N{ACUTE ACCENT}"
 )
 _SIGNS = frozenset(c for c in _WESTERN if not c.isalpha())
 
-# The letters beyond ASCII of languages in Latin script, by the encodings that their old files are
-# in. A text whose letters are all of one language is most likely that language.
+# The letters beyond ASCII of languages in Latin script, by the encodings of their old files. A text
+# whose letters all belong to one language is most likely in that language.
 _ALPHABETS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("cp1252",): (
         "àâæçèéêëîïôœùûüÿ", "äöüß", "áéíñóúü", "àáâãçéêíóôõúü", "àèéìíòóùú", "åäöé", "æøåéô",
@@ -75,33 +75,37 @@ _UTF8_CHARACTER = re.compile(
     rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}"
 )
 _CERTAINLY_UTF8 = 8
-"""So many characters of UTF-8, and not a byte against it, are no accident in another encoding."""
+"""So many UTF-8 sequences, and no invalid byte, do not occur by chance in another encoding."""
 
 
 class Encoding(NamedTuple):
-    """How the bytes of a file become text."""
+    """How the bytes of a file become text.
+
+    Attributes:
+        name: the name of the codec.
+        mark_bytes: the length of the byte order mark that precedes the text.
+        is_guess: whether other encodings would give another text, and nothing rules them out.
+    """
 
     name: str
     mark_bytes: int = 0
-    """Length of the byte order mark that precedes the text."""
     is_guess: bool = False
-    """Other encodings would have given other text, and nothing in the file rules them out."""
 
 
 @dataclass
 class Decoding:
-    """How the text of a file is decoded: what is asked for, and what came of it.
+    """The encoding that is wanted for a file, and the one that is used.
 
     Attributes:
         wanted: the encoding by a name that Python knows; None to recognise it.
-        found: what the text was decoded by; None as long as nothing was.
+        found: the encoding of the text; None until it is known.
     """
 
     wanted: str | None = None
     found: Encoding | None = None
 
     def of(self, prefix: bytes, *, complete: bool) -> Encoding:
-        """The encoding of a file that begins with some bytes; see `detect_encoding`."""
+        """Return the encoding of a file by its first bytes; see `detect_encoding`."""
         if self.wanted is None:
             self.found = detect_encoding(prefix, complete=complete)
         else:
@@ -109,7 +113,7 @@ class Decoding:
         return self.found
 
     def undecodable(self, first_bad: int, encoding: str) -> FileLeftOut:
-        """The error of a file that stops being text at a byte."""
+        """Return the error of a file whose text cannot be decoded from a byte on."""
         if self.wanted is None:
             return FileLeftOut("undecodable", f"not {encoding} at byte {first_bad}; {ADVICE}")
         detail = f"not {encoding} at byte {first_bad}; correct the encoding that is set"
@@ -120,7 +124,7 @@ ADVICE = "set encoding, or convert the file to UTF-8"
 
 
 def is_read_in_order(encoding: str) -> bool:
-    """Whether a line cannot be found, or not be decoded, without all that precedes it."""
+    """Whether a line can be found and decoded only after everything that precedes it."""
     return encoding.startswith(_STATEFUL) or "\n".encode(encoding) != b"\n"
 
 
@@ -130,14 +134,14 @@ def holds_iso_2022(content: bytes) -> bool:
 
 
 def detect_encoding(prefix: bytes, *, complete: bool) -> Encoding:
-    """How the bytes of a file are text, by their start.
+    """Recognise the encoding of a file by its first bytes.
 
     Tried in this order: a byte order mark, the escape sequences of ISO-2022, UTF-8, UTF-16 and
-    UTF-32 without a mark, older ones.
+    UTF-32 without a mark, legacy encodings.
 
     Args:
         prefix: the first bytes of the file.
-        complete: the prefix is the whole file; otherwise it may end within a character.
+        complete: whether the prefix is the whole file; otherwise it may end within a character.
 
     Raises:
         FileLeftOut: `empty`, `binary` or `undecodable`.
@@ -163,7 +167,7 @@ def detect_encoding(prefix: bytes, *, complete: bool) -> Encoding:
 
 
 def _check_given(prefix: bytes, name: str, complete: bool) -> Encoding:
-    """The encoding that the user names, unless the file shows that it is another.
+    """Return the encoding that the user names, unless the file shows that it has another.
 
     Raises:
         FileLeftOut: `empty`, `binary` or `undecodable`.
@@ -174,7 +178,7 @@ def _check_given(prefix: bytes, name: str, complete: bool) -> Encoding:
             if codecs.lookup(name).name in (marked, marked[:-3], "utf-8-sig"):
                 return Encoding(marked, len(mark))
             raise _contradicted(f"its byte order mark says {marked}, not {name}")
-    # Without a mark, `utf-16` would be whatever this machine prefers.
+    # Without a mark, Python would decode `utf-16` in the byte order of this machine.
     name = {"utf-16": "utf-16-le", "utf-32": "utf-32-le"}.get(codecs.lookup(name).name, name)
     if not is_read_in_order(name):
         if not _has_few_controls(prefix) or b"\0" in prefix:
@@ -207,7 +211,7 @@ def _has_few_controls(prefix: bytes) -> bool:
 
 
 def _first_bad_byte(content: bytes, name: str, complete: bool) -> int | None:
-    """Where the bytes stop being text in an encoding."""
+    """Return the position of the first byte that does not decode."""
     try:
         codecs.getincrementaldecoder(name)().decode(content, final=complete)
     except UnicodeDecodeError as error:
@@ -215,14 +219,18 @@ def _first_bad_byte(content: bytes, name: str, complete: bool) -> int | None:
     return None
 
 
+def _decoded(content: bytes, name: str, complete: bool = True) -> str | None:
+    try:
+        return codecs.getincrementaldecoder(name)().decode(content, final=complete)
+    except UnicodeDecodeError:
+        return None
+
+
 def _iso_2022(prefix: bytes, complete: bool) -> Encoding:
-    """The one of its variants that decodes, and leaves none of the shifts between alphabets."""
+    """Return the variant that decodes the bytes and leaves no escape sequence in the text."""
     for name in _ISO_2022_NAMES:
-        try:
-            text = codecs.getincrementaldecoder(name)().decode(prefix, final=complete)
-        except UnicodeDecodeError:
-            continue
-        if not _SHIFTS.search(text):
+        text = _decoded(prefix, name, complete)
+        if text is not None and not _SHIFTS.search(text):
             return Encoding(name)
     raise FileLeftOut(
         "undecodable",
@@ -232,13 +240,12 @@ def _iso_2022(prefix: bytes, complete: bool) -> Encoding:
 
 
 def _decodes(content: bytes, name: str, complete: bool) -> bool:
-    """Whether bytes decode, and to characters that are in use: no test of words or languages."""
+    """Whether bytes decode to characters that are in use; words and languages do not matter."""
     unit = _MULTIBYTE_UNITS.get(name, 1)
     if complete and len(content) % unit:
         return False
-    try:
-        text = codecs.getincrementaldecoder(name)().decode(content, final=complete)
-    except UnicodeDecodeError:
+    text = _decoded(content, name, complete)
+    if text is None:
         return False
     sample = text[:_PLAUSIBILITY_CHARACTERS]
     odd = sum(
@@ -249,23 +256,23 @@ def _decodes(content: bytes, name: str, complete: bool) -> bool:
 
 
 def _zero_bytes_fit(prefix: bytes, name: str) -> bool:
-    """Whether zero bytes are mostly where the wide encoding puts those of common characters."""
+    """Whether most zero bytes are where the encoding has those of common characters."""
     unit = _MULTIBYTE_UNITS[name]
     low, high = (0, unit - 1) if name.endswith("le") else (unit - 1, 0)
     return prefix[high::unit].count(0) > prefix[low::unit].count(0)
 
 
 def guess_legacy(content: bytes, first_bad: int) -> Encoding:
-    """The likeliest encoding from before Unicode, judged around the first byte beyond UTF-8.
+    """Guess the legacy encoding of a file from the text around the first byte that is not UTF-8.
 
     Raises:
-        FileLeftOut: `undecodable`: it is UTF-8 with a broken byte, or fits no encoding.
+        FileLeftOut: `undecodable`: it is UTF-8 with a broken byte, or no encoding fits.
     """
     start = content.rfind(b"\n", max(0, first_bad - _LEGACY_SAMPLE_BYTES // 2), first_bad) + 1
     start = start or max(0, first_bad - _LEGACY_SAMPLE_BYTES // 2)
     sample = content[start : start + _LEGACY_SAMPLE_BYTES]
     if start + len(sample) < len(content):
-        # End between characters: a space or line feed is no second byte in any of the encodings.
+        # Cut between characters: in none of the encodings is a space or line feed a second byte.
         end = max(sample.rfind(b"\n"), sample.rfind(b" "))
         sample = sample[:end] if end > 0 else sample
 
@@ -279,11 +286,9 @@ def guess_legacy(content: bytes, first_bad: int) -> Encoding:
 def _likeliest_of_legacy(sample: bytes, first_bad: int) -> str:
     if (name := _by_alphabet(sample)) is not None:
         return name
-    try:
-        if all(c <= "\x7f" or c in _WESTERN for c in sample.decode("cp1252")):
-            return "cp1252"
-    except UnicodeDecodeError:
-        pass
+    western = _decoded(sample, "cp1252")
+    if western is not None and all(c <= "\x7f" or c in _WESTERN for c in western):
+        return "cp1252"
     best = charset_normalizer.from_bytes(sample, cp_isolation=_LEGACY_ENCODINGS).best()
     if best is None:
         detail = f"not UTF-8 at byte {first_bad}, nor any older encoding; {ADVICE}"
@@ -296,13 +301,10 @@ def _likeliest_of_legacy(sample: bytes, first_bad: int) -> str:
 
 
 def _by_alphabet(sample: bytes) -> str | None:
-    """The first encoding in which all letters beyond ASCII are of one language's alphabet."""
+    """Return the first encoding in which all letters beyond ASCII are of one alphabet."""
     for names, alphabets in _ALPHABETS.items():
         for name in names:
-            try:
-                beyond = {c for c in sample.decode(name) if c > "\x7f"} - _SIGNS
-            except UnicodeDecodeError:
-                continue
+            beyond = {c for c in _decoded(sample, name) or "" if c > "\x7f"} - _SIGNS
             letters = {letter for c in beyond for letter in c.lower()}
             if letters and any(letters <= set(alphabet) for alphabet in alphabets):
                 return name

@@ -1,7 +1,7 @@
 """A bare repository that git fetches into: file lists of commits, and the contents of some files.
 
-Everything that runs git is here. It asks nothing, obeys no setting that would run a program of the
-repository's, and never goes to the network but where it is told to.
+Everything that runs git is here. Git asks no questions, runs no program that a repository names,
+and uses the network only to fetch.
 """
 
 import errno
@@ -15,30 +15,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from mlmtune.corpus.listing import PassedOver
 from mlmtune.errors import ConfigError, HubError, ResourceError
 
 _REMOTE = "mlmtune"
 FETCHED_AT_ONCE = 10_000
-"""Files in a request: what is lost when a fetch is interrupted."""
+"""The number of files per request, and so the most that an interrupted fetch loses."""
 
 _LFS_MARK = b"version https://git-lfs.github.com/spec/"
 _MAX_LFS_POINTER_BYTES = 1024
 _PIECE_BYTES = 1 << 20
 _STOP_SECONDS = 5.0
-
-
-class NotFetched(NamedTuple):
-    """A file that is wanted and cannot be had.
-
-    Attributes:
-        path: in the repository.
-        reason: `link`, `submodule`, `lfs_pointer`, `unsafe_path`.
-        detail: the reason in words.
-    """
-
-    path: str
-    reason: str
-    detail: str
 
 
 class Entry(NamedTuple):
@@ -49,34 +36,34 @@ class Entry(NamedTuple):
     path: str
 
 
-# Ours to decide, whatever the user has set for work of his own.
+# Settings that must not depend on what the user has set for other work.
 _SETTINGS = (
     f"core.hooksPath={os.devnull}",
     "core.fsmonitor=false",
     "fetch.writeCommitGraph=false",
     "gc.auto=0",
-    # A server that is silent for a minute is given up.
+    # Give up if a server sends nothing for a minute.
     "http.lowSpeedLimit=1",
     "http.lowSpeedTime=60",
     "maintenance.auto=false",
-    # Only with this one does a server give any object by its id.
+    # Only with this version do servers send any object by its id.
     "protocol.version=2",
 )
 
-# What ties git to a repository other than ours, as in `git rev-parse --local-env-vars`. Settings
-# that the environment holds (GIT_CONFIG_COUNT) are the user's own and stay.
-_TIES = frozenset((
+# Variables that point git to another repository, as in `git rev-parse --local-env-vars`. Variables
+# that hold settings (GIT_CONFIG_COUNT) are the user's own, and are kept.
+_LOCAL_NAMES = frozenset((
     "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_CONFIG", "GIT_DIR",
     "GIT_GRAFT_FILE", "GIT_IMPLICIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_NAMESPACE",
     "GIT_NO_REPLACE_OBJECTS", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX", "GIT_QUARANTINE_PATH",
     "GIT_REPLACE_REF_BASE", "GIT_SHALLOW_FILE", "GIT_WORK_TREE",
 ))  # fmt: skip
 
-# No questions: git and ssh have no terminal either, as they run in a session of their own. That
-# does for ssh what BatchMode would, without a GIT_SSH_COMMAND of ours in place of the user's
-# core.sshCommand, which may name a key or a jump host.
+# Git and ssh have no terminal to ask on either, because they run in a session of their own. For ssh
+# this replaces BatchMode, which would take a GIT_SSH_COMMAND instead of the user's core.sshCommand,
+# and that may name a key or a jump host.
 _NO_QUESTIONS = {
-    "GIT_ASKPASS": "",  # empty, not unset: git would go on to core.askPass
+    "GIT_ASKPASS": "",  # empty, because git would use core.askPass if it were unset
     "GIT_TERMINAL_PROMPT": "0",
     "GCM_INTERACTIVE": "never",
     "SSH_ASKPASS": "false",
@@ -84,45 +71,45 @@ _NO_QUESTIONS = {
 }
 _PROTOCOLS = "https:ssh:file"
 _NO_PROTOCOL = "none"
-"""Objects that are missing would else be fetched one by one, where git is asked for them."""
+"""For commands that read: git would otherwise fetch missing objects one by one."""
 
 
 class GitRepository:
     """A bare repository that holds file lists of commits, and some of their files.
 
     Args:
-        folder: where it is, or is to be.
-        url: where it fetches from.
+        folder: the folder of the repository, which is created if it is missing.
+        url: the URL that it fetches from.
     """
 
     def __init__(self, folder: Path, url: str) -> None:
         self._folder = folder
         self._url = url
-        # Left by a git that was killed; no other is at work here, as the lock is ours.
+        # Left by a git that was killed; none is at work now, because the caller has the lock.
         for leftover in (*folder.glob("*.lock"), *folder.glob("objects/pack/tmp_*")):
             leftover.unlink(missing_ok=True)
         self._read("init", "--quiet", "--bare", "--template=", "--object-format=sha1")
         self._read("config", f"remote.{_REMOTE}.url", url)
 
     def holds(self, commit: str) -> bool:
-        """Whether a commit is here, with its list of files."""
+        """Whether a commit and its list of files are in the repository."""
         return self._run(_NO_PROTOCOL, "cat-file", "-e", f"{commit}^{{tree}}").returncode == 0
 
     def fetch_commit(self, revision: str) -> tuple[str, bool]:
-        """Fetch the file list of a commit; gives its id, and whether contents were left out."""
+        """Fetch the file list of a commit; return its id, and whether contents were left out."""
         ended = self._fetch([revision], "--depth=1")
         if ended.returncode != 0:
             if _IS_NO_REVISION.search(ended.stderr):
                 raise self._no_revision(revision)
             raise self._failure(ended.stderr)
         name = "FETCH_HEAD^{commit}"
-        named = self._run(_NO_PROTOCOL, "rev-parse", "--verify", "--quiet", name)
-        if named.returncode != 0:  # a tag of something else
+        parsed = self._run(_NO_PROTOCOL, "rev-parse", "--verify", "--quiet", name)
+        if parsed.returncode != 0:  # a tag of something other than a commit
             raise self._no_revision(revision)
-        return named.stdout.decode().strip(), b"filtering not recognized" not in ended.stderr
+        return parsed.stdout.decode().strip(), b"filtering not recognized" not in ended.stderr
 
     def entries(self, commit: str) -> list[Entry]:
-        """All files of a commit, with those in its folders."""
+        """List the files of a commit, in all its folders."""
         entries = []
         for record in self._read("ls-tree", "-r", "-z", "--full-tree", commit).split(b"\0")[:-1]:
             described, _, path = record.partition(b"\t")
@@ -131,23 +118,23 @@ class GitRepository:
         return entries
 
     def missing(self, files: list[Entry]) -> list[str]:
-        """Ids of the contents that are not here yet, each once."""
-        # All that is here is listed, for asking after what is not would fetch it, one by one.
+        """Return the ids of contents that are not in the repository yet, each once."""
+        # List everything, because to ask for a missing object would fetch it, one by one.
         listed = self._read(
             "cat-file", "--batch-all-objects", "--unordered", "--batch-check=%(objectname)"
         )
-        here = set(listed.decode().split())
-        return [id_ for id_ in dict.fromkeys(file.id for file in files) if id_ not in here]
+        present = set(listed.decode().split())
+        return [id_ for id_ in dict.fromkeys(file.id for file in files) if id_ not in present]
 
     def fetch_blobs(self, ids: list[str]) -> None:
-        """Fetch contents by their ids, as git does itself for a partial clone."""
+        """Fetch contents by their ids, as git itself does in a partial clone."""
         for start in range(0, len(ids), FETCHED_AT_ONCE):
             ended = self._fetch(ids[start : start + FETCHED_AT_ONCE], "--no-write-fetch-head")
             if ended.returncode != 0:
                 raise self._failure(ended.stderr)
 
-    def write(self, files: list[Entry], target: Path) -> list[NotFetched]:
-        """Write files below a folder; gives those that cannot be written or hold no text."""
+    def write(self, files: list[Entry], target: Path) -> list[PassedOver]:
+        """Write files below a folder; return those that cannot be written or hold no text."""
         with tempfile.TemporaryFile() as ids:
             ids.writelines(f"{file.id}\n".encode() for file in files)
             ids.seek(0)
@@ -161,8 +148,8 @@ class GitRepository:
         return [fault for fault in written if fault is not None]
 
     def _fetch(self, wanted: list[str], option: str) -> subprocess.CompletedProcess[bytes]:
-        """Fetch revisions or objects, named on standard input, where nothing is an option."""
-        # Objects are asked for as if nothing were here: nothing then builds on what is not.
+        """Fetch revisions or objects, named on standard input, where no name is an option."""
+        # Without negotiation, because git would claim to have the objects that it left out.
         settings = () if option == "--depth=1" else ("fetch.negotiationAlgorithm=noop",)
         return self._run(
             _PROTOCOLS, "fetch", "--quiet", "--filter=blob:none", "--no-tags",
@@ -171,7 +158,7 @@ class GitRepository:
         )  # fmt: skip
 
     def _read(self, *command: str) -> bytes:
-        """What git says of the repository itself, off the network."""
+        """Return the output of a command that does not use the network."""
         ended = self._run(_NO_PROTOCOL, *command)
         if ended.returncode != 0:
             raise self._damage(_last_words(ended.stderr))
@@ -183,7 +170,7 @@ class GitRepository:
         arguments = self._arguments(*command, settings=settings)
         with _running(arguments, protocols, stdin=subprocess.PIPE) as process:
             said, errors = process.communicate(typed.encode("utf-8"))
-        if process.returncode == 129:  # it does not know an option
+        if process.returncode == 129:  # git does not know an option
             raise ConfigError("git is too old to fetch single files; install git 2.29 or newer")
         for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             if process.returncode != 0 and os.strerror(number).encode() in errors:
@@ -192,7 +179,7 @@ class GitRepository:
 
     def _arguments(self, *command: str, settings: Sequence[str] = ()) -> list[str]:
         pairs = [part for setting in (*_SETTINGS, *settings) for part in ("-c", setting)]
-        # Named outright, it is also trusted where it belongs to another user.
+        # Git trusts a repository of another user if it is named by --git-dir.
         return ["git", f"--git-dir={self._folder}", *pairs, *command]
 
     def _no_revision(self, revision: str) -> HubError:
@@ -205,7 +192,7 @@ class GitRepository:
 
     def _failure(self, errors: bytes) -> HubError | ResourceError:
         said = errors.decode("utf-8", "replace")
-        if str(self._folder) in said:  # what it trips over lies here
+        if str(self._folder) in said:  # the fault is in this repository
             return self._damage(_last_words(errors))
         likely = next((words for pattern, words in _CAUSES if re.search(pattern, said)), _OTHERWISE)
         return HubError(f"{self._url}: {likely} ({_last_words(errors)})")
@@ -218,7 +205,7 @@ class GitRepository:
 
 _IS_NO_REVISION = re.compile(rb"find remote ref|not our ref|unadvertised|invalid refspec")
 
-# What else git says, to what a user can do about it.
+# Patterns of git's messages, and what the user can do.
 _CAUSES = (
     (
         r"could not read (Username|Password)|Authentication failed|returned error: 40[13]"
@@ -246,11 +233,11 @@ def without_credentials(text: str) -> str:
 
 
 def _last_words(errors: bytes) -> str:
-    """The line that tells most of what git wrote, without anyone's password."""
+    """Return the most informative line of git's messages, without passwords."""
     lines = errors.decode("utf-8", "replace").splitlines()
-    telling = [line for line in lines if not _SAYS_NOTHING.match(line)]
-    marked = [line for line in telling if _SAYS_WHAT.match(line)]
-    line = (marked or telling or lines or ["it does not say why"])[-1]
+    informative = [line for line in lines if not _SAYS_NOTHING.match(line)]
+    marked = [line for line in informative if _SAYS_WHAT.match(line)]
+    line = (marked or informative or lines or ["it does not say why"])[-1]
     return without_credentials(line.strip())
 
 
@@ -258,12 +245,12 @@ def _last_words(errors: bytes) -> str:
 def _running(
     arguments: list[str], protocols: str, *, stdin: int | IO[bytes], stderr: int = subprocess.PIPE
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A running git that may fetch by some protocols, and does not outlive this block."""
-    environment = {name: value for name, value in os.environ.items() if name not in _TIES}
+    """Run git, which may fetch by some protocols, and end it with this block."""
+    environment = {name: value for name, value in os.environ.items() if name not in _LOCAL_NAMES}
     environment |= _NO_QUESTIONS | {
         "GIT_ALLOW_PROTOCOL": protocols,
         "GIT_NO_LAZY_FETCH": "1",
-        "LC_ALL": "C",  # what it says is read
+        "LC_ALL": "C",  # because its messages are parsed
     }
     try:
         process = subprocess.Popen(
@@ -281,7 +268,7 @@ def _running(
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End git and all that it started: in a session of its own, no key of the terminal does."""
+    """End git and its children, which Ctrl-C does not reach because they have their own session."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGTERM)
         try:
@@ -291,7 +278,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _read_size(stream: IO[bytes], id_: str) -> int:
-    """Bytes of the object that follows, which has to be the one that was asked for."""
+    """Read the size of the next object, which must be the one that was requested."""
     match stream.readline().split():
         case [name, b"blob", size] if name == id_.encode():
             return int(size)
@@ -299,21 +286,21 @@ def _read_size(stream: IO[bytes], id_: str) -> int:
             raise EOFError(f"{id_} is missing")
 
 
-# What a file system makes of names that are too long, are there in other letters, or clash.
+# A file system raises these for names that are too long, exist in other letters, or clash.
 _BAD_NAMES = (
     errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EILSEQ, errno.EINVAL,
 )  # fmt: skip
 
 
-def _write_file(stream: IO[bytes], file: Entry, target: Path) -> NotFetched | None:
-    """Write the next object of a stream to a new file; says why where that cannot be."""
+def _write_file(stream: IO[bytes], file: Entry, target: Path) -> PassedOver | None:
+    """Write the next object of a stream to a new file; return why if that is impossible."""
     size = _read_size(stream, file.id)
     pieces = _pieces(stream, size)
     first = next(pieces)
     fault = None
     if size <= _MAX_LFS_POINTER_BYTES and first.startswith(_LFS_MARK):
         detail = "its content is in Git LFS, which is not fetched"
-        fault = NotFetched(file.path, "lfs_pointer", detail)
+        fault = PassedOver(file.path, "lfs_pointer", detail)
     else:
         try:
             path = os.path.join(target, file.path)
@@ -325,14 +312,14 @@ def _write_file(stream: IO[bytes], file: Entry, target: Path) -> NotFetched | No
             if error.errno not in _BAD_NAMES:
                 raise
             detail = f"cannot be a file here ({error.strerror})"
-            fault = NotFetched(file.path, "unsafe_path", detail)
+            fault = PassedOver(file.path, "unsafe_path", detail)
     for _ in pieces:
         pass
     return fault
 
 
 def _pieces(stream: IO[bytes], size: int) -> Iterator[bytes]:
-    """An object, a piece at a time (an empty one, too), and past the line end behind it."""
+    """Yield an object in pieces, at least one, and skip the line end behind it."""
     for start in range(0, max(size, 1), _PIECE_BYTES):
         piece = stream.read(min(size - start, _PIECE_BYTES))
         if len(piece) < min(size - start, _PIECE_BYTES):

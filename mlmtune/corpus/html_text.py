@@ -1,4 +1,4 @@
-"""HTML, whole or as remnants in other text, to what a reader of the page sees."""
+"""The text that a reader of HTML sees, be it a whole page or a few tags in other text."""
 
 import html
 import re
@@ -35,27 +35,27 @@ _SPACES = re.compile(r"[ \t]{2,}")
 _CELL_MARK = "\v"
 
 WORD_BREAK = "\u200b"
-"""A zero-width space, in the place of `<wbr>`."""
+"""A zero-width space, which replaces `<wbr>`: a line may be broken there."""
 
 
 def html_text(text: str, removed: Counter[str]) -> str:
-    """The text without tags, comments, scripts and styles, and with its entities resolved.
+    """Return the text without tags, comments, scripts and styles, and with entities resolved.
 
-    Elements that a browser sets apart stand on lines of their own, and ` | ` between the cells of a
-    row. Angle brackets that hold no element of HTML stay: `a < b`, `<resource-group>`.
+    Block elements begin and end a line, and ` | ` separates the cells of a row. Angle brackets that
+    hold no element of HTML stay: `a < b`, `<resource-group>`.
 
     Args:
-        text: may be plain text with but a few tags in it.
-        removed: takes the characters that went, as `comments` and `html`.
+        text: a page, or plain text with a few tags in it.
+        removed: counts the characters that are removed, as `comments` and `html`.
     """
     shown = substituted(_COMMENT, "", text)
     removed["comments"] += len(text) - len(shown)
     written = shown
     if "<" in shown:
-        written = substituted(_TAG, _instead_of_tag, _without_unseen(shown))
+        written = substituted(_TAG, _written_for_match, _without_unseen(shown))
     if written != text:  # it is HTML, where white space means nothing
         written = with_each_line(_html_line, written)
-    written = substituted(_ENTITY, lambda found: html.unescape(found[0]), written)
+    written = substituted(_ENTITY, lambda match: html.unescape(match[0]), written)
     removed["html"] += len(shown) - len(written)
     return written
 
@@ -66,44 +66,35 @@ def _html_line(line: str) -> str:
 
 def _without_unseen(text: str) -> str:
     for element, closing_tag in _UNSEEN_ELEMENTS:
-        # Only up to the last closing tag: an open element beyond it is nothing but a tag, and a
-        # search for its end from each of many such would take quadratic time.
-        end = max((found.end() for found in closing_tag.finditer(text)), default=0)
+        # Only up to the last closing tag. To search for the end of each of many elements that are
+        # open beyond it would take quadratic time.
+        end = max((match.end() for match in closing_tag.finditer(text)), default=0)
         if end:
             text = substituted(element, "", text[:end]) + text[end:]
     return text
 
 
-def is_spaced(tag: str) -> bool:
-    """Whether a browser begins a new line at this tag."""
-    return _element(tag) in _SPACED_ELEMENTS
-
-
-def is_word_break(tag: str) -> bool:
-    """Whether a line may be broken here, as a zero-width space says, too."""
-    return _element(tag) == "wbr"
-
-
-def is_placeholder(tag: str) -> bool:
-    """Whether angle brackets hold no element of HTML but a word of the text: `<resource-group>`."""
-    element = _element(tag)
-    if not element or "=" in tag:
-        return False
-    return element not in _SPACED_ELEMENTS and not _INLINE_ELEMENTS.fullmatch(element)
-
-
 def _element(tag: str) -> str:
-    """The name of a tag's element in lower case; empty for comments and declarations."""
+    """Return the name of a tag's element in lower case; empty for comments and declarations."""
     name = _TAG_NAME.match(tag)
     return name[1].lower() if name else ""
 
 
-def _instead_of_tag(found: re.Match[str]) -> str:
-    tag = found[0]
-    if _element(tag) in ("td", "th"):
-        return "" if tag.startswith("</") else _CELL_MARK
-    if is_spaced(tag):
-        return "\n"
-    if is_word_break(tag):
+def _written_for_match(match: re.Match[str]) -> str:
+    if _element(match[0]) in ("td", "th"):
+        return "" if match[0].startswith("</") else _CELL_MARK
+    return written_for_tag(match[0], "\n")
+
+
+def written_for_tag(tag: str, line_end: str) -> str:
+    """Return what is written instead of a tag, which is `line_end` where a browser breaks lines.
+
+    The tag itself is returned if it is a word of the text in angle brackets: `<resource-group>`.
+    """
+    element = _element(tag)
+    if element in _SPACED_ELEMENTS:
+        return line_end
+    if element == "wbr":
         return WORD_BREAK
-    return tag if is_placeholder(tag) else ""
+    is_word = element and "=" not in tag and not _INLINE_ELEMENTS.fullmatch(element)
+    return tag if is_word else ""

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import xxhash
 
@@ -31,8 +32,7 @@ class ListedFile:
     span: Span | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PassedOver:
+class PassedOver(NamedTuple):
     """A path that a source selects but that is not read, such as a pipe or a broken link."""
 
     path: str

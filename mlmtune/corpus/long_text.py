@@ -15,29 +15,26 @@ BLOCK_CHARACTERS = 1 << 20
 def substituted(
     pattern: re.Pattern[str], replacement: str | Callable[[re.Match[str]], str], text: str
 ) -> str:
-    """`pattern.sub(replacement, text)`; a replacement that is a string stands for itself."""
+    """Return `pattern.sub(replacement, text)`; a string must have no escapes."""
     if len(text) <= BLOCK_CHARACTERS:
         return pattern.sub(replacement, text)
     written = io.StringIO()
-    place = 0
-    for found in pattern.finditer(text):
-        written.write(text[place : found.start()])
-        written.write(replacement if isinstance(replacement, str) else replacement(found))
-        place = found.end()
-    written.write(text[place:])
+    end = 0
+    for match in pattern.finditer(text):
+        written.write(text[end : match.start()])
+        written.write(replacement if isinstance(replacement, str) else replacement(match))
+        end = match.end()
+    written.write(text[end:])
     return written.getvalue()
 
 
 def with_each_line(function: Callable[[str], str], text: str) -> str:
-    """The text with a function applied to each of its lines, without their ends."""
+    """Apply a function to each line of a text, given without its end."""
     written = io.StringIO()
     start = 0
     while (end := text.find("\n", start + BLOCK_CHARACTERS)) >= 0:
         written.write("\n".join(map(function, text[start:end].split("\n"))))
         written.write("\n")
         start = end + 1
-    last = "\n".join(map(function, text[start:].split("\n")))
-    if start == 0:
-        return last
-    written.write(last)
+    written.write("\n".join(map(function, text[start:].split("\n"))))
     return written.getvalue()

@@ -1,30 +1,30 @@
 """The prose of a Markdown page.
 
-Markdown is parsed, not searched: markdown-it tells what is prose, code, table or HTML, and this
+Markdown is parsed, not searched: markdown-it finds out what is prose, code, table or HTML, and this
 module writes each as plain lines. What only a renderer needs (marks, link targets, comments,
-directives of a docs site) is nothing to predict, and goes.
+directives of a docs site) is removed, because a model should not learn to predict it.
 """
 
 import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
 
 from markdown_it import MarkdownIt
 from markdown_it.rules_block import StateBlock, reference
 from markdown_it.rules_core import StateCore
 from markdown_it.token import Token
+from markdown_it.utils import EnvType
 
 from mlmtune.config import MarkdownConfig
-from mlmtune.corpus.html_text import WORD_BREAK, html_text, is_placeholder, is_spaced, is_word_break
+from mlmtune.corpus.html_text import html_text, written_for_tag
 
-# Each level costs a few frames of Python's stack. The parser drops blocks that are deeper, and
+# Each level takes a few frames of Python's stack. The parser drops blocks that are deeper, and
 # takes deeper inline marks for text; its time for a row of open brackets grows with the limit.
 _MAX_BLOCK_NESTING = 100
 _MAX_INLINE_NESTING = 20
 
-# Its first line but for comments has to look like YAML: a page may open with a rule.
+# The first line that is no comment must look like YAML, because a page may begin with a rule.
 _FRONT_MATTER = re.compile(
     r"---[ \t]*\n(?=---|\.\.\.|(?:[ \t]*(?:#.*)?\n)*[\w\"'.-]+[ \t]*:)"
     r"(?:.*\n)*?(?:---|\.\.\.)[ \t]*(?:\n|\Z)"
@@ -51,18 +51,18 @@ _CELL_BORDER = re.compile(r"(?<!\\)\|")
 _DASHES = re.compile(r":?-{3,}:?")
 
 MAX_PAGE_BLOCKS = 1_000_000
-"""Lines of a page, and begins and ends of its blocks. Either takes up to half a kilobyte."""
+"""The limit of a page's lines, and of its tokens; each takes up to half a kilobyte of memory."""
 
 _CODE_MARK = "[code]"
 
-# No prose has paragraphs as long; parsed, one would take hundreds of times its size in memory.
+# Prose has no paragraphs as long; parsed, one would take hundreds of times its size in memory.
 _MAX_PARAGRAPH_CHARACTERS = 1 << 18
 
-# Inline text without any of these means itself.
+# Inline text without any of these has no markup, and need not be parsed.
 _INLINE_MARKUP = re.compile(r"[\\`*_~\[<&]|  \n")
 _WIDE = "\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef"
 _BREAK_BETWEEN_WIDE = re.compile(f"(?<=[{_WIDE}])[ \t]*\n[ \t]*(?=[{_WIDE}])")
-# Only from where a run of spaces begins: tried at each of them, a long one takes quadratic time.
+# A match begins where a run of spaces does; to try each of them would take quadratic time.
 _HARD_BREAK = re.compile(r"(?<![ \t])[ \t]*\v[ \t\v]*")
 _BLANK_LINES = re.compile(r"\n{2,}")
 _SPACES = re.compile(r"[ \t\xa0]{2,}")
@@ -73,7 +73,7 @@ class PageTooLarge(Exception):
 
 
 class _Blocks(list[Token]):
-    """What a parser found, as long as it is not too much."""
+    """The tokens of a page, whose number is limited."""
 
     def append(self, token: Token) -> None:
         if len(self) >= MAX_PAGE_BLOCKS:
@@ -82,7 +82,7 @@ class _Blocks(list[Token]):
 
 
 class _Parser(MarkdownIt):
-    """markdown-it without what protects a browser: here every link target is but text."""
+    """markdown-it without its protection of browsers, because here a link target is only text."""
 
     def validateLink(self, url: str) -> bool:
         return True
@@ -92,14 +92,14 @@ class _Parser(MarkdownIt):
 
 
 def _definition(state: StateBlock, start_line: int, end_line: int, silent: bool) -> bool:
-    """A link's definition, but no footnote, which would look like one where it is a single word."""
+    """Parse a link's definition, but not a footnote, which looks like one if it is one word."""
     start = state.bMarks[start_line] + state.tShift[start_line]
     return not state.src.startswith("[^", start) and reference(state, start_line, end_line, silent)
 
 
 @cache
 def _block_parser() -> MarkdownIt:
-    """A parser that leaves inline text for later, which is most often free of markup."""
+    """Return a parser that leaves inline text alone, because most of it has no markup."""
     parser = _Parser("commonmark", {"maxNesting": _MAX_BLOCK_NESTING}).enable("table")
     parser.core.ruler.enableOnly(["normalize", "block"])
     parser.block.ruler.at("reference", _definition)
@@ -112,27 +112,27 @@ def _inline_parser() -> MarkdownIt:
 
 
 def markdown_text(text: str, config: MarkdownConfig, removed: Counter[str]) -> str:
-    r"""The prose of a Markdown page, with its code and tables where the config keeps them.
+    r"""Return the prose of a Markdown page, with its code and tables if the config keeps them.
 
     Blocks are separated by a blank line, the items of a tight list and the rows of a table by a
-    line end. Headings and items are plain lines; bullets, numbers and emphasis marks go, and so do
-    front matter and comments. A page nested over a hundred levels deep is given as it stands.
+    line end. Headings and items become plain lines; bullets, numbers, emphasis marks, front matter
+    and comments are removed. A page nested over a hundred levels deep is returned as it is.
 
     Args:
         text: the page, with `\n` for its line ends.
         config: what becomes of the parts that are not prose.
-        removed: takes the characters that went, by what they were (see `cleaning.STEPS`). Marks
-            stand in no token, so that `markup` is what no other step accounts for.
+        removed: counts the characters that are removed by each of `cleaning.STEPS`. No token has
+            the marks, so `markup` is what no other step accounts for.
 
     Raises:
-        PageTooLarge: it has more lines or blocks than memory should hold.
+        PageTooLarge: the page has more than `MAX_PAGE_BLOCKS` lines or tokens.
     """
     source = text.lstrip("\n")
     front_matter = _FRONT_MATTER.match(source)
     if front_matter:
         source = source[front_matter.end() :]
     by_step = Counter(front_matter=front_matter.end() if front_matter else 0)
-    environment: dict[str, Any] = {}
+    environment: EnvType = {}
     tokens = _blocks(source, environment)
     if any(token.level >= _MAX_BLOCK_NESTING - 1 for token in tokens):
         written = source.strip()
@@ -143,7 +143,7 @@ def markdown_text(text: str, config: MarkdownConfig, removed: Counter[str]) -> s
     return written
 
 
-def _blocks(source: str, environment: dict[str, Any]) -> list[Token]:
+def _blocks(source: str, environment: EnvType) -> list[Token]:
     if source.count("\n") > MAX_PAGE_BLOCKS:
         raise PageTooLarge(f"a page of Markdown of over {MAX_PAGE_BLOCKS:,} lines")
     parser = _block_parser()
@@ -154,18 +154,20 @@ def _blocks(source: str, environment: dict[str, Any]) -> list[Token]:
 
 
 class _Page:
-    """Writes the tokens of one page as text."""
+    """A writer of the tokens of one page as text.
+
+    Args:
+        source: the page without its front matter.
+        config: what becomes of the parts that are not prose.
+        environment: the reference definitions that the block parser found.
+        removed: counts the characters that are removed.
+    """
 
     def __init__(
-        self,
-        source: str,
-        config: MarkdownConfig,
-        environment: dict[str, Any],
-        removed: Counter[str],
+        self, source: str, config: MarkdownConfig, environment: EnvType, removed: Counter[str]
     ) -> None:
         self.config = config
         self.environment = environment
-        """Reference definitions of the page, found by the block parser."""
         self.removed = removed
         self.footnotes = set(_FOOTNOTE.findall(source)) if "[^" in source else set()
         definitions = environment.get("references", {}).values()
@@ -188,7 +190,7 @@ class _Page:
         return "".join(parts).strip()
 
     def _blocks(self, tokens: list[Token]) -> Iterator[tuple[str, bool]]:
-        """The text of each block, and whether it is a paragraph of a tight list."""
+        """Yield the text of each block, and whether it is a paragraph of a tight list."""
         rows: list[str] = []
         cells: list[str] = []
         opening = Token("paragraph_open", "p", 1)
@@ -206,7 +208,7 @@ class _Page:
                 case "fence":
                     yield self._code(token.content), False
                 case "code_block":
-                    # On the site's pages an indent too much makes code of a directive.
+                    # On docs sites, a directive may be indented so far that it parses as code.
                     yield self._code(self._without_directives(token.content)), False
                 case "html_block":
                     yield self._html(token.content), False
@@ -265,16 +267,16 @@ class _Page:
             return content
         return _DIRECTIVE.sub(self._instead_of_directive, content)
 
-    def _instead_of_directive(self, found: re.Match[str]) -> str:
-        if found["code"]:
-            return found["code"]
-        if found["image"] is None:
-            self.removed["directives"] += len(found[0])
+    def _instead_of_directive(self, match: re.Match[str]) -> str:
+        if match["code"]:
+            return match["code"]
+        if match["image"] is None:
+            self.removed["directives"] += len(match[0])
             return ""
         written = ""
-        if self.config.images == "text" and (named := _ALTERNATIVE_TEXT.search(found["image"])):
-            written = named[1] or named[2] or ""
-        self.removed["images"] += len(found[0]) - len(written)
+        if self.config.images == "text" and (text := _ALTERNATIVE_TEXT.search(match["image"])):
+            written = text[1] or text[2] or ""
+        self.removed["images"] += len(match[0]) - len(written)
         return written
 
     def _inline(self, content: str) -> str:
@@ -315,7 +317,7 @@ class _Page:
         return target
 
     def _num_target_characters(self, token: Token, attribute: str) -> int:
-        """The characters that the target of a link or an image takes in the source."""
+        """Count the characters that the target of a link or an image takes in the source."""
         target = str(token.attrs[attribute])
         brackets = len("[]()")
         if target in self.defined_targets:
@@ -334,12 +336,11 @@ class _Page:
             case "html_inline":
                 return self._inline_tag(token.content)
             case "text" if self.footnotes:
-                return _FOOTNOTE_MARK.sub(self._instead_of_footnote_mark, token.content)
+                return _FOOTNOTE_MARK.sub(
+                    lambda match: "" if match[1] in self.footnotes else match[0], token.content
+                )
             case _:  # text and code; the marks of emphasis have no content
                 return token.content
-
-    def _instead_of_footnote_mark(self, found: re.Match[str]) -> str:
-        return "" if found[1] in self.footnotes else found[0]
 
     def _image(self, image: Token) -> str:
         self.removed["images"] += len("!") + self._num_target_characters(image, "src")
@@ -349,13 +350,8 @@ class _Page:
         return ""
 
     def _inline_tag(self, tag: str) -> str:
-        if is_spaced(tag):
-            written = "\v"
-        elif is_word_break(tag):
-            written = WORD_BREAK
-        elif is_placeholder(tag) and self.config.html == "text":
-            written = tag
-        else:
+        written = written_for_tag(tag, "\v")
+        if written == tag and self.config.html != "text":
             written = ""
         step = "comments" if tag.startswith("<!--") else "html"
         self.removed[step] += len(tag) - len(written)
@@ -363,15 +359,15 @@ class _Page:
 
 
 def _is_delimiter_row(line: str) -> bool:
-    """Whether it stands between the header of a table and its body.
+    """Whether a line separates the header of a table from its body.
 
-    The parser wants one with as many cells as the header; renderers of docs sites do not.
+    The parser requires as many cells in it as the header has; renderers of docs sites do not.
     """
     return "|" in line and "-" in line and not line.strip(" \t|:-")
 
 
 def _row(cells: list[str]) -> str:
-    """The cells from the first that is not empty to the last."""
+    """Join the cells from the first that is not empty to the last."""
     without_dashes = [cell for cell in cells if not _DASHES.fullmatch(cell)]
     if 2 * len(without_dashes) < len(cells):  # a line across the table, maybe with words in it
         cells = without_dashes

@@ -1,4 +1,4 @@
-"""Words in a row as numbers: what near-duplicates and overlap are found by.
+"""Hashes of words and of n-grams, by which near-duplicates and overlap are found.
 
 Legend: W words of a text.
 """
@@ -18,16 +18,15 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 def word_windows(text: str, size: int) -> Iterator[tuple[int, NDArray[np.uint64]]]:
-    """The hashes of a text's words, slice by slice, each with the `size - 1` words before it.
+    """Hash the words of a text, slice by slice, each with the `size - 1` words before it.
 
     So any `size` words in a row are in one window, and a long text takes no more memory than a
-    slice. A text of fewer words is one window, one without words none.
+    slice. A text of fewer words is one window, and a text without words is none.
 
     Yields:
         The number of the first word in the text, and (W,) hashes.
     """
     first, window = 0, np.empty(0, dtype=np.uint64)
-    is_short = True
     for piece in word_slices(text):
         encoded = map(str.encode, words(piece))
         hashes = np.fromiter(map(xxhash.xxh3_64_intdigest, encoded), dtype=np.uint64)
@@ -36,17 +35,15 @@ def word_windows(text: str, size: int) -> Iterator[tuple[int, NDArray[np.uint64]
         num_past = max(0, len(window) - size + 1)
         first, window = first + num_past, np.concatenate([window[num_past:], hashes])
         if len(window) >= size:
-            is_short = False
             yield first, window
-    if is_short and len(window):
+    if 0 < len(window) < size:
         yield first, window
 
 
 def ngram_hashes(hashes: NDArray[np.uint64], longest: int) -> Iterator[NDArray[np.uint64]]:
-    """For n from 1 to `longest` the (W - n + 1,) hashes of n words in a row; empty where W < n.
+    """Yield, for n from 1 to `longest`, the (W - n + 1,) hashes of all n words in a row.
 
-    H_n[i] = H_{n-1}[i] * m + h[i + n - 1] modulo 2^64: a polynomial in an odd m, each length from
-    the one before.
+    H_n[i] = H_{n-1}[i] * m + h[i + n - 1] modulo 2^64, a polynomial in an odd m.
     """
     rows = hashes
     yield rows
@@ -56,7 +53,7 @@ def ngram_hashes(hashes: NDArray[np.uint64], longest: int) -> Iterator[NDArray[n
 
 
 def distinct(values: NDArray[_Unsigned]) -> NDArray[_Unsigned]:
-    """The values in order, each once; np.unique takes a hundred times as long in numpy 2.4."""
+    """Sort values and drop repeats; np.unique takes a hundred times as long in numpy 2.4."""
     ranked = np.sort(values)
     is_new: NDArray[np.bool_] = np.diff(ranked, prepend=~ranked[:1]) != 0
     return ranked[is_new]

@@ -80,22 +80,20 @@ def _fetch_source(
     """Fetch the files of a git repository and list them by id, with what is passed over."""
     assert source.git is not None
     selects = Selection(source)
-    checkout = git.fetch(
-        source.git, source.revision, selects, selects.name, cache, say, refresh=refresh
-    )
+    wanted = git.WantedFiles(source.git, source.revision, selects, selects.name)
+    checkout = git.fetch(wanted, cache, say, refresh=refresh)
     files = []
     for folder, _, names in os.walk(checkout.folder):
         for name in names:
             path = os.path.join(folder, name)
             below = os.path.relpath(path, checkout.folder)
             files.append(ListedFile(below, path, os.lstat(path).st_size, checkout.commit))
-    passed_over = tuple(PassedOver(*entry) for entry in checkout.passed_over)
-    if not files and not passed_over:
+    if not files and not checkout.passed_over:
         raise DataError(
             f"{where}.git: no file at commit {checkout.commit[:12]} matches "
             f"{', '.join(selects.patterns)}; set {where}.include"
         )
-    return tuple(sorted(files, key=lambda file: file.id)), passed_over
+    return tuple(sorted(files, key=lambda file: file.id)), checkout.passed_over
 
 
 def _scan_source(

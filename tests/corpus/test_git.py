@@ -117,8 +117,9 @@ def fetch(origin, cache):
     def fetch(revision=None, *, url=None, endings=".md", say=lambda line: None, **more):
         url = origin.url if url is None else url
         selection = endings.replace(".", "_")
-        wanted = lambda path: path.endswith(endings)  # noqa: E731
-        return git.fetch(url, revision, wanted, selection, cache, say, **more)
+        matches = lambda path: path.endswith(endings)  # noqa: E731
+        wanted = git.WantedFiles(url, revision, matches, selection)
+        return git.fetch(wanted, cache, say, **more)
 
     return fetch
 
@@ -639,8 +640,8 @@ def child_script(cache, url):
         "import signal; from pathlib import Path; from mlmtune.corpus import git\n"
         # Whoever runs the tests in the background of a shell has it ignored in all children.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        f"git.fetch({url!r}, None, lambda path: path.endswith('.md'), '_md', Path({str(cache)!r}),"
-        " lambda line: print(line, flush=True))"
+        f"wanted = git.WantedFiles({url!r}, None, lambda path: path.endswith('.md'), '_md')\n"
+        f"git.fetch(wanted, Path({str(cache)!r}), lambda line: print(line, flush=True))"
     )
 
 
