@@ -363,6 +363,7 @@ def init(
 def main() -> NoReturn:
     """Run a command; print an error as one line; exit with its code."""
     exits.secure_process()
+    # Typer would accept --debug only before the command.
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         code = app(args=arguments, prog_name="mlmtune", standalone_mode=False)

@@ -75,7 +75,7 @@ class Console:
 
     def _print(self, line: str, stream: Any) -> None:
         text = printable_text(without_secrets(line), keeps_colours=shows_colours())
-        tqdm.write(for_stream(text, stream), file=stream)
+        tqdm.write(for_stream(text, stream), file=stream)  # a plain print would break the bar
         stream.flush()
 
 

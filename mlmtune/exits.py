@@ -153,7 +153,7 @@ def secure_standard_streams() -> None:
             line_buffering=descriptor == 2 or raw.isatty(),
         )  # fmt: skip
         setattr(sys, name, secured)
-        setattr(sys, f"__{name}__", secured)
+        setattr(sys, f"__{name}__", secured)  # some libraries write there
 
 
 def end_without_reader() -> None:
@@ -165,6 +165,6 @@ def end_without_reader() -> None:
 
 def _point_to_nothing(descriptor: int) -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
-    if nothing != descriptor:
+    if nothing != descriptor:  # a closed descriptor is the lowest free number, which is taken first
         os.dup2(nothing, descriptor)
         os.close(nothing)

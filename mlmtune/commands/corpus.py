@@ -23,7 +23,7 @@ def show_corpus(
         MlmtuneError: See `preparation.prepare`.
     """
     if export_to is not None:
-        check_target(export_to)
+        check_target(export_to)  # before a corpus is read for an hour
     prepared = prepare(config, console, rebuilds=False, refresh=refresh)
     summary = summarize(
         prepared.store, prepared.splits, prepared.tokenizer, config.corpus.split_seed

@@ -117,7 +117,7 @@ class MaskFiller:
         for location, folder in zip(locations, folders, strict=True):
             request = ModelRequest(
                 ModelConfig(name_or_path=location),
-                max_length=1,
+                max_length=1,  # `_check` finds sentences that are too long
                 device=torch.device("cpu"),
                 precision="fp32",
                 seed=0,

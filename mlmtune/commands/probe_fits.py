@@ -18,7 +18,7 @@ from mlmtune.classification.metrics import confusion_matrix, macro_f1
 from mlmtune.classification.prediction import mean_pooled
 from mlmtune.classification.sequence_classification import classification_of
 from mlmtune.classification.task_data import Side, TaskData, subset
-from mlmtune.commands.many_runs import train_one_of_many
+from mlmtune.commands.training import train_one_of_many
 from mlmtune.config import ClassificationConfig, TrackingConfig
 from mlmtune.console import Console
 from mlmtune.files import read_json, write_json
@@ -143,6 +143,7 @@ class ProbeFits:
         """
         data = self.data
         fit = config_of_fit(model, self.config, data, setting, seed)
+        # Predictions are kept by what decides them: settings, examples and weights.
         settings = fit.model_dump(exclude={"probe", "tracking", "hub"})
         digest = xxhash.xxh3_64_hexdigest(
             repr((settings, data.fingerprint, _state_of_files(model))).encode()
@@ -160,7 +161,7 @@ class ProbeFits:
             lines = (path / "test_predictions.jsonl").read_text(encoding="utf-8").splitlines()
             content = {"predictions": [json.loads(line)["prediction"] for line in lines]}
             write_json(kept, content)
-            shutil.rmtree(path)
+            shutil.rmtree(path)  # the weights of all fits together would fill the disk
         numbers = {label: number for number, label in enumerate(data.labels)}
         return np.asarray([numbers[label] for label in content["predictions"]], dtype=np.int64)
 

@@ -139,4 +139,5 @@ def leave_torch_out() -> None:
     """
     if "torch" not in sys.modules:
         sys.modules["torch"] = None  # type: ignore[assignment]  # Python's way to say: not there
+        # It would warn that models cannot be used.
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")

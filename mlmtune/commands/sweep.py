@@ -14,8 +14,8 @@ from mlmtune.classification.sequence_classification import (
     SequenceClassification,
     build_classification,
 )
-from mlmtune.commands.many_runs import train_one_of_many
 from mlmtune.commands.sweep_grid import PlannedSweep, Trial
+from mlmtune.commands.training import train_one_of_many
 from mlmtune.config import ClassificationConfig, Config
 from mlmtune.console import Console
 from mlmtune.errors import DivergedError
@@ -108,7 +108,7 @@ def _run(trial: Trial, console: Console) -> Outcome:
     except DivergedError as error:
         Console(notes_to_stderr=True).say(str(error))
         return Outcome(trial, None, 0.0)
-    shutil.rmtree(run.checkpoints, ignore_errors=True)
+    shutil.rmtree(run.checkpoints, ignore_errors=True)  # a finished run is not resumed
     results = run.read_json("eval_results.json")
     seconds = (run.read_json("train_results.json") or {}).get("train_runtime", 0.0)
     return Outcome(trial, results, seconds)

@@ -153,7 +153,7 @@ def _in_folder(
             "hub": HubConfig(),
         }
     )
-    name = re.sub(r"[^\w.=,+-]+", "_", ",".join(chosen))[:120]
+    name = re.sub(r"[^\w.=,+-]+", "_", ",".join(chosen))[:120]  # file systems allow 255 bytes
     digest = xxhash.xxh3_64_hexdigest(resolved_yaml(identity).encode())[:8]
     run = config.run.model_copy(update={"output_dir": str(folder / f"{name}-{digest}")})
     tracking = config.tracking.model_copy(update={"run_name": None})  # they use that name, too

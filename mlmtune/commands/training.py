@@ -1,4 +1,4 @@
-"""What `mlmtune train` and `mlmtune finetune` have in common: train a model, then push it."""
+"""Training a run for a command: one that is pushed at the end, or one of many."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,9 @@ from accelerate import Accelerator
 
 from mlmtune import exits
 from mlmtune.commands.push import push_run
+from mlmtune.config import HubConfig
 from mlmtune.console import Console
+from mlmtune.errors import Interrupted
 from mlmtune.locations import expand_home
 from mlmtune.training.loop import train
 from mlmtune.training.run_options import RunOptions
@@ -35,9 +37,31 @@ def train_and_push(
     """
     results = train(settings, options, build)
     if not exits.is_first_process():
-        return
+        return  # one process reports and pushes
     run, console = expand_home(settings.run.output_dir), Console(is_quiet=options.is_quiet)
     if conclude is not None:
         conclude(run, results, console)
     if settings.hub.hub_model_id is not None:
         push_run(run, settings.hub.hub_model_id, is_private=settings.hub.private, console=console)
+
+
+def train_one_of_many(
+    config: ConfigT, build: Callable[[ConfigT, Accelerator, Console], Task], console: Console
+) -> None:
+    """Train or resume one of the runs of a probe or a sweep; do nothing if it is complete.
+
+    The bar of the run's steps is shown if the console of the command shows bars.
+
+    Raises:
+        Interrupted: A signal stopped the run; the whole command is what the user resumes.
+        MlmtuneError: See `train`.
+    """
+    try:
+        config = config.model_copy(update={"hub": HubConfig()})  # none of many is pushed
+        options = RunOptions(resume="auto", is_quiet=not console.shows_bars, is_silent=True)
+        train(config, options, build)
+    except Interrupted as error:
+        raise Interrupted(
+            "stopped; what is finished is kept, and the same command continues from there",
+            error.exit_code - 128,
+        ) from error

@@ -57,7 +57,7 @@ def line_chart(title: str, series: Sequence[Series], *, may_be_log: bool = False
         return ""
     low, high = min(values), max(values)
     is_log = may_be_log and low > 0 and high / low > 10
-    if low == high:
+    if low == high:  # a flat line, around which the axis needs some room
         low, high = low - abs(low) * 0.1 - 1e-9, high + abs(high) * 0.1 + 1e-9
     ticks = list(_log_ticks(low, high) if is_log else _ticks(low, high))
     low, high = min(low, ticks[0]), max(high, ticks[-1])
@@ -87,7 +87,7 @@ def line_chart(title: str, series: Sequence[Series], *, may_be_log: bool = False
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         colour = f"c{(number + 1) % NUM_COLOURS}"
         parts.append(f'<polyline class="line {colour}" points="{path}"/>')
-        if len(points) <= 12:
+        if len(points) <= 12:  # more dots would hide the line
             parts += [f'<circle class="dot {colour}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>'
                       for x, y in points]  # fmt: skip
     parts += _legend([line.name for line in series])
@@ -135,7 +135,7 @@ def _legend(names: list[str]) -> Iterator[str]:
     for number, name in enumerate(names):
         yield f'<circle class="dot c{(number + 1) % NUM_COLOURS}" cx="{x + 5:.0f}" cy="10" r="5"/>'
         yield f'<text class="legend" x="{x + 15:.0f}" y="14">{_cut(name)}</text>'
-        x += 34 + 7.5 * min(len(name), LONGEST_NAME)
+        x += 34 + 7.5 * min(len(name), LONGEST_NAME)  # about the width of a character
 
 
 def _cut(name: str) -> str:
@@ -157,6 +157,7 @@ def _ticks(low: float, high: float) -> Iterator[float]:
     size = 10 ** math.floor(math.log10(rough))
     step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= rough)
     number = math.floor(low / step)
+    # Rounding must not lose a tick at either end.
     while number * step <= high + step * 1e-9:
         if number * step >= low - step * 1e-9:
             yield number * step

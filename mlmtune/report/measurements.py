@@ -128,7 +128,7 @@ class Measurements:
                 view.store.sources[int(source)].name: of_source == source
                 for source in np.unique(of_source)
             }
-            if len(groups) > 1:
+            if len(groups) > 1:  # a single source is the text itself
                 _add_parts(sources, measure, groups)
             if kind == "domain" and splits.general is not None:
                 groups = _by_specificity(some, view, splits.general, self._config.corpus)
@@ -175,6 +175,7 @@ def _by_specificity(
     """Group the masked tokens by how much more frequent their word is than in general text."""
     store = view.store
     is_replayed = np.asarray([source.replay > 0 for source in corpus_sources(corpus)])
+    # Replayed sources are general text, so their words are not those of the domain.
     words = words_at(store, scores.positions)
     here = vocabulary(store, np.flatnonzero(~is_replayed[store.documents.sources]))
     elsewhere = vocabulary(general.store, np.arange(general.store.num_documents))

@@ -158,6 +158,7 @@ def resampled_macro_f1(
     cells = labels * num_labels + predictions
     f1s = np.empty((NUM_RESAMPLES, num_seeds))
     for seed in range(num_seeds):
+        # One matrix product counts the confusion matrices of all resamples.
         is_in_cell = np.zeros((num_examples, num_labels**2))
         is_in_cell[np.arange(num_examples), cells[seed]] = 1.0
         confusions = (counts @ is_in_cell).astype(np.int64)

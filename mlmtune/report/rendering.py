@@ -27,6 +27,7 @@ def to_markdown(report: Report) -> str:
 
 
 def _render(name: str, report: Report, *, escapes: bool) -> str:
+    # StrictUndefined, because a misspelt field would otherwise be an empty cell.
     environment = Environment(
         autoescape=escapes, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -68,9 +68,11 @@ def _hashed(
     if len(positions) == 0:
         return positions, np.empty(0, np.uint64)
     ids, begins = store.tokens_at(positions)
+    # A document may begin in what its tokenizer takes for the middle of a word.
     begins = begins | np.isin(positions, store.offsets[documents])
     starts = np.flatnonzero(begins)
     in_word = np.arange(len(ids)) - np.repeat(starts, np.diff(np.append(starts, len(ids))))
+    # A sum of hashes does not depend on the order, so each hash includes the place in the word.
     return positions[starts], np.add.reduceat(key(0, ids, in_word), starts)
 
 

@@ -38,7 +38,7 @@ def furthest_apart(
     """
     base, adapted = scores.values()
     gains = base.losses - adapted.losses
-    order = np.argsort(-gains, kind="stable")
+    order = np.argsort(-gains, kind="stable")  # the same examples on every machine
     gained = _examples(order[gains[order] > 0], gains, models, base)
     lost = _examples(order[::-1][gains[order[::-1]] < 0], gains, models, base)
     return gained, lost
@@ -101,7 +101,7 @@ def _opinion(name: str, model: MeasuredModel, batch: MaskedBatch, column: int) -
     likeliest = torch.topk(scores, min(NUM_CANDIDATES, len(scores)))
     return Opinion(
         model=name,
-        loss=float(-scores[label].clamp(min=1e-45).log()),
+        loss=float(-scores[label].clamp(min=1e-45).log()),  # 0 has no logarithm
         candidates=tuple(
             ProposedToken(_text(loaded.tokenizer, [token]), score)
             for score, token in zip(

@@ -89,6 +89,7 @@ def _judge_new_head(model: Model, texts: tuple[Text, ...], run: Run) -> Verdict:
     name, (domain, *general) = model.name, texts
     frequencies, after = _of(model.compared_with, domain), _of(name, domain)
     against = _change(name, domain)
+    # A better guess of the frequencies lowers the loss, so more predictions must be right, too.
     beyond = change(against.accuracy, is_loss=False) == "better"
     by_loss = change(against.loss)
     compared = LABELS[by_loss] if by_loss == "worse" or beyond else "no clear change"

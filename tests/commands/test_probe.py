@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mlmtune.classification.task_data import read_task_data
-from mlmtune.commands import many_runs, probe_fits
+from mlmtune.commands import probe_fits, training
 from mlmtune.commands.probe import probe
 from mlmtune.commands.report import report_on
 from mlmtune.config import ClassificationConfig
@@ -115,7 +115,7 @@ def test_what_is_finished_is_not_done_again(
         "training": {"max_steps": 3},
     }
     fits = []
-    train = many_runs.train
+    train = training.train
 
     def interrupted(config: Any, *arguments: Any) -> Any:
         fits.append(config.run.output_dir)
@@ -123,7 +123,7 @@ def test_what_is_finished_is_not_done_again(
             raise Interrupted("stopped at step 1", 2)
         return train(config, *arguments)
 
-    monkeypatch.setattr(many_runs, "train", interrupted)
+    monkeypatch.setattr(training, "train", interrupted)
     with pytest.raises(Interrupted, match="the same command continues") as caught:
         probing_of(model_dir, model_dir, **sections)
     assert caught.value.exit_code == 130
@@ -131,7 +131,7 @@ def test_what_is_finished_is_not_done_again(
     # The first fit was kept; both models are the same here, and so are their fits.
     assert len(fits) == 3
     assert fits[2] == fits[1]
-    monkeypatch.setattr(many_runs, "train", lambda *_: pytest.fail("a fit was done again"))
+    monkeypatch.setattr(training, "train", lambda *_: pytest.fail("a fit was done again"))
     assert probing_of(model_dir, model_dir, **sections) == found
 
 

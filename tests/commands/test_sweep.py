@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import BertModel
 
-from mlmtune.commands import many_runs
+from mlmtune.commands import training
 from mlmtune.commands.sweep import sweep
 from mlmtune.commands.sweep_grid import plan_sweep
 from mlmtune.config import ClassificationConfig, Config
@@ -77,7 +77,7 @@ def test_what_is_finished_is_not_done_again(
     runs: Any, swept: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = runs.config()
-    train, trained = many_runs.train, []
+    train, trained = training.train, []
 
     def interrupted(config: Config, *arguments: Any) -> Any:
         trained.append(config.run.output_dir)
@@ -85,7 +85,7 @@ def test_what_is_finished_is_not_done_again(
             raise Interrupted("stopped", 2)
         return train(config, *arguments)
 
-    monkeypatch.setattr(many_runs, "train", interrupted)
+    monkeypatch.setattr(training, "train", interrupted)
     with pytest.raises(Interrupted, match="the same command continues") as caught:
         swept(path, RATES)
     assert caught.value.exit_code == 130
