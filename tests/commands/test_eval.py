@@ -16,10 +16,10 @@ DUMPED = [("one", "text", 0, "wiki", "a b", "[MASK] b", "a b")]
 
 
 def row_of(model, unknown_share, tokenizer="fine"):
-    found = replace(
+    evaluation = replace(
         EVALUATION, unknown_token_share=unknown_share, unknown_byte_share=1.5 * unknown_share
     )
-    return replace(ROW, model=model, tokenizer=tokenizer, evaluation=found)
+    return replace(ROW, model=model, tokenizer=tokenizer, evaluation=evaluation)
 
 
 def test_models_that_know_different_shares_of_a_text_are_not_ranked():

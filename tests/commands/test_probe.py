@@ -47,38 +47,38 @@ def test_a_run_is_compared_with_its_base_and_its_report_says_so(
 ) -> None:
     run = runs.train("adapted")
     report_on([open_run(run.path)], [], None, Console(is_quiet=True))
-    found = probing_of(
+    result = probing_of(
         run.path,
         probe={"seeds": 2, "train_sizes": [10, "all", 500], "min_steps": 4},
         training={"max_steps": 4},
     )
-    assert found["models"] == ["tiny-bert", "adapted"]
-    assert (found["task"], found["num_test_examples"]) == ("task", 30)
-    settings = [(row["method"], row["num_train_examples"], row["model"]) for row in found["rows"]]
+    assert result["models"] == ["tiny-bert", "adapted"]
+    assert (result["task"], result["num_test_examples"]) == ("task", 30)
+    settings = [(row["method"], row["num_train_examples"], row["model"]) for row in result["rows"]]
     assert settings == [
         (method, size, model)
         for method in ("frozen", "finetuned")
         for size in (10, 80)
         for model in ("tiny-bert", "adapted")
     ]
-    for row in found["rows"]:
+    for row in result["rows"]:
         # Of all examples a frozen encoder gives the same whatever the seed.
         is_same = row["method"] == "frozen" and row["num_train_examples"] == 80
         assert len(row["macro_f1s"]) == len(row["accuracies"]) == (1 if is_same else 2)
         assert (row["difference"] is None) == (row["model"] == "tiny-bert")
-    assert len(found["sentences"]) == 1
+    assert len(result["sentences"]) == 1
 
     kept = run.json("probe.json")
-    assert kept == {"task": found}
+    assert kept == {"task": result}
     report = run.json("report.json")
-    assert report["probes"] == [found]
+    assert report["probes"] == [result]
     for ending in ("md", "html"):
         text = (run.path / f"report.{ending}").read_text(encoding="utf-8")
         assert "On a task: task" in text
-        assert found["sentences"][0].split(":")[0] in text
+        assert result["sentences"][0].split(":")[0] in text
     # A report that is made again has it, too.
     report_on([open_run(run.path)], [], None, Console(is_quiet=True))
-    assert run.json("report.json")["probes"] == [found]
+    assert run.json("report.json")["probes"] == [result]
 
     table = (tasks.folder / "task-probe" / "probe.md").read_text(encoding="utf-8")
     assert table.count("\n| fine-tuned |") == 4
@@ -87,24 +87,24 @@ def test_a_run_is_compared_with_its_base_and_its_report_says_so(
 
 def test_a_frozen_encoder_tells_what_it_can_see(tasks: Any, probing_of: Probing) -> None:
     learned = tasks.finetune("learned", training={"max_steps": 60}, evaluation={"every": 10})
-    found = probing_of(
+    result = probing_of(
         tasks.model_dir, learned.path / "model", probe={"methods": ["frozen"], "seeds": 1}
     )
-    base, trained = found["rows"]
+    base, trained = result["rows"]
     assert trained["accuracies"] == [1.0]
     assert base["accuracies"][0] < 0.9
     assert trained["difference"]["interval"][0] > 0
-    assert "better frozen on 80" in found["sentences"][0]
+    assert "better frozen on 80" in result["sentences"][0]
 
 
 def test_the_same_model_does_not_differ_from_itself(model_dir: Path, probing_of: Probing) -> None:
     sections = {"probe": {"seeds": 2, "train_sizes": [10], "min_steps": 3}, "training": {}}
-    found = probing_of(model_dir, model_dir, **sections)
-    assert found["models"] == ["tiny-bert", "tiny-bert (2)"]
-    for row in found["rows"]:
+    result = probing_of(model_dir, model_dir, **sections)
+    assert result["models"] == ["tiny-bert", "tiny-bert (2)"]
+    for row in result["rows"]:
         if row["difference"] is not None:
             assert row["difference"] == {"value": 0.0, "interval": [0.0, 0.0]}
-    assert "no clear difference" in found["sentences"][0]
+    assert "no clear difference" in result["sentences"][0]
 
 
 def test_what_is_finished_is_not_done_again(
@@ -127,12 +127,12 @@ def test_what_is_finished_is_not_done_again(
     with pytest.raises(Interrupted, match="the same command continues") as caught:
         probing_of(model_dir, model_dir, **sections)
     assert caught.value.exit_code == 130
-    found = probing_of(model_dir, model_dir, **sections)
+    result = probing_of(model_dir, model_dir, **sections)
     # The first fit was kept; both models are the same here, and so are their fits.
     assert len(fits) == 3
     assert fits[2] == fits[1]
     monkeypatch.setattr(training, "train", lambda *_: pytest.fail("a fit was done again"))
-    assert probing_of(model_dir, model_dir, **sections) == found
+    assert probing_of(model_dir, model_dir, **sections) == result
 
 
 def test_no_fit_is_tracked_or_pushed(
@@ -161,8 +161,8 @@ def test_a_corpus_that_holds_the_test_is_said(
     texts = [json.loads(line)["text"] for line in tasks.files["test"].read_text().splitlines()]
     (folder / "leak.txt").write_text(" ".join(texts))
     run = runs.train("adapted", corpus={"sources": [{"format": "text", "path": str(folder)}]})
-    found = probing_of(run.path, probe={"methods": ["frozen"], "seeds": 1})
-    [note] = found["notes"]
+    result = probing_of(run.path, probe={"methods": ["frozen"], "seeds": 1})
+    [note] = result["notes"]
     assert note.startswith("adapted may have read part of the test: ")
     (folder / "leak.txt").unlink()
     for file in folder.iterdir():

@@ -32,7 +32,7 @@ def test_a_run_is_pushed_at_its_end_and_loads_from_there(hub, runs, tmp_path):
     assert repo.files["model.safetensors"] == run.model_bytes
     assert set(repo.files) == files_of(run)
     assert f"pushed to {hub.endpoint}/someone/tiny, commit {repo.sha[:8]}" in done.stdout
-    # The user's way back: the name of the repository in the place of a folder.
+    # The user's way back: the name of the repository instead of a folder.
     filled = mlmtune(
         "fill", "--model", "someone/tiny", "start the [MASK] now", hub=hub, HF_HOME=cache
     )

@@ -27,24 +27,26 @@ def swept(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[dict[str, A
         planned = plan_sweep(path, overrides, kind)
         capsys.readouterr()
         sweep(path, planned, Console(notes_to_stderr=True), as_json=False)
-        found = json.loads((planned.folder / "sweep.json").read_text(encoding="utf-8"))
-        return found, capsys.readouterr().out
+        record = json.loads((planned.folder / "sweep.json").read_text(encoding="utf-8"))
+        return record, capsys.readouterr().out
 
     return run
 
 
 def test_a_grid_ends_in_one_table_with_the_best_first(runs: Any, swept: Any) -> None:
     path = runs.config()
-    found, shown = swept(path, RATES, "masking.mlm_probability=[0.15, 0.3]", "training.max_steps=4")
-    assert found["axes"] == ["optimizer.learning_rate", "masking.mlm_probability"]
-    assert len(found["runs"]) == 4
-    perplexities = [run["results"]["perplexity"] for run in found["runs"]]
+    record, shown = swept(
+        path, RATES, "masking.mlm_probability=[0.15, 0.3]", "training.max_steps=4"
+    )
+    assert record["axes"] == ["optimizer.learning_rate", "masking.mlm_probability"]
+    assert len(record["runs"]) == 4
+    perplexities = [run["results"]["perplexity"] for run in record["runs"]]
     assert perplexities == sorted(perplexities)
     # The same masks of the same text, whatever was trained with.
-    assert len({run["results"]["num_masked_tokens"] for run in found["runs"]}) == 1
-    assert len({run["results"]["perplexity_before"] for run in found["runs"]}) == 1
+    assert len({run["results"]["num_masked_tokens"] for run in record["runs"]}) == 1
+    assert len({run["results"]["perplexity_before"] for run in record["runs"]}) == 1
 
-    best = found["runs"][0]["settings"]
+    best = record["runs"][0]["settings"]
     settings = " ".join(f"{key}={value}" for key, value in best.items())
     assert f"best: {settings}" in shown
     command = shown.splitlines()[-1]
@@ -55,7 +57,7 @@ def test_a_grid_ends_in_one_table_with_the_best_first(runs: Any, swept: Any) -> 
     assert shown.splitlines()[1].split()[:3] == [
         "optimizer.learning_rate", "masking.mlm_probability", "perplexity",
     ]  # fmt: skip
-    for run in found["runs"]:
+    for run in record["runs"]:
         folder = Path(run["run"])
         assert (folder / "model" / "model.safetensors").is_file()
         assert not (folder / "checkpoints").exists()
@@ -63,13 +65,13 @@ def test_a_grid_ends_in_one_table_with_the_best_first(runs: Any, swept: Any) -> 
 
 def test_a_task_is_swept_on_validation_and_its_test_left_alone(tasks: Any, swept: Any) -> None:
     path = tasks.config(training={"max_steps": 12}, evaluation={"every": 4})
-    found, shown = swept(path, "optimizer.learning_rate=[1e-6, 0.01]", kind=ClassificationConfig)
-    f1s = [run["results"]["macro_f1"] for run in found["runs"]]
+    record, shown = swept(path, "optimizer.learning_rate=[1e-6, 0.01]", kind=ClassificationConfig)
+    f1s = [run["results"]["macro_f1"] for run in record["runs"]]
     assert f1s == sorted(f1s, reverse=True)
     assert "macro-F1" in shown
     assert "mlmtune finetune" in shown
     assert "24 validation examples" in shown
-    for run in found["runs"]:
+    for run in record["runs"]:
         assert not list(Path(run["run"]).glob("test_*"))
 
 
@@ -91,17 +93,17 @@ def test_what_is_finished_is_not_done_again(
     assert caught.value.exit_code == 130
     first = Path(trained[0], "model", "model.safetensors")
     written = first.stat().st_mtime_ns
-    found, _ = swept(path, RATES)
-    assert len(found["runs"]) == 2
+    record, _ = swept(path, RATES)
+    assert len(record["runs"]) == 2
     assert first.stat().st_mtime_ns == written
 
 
 def test_a_run_that_diverges_is_a_result(runs: Any, swept: Any) -> None:
     path = runs.config()
-    found, shown = swept(path, "optimizer.learning_rate=[1e30, 0.001]", "optimizer.warmup_ratio=0")
-    assert [run["results"] is None for run in found["runs"]] == [False, True]
+    record, shown = swept(path, "optimizer.learning_rate=[1e30, 0.001]", "optimizer.warmup_ratio=0")
+    assert [run["results"] is None for run in record["runs"]] == [False, True]
     assert "diverged" in shown
-    assert found["runs"][0]["settings"] == {"optimizer.learning_rate": 0.001}
+    assert record["runs"][0]["settings"] == {"optimizer.learning_rate": 0.001}
 
 
 def test_a_new_head_that_is_worse_than_token_frequencies_is_said_to_be_so(
@@ -168,8 +170,8 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_hub")
 def test_each_run_is_tracked_by_its_own_name_and_none_is_pushed(runs: Any, swept: Any) -> None:
-    found, _ = swept(runs.config(**SHARED), RATES, "training.max_steps=2")
-    for run in found["runs"]:
+    record, _ = swept(runs.config(**SHARED), RATES, "training.max_steps=2")
+    for run in record["runs"]:
         folder = Path(run["run"])
         assert [path.name for path in (folder / "tensorboard").iterdir()] == [folder.name]
 

@@ -69,16 +69,16 @@ def test_it_measures_what_the_run_measured(
 ) -> None:
     examples = ["the [MASK] of a [MASK]"]
     run = runs.train(evaluation={"general": [general], "examples": examples})
-    found = report(run.path)
+    findings = report(run.path)
     results = run.json("eval_results.json")
-    base, adapted = (model["name"] for model in found["models"])
-    domain, other = found["texts"]
+    base, adapted = (model["name"] for model in findings["models"])
+    domain, other = findings["texts"]
     assert of(domain, base)["loss"]["value"] == pytest.approx(results["loss_before"], rel=1e-6)
     assert of(domain, adapted)["loss"]["value"] == pytest.approx(results["loss"], rel=1e-6)
     assert of(domain, adapted)["accuracy_top5"]["value"] == results["accuracy_top5"]
     change = of(other, adapted)["change"]["loss"]
     assert change["value"] == pytest.approx(results["forgetting"], abs=1e-6)
-    assert not found["general_is_missing"]
+    assert not findings["general_is_missing"]
 
     # A loss is spread over words and bytes: the text's own, counted apart from the tokenizer.
     text = of(domain, adapted)
@@ -91,8 +91,8 @@ def test_it_measures_what_the_run_measured(
         sum(part["measurements"][0]["num_masked_tokens"] for part in domain["specificity"])
         == (text["num_masked_tokens"])
     )
-    assert [len(mask) for mask in found["questions"][0]["opinions"]] == [2, 2]
-    assert found["verdicts"][0]["label"] in ("improved", "no clear change", "worse")
+    assert [len(mask) for mask in findings["questions"][0]["opinions"]] == [2, 2]
+    assert findings["verdicts"][0]["label"] in ("improved", "no clear change", "worse")
 
 
 def test_the_changes_of_sources_add_up_to_the_whole(
@@ -111,7 +111,7 @@ def test_the_changes_of_sources_add_up_to_the_whole(
 
 def test_the_page_needs_nothing_else_and_its_charts_are_whole(runs: Any, report: Reports) -> None:
     run = runs.train(evaluation={"examples": ["<script>alert(1)</script> [MASK] | a"]})
-    found = report(run.path)
+    findings = report(run.path)
     page, markdown = report.read("html"), report.read("md")
     assert "<script" not in page
     assert not re.search(r"""(src|href)\s*=|url\(|@import""", page)
@@ -119,7 +119,7 @@ def test_the_page_needs_nothing_else_and_its_charts_are_whole(runs: Any, report:
     assert len(charts) >= 4
     for chart in charts:
         ElementTree.fromstring(chart)
-    shown = f"{of(found['texts'][0], found['models'][1]['name'])['perplexity']['value']:.2f}"
+    shown = f"{of(findings['texts'][0], findings['models'][1]['name'])['perplexity']['value']:.2f}"
     assert shown in page
     assert shown in markdown
     assert "Forgetting was not measured" in page
@@ -152,14 +152,14 @@ def test_text_that_was_trained_on_is_no_general_text(
 def test_several_runs_side_by_side(runs: Any, report: Reports, general: dict[str, Any]) -> None:
     first = runs.train("first", evaluation={"general": [general]})
     second = runs.train("second", optimizer={"learning_rate": 0.01})
-    found = report(first.path, second.path)
-    assert [model["name"] for model in found["models"]] == ["tiny-bert", "first", "second"]
-    assert [verdict["run"] for verdict in found["verdicts"]] == ["first", "second"]
-    differences = {d["key"]: d["values"] for d in found["differences"]}
+    findings = report(first.path, second.path)
+    assert [model["name"] for model in findings["models"]] == ["tiny-bert", "first", "second"]
+    assert [verdict["run"] for verdict in findings["verdicts"]] == ["first", "second"]
+    differences = {d["key"]: d["values"] for d in findings["differences"]}
     assert differences["optimizer.learning_rate"] == {"first": "0.001", "second": "0.01"}
     assert "run.output_dir" not in differences
     alone = report(second.path)
-    assert of(found["texts"][0], "second") == of(alone["texts"][0], "second")
+    assert of(findings["texts"][0], "second") == of(alone["texts"][0], "second")
 
 
 def test_other_tokenizers_are_compared_by_words_and_bytes(
@@ -167,10 +167,10 @@ def test_other_tokenizers_are_compared_by_words_and_bytes(
 ) -> None:
     first = runs.train("first")
     second = runs.train("second", model={"name_or_path": str(byte_model_dir)})
-    found = report(first.path, second.path)
-    assert len({model["tokenizer"] for model in found["models"]}) == 2
-    assert any("different tokenizers" in note for note in found["notes"])
-    measured = found["texts"][0]["measurements"]
+    findings = report(first.path, second.path)
+    assert len({model["tokenizer"] for model in findings["models"]}) == 2
+    assert any("different tokenizers" in note for note in findings["notes"])
+    measured = findings["texts"][0]["measurements"]
     assert [m["model"] for m in measured] == ["tiny-bert", "tiny-bytes", "first", "second"]
     assert measured[3]["change"] is not None
     assert "not-comparable" in report.read("html")
@@ -189,21 +189,21 @@ def test_a_base_without_a_head_is_judged_by_what_remains(
         model={"name_or_path": str(base)}, optimizer={"learning_rate": 1e-5},
         evaluation={"general": [general]},
     )  # fmt: skip
-    found = report(run.path)
-    before = of(found["texts"][0], found["models"][0]["name"])
+    findings = report(run.path)
+    before = of(findings["texts"][0], findings["models"][0]["name"])
     results = run.json("eval_results.json")
     assert before["loss"]["value"] == pytest.approx(results["loss_before"], rel=1e-6)
-    assert found["models"][0]["head_is_new"]
-    [verdict] = found["verdicts"]
+    assert findings["models"][0]["head_is_new"]
+    [verdict] = findings["verdicts"]
     assert "has no masked-LM head" in verdict["reasons"][0]
     assert any("forgetting cannot be measured" in reason for reason in verdict["reasons"])
 
     # Hardly trained: its loss is better than that of a new head, but it predicts nothing.
     assert verdict["label"] != "improved"
-    names = [model["name"] for model in found["models"]]
+    names = [model["name"] for model in findings["models"]]
     assert names == ["headless", "token frequencies alone", "run"]
-    assert found["models"][2]["compared_with"] == names[1]
-    for text in found["texts"]:
+    assert findings["models"][2]["compared_with"] == names[1]
+    for text in findings["texts"]:
         after, frequencies = of(text, "run"), of(text, names[1])
         change = after["loss"]["value"] - frequencies["loss"]["value"]
         assert after["change"]["loss"]["value"] == pytest.approx(change)
@@ -217,8 +217,8 @@ def test_a_run_with_pairs_is_measured_on_chunks(
     runs: Any, report: Reports, pair_sections: dict[str, Any]
 ) -> None:
     run = runs.train(**pair_sections)
-    found = report(run.path)
-    measured = of(found["texts"][0], found["models"][1]["name"])
+    findings = report(run.path)
+    measured = of(findings["texts"][0], findings["models"][1]["name"])
     assert measured["loss"]["value"] == pytest.approx(
         run.json("eval_results.json")["loss"], rel=1e-6
     )

@@ -26,7 +26,7 @@ def test_draws_lie_around_the_mean(pairs: list[tuple[int, int]], num_seeds: int)
     draws = resampled_macro_f1(labels, np.stack([predicted] * num_seeds), 3)
     assert draws.min() >= 0
     assert draws.max() <= 1
-    if all(label == found for label, found in pairs):
+    if all(label == guess for label, guess in pairs):
         assert (draws == 1).all()
 
 

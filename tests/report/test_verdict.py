@@ -63,9 +63,9 @@ def test_a_model_that_got_worse_is_said_to_be_worse_than_its_base():
 )
 def test_why_an_interval_says_less_than_it_seems_to(change, num_documents, said):
     verdict = judge(ADAPTED, (text("domain", change, num_documents=num_documents),), run())
-    found = [r for r in verdict.reasons if "too few" in r or "too little" in r]
-    assert len(found) == (said is not None)
-    assert all(said in reason for reason in found)
+    caveats = [r for r in verdict.reasons if "too few" in r or "too little" in r]
+    assert len(caveats) == (said is not None)
+    assert all(said in reason for reason in caveats)
 
 
 @pytest.mark.parametrize(
