@@ -73,7 +73,7 @@ def benchmark() -> None:
 
 
 def share_of_a_step(setting: Setting, num_steps: int) -> float:
-    """Measure the share of a training step that its batch takes; the median of three rounds."""
+    """Return the share of a training step that making its batch takes; a median of three."""
     shares = []
     with Child("ours:Training", setting) as side:
         side.run(1)

@@ -108,7 +108,7 @@ def whole(options: argparse.Namespace, sizes: list[float]) -> None:
 
 
 def prepare(pages: Path, model: Path, folder: Path) -> dict[str, Any]:
-    """Measure each step in a process of its own, as a user would run it."""
+    """Measure each step of a preparation in a process of its own, as a user would run it."""
     inputs: tuple[Any, ...] = (pages, model, folder, {})
     steps = {
         "cleaning": watch("clean", *inputs),
@@ -135,7 +135,7 @@ def compare(
 
 
 def watch(step: str, *inputs: Any) -> dict[str, Any]:
-    """Run a step, and measure the memory of its process and workers."""
+    """Run a step of a preparation, and measure the memory of its process and workers."""
     with Child("preparation:Preparation", *inputs) as child, TreeMemory(child.pid) as memory:
         result: dict[str, Any] = child.call(step)
     say(f"{step}: {result['seconds']:.2f} s, {megabytes(memory.peak_bytes)} of memory")

@@ -1,4 +1,4 @@
-"""One loss curve of either side, from the same weights, chunks, rate, schedule and decay.
+"""Trains one loss curve of either side, from the same weights, chunks, rate, schedule and decay.
 
 Neither side clips: run_mlm_no_trainer.py does not, and ours gets a bound that no gradient reaches.
 The sides still differ in which tokens are masked and what replaces them (each has its own
@@ -97,7 +97,7 @@ def as_dataset(view: ChunkView) -> datasets.Dataset:
 def _config(setting: Setting, learning_rate: float) -> Config:
     return ours.config_for(
         setting,
-        # The peer's loop has whole sequences only.
+        # Because the peer's loop drops the rest of each batch, and has whole sequences only.
         chunking={"last_chunk": "drop"},
         optimizer={
             "learning_rate": learning_rate,

@@ -1,4 +1,4 @@
-"""The arithmetic that a training step needs, counted from a model's shape."""
+"""Counts the arithmetic that a training step needs, from the shape of a model."""
 
 import json
 from pathlib import Path

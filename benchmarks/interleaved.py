@@ -110,7 +110,7 @@ class Child:
     def _receive(self) -> Any:
         try:
             fault, value = self._connection.recv()
-        except EOFError as error:
+        except EOFError as error:  # the process has died without a word
             self._process.join()
             code = self._process.exitcode or 0
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
@@ -165,8 +165,6 @@ def interleave(
 ) -> dict[str, list[Block]]:
     """Let the sides work by turns, and return the block of each side in each round.
 
-    Every other round goes through the sides backwards.
-
     Args:
         sides: The sides by name.
         num_rounds: The number of rounds.
@@ -179,6 +177,7 @@ def interleave(
     blocks: dict[str, list[Block]] = {name: [] for name in sides}
     names = list(sides)
     for number in range(num_rounds):
+        # Every other round backwards, so that no side always works after the same one.
         for name in names if number % 2 == 0 else reversed(names):
             blocks[name].append(sides[name].run(num_steps))
     return blocks

@@ -1,4 +1,4 @@
-"""The machine of a benchmark, and how fast it multiplies matrices at best."""
+"""Describes the machine of a benchmark, and measures how fast it multiplies matrices."""
 
 import statistics
 import time
@@ -11,7 +11,7 @@ from mlmtune.training.environment import describe_environment
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MATRIX_SIZES = {"cuda": 8192, "cpu": 2048}
-"""Large enough that arithmetic limits a product, small enough to take a moment."""
+"""Large enough that arithmetic, not memory, limits a product; small enough to take a moment."""
 NUM_PRODUCTS, NUM_TIMINGS = 5, 9
 
 
@@ -45,11 +45,11 @@ def matmul_rate(precision: str) -> float:
             a @ b
         finish(device)
         seconds.append((time.perf_counter() - started) / NUM_PRODUCTS)
-    # The first timings pay for kernels that are chosen once.
+    # The first timings include the choice of a kernel.
     return 2 * size**3 / statistics.median(seconds[2:])
 
 
 def finish(device: torch.device) -> None:
-    """Wait until a device has done its work."""
+    """Wait until a device has done the work that was launched on it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

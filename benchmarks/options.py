@@ -1,4 +1,4 @@
-"""The shared options of the benchmarks' command lines, and the setting that both sides get."""
+"""The shared options of the benchmarks, and the setting that both sides get."""
 
 import argparse
 import sys
@@ -14,9 +14,9 @@ from interleaved import SideFailed, run_apart
 MODELS = ("minilm", "distilbert", "bert-base", "bert-large")
 PRECISIONS = ("fp32", "bf16", "fp16")
 CHARACTERS_PER_TOKEN = 5
-"""More than English text has, so that the text for a number of tokens is not too short."""
+"""More than English text has, so that the text is long enough for a number of tokens."""
 MOST_CHARACTERS = 20_000_000
-"""Longer runs repeat the text, because the peer's tokenization would take minutes."""
+"""Longer runs repeat the text, because the peer would take minutes to tokenize more."""
 FEWEST_CHARACTERS = 100_000
 """Enough for some chunks on both sides of the split."""
 

@@ -1,4 +1,4 @@
-"""Our side of each benchmark: the package as a user would run it, with its defaults."""
+"""Our side of each benchmark: the package with its defaults, as a user would run it."""
 
 import shutil
 import time
@@ -43,11 +43,9 @@ CHUNKS_AT_ONCE = 64
 
 
 def config_for(setting: Setting, **sections: dict[str, Any]) -> Config:
-    """Return the config of a setting; everything else keeps its default.
+    """Return the config of a setting; `sections` take precedence over it.
 
-    Args:
-        setting: The setting of both sides.
-        sections: Further settings by section, which take precedence.
+    Everything else keeps its default.
     """
     values: dict[str, dict[str, Any]] = {
         "run": {"output_dir": str(setting.workspace / "run"), "seed": setting.seed},
@@ -67,7 +65,7 @@ def config_for(setting: Setting, **sections: dict[str, Any]) -> Config:
         "evaluation": {
             "batch_size": setting.batch_size,
             "max_chunks": setting.max_chunks,
-            "mask_draws": 1,  # as the peer does
+            "mask_draws": 1,  # because the peer masks the text once
         },
     }
     for section, more in sections.items():
@@ -76,13 +74,13 @@ def config_for(setting: Setting, **sections: dict[str, Any]) -> Config:
 
 
 def load_setup(config: Config, accelerator: Accelerator) -> ModelAndText:
-    """A model beside the text that it is measured on."""
+    """Load a model, and the text that it is measured on."""
     precision = precision_of(accelerator)
     return load_model_and_text(config, accelerator.device, precision, Console(is_main=False))
 
 
 class Training:
-    """Optimizer steps."""
+    """Takes optimizer steps."""
 
     def __init__(self, setting: Setting, config: Config | None = None) -> None:
         config = config or config_for(setting)
@@ -111,7 +109,7 @@ class Training:
         return Block(num_steps, self.state.num_tokens - num_tokens, seconds)
 
     def prepare_batches(self, num_steps: int) -> Block:
-        """Make the batches of the next steps, chunks and masks, without training."""
+        """Make the batches of the next steps, which are chunks and masks, without training."""
         stream = self.task.stream
         steps = range(self.state.step, self.state.step + num_steps)
         started = time.perf_counter()
@@ -132,7 +130,7 @@ class Training:
 
 
 class Evaluation:
-    """Whole evaluations of the validation chunks."""
+    """Evaluates the model on the validation chunks."""
 
     def __init__(self, setting: Setting) -> None:
         config = config_for(setting)
@@ -163,7 +161,7 @@ class Evaluation:
 
 
 class Chunking:
-    """Tokenizing documents in memory into a store on disk, and reading each of its chunks once."""
+    """Tokenizes documents in memory into a store on disk, and reads each of its chunks once."""
 
     def __init__(self, setting: Setting) -> None:
         self.config = config_for(setting, corpus={"validation_sources": []})
@@ -181,7 +179,7 @@ class Chunking:
 
     def _build(self) -> TokenStore:
         shutil.rmtree(cache_directory(self.config.tokenization.cache_dir, "tokens"))
-        # Neither side reads or cleans here; all that follows is the package's own work.
+        # Neither side's time includes reading and cleaning, so the documents come from memory.
         with patch.object(CorpusText, "read", lambda _: self.corpus):
             return _open_store(self.config, self.tokenizer)
 
@@ -195,7 +193,7 @@ class Chunking:
 
 
 class Tokenizing:
-    """The Rust tokenizer alone over the same documents."""
+    """Runs the Rust tokenizer alone on the same documents, as a limit."""
 
     def __init__(self, setting: Setting, method: str) -> None:
         self.backend = plain_backend(load_tokenizer(locate_model(str(setting.model), None)))
@@ -218,7 +216,7 @@ def strategies() -> list[str]:
 
 
 class Masking:
-    """Masked batches of chunks in memory, or of the store's chunks where `assembled`."""
+    """Masks batches of chunks in memory, or of chunks from the store if `assembled`."""
 
     def __init__(self, setting: Setting, strategy: str, assembled: bool) -> None:
         config = config_for(setting)
@@ -248,7 +246,7 @@ class Masking:
 
 
 def build_store(text: Path, model: Path, workspace: Path) -> dict[str, Any]:
-    """Build a store over a folder of .txt, go through its chunks, and return the memory used."""
+    """Build a store over a folder of .txt, read its chunks, and return the memory this takes."""
     config = Config.model_validate(
         {
             "run": {"output_dir": str(workspace / "run")},

@@ -1,4 +1,4 @@
-"""The peer's side of each benchmark: what run_mlm_no_trainer.py of transformers' examples does.
+"""The peer's side of each benchmark: it does what run_mlm_no_trainer.py of transformers does.
 
 `datasets.map` tokenizes and then groups texts into sequences of one length; a DataLoader with
 transformers' collator masks them; the model computes its loss over the whole vocabulary at every
@@ -53,7 +53,7 @@ def load_documents(path: Path, cache: Path) -> datasets.Dataset:
 
 
 def group_texts(examples: dict[str, list[list[Any]]], length: int) -> dict[str, list[list[Any]]]:
-    """Join the texts of a batch and cut sequences of one length; the rest is dropped."""
+    """Join the texts of a batch, cut it into sequences of one length, and drop the rest."""
     joined = {name: list(chain.from_iterable(lists)) for name, lists in examples.items()}
     num_tokens = len(next(iter(joined.values())))
     whole = num_tokens - num_tokens % length
@@ -66,7 +66,7 @@ def group_texts(examples: dict[str, list[list[Any]]], length: int) -> dict[str, 
 def to_chunks(
     documents: datasets.Dataset, tokenizer: Any, length: int, *, with_offsets: bool = False
 ) -> datasets.Dataset:
-    """Tokenize and group, each by a `map` in batches of 1,000 and without its cache."""
+    """Tokenize and group documents, each by a `map` in batches of 1,000 without its cache."""
     tokenized = documents.map(
         lambda examples: tokenizer(
             examples["text"],
@@ -102,7 +102,7 @@ def load_model(setting: Setting) -> Any:
 
 
 def parameter_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
-    """Return two groups by name: parameters that decay, and biases and norms."""
+    """Return two groups by their names: parameters that decay, and biases and norms."""
 
     def stays(name: str) -> bool:
         return any(part in name for part in NO_DECAY)
@@ -115,7 +115,7 @@ def parameter_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
 
 
 class Training:
-    """Optimizer steps.
+    """Takes optimizer steps.
 
     Args:
         setting: The setting of both sides.
@@ -186,7 +186,7 @@ class Training:
 
 
 class Evaluation:
-    """Whole evaluations: exp of the mean of the batches' losses."""
+    """Evaluates the model: perplexity is exp of the mean of the batches' losses."""
 
     def __init__(self, setting: Setting) -> None:
         set_seed(setting.seed)
@@ -215,6 +215,7 @@ class Evaluation:
         for batch in self.loader:
             with torch.no_grad():
                 loss = self.model(**batch).loss
+            # As the script does, so that each batch counts by its sequences.
             losses.append(self.accelerator.gather_for_metrics(loss.repeat(self.batch_size)))
         return math.exp(torch.mean(torch.cat(losses)))
 
@@ -237,7 +238,7 @@ class Evaluation:
 
 
 class Chunking:
-    """Cutting documents on disk, as `datasets` keeps them, into sequences of one length."""
+    """Cuts documents on disk, as `datasets` keeps them, into sequences of one length."""
 
     def __init__(self, setting: Setting) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(setting.model)
@@ -260,8 +261,7 @@ class Chunking:
 
 
 WHOLE_WORDS = {"token": False, "whole_word": True, "span": True}
-"""Our strategies, and whether the peer masks whole words beside them. It has no spans, to which
-whole words are the nearest."""
+"""Whether the peer masks whole words beside our strategy; it has nothing nearer to spans."""
 
 
 def strategies() -> list[str]:
@@ -270,7 +270,7 @@ def strategies() -> list[str]:
 
 
 class Masking:
-    """Masked batches of rows in memory, or of the data set's rows where `assembled`."""
+    """Masks batches of rows in memory, or of rows from the data set if `assembled`."""
 
     def __init__(self, setting: Setting, strategy: str, assembled: bool) -> None:
         warnings.simplefilter("ignore")  # it warns that whole words are never replaced at random

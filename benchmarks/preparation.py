@@ -1,4 +1,4 @@
-"""The work of `mlmtune prepare`, in the steps that corpus.py times in processes of their own."""
+"""The steps of `mlmtune prepare`, which corpus.py times in processes of their own."""
 
 import shutil
 import time
@@ -21,7 +21,7 @@ from mlmtune.training import preparation
 
 
 class Cleaning:
-    """Cleaning a folder of Markdown in some number of processes; None is the package's choice."""
+    """Cleans a folder of Markdown in a number of processes; None is the package's choice."""
 
     def __init__(self, pages: Path, workspace: Path, num_processes: int | None) -> None:
         self.folder = workspace / f"cleaned by {num_processes}"
@@ -40,7 +40,7 @@ class Cleaning:
 
 
 class Parsing:
-    """The parser alone on the same pages in memory: a lower bound for reading Markdown."""
+    """Runs the parser alone on the same pages in memory, as a limit for reading Markdown."""
 
     def __init__(self, pages: Path) -> None:
         self.pages = [path.read_text(encoding="utf-8") for path in sorted(pages.rglob("*.md"))]
@@ -55,7 +55,7 @@ class Parsing:
 
 
 class Preparation:
-    """The steps of a whole preparation; each goes on from what earlier ones left in the workspace.
+    """The steps of a preparation; each continues from what earlier ones left in the workspace.
 
     Args:
         pages: A folder of Markdown.
@@ -80,15 +80,14 @@ class Preparation:
         """Read and clean files that are not cleaned yet, and decide which documents are kept."""
         started = time.perf_counter()
         documents = self._read().funnel.total().to_json()["documents"]
-        seconds = time.perf_counter() - started
         return {
-            "seconds": seconds,
+            "seconds": time.perf_counter() - started,
             "documents": documents,
             "num_bytes": num_bytes_in(self.cleaned),
         }
 
     def trace(self) -> int:
-        """Return the peak bytes that the main process allocates meanwhile, arrays included."""
+        """Return the peak bytes that the main process allocates in `clean`, arrays included."""
         tracemalloc.start()
         self._read()
         _, peak = tracemalloc.get_traced_memory()
@@ -96,14 +95,13 @@ class Preparation:
         return peak
 
     def prepare(self) -> dict[str, Any]:
-        """Do all of `mlmtune prepare`."""
+        """Do what `mlmtune prepare` does."""
         started = time.perf_counter()
         store = preparation.prepare(
             self.config, Console(is_main=False), rebuilds=True, refresh=False
         ).store
-        seconds = time.perf_counter() - started
         return {
-            "seconds": seconds,
+            "seconds": time.perf_counter() - started,
             "num_tokens": store.num_tokens,
             "num_bytes": num_bytes_in(store.directory),
         }

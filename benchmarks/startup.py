@@ -26,7 +26,7 @@ PR_SET_PDEATHSIG = 1
 """The constant of `linux/prctl.h`."""
 
 MILESTONES = {"first evaluation": "before training:", "first step": "step 1/"}
-"""The beginnings of the lines that `mlmtune train` prints when something is done."""
+"""The beginnings of the lines that `mlmtune train` prints after each milestone."""
 
 
 def command_line() -> CommandLine:
@@ -48,10 +48,10 @@ def seconds_of(command: Sequence[str]) -> float:
 
 
 def seconds_to_milestones(command: Sequence[str]) -> dict[str, float]:
-    """Measure when a run prints each milestone; it is ended after the last one.
+    """Return the seconds after which a run prints each milestone; the last one ends it.
 
     Raises:
-        RuntimeError: The run ended before.
+        RuntimeError: The run ended before the last milestone.
     """
     seconds: dict[str, float] = {}
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The text of a benchmark: cleaned documents, written once for both sides to read."""
+"""The text of a benchmark: cleaned documents, written to files that both sides read."""
 
 import json
 import re

@@ -41,7 +41,7 @@ class TreeMemory:
             held = own = 0
             for process in self._processes():
                 try:
-                    memory = process.memory_full_info()
+                    memory = process.memory_full_info()  # slow, but PSS is nowhere else
                 except psutil.Error:  # it has ended meanwhile
                     continue
                 held += memory.pss

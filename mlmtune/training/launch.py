@@ -139,10 +139,9 @@ def _launch_config(num_processes: int, folder: Path) -> LaunchConfig:
 
 def _ending_by_signal(reports: Mapping[int, ProcessReport], signal_number: int) -> Ending:
     """Decide the ending of a launch whose launcher received a signal and passed it on."""
-    own = _first(Ending(r.exit_code, r.message, rank) for rank, r in reports.items())
-    if own is not None and own.exit_code not in (*STOPPED, *CONSEQUENCES):
-        return own  # the checkpoint could not be written
-    main = reports.get(0)
+    failure, main = _first(_reported(reports)), reports.get(0)
+    if failure is not None and failure.exit_code not in (*STOPPED, *CONSEQUENCES):
+        return failure  # the checkpoint could not be written
     if main is not None and main.exit_code == 0:
         return Ending(0)  # it had finished already
     code = 128 + signal_number
@@ -156,11 +155,7 @@ def _ending_by_failure(
 ) -> Ending:
     """Decide the ending of a launch in which a process failed, so that torch stopped all."""
     first_time = min(failure.timestamp for failure in failures.values())
-    endings = [
-        Ending(report.exit_code, report.message, rank)
-        for rank, report in reports.items()
-        if report.exit_code != 0
-    ]
+    endings = _reported(reports)
     endings += [
         _unreported(rank, failure)
         for rank, failure in failures.items()  # in the order in which they were noticed
@@ -169,6 +164,10 @@ def _ending_by_failure(
     ]
     # If there is none, all had reported success before Python's own shutdown failed.
     return _first(endings) or Ending(0)
+
+
+def _reported(reports: Mapping[int, ProcessReport]) -> list[Ending]:
+    return [Ending(report.exit_code, report.message, rank) for rank, report in reports.items()]
 
 
 def _first(endings: Iterable[Ending]) -> Ending | None:

@@ -58,7 +58,7 @@ def prepare_learner(task: Task, accelerator: Accelerator) -> Learner:
         _enable_checkpointing(model, is_compiled=training.compile)
     optimizer = build_optimizer(model, task.config.optimizer)
     with warnings.catch_warnings():
-        # Its replacement would send the buffers around once all the same, and is not everywhere.
+        # Not every version has the replacement, which would also broadcast the buffers once.
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         wrapped, prepared = accelerator.prepare(model, optimizer)
     wrapped.train()
@@ -67,7 +67,7 @@ def prepare_learner(task: Task, accelerator: Accelerator) -> Learner:
         model=wrapped,
         module=accelerator.unwrap_model(wrapped),
         optimizer=prepared,
-        # A compiled model has dropout of its own, and so has attention that is not eager.
+        # Compiled models and attention that is not eager draw dropout inside their own kernels.
         keys_dropout=accelerator.device.type == "cpu"
         and not training.compile
         and task.loaded.attn_implementation == "eager",
@@ -75,7 +75,7 @@ def prepare_learner(task: Task, accelerator: Accelerator) -> Learner:
 
 
 def _enable_checkpointing(model: Any, *, is_compiled: bool) -> None:
-    # transformers has renamed it and warns of the old name; the floor has only that one.
+    # Newer versions of transformers warn of the old name; the oldest supported has no other.
     name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
     enable = getattr(model, f"{name}_checkpointing_enable")
     kwargs: dict[str, Any] = {"use_reentrant": False}

@@ -213,6 +213,7 @@ def _train_to_the_end(job: Job) -> None:
     job.progress.start(state.step, plan.max_steps)
     clock = Clock(state.step, state.num_tokens, state.elapsed_seconds)
     estimated_at = state.step + STEPS_BEFORE_ESTIMATE
+    # A signal in an evaluation has saved the step without its result, which is measured now.
     if evaluation_is_pending(job.task, state) and _evaluate(job):
         job.checkpointer.save(state)
     last = (

@@ -143,6 +143,7 @@ def fits_by_estimate(learner: Learner, task: Task, step: int) -> bool:
 def fits_by_trial(learner: Learner, task: Task, step: int) -> bool:
     """Whether micro batches of a step can be computed on this process's device."""
     accelerator, device = learner.accelerator, learner.accelerator.device
+    fits = True
     try:
         moments: Any = None
         if not learner.plain_optimizer.state:
@@ -158,8 +159,6 @@ def fits_by_trial(learner: Learner, task: Task, step: int) -> bool:
         if not is_out_of_memory(error):
             raise
         fits = False
-    else:
-        fits = True
     learner.optimizer.zero_grad()
     free_cached_memory()
     return fits

@@ -88,6 +88,6 @@ def _label_of_new_head(results: Mapping[str, Any]) -> Label:
 
 
 def _half_width(results: Mapping[str, Any], interval: str, loss: str) -> float:
-    """Return half the width of a loss's 95 % interval; infinite where there is no interval."""
+    """Return half the width of a loss's 95 % interval; infinite if there is no interval."""
     bounds = results[interval]
     return math.inf if bounds is None else math.log(bounds[1]) - float(results[loss])

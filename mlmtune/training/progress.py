@@ -136,17 +136,17 @@ def announce(
 def why_it_ended_early(task: Task, state: TrainState) -> str | None:
     """Return why a run took fewer steps than planned; None if an evaluation has reported it."""
     max_steps, training = task.plan.max_steps, task.config.training
-    where = f"ended after step {state.step:,} of {max_steps:,}"
+    ended = f"ended after step {state.step:,} of {max_steps:,}"
     if task.reason_to_stop(state) is not None:
         return None
     if patience_is_over(training, state):
         return (
-            f"{where}: {counted(state.num_evaluations_without_improvement, 'evaluation')} in a row "
+            f"{ended}: {counted(state.num_evaluations_without_improvement, 'evaluation')} in a row "
             "without a better result (training.early_stopping_patience)"
         )
     rate = learning_rate_at(state.step, max_steps, task.config.optimizer)
     return (
-        f"{where}: training.max_minutes: {training.max_minutes:g} are over, with the learning rate "
+        f"{ended}: training.max_minutes: {training.max_minutes:g} are over, with the learning rate "
         f"still at {rate:.2e}; set training.max_steps to {state.step:,} for a schedule that ends "
         "in this time"
     )

@@ -78,7 +78,7 @@ class BackgroundPush:
     def wait(self, should_stop: Callable[[], bool]) -> None:
         """Wait until a push in progress has ended, or until the run must stop."""
         while self._thread is not None and self._thread.is_alive() and not should_stop():
-            self._thread.join(timeout=0.1)
+            self._thread.join(timeout=0.1)  # not longer, because a signal must be answered
         shutil.rmtree(self._copy, ignore_errors=True)
 
     def _push(self, step: int) -> None:

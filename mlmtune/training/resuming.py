@@ -41,7 +41,7 @@ MAY_CHANGE = re.compile(
     r"run\.output_dir|tokenization\.(cache_dir|store)|training\.micro_batch_size|tracking\..*|hub\..*"
     r"|.*\.license"
 )
-"""Settings that may differ from a finished run's: none of them changes the result."""
+"""The settings that may differ from those of a finished run: none of them changes the result."""
 
 
 @dataclass(frozen=True)
@@ -181,10 +181,11 @@ def _how_to_train_on(earlier: EarlierRun, run: RunDir, config: Settings) -> Iter
     if not earlier.options.command:
         return
     subcommand, path, *overrides = earlier.options.command
+    others = (run.path.with_name(f"{run.path.name}-{number}") for number in count(2))
     changes = {
         "model.name_or_path": str(run.model),
         **({"model.revision": None} if config.model.revision is not None else {}),
-        "run.output_dir": str(_next_to(run.path)),
+        "run.output_dir": str(next(other for other in others if not other.exists())),
         "run.seed": config.run.seed + 1,
     }
     kept = [one for one in overrides if one.partition("=")[0].strip() not in changes]
@@ -193,13 +194,7 @@ def _how_to_train_on(earlier: EarlierRun, run: RunDir, config: Settings) -> Iter
     yield f"to train on from its model: {again}"
 
 
-def _next_to(path: Path) -> Path:
-    """Return the first of `PATH-2`, `PATH-3`, ... that does not exist."""
-    named = (path.with_name(f"{path.name}-{number}") for number in count(2))
-    return next(candidate for candidate in named if not candidate.exists())
-
-
-# --------------------------------------------------------------------------------- going on
+# ------------------------------------------------------------------------- an unfinished run
 
 
 def resume(
@@ -273,9 +268,9 @@ def begin(
     Args:
         earlier: The run that is resumed; None if none is.
         run: The directory of this run.
-        state: The state that the run continues from; at step 0 it is not that of a checkpoint.
-        replaces: Whether what the directory holds is deleted.
-        say: Reports what is deleted.
+        state: The state that the run continues from; at step 0 it is not from a checkpoint.
+        replaces: Whether the files of the run in the directory are deleted.
+        say: Reports what is deleted when a run is resumed.
 
     Returns:
         The content of tracking.json, with the steps that are taken again. None for a run that
@@ -305,12 +300,8 @@ def keep_the_best(
 ) -> None:
     """Make sure that the best checkpoint so far is whole, and is where `export` looks for it.
 
-    Args:
-        run: The directory of this run.
-        state: The state of `resumed_from`. A best step that is lost is forgotten.
-        resumed_from: The checkpoint that the run continues from; the best one is beside it.
-        is_main: Whether this process copies.
-        say: Reports that the best checkpoint is damaged.
+    The best one is beside `resumed_from`, the checkpoint of `state`. The main process copies it to
+    the directory of this run; if it is damaged, all processes forget it.
     """
     best = state.best_step
     if best is None:

@@ -246,12 +246,12 @@ def open_run_dir(path: Path, *, may_be_in_use: bool) -> Iterator[RunDir]:
     try:
         run.check_kinds()
         sweep(path)
-        if run.is_in_use() and not may_be_in_use:
-            raise ConfigError(
-                f"{path} is not empty; resume the run in it with --resume auto, replace it with "
-                "--overwrite, or set run.output_dir to another folder"
-            )
         if run.is_in_use():
+            if not may_be_in_use:
+                raise ConfigError(
+                    f"{path} is not empty; resume the run in it with --resume auto, replace it "
+                    "with --overwrite, or set run.output_dir to another folder"
+                )
             run.keep_record()
         run.checkpoints.mkdir(exist_ok=True)
         yield run
@@ -276,15 +276,15 @@ def finished_run_dir(path: Path) -> RunDir:
     if status is None:
         raise ConfigError(f"{path}: there is no run in it (no status.json); give a run.output_dir")
     if status.get("state") != "finished":
-        known = "step" in status and "max_steps" in status
-        where = f"step {status['step']} of {status['max_steps']}" if known else "the start"
+        is_known = "step" in status and "max_steps" in status
+        step = f"step {status['step']} of {status['max_steps']}" if is_known else "the start"
         if _is_held(run.path):
             raise ConfigError(
-                f"{path}: the run is in progress (process {status.get('pid')}, at {where}); wait "
+                f"{path}: the run is in progress (process {status.get('pid')}, at {step}); wait "
                 "for it"
             )
         raise ConfigError(
-            f"{path}: the run is not finished (it stopped at {where}); resume it with the command "
+            f"{path}: the run is not finished (it stopped at {step}); resume it with the command "
             "that started it and --resume auto"
         )
     damage = run.find_damage()

@@ -44,7 +44,7 @@ def open_run(
         raise CheckpointError(
             f"--resume {resume}: there is no such folder; give a checkpoint's, or auto"
         )
-    # The main process holds the lock for all of them.
+    # One process holds the lock for all, because a second one could not get it.
     may_be_in_use = resume != "never" or options.overwrite
     return decided_by_main(
         accelerator, lambda: stack.enter_context(open_run_dir(path, may_be_in_use=may_be_in_use))
@@ -61,12 +61,12 @@ def recording_failure(run: RunDir, accelerator: Accelerator) -> Iterator[None]:
             message, exit_code = explain(error)
             stopped = isinstance(error, Interrupted | StoppedAtOnce)
             status = run.read_status()
-            where = {name: status[name] for name in ("step", "max_steps") if name in status}
+            steps = {name: status[name] for name in ("step", "max_steps") if name in status}
             # A failure after the result, such as in waiting for a push, does not undo the result.
-            with suppress(ResourceError):  # a full disk must not hide what happened first
-                if status.get("state") != "finished":
+            if status.get("state") != "finished":
+                with suppress(ResourceError):  # a full disk must not hide what happened first
                     state = "interrupted" if stopped else "failed"
-                    run.write_status(state, exit_code=exit_code, message=message, **where)
+                    run.write_status(state, exit_code=exit_code, message=message, **steps)
         raise
 
 

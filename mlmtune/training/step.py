@@ -196,7 +196,7 @@ def _add_gradients(
 def _add_up_sums(
     accelerator: Accelerator, parts: Sequence[Mapping[str, torch.Tensor]]
 ) -> dict[str, float]:
-    """Add up the sums of all micro-batches of all processes."""
+    """Add up the sums of all micro-batches of all processes, by their names."""
     # In double precision, so that the total hardly depends on how the step was divided.
     mine = torch.stack([torch.stack(list(part.values())) for part in parts])
     mine = mine.cpu().double().sum(dim=0)  # one copy per step, because each waits for the device

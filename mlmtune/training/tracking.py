@@ -27,12 +27,7 @@ def start_trackers(
 ) -> None:
     """Start the trackers of the section `tracking`. Called by the main process.
 
-    Args:
-        trackers: Trackers that are not started yet.
-        config: The whole config, which trackers show.
-        run: The run's directory, for tracking.json.
-        record: The tracking.json of the run that is resumed; None for a new run.
-        step: The number of steps taken before this sitting.
+    `record` is the tracking.json of the run that is resumed at a step; None for a new run.
     """
     tracking = config.tracking
     if not tracking.with_:
