@@ -125,7 +125,7 @@ class Training:
             "num_parameters": loaded.num_parameters,
             "attention": loaded.attn_implementation,
             "head_on_masked_positions": self.head_is_sparse,
-            "loss": self.state.totals.means()[LOSS],
+            "loss": self.state.totals.means().get(LOSS),  # None before the first step
         }
 
 

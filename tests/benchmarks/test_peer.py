@@ -72,6 +72,7 @@ def test_biases_and_norms_do_not_decay(setting):
 
 def test_both_sides_take_steps_over_as_many_tokens(setting):
     for side in (peer.Training(setting), ours.Training(setting)):
+        assert side.facts()["loss"] is None
         block = side.run(2)
         assert (block.num_steps, block.amount) == (2, 2 * setting.batch_size * setting.length)
         assert block.seconds > 0
