@@ -82,7 +82,7 @@ def to_chunks(
     )
 
 
-def endless(loader: Iterable[Any]) -> Iterator[Any]:
+def endless(loader: Iterable[Any]) -> Iterator[dict[str, torch.Tensor]]:
     """Yield batches without end; each pass through a shuffling loader has another order."""
     while True:
         yield from loader
