@@ -2,7 +2,7 @@
 
 `ours` cleans in one process, `all processors` in as many as there are; `markdown-it` only parses
 the same pages, in memory, in one process. With --megabytes, folders of so many MB of Markdown are
-prepared without a cache: time, memory of all processes together, and bytes on disk. Where there are
+prepared without a cache: time, memory of all processes together, and bytes on disk. If there are
 too few pages, they are repeated with their sections shuffled. `added` is the memory that the
 comparisons allocate in the main process.
 """

@@ -43,7 +43,7 @@ class Block:
 
 
 class Side(Protocol):
-    """What takes part in the rounds."""
+    """One side of a comparison, which works by turns with the others."""
 
     def run(self, num_steps: int) -> Block: ...
 

@@ -22,7 +22,7 @@ SHAPES = {
 
 
 def prepare(name: str, workspace: Path) -> Path:
-    """Return the folder of the model with a name of the command line, and make it if need be."""
+    """Return the folder of a model by its name; all but `minilm` are made in the workspace."""
     minilm = resolve(MINILM)
     if name == "minilm":
         return minilm

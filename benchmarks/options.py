@@ -23,7 +23,7 @@ FEWEST_CHARACTERS = 100_000
 
 @dataclass(frozen=True)
 class Setting:
-    """What both sides are measured with; it is pickled into their processes.
+    """The conditions under which both sides are measured; pickled into their processes.
 
     Attributes:
         model: The folder of the model.

@@ -17,7 +17,7 @@ class TreeMemory:
     Attributes:
         peak_bytes: The most that they held at once. A page that several of them share counts once
             (Linux's PSS), and pages of mapped files count while they are in memory.
-        peak_own_bytes: The same without pages of files, which the system can take back.
+        peak_own_bytes: `peak_bytes` without pages of files, which the system can take back.
     """
 
     def __init__(self, pid: int) -> None:

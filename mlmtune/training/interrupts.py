@@ -27,7 +27,7 @@ def answered_signals() -> tuple[signal.Signals, ...]:
 
 
 class StopRequest:
-    """Whether a signal has asked this process to stop, and which; it is true if one has."""
+    """The signal that has asked this process to stop, if any; true as soon as there is one."""
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
@@ -49,7 +49,7 @@ class StopRequest:
 
 @contextmanager
 def listening() -> Iterator[StopRequest]:
-    """Give a request that signals fill, and that the training loop answers between steps."""
+    """Collect signals in a request, which the training loop answers between steps."""
     request = StopRequest()
     before = {number: signal.signal(number, request.receive) for number in answered_signals()}
     try:

@@ -29,7 +29,7 @@ CONSEQUENCES = (1, 128 + signal.SIGABRT)
 
 @dataclass(frozen=True)
 class Ending:
-    """How a launch ended, in the words of the process that caused it.
+    """The ending of a launch, in the words of the process that caused it.
 
     Attributes:
         exit_code: The exit code of the whole launch.

@@ -23,7 +23,7 @@ GRACE_SECONDS = 300
 
 @dataclass(frozen=True)
 class ProcessReport:
-    """How a process ended: its exit code, and a line that says why."""
+    """A process's report of its end: the exit code, and a line that says why."""
 
     exit_code: int
     message: str

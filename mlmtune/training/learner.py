@@ -16,7 +16,7 @@ from mlmtune.training.task import Task
 
 @dataclass(frozen=True)
 class Learner:
-    """What the steps of a run change: a model and its optimizer, on this process's device.
+    """The model and the optimizer that steps change, on this process's device.
 
     Attributes:
         accelerator: The processes, the device and the precision.

@@ -68,10 +68,10 @@ STEPS_BEFORE_ESTIMATE = 5
 
 @dataclass
 class Job:
-    """What the steps of a run work with.
+    """A run in progress: what its steps read and change.
 
     Attributes:
-        task: What is trained; replaced if its micro-batches become smaller.
+        task: The task; it is replaced if its micro-batches become smaller.
         push: Pushes the model during training; None if nothing does.
         seconds_per_evaluation: The time of the last one; None before the first of this sitting.
     """
@@ -107,8 +107,8 @@ def train(
     """Run a config to its end, or until a signal stops it.
 
     Args:
-        config: As loaded.
-        options: What the command line asks for besides.
+        config: The config, in which settings may still be `auto`.
+        options: The options of the command line.
         build: Builds the task from the config.
 
     Returns:

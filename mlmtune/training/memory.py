@@ -73,7 +73,7 @@ def fit_micro_batch(learner: Learner, task: Task, step: int, say: Callable[[str]
 
     Args:
         learner: The model and its optimizer, which a trial leaves as they were.
-        task: What is trained.
+        task: The task whose micro-batches are made smaller.
         step: The step whose batches are tried, counted from 0.
         say: Reports the size that fits.
 
@@ -94,7 +94,7 @@ def fit_micro_batch(learner: Learner, task: Task, step: int, say: Callable[[str]
 def shrink_micro_batch(
     task: Task, num_processes: int, step: int, say: Callable[[str], None]
 ) -> Task:
-    """Return the task in half the micro-batch, after memory ran out in a step, counted from 0.
+    """Return the task with micro-batches of half the size, after memory ran out in a step.
 
     Raises:
         ResourceError: Not even one sequence fits; or there are several processes, of which the
@@ -141,7 +141,7 @@ def fits_by_estimate(learner: Learner, task: Task, step: int) -> bool:
 
 
 def fits_by_trial(learner: Learner, task: Task, step: int) -> bool:
-    """Whether micro batches of a step can be computed on this process's device."""
+    """Whether micro-batches of a step can be computed on this process's device."""
     accelerator, device = learner.accelerator, learner.accelerator.device
     fits = True
     try:

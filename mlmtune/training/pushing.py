@@ -96,7 +96,7 @@ def open_hub(
     """Open the repository that the run is pushed to, so that a wrong token is reported now.
 
     Returns:
-        What pushes during training. None if nothing does, and in all processes but the main one.
+        None if nothing is pushed during training, and in all processes but the main one.
 
     Raises:
         ConfigError: The name is not valid, or the repository is public and must not be.

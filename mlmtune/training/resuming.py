@@ -238,7 +238,7 @@ def resume(
 
 
 def _choose_checkpoint(earlier: EarlierRun, run: RunDir, say: Callable[[str], None]) -> Path | None:
-    """Return the checkpoint to resume from; None where the run has none yet."""
+    """Return the checkpoint to resume from; None if the run has none yet."""
     if earlier.options.resume == "auto":
         return find_checkpoint(earlier.checkpoints, say)
     path = expand_home(earlier.options.resume)

@@ -62,7 +62,7 @@ def agree(
 
     Args:
         accelerator: The processes.
-        task: What is trained.
+        task: The batches, and the targets in them.
         step: The step, counted from 0.
         signal_number: The signal that this process has received, if any.
         is_out_of_time: Whether this process's time is over; only the main process's counts.
@@ -89,7 +89,7 @@ def agree(
 
 @dataclass(frozen=True)
 class StepTaken:
-    """How a step was taken.
+    """The outcome of a step.
 
     Attributes:
         learning_rate: The learning rate of the step.
@@ -109,7 +109,7 @@ def take_step(
 
     Args:
         learner: The model and its optimizer.
-        task: What is trained.
+        task: The loss.
         state: The state before the step.
         step: The step that follows the state.
         say: Reports that micro-batches have become smaller.

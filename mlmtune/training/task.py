@@ -29,7 +29,7 @@ ConfigT = TypeVar("ConfigT", Config, ClassificationConfig)
 
 
 class ValidationResult(Protocol):
-    """What a task measured on validation."""
+    """The measurements of a task on validation."""
 
     @property
     def criterion(self) -> float:

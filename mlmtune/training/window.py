@@ -25,5 +25,5 @@ class Window:
             self.counts[name] = self.counts.get(name, 0) + counts[name]
 
     def means(self) -> dict[str, float]:
-        """Return the sums divided by their counts; 0 where nothing was counted."""
+        """Return the sums divided by their counts; 0 if nothing was counted."""
         return {name: value / max(self.counts[name], 1) for name, value in self.sums.items()}
