@@ -92,14 +92,14 @@ OUT_OF_MEMORY = re.compile(
     "out of memory|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED"
     "|could not create a primitive(?! descriptor)"
 )
-"""What backends say, because their errors have no type of their own: CUDA, PyTorch's CPU allocator,
+"""The messages of backends, whose errors have no type of their own: CUDA, PyTorch's CPU allocator,
 oneDNN (which has the descriptor of a primitive if it can compute it at all)."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device or this machine has no memory left."""
-    said = str(error) if isinstance(error, RuntimeError) else ""
-    return isinstance(error, MemoryError) or OUT_OF_MEMORY.search(said) is not None
+    message = str(error) if isinstance(error, RuntimeError) else ""
+    return isinstance(error, MemoryError) or OUT_OF_MEMORY.search(message) is not None
 
 
 def first_line(error: BaseException) -> str:
@@ -167,11 +167,10 @@ def explain(error: BaseException) -> tuple[str, int]:
     """Return the message of any error in one line, and its exit code."""
     if isinstance(error, HubError | DataError | CheckpointError) and is_fault_of_disk(error):
         why, remedy = why_not_written(error)
-        said = str(error) if why in str(error) else f"{error} ({why}); {remedy}"
-        return said, ResourceError.exit_code
+        message = str(error) if why in str(error) else f"{error} ({why}); {remedy}"
+        return message, ResourceError.exit_code
     if isinstance(error, MlmtuneError | StoppedAtOnce):
         return str(error), error.exit_code
-    kind, said = type(error).__name__, " ".join(str(error).split())
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         why = first_line(error)
         message = f"training.compile: the model cannot be compiled here ({why}); set it to false"
@@ -193,4 +192,5 @@ def explain(error: BaseException) -> tuple[str, int]:
             "PYTHONUTF8=1",
             ConfigError.exit_code,
         )
-    return f"unexpected {kind}: {said}; --debug shows where it happened", 1
+    message = " ".join(str(error).split())
+    return f"unexpected {type(error).__name__}: {message}; --debug shows where it happened", 1

@@ -21,7 +21,7 @@ from mlmtune.training.launched import follow_launcher, is_launched, report
 
 
 def secure_process() -> None:
-    """Prepare this process to end in order, whatever ends it. Called before anything else."""
+    """Prepare this process to end in an orderly way, whatever ends it; call this first."""
     secure_standard_streams()
     for number in answered_signals():
         signal.signal(number, _stop_at_once)

@@ -1,4 +1,4 @@
-"""Text that others chose, such as names of files, and counts, as they are shown to people."""
+"""How names and texts that others chose, and counts, are shown to people."""
 
 import re
 import unicodedata
@@ -19,12 +19,12 @@ _IN_COLOURED_TEXT = re.compile(rf"(?!{_COLOUR})(?![\n\t])[{_DISTURBING}]")
 
 
 def printable(name: str) -> str:
-    r"""Escape what disturbs in a name: `a\x1b[31m.txt`, `b\u202etxt`, `c\xff`."""
+    r"""Escape control and invisible characters of a name: `a\x1b[31m.txt`, `b\u202etxt`."""
     return _IN_A_NAME.sub(_escaped, name)
 
 
 def printable_text(text: str, *, keeps_colours: bool = False) -> str:
-    r"""Escape what disturbs in a text for a terminal; line breaks and tabs stay.
+    r"""Escape control characters in a text for a terminal; line breaks and tabs stay.
 
     All escapes are of the form `\u001b`, so that what was JSON is the same JSON.
     """
@@ -33,7 +33,7 @@ def printable_text(text: str, *, keeps_colours: bool = False) -> str:
 
 
 _MARKUP = re.compile(r"[\\`*<>|]|\](?=\()|(?<![^\W_])_|_(?![^\W_])")
-"""What Markdown would take for markup; an underscore inside a word is none."""
+"""What Markdown takes for markup; it does not take an underscore inside a word for markup."""
 
 
 def in_markdown(text: Any) -> str:
@@ -51,7 +51,7 @@ def code_in_markdown(text: str) -> str:
 
 def _escaped(match: re.Match[str]) -> str:
     code = ord(match[0])
-    if 0xDC80 <= code <= 0xDCFF:  # a byte, as Python has it in the name of a file
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, as Python decodes names of files
         code -= 0xDC00
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
