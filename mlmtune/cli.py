@@ -1,4 +1,4 @@
-"""The commands: what each takes (see `commands.options`), and the exit code of each error.
+"""The command line: a function for each command, and the exit code of each error.
 
 What a command needs is imported when it runs: `--help` and config errors must not wait for torch.
 """

@@ -76,7 +76,7 @@ class Console:
     def _print(self, line: str, stream: Any) -> None:
         text = printable_text(without_secrets(line), keeps_colours=shows_colours())
         tqdm.write(for_stream(text, stream), file=stream)  # a plain print would break the bar
-        stream.flush()
+        stream.flush()  # a log file is read while the run goes on
 
 
 def for_stream(text: str, stream: TextIO) -> str:

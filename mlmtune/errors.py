@@ -48,7 +48,7 @@ class ResourceError(MlmtuneError):
 
 
 class HubError(MlmtuneError):
-    """A model or dataset hub cannot be reached, or does not have what was asked for."""
+    """A hub cannot be reached, refuses access, or has no such model or dataset."""
 
     exit_code = 7
 

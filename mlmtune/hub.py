@@ -35,6 +35,7 @@ def environment_notes() -> list[str]:
 
 def endpoint() -> str:
     """Return the URL that requests are sent to, without secrets."""
+    # Imported where it is used, because `mlmtune --help` must not wait for it.
     from huggingface_hub import constants
 
     return without_secrets(constants.ENDPOINT)
@@ -115,7 +116,7 @@ def ask(
         ) from error
     except Exception as error:  # the client's network errors share no base between versions
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
+            raise  # the disk is full, for which there is a better message
         answer = getattr(error, "response", None)
         why = type(error).__name__ if answer is None else f"HTTP status {answer.status_code}"
         raise OutOfReach(f"{endpoint()} cannot be reached ({why})") from error

@@ -184,7 +184,7 @@ def _samples(task: MaskedLM) -> Iterator[CleanDocument]:
 def _measure_steps(task: Task, accelerator: Accelerator, progress: Progress) -> list[float]:
     """Take a few real steps, and return the seconds of each."""
     learner, state, seconds = prepare_learner(task, accelerator), TrainState(), []
-    task = fit_micro_batch(learner, task, state.step, progress.say)
+    task = fit_micro_batch(learner, task, state.step, progress.say)  # as a run does first
     steps = range(MEASURED_STEPS)
     for _ in progress.counted(steps, total=len(steps), unit="step", what="measuring"):
         started = time.monotonic()

@@ -223,7 +223,7 @@ def write_dump(path: Path, rows: Sequence[tuple[Any, ...]]) -> None:
     Raises:
         ResourceError: The file cannot be written; a file of that name stays as it was.
     """
-    content = io.StringIO()
+    content = io.StringIO()  # complete before a file is touched
     csv.writer(content).writerows([DUMP_COLUMNS, *rows])
     try:
         # A device, a pipe, and a link to one, such as /dev/stdout, would be replaced by a rename.

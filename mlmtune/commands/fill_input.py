@@ -19,7 +19,7 @@ def listed_words(targets: str | None) -> list[str]:
 
 
 def given_sentences(texts: list[str], text_file: Path | None) -> list[str] | None:
-    """Return the sentences to fill; None if a person at a terminal is to be asked for them.
+    """Return the sentences to fill; None if a person at a terminal must be asked for them.
 
     Args:
         texts: The arguments of the command; `-` is standard input.

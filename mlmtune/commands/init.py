@@ -55,7 +55,7 @@ def write_schema(name: str | None, output: Path | None) -> None:
 
 
 def _write_new(target: Path, content: bytes) -> None:
-    if target.exists():
+    if target.exists():  # the user may have edited it
         raise ConfigError(f"{target} exists already; give another name with --output FILE")
     try:
         write_bytes(target, content)

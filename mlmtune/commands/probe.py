@@ -59,7 +59,7 @@ def probe(
         for note in loaded.notes:
             console.say(note)
         del loaded
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)  # only now, when nothing is wrong any more
 
     predictions: dict[tuple[Setting, str], NDArray[np.int64]] = {}
     for method in config.probe.methods:
@@ -115,7 +115,7 @@ def _probed_models(models: Sequence[str]) -> list[ProbedModel]:
 
 
 def describe(result: Probe) -> Iterator[str]:
-    """Return the lines that a terminal shows of a result."""
+    """Yield the lines that a terminal shows of a result."""
     yield ""
     yield from table(probe_table(result))
     yield ""

@@ -29,7 +29,7 @@ def push_run(path: Path, name: str, *, is_private: bool, console: Console) -> No
     files = [file for file in run.model.rglob("*") if file.is_file()]
     if notes := hub.environment_notes():
         console.say(f"the hub is {hub.endpoint()} ({'; '.join(notes)})")
-    if not console.shows_bars:
+    if not console.shows_bars:  # the hub's client draws its own
         without_bars()
     try:
         repository = open_repository(name, is_private=is_private, say=console.say)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def start_run(
     settings: "Config | ClassificationConfig", options: RunOptions, nproc: str | None
 ) -> None:
-    """Do what needs no library before a run is trained; start its processes if `--nproc` is given.
+    """Announce and check a run before libraries are imported; start its processes if asked to.
 
     Raises:
         MlmtuneError: The options contradict each other, or the local model or text is missing.

@@ -127,6 +127,7 @@ def _axes(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[Any]]]:
             fault = "names no value" if not value else "is given twice"
             raise ConfigError(f"{override}: {fault}; write {key}=[A, B, C]")
         else:
+            # Without repeated values, whose runs would share a directory. They may be unhashable.
             axes[key] = [one for number, one in enumerate(value) if one not in value[:number]]
     if not axes:
         raise ConfigError(
@@ -146,6 +147,7 @@ def _in_folder(
     config: Config | ClassificationConfig, folder: Path, chosen: Sequence[str]
 ) -> Config | ClassificationConfig:
     """Return the config with a directory of its own, whose name changes with any setting."""
+    # What changes no result does not change the name, so that a sweep continues after it.
     identity = config.model_copy(
         update={
             "run": config.run.model_copy(update={"output_dir": str(folder)}),

@@ -1,4 +1,4 @@
-"""Estimates as a reader sees them, and whether a change is one."""
+"""How estimates are written for a reader, and which changes are clear."""
 
 from typing import Literal
 

@@ -290,7 +290,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Report:
-    """All that a report says.
+    """A report: the content of report.json.
 
     Attributes:
         created_at: The time in UTC.
@@ -336,5 +336,5 @@ class Report:
         return "base" if name in {model.base for model in self.models} else "compared with"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of report.json."""
+        """Return the content of report.json, with the version of its format."""
         return {"format_version": FORMAT_VERSION, **asdict(self)}

@@ -71,6 +71,7 @@ def make_report(runs: list[FinishedRun], config: Config, console: Console) -> Re
 
 def _models(runs: list[FinishedRun]) -> list[tuple[Model, ModelConfig]]:
     """Return every base once, then the model of every run, each with how it is loaded."""
+    # Runs of the same base share its measurement, which takes as long as theirs.
     bases: dict[tuple[str, str | None], ModelConfig] = {}
     for run in runs:
         bases.setdefault(_key(run.config.model), run.config.model)
@@ -133,7 +134,7 @@ def _notes(models: list[Model], texts: tuple[Text, ...]) -> list[str]:
 
 
 def notes_on_unknown_text(texts: tuple[Text, ...]) -> Iterator[str]:
-    """Note texts that the tokenizers do not know all of."""
+    """Yield a note on each text of which a tokenizer does not know a part worth mentioning."""
     for text in texts:
         shares = {
             m.model: f"{m.model} {share(m.unknown_token_share)} of the tokens and "

@@ -1,4 +1,4 @@
-"""What the models of a report say of its texts, measured and compared."""
+"""Measurements of the models of a report on its texts, and their comparison."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace

@@ -45,7 +45,6 @@ class Setting:
     size: int | Literal["all"]
 
     def __str__(self) -> str:
-        """Name the setting for people."""
         return f"{METHOD_NAMES[self.method]} on {self.size}"
 
 

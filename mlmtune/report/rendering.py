@@ -96,6 +96,7 @@ def _by_part(parts: Sequence[TextPart]) -> str:
     """Draw the change of the loss of a single run in each part of a text."""
     rows = []
     for part in parts:
+        # The template draws this chart only for a report on a single run.
         [loss] = [m.change.loss for m in part.measurements if m.change is not None]
         rows.append(
             Range(part.name, loss.value or 0.0, loss.interval, nats(Estimate(loss.value)), 1)

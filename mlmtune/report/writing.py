@@ -31,6 +31,7 @@ def write_report(report: Report, folder: Path) -> Path:
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # All three are rendered by now, so that an error leaves the old report complete.
         for name, content in contents.items():
             write_text(folder / name, content)
     except OSError as error:
