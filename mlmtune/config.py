@@ -39,7 +39,7 @@ class Section(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid",
-        strict=True,
+        strict=True,  # a quoted number is text, and `yes` is not true
         frozen=True,
         use_attribute_docstrings=True,
         serialize_by_alias=True,
@@ -618,9 +618,8 @@ class CheckpointConfig(Section):
     """The number of newest checkpoints that are kept. The best one is kept in addition."""
     export: Literal["best", "last"] = "best"
     """Which weights go to `model/`: the best trained ones by validation, or the last. If the base
-    model was better than all of them, the best trained ones are written nevertheless, because the
-    base is not a result of training; the last lines of `train`, eval_results.json
-    (`worse_than_base`) and the model card then say that the base is better."""
+    model was better than all of them, the best trained ones are written nevertheless; the last
+    lines of `train`, eval_results.json (`worse_than_base`) and the model card then say so."""
 
 
 class TrackingConfig(Section):

@@ -56,9 +56,13 @@ def load_config(
         for number, override in enumerate(overrides):
             _apply(override, number, document)
         take_one_for_a_list(document, kind)
-        config = _validated(document, kind)
-        if config is not None and not document.problems:
-            return config
+        try:
+            config = kind.model_validate(document.value)
+        except ValidationError as error:
+            _report_invalid(error, document, kind)
+        else:
+            if not document.problems:
+                return config
     elif not document.problems and document.value is None:
         document.report((), "empty; `mlmtune init` writes a config to start from")
     elif not document.problems:
@@ -119,7 +123,7 @@ def _document_at(path: str | Path) -> YamlDocument:
 def _read_text(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            data = file.read(MAX_BYTES + 1)  # one more, to see whether there is more
     except FileNotFoundError:
         raise ConfigError(_no_such_file(path)) from None
     except IsADirectoryError:
@@ -147,13 +151,7 @@ def _no_such_file(path: Path) -> str:
 
 
 def _apply(override: str, number: int, document: YamlDocument) -> None:
-    """Write an override into the document, or report what is wrong with it.
-
-    Args:
-        override: `section.key=value`.
-        number: its index among the overrides.
-        document: changed in place.
-    """
+    """Write the override of an index into the document, or report what is wrong with it."""
     origin = Origin(config_problems.FIRST_OVERRIDE + number, f"override {_shown(override)!r}")
     parts = _OVERRIDE.fullmatch(override)
     if parts is None:
@@ -196,12 +194,7 @@ def _shown(override: str) -> str:
 def _container(container: Any, keys: Sequence[str], path: KeyPath = ()) -> tuple[Any, KeyPath]:
     """Return the section or list that holds the last of `keys`, and the path of that key.
 
-    A section that is missing on the way is created.
-
-    Args:
-        container: where the first key is looked for.
-        keys: the keys from there on.
-        path: the path of the container.
+    The first key is in `container`, which is at `path`. Missing sections are created on the way.
 
     Raises:
         ValueError: a key on the way is neither a section nor an entry of a list.
@@ -235,16 +228,12 @@ def _no_such_entry(name: str, keys: Sequence[str], num_entries: int) -> str:
     return f"{name} is a list of {entries}; did you mean {name}.0.{'.'.join(keys)}?"
 
 
-def _validated(document: YamlDocument, kind: type[Section]) -> Section | None:
-    try:
-        return kind.model_validate(document.value)
-    except ValidationError as error:
-        actual = _kind_in(document)
-        if actual is not kind and actual is not None:
-            document.report((), f"{_KINDS[actual]}; this command takes {_KINDS[kind]}")
-        else:
-            config_problems.report(error, document, kind)
-        return None
+def _report_invalid(error: ValidationError, document: YamlDocument, kind: type[Section]) -> None:
+    actual = _kind_in(document)
+    if actual is not kind and actual is not None:
+        document.report((), f"{_KINDS[actual]}; this command takes {_KINDS[kind]}")
+    else:
+        config_problems.report(error, document, kind)
 
 
 _KINDS: dict[type[Section], str] = {

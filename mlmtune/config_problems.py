@@ -74,13 +74,7 @@ _YES_AND_NO = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 
 
 def report(error: ValidationError, document: YamlDocument, kind: type[BaseModel]) -> None:
-    """Add what pydantic found in the values of a document to the problems of the document.
-
-    Args:
-        error: what pydantic found.
-        document: changed in place.
-        kind: the whole config that was expected.
-    """
+    """Add what pydantic found in the values of a document to the problems of the document."""
     suggested: set[str] = set()
     missing: list[tuple[KeyPath, str]] = []
     for finding in error.errors(include_url=False):
@@ -211,27 +205,21 @@ def _unknown_key(
 def _meant(key: str, siblings: dict[str, str], kind: type[BaseModel]) -> list[str]:
     """Return the dotted names of the settings that an unknown key may have meant.
 
-    Args:
-        key: the unknown key.
-        siblings: the dotted names of the keys of its section, by key.
-        kind: the whole config.
+    `siblings` has the dotted names of the keys of its section, by key.
     """
     names_by_key: dict[str, list[str]] = defaultdict(list)
     for name in known_keys(kind):
         if not name.startswith("corpus.validation_sources."):  # the same keys as sources
             names_by_key[name.rpartition(".")[2]].append(name)
-    if key in siblings:
-        return [siblings[key]]
-    if key in names_by_key:
-        return names_by_key[key]
     elsewhere = NAMES_IN_TRANSFORMERS if kind is Config else NAMES_IN_TASKS
-    if key in elsewhere:
-        return [elsewhere[key]]
-    if close := difflib.get_close_matches(key, siblings, n=1):
-        return [siblings[close[0]]]
-    if close := difflib.get_close_matches(key, names_by_key, n=1, cutoff=0.75):
-        return names_by_key[close[0]]
-    return []
+    meanings = {known: [name] for known, name in elsewhere.items()} | names_by_key
+    meanings |= {known: [name] for known, name in siblings.items()}
+    if key in meanings:
+        return meanings[key]
+    close = difflib.get_close_matches(key, siblings, n=1)
+    # Stricter among all keys, because there are so many that one is always a little similar.
+    close = close or difflib.get_close_matches(key, names_by_key, n=1, cutoff=0.75)
+    return meanings[close[0]] if close else []
 
 
 def _missing(field: FieldInfo) -> str:
@@ -310,13 +298,12 @@ def _hint(field: FieldInfo, value: Any) -> str:
     section = section_in(field.annotation)
     if value is None and section is not None:
         return "; remove the section or give it a key"
-    if section is not None and isinstance(value, str):
-        key, _, rest = value.partition(":")
-        if key in keys_of(section) and rest:
-            return f"; YAML wants a space after the colon: {key}: {rest}"
-    if isinstance(value, str) and bool in kinds and value.lower() in _YES_AND_NO:
-        return f"; write {_YES_AND_NO[value.lower()]}"
     if isinstance(value, str):
+        key, _, rest = value.partition(":")
+        if section is not None and key in keys_of(section) and rest:
+            return f"; YAML wants a space after the colon: {key}: {rest}"
+        if bool in kinds and value.lower() in _YES_AND_NO:
+            return f"; write {_YES_AND_NO[value.lower()]}"
         meant = SHORT_FOR.get(value.lower())
         close = [meant] if meant in words else difflib.get_close_matches(value.lower(), words, n=1)
         if close:

@@ -33,6 +33,7 @@ def resolve(location: str) -> Path:
     inside = inside.strip("/")
     roots = _package_roots(name, location)
     for root in roots:
+        # By its text alone, because files of a package may be links to another folder.
         path = Path(os.path.normpath(root / inside))
         if not path.is_relative_to(root):
             raise ConfigError(f"{location}: leaves the package {name}; remove the '..'")

@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
@@ -89,6 +90,7 @@ def is_secret_name(name: str) -> bool:
     return has_secret_word or any(phrase in "_".join(words) for phrase in _SECRET_PHRASES)
 
 
+# Cached, because each printed line asks, and neither variables nor secrets change often.
 @lru_cache(maxsize=1)
 def _known_secrets(variables: tuple[tuple[str, str], ...], remembered: frozenset[str]) -> list[str]:
     """Return the secrets in every form that they have in text."""
@@ -116,14 +118,10 @@ def _secrets_in(value: Any) -> Iterator[str]:
     elif isinstance(value, str):
         if is_url(value):
             yield from _secrets_of_url(value)
-        for assigned in _ASSIGNMENT.finditer(value):
-            if _is_long_enough(assigned[2]):
-                yield assigned[2]
+        yield from filter(_is_long_enough, (match[2] for match in _ASSIGNMENT.finditer(value)))
         if value.startswith("{"):  # fsspec reads its options from variables with JSON
-            try:
+            with suppress(ValueError):
                 yield from _secrets_in(json.loads(value))
-            except ValueError:
-                return
 
 
 def _is_long_enough(value: str) -> bool:
@@ -244,11 +242,10 @@ def _links(location: str) -> Iterator[tuple[str, _Url | None]]:
     scheme = _SCHEME.match(location)
     is_web = scheme is not None and scheme[1].lower() in _WEB
     # In the query of a web address, `::` are ordinary characters.
-    border = None if is_web else _LINK.search(location)
-    link = location if border is None else location[: border.start()]
+    link, *rest = [location] if is_web else _LINK.split(location, maxsplit=1)
     yield link, None if scheme is None else _parsed(scheme[1], link[scheme.end() :])
-    if border is not None:
-        yield from _links(location[border.end() :])
+    if rest:
+        yield from _links(rest[0])
 
 
 def _parsed(scheme: str, rest: str) -> _Url | None:

@@ -236,20 +236,18 @@ def replace_texts(text: str, replacement: Callable[[str], str]) -> str:
         text: the YAML; if its syntax is broken, it is returned unchanged.
         replacement: called with each text that is a key or a value.
     """
-    pieces, end = [], 0
     try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if not isinstance(event, yaml.ScalarEvent):
-                continue
-            new = replacement(event.value)
-            if new != event.value and event.start_mark and event.end_mark:
-                is_block = event.style in ("|", ">")
-                quoted = json.dumps(new, ensure_ascii=False) + "\n" * is_block
-                pieces += [text[end : event.start_mark.index], quoted]
-                end = event.end_mark.index
+        events = list(yaml.parse(text, Loader=yaml.SafeLoader))
     except (yaml.YAMLError, ValueError):
         return text
-    return "".join((*pieces, text[end:]))
+    for event in reversed(events):  # from the end, so that the positions of the others stay valid
+        if isinstance(event, yaml.ScalarEvent) and event.start_mark and event.end_mark:
+            new = replacement(event.value)
+            if new != event.value:
+                line_end = "\n" if event.style in ("|", ">") else ""
+                quoted = json.dumps(new, ensure_ascii=False) + line_end
+                text = text[: event.start_mark.index] + quoted + text[event.end_mark.index :]
+    return text
 
 
 class _Dumper(yaml.SafeDumper):
