@@ -167,12 +167,12 @@ def _samples(task: MaskedLM) -> Iterator[CleanDocument]:
     corpus, listing = task.config.corpus, task.setup.text.listing
     if listing is None:
         return
-    files = [(source, file) for source in listing.sources for file in source.files]
+    files = [(listed.source, file) for listed in listing.sources for file in listed.files]
     # A corpus of few files gives all its samples from one.
     most_per_file = 1 if len(files) >= NUM_SAMPLES else NUM_SAMPLES
     order = permute(np.arange(len(files)), len(files), key(corpus.split_seed, SAMPLE_STREAM))
     for source, file in (files[number] for number in order):
-        reader = SourceReader(source.source.config, corpus.cleaning, corpus.markdown)
+        reader = SourceReader(source.config, corpus.cleaning, corpus.markdown)
         documents = (
             event
             for event in reader.read_file(file, Tally())

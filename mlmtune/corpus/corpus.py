@@ -1,11 +1,11 @@
-"""From a listing to the documents of the corpus: cleaned in parallel, counted, a stream to read."""
+"""The corpus: the documents of a listing, cleaned in parallel, filtered and counted."""
 
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from mlmtune.console import Console
 from mlmtune.corpus.dividing import plan_parts, with_line_numbers
 from mlmtune.corpus.document import Document
 from mlmtune.corpus.filtering import (
+    KEPT,
     OUTCOMES,
     DocumentTable,
     leave_out_by_content,
@@ -32,14 +33,14 @@ from mlmtune.errors import DataError
 from mlmtune.integrity import Damaged
 from mlmtune.printable import printable
 
-_SMALL_BYTES = 1 << 20
-"""Less is read here: processes would take longer to start."""
+SMALL_BYTES = 1 << 20
+"""A smaller corpus is read in this process, because new ones would take longer to start."""
+DOCUMENTS_AT_ONCE = 4096
+"""The number of documents that a process compares at a time."""
 
 _MAX_NAMED_FILES = 100
 _MAX_NAMED_PAIRS = 10
 _MAX_NAMED_OVERLAPS = 10_000
-_EXAMINED_AT_ONCE = 4096
-"""Documents whose text is looked at by one process at a time."""
 
 # What to change when nothing is left, by the commonest reason.
 _REMEDIES = {
@@ -64,10 +65,10 @@ class Corpus:
     """The documents that are kept, as rows of finished parts.
 
     Attributes:
-        sources: the records of the listing's sources.
-        parts: in the corpus's order.
-        table: what is known of each document, and whether it is kept.
-        funnel: what was found, kept and left out.
+        sources: the records of the sources, in the order of `corpus_sources`.
+        parts: the parts of all sources, in this order.
+        table: the numbers of each document, and whether it is kept.
+        funnel: the counts of what was found, kept and left out.
     """
 
     sources: tuple[CorpusSource, ...]
@@ -76,11 +77,7 @@ class Corpus:
     funnel: Funnel
 
     def documents(self, start: int = 0) -> Iterator[Document]:
-        """The kept documents in order, those of `validation_sources` first.
-
-        Args:
-            start: how many to pass over; their text is not read.
-        """
+        """Yield the kept documents in order, without reading the first `start` of them."""
         for number, part in enumerate(self.parts):
             kept = self.table.kept_rows(number)
             rows, start = kept[start:], max(0, start - len(kept))
@@ -96,18 +93,13 @@ def read_corpus(
     console: Console,
     key: str = SOURCES_KEY,
 ) -> Corpus:
-    """Clean what a listing holds, and decide what of it stays.
+    """Clean the files of a listing, and filter their documents.
 
-    Args:
-        config: the section `corpus`.
-        listing: what `scan` found.
-        folder: where cleaned parts are kept.
-        console: shows how far it is.
-        key: where the config names the sources, for errors.
+    Finished parts are kept in `folder`. Errors call the sources by their `key` in the config.
 
     Raises:
-        DataError: a broken record or file with `on_error: fail`; or nothing is left to train on or,
-            where `validation_sources` are given, to validate on.
+        DataError: a record or file is broken with `on_error: fail`; or no document is left to train
+            on or, with `validation_sources`, to validate on.
         ConfigError: an extra is missing.
         HubError: a remote file or dataset cannot be fetched.
         ResourceError: a process died.
@@ -135,34 +127,33 @@ def read_corpus(
 
 
 def _clean(parts: list[Part], config: CorpusConfig, console: Console) -> Iterator[PartTable]:
-    """The table of each part, written where it is not finished yet."""
+    """Yield the table of each part, which is written first if it is not finished."""
     missing = {part.path: part for part in parts if not part.is_finished()}
     num_bytes = sum(part.num_bytes for part in missing.values())
-    is_small = num_bytes < _SMALL_BYTES and all(part.num_bytes for part in missing.values())
+    is_small = num_bytes < SMALL_BYTES and all(part.num_bytes for part in missing.values())
     written = ordered_map(
         write_part,
         with_line_numbers(list(missing.values())),
         None,
         num_processes=1 if is_small else num_processors(),
     )
-    with console.bar(total=num_bytes, unit="B", what="reading and cleaning") as bar:
+    progress = console.bar(total=num_bytes, unit="B", what="reading and cleaning")
+    with closing(written), progress as bar:
         for part in parts:
             if missing.pop(part.path, None) is not None:
                 next(written)
                 bar.update(part.num_bytes)
             table = _table_of(part, console)
             if table.counts.misread is not None:
-                written.close()
                 raise DataError(table.counts.misread)
             if config.on_error == "fail" and table.counts.first_fault is not None:
-                written.close()
                 advice = "; or set corpus.on_error: skip to leave out what is broken"
                 raise DataError(table.counts.first_fault + advice * (not _lacks_all_text(table)))
             yield table
 
 
 def _table_of(part: Part, console: Console) -> PartTable:
-    """The table of a finished part, which is cleaned again if it is damaged."""
+    """Read the table of a finished part, which is cleaned again if it is damaged."""
     try:
         return PartTable.of(part)
     except Damaged as error:
@@ -173,7 +164,7 @@ def _table_of(part: Part, console: Console) -> PartTable:
 
 
 def _lacks_all_text(table: PartTable) -> bool:
-    """Whether the field of the text is missing altogether: no record of a part has it."""
+    """Whether no record of a part has the field with the text."""
     counts = table.counts
     has_none = counts.num_empty == 0 and len(table.content_hashes) == 0
     return has_none and 0 < counts.num_lacking_text == counts.num_broken
@@ -182,42 +173,31 @@ def _lacks_all_text(table: PartTable) -> bool:
 def _check_texts_are_found(
     sources: tuple[ListedSource, ...], parts: list[Part], tables: list[PartTable]
 ) -> None:
-    """Raise if no record of a source has the field that its text is looked for under."""
+    """Raise if no record of a source has the field that must hold its text."""
     for number in range(len(sources)):
         of_source = [t for p, t in zip(parts, tables, strict=True) if p.source == number]
         has_text = any(len(t.content_hashes) or t.counts.num_empty for t in of_source)
         lacking = next((t for t in of_source if _lacks_all_text(t)), None)
         if lacking is not None and not has_text:
-            place, detail = lacking.counts.named_records[0]
-            raise DataError(f"{place}: {detail}, and no record of the source has it")
-
-
-class _Examined(NamedTuple):
-    """What the text of a part says.
-
-    Attributes:
-        overlaps: number among those examined and words, of documents that share text.
-        signatures: (n, num_perm) for near-duplicates.
-    """
-
-    overlaps: list[tuple[int, str]]
-    signatures: NDArray[np.uint32]
+            location, detail = lacking.counts.named_records[0]
+            raise DataError(f"{location}: {detail}, and no record of the source has it")
 
 
 def _examine(
     item: tuple[Part, NDArray[np.int64]],
     shared: tuple[OverlapIndex | None, NearDuplicatesConfig | None],
-) -> _Examined:
+) -> tuple[list[tuple[int, str]], NDArray[np.uint32]]:
+    """Return (row, shared words) of overlapping documents, and (n, num_perm) signatures of all."""
     (part, rows), (index, near) = item, shared
     overlaps: list[tuple[int, str]] = []
-    found = np.empty((len(rows), near.num_perm if near else 0), dtype=np.uint32)
-    for number, (_, text) in enumerate(read_part(part, rows)):
+    signatures = np.empty((len(rows), near.num_perm if near else 0), dtype=np.uint32)
+    for row, (_, text) in enumerate(read_part(part, rows)):
         words = index.first_shared(text) if index is not None else None
         if words is not None:
-            overlaps.append((number, words))
+            overlaps.append((row, words))
         if near is not None:
-            found[number] = signature(text, near)
-    return _Examined(overlaps, found)
+            signatures[row] = signature(text, near)
+    return overlaps, signatures
 
 
 def _leave_out_by_text(
@@ -228,44 +208,43 @@ def _leave_out_by_text(
     index = _index_references(corpus, references, config, console)
     kept = table.kept()
     items = [
-        (part, rows[begin : begin + _EXAMINED_AT_ONCE])
+        (part, rows[begin : begin + DOCUMENTS_AT_ONCE])
         for number, part in enumerate(corpus.parts)
         for rows in [table.kept_rows(number)]
-        for begin in range(0, len(rows), _EXAMINED_AT_ONCE)
+        for begin in range(0, len(rows), DOCUMENTS_AT_ONCE)
     ]
     examined = ordered_map(
         _examine,
         items,
         (index, near),
-        num_processes=num_processors() if table.num_characters.sum() > _SMALL_BYTES else 1,
+        num_processes=num_processors() if table.num_characters.sum() > SMALL_BYTES else 1,
     )
-    # On disk: signatures are larger than all else that is known of a document.
+    # On disk, because signatures are larger than all other numbers of a document.
     with tempfile.TemporaryFile(dir=folder) as file:
-        overlaps: list[tuple[int, str]] = []
+        overlaps: dict[int, str] = {}
         first = 0
         counted = console.counted(examined, total=len(items), unit="block", what="comparing texts")
-        for (_, rows), found in zip(items, counted, strict=True):
-            overlaps += [(first + number, words) for number, words in found.overlaps]
-            file.write(found.signatures.tobytes())
+        for (_, rows), (shared_words, signatures) in zip(items, counted, strict=True):
+            overlaps |= {int(kept[first + row]): words for row, words in shared_words}
+            file.write(signatures.tobytes())
             first += len(rows)
-        numbers = np.asarray([number for number, _ in overlaps], dtype=np.int64)
-        table.leave_out(kept[numbers], "overlap")
-        names = _names(corpus, kept[numbers][:_MAX_NAMED_OVERLAPS])
+        overlapping = np.asarray(list(overlaps), dtype=np.int64)
+        table.leave_out(overlapping, "overlap")
+        names = _names(corpus, overlapping[:_MAX_NAMED_OVERLAPS])
         corpus.funnel.overlaps = [
-            Overlap(names[int(kept[number])], words)
-            for number, words in overlaps[:_MAX_NAMED_OVERLAPS]
+            Overlap(name, overlaps[document]) for document, name in names.items()
         ]
         file.flush()
         if near is not None and len(kept):
             shape = (len(kept), near.num_perm)
-            rows = np.memmap(file, dtype=np.uint32, mode="r", shape=shape)
-            _leave_out_near_duplicates(corpus, rows, kept, config, near)
+            mapped = np.memmap(file, dtype=np.uint32, mode="r", shape=shape)
+            _leave_out_near_duplicates(corpus, mapped, kept, config, near.threshold)
 
 
 def _index_references(
     corpus: Corpus, references: list[Part], config: CorpusConfig, console: Console
 ) -> OverlapIndex | None:
-    """What `exclude_overlap_with` says must not be learned."""
+    """Return the index of the texts of `exclude_overlap_with`; None if there are none."""
     if not references:
         return None
     sizes = [len(table.content_hashes) for table in _clean(references, config, console)]
@@ -283,52 +262,43 @@ def _index_references(
 
 def _leave_out_near_duplicates(
     corpus: Corpus,
-    rows: NDArray[np.uint32],
+    signatures: NDArray[np.uint32],
     documents: NDArray[np.int64],
     config: CorpusConfig,
-    near: NearDuplicatesConfig,
+    threshold: float,
 ) -> None:
-    """Leave out near-duplicates of earlier documents; those of validation are the earliest.
-
-    So that the validation set follows from its own documents alone, and nothing nearly equal to
-    one of them is trained on.
-
-    Args:
-        corpus: the corpus.
-        rows: (n, num_perm) signatures.
-        documents: (n,) whose they are.
-        config: the section `corpus`.
-        near: its section `near_duplicates`.
-    """
+    """Leave out near-duplicates among (n,) documents, which have (n, num_perm) signatures."""
     table = corpus.table
-    order = np.flatnonzero(table.outcomes[documents] == OUTCOMES.index("kept"))
+    order = np.flatnonzero(table.outcomes[documents] == KEPT)
     if config.split_by == "document" and len(order) > 1:
+        # Validation documents come first, so that they do not depend on training documents, and
+        # nothing is trained on that nearly equals one of them.
         hashes = table.content_hashes[documents[order]]
         on_validation = validation_mask(hashes, table.sources_of(documents[order]), config)
         order = np.concatenate([order[on_validation], order[~on_validation]])
-    found = find_near_duplicates(rows, order, near.threshold)
-    pairs = [(int(documents[pair.document]), int(documents[pair.kept])) for pair in found]
-    table.leave_out(np.asarray([left_out for left_out, _ in pairs], np.int64), "near_duplicate")
-    # Those nearest to the threshold are the ones to judge it by.
-    shown = sorted(zip(found, pairs, strict=True), key=lambda both: both[0].similarity)
-    shown = shown[:_MAX_NAMED_PAIRS]
-    names = _names(corpus, np.unique([document for _, pair in shown for document in pair]))
+    pairs = [
+        near._replace(document=int(documents[near.document]), kept=int(documents[near.kept]))
+        for near in find_near_duplicates(signatures, order, threshold)
+    ]
+    table.leave_out(np.asarray([pair.document for pair in pairs], np.int64), "near_duplicate")
+    # A user judges the threshold by the pairs that are nearest to it.
+    shown = sorted(pairs, key=lambda pair: pair.similarity)[:_MAX_NAMED_PAIRS]
+    names = _names(corpus, np.unique(np.asarray([pair[:2] for pair in shown], np.int64)))
     corpus.funnel.near_duplicates = [
-        Pair(names[left_out], names[first], round(pair.similarity, 4))
-        for pair, (left_out, first) in shown
+        Pair(names[pair.document], names[pair.kept], round(pair.similarity, 4)) for pair in shown
     ]
 
 
 def _names(corpus: Corpus, documents: NDArray[np.int64]) -> dict[int, str]:
-    """Source and id of some documents, given in order."""
+    """Return the source and id of some documents, which are given in order."""
     names: dict[int, str] = {}
     offsets = corpus.table.part_offsets
     numbers = np.searchsorted(offsets, documents, side="right") - 1
     for number in np.unique(numbers).tolist():
-        part, here = corpus.parts[number], documents[numbers == number]
-        rows = read_part(part, here - offsets[number])
+        part, of_part = corpus.parts[number], documents[numbers == number]
+        rows = read_part(part, of_part - offsets[number])
         source = corpus.sources[part.source].name
-        for document, (id_, _) in zip(here.tolist(), rows, strict=True):
+        for document, (id_, _) in zip(of_part.tolist(), rows, strict=True):
             names[document] = f"{source}: {id_}"
     return names
 
@@ -336,31 +306,28 @@ def _names(corpus: Corpus, documents: NDArray[np.int64]) -> dict[int, str]:
 def _count_files(
     sources: tuple[ListedSource, ...], parts: list[Part], tables: list[PartTable]
 ) -> Funnel:
-    """The funnel up to where documents are cleaned."""
+    """Count files and broken records, and characters up to the cleaning of documents."""
     names = [listed.source.name for listed in sources]
     funnel = Funnel({name: SourceFunnel() for name in names})
     for name, listed in zip(names, sources, strict=True):
         funnel.sources[name].endings_not_read.update(listed.endings_not_read)
-        for place in listed.passed_over:
-            funnel.sources[name].files_left_out[place.reason] += 1
-            funnel.files_left_out.append(
-                {
-                    "path": printable(place.path),
-                    "reason": place.reason,
-                    "detail": printable(place.detail),
-                }
-            )
+        funnel.sources[name].files_left_out.update(entry.reason for entry in listed.passed_over)
+        funnel.files_left_out += [
+            {"path": printable(path), "reason": reason, "detail": printable(detail)}
+            for path, reason, detail in map(astuple, listed.passed_over)
+        ]
     for part, table in zip(parts, tables, strict=True):
-        counts, source_funnel = table.counts, funnel.sources[names[part.source]]
-        source_funnel.files_read += counts.files_read
-        source_funnel.files_left_out += counts.files_left_out
-        source_funnel.encodings += counts.encodings
-        source_funnel.encodings_guessed += counts.encodings_guessed
-        source_funnel.documents_left_out += Counter(
-            broken=counts.num_broken, empty=counts.num_empty
+        counts = table.counts
+        of_part = SourceFunnel(
+            files_read=counts.files_read,
+            files_left_out=counts.files_left_out,
+            encodings=counts.encodings,
+            encodings_guessed=counts.encodings_guessed,
+            documents_left_out=+Counter(broken=counts.num_broken, empty=counts.num_empty),
+            characters_found=counts.num_characters,
+            cleaned_away=counts.removed,
         )
-        source_funnel.characters_found += counts.num_characters
-        source_funnel.cleaned_away.update(counts.removed)
+        funnel.sources[names[part.source]].add(of_part)
         funnel.files_left_out += [
             {"path": path, "reason": reason, "detail": detail}
             for path, reason, detail in counts.named_files
@@ -377,33 +344,26 @@ def _count_files(
 
 
 def _count_documents(corpus: Corpus) -> None:
-    """The rest of the funnel: what became of the cleaned documents of each source."""
+    """Count what became of the cleaned documents of each source."""
     table = corpus.table
     for number, source in enumerate(corpus.sources):
-        place = table.of_source(number)
-        outcomes = table.outcomes[place]
-        documents = np.bincount(outcomes, minlength=len(OUTCOMES))
-        characters = np.bincount(
-            outcomes, weights=table.num_characters[place], minlength=len(OUTCOMES)
-        )
+        of_source = table.of_source(number)
         counts = corpus.funnel.sources[source.name]
-        for outcome, num_documents, num_characters in zip(
-            OUTCOMES, documents.tolist(), characters.tolist(), strict=True
-        ):
+        for code, outcome in enumerate(OUTCOMES):
+            lengths = table.num_characters[of_source][table.outcomes[of_source] == code]
             if outcome == "kept":
-                counts.documents_kept = num_documents
-                counts.characters_kept = int(num_characters)
-            elif num_documents:
-                counts.documents_left_out[outcome] = num_documents
-                counts.characters_left_out[outcome] = int(num_characters)
+                counts.documents_kept, counts.characters_kept = len(lengths), int(lengths.sum())
+            elif len(lengths):
+                counts.documents_left_out[outcome] = len(lengths)
+                counts.characters_left_out[outcome] = int(lengths.sum())
 
 
 def _check_something_is_left(corpus: Corpus, key: str) -> None:
-    """Raise if a side has no document, with what to change."""
-    on_training = "train" if key == SOURCES_KEY else "measure"  # general text is not trained on
+    """Raise if a side has no document, and say what to change."""
+    purpose_of_sources = "train" if key == SOURCES_KEY else "measure"  # general text
     for role, where, purpose in (
         ("validation", "corpus.validation_sources", "validate"),
-        ("train", key, on_training),
+        ("train", key, purpose_of_sources),
     ):
         names = [source.name for source in corpus.sources if source.role == role]
         sources = corpus.funnel.sources

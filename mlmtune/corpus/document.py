@@ -4,10 +4,9 @@ from typing import NamedTuple
 
 
 class Document(NamedTuple):
-    """A text, all of which is on one side of the train / validation split.
+    """A cleaned text, all of which is on one side of the train / validation split.
 
     Attributes:
-        text: the cleaned text.
         id: the name of the document within its source: its path below the source's root and, for
             formats with many documents in a file, `#` and the position (`notes.jsonl#17`).
         source: the index of its source in `corpus_sources`.

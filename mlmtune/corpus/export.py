@@ -4,19 +4,20 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from mlmtune.config import CorpusConfig
 from mlmtune.corpus.corpus import Corpus
+from mlmtune.corpus.parts import row_groups
 from mlmtune.corpus.splitting import validation_mask
 from mlmtune.errors import ConfigError, ResourceError
 from mlmtune.files import whole_file
 
-ROWS_AT_ONCE = 1024
-_CHARACTERS_AT_ONCE = 1 << 22
 _SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -72,12 +73,22 @@ def export(corpus: Corpus, config: CorpusConfig, path: Path) -> int:
     Raises:
         OSError: the file cannot be written; an old file of that name stays as it was.
     """
-    num_documents = 0
+    kept = corpus.table.kept()
+    sides = iter(_sides(corpus, config, kept))
     with _target(path) as written, WRITERS[path.suffix](written) as write:
-        for rows in _in_groups(_rows(corpus, config)):
-            write(rows)
-            num_documents += len(rows)
-    return num_documents
+        for documents in row_groups(corpus.documents()):
+            write(
+                [
+                    {
+                        "id": document.id,
+                        "source": corpus.sources[document.source].name,
+                        "split": next(sides),
+                        "text": document.text,
+                    }
+                    for document in documents
+                ]
+            )
+    return len(kept)
 
 
 def _target(path: Path) -> AbstractContextManager[Path]:
@@ -86,30 +97,11 @@ def _target(path: Path) -> AbstractContextManager[Path]:
     return nullcontext(path) if is_special else whole_file(path)
 
 
-def _rows(corpus: Corpus, config: CorpusConfig) -> Iterator[dict[str, Any]]:
-    kept = corpus.table.kept()
-    sides: list[str | None] = [None] * len(kept)
-    if config.split_by == "document":
-        hashes, sources = corpus.table.content_hashes[kept], corpus.table.sources_of(kept)
-        is_validation = validation_mask(hashes, sources, config).tolist()
-        sides = ["validation" if held_out else "train" for held_out in is_validation]
-    for side, document in zip(sides, corpus.documents(), strict=True):
-        yield {
-            "id": document.id,
-            "source": corpus.sources[document.source].name,
-            "split": side,
-            "text": document.text,
-        }
-
-
-def _in_groups(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    group: list[dict[str, Any]] = []
-    num_characters = 0
-    for row in rows:
-        group.append(row)
-        num_characters += len(row["text"])
-        if len(group) == ROWS_AT_ONCE or num_characters > _CHARACTERS_AT_ONCE:
-            yield group
-            group, num_characters = [], 0
-    if group:
-        yield group
+def _sides(
+    corpus: Corpus, config: CorpusConfig, documents: NDArray[np.int64]
+) -> list[Literal["train", "validation"] | None]:
+    if config.split_by == "chunk":
+        return [None] * len(documents)
+    hashes, sources = corpus.table.content_hashes[documents], corpus.table.sources_of(documents)
+    is_validation = validation_mask(hashes, sources, config).tolist()
+    return ["validation" if held_out else "train" for held_out in is_validation]

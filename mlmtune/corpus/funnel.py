@@ -178,8 +178,7 @@ _MAX_ENDINGS_SHOWN = 8
 def remarks(funnel: dict[str, Any]) -> Iterator[str]:
     """Yield lines about sources without documents, endings that are not read, and guesses.
 
-    Args:
-        funnel: the result of `Funnel.to_json`.
+    They are made of the result of `Funnel.to_json`.
     """
     for name, source in funnel["sources"].items():
         if not source["documents"]["kept"]:
@@ -203,12 +202,7 @@ def remarks(funnel: dict[str, Any]) -> Iterator[str]:
 def with_endings_not_read(
     funnel: dict[str, Any], endings: dict[str, Counter[str]]
 ) -> dict[str, Any]:
-    """Return the result of `Funnel.to_json` with other `endings_not_read`.
-
-    Args:
-        funnel: the result of `Funnel.to_json`, which is not changed.
-        endings: the files of each source by ending, by the name of the source.
-    """
+    """Return a copy of the result of `Funnel.to_json` with other `endings_not_read`."""
     changed = copy.deepcopy(funnel)
     changed["files"]["endings_not_read"] = _by_count(sum(endings.values(), Counter()))
     for name, counts in changed["sources"].items():

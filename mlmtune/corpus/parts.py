@@ -1,21 +1,14 @@
-"""Parts: the cleaned documents of some files, kept as one Parquet file each.
+"""Parts: Parquet files with the cleaned documents of some files each.
 
 Cleaning is the slowest step of preparing a corpus, so each part is cleaned once, in parallel. The
 name of a part follows from its files, their versions, and how they are cleaned, and only a finished
 part has its name. So an interrupted run continues with the missing parts, and if files are added or
 changed, only their parts are made again.
 
-A part is a plain Parquet file that any tool opens, with the columns
-
-    id              the document within its source
-    text            cleaned, never empty
-    content_hash    uint64 of the normalised text
-    num_characters  int32 of the text
-    letter_share    float, letters among the characters that are not white space
-
-and, under the key `mlmtune` of its metadata, as JSON: a `PartCounts`, a hash of each of the three
-columns of numbers, and a hash of the ids and texts of each row group. The checksums of Parquet
-cover pages, but not the metadata that says where a page is and how it is read.
+Any tool opens a part. Its columns are those of `_SCHEMA`. Its metadata has, under the key
+`mlmtune`, a JSON object with a `PartCounts`, a hash of each of the three columns of numbers, and a
+hash of the ids and texts of each row group. The checksums of Parquet are not enough, because they
+do not cover the metadata that says where a page is and how it is read.
 """
 
 import os
@@ -24,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -32,20 +25,18 @@ import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
+from mlmtune.corpus.document import Document
 from mlmtune.corpus.hub_datasets import ListedDataset
 from mlmtune.corpus.listing import ListedFile
 from mlmtune.corpus.records import BrokenRecord, FileLeftOut
-from mlmtune.corpus.source_reader import (
-    CleanDocument,
-    FileEvent,
-    FileRead,
-    SourceReader,
-    Tally,
-)
+from mlmtune.corpus.source_reader import CleanDocument, FileEvent, FileRead, SourceReader, Tally
 from mlmtune.files import whole_file
 from mlmtune.integrity import Damaged, digest, sealed, unsealed
 from mlmtune.printable import printable
 from mlmtune.redaction import public_location
+
+DocumentT = TypeVar("DocumentT", Document, CleanDocument)
+Named = TypeVar("Named", bound=tuple[str, ...])
 
 _ROW_GROUP_CHARACTERS = 1 << 21
 ROW_GROUP_DOCUMENTS = 4096
@@ -57,11 +48,11 @@ _NUMBERS = ("content_hash", "num_characters", "letter_share")
 
 _SCHEMA = pa.schema(
     [
-        ("id", pa.string()),
-        ("text", pa.large_string()),
-        ("content_hash", pa.uint64()),
+        ("id", pa.string()),  # unique within the source
+        ("text", pa.large_string()),  # cleaned, never empty
+        ("content_hash", pa.uint64()),  # of the normalised text
         ("num_characters", pa.int32()),
-        ("letter_share", pa.float32()),
+        ("letter_share", pa.float32()),  # among the characters that are not white space
     ]
 )
 
@@ -71,20 +62,19 @@ class PartCounts:
     """The counts of a part's files, records and characters.
 
     Attributes:
-        files_read: the number of files that were read.
-        files_left_out: the number of files that were left out, by reason.
-        encodings: the number of files by the encoding that they were decoded with.
-        encodings_guessed: the same for files that other encodings would fit as well.
+        files_left_out: files by the reason that they are left out for.
+        encodings: files by encoding.
+        encodings_guessed: files that other encodings would fit as well, by encoding.
         named_guesses: the path and encoding of the first of these files.
         named_files: the path, reason and detail of the first files that were left out.
-        num_broken: the number of records that could not be read.
-        num_lacking_text: how many of them have no field with the text.
+        num_broken: records that could not be read.
+        num_lacking_text: those of them that have no field with the text.
         named_records: the position and detail of the first broken records.
         first_fault: the error with `on_error: fail`; None if nothing is broken.
-        misread: the error whatever `on_error` is: a file cannot be read with these settings.
-        num_empty: documents of which cleaning left nothing.
-        num_characters: before cleaning.
-        removed: characters that cleaning took away, by step.
+        misread: the error of a file that cannot be read with these settings; None without one.
+        num_empty: documents that are empty after cleaning.
+        num_characters: characters before cleaning.
+        removed: characters that cleaning removed, by step.
     """
 
     files_read: int = 0
@@ -110,9 +100,7 @@ class Part:
     Attributes:
         path: the Parquet file, which exists once it is finished.
         source: the index of the source in the listing.
-        reader: reads and cleans the files.
         files: the files to read; empty for a dataset.
-        dataset: the dataset to read; None for files.
     """
 
     path: Path
@@ -158,7 +146,7 @@ def write_part(part: Part, _: Any = None) -> None:
             write_page_checksum=True,
         ) as writer,
     ):  # fmt: skip
-        for documents in _row_groups(_documents(part, counts)):
+        for documents in row_groups(_documents(part, counts)):
             batch = to_record_batch(documents)
             writer.write_batch(batch)
             texts.append((len(documents), _digest_of_texts(batch)))
@@ -183,16 +171,14 @@ def _documents(part: Part, counts: PartCounts) -> Iterator[CleanDocument]:
                 counts.num_broken += 1
                 counts.num_lacking_text += event.lacks_text
                 counts.first_fault = counts.first_fault or f"{where}: {event.message}"
-                if len(counts.named_records) < _MAX_NAMED:
-                    counts.named_records.append((where, event.message))
+                _append(counts.named_records, (where, event.message))
             case FileRead(encoding):
                 counts.files_read += 1
                 if encoding is not None:
                     counts.encodings[encoding.name] += 1
                 if encoding is not None and encoding.is_guess:
                     counts.encodings_guessed[encoding.name] += 1
-                    if len(counts.named_guesses) < _MAX_NAMED:
-                        counts.named_guesses.append((path, encoding.name))
+                    _append(counts.named_guesses, (path, encoding.name))
             case FileLeftOut(reason=reason):
                 counts.files_left_out[reason] += 1
                 if event.is_misread:
@@ -200,13 +186,17 @@ def _documents(part: Part, counts: PartCounts) -> Iterator[CleanDocument]:
                 if event.broken:
                     fault = f"{path}: {reason}: {event.detail}"
                     counts.first_fault = counts.first_fault or fault
-                if len(counts.named_files) < _MAX_NAMED:
-                    counts.named_files.append((path, reason, event.detail))
+                _append(counts.named_files, (path, reason, event.detail))
     counts.num_characters = tally.num_characters
 
 
+def _append(named: list[Named], entry: Named) -> None:
+    if len(named) < _MAX_NAMED:
+        named.append(entry)
+
+
 def _events(part: Part, tally: Tally) -> Iterator[tuple[str, FileEvent]]:
-    """Yield the events of each file, with its path as it is shown."""
+    """Yield the events of each file, with its path for reports."""
     source = part.reader.source
     if part.dataset is not None:
         for event in part.reader.read_dataset(part.dataset, tally):
@@ -217,9 +207,9 @@ def _events(part: Part, tally: Tally) -> Iterator[tuple[str, FileEvent]]:
             yield printable(location), event
 
 
-def _row_groups(documents: Iterator[CleanDocument]) -> Iterator[list[CleanDocument]]:
-    """Group documents so that memory stays flat; there is at least one group, maybe empty."""
-    group: list[CleanDocument] = []
+def row_groups(documents: Iterator[DocumentT]) -> Iterator[list[DocumentT]]:
+    """Group documents, so that few are in memory; the last group may be empty."""
+    group: list[DocumentT] = []
     num_characters = 0
     for document in documents:
         group.append(document)
@@ -261,7 +251,7 @@ def _digest_of_texts(batch: pa.RecordBatch | pa.Table) -> str:
 
 @contextmanager
 def _opened(part: Part) -> Iterator[tuple[pq.ParquetFile, dict[str, Any]]]:
-    """Open the file of a finished part, and give what its metadata says under our key.
+    """Open the file of a finished part, and read our JSON object in its metadata.
 
     Raises:
         Damaged: the file cannot be read, or the caller raises an error about its content.
@@ -282,14 +272,7 @@ def _opened(part: Part) -> Iterator[tuple[pq.ParquetFile, dict[str, Any]]]:
 
 
 class PartTable(NamedTuple):
-    """The numbers of a finished part's documents, in their order. D documents.
-
-    Attributes:
-        counts: the counts of the part's files, records and characters.
-        content_hashes: (D,) uint64.
-        num_characters: (D,) int32.
-        letter_shares: (D,) float32.
-    """
+    """The counts of a finished part, and the (D,) numbers of its D documents, in their order."""
 
     counts: PartCounts
     content_hashes: NDArray[np.uint64]
@@ -301,7 +284,7 @@ class PartTable(NamedTuple):
         """Read the numbers of a part, and none of its texts.
 
         Raises:
-            Damaged: the part is not what was written.
+            Damaged: the part is damaged.
         """
         with _opened(part) as (file, content):
             table = file.read(list(_NUMBERS))
@@ -313,32 +296,32 @@ class PartTable(NamedTuple):
                 raise ValueError("the numbers do not match their hashes")
             counts = PartCounts(**content["counts"])
         for name in ("files_left_out", "encodings", "encodings_guessed", "removed"):
-            setattr(counts, name, Counter(getattr(counts, name)))
+            setattr(counts, name, Counter(getattr(counts, name)))  # JSON has no counters
         return cls(counts, *arrays)
 
 
 def read_part(part: Part, rows: NDArray[np.int64]) -> Iterator[tuple[str, str]]:
-    """Yield the id and text of some documents of a finished part.
+    """Yield the id and text of the documents in some rows of a finished part.
 
     Args:
-        part: a finished part.
-        rows: the numbers of the documents, ascending.
+        part: the part.
+        rows: the numbers of the rows, ascending.
 
     Raises:
-        Damaged: the part is not what was written.
+        Damaged: the part is damaged.
     """
     with _opened(part) as (file, content):
         first = 0
         for group, (num_rows, expected) in enumerate(content["texts"]):
             end = first + num_rows
-            here = rows[np.searchsorted(rows, first) : np.searchsorted(rows, end)]
-            if len(here):
+            in_group = rows[np.searchsorted(rows, first) : np.searchsorted(rows, end)]
+            if len(in_group):
                 table = file.read_row_group(group, ["id", "text"])
                 if _digest_of_texts(table) != expected:
                     raise ValueError("the texts do not match their hash")
                 documents = [
                     (table["id"][row].as_py(), table["text"][row].as_py())
-                    for row in (here - first).tolist()
+                    for row in (in_group - first).tolist()
                 ]
                 # Two copies of a large document may not fit, and Arrow keeps memory that it no
                 # longer uses, also from when the part was written.

@@ -1,11 +1,11 @@
-"""Scanning: the files and datasets of each source are listed once, before any is read."""
+"""The scan that lists the files and datasets of all sources, before any is read."""
 
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from mlmtune.config import CorpusConfig, SourceConfig
+from mlmtune.config import CorpusConfig
 from mlmtune.corpus import git, hub_datasets, remote
 from mlmtune.corpus.decoding import uncompressed_name
 from mlmtune.corpus.formats import format_of
@@ -27,38 +27,30 @@ def scan(
     """List the files of every source, in an order that is the same on every machine.
 
     Folders are walked to any depth, except links that lead out of them and the folders of version
-    control. Files of git repositories are fetched unless they are in the cache.
-
-    Args:
-        sources: all sources of a corpus, in its order (`all_sources`).
-        git_cache: the folder of repositories.
-        say: is called with a line about what takes time.
-        refresh: whether the branches of git repositories are looked up again.
+    control. Files of git repositories are fetched unless they are in the cache; with `refresh`, the
+    branches of repositories are looked up again.
 
     Raises:
         DataError: a path does not exist, or no file of a source matches.
         ConfigError: a `package://` path cannot be resolved, or a program or plugin is missing.
         HubError: a repository, dataset or remote location cannot be reached.
     """
-    listed = [_list_source(source, git_cache, say, refresh) for source in sources]
-    of_corpus = tuple(each for each in listed if each.source.role != "reference")
-    references = tuple(each for each in listed if each.source.role == "reference")
-    for each in of_corpus:
-        for line in _misreadings(each):
+    listed_sources = []
+    for source in sources:
+        if source.config.dataset is not None:
+            dataset = hub_datasets.locate(source.config, source.key, say)
+            listed = ListedSource(source, (), dataset=dataset)
+        elif source.config.git is not None:
+            listed = _fetch_repository(source, git_cache, say, refresh)
+        else:
+            listed = _list_paths(source)
+        listed_sources.append(listed)
+    of_corpus = tuple(each for each in listed_sources if each.source.role != "reference")
+    references = tuple(each for each in listed_sources if each.source.role == "reference")
+    for listed in of_corpus:
+        for line in _misreadings(listed):
             say(line)
     return Listing(of_corpus, references)
-
-
-def _list_source(
-    source: CorpusSource, git_cache: Path, say: Callable[[str], None], refresh: bool
-) -> ListedSource:
-    config, key = source.config, source.key
-    if config.dataset is not None:
-        return ListedSource(source, (), dataset=hub_datasets.locate(config, key, say))
-    if config.git is not None:
-        return ListedSource(source, *_fetch_source(config, key, git_cache, say, refresh))
-    files, passed_over, endings = _scan_source(config, key)
-    return ListedSource(source, files, passed_over, endings_not_read=endings)
 
 
 def check_paths(config: CorpusConfig) -> None:
@@ -74,13 +66,14 @@ def check_paths(config: CorpusConfig) -> None:
                 Walk(location, Selection(source.config), source.key)
 
 
-def _fetch_source(
-    source: SourceConfig, where: str, cache: Path, say: Callable[[str], None], refresh: bool
-) -> tuple[tuple[ListedFile, ...], tuple[PassedOver, ...]]:
-    """Fetch the files of a git repository and list them by id, with what is passed over."""
-    assert source.git is not None
-    selects = Selection(source)
-    wanted = git.WantedFiles(source.git, source.revision, selects, selects.name)
+def _fetch_repository(
+    source: CorpusSource, cache: Path, say: Callable[[str], None], refresh: bool
+) -> ListedSource:
+    """Fetch the files of a git repository, and list them by id."""
+    config = source.config
+    assert config.git is not None
+    selects = Selection(config)
+    wanted = git.WantedFiles(config.git, config.revision, selects, selects.name)
     checkout = git.fetch(wanted, cache, say, refresh=refresh)
     files = []
     for folder, _, names in os.walk(checkout.folder):
@@ -90,24 +83,20 @@ def _fetch_source(
             files.append(ListedFile(below, path, os.lstat(path).st_size, checkout.commit))
     if not files and not checkout.passed_over:
         raise DataError(
-            f"{where}.git: no file at commit {checkout.commit[:12]} matches "
-            f"{', '.join(selects.patterns)}; set {where}.include"
+            f"{source.key}.git: no file at commit {checkout.commit[:12]} matches "
+            f"{', '.join(selects.patterns)}; set {source.key}.include"
         )
-    return tuple(sorted(files, key=lambda file: file.id)), checkout.passed_over
+    ordered = tuple(sorted(files, key=lambda file: file.id))
+    return ListedSource(source, ordered, checkout.passed_over)
 
 
-def _scan_source(
-    source: SourceConfig, where: str
-) -> tuple[tuple[ListedFile, ...], tuple[PassedOver, ...], Counter[str]]:
-    """List the files of one source by id; `where` is its key in the config.
-
-    Returns:
-        The files, what is passed over, and how many files have an ending that is not read.
-    """
-    selects = Selection(source)
-    local = [path for path in source.locations if not remote.is_remote(path)]
+def _list_paths(source: CorpusSource) -> ListedSource:
+    """List the files below the paths of a source by id, and count endings that are not read."""
+    config, where = source.config, source.key
+    selects = Selection(config)
+    local = [path for path in config.locations if not remote.is_remote(path)]
     walks = [Walk(location, selects, where) for location in local]
-    # Ids of several paths are told apart by the folders that their roots do not share.
+    # Ids of several paths differ by the folders that the paths do not share.
     common = os.path.commonpath([walk.root for walk in walks]) if walks else ""
     files: dict[str, ListedFile] = {}
     passed_over: dict[str, PassedOver] = {}
@@ -126,31 +115,32 @@ def _scan_source(
                 version = str(outcome.st_mtime_ns)
                 files[path] = ListedFile(file_id, path, outcome.st_size, version)
         endings_seen += walk.endings_passed
-        if source.include is None and walk.is_folder:
+        if config.include is None and walk.is_folder:
             endings_not_read += walk.endings_passed
 
     def selects_remote(below: str) -> bool:
-        if not selects(below) and source.include is None and not selects.excludes(below):
+        if not selects(below) and config.include is None and not selects.excludes(below):
             endings_not_read[ending_of(below)] += 1
         return selects(below)
 
-    for location in source.locations:
+    for location in config.locations:
         if remote.is_remote(location):
             for file in remote.list_remote(location, selects_remote, where):
                 # Several locations may hold files of the same name.
-                file_id = file.id if len(source.locations) == 1 else public_location(file.url)
+                file_id = file.id if len(config.locations) == 1 else public_location(file.url)
                 files[file.url] = ListedFile(file_id, file.url, file.size or 0, file.version)
     if not files and not passed_over:
-        raise _nothing_matched(source, where, endings_seen)
-    return (
+        raise _nothing_matched(source, selects, endings_seen)
+    return ListedSource(
+        source,
         tuple(sorted(files.values(), key=lambda file: file.id)),
         tuple(sorted(passed_over.values(), key=lambda entry: entry.path)),
-        endings_not_read,
+        endings_not_read=endings_not_read,
     )
 
 
-# By the ending of files that are not plain text: what the model would be trained on, and what to do
-# instead. Files such as `.pdf` are recognised by their first bytes.
+# What a model would be trained on if files with these endings are read as plain text, and what to
+# do instead. Files such as `.pdf` are recognised by their first bytes.
 _MISREAD: dict[tuple[str, ...], tuple[str, str]] = {
     (".html", ".htm", ".xhtml", ".xml"): ("the tags as well", "set markup: html"),
     (".ipynb",): (
@@ -181,12 +171,10 @@ def _misreadings(listed: ListedSource) -> Iterator[str]:
         )
 
 
-def _nothing_matched(source: SourceConfig, where: str, endings: Counter[str]) -> DataError:
-    paths = ", ".join(source.locations)
-    wanted = ", ".join(Selection(source).patterns)
+def _nothing_matched(source: CorpusSource, selects: Selection, endings: Counter[str]) -> DataError:
     counts = ", ".join(f"{count} of {ending}" for ending, count in endings.most_common(5))
     seen = f"the files there are: {counts}" if counts else "there is no file at all"
     return DataError(
-        f"{where}.path: no file below {paths} matches {wanted}; {seen}; "
-        f"set {where}.include or another format"
+        f"{source.key}.path: no file below {', '.join(source.config.locations)} matches "
+        f"{', '.join(selects.patterns)}; {seen}; set {source.key}.include or another format"
     )

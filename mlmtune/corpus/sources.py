@@ -53,12 +53,7 @@ class CorpusSource:
 
 
 def all_sources(config: CorpusConfig, key: str = SOURCES_KEY) -> Iterator[CorpusSource]:
-    """Yield the sources for validation, those for training, then the references.
-
-    Args:
-        config: the section `corpus`.
-        key: the key in the config of `config.sources`.
-    """
+    """Yield the sources for validation, those for training (at `key`), then the references."""
     sections: tuple[tuple[Role, str, list[SourceConfig]], ...] = (
         ("validation", "corpus.validation_sources", config.validation_sources),
         ("train", key, config.sources),

@@ -16,7 +16,7 @@ _SPLIT_STREAM = 0x5350_4C49_5400  # "SPLIT": separates these draws from others w
 def validation_mask(
     content_hashes: NDArray[np.uint64], sources: NDArray[np.integer[Any]], config: CorpusConfig
 ) -> NDArray[np.bool_]:
-    """Decide which of D documents are held out for validation.
+    """Return (D,) whether each of D documents is held out for validation.
 
     If some documents are of validation sources, it is these. Otherwise a document's side is a draw
     that is keyed by its content and `split_seed`, so that it does not move when others are added or
@@ -26,9 +26,6 @@ def validation_mask(
         content_hashes: (D,) hashes of the normalised texts.
         sources: (D,) indices into `corpus_sources`.
         config: the section `corpus`.
-
-    Returns:
-        (D,) True for validation.
 
     Raises:
         DataError: there are not enough documents for two sides.

@@ -56,13 +56,10 @@ class CorpusText:
         return cache_directory(self.cache_dir, name)
 
     def listed(self, *, refresh: bool = False) -> Self:
-        """Return the same text with a list of its files; git repositories are fetched.
-
-        Args:
-            refresh: whether the branches of git repositories are looked up again.
+        """Return the same text with a list of its files; see `scanning.scan`.
 
         Raises:
-            MlmtuneError: the text cannot be reached; see `scanning.scan`.
+            MlmtuneError: the text cannot be reached.
         """
         sources = all_sources(self.config, self.key)
         listing = scan(sources, self.cache("git"), self.console.say, refresh=refresh)

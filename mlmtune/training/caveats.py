@@ -46,13 +46,7 @@ SPLIT_KEYS = ("validation_fraction", "validation_sources", "split_by", "split_se
 
 
 def of_schedule(optimizer: OptimizerConfig, plan: Plan, what: str) -> Iterator[str]:
-    """Yield caveats about the learning rate and the length of a run of any task.
-
-    Args:
-        optimizer: The section `optimizer`.
-        plan: The sizes of the run.
-        what: The name of what the plan counts, such as `chunks`.
-    """
+    """Yield caveats about the learning rate and the length of a run, which trains on `what`."""
     rate = optimizer.learning_rate
     low, high = LEARNING_RATES
     if not low <= rate <= high:
@@ -85,12 +79,7 @@ def of_masked_lm(
 ) -> Iterator[str]:
     """Yield caveats about a run of masked language modelling.
 
-    Args:
-        config: The config of the run.
-        plan: The sizes of the run.
-        splits: The two sides of the corpus.
-        masks: The masked tokens that perplexity is measured on.
-        general_masks: The masked tokens that forgetting is measured on; None without general text.
+    Perplexity is measured on `masks`, and forgetting on `general_masks`.
     """
     yield from of_schedule(config.optimizer, plan, "chunks")
     batch = plan.global_batch_size

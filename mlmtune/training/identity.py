@@ -1,4 +1,4 @@
-"""What makes two sittings the same run: the settings that decide its result, by config key."""
+"""The identity of a run: the settings that decide its result, by config key."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ NUM_PROCESSES = "num_processes"
 
 
 def identity_of(task: Task, num_processes: int) -> dict[str, Any]:
-    """Return what a resumed run must share with the one that wrote the checkpoint."""
+    """Return the settings that a resumed run must share with the one that wrote the checkpoint."""
     config = task.config
     sections: dict[str, Any] = {
         "run": {"seed": config.run.seed},
@@ -21,9 +21,7 @@ def identity_of(task: Task, num_processes: int) -> dict[str, Any]:
         **task.identity(),
         "optimizer": config.optimizer.model_dump(),
         "training": {
-            "global_batch_size": config.training.global_batch_size,
-            "precision": config.training.precision,
-            "compile": config.training.compile,
+            **config.training.model_dump(include={"global_batch_size", "precision", "compile"}),
             "max_steps (or as many as its epochs or tokens take)": task.plan.max_steps,
         },
     }
@@ -31,7 +29,7 @@ def identity_of(task: Task, num_processes: int) -> dict[str, Any]:
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys of all sections under their dotted names."""
+    """Return the values of all sections by their dotted keys."""
     keys: dict[str, Any] = {}
     for section, values in config.items():
         if isinstance(values, dict):
@@ -50,14 +48,14 @@ def check_identity(
     allow_changes: bool,
     say: Callable[[str], None],
 ) -> None:
-    """Refuse to resume another run than the one that wrote the checkpoint.
+    """Refuse to resume a run with other settings than those of the checkpoint.
 
     Args:
         then: The identity in the checkpoint.
         now: The identity of this sitting.
         checkpoint: The checkpoint's folder.
-        keys_dropout: See `Learner`.
-        allow_changes: Report the changes and go on.
+        keys_dropout: Whether dropout does not depend on the number of processes; see `Learner`.
+        allow_changes: Whether changes are reported only.
         say: Reports what has changed.
 
     Raises:
@@ -65,7 +63,7 @@ def check_identity(
     """
     changed = [key for key, value in now.items() if then.get(key) != value]
     if NUM_PROCESSES in changed:
-        changed.remove(NUM_PROCESSES)  # no reason to refuse: batches and masks do not follow it
+        changed.remove(NUM_PROCESSES)  # not refused, because batches and masks do not depend on it
         dropout = "and so does dropout" if keys_dropout else "dropout does not"
         say(
             f"processes: {then.get(NUM_PROCESSES)} then, {now[NUM_PROCESSES]} now; batches and "

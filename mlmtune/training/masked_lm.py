@@ -117,10 +117,10 @@ class MaskedLM(Task):
 
     def memory_shape(self, micro_batch_size: int) -> tuple[int, int]:
         length = self.config.chunking.chunk_length
-        share = 1.0
+        rate = 1.0
         if self.setup.head.is_sparse:  # only masked positions have logits
-            share = highest_mlm_probability(self.config.masking.mlm_probability)
-        return length, round(micro_batch_size * length * share) * len(self.loaded.tokenizer)
+            rate = highest_mlm_probability(self.config.masking.mlm_probability)
+        return length, round(micro_batch_size * length * rate) * len(self.loaded.tokenizer)
 
     def evaluate(
         self, accelerator: Accelerator, model: Any, should_stop: Callable[[], bool]
@@ -230,7 +230,7 @@ class MaskedLM(Task):
     ) -> Card:
         mask = str(self.loaded.tokenizer.mask_token)
         texts = [text.replace(ANY_MASK, mask) for text in self.config.evaluation.examples]
-        # The widget on the hub fills in one mask.
+        # With several masks, the output of transformers' pipeline has another shape.
         text = next((text for text in texts if text.count(mask) == 1), f"This is a {mask} example.")
         return masked_lm_card(name, self.config, results, records, fill_mask_snippet(folder, text))
 

@@ -8,7 +8,7 @@ from mlmtune.errors import ConfigError
 
 
 def default_epochs(config: TrainingConfig) -> float | None:
-    """Return the epochs asked for; 3 where nothing else limits the run."""
+    """Return the epochs of the config; 3 if it does not limit the run."""
     if config.epochs is None and config.max_steps is None and config.max_tokens is None:
         return 3.0
     return config.epochs
@@ -16,15 +16,14 @@ def default_epochs(config: TrainingConfig) -> float | None:
 
 @dataclass(frozen=True)
 class Plan:
-    """The sizes of a run. Steps are optimizer steps, counted from 1 once taken.
+    """The sizes of a run. Steps are optimizer steps.
 
     Attributes:
         num_chunks: Training chunks in an epoch.
         num_tokens: Tokens in an epoch, with special tokens and without padding.
         global_batch_size: Sequences in a step, over all processes.
         micro_batch_size: Sequences that a process computes at once.
-        num_processes: Processes that share a step.
-        max_steps: Steps of the whole run, by its epochs, steps or tokens.
+        max_steps: Steps of the whole run.
     """
 
     num_chunks: int
@@ -38,7 +37,7 @@ class Plan:
     def of(
         cls, config: TrainingConfig, *, num_chunks: int, num_tokens: int, num_processes: int
     ) -> "Plan":
-        """Derive the plan; the first of epochs, max_steps and max_tokens ends the run.
+        """Derive the plan from the config; the first limit that is reached ends the run.
 
         Raises:
             ConfigError: There are fewer sequences in a step than processes.
@@ -49,8 +48,8 @@ class Plan:
                 f"training.global_batch_size is {batch}, less than the {num_processes} processes; "
                 f"set it to {num_processes} or more"
             )
-        share = -(-batch // num_processes)  # rounded up
-        asked = config.micro_batch_size
+        per_process = -(-batch // num_processes)  # rounded up
+        wanted = config.micro_batch_size
         epochs = default_epochs(config)
         limits = []
         if epochs is not None:
@@ -63,7 +62,7 @@ class Plan:
             num_chunks=num_chunks,
             num_tokens=num_tokens,
             global_batch_size=batch,
-            micro_batch_size=min(asked, share) if isinstance(asked, int) else share,
+            micro_batch_size=min(wanted, per_process) if isinstance(wanted, int) else per_process,
             num_processes=num_processes,
             max_steps=max(1, min(limits)),
         )
@@ -79,11 +78,10 @@ class Plan:
         return self.epoch_at(self.max_steps)
 
     def epoch_at(self, step: int) -> float:
-        """Return the number of passes over the chunks after `step` steps."""
         return step * self.global_batch_size / self.num_chunks
 
     def is_due(self, step: int, every: int | str | None) -> bool:
-        """Whether something is due after `step` that is done every N steps, or once per `epoch`."""
+        """Whether something is due after a step if it is done every N steps or once per `epoch`."""
         if every is None:
             return False
         if isinstance(every, int):

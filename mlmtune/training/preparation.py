@@ -34,11 +34,7 @@ class PreparedText:
 def prepare(config: Config, console: Console, *, rebuilds: bool, refresh: bool) -> PreparedText:
     """Read, clean and tokenize a corpus, unless that is done already.
 
-    Args:
-        config: the config.
-        console: shows progress.
-        rebuilds: see `open_store`.
-        refresh: whether the branches of git repositories are looked up again.
+    See `find_text` for `refresh`, and `open_store` for `rebuilds`.
 
     Raises:
         MlmtuneError: the text or the tokenizer cannot be loaded, or does not fit the config.

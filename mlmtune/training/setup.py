@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mlmtune.config import Config
 from mlmtune.console import Console
@@ -57,9 +58,13 @@ class ModelAndText:
 
     def token_frequencies(self) -> TokenFrequencies:
         """Return the unigram baseline of the training text."""
-        vocabulary_size = self.loaded.model.get_input_embeddings().num_embeddings
-        counts = self.splits.train.token_counts(vocabulary_size)
+        counts = _token_counts(self.loaded, self.splits)
         return TokenFrequencies.of(counts, unknown_token_id(self.loaded.tokenizer))
+
+
+def _token_counts(loaded: LoadedModel, splits: Splits) -> NDArray[np.int64]:
+    """Return (V,) how often each id occurs in the training text."""
+    return splits.train.token_counts(loaded.model.get_input_embeddings().num_embeddings)
 
 
 def load_model_and_text(
@@ -76,7 +81,7 @@ def load_model_and_text(
         config: the config.
         device: the device that the model will run on; it is still on the CPU.
         precision: `fp32`, `bf16` or `fp16`, in which the model will compute.
-        console: shows progress and decisions.
+        console: shows the progress.
         model_key: the setting or the flag that names the model, for errors.
 
     Raises:
@@ -110,13 +115,12 @@ def load_model_and_text(
             "vocabulary is not made for this text"
         )
     if loaded.head_is_new:
-        vocabulary_size = loaded.model.get_input_embeddings().num_embeddings
-        counts = splits.train.token_counts(vocabulary_size)
+        counts = _token_counts(loaded, splits)
         if (unknown_id := unknown_token_id(loaded.tokenizer)) is not None:
             counts[unknown_id] = 0  # unknown tokens are never masked
         start_from_frequencies(loaded, counts)
-    evaluator, general_evaluator = _evaluators(splits, loaded, config)
-    return ModelAndText(text, loaded, head, store, splits, evaluator, general_evaluator)
+    evaluators = _evaluators(splits, loaded, config)
+    return ModelAndText(text, loaded, head, store, splits, *evaluators)
 
 
 def check_is_known(setup: ModelAndText, config: Config) -> None:

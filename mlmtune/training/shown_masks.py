@@ -1,6 +1,7 @@
 """Masked sequences as text for `mlmtune check`, and statistics of what is masked."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,14 +47,8 @@ def show_masks(
 ) -> None:
     """Print the first sequences of the first epoch with their masks, and statistics.
 
-    On a terminal, a predicted token is green, and what the model sees instead is red.
-
-    Args:
-        task: the task of the run.
-        console: prints them.
-        num_chunks: the number of sequences.
-        num_draws: the number of draws of masks per sequence; the first is that of the first epoch.
-        compares: whether to show every strategy, not only that of the config.
+    On a terminal, a predicted token is green, and what the model sees instead is red. The first of
+    several draws of masks is that of the first epoch. `compares` shows every strategy.
     """
     masking = task.config.masking
     strategies = list(STRATEGIES) if compares else [masking.strategy]
@@ -99,39 +94,22 @@ class _StrategyPreview:
             column: f"{store.sources[store.documents.sources[document]].name}: {id_}"
             for (column, document), id_ in zip(documents, ids, strict=True)
         }
+        batch, selected = masked.batch, masked.selected[0]
+        seen, labels = batch.input_ids[0].numpy(), batch.labels[0].numpy()
+        # Tokens that were selected together are shown together.
+        groups = np.where(selected, masked.heads[0], -1)
+        begins = np.union1d(np.flatnonzero(np.diff(groups, prepend=-2)), list(borders)).tolist()
         lines: list[str] = []
         pieces: list[str] = []
-        plain: list[int] = []
-
-        def flush() -> None:
-            if plain:
-                pieces.append(str(tokenizer.decode(plain)))
-                plain.clear()
-
-        def end_line() -> None:
-            flush()
-            if pieces:
-                lines.append("  " + " ".join(pieces))
-                pieces.clear()
-
-        batch, selected = masked.batch, masked.selected[0]
-        seen, labels, heads = batch.input_ids[0].numpy(), batch.labels[0].numpy(), masked.heads[0]
-        column = 0
-        while column < len(seen):
-            if column in borders:
-                end_line()
-                lines.append(coloured(f"  -- {borders[column]}", _DIM))
-            if not selected[column]:
-                plain.append(int(seen[column]))
-                column += 1
-                continue
-            flush()
-            end = column + 1  # what was selected together is shown together
-            while end < len(seen) and selected[end] and heads[end] == heads[column]:
-                end += 1
-            pieces.append(self._prediction(seen[column:end], labels[column:end]))
-            column = end
-        end_line()
+        for begin, end in pairwise([*map(int, begins), len(seen)]):
+            if begin in borders:
+                lines += [*_text_line(pieces), coloured(f"  -- {borders[begin]}", _DIM)]
+                pieces = []
+            if selected[begin]:
+                pieces.append(self._prediction(seen[begin:end], labels[begin:end]))
+            else:
+                pieces.append(str(tokenizer.decode(seen[begin:end].tolist())))
+        lines += _text_line(pieces)
         if batch.pair_labels is not None:
             lines.append(coloured(f"  -- {self._relation(int(batch.pair_labels[0]))}", _DIM))
         return "\n".join(lines)
@@ -173,6 +151,10 @@ class _StrategyPreview:
             f"{share((~is_mask & ~is_same).sum() / num_selected)} another token, "
             f"{share(is_same.sum() / num_selected)} themselves"
         )
+
+
+def _text_line(pieces: list[str]) -> list[str]:
+    return ["  " + " ".join(pieces)] if pieces else []
 
 
 def _word_lengths(masked: _Masked) -> list[str]:

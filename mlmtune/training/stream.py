@@ -21,9 +21,7 @@ DROPOUT_STREAM, GENERATOR_STREAM = 0x7A03, 0x7A04
 class Batch(Protocol):
     """Sequences to train on."""
 
-    def to(self, device: torch.device) -> Self:
-        """Return the same batch on another device."""
-        ...
+    def to(self, device: torch.device) -> Self: ...
 
 
 BatchT = TypeVar("BatchT", bound=Batch)
@@ -31,11 +29,9 @@ BatchT_co = TypeVar("BatchT_co", bound=Batch, covariant=True)
 
 
 class Source(Protocol[BatchT_co]):
-    """The sequence at each position of each epoch. Shapes are for B sequences."""
+    """The sequences of each epoch; its length is their number."""
 
-    def __len__(self) -> int:
-        """Return the number of sequences in an epoch."""
-        ...
+    def __len__(self) -> int: ...
 
     def batch(
         self, step: int, epochs: NDArray[np.int64], positions: NDArray[np.int64]
@@ -44,7 +40,7 @@ class Source(Protocol[BatchT_co]):
         ...
 
     def num_tokens(self, epochs: NDArray[np.int64], positions: NDArray[np.int64]) -> int:
-        """Count the tokens of sequences, with special tokens and without padding."""
+        """Count the tokens of these sequences, with special tokens and without padding."""
         ...
 
 
@@ -53,7 +49,7 @@ class TrainingStream(Generic[BatchT]):
 
     Args:
         source: The sequences.
-        plan: Batch sizes, steps and number of processes.
+        plan: The sizes of batches, and the number of processes.
         seed: `run.seed`.
         process_index: The process whose share of each batch is returned.
     """
@@ -65,8 +61,8 @@ class TrainingStream(Generic[BatchT]):
         self._plan = plan
         self._seed = seed
         self._process_index = process_index
-        items = np.array_split(np.arange(plan.global_batch_size), plan.num_processes)
-        self._items = items[process_index]
+        all_items = np.arange(plan.global_batch_size)
+        self._items = np.array_split(all_items, plan.num_processes)[process_index]
 
     def with_plan(self, plan: Plan) -> "TrainingStream[BatchT]":
         """Return a stream of the same batches in the micro-batches of another plan."""
@@ -85,24 +81,24 @@ class TrainingStream(Generic[BatchT]):
 
     def num_tokens(self, step: int) -> int:
         """Count the tokens of a step over all processes, without padding."""
-        everything = np.arange(self._plan.global_batch_size)
-        return self._source.num_tokens(*self._positions(step, everything))
+        all_items = np.arange(self._plan.global_batch_size)
+        return self._source.num_tokens(*self._positions(step, all_items))
 
     def _positions(
         self, step: int, items: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return epoch and position of items of a step, given by their index in the batch."""
+        """Return the epochs and positions of some items of a step's global batch."""
         numbers = step * self._plan.global_batch_size + items
         return np.divmod(numbers, len(self._source))
 
     def dropout_keys(self, step: int, micro_batch: int) -> UInt64Array:
-        """Return (B,) a key for each sequence of a micro-batch, on any process the same."""
+        """Return (B,) keys of the sequences of a micro-batch, on whichever process they are."""
         size = self._plan.micro_batch_size
         items = self._items[micro_batch * size : (micro_batch + 1) * size]
         return key(self._seed, DROPOUT_STREAM, step, items)
 
     def shared_dropout_key(self, step: int) -> UInt64Array:
-        """Return (1,) a key for dropout masks that all sequences of a step share."""
+        """Return the (1,) key of dropout masks that all sequences of a step share."""
         return key(self._seed, DROPOUT_STREAM, step)
 
     def generator_seed(self, step: int, micro_batch: int) -> int:

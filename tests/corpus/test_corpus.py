@@ -428,10 +428,10 @@ def test_a_test_set_without_text_is_an_error(folder):
 def test_several_processes_give_what_one_does(versions, monkeypatch):
     fields = {"near_duplicates": {}, "exclude_overlap_with": f"{versions}/07-new.txt"}
     alone = read(source(versions), **fields)
-    monkeypatch.setattr("mlmtune.corpus.corpus._SMALL_BYTES", 0)
+    monkeypatch.setattr("mlmtune.corpus.corpus.SMALL_BYTES", 0)
     monkeypatch.setattr("mlmtune.corpus.corpus.num_processors", lambda: 2)
     monkeypatch.setattr("mlmtune.corpus.dividing.PART_FILES", 12)
-    monkeypatch.setattr("mlmtune.corpus.corpus._EXAMINED_AT_ONCE", 5)
+    monkeypatch.setattr("mlmtune.corpus.corpus.DOCUMENTS_AT_ONCE", 5)
     together = read(source(versions), **fields)
     assert together.kept == alone.kept
     assert together.counts == alone.counts

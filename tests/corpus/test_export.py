@@ -9,6 +9,7 @@ import pytest
 from mlmtune.config import CorpusConfig, SourceConfig
 from mlmtune.console import Console
 from mlmtune.corpus import export as export_module
+from mlmtune.corpus import parts
 from mlmtune.corpus.export import check_target, export
 from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import ConfigError
@@ -35,7 +36,7 @@ def rows_of(path):
 
 @pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
 def test_all_that_is_kept_is_written_in_order(read, tmp_path, ending, monkeypatch):
-    monkeypatch.setattr(export_module, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(parts, "ROW_GROUP_DOCUMENTS", 7)
     corpus, config = read()
     path = tmp_path / f"out{ending}"
     assert export(corpus, config, path) == 50
