@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import xxhash
 from filelock import FileLock, Timeout
 from tokenizers import Tokenizer
 
@@ -17,7 +16,7 @@ from mlmtune.corpus.listing import Listing
 from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import ConfigError, DataError, MlmtuneError
 from mlmtune.files import write_bytes
-from mlmtune.integrity import Damaged
+from mlmtune.integrity import Damaged, digest
 from mlmtune.tokens.encoding import plain_backend
 from mlmtune.tokens.store import TokenStore
 from mlmtune.tokens.store_format import FORMAT_VERSION, check_free, is_finished, read_manifest
@@ -67,16 +66,12 @@ class StoreOrigin:
                     del source["replay"]  # it only decides which near-duplicate stays
         made_of = {
             "format": f"{FORMAT_VERSION}.{CLEANING_VERSION}",
-            "corpus": _digest(json.dumps(sections, sort_keys=True)),
+            "corpus": digest(json.dumps(sections, sort_keys=True).encode()),
             "text": listing.signature(),
-            "tokenizer": _digest(backend.to_str()),
+            "tokenizer": digest(backend.to_str().encode()),
         }
-        made_of["fingerprint"] = _digest("\0".join(made_of.values()))
-        return cls(made_of, _digest(made_of["fingerprint"] + listing.paths_digest()))
-
-
-def _digest(text: str) -> str:
-    return xxhash.xxh3_128_hexdigest(text.encode())
+        made_of["fingerprint"] = digest("\0".join(made_of.values()).encode())
+        return cls(made_of, digest((made_of["fingerprint"] + listing.paths_digest()).encode()))
 
 
 def find_text(text: CorpusText, *, is_needed: bool = False, refresh: bool = False) -> CorpusText:
@@ -238,7 +233,7 @@ def _say_why(folder: _StoreFolder, text: CorpusText) -> None:
     """Report that the corpus is read, and whether its text has changed since it was last read."""
     made_of = folder.origin.made_of
     # Stores in the cache are named by their text, so an earlier one is found by its settings.
-    settings = _digest(made_of["corpus"] + made_of["tokenizer"])
+    settings = digest((made_of["corpus"] + made_of["tokenizer"]).encode())
     latest = folder.path.with_name(f"latest-{settings}.txt")
     last_text = latest.read_text(encoding="utf-8") if latest.exists() else made_of["text"]
     if (replaced := folder.made_of()) is not None:

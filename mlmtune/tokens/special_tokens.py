@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """The ids that frame a sequence, as the tokenizer's own template puts them.
+    """The special ids around a sequence, as the tokenizer's template puts them.
 
     Attributes:
-        prefix: ids before a sequence ([CLS]).
-        suffix: ids after it ([SEP]).
-        separator: ids between documents in one chunk ([SEP]); empty where the tokenizer has none.
+        prefix: The ids before a sequence ([CLS]).
+        suffix: The ids after it ([SEP]).
+        separator: The ids between documents in one chunk ([SEP]); empty if the tokenizer has none.
     """
 
     prefix: tuple[int, ...]
@@ -27,14 +27,12 @@ class SpecialTokens:
 
     @classmethod
     def of(cls, tokenizer: "PreTrainedTokenizerFast") -> "SpecialTokens":
-        """Read the frame off the tokenizer's template; else take its cls and sep tokens."""
+        """Read the ids off the tokenizer's template; without one, take its cls and sep tokens."""
         encoding = framed(tokenizer)
         is_special = np.asarray(encoding.special_tokens_mask, dtype=bool)
         body = np.flatnonzero(~is_special)
-        separator_id = tokenizer.sep_token_id
-        if separator_id is None:
-            separator_id = tokenizer.eos_token_id
-        separator = () if separator_id is None else (int(separator_id),)
+        ends = (tokenizer.sep_token_id, tokenizer.eos_token_id)
+        separator = tuple(int(id_) for id_ in ends if id_ is not None)[:1]
         if not is_special.any():
             cls_id = tokenizer.cls_token_id
             return cls(() if cls_id is None else (int(cls_id),), separator, separator)

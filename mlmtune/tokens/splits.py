@@ -1,8 +1,9 @@
-"""A corpus's two sides, as chunks and, where the objective needs them, as pairs."""
+"""The two sides of a corpus, as chunks and, if the objective needs them, as pairs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple, Self
+from functools import partial
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,14 +45,12 @@ class Splits:
     """The two sides of a corpus.
 
     Attributes:
-        train: chunks to learn from.
-        validation: chunks to measure on.
-        weights: (S,) how often an epoch sees each of the store's sources.
-        train_pairs: pairs to learn from; None for an objective without pairs.
-        validation_pairs: pairs to measure on.
-        general: chunks of `evaluation.general`, which has a store of its own; None if it is empty.
-        num_in_general: documents that are not trained on because they are general text, too.
-        marks: fingerprints of the marks of words and sentences, by marker.
+        weights: (S,) How often an epoch sees each of the store's sources.
+        train_pairs: The pairs of the training side; None if the objective has no pairs.
+        general: The chunks of `evaluation.general`, which has a store of its own; None if empty.
+        num_in_general: The number of documents that are not trained on because they are general
+            text, too.
+        marks: The fingerprints of the marks of words and sentences, by marker.
     """
 
     train: ChunkView
@@ -66,14 +65,14 @@ class Splits:
 
 @dataclass(frozen=True)
 class TextNeeds:
-    """What must be known of a text, which follows from what it is used for.
+    """What must be known about a text, which depends on what it is used for.
 
     Attributes:
-        objective: an objective with pairs needs to know where sentences begin.
-        word_strategies: the masking strategies that must know where words begin, by config section.
-        word_segmenter: what finds the words of scripts without spaces; None for the tokenizer.
-        language: the language whose rules end a sentence (ISO 639).
-        general: text to measure forgetting on.
+        objective: An objective with pairs needs to know where sentences begin.
+        word_strategies: The masking strategies that must know where words begin, by config section.
+        word_segmenter: What finds the words of scripts without spaces; None for the tokenizer.
+        language: The language whose rules end a sentence (ISO 639).
+        general: The text that forgetting is measured on.
     """
 
     objective: Objective = "mlm"
@@ -88,9 +87,8 @@ class Chunker:
     """How the documents of a store become chunks.
 
     Attributes:
-        config: the section `chunking`.
-        special_tokens: the tokenizer's frame.
-        pad_token_id: fills what is shorter than the longest of a batch.
+        special_tokens: The special tokens of the tokenizer's template.
+        pad_token_id: Fills the chunks that are shorter than the longest of a batch.
     """
 
     config: ChunkingConfig
@@ -99,9 +97,8 @@ class Chunker:
 
     @classmethod
     def of(cls, config: ChunkingConfig, tokenizer: "PreTrainedTokenizerFast") -> Self:
-        """Take the frame from a tokenizer."""
-        pad_token_id = 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
-        return cls(config, SpecialTokens.of(tokenizer), pad_token_id)
+        """Take the special tokens from a tokenizer."""
+        return cls(config, SpecialTokens.of(tokenizer), int(tokenizer.pad_token_id or 0))
 
     def view(
         self, store: TokenStore, documents: NDArray[np.int64], *, separates_sources: bool = False
@@ -121,19 +118,19 @@ def open_splits(
     *,
     rebuilds: bool = False,
 ) -> tuple[TokenStore, Splits]:
-    """Open a corpus's token store, built if there is none yet, and its two sides.
+    """Open the token store of a corpus, built first if there is none yet, and its two sides.
 
     Args:
-        text: the corpus, from `find_text`.
-        needs: what must be known of it.
-        chunking: how to cut it.
-        tokenizer: a fast tokenizer.
-        rebuilds: see `open_store`.
+        text: The corpus, from `find_text`.
+        needs: What must be known about it.
+        chunking: How it is cut into chunks.
+        tokenizer: A fast tokenizer.
+        rebuilds: See `open_store`.
 
     Raises:
-        ConfigError: an extra is missing, or what would be masked as words is not words.
-        DataError: there is no usable text, or a side has no chunk or no pair.
-        ResourceError: the token cache cannot be written.
+        ConfigError: An extra is missing, or what would be masked as words is not words.
+        DataError: There is no usable text, or a side has no chunk or no pair.
+        ResourceError: The token cache cannot be written.
     """
     store, marks = _open_marked(text, needs, tokenizer, rebuilds=rebuilds)
     for section, strategy in needs.word_strategies.items():
@@ -141,26 +138,23 @@ def open_splits(
         if note is not None:
             text.console.say(note)
     chunker = Chunker.of(chunking, tokenizer)
-    general = None
-    if needs.general:
-        general = _open_general(text, needs, chunker, tokenizer)
+    general = _open_general(text, needs, chunker, tokenizer) if needs.general else None
     splits = build_splits(store, text.config, chunker, general)
     for remark in _remarks(splits, text.config):
         text.console.say(remark)
-    if (sentences := marks.get(f"{SENTENCES}{needs.language}")) is not None:
-        pairs = _Pairing(sentences.positions(store), PairFrame.of(tokenizer), needs.objective)
-        splits = _with_pairs(splits, text.config, chunking, pairs)
+    if has_pairs(needs.objective):
+        pairs_of = partial(
+            PairView, store, marks[f"{SENTENCES}{needs.language}"].positions(store),
+            pair_length=chunking.chunk_length, frame=PairFrame.of(tokenizer),
+        )  # fmt: skip
+        splits = _with_pairs(splits, text.config, needs.objective, pairs_of)
     return store, replace(splits, marks={name: m.fingerprint for name, m in marks.items()})
 
 
 def _open_marked(
-    text: CorpusText,
-    needs: TextNeeds,
-    tokenizer: "PreTrainedTokenizerFast",
-    *,
-    rebuilds: bool,
+    text: CorpusText, needs: TextNeeds, tokenizer: "PreTrainedTokenizerFast", *, rebuilds: bool
 ) -> tuple[TokenStore, dict[str, Marks]]:
-    """Open a token store, built if there is none yet, and the marks that are needed beside it."""
+    """Open a token store, built first if there is none yet, and the marks that are needed."""
     markers = needed_markers(needs, text)
     store = open_store(text, tokenizer, rebuilds=rebuilds)
     tokens = TokenizedText(store, text, Encoder(plain_backend(tokenizer)))
@@ -171,21 +165,16 @@ def _open_marked(
 
 
 def _open_general(
-    text: CorpusText,
-    needs: TextNeeds,
-    chunker: Chunker,
-    tokenizer: "PreTrainedTokenizerFast",
+    text: CorpusText, needs: TextNeeds, chunker: Chunker, tokenizer: "PreTrainedTokenizerFast"
 ) -> ChunkView:
-    """Open the general text, which is measured as a whole, source by source.
+    """Open the general text, all of which is measured, source by source.
 
     Raises:
-        ConfigError: an extra is missing.
-        DataError: there is no usable text in it.
-        ResourceError: the token cache cannot be written.
+        DataError: The text has no chunk.
     """
     general = find_text(text.general(needs.general))
-    words_alone = TextNeeds(word_segmenter=needs.word_segmenter)
-    store, _ = _open_marked(general, words_alone, tokenizer, rebuilds=True)
+    only_words = TextNeeds(word_segmenter=needs.word_segmenter)
+    store, _ = _open_marked(general, only_words, tokenizer, rebuilds=True)
     view = chunker.view(store, np.arange(store.num_documents), separates_sources=True)
     if len(view) == 0:
         raise DataError(
@@ -196,7 +185,7 @@ def _open_general(
 
 
 def _remarks(splits: Splits, corpus: CorpusConfig) -> Iterator[str]:
-    """Yield a line for each way in which the two sides are not what one would expect."""
+    """Yield a line for each unexpected property of the two sides."""
     if corpus.split_by == "chunk":
         yield (
             "corpus.split_by: chunk puts parts of one document on both sides; the validation "
@@ -215,10 +204,10 @@ def _remarks(splits: Splits, corpus: CorpusConfig) -> Iterator[str]:
 
 
 def needed_markers(needs: TextNeeds, text: CorpusText) -> list[Marker]:
-    """Return the rules by which what must be known of a text is found.
+    """Return the rules that find the words and sentences that must be known.
 
     Raises:
-        ConfigError: an extra is missing, and there is no store that may know it already.
+        ConfigError: An extra is missing, and there is no named store that may have the marks.
     """
     markers = []
     if needs.word_segmenter is not None:
@@ -235,16 +224,16 @@ def needed_markers(needs: TextNeeds, text: CorpusText) -> list[Marker]:
 def build_splits(
     store: TokenStore, corpus: CorpusConfig, chunker: Chunker, general: ChunkView | None = None
 ) -> Splits:
-    """Split the store's documents (or, where the config insists, its chunks) into two views.
+    """Split the documents of a store (or, with `split_by: chunk`, its chunks) into two views.
 
     Args:
-        store: the tokenized corpus.
-        corpus: how to split.
-        chunker: how to cut.
-        general: text that must not be trained on.
+        store: The tokenized corpus.
+        corpus: How it is split.
+        chunker: How it is cut into chunks.
+        general: Text that must not be trained on.
 
     Raises:
-        DataError: a side has no chunk, or a source that is replayed has none.
+        DataError: A side has no chunk, or a source that is replayed has none.
     """
     is_weighted = any(source.weight != 1.0 or source.replay for source in corpus_sources(corpus))
     on_train, on_validation, num_in_general = _documents_of_sides(store, corpus, general)
@@ -255,22 +244,20 @@ def build_splits(
         validation = chunker.view(store, on_validation)
     for side, chunks in (("training", train), ("validation", validation)):
         if len(chunks) == 0:
-            remedy = "add text"
-            if chunks.num_tokens_dropped:
-                remedy += ", or set chunking.last_chunk: keep"
+            or_keep = ", or set chunking.last_chunk: keep" if chunks.num_tokens_dropped else ""
             raise DataError(
                 f"the {side} text ({counted(chunks.num_body_tokens, 'token')}) makes no chunk of "
-                f"{chunker.config.chunk_length} tokens; {remedy}"
+                f"{chunker.config.chunk_length} tokens; add text{or_keep}"
             )
     weights = _weights_of_epoch(corpus, train)
     return Splits(train, validation, weights, general=general, num_in_general=num_in_general)
 
 
 def _weights_of_epoch(corpus: CorpusConfig, view: Countable) -> NDArray[np.float64]:
-    """Return (S,) the weights of the sources, replayed ones at what their shares come to.
+    """Return (S,) the weights of the sources; those of replayed ones follow from their shares.
 
     Raises:
-        DataError: there is nothing to replay, or nothing but that.
+        DataError: Nothing is left to replay, or nothing else is left to train on.
     """
     sources = corpus_sources(corpus)
     weights = np.asarray([source.weight for source in sources])
@@ -294,52 +281,34 @@ def _weights_of_epoch(corpus: CorpusConfig, view: Countable) -> NDArray[np.float
 def _documents_of_sides(
     store: TokenStore, corpus: CorpusConfig, general: ChunkView | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-    """Return the documents of each side, and how many are not trained on as they are general text.
+    """Return the documents of each side, and how many are left out because they are general text.
 
     With `split_by: chunk` all documents are on the training side.
     """
-    on_validation = np.zeros(store.num_documents, dtype=bool)
+    hashes = store.documents.content_hashes
+    on_validation = in_general = np.zeros(len(hashes), dtype=bool)
     if corpus.split_by == "document":
-        on_validation = validation_mask(
-            store.documents.content_hashes, store.documents.sources, corpus
-        )
-    in_general = np.zeros_like(on_validation)
+        on_validation = validation_mask(hashes, store.documents.sources, corpus)
     if general is not None:
-        in_general = (
-            np.isin(store.documents.content_hashes, general.store.documents.content_hashes)
-            & ~on_validation
-        )
+        general_hashes = general.store.documents.content_hashes
+        in_general = np.isin(hashes, general_hashes) & ~on_validation
     on_train = np.flatnonzero(~on_validation & ~in_general)
     return on_train, np.flatnonzero(on_validation), int(in_general.sum())
 
 
-class _Pairing(NamedTuple):
-    """How pairs of segments are made.
-
-    Attributes:
-        sentence_starts: (n,) positions of the store's tokens that begin a sentence.
-        frame: the special tokens of a pair.
-        objective: what pairs are labelled for.
-    """
-
-    sentence_starts: NDArray[np.int64]
-    frame: PairFrame
-    objective: Objective
-
-
 def _with_pairs(
-    splits: Splits, corpus: CorpusConfig, chunking: ChunkingConfig, pairing: _Pairing
+    splits: Splits,
+    corpus: CorpusConfig,
+    objective: Objective,
+    pairs_of: Callable[[NDArray[np.int64]], PairView],
 ) -> Splits:
-    """Return the splits with their pairs.
+    """Return the splits with the pairs of their documents.
 
     Raises:
-        DataError: a side has none, or no other document to take a second segment from.
+        DataError: A side has none, or no other document to take a second segment from.
     """
-    store, objective = splits.train.store, pairing.objective
-    on_train, on_validation, _ = _documents_of_sides(store, corpus, splits.general)
     train, validation = (
-        PairView(store, pairing.sentence_starts, documents, chunking.chunk_length, pairing.frame)
-        for documents in (on_train, on_validation)
+        pairs_of(chunks.layout.documents) for chunks in (splits.train, splits.validation)
     )
     for side, pairs in (("training", train), ("validation", validation)):
         if len(pairs) == 0:
@@ -348,31 +317,24 @@ def _with_pairs(
                 "row; add longer documents, or set objective: mlm"
             )
         if objective == "mlm+nsp" and pairs.num_documents == 1:
+            remedy = "add documents, or give the text as several (corpus.sources.format)"
+            if side == "validation" and not corpus.validation_sources:
+                fraction = corpus.validation_fraction
+                remedy = f"raise corpus.validation_fraction (now {fraction:g}), {remedy}"
             raise DataError(
                 "objective: mlm+nsp takes the second segment of half of the pairs from another "
-                f"document, and all pairs of the {side} text are of one; "
-                + _more_documents(side, corpus)
+                f"document, and all pairs of the {side} text are of one; {remedy}, or set "
+                "objective: mlm+sop"
             )
-    return replace(
-        splits,
-        train_pairs=train,
-        validation_pairs=validation,
-        weights=_weights_of_epoch(corpus, train),
-    )
-
-
-def _more_documents(side: str, corpus: CorpusConfig) -> str:
-    """Return what to do about a side that has the pairs of one document alone."""
-    remedy = "add documents, or give the text as several (corpus.sources.format)"
-    if side == "validation" and not corpus.validation_sources:
-        remedy = f"raise corpus.validation_fraction (now {corpus.validation_fraction:g}), {remedy}"
-    return f"{remedy}, or set objective: mlm+sop"
+    weights = _weights_of_epoch(corpus, train)
+    return replace(splits, train_pairs=train, validation_pairs=validation, weights=weights)
 
 
 def _split_by_chunk(chunks: ChunkView, corpus: CorpusConfig) -> tuple[ChunkView, ChunkView]:
     order = permute(
         np.arange(len(chunks)), len(chunks), key(corpus.split_seed, SPLIT_BY_CHUNK_STREAM)
     )
+    # Validation takes its chunks first, but always leaves one to train on.
     fraction = max(1, round(corpus.validation_fraction * len(chunks)))
     num_validation = min(corpus.max_validation_chunks or fraction, max(len(chunks) - 1, 0))
     train = order[num_validation:][: corpus.max_train_chunks]

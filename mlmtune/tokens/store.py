@@ -84,15 +84,15 @@ class TokenStore:
             DataError: There is no store.
         """
         manifest = read_manifest(directory)
-        shards, documents = [], []
-        for number, entry in enumerate(manifest["shards"]):
-            arrays, shard = open_shard(directory / shard_name(number), entry, manifest)
-            documents.append(arrays)
-            shards.append(shard)
+        opened = [
+            open_shard(directory / shard_name(number), entry, manifest)
+            for number, entry in enumerate(manifest["shards"])
+        ]
+        shards = tuple(shard for _, shard in opened)
         verify_large_files(directory, manifest, shards, notes)
         return cls(
-            shards=tuple(shards),
-            documents=DocumentArrays.joined(documents),
+            shards=shards,
+            documents=DocumentArrays.joined([documents for documents, _ in opened]),
             unknown_characters=most_frequent(
                 Counter(entry["unknown_characters"]) for entry in manifest["shards"]
             ),

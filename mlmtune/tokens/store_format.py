@@ -18,7 +18,7 @@ A store is verified when it is opened (see `integrity`), so that no run trains o
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,25 +29,6 @@ from mlmtune.errors import ConfigError, DataError
 from mlmtune.integrity import Damaged, VerifiedFiles, digest, file_digest, unsealed
 
 FORMAT_VERSION = 6
-
-DOCUMENT_ARRAYS = {
-    "lengths": "<i8",
-    "content_hashes": "<u8",
-    "num_characters": "<i8",
-    "num_bytes": "<i8",
-    "num_text_words": "<i8",
-    "num_unknown_tokens": "<i8",
-    "num_unknown_bytes": "<i8",
-    "num_unknown_words": "<i8",
-    "sources": "<u2",
-}
-"""The types of the arrays with one value per document, which are the fields of `DocumentArrays`.
-They are read whole; the others are memory-mapped."""
-
-ARRAYS = {"word_starts": "<u1", **DOCUMENT_ARRAYS}
-"""The types of a shard's arrays, except `ids`, whose type is in the manifest."""
-
-ALL_ARRAYS = ("ids", *ARRAYS)
 
 MANIFEST = "store.json"
 SHARD = "shard.json"
@@ -93,6 +74,19 @@ class DocumentArrays:
                 for name, kind in DOCUMENT_ARRAYS.items()
             }
         )
+
+
+DOCUMENT_ARRAYS = {
+    **{field.name: "<i8" for field in fields(DocumentArrays)},
+    "content_hashes": "<u8",
+    "sources": "<u2",
+}
+"""The types of the arrays with one value per document. They are read whole; others are mapped."""
+
+ARRAYS = {"word_starts": "<u1", **DOCUMENT_ARRAYS}
+"""The types of a shard's arrays, except `ids`, whose type is in the manifest."""
+
+ALL_ARRAYS = ("ids", *ARRAYS)
 
 
 @dataclass(frozen=True)

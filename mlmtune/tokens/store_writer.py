@@ -138,7 +138,8 @@ class StoreWriter:
         """Write the appended documents as a shard."""
         # The batches let go of each array once it is joined, because a shard fills much memory.
         arrays = {
-            name: _joined([batch.pop(name) for batch in self._batches]) for name in ALL_ARRAYS
+            name: np.concatenate([batch.pop(name) for batch in self._batches])
+            for name in ALL_ARRAYS
         }
         by_source = partial(
             sum_by_source, sources=arrays["sources"], num_sources=len(self._sources)
@@ -193,10 +194,6 @@ class StoreWriter:
         write_bytes(self._temporary / MANIFEST, sealed(redacted(manifest)), durable=True)
         put_in_place(self._directory)
         (self._directory / _MADE_OF).unlink()
-
-
-def _joined(arrays: list[NDArray[Any]]) -> NDArray[Any]:
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 @contextmanager

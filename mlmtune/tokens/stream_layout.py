@@ -1,14 +1,15 @@
-"""The documents of one side of the split as one stream of tokens, and where it is cut into chunks.
+"""StreamLayout: how the documents of one side of the split form a stream that is cut into chunks.
 
-A document takes a *span* of the stream: its body, or as much of it as is kept, and the special
+A document takes a *span* of the stream: its body, or the part of it that is kept, and the special
 tokens that go around each document. The stream is cut into chunks *piece* by piece, and no chunk
-holds tokens of two pieces: a piece is a document, the documents of a source, or all of them.
+holds tokens of two pieces. A piece is a document, the documents of a source, or all documents.
 
 Legend: B chunks, W stream tokens in the longest of them, D documents, P pieces, S sources.
 """
 
 from dataclasses import dataclass
-from typing import Self
+from functools import partial
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +26,12 @@ class Frame:
     """The special tokens of a stream.
 
     Attributes:
-        prefix: those that begin each chunk.
-        suffix: those that end each chunk.
-        before: those that are in the stream before each document.
-        after: those that are in the stream after each document.
-        parts_documents: `after` separates a document from the next one, so that a piece of the
-            stream does not end with it.
+        prefix: The ids that begin each chunk.
+        suffix: The ids that end each chunk.
+        before: The ids in the stream before each document.
+        after: The ids in the stream after each document.
+        parts_documents: Whether `after` separates a document from the next one, so that a piece of
+            the stream does not end with it.
     """
 
     prefix: tuple[int, ...]
@@ -51,28 +52,42 @@ class Frame:
 
     @property
     def num_per_chunk(self) -> int:
-        """Special tokens that frame a chunk."""
+        """The number of special tokens that frame a chunk."""
         return len(self.prefix) + len(self.suffix)
+
+    def window(self, chunk_length: int) -> int:
+        """Return the number of stream tokens in a full chunk.
+
+        Raises:
+            ConfigError: A chunk has no room for text between its special tokens.
+        """
+        window = chunk_length - self.num_per_chunk
+        if window < 1:
+            raise ConfigError(
+                f"chunking.chunk_length {chunk_length} leaves no room for text between the "
+                "special tokens; make it longer"
+            )
+        return window
 
 
 @dataclass(frozen=True)
 class StreamLayout:
-    """Where documents, pieces and chunks begin and end in a stream.
+    """The positions in a stream at which documents, pieces and chunks begin and end.
 
     Attributes:
-        documents: (D,) documents of the store, in stream order; each has tokens.
-        body_starts: (D,) the position in the store of each document's first token.
-        body_lengths: (D,) tokens of each document.
-        frame: the special tokens.
-        window: stream tokens of a full chunk.
-        document_offsets: (D + 1,) where each document's span begins in the stream.
-        piece_starts: (P,) where each piece begins in the stream.
-        piece_ends: (P,) where it ends.
-        chunk_offsets: (P + 1,) the number of each piece's first chunk.
-        num_tokens_truncated: tokens at the ends of long documents that are in no chunk.
-        num_tokens_dropped: tokens of last chunks that were too short.
-        num_chunks_by_source: (S,) chunks of each source, where no chunk holds two sources.
-        num_tokens_by_source: (S,) tokens of these chunks, special tokens included.
+        documents: (D,) The numbers of the documents in the store, in stream order; each has tokens.
+        body_starts: (D,) The position in the store of each document's first token.
+        body_lengths: (D,) The number of tokens of each document.
+        window: The number of stream tokens in a full chunk.
+        document_offsets: (D + 1,) The position at which each document's span begins.
+        piece_starts: (P,) The position at which each piece begins.
+        piece_ends: (P,) The position at which each piece ends.
+        chunk_offsets: (P + 1,) The number of each piece's first chunk.
+        num_tokens_truncated: The number of tokens at the ends of long documents, in no chunk.
+        num_tokens_dropped: The number of tokens in last chunks that were too short.
+        num_chunks_by_source: (S,) The number of chunks of each source. Only meaningful if no chunk
+            holds text of two sources.
+        num_tokens_by_source: (S,) The number of tokens in these, special tokens included.
     """
 
     documents: NDArray[np.int64]
@@ -99,42 +114,32 @@ class StreamLayout:
         *,
         separates_sources: bool,
     ) -> Self:
-        """Lay documents out.
+        """Arrange documents in a stream, and cut it into chunks.
 
         Args:
-            store: the tokenized corpus.
-            documents: numbers of documents, in stream order; those without tokens are left out.
-            config: how the stream is cut.
-            frame: the special tokens.
-            separates_sources: no chunk holds text of two sources.
+            store: The tokenized corpus.
+            documents: The numbers of the documents; those without tokens are left out.
+            config: How the stream is cut.
+            frame: The special tokens around chunks or documents.
+            separates_sources: Whether each source is a piece, so that sources can be weighted.
 
         Raises:
-            ConfigError: a chunk has no room for text between its special tokens.
+            ConfigError: A chunk has no room for text between its special tokens.
         """
-        window = config.chunk_length - frame.num_per_chunk
-        if window < 1:
-            raise ConfigError(
-                f"chunking.chunk_length {config.chunk_length} leaves no room for text between "
-                "the special tokens; make it longer"
-            )
+        window = frame.window(config.chunk_length)
         documents = documents[store.documents.lengths[documents] > 0]
         body_lengths = store.documents.lengths[documents]
+        sources = store.documents.sources[documents]
         per_document = config.mode == "per_document"
-        truncates = per_document and config.long_documents == "truncate"
-        spans = (
-            np.minimum(body_lengths, window)
-            if truncates
-            else body_lengths + len(frame.before) + len(frame.after)
-        )
+        spans = body_lengths + len(frame.before) + len(frame.after)
+        if per_document and config.long_documents == "truncate":
+            spans = np.minimum(spans, window)
         document_offsets = end_to_end(spans)
 
-        sources = store.documents.sources[documents]
+        piece_of_document: NDArray[Any] = sources if separates_sources else np.zeros_like(sources)
         if per_document:
-            first_documents = np.arange(len(documents))
-        elif separates_sources:
-            first_documents = np.flatnonzero(np.diff(sources, prepend=-1))
-        else:
-            first_documents = np.arange(min(len(documents), 1))
+            piece_of_document = np.arange(len(documents))
+        first_documents = np.flatnonzero(np.diff(piece_of_document, prepend=-1))
         bounds = document_offsets[np.append(first_documents, len(documents))]
         piece_ends = bounds[1:] - (len(frame.after) if frame.parts_documents else 0)
 
@@ -145,25 +150,27 @@ class StreamLayout:
             lengths = lengths - rest
         else:
             num_chunks = num_chunks + (rest > 0)
-        piece_sources, num_sources = sources[first_documents], len(store.sources)
         num_tokens = lengths + num_chunks * frame.num_per_chunk
+        by_source = partial(
+            sum_by_source, sources=sources[first_documents], num_sources=len(store.sources)
+        )
         return cls(
             documents, store.offsets[documents], body_lengths, frame, window, document_offsets,
             bounds[:-1], piece_ends,
             chunk_offsets=end_to_end(num_chunks),
-            num_tokens_truncated=int((body_lengths - spans).sum()) if truncates else 0,
+            num_tokens_truncated=int(np.maximum(body_lengths - spans, 0).sum()),
             num_tokens_dropped=int(rest.sum()) if drops_rest else 0,
-            num_chunks_by_source=sum_by_source(num_chunks, piece_sources, num_sources),
-            num_tokens_by_source=sum_by_source(num_tokens, piece_sources, num_sources),
+            num_chunks_by_source=by_source(num_chunks),
+            num_tokens_by_source=by_source(num_tokens),
         )  # fmt: skip
 
     @property
     def num_chunks(self) -> int:
-        """Chunks of the whole stream."""
+        """The number of chunks of the whole stream."""
         return int(self.chunk_offsets[-1])
 
     def windows(self, chunks: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(B,) start of each chunk in the stream, and (B,) number of stream tokens in it."""
+        """Return (B,) the position at which each chunk begins, and (B,) its stream tokens."""
         piece = np.searchsorted(self.chunk_offsets, chunks, side="right") - 1
         starts = self.piece_starts[piece] + (chunks - self.chunk_offsets[piece]) * self.window
         return starts, np.minimum(self.window, self.piece_ends[piece] - starts)
@@ -174,11 +181,11 @@ class StreamLayout:
         """Find the tokens of B windows.
 
         Args:
-            starts: (B,) where each window begins in the stream.
-            num_stream: (B,) stream tokens of each window.
+            starts: (B,) The position at which each window begins.
+            num_stream: (B,) The number of stream tokens of each window.
 
         Returns:
-            (B, W) the document of each token, as an index of `documents`; (B, W) its position in
+            (B, W) the document of each token, as an index into `documents`; (B, W) its position in
             the document's body, which is outside of the body for a special token; (B, W) whether
             it is inside the window.
         """
@@ -193,6 +200,6 @@ class StreamLayout:
     def is_body(
         self, document: NDArray[np.int64], body_position: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
-        """Whether positions are inside the bodies of their documents; any shape."""
+        """Whether positions, in any shape, are inside the bodies of their documents."""
         is_inside: NDArray[np.bool_] = body_position >= 0
         return is_inside & (body_position < self.body_lengths[document])

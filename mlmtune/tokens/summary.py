@@ -1,4 +1,4 @@
-"""What a corpus comes to, in numbers: corpus.json."""
+"""The content of corpus.json: what a corpus contains, in numbers."""
 
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -17,47 +17,45 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 SAMPLE_TOKENS = 1_000_000
-"""How much of the text is looked at for its words."""
+"""The number of tokens whose words are examined."""
 
 _SAMPLE_STREAM = 0x3A3B
 """Keeps this draw of `corpus.split_seed` apart from the others."""
 
 _NUM_FRAGMENTED = 20
 _FRAGMENTED_PIECES = 3
+"""The number of fragmented words that are listed, and the fewest pieces of such a word."""
 
 
 def summarize(
     store: TokenStore, splits: Splits, tokenizer: "PreTrainedTokenizerFast", split_seed: int
 ) -> dict[str, Any]:
-    """corpus.json: the funnel, then what became of the documents that were kept.
+    """Return the content of corpus.json: the funnel, then numbers of the documents that were kept.
 
     Args:
-        store: the tokenized corpus.
-        splits: its two sides.
-        tokenizer: what it was tokenized with.
-        split_seed: draws the sample of words.
+        store: The tokenized corpus.
+        splits: Its two sides.
+        tokenizer: The tokenizer that made the store.
+        split_seed: The seed of the sample of words.
     """
     mixture = Mixture.of(splits.train_pairs or splits.train, splits.weights)
-    unknown = sum(source.num_unknown_tokens for source in store.sources)
     return {
         **store.funnel,
         "sources": _sources(store, splits, mixture),
         "tokens": store.num_tokens,
         "fingerprint": store.fingerprint,
         "train": {
-            **_side(splits.train),
-            **_pairs(splits.train_pairs),
-            "epoch": _epoch(mixture),
+            **_side(splits.train, splits.train_pairs),
+            "epoch": {"chunks": len(mixture), "tokens": mixture.num_tokens},
             "documents_in_general": splits.num_in_general,
         },
         "validation": {
-            **_side(splits.validation),
-            **_pairs(splits.validation_pairs),
+            **_side(splits.validation, splits.validation_pairs),
             "fingerprint": splits.validation.text_fingerprint(),
         },
         **({} if splits.general is None else {"general": _side(splits.general)}),
         "lengths": _lengths(store.documents.lengths),
-        "unknown_tokens": unknown,
+        "unknown_tokens": sum(source.num_unknown_tokens for source in store.sources),
         "unknown_characters": store.unknown_characters,
         **_words(store, tokenizer, split_seed),
     }
@@ -79,8 +77,8 @@ def _sources(store: TokenStore, splits: Splits, mixture: Mixture) -> dict[str, A
     }
 
 
-def _side(view: ChunkView) -> dict[str, int | None]:
-    return {
+def _side(view: ChunkView, pairs: PairView | None = None) -> dict[str, int | None]:
+    side = {
         "documents": view.num_documents,
         "characters": view.num_characters,
         "tokens": view.num_body_tokens,
@@ -88,30 +86,20 @@ def _side(view: ChunkView) -> dict[str, int | None]:
         "tokens_truncated": view.num_tokens_truncated,
         "chunks": len(view),
     }
-
-
-def _pairs(view: PairView | None) -> dict[str, Any]:
-    """Pairs, and the tokens that no pair has; nothing where the objective has no pairs."""
-    if view is None:
-        return {}
-    return {"pairs": len(view), "tokens_without_pair": view.num_tokens_left_out}
-
-
-def _epoch(mixture: Mixture) -> dict[str, int]:
-    """An epoch of training: sources as often as weights say, special tokens included."""
-    return {"chunks": len(mixture), "tokens": mixture.num_tokens}
+    if pairs is not None:
+        side |= {"pairs": len(pairs), "tokens_without_pair": pairs.num_tokens_left_out}
+    return side
 
 
 def _lengths(lengths: NDArray[np.int64]) -> dict[str, Any]:
-    """Tokens of the documents: quantiles, and how many lie from each power of two to the next."""
+    """Return quantiles of the documents' tokens, and a histogram by powers of two."""
     exponents = np.floor(np.log2(np.maximum(lengths, 1))).astype(np.int64)
     counts = np.bincount(exponents)
-    names = ("shortest", "median", "longest")
+    shortest, median, longest = np.quantile(lengths, (0, 0.5, 1)).astype(np.int64).tolist()
     return {
-        **{
-            name: int(value)
-            for name, value in zip(names, np.quantile(lengths, (0, 0.5, 1)), strict=True)
-        },
+        "shortest": shortest,
+        "median": median,
+        "longest": longest,
         "histogram": [
             {"from": 1 << exponent, "below": 2 << exponent, "documents": count}
             for exponent, count in enumerate(counts.tolist())
@@ -123,10 +111,11 @@ def _lengths(lengths: NDArray[np.int64]) -> dict[str, Any]:
 def _words(
     store: TokenStore, tokenizer: "PreTrainedTokenizerFast", split_seed: int
 ) -> dict[str, Any]:
-    """Tokens per word, and the words whose many pieces cost most, in a sample of the documents."""
+    """Return the fertility, and the words whose many pieces cost most, in a sample of the text."""
     ids, starts = _sample(store, split_seed)
     begins = np.flatnonzero(starts)
-    num_pieces = np.diff(np.append(begins, len(ids)))
+    ends = np.append(begins, len(ids))[1:]
+    num_pieces = ends - begins
     known = np.asarray(
         [any(c.isalnum() for c in str(token)) and token != tokenizer.unk_token
          for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
@@ -134,9 +123,11 @@ def _words(
     # A word may begin with white space, or with a byte of a character, in a token of its own.
     is_word = np.logical_or.reduceat(known[ids], begins) if len(begins) else np.empty(0, bool)
     num_words = int(is_word.sum())
-    fragmented: Counter[tuple[int, ...]] = Counter()
-    for word in np.flatnonzero(is_word & (num_pieces >= _FRAGMENTED_PIECES)).tolist():
-        fragmented[tuple(ids[begins[word] : begins[word] + num_pieces[word]].tolist())] += 1
+    is_fragmented = is_word & (num_pieces >= _FRAGMENTED_PIECES)
+    fragmented = Counter(
+        tuple(ids[begin:end].tolist())
+        for begin, end in zip(begins[is_fragmented], ends[is_fragmented], strict=True)
+    )
     costliest = sorted(fragmented.items(), key=lambda item: (-(len(item[0]) - 1) * item[1], item))
     return {
         "sampled_words": num_words,
@@ -153,7 +144,7 @@ def _words(
 
 
 def _sample(store: TokenStore, split_seed: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Ids of some documents drawn at random, and whether each begins a word."""
+    """Return the ids of some documents drawn at random, and whether each begins a word."""
     order = permute(
         np.arange(store.num_documents), store.num_documents, key(split_seed, _SAMPLE_STREAM)
     )

@@ -1,4 +1,4 @@
-"""corpus.json for people: the funnel and all that follows, as lines for a terminal."""
+"""The content of corpus.json as text for a terminal: the funnel, tables and examples."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +12,7 @@ _SHOWN = 10
 
 
 def describe(summary: dict[str, Any]) -> Iterator[str]:
-    """The lines of a summary, section by section."""
+    """Yield the lines of a summary, with an empty line between two sections."""
     sections = (
         _funnel(summary),
         _sides(summary),
@@ -24,13 +24,10 @@ def describe(summary: dict[str, Any]) -> Iterator[str]:
         _overlaps(summary),
         _left_out(summary),
     )
-    first = True
-    for section in sections:
-        lines = list(section)
-        if lines and not first:
-            yield ""
-        yield from lines
-        first = first and not lines
+    separator: list[str] = []
+    for lines in filter(None, map(list, sections)):
+        yield from separator + lines
+        separator = [""]
 
 
 def _number(count: int | None) -> str:
@@ -44,7 +41,7 @@ def _minus(count: int) -> str:
 def _funnel(summary: dict[str, Any]) -> Iterator[str]:
     files, documents, characters = (summary[name] for name in ("files", "documents", "characters"))
     if files["found"]:
-        reasons = ", ".join(f"{_words_of(r)} {n:,}" for r, n in files["left_out"].items())
+        reasons = ", ".join(f"{_spaced(r)} {n:,}" for r, n in files["left_out"].items())
         yield f"{counted(files['found'], 'file')} found, {files['read']:,} read" + (
             f"; left out: {reasons}" if reasons else ""
         )
@@ -53,35 +50,36 @@ def _funnel(summary: dict[str, Any]) -> Iterator[str]:
             yield f"encodings: {encodings}"
         yield from remarks(summary)
         yield ""
-    rows = [["", "documents", "characters"]]
-    rows.append(["found", _number(documents["found"]), _number(characters["found"])])
+    rows = [
+        ["", "documents", "characters"],
+        ["found", _number(documents["found"]), _number(characters["found"])],
+    ]
     cleaned = characters["found"]
     for step, count in characters["cleaned_away"].items():
-        rows.append([f"  {_words_of(step)}", "", _minus(count)])
+        rows.append([f"  {_spaced(step)}", "", _minus(count)])
         cleaned -= count
     rows.append(["cleaned", _number(documents["found"]), _number(cleaned)])
     for reason, count in documents["left_out"].items():
         lost = characters["left_out"].get(reason, 0)
-        rows.append([f"  {_words_of(reason)}", _minus(count), _minus(lost)])
+        rows.append([f"  {_spaced(reason)}", _minus(count), _minus(lost)])
     rows.append(["kept", _number(documents["kept"]), _number(characters["kept"])])
     yield from table(rows)
 
 
-def _words_of(name: str) -> str:
+def _spaced(name: str) -> str:
     return name.replace("_", " ")
 
 
 def _sides(summary: dict[str, Any]) -> Iterator[str]:
-    rows = [["", "documents", "characters", "tokens", "chunks"]]
-    for name in ("train", "validation"):
-        side = summary[name]
-        values = (side[key] for key in ("documents", "characters", "tokens", "chunks"))
-        rows.append(["training" if name == "train" else name, *map(_number, values)])
+    columns = ("documents", "characters", "tokens", "chunks")
+    rows = [["", *columns]]
+    for name, title in (("train", "training"), ("validation", "validation")):
+        rows.append([title, *(_number(summary[name][column]) for column in columns)])
     yield from table(rows)
     for name in ("train", "validation"):
         lost = summary[name]["tokens_dropped"] + summary[name]["tokens_truncated"]
         if lost:
-            yield f"{counted(lost, 'token')} of {name} cut off, as chunking says"
+            yield f"{counted(lost, 'token')} of {name} cut off by the settings of chunking"
     epoch = summary["train"]["epoch"]
     kind = "pair" if "pairs" in summary["train"] else "chunk"
     sequences, tokens = counted(epoch["chunks"], kind), counted(epoch["tokens"], "token")
@@ -92,21 +90,21 @@ def _sides(summary: dict[str, Any]) -> Iterator[str]:
 
 
 def _sources(summary: dict[str, Any]) -> Iterator[str]:
-    rows = [["source", "found", "kept", "characters", "tokens", "unknown", "weight", "per epoch"]]
-    for name, source in summary["sources"].items():
-        rows.append(
-            [
-                name + (" (validation)" if source["validation"] else ""),
-                _number(source["documents"]["found"]),
-                _number(source["documents"]["kept"]),
-                _number(source["characters"]["kept"]),
-                _number(source["tokens"]),
-                f"{source['unknown_tokens'] / max(source['tokens'], 1):.2%}",
-                f"{source['weight']:g}",
-                _number(source["epoch_tokens"]),
-            ]
-        )
-    yield from table(rows)
+    header = ["source", "found", "kept", "characters", "tokens", "unknown", "weight", "per epoch"]
+    rows = [
+        [
+            name + (" (validation)" if source["validation"] else ""),
+            _number(source["documents"]["found"]),
+            _number(source["documents"]["kept"]),
+            _number(source["characters"]["kept"]),
+            _number(source["tokens"]),
+            f"{source['unknown_tokens'] / max(source['tokens'], 1):.2%}",
+            f"{source['weight']:g}",
+            _number(source["epoch_tokens"]),
+        ]
+        for name, source in summary["sources"].items()
+    ]
+    yield from table([header, *rows])
 
 
 def _lengths(lengths: dict[str, Any]) -> Iterator[str]:
@@ -114,16 +112,8 @@ def _lengths(lengths: dict[str, Any]) -> Iterator[str]:
         f"tokens per document: from {lengths['shortest']:,} to {lengths['longest']:,}, median "
         f"{lengths['median']:,}"
     )
-    yield from histogram(
-        [
-            (
-                f"{bin_['from']:,} to {bin_['below'] - 1:,}",
-                bin_["documents"],
-                f"{bin_['documents']:,}",
-            )
-            for bin_ in lengths["histogram"]
-        ]
-    )
+    bins = [(f"{b['from']:,} to {b['below'] - 1:,}", b["documents"]) for b in lengths["histogram"]]
+    yield from histogram([(label, count, f"{count:,}") for label, count in bins])
 
 
 def _words(summary: dict[str, Any]) -> Iterator[str]:
@@ -173,7 +163,7 @@ def _left_out(summary: dict[str, Any]) -> Iterator[str]:
         if entries:
             yield title
         for entry in entries[:_SHOWN]:
-            reason = f"{_words_of(entry['reason'])}: " if "reason" in entry else ""
+            reason = f"{_spaced(entry['reason'])}: " if "reason" in entry else ""
             yield f"  {entry[name]}  {reason}{entry.get('detail') or entry['encoding']}"
         if len(entries) > _SHOWN:
             yield f"  and more; --json lists the first {len(entries)}"

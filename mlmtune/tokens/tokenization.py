@@ -1,11 +1,11 @@
-"""Documents -> TokenStore: each document is tokenized once, by the tokenizer's Rust threads."""
+"""Writes the documents of a text into a token store; each is tokenized once, by Rust threads."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,12 +22,10 @@ from mlmtune.tokens.unknown import UnknownText, UnknownTextFinder, unknown_token
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-T = TypeVar("T")
-
 BATCH_DOCUMENTS = 256
-"""Documents handed to the tokenizer at once: enough to keep its threads busy."""
+"""The most documents in a batch for the tokenizer: enough to keep its threads busy."""
 BATCH_CHARACTERS = 2_000_000
-"""Characters of documents that wait for the tokenizer, more or less."""
+"""The number of characters at which a batch ends."""
 
 
 def write_store(
@@ -36,13 +34,14 @@ def write_store(
     made_of: dict[str, str],
     tokenizer: "PreTrainedTokenizerFast",
 ) -> None:
-    """Tokenize a text into a store; a store that was begun is continued.
+    """Tokenize a text into a store; an interrupted one is continued.
 
     Args:
-        directory: where the store will be.
-        text: the listed text.
-        made_of: what the store is made of; one that was begun with another is begun again.
-        tokenizer: a fast tokenizer.
+        directory: The folder that the store will be in.
+        text: The listed text.
+        made_of: What the content of the store depends on. An interrupted store is only continued
+            if it was made of the same.
+        tokenizer: A fast tokenizer.
     """
     backend = plain_backend(tokenizer)
     corpus = text.read()
@@ -55,19 +54,17 @@ def write_store(
     encode = Encoder(backend)
     finder = UnknownTextFinder(backend, unknown_token_id(tokenizer))
     start = writer.num_documents
-    total = corpus.funnel.total()
-    with text.console.bar(
-        total=total.documents_kept, initial=start, unit="document", what="tokenizing"
-    ) as bar:
-        tokenize = partial(_tokenize, encode=encode, finder=finder)
-        for batch, (tokens, unknown) in _tokenized(batches(corpus.documents(start)), tokenize):
-            writer.append(_documents_with_tokens(batch, tokens, unknown))
-            bar.update(len(batch))
+    total = corpus.funnel.total().documents_kept
+    with text.console.bar(total=total, initial=start, unit="document", what="tokenizing") as bar:
+        tokenize = partial(tokenize_batch, encode=encode, finder=finder)
+        for documents in _tokenized(batches(corpus.documents(start)), tokenize):
+            writer.append(documents)
+            bar.update(len(documents.document_ids))
     writer.finish(corpus.funnel.to_json())
 
 
 def batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
-    """The documents in groups that are worth handing over to the tokenizer."""
+    """Yield the documents in groups that are large enough for the tokenizer's threads."""
     batch: list[Document] = []
     num_characters = 0
     for document in documents:
@@ -81,65 +78,61 @@ def batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
 
 
 def _tokenized(
-    batches: Iterator[list[Document]], tokenize: Callable[[list[Document]], T]
-) -> Iterator[tuple[list[Document], T]]:
-    """Each batch with its tokens; the next is read while the Rust threads work on this one."""
-    waiting: deque[tuple[list[Document], Future[T]]] = deque()
-    with ThreadPoolExecutor(max_workers=1) as tokenizing:
+    batches: Iterator[list[Document]],
+    tokenize: Callable[[list[Document]], tuple[Tokens, UnknownText]],
+) -> Iterator[TokenizedDocuments]:
+    """Tokenize batches; the next is read while the tokenizer's Rust threads work on this one."""
+    waiting: deque[tuple[list[Document], Future[tuple[Tokens, UnknownText]]]] = deque()
+    with ThreadPoolExecutor(max_workers=1) as executor:
         for batch in batches:
-            waiting.append((batch, tokenizing.submit(tokenize, batch)))
+            waiting.append((batch, executor.submit(tokenize, batch)))
             if len(waiting) > 1:
                 done, tokens = waiting.popleft()
-                yield done, tokens.result()
+                yield _with_tokens(done, *tokens.result())
         for done, tokens in waiting:
-            yield done, tokens.result()
+            yield _with_tokens(done, *tokens.result())
 
 
-def _tokenize(
+def tokenize_batch(
     batch: list[Document], encode: Encoder, finder: UnknownTextFinder
 ) -> tuple[Tokens, UnknownText]:
-    """The documents of a batch, one after the other, and what of them is unknown."""
+    """Return the tokens of some documents, one document after the other, and their unknown text."""
     ids, word_starts = bytearray(), bytearray()  # they grow in place, and are large
     lengths, unknown = np.zeros(len(batch), np.int64), UnknownText.none(len(batch))
     for group in cut((document.text for document in batch), encode.cutter):
         numbers = [piece.number for piece in group]
-        found_ids, found_starts, piece_lengths = encode([piece.text for piece in group])
-        ids += found_ids.data
-        word_starts += found_starts.data
+        group_ids, group_starts, piece_lengths = encode([piece.text for piece in group])
+        ids += group_ids.data
+        word_starts += group_starts.data
         np.add.at(lengths, numbers, piece_lengths)
-        is_unknown = np.split(finder.tokens(found_ids), np.cumsum(piece_lengths)[:-1])
+        is_unknown = np.split(finder.tokens(group_ids), np.cumsum(piece_lengths)[:-1])
         # Only pieces that have unknown tokens are encoded again.
-        concerned = [number for number, of_piece in enumerate(is_unknown) if of_piece.any()]
-        offsets = encode.offsets([group[number].text for number in concerned])
-        for number, of_piece in zip(concerned, offsets, strict=True):
-            piece, places = group[number], (side[is_unknown[number]] for side in of_piece)
-            finder.count(unknown, piece.number, piece.text, Offsets(*places))
-    tokens = (np.frombuffer(ids, encode.dtype), np.frombuffer(word_starts, bool), lengths)
-    return tokens, unknown
+        concerned = [
+            (piece, mask) for piece, mask in zip(group, is_unknown, strict=True) if mask.any()
+        ]
+        all_offsets = encode.offsets([piece.text for piece, _ in concerned])
+        for (piece, mask), (starts, ends) in zip(concerned, all_offsets, strict=True):
+            finder.count(unknown, piece.number, piece.text, Offsets(starts[mask], ends[mask]))
+    return (np.frombuffer(ids, encode.dtype), np.frombuffer(word_starts, bool), lengths), unknown
 
 
 def _num_bytes(text: str) -> int:
-    """The length of a text in UTF-8."""
+    """Return the length of a text in UTF-8."""
     if text.isascii():
         return len(text)
+    # In slices, because encoding a long text at once would copy all of it.
     slices = range(0, len(text), BATCH_CHARACTERS)
     return sum(len(text[start : start + BATCH_CHARACTERS].encode()) for start in slices)
 
 
 def offsets_of(texts: list[str], encode: Encoder) -> Iterator[tuple[int, Offsets]]:
-    """Where the tokens of each text are in it, a piece of a text at a time.
-
-    Yields:
-        The number of the text, and the offsets of the tokens of its next piece.
-    """
+    """Yield the number of each text with the offsets of its tokens, one piece at a time."""
     for group in cut(texts, encode.cutter):
         for piece, offsets in zip(group, encode.offsets([p.text for p in group]), strict=True):
             yield piece.number, Offsets(*(side + piece.begin for side in offsets))
 
 
-def _documents_with_tokens(
-    batch: list[Document], tokens: Tokens, unknown: UnknownText
-) -> TokenizedDocuments:
+def _with_tokens(batch: list[Document], tokens: Tokens, unknown: UnknownText) -> TokenizedDocuments:
     ids, word_starts, lengths = tokens
     arrays = DocumentArrays(
         lengths,

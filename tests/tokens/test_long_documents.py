@@ -15,7 +15,7 @@ from mlmtune.corpus.near_duplicates import signature
 from mlmtune.tokens import pieces, sentences, words
 from mlmtune.tokens.encoding import Encoder, plain_backend
 from mlmtune.tokens.sentences import sentence_marker
-from mlmtune.tokens.tokenization import _tokenize, offsets_of
+from mlmtune.tokens.tokenization import offsets_of, tokenize_batch
 from mlmtune.tokens.unknown import UnknownTextFinder, unknown_token_id
 from mlmtune.tokens.words import word_marker
 
@@ -28,7 +28,7 @@ MOST_BYTES_PER_CHARACTER = 10
 def tokenized(tokenizer: Any, text: str) -> None:
     backend = plain_backend(tokenizer)
     finder = UnknownTextFinder(backend, unknown_token_id(tokenizer))
-    _tokenize([Document(text, "", 0, 0)], Encoder(backend), finder)
+    tokenize_batch([Document(text, "", 0, 0)], Encoder(backend), finder)
 
 
 def marked(marker: Any, tokenizer: Any, text: str) -> None:

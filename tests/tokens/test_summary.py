@@ -129,7 +129,7 @@ def test_the_tables_show_every_count(summary):
 def test_what_chunking_cuts_off_is_told(summary):
     chunking = ChunkingConfig(chunk_length=16, mode="per_document", long_documents="truncate")
     whole, _ = summary(chunking)
-    assert any("cut off, as chunking says" in line for line in describe(whole))
+    assert any("cut off by the settings of chunking" in line for line in describe(whole))
 
 
 def test_documents_split_by_chunk_have_no_side(summary, tmp_path):
