@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains a model, on all visible GPUs or on the CPU. Installs what is missing first.
+# Installs what is missing, then trains a model, on all visible GPUs or on the CPU.
 #
 #     bash scripts/run.sh [CONFIG] [section.key=value ...] [--flags ...]
 #

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Installs mlmtune and what it needs, once: into the active virtual environment, else into .venv.
-# run.sh and test.sh source this file; it leaves the paths ROOT and PYTHON. By itself:
+# Installs mlmtune and its dependencies once, into the active virtual environment or else into .venv.
+# run.sh and test.sh source this file, which sets ROOT and PYTHON. It also runs by itself:
 #
 #     bash scripts/setup.sh
 #
-# MLMTUNE_EXTRAS names the extras of pyproject.toml to install, with commas (default: quickstart).
+# MLMTUNE_EXTRAS lists the extras of pyproject.toml to install, separated by commas (default:
+# quickstart).
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -17,7 +18,7 @@ PYTHON="$_environment/bin/python"
 
 if [[ ! -x "$PYTHON" ]]; then
     if [[ "$_environment" != "$ROOT/.venv" ]]; then
-        _say "the active environment $_environment has no bin/python; deactivate it or make it anew"
+        _say "the active environment $_environment has no bin/python; deactivate it or create it again"
         exit 1
     fi
     _base=""
@@ -29,7 +30,7 @@ if [[ ! -x "$PYTHON" ]]; then
         exit 1
     fi
     "$_base" -m venv "$_environment" || {
-        _say "cannot make $_environment; on Debian and Ubuntu install python3-venv first"
+        _say "cannot create $_environment; on Debian and Ubuntu install python3-venv first"
         exit 1
     }
 fi
@@ -38,8 +39,8 @@ if ! _is_new_enough "$PYTHON"; then
     exit 1
 fi
 
-# What is installed is remembered, an extra at a time, until one of these files changes or another
-# copy of the repository is installed in its place.
+# Each installed extra is remembered until one of these files changes, or another copy of the
+# repository is installed into the same environment.
 _extras="${MLMTUNE_EXTRAS:-quickstart}"
 _wanted="$ROOT $(cat "$ROOT/constraints.txt" "$ROOT/pyproject.toml" | cksum)"
 _complete=yes
@@ -51,13 +52,13 @@ done
 if [[ "$_complete" == no ]]; then
     _say "installing into $_environment (once; 1 to 10 minutes, most of it PyTorch)"
     if ! "$PYTHON" -m pip --version >/dev/null 2>&1; then
-        "$PYTHON" -m ensurepip >/dev/null  # an environment made by uv, or one half made
+        "$PYTHON" -m ensurepip >/dev/null  # uv makes environments without pip, as does an interrupted venv
     fi
-    # Never without the constraints: pip would look for newer versions of everything, and of
-    # PyTorch that means gigabytes.
+    # Always with the constraints: otherwise pip would install newer versions of everything, which
+    # are gigabytes in the case of PyTorch.
     "$PYTHON" -m pip install -qq --disable-pip-version-check \
         -c "$ROOT/constraints.txt" -e "$ROOT[$_extras]" || {
-        _say "the installation failed; its reason is above, and nothing is lost by trying again"
+        _say "the installation failed for the reason above; you can safely try again"
         exit 1
     }
     for _extra in ${_extras//,/ }; do

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Style, types and tests, which run in as many processes as there are cores. Arguments go to pytest:
+# Checks style and types, and runs the tests on all cores. Arguments are passed to pytest:
 #
 #     bash scripts/test.sh
 #     bash scripts/test.sh tests/test_config.py -k override -n 0

@@ -1,4 +1,4 @@
-"""Loading: what a YAML file means, overrides, and how problems are told."""
+"""Loading: what a YAML file means, overrides, and how problems are reported."""
 
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ corpus:
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A place for a config, given by a short relative name as a user would give it."""
+    """The path of a config, as short and relative as a user would give it."""
     monkeypatch.chdir(tmp_path)
     return Path("my.yaml")
 
@@ -266,7 +266,7 @@ class TestProblems:
         text = LEAST.replace("model:\n  name_or_path: some/model\n", "")
         assert problems(file, text) == ["my.yaml:1: model: missing; the section needs name_or_path"]
 
-    def test_a_missing_key_is_told_where_its_section_stands(self, file: Path) -> None:
+    def test_a_missing_key_is_reported_at_its_section(self, file: Path) -> None:
         assert problems(file, LEAST.replace("    - format: text\n      path", "    - path")) == [
             "my.yaml:7: corpus.sources.0.format: missing; "
             "it is 'markdown', 'text', 'lines', 'sentences', 'json', 'csv', 'parquet', 'python' "
@@ -315,11 +315,11 @@ class TestProblems:
         (line,) = problems(file, LEAST + text, *overrides)
         assert line.startswith(where)
 
-    def test_a_language_may_stand_beside_a_segmenter(self, file: Path) -> None:
+    def test_a_language_may_be_given_beside_a_segmenter(self, file: Path) -> None:
         tokenization = "tokenization:\n  word_segmenter: rjieba\n  language: zh\n"
         assert loaded(file, LEAST + tokenization).tokenization.language == "zh"
 
-    def test_all_problems_are_told_at_once_in_the_order_of_the_file(self, file: Path) -> None:
+    def test_all_problems_are_reported_at_once_in_the_order_of_the_file(self, file: Path) -> None:
         text = LEAST.replace("format: text", "format: txt") + (
             "  deduplicate: no\n"
             "training:\n  epoch: 3\n  epochs: 3\n  epochs: 4\n"
@@ -340,10 +340,10 @@ class TestProblems:
 
     def test_pydantic_is_never_heard(self, file: Path) -> None:
         text = "\n".join(f"{section}: 5" for section in Config.model_fields)
-        told = "\n".join(problems(file, text))
-        assert "pydantic" not in told
-        assert "Input should" not in told
-        assert len(told.splitlines()) == len(Config.model_fields)
+        messages = problems(file, text)
+        assert "pydantic" not in "\n".join(messages)
+        assert "Input should" not in "\n".join(messages)
+        assert len(messages) == len(Config.model_fields)
 
 
 class TestYamlItself:
@@ -450,7 +450,7 @@ class TestFiles:
             load_config(path)
 
     @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
-    def test_another_encoding_is_told_with_its_line(self, file: Path, encoding: str) -> None:
+    def test_another_encoding_is_reported_with_its_line(self, file: Path, encoding: str) -> None:
         file.write_bytes("run:\n  output_dir: straße\n".encode(encoding))
         with pytest.raises(ConfigError, match=r"^my\.yaml:[12]: not UTF-8 text \(byte 0x"):
             load_config(file)
@@ -498,7 +498,7 @@ class TestOverrides:
     def test_the_last_one_wins(self, file: Path) -> None:
         assert loaded(file, LEAST, "run.seed=1", "run.seed=2").run.seed == 2
 
-    def test_an_override_mends_the_file(self, file: Path) -> None:
+    def test_an_override_corrects_the_file(self, file: Path) -> None:
         text = LEAST + "training:\noptimizer:\n  learning_rate: fast\n"
         config = loaded(file, text, "optimizer.learning_rate=1e-3", "training.epochs=1")
         assert config.optimizer.learning_rate == 1e-3
@@ -597,7 +597,7 @@ def test_a_resolved_config_holds_every_key(file: Path) -> None:
 
 @settings(deadline=None)
 @given(text=st.text(alphabet=" \n\t:-[]{}&*!|>'\"#%@,?abr1.e\\~<\x00\ufeff") | st.text())
-def test_any_text_is_told_to_be_wrong_and_never_breaks(
+def test_any_text_is_reported_as_wrong_and_never_breaks(
     text: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     file = tmp_path_factory.getbasetemp() / "any.yaml"
@@ -608,7 +608,7 @@ def test_any_text_is_told_to_be_wrong_and_never_breaks(
 
 @settings(deadline=None)
 @given(override=st.text() | st.from_regex(r"(run|corpus|training)\.\w+=.*"))
-def test_any_override_loads_or_is_told_to_be_wrong(
+def test_any_override_loads_or_is_reported_as_wrong(
     override: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     file = tmp_path_factory.getbasetemp() / "least.yaml"
@@ -616,17 +616,17 @@ def test_any_override_loads_or_is_told_to_be_wrong(
     try:
         load_config(file, [override])
     except ConfigError as error:
-        told = str(error)
+        message = str(error)
     else:
-        told = "override accepted"
-    assert told.startswith("override ")
+        message = "override accepted"
+    assert message.startswith("override ")
 
 
 # ------------------------------------------------------------------------------------- schema
 
 
 def errors_of(text: str, kind: type[Section] = Config) -> list[str]:
-    """What an editor would say, by the JSON schema."""
+    """Return what an editor would report, by the JSON schema."""
     schema = json_schema(kind)
     Draft202012Validator.check_schema(schema)
     value = parse(text, lambda line: Origin(line, "")).value
@@ -730,7 +730,7 @@ def test_text_that_yaml_reads_as_something_else_needs_quotes(file: Path, value: 
 
 
 class TestOneForAList:
-    """A single value stands for a list of one."""
+    """A single value is accepted instead of a list of one."""
 
     def test_of_texts_and_of_sections_in_the_file_and_behind_it(self, file: Path) -> None:
         file.write_text(

@@ -62,7 +62,7 @@ def test_package_is_found_and_never_imported(packages, location, below):
         ("package:///x", "not the import name"),
     ],
 )
-def test_what_is_wrong_is_said(packages, monkeypatch, location, message):
+def test_what_is_wrong_is_reported(packages, monkeypatch, location, message):
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
     with pytest.raises(ConfigError) as caught:
         resolve(location)
@@ -77,7 +77,7 @@ def test_package_of_an_extra_names_the_extra(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("named", "place", "expected"),
+    ("named", "working_directory", "expected"),
     [
         ("run", ".", "run"),
         ("run/model", ".", "run"),
@@ -91,11 +91,11 @@ def test_package_of_an_extra_names_the_extra(monkeypatch):
     ],
 )
 def test_a_run_is_found_by_its_directory_and_by_its_result(
-    tmp_path, monkeypatch, named, place, expected
+    tmp_path, monkeypatch, named, working_directory, expected
 ):
     for folder in ("run/model", "run/checkpoints", "other/model"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "run" / "status.json").write_text("{}", encoding="utf-8")
-    monkeypatch.chdir(tmp_path / place)
-    found = run_directory(Path(named))
-    assert (found and found.resolve()) == (expected and tmp_path / expected)
+    monkeypatch.chdir(tmp_path / working_directory)
+    folder = run_directory(Path(named))
+    assert (folder and folder.resolve()) == (expected and tmp_path / expected)

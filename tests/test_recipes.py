@@ -29,7 +29,7 @@ NAMES = list(TRIALS)
 def trial_config(
     tiny_models: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str], Config]:
-    """A shipped config with another model, other text, and two small steps. All else is its own."""
+    """Return a shipped config with another model, other text, and two small steps."""
     monkeypatch.chdir(tmp_path)
 
     def load(name: str) -> Config:
@@ -63,7 +63,7 @@ def test_each_shipped_config_has_its_trial() -> None:
 
 
 def header(name: str) -> list[str]:
-    """The paragraphs of the comment that a config begins with."""
+    """Return the paragraphs of the comment that a config begins with."""
     text = shipped_configs()[name].read_text(encoding="utf-8")
     comment = text[: text.index("\n\n")]
     assert all(line.startswith("#") for line in comment.splitlines())
@@ -77,7 +77,7 @@ def test_each_recipe_says_what_it_is_when_to_use_it_and_how(name: str) -> None:
     if name != "quickstart":
         assert what.endswith(".")
         assert "\n" not in what  # `mlmtune init` shows one line
-        assert paragraphs[0].startswith("When: ")
+        assert paragraphs[0].startswith("When to use it: ")
     assert any("(*)" in paragraph for paragraph in paragraphs)
 
 
@@ -102,7 +102,7 @@ def test_each_recipe_trains(
     shown = capsys.readouterr().out
     recipe = load_config(shipped_configs()[name])
     assert all(example in shown for example in recipe.evaluation.examples)
-    # What was run is the recipe: nothing but model, place and size of a step is another.
+    # What was run is the recipe: only the model, the paths and the size of a step differ.
     ran = load_config(run.path / "config.resolved.yaml")
     same = ("objective", "tokenization", "chunking", "masking", "optimizer", "evaluation")
     assert {key: getattr(ran, key) for key in same} == {key: getattr(recipe, key) for key in same}

@@ -38,7 +38,7 @@ SECRET = "correct-horse-battery"
         "azureAccountKey",
     ],
 )
-def test_the_value_of_a_secret_variable_is_taken_out_wherever_it_stands(monkeypatch, name):
+def test_the_value_of_a_secret_variable_is_removed_wherever_it_is(monkeypatch, name):
     monkeypatch.setenv(name, SECRET)
     assert without_secrets(f"path: /data/{SECRET}/x") == f"path: /data/{REDACTED}/x"
 
