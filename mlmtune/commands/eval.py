@@ -218,7 +218,7 @@ def _of_chunks(
 
 
 def write_dump(path: Path, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Write the rows of `--dump` as CSV.
+    """Write the rows of `--dump` as CSV, whole or not at all, or to a device or a pipe.
 
     Raises:
         ResourceError: The file cannot be written; a file of that name stays as it was.
@@ -226,10 +226,11 @@ def write_dump(path: Path, rows: Sequence[tuple[Any, ...]]) -> None:
     content = io.StringIO()  # complete before a file is touched
     csv.writer(content).writerows([DUMP_COLUMNS, *rows])
     try:
-        # A device, a pipe, and a link to one, such as /dev/stdout, would be replaced by a rename.
-        if path.is_symlink() or (path.exists() and not path.is_file()):
+        # A rename would replace a device, a pipe, or the open file that /dev/stdout leads to.
+        is_open = path.is_symlink() and str(path.absolute()).startswith(("/dev/", "/proc/"))
+        if is_open or (path.exists() and not path.is_file()):
             path.write_bytes(content.getvalue().encode())
         else:
-            write_bytes(path, content.getvalue().encode())
+            write_bytes(path.resolve(), content.getvalue().encode())  # a link stays a link
     except OSError as error:
         raise ResourceError(f"--dump {path}: cannot be written ({error.strerror})") from error

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -29,7 +29,7 @@ from mlmtune.modeling.locating import locate_model
 from mlmtune.numbers import f1
 from mlmtune.printable import counted
 from mlmtune.report.findings import Method
-from mlmtune.report.probing import ProbedModel, Setting
+from mlmtune.report.probing import ProbedModel, Setting, Size
 
 FEWEST_EVALUATIONS, MOST_EVALUATIONS = 3, 10
 """Per fit. In between, evaluating takes about as long as training: a step forward and back takes
@@ -72,7 +72,7 @@ class ProbeFits:
         return (self._frozen if method == "frozen" else self._finetuned)(model, settings)
 
     @property
-    def _sizes(self) -> list[int | Literal["all"]]:
+    def _sizes(self) -> list[Size]:
         """Numbers of training examples; a number that is not below that of all examples is all."""
         num_examples = len(self.data.train)
         sizes = self.config.probe.train_sizes
@@ -102,7 +102,7 @@ class ProbeFits:
             features, self.console.counted(sides, total=len(sides), unit="side", what="features")
         )
 
-        def predictions(size: int | Literal["all"], seed: int) -> NDArray[np.int64]:
+        def predictions(size: Size, seed: int) -> NDArray[np.int64]:
             labels = data.train.labels
             chosen = np.arange(len(labels)) if size == "all" else subset(labels, size, seed)
             return fit_and_predict(

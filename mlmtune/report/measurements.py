@@ -1,6 +1,6 @@
 """Measurements of the models of a report on its texts, and their comparison."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -104,7 +104,7 @@ class Measurements:
         rows: dict[str, Measurement] = {}
         sources: dict[str, list[Measurement]] = {}
         specific: dict[str, list[Measurement]] = {}
-        facts: list[dict[str, Any]] = []
+        facts: dict[str, Any] = {}
         for tokenizer, splits in self._splits.items():
             view = splits.validation if kind == "domain" else splits.general
             assert view is not None
@@ -115,29 +115,31 @@ class Measurements:
             measure = partial(compare, here, bases, units)
             rows |= {m.model: m for m in measure(known_text=KnownText.of(view))}
             documents = view.store.documents_at(some.positions)
-            facts.append(
-                {
-                    "num_documents": len(np.unique(documents)),
-                    "num_chunks": len(np.unique(some.chunks)),
-                    "num_mask_draws": int(some.draws.max()) + 1,
-                    "interval_unit": "documents" if by_document else "chunks",
-                }
-            )
+            facts = facts or {  # in the tokens of the first model
+                "num_documents": len(np.unique(documents)),
+                "num_chunks": len(np.unique(some.chunks)),
+                "num_mask_draws": int(some.draws.max()) + 1,
+                "interval_unit": "documents" if by_document else "chunks",
+            }
             of_source = view.store.documents.sources[documents]
-            groups = {
+            by_source = {
                 view.store.sources[int(source)].name: of_source == source
                 for source in np.unique(of_source)
             }
-            if len(groups) > 1:  # a single source is the text itself
-                _add_parts(sources, measure, groups)
+            # A single source is the text itself.
+            groupings = [(sources, by_source)] if len(by_source) > 1 else []
             if kind == "domain" and splits.general is not None:
-                groups = _by_specificity(some, view, splits.general, self._config.corpus)
-                _add_parts(specific, measure, groups)
+                by_kind = _by_specificity(some, view, splits.general, self._config.corpus)
+                groupings.append((specific, by_kind))
+            for parts, groups in groupings:
+                for part, which in groups.items():
+                    if which.any():
+                        parts.setdefault(part, []).extend(measure(which))
         order = {model.name: number for number, model in enumerate(models)}
         return Text(
             name=name,
             kind=kind,
-            **facts[0],  # in the tokens of the first model
+            **facts,
             measurements=tuple(rows[model.name] for model in models),
             sources=_parts(sources, order),
             specificity=_parts(specific, order),
@@ -148,16 +150,6 @@ class Measurements:
         if len(self._kept) != 2:
             return (), ()
         return furthest_apart(self._kept, {name: self._domain[name] for name in self._kept})
-
-
-def _add_parts(
-    parts: dict[str, list[Measurement]],
-    measure: Callable[[NDArray[np.bool_]], tuple[Measurement, ...]],
-    groups: Mapping[str, NDArray[np.bool_]],
-) -> None:
-    for name, which in groups.items():
-        if which.any():
-            parts.setdefault(name, []).extend(measure(which))
 
 
 def _parts(

@@ -23,6 +23,9 @@ from mlmtune.report.runs import FinishedRun
 OVERLAP_WORDS = 13
 """Words in a row that count as an overlap, as in `corpus.exclude_overlap_with`."""
 
+Size = int | Literal["all"]
+"""A number of training examples."""
+
 
 @dataclass(frozen=True)
 class ProbedModel:
@@ -35,14 +38,10 @@ class ProbedModel:
 
 @dataclass(frozen=True)
 class Setting:
-    """The conditions under which all models are compared.
-
-    Attributes:
-        size: The number of training examples, or all of them.
-    """
+    """The method and the number of training examples with which all models are compared."""
 
     method: Method
-    size: int | Literal["all"]
+    size: Size
 
     def __str__(self) -> str:
         return f"{METHOD_NAMES[self.method]} on {self.size}"

@@ -2,6 +2,7 @@ import csv
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -71,7 +72,7 @@ def test_a_dump_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [dump]
 
 
-def test_a_dump_into_a_pipe_leaves_the_pipe_where_it_is(tmp_path):
+def test_a_dump_replaces_neither_a_pipe_nor_an_open_file_nor_a_link(tmp_path):
     pipe, link = tmp_path / "pipe", tmp_path / "stdout"
     os.mkfifo(pipe)
     link.symlink_to(pipe)
@@ -82,3 +83,14 @@ def test_a_dump_into_a_pipe_leaves_the_pipe_where_it_is(tmp_path):
             assert reading.result(timeout=30).startswith(",".join(DUMP_COLUMNS).encode())
     assert pipe.is_fifo()
     assert link.is_symlink()
+
+    redirected, link_to_file = tmp_path / "redirected", tmp_path / "link"
+    link_to_file.symlink_to(redirected)
+    with redirected.open("wb") as file:
+        write_dump(Path(f"/dev/fd/{file.fileno()}"), DUMPED)
+        assert os.path.samestat(os.fstat(file.fileno()), redirected.stat())
+    written = redirected.read_bytes()
+    assert written.startswith(",".join(DUMP_COLUMNS).encode())
+    write_dump(link_to_file, DUMPED * 2)
+    assert link_to_file.is_symlink()
+    assert len(redirected.read_bytes()) > len(written)
