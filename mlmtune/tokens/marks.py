@@ -192,14 +192,7 @@ def _shard_name(number: int) -> str:
 def find_marks(
     folder: Path, made_of: dict[str, Any], marker: Marker, tokens: TokenizedText
 ) -> None:
-    """Read the text and write its marks; finished shards of an interrupted search are kept.
-
-    Args:
-        folder: The folder that the marks will be in.
-        made_of: What the marks follow from, for their manifest.
-        marker: The rule.
-        tokens: The tokenized text.
-    """
+    """Read the text and write its marks; finished shards of an interrupted search are kept."""
     store = tokens.store
     temporary = temporary_name(folder)
     manifest = _started_manifest(temporary, made_of, len(store.sources))
@@ -249,17 +242,14 @@ def _mark_shard(
     tokens: TokenizedText,
     documents: Iterator[Document],
 ) -> Iterator[int]:
-    """Mark the tokens of a shard.
+    """Mark the tokens of a shard; yield the number of documents that were just marked.
 
     Args:
-        here: The shard's documents.
+        here: The numbers of the shard's documents.
         marks: (n,) The shard's word starts; changed in place.
         marker: The rule.
         tokens: The tokenized text.
         documents: The documents from the shard's first on; those of the shard are taken.
-
-    Yields:
-        The number of documents that were marked since the last time.
 
     Raises:
         DataError: The documents are not those of the store.

@@ -115,11 +115,10 @@ def open_store(
     """
     origin = StoreOrigin.of(text, plain_backend(tokenizer))
     notes = text.cache("verified")
-    if text.store is None:
-        folder = _StoreFolder(text.cache("tokens") / origin.name, notes, origin, may_replace=True)
-    else:
+    if text.store is not None:
         check_free(text.store)
-        folder = _StoreFolder(text.store, notes, origin, may_replace=rebuilds)
+    path = text.store or text.cache("tokens") / origin.name
+    folder = _StoreFolder(path, notes, origin, may_replace=rebuilds or text.store is None)
     if text.listing is None:
         folder.check_fits()
         return TokenStore.open(folder.path, notes)
@@ -198,11 +197,8 @@ class _StoreFolder:
         return None
 
     def lock(self, say: Callable[[str], None]) -> AbstractContextManager[object]:
-        """Take the lock of those who build the store; a process that must wait says so.
-
-        A file lock, because it has no time-out as a collective of torch has, and dies with its
-        holder.
-        """
+        """Take the lock of those who build the store; a process that must wait says so."""
+        # A collective of torch would time out, and this lock ends with the process that holds it.
         lock = FileLock(self.path.with_name(self.path.name + ".lock"))
         try:
             return lock.acquire(timeout=0)

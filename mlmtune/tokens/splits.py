@@ -174,13 +174,10 @@ def _open_general(
     """
     general = find_text(text.general(needs.general))
     only_words = TextNeeds(word_segmenter=needs.word_segmenter)
+    # Its folder is not one that the user named, so it is rebuilt rather than refused.
     store, _ = _open_marked(general, only_words, tokenizer, rebuilds=True)
     view = chunker.view(store, np.arange(store.num_documents), separates_sources=True)
-    if len(view) == 0:
-        raise DataError(
-            f"{general.key}: the text ({counted(view.num_body_tokens, 'token')}) makes no "
-            f"chunk of {chunker.config.chunk_length} tokens; add text"
-        )
+    _check_chunks(view, f"{general.key}: the text", chunker)
     return view
 
 
@@ -226,11 +223,7 @@ def build_splits(
 ) -> Splits:
     """Split the documents of a store (or, with `split_by: chunk`, its chunks) into two views.
 
-    Args:
-        store: The tokenized corpus.
-        corpus: How it is split.
-        chunker: How it is cut into chunks.
-        general: Text that must not be trained on.
+    Documents of the general text are left out of the training side.
 
     Raises:
         DataError: A side has no chunk, or a source that is replayed has none.
@@ -243,14 +236,18 @@ def build_splits(
         train = chunker.view(store, on_train, separates_sources=is_weighted)
         validation = chunker.view(store, on_validation)
     for side, chunks in (("training", train), ("validation", validation)):
-        if len(chunks) == 0:
-            or_keep = ", or set chunking.last_chunk: keep" if chunks.num_tokens_dropped else ""
-            raise DataError(
-                f"the {side} text ({counted(chunks.num_body_tokens, 'token')}) makes no chunk of "
-                f"{chunker.config.chunk_length} tokens; add text{or_keep}"
-            )
+        _check_chunks(chunks, f"the {side} text", chunker)
     weights = _weights_of_epoch(corpus, train)
     return Splits(train, validation, weights, general=general, num_in_general=num_in_general)
+
+
+def _check_chunks(chunks: ChunkView, text: str, chunker: Chunker) -> None:
+    if len(chunks) == 0:
+        or_keep = ", or set chunking.last_chunk: keep" if chunks.num_tokens_dropped else ""
+        raise DataError(
+            f"{text} ({counted(chunks.num_body_tokens, 'token')}) makes no chunk of "
+            f"{chunker.config.chunk_length} tokens; add text{or_keep}"
+        )
 
 
 def _weights_of_epoch(corpus: CorpusConfig, view: Countable) -> NDArray[np.float64]:
@@ -291,6 +288,7 @@ def _documents_of_sides(
         on_validation = validation_mask(hashes, store.documents.sources, corpus)
     if general is not None:
         general_hashes = general.store.documents.content_hashes
+        # The validation side stays as it is, so that its perplexity compares with other runs.
         in_general = np.isin(hashes, general_hashes) & ~on_validation
     on_train = np.flatnonzero(~on_validation & ~in_general)
     return on_train, np.flatnonzero(on_validation), int(in_general.sum())

@@ -155,7 +155,7 @@ class TokenStore:
 
     def tokens_at(self, positions: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Return (n,) the ids of the tokens at some positions, and whether each begins a word."""
-        if len(self.shards) == 1:
+        if len(self.shards) == 1:  # the usual case: no shard must be searched for
             return self.shards[0].ids[positions], self.shards[0].starts_word(positions)
         shards = np.searchsorted(self.shard_offsets, positions, side="right") - 1
         ids = np.empty(positions.shape, dtype=np.int32)

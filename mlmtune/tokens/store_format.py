@@ -39,20 +39,18 @@ _REMEDY = "copy the store again, or build it again with `mlmtune prepare`"
 
 @dataclass(frozen=True)
 class DocumentArrays:
-    """What a store holds about each of D documents, besides its tokens.
+    """What a store holds about each of D documents, besides its tokens. All arrays are (D,).
 
     Attributes:
-        lengths: (D,) The number of tokens.
-        content_hashes: (D,) The hash of the normalised text, which decides the side of the split.
-        num_characters: (D,) The number of characters.
-        num_bytes: (D,) The number of bytes in UTF-8.
-        num_text_words: (D,) The number of words as `cleaning.count_words` counts them, which is
-            the same for every tokenizer.
-        num_unknown_tokens: (D,) The number of tokens that stand for text which the tokenizer does
-            not know.
-        num_unknown_bytes: (D,) The number of bytes of that text.
-        num_unknown_words: (D,) The number of words that hold such text.
-        sources: (D,) The index of the document's source in the manifest's list.
+        lengths: The number of tokens.
+        content_hashes: The hash of the normalised text, which decides the side of the split.
+        num_bytes: The number of bytes in UTF-8.
+        num_text_words: The number of words as `cleaning.count_words` counts them, which is the
+            same for every tokenizer.
+        num_unknown_tokens: The number of tokens for text that the tokenizer does not know.
+        num_unknown_bytes: The number of bytes of that text.
+        num_unknown_words: The number of words that hold such text.
+        sources: The index of the document's source in the manifest's list.
     """
 
     lengths: NDArray[np.int64]
@@ -103,7 +101,7 @@ class Shard:
 
     def starts_word(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return whether the tokens at some positions begin a word, in the shape of `positions`."""
-        packed = self.word_starts[positions >> 3]
+        packed = self.word_starts[positions >> 3]  # eight tokens per byte, the first one highest
         bits: NDArray[np.uint8] = (packed >> (7 - (positions & 7)).astype(np.uint8)) & 1
         return bits.astype(bool)
 

@@ -81,7 +81,7 @@ class StoreWriter:
         self._directory = directory
         self._temporary = temporary_name(directory)
         self._vocabulary_size = vocabulary_size
-        self._dtype = "<u2" if vocabulary_size <= 2**16 else "<i4"
+        self._dtype = "<u2" if vocabulary_size <= 2**16 else "<i4"  # ids are most of a store
         self._made_of = made_of
         marker = self._temporary / _MADE_OF
         if not (marker.exists() and marker.read_text(encoding="utf-8") == json.dumps(made_of)):
@@ -193,7 +193,7 @@ class StoreWriter:
         }
         write_bytes(self._temporary / MANIFEST, sealed(redacted(manifest)), durable=True)
         put_in_place(self._directory)
-        (self._directory / _MADE_OF).unlink()
+        (self._directory / _MADE_OF).unlink()  # the manifest has it now
 
 
 @contextmanager

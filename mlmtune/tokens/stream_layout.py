@@ -120,7 +120,7 @@ class StreamLayout:
             store: The tokenized corpus.
             documents: The numbers of the documents; those without tokens are left out.
             config: How the stream is cut.
-            frame: The special tokens around chunks or documents.
+            frame: The special tokens.
             separates_sources: Whether each source is a piece, so that sources can be weighted.
 
         Raises:
@@ -201,5 +201,4 @@ class StreamLayout:
         self, document: NDArray[np.int64], body_position: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
         """Whether positions, in any shape, are inside the bodies of their documents."""
-        is_inside: NDArray[np.bool_] = body_position >= 0
-        return is_inside & (body_position < self.body_lengths[document])
+        return (body_position >= 0) & (body_position < self.body_lengths[document])

@@ -34,13 +34,12 @@ def write_store(
     made_of: dict[str, str],
     tokenizer: "PreTrainedTokenizerFast",
 ) -> None:
-    """Tokenize a text into a store; an interrupted one is continued.
+    """Tokenize a listed text into a store; an interrupted one with the same `made_of` is continued.
 
     Args:
         directory: The folder that the store will be in.
-        text: The listed text.
-        made_of: What the content of the store depends on. An interrupted store is only continued
-            if it was made of the same.
+        text: The text.
+        made_of: What the content of the store depends on.
         tokenizer: A fast tokenizer.
     """
     backend = plain_backend(tokenizer)
@@ -83,7 +82,7 @@ def _tokenized(
 ) -> Iterator[TokenizedDocuments]:
     """Tokenize batches; the next is read while the tokenizer's Rust threads work on this one."""
     waiting: deque[tuple[list[Document], Future[tuple[Tokens, UnknownText]]]] = deque()
-    with ThreadPoolExecutor(max_workers=1) as executor:
+    with ThreadPoolExecutor(max_workers=1) as executor:  # the tokenizer has threads of its own
         for batch in batches:
             waiting.append((batch, executor.submit(tokenize, batch)))
             if len(waiting) > 1:
