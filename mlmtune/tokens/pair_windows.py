@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 BORDER_STREAM, ELSEWHERE_STREAM = 4, 5
-"""Keep the draws of borders and of other windows apart from those of masks, which have the same key
+"""Keep the draws of borders and of other windows apart from those of masks, which use the same key
 (see `corruption`)."""
 
 
@@ -84,18 +84,19 @@ class PairView:
 
     Args:
         store: The tokenized corpus.
-        sentence_starts: The positions, in the whole store, of tokens that begin a sentence.
+        sentence_starts: The positions of all tokens of the store that begin a sentence.
         documents: (D,) The numbers of the documents, ascending.
         pair_length: The most tokens in a pair, special tokens included.
         frame: The tokenizer's special tokens.
 
     Attributes:
+        frame: The tokenizer's special tokens.
         num_documents: The number of documents that have a window.
-        num_tokens_left_out: The number of body tokens in windows of a single sentence.
         num_chunks_by_source: The number of windows of each source.
-        num_tokens_by_source: The number of tokens in each source's windows, special tokens
-            included.
-        num_body_tokens_by_source: The same without special tokens.
+        num_body_tokens_by_source: The number of their tokens, without special tokens.
+        num_tokens_by_source: The same with special tokens.
+        num_tokens: Their sum over all sources.
+        num_tokens_left_out: The number of body tokens in windows of a single sentence.
 
     Raises:
         ConfigError: `pair_length` leaves no room for two sentences.
@@ -117,7 +118,7 @@ class PairView:
                 "special tokens; make it longer"
             )
         self._store = store
-        self._frame = frame
+        self.frame = frame
         documents = documents[store.documents.lengths[documents] > 0]
         self._lay_out_sentences(sentence_starts, documents)
         self._lay_out_windows()
@@ -129,30 +130,23 @@ class PairView:
         num_sources = len(store.sources)
         self.num_chunks_by_source = np.bincount(sources, minlength=num_sources)
         self.num_body_tokens_by_source = sum_by_source(sizes, sources, num_sources)
-        self.num_tokens_by_source = (
-            self.num_body_tokens_by_source + len(frame) * self.num_chunks_by_source
-        )
-        self.num_tokens_left_out = int(
-            store.documents.lengths[documents].sum() - self.num_body_tokens_by_source.sum()
-        )
+        num_special = len(frame) * self.num_chunks_by_source
+        self.num_tokens_by_source = self.num_body_tokens_by_source + num_special
+        self.num_tokens = int(self.num_tokens_by_source.sum())
+        self.num_tokens_left_out = int(store.documents.lengths[documents].sum() - sizes.sum())
 
     def _lay_out_sentences(
         self, sentence_starts: NDArray[np.int64], documents: NDArray[np.int64]
     ) -> None:
         """Find where each sentence begins and ends, and cut those that are too long into pieces."""
         begins, ends = self._store.offsets[documents], self._store.offsets[documents + 1]
-        inside = np.searchsorted(ends, sentence_starts, side="right")
-        is_inside = (inside < len(ends)) & (
-            sentence_starts >= begins[np.minimum(inside, len(begins) - 1)]
-        )
-        starts = np.sort(np.concatenate([begins, sentence_starts[is_inside]]))
-        starts = starts[np.diff(starts, prepend=-1) > 0]
+        is_inside = np.isin(self._store.documents_at(sentence_starts), documents)
+        starts = np.unique(np.concatenate([begins, sentence_starts[is_inside]]))
         of = np.searchsorted(ends, starts, side="right")
         lengths = np.minimum(np.append(starts[1:], ends[-1:]), ends[of]) - starts
         num_pieces = -(-lengths // self._half)
-        piece = np.arange(num_pieces.sum()) - np.repeat(
-            np.cumsum(num_pieces) - num_pieces, num_pieces
-        )
+        first_pieces = np.repeat(np.cumsum(num_pieces) - num_pieces, num_pieces)
+        piece = np.arange(num_pieces.sum()) - first_pieces
         # Pieces have about the same length, so that a long sentence does not end in a scrap.
         size = np.repeat(-(-lengths // num_pieces), num_pieces)
         self._starts = np.repeat(starts, num_pieces) + piece * size
@@ -183,16 +177,6 @@ class PairView:
     def __len__(self) -> int:
         return len(self._first)
 
-    @property
-    def num_tokens(self) -> int:
-        """The number of tokens in all windows, special tokens included."""
-        return int(self.num_tokens_by_source.sum())
-
-    @property
-    def num_special_tokens(self) -> int:
-        """The number of special tokens in a pair."""
-        return len(self._frame)
-
     def documents_in(self, segments: NDArray[np.int64]) -> list[tuple[int, int]]:
         """Return the column at which each of two segments begins in their pair, and its document.
 
@@ -200,8 +184,8 @@ class PairView:
             segments: (2, 2) The position and the length of the first and the second segment.
         """
         (first, length), (second, _) = segments.tolist()
-        begin = len(self._frame.prefix)
-        columns = (begin, begin + length + len(self._frame.separator))
+        begin = len(self.frame.prefix)
+        columns = (begin, begin + length + len(self.frame.separator))
         documents = self._store.documents_at(np.asarray([first, second]))
         return list(zip(columns, documents.tolist(), strict=True))
 
@@ -239,17 +223,11 @@ class PairView:
         """
         begin = self._starts[self._first[windows]]
         length = self._starts[borders] - begin
-        room_ends = self._starts[seconds] + self._room - length
-        last = np.searchsorted(self._ends, room_ends, side="right") - 1
-        last = np.minimum(last, self._last_of_document[self._of[seconds]])
         second = self._starts[seconds]
-        return np.stack(
-            [
-                np.stack([begin, length], axis=1),
-                np.stack([second, self._ends[last] - second], axis=1),
-            ],
-            axis=1,
-        )
+        last = np.searchsorted(self._ends, second + self._room - length, side="right") - 1
+        last = np.minimum(last, self._last_of_document[self._of[seconds]])
+        pairs = np.stack([begin, length, second, self._ends[last] - second], axis=1)
+        return pairs.reshape(-1, 2, 2)
 
     def batch(self, segments: NDArray[np.int64], pair_labels: NDArray[np.int64]) -> ChunkBatch:
         """Build the token arrays of some pairs, padded to the longest of them.
@@ -258,33 +236,28 @@ class PairView:
             segments: (B, 2, 2) The positions and lengths of the first and the second segment.
             pair_labels: (B,) 1 where the two segments do not belong together in this order.
         """
-        frame = self._frame
-        special = (frame.prefix, frame.separator, frame.suffix)
-        lengths = segments[:, :, 1].sum(axis=1) + len(frame)
+        frame = self.frame
+        num_tokens = segments[:, :, 1]
+        lengths = num_tokens.sum(axis=1) + len(frame)
         shape = (len(segments), int(lengths.max()))
         input_ids = np.full(shape, frame.pad_token_id, dtype=np.int64)
         is_special = np.ones(shape, dtype=bool)
         word_starts = np.zeros(shape, dtype=bool)
-        token_type_ids = np.zeros(shape, dtype=np.int64)
-        columns, rows = np.arange(shape[1]), np.arange(len(segments))
+        segment_of = np.zeros(shape, dtype=np.int64)
 
-        begin = np.zeros(len(segments), dtype=np.int64)
-        for number in (0, 1, 2):
-            for offset, id_ in enumerate(special[number]):
-                input_ids[rows, begin + offset] = id_
-            begin = begin + len(special[number])
-            if number == 2:
-                break
-            position, length = segments[:, number, 0], segments[:, number, 1]
-            offset_in_segment = columns - begin[:, None]
-            inside = (offset_in_segment >= 0) & (offset_in_segment < length[:, None])
-            input_ids[inside], word_starts[inside] = self._store.tokens_at(
-                (position[:, None] + offset_in_segment)[inside]
-            )
+        columns, rows = np.arange(shape[1]), np.arange(len(segments))[:, None]
+        begin = np.full_like(rows, len(frame.prefix))
+        input_ids[:, : len(frame.prefix)] = frame.prefix
+        for number, special in enumerate((frame.separator, frame.suffix)):
+            end = begin + num_tokens[:, number, None]
+            end_of_special = end + len(special)
+            inside = (columns >= begin) & (columns < end)
+            positions = segments[:, number, 0, None] + columns - begin
+            input_ids[inside], word_starts[inside] = self._store.tokens_at(positions[inside])
+            # A segment's first token begins a word, even if the segment begins within one.
             word_starts[rows, begin] = True
             is_special[inside] = False
-            begin = begin + length
-        second_begins = len(frame.prefix) + segments[:, 0, 1] + len(frame.separator)
-        is_second = (columns >= second_begins[:, None]) & (columns < lengths[:, None])
-        token_type_ids[is_second] = 1
-        return ChunkBatch(input_ids, lengths, is_special, word_starts, token_type_ids, pair_labels)
+            segment_of[(columns >= begin) & (columns < end_of_special)] = number
+            input_ids[rows, end + np.arange(len(special))] = special
+            begin = end_of_special
+        return ChunkBatch(input_ids, lengths, is_special, word_starts, segment_of, pair_labels)

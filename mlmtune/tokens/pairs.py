@@ -18,7 +18,7 @@ PAIR_STREAM, LABEL_STREAM = 0x7A06, 0x7A07
 
 
 class PairSequences:
-    """The pairs at the places of an endless row of epochs, functions of (seed, epoch, place) alone.
+    """Pairs as sequences; each is a function of (seed, epoch, place) alone.
 
     Next-sentence prediction (Devlin et al. 2019, 3.1): a coin decides whether the windows at places
     2k and 2k + 1 of an epoch exchange their segments B. So B follows A half of the time and comes
@@ -45,18 +45,14 @@ class PairSequences:
         return len(self._mixture)
 
     def batch(
-        self,
-        epochs: NDArray[np.int64],
-        places: NDArray[np.int64],
+        self, epochs: NDArray[np.int64], places: NDArray[np.int64]
     ) -> tuple[ChunkBatch, UInt64Array]:
-        """Return the pairs at some places of some epochs, and (B,) a key for the masks of each."""
         segments, labels, keys = self._draw(epochs, places)
         return self._view.batch(segments, labels), keys
 
     def num_tokens(self, epochs: NDArray[np.int64], places: NDArray[np.int64]) -> int:
-        """Count the tokens of the pairs at some places, with special tokens, without padding."""
         segments, _, _ = self._draw(epochs, places)
-        return int(segments[:, :, 1].sum()) + len(places) * self._view.num_special_tokens
+        return int(segments[:, :, 1].sum()) + len(places) * len(self._view.frame)
 
     def num_tokens_unseen(self) -> int:
         """Count the tokens that the first epoch leaves out, about as many as any other epoch.

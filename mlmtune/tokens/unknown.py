@@ -1,4 +1,4 @@
-"""What a tokenizer does not know: unknown tokens, and the text and the characters under them."""
+"""What a tokenizer does not know: unknown tokens, and the text and characters that become them."""
 
 import unicodedata
 from collections import Counter
@@ -18,37 +18,36 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 NAMED_CHARACTERS = 5
-"""Unknown characters that a message names."""
+"""The most unknown characters that a message names."""
 
 _IN_NO_VOCABULARY = "\U0010ffff"
 """A code point that Unicode will never give to a character."""
 
 
 def unknown_token_id(tokenizer: "PreTrainedTokenizerFast") -> int | None:
-    """The id of the token that stands for unknown text ([UNK]); None where there is none.
+    """Return the id of the token that unknown text becomes ([UNK]); None if there is none.
 
-    The tokenizer's model is asked, not its list of special tokens: what text becomes counts, also
-    where a folder's settings do not name the token.
+    The tokenizer's model is asked first, because a tokenizer's folder may not name the token.
     """
     try:
         pieces = tokenizer.backend_tokenizer.model.tokenize(_IN_NO_VOCABULARY)
-    except Exception:  # `tokenizers` raises nothing narrower where a Unigram model has no such id
+    except Exception:  # what `tokenizers` raises if a Unigram model has no such id
         pieces = []
-    if len(pieces) == 1:  # more are the bytes that the model falls back to
+    if len(pieces) == 1:  # several are the bytes of the character (byte fallback)
         return int(pieces[0].id)
     return None if tokenizer.unk_token_id is None else int(tokenizer.unk_token_id)
 
 
 @dataclass(frozen=True)
 class UnknownText:
-    """What is unknown in D documents.
+    """The text in D documents that became unknown tokens.
 
     Attributes:
-        num_tokens: (D,) unknown tokens of each.
-        num_bytes: (D,) bytes (UTF-8) that stand under them.
-        num_words: (D,) words that stand under them, or hold one.
-        characters: how often each character that the tokenizer does not know stands under them. A
-            character that it knows is left out, though it may be in a word that it does not know.
+        num_tokens: (D,) The number of unknown tokens of each document.
+        num_bytes: (D,) The number of bytes (UTF-8) that became unknown tokens.
+        num_words: (D,) The number of words in that text, parts of words included.
+        characters: How often the text has each character that the tokenizer does not know. A
+            character that it knows may be in the text, because a word of it is unknown.
     """
 
     num_tokens: NDArray[np.int64]
@@ -58,17 +57,16 @@ class UnknownText:
 
     @classmethod
     def none(cls, num_documents: int) -> "UnknownText":
-        """Nothing yet, to be counted up."""
         num_tokens, num_bytes, num_words = np.zeros((3, num_documents), dtype=np.int64)
         return cls(num_tokens, num_bytes, num_words, Counter())
 
 
 class UnknownTextFinder:
-    """Finds the text under unknown tokens.
+    """Finds the text that became unknown tokens.
 
     Args:
-        backend: the tokenizer, as `plain_backend` makes it.
-        unknown_id: of its unknown token; None where it knows all text.
+        backend: The tokenizer as `plain_backend` returns it.
+        unknown_id: The id of its unknown token; None if it knows all text.
     """
 
     def __init__(self, backend: Tokenizer, unknown_id: int | None) -> None:
@@ -77,30 +75,30 @@ class UnknownTextFinder:
         self._is_unknown: dict[str, bool] = {}
 
     def tokens(self, ids: NDArray[np.int32]) -> NDArray[np.bool_]:
-        """(n,) whether each token is unknown."""
+        """Return (n,) whether each token is unknown."""
         if self._unknown_id is None:
             return np.zeros(len(ids), dtype=bool)
         is_unknown: NDArray[np.bool_] = ids == self._unknown_id
         return is_unknown
 
-    def count(self, found: UnknownText, document: int, text: str, offsets: Offsets) -> None:
+    def count(self, unknown: UnknownText, document: int, text: str, offsets: Offsets) -> None:
         """Count what is unknown in a piece of a document.
 
         Args:
-            found: what was found so far; changed in place.
-            document: the number of the document.
-            text: the piece.
-            offsets: of its unknown tokens, in the piece.
+            unknown: The counts so far; changed in place.
+            document: The number of the document.
+            text: The piece.
+            offsets: The offsets of its unknown tokens in the piece.
         """
         starts, ends = _stretches(offsets)
         stretches = [text[a:b].strip() for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
-        joined = " ".join(stretches)  # no word goes over a space
-        found.num_tokens[document] += len(offsets.starts)
-        found.num_bytes[document] += len(joined.encode()) - (len(stretches) - 1)
-        found.num_words[document] += count_words(joined)
+        joined = " ".join(stretches)  # so that words of different stretches stay apart
+        unknown.num_tokens[document] += len(offsets.starts)
+        unknown.num_bytes[document] += len(joined.encode()) - (len(stretches) - 1)
+        unknown.num_words[document] += count_words(joined)
         for character, count in Counter(joined).items():
             if character != " " and self._is_unknown_alone(character):
-                found.characters[character] += count
+                unknown.characters[character] += count
 
     def _is_unknown_alone(self, character: str) -> bool:
         if character not in self._is_unknown:
@@ -110,20 +108,19 @@ class UnknownTextFinder:
 
 
 def _stretches(offsets: Offsets) -> Offsets:
-    """The stretches of a text under some of its tokens; tokens side by side share one."""
+    """Join the offsets of tokens that follow each other without a gap."""
     starts, ends = offsets
     is_first = np.ones(len(starts), dtype=bool)
     is_first[1:] = starts[1:] > ends[:-1]
-    is_last = np.append(is_first[1:], np.ones(min(len(starts), 1), dtype=bool))
-    return Offsets(starts[is_first], ends[is_last])
+    return Offsets(starts[is_first], ends[np.roll(is_first, -1)])
 
 
 def describe_unknown(counts: Mapping[str, int], vocabulary: Container[str]) -> str:
-    """The most frequent of some unknown characters, with their code points and names.
+    """Describe the most frequent unknown characters, with their code points and names.
 
     Args:
-        counts: how often each occurs, the most frequent first.
-        vocabulary: the tokenizer's.
+        counts: How often each character occurs, in descending order.
+        vocabulary: The vocabulary of the tokenizer.
     """
     if not counts:
         return (
@@ -147,7 +144,7 @@ def _shown(character: str) -> str:
     name = unicodedata.name(character, "a character without a name")
     code_point = f"U+{ord(character):04X} {name}"
     kind = unicodedata.category(character)[0]
-    if kind in "CZ":  # controls, spaces: nothing to see, or something that moves what is around it
+    if kind in "CZ":  # controls and spaces are invisible, or move the text around them
         return code_point
-    base = "\u25cc" if kind == "M" else ""  # a mark needs something to stand on
+    base = "\u25cc" if kind == "M" else ""  # a combining mark is shown on a dotted circle
     return f"{base}{character} ({code_point})"

@@ -1,14 +1,13 @@
-"""Words of scripts that set no space between them, for masking whole words.
+"""Words of scripts without spaces between them, for masking whole words.
 
-What a tokenizer takes for a word in such a script is a single character (BERT) or all up to the
-next punctuation mark (byte-level BPE, Unigram). A segmenter finds the words; each token then begins
-a word, or goes on with the one before it.
+In such a script a tokenizer's word is a single character (BERT), or everything up to the next
+punctuation mark (byte-level BPE, Unigram). A segmenter finds the real words, and then each token
+begins a word or continues the one before it.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Iterable
+from importlib.metadata import distributions
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,20 +21,21 @@ from mlmtune.tokens.marks import Marker
 from mlmtune.tokens.store import TokenStore
 
 WORDS = "words-"
-"""Begins the names of marks of words."""
+"""The prefix of the names of marks of words."""
 
 LEAST_WORDS_PER_TOKEN = 0.2
-"""With fewer words than this for each token, either they are no words, or the tokenizer hardly
-knows their script."""
+"""If a source has fewer words per token, they are not words, or the tokenizer hardly knows their
+script."""
 
 MOST_CHARACTERS_PER_WORD = 16.0
-"""More on average, white space included, is not a word of any language: Malayalam has some 12."""
+"""No language has longer words on average, white space included: Malayalam has about 12."""
 
 MOST_WORDS_PER_TOKEN = 0.97
-"""With more words than this for each token, masking words is masking tokens."""
+"""If a text has more words per token, masking words is the same as masking tokens."""
 
 MOST_CHARACTERS_PER_CUT = 100_000
-"""A segmenter takes hundreds of bytes per character. No text has so many without punctuation."""
+"""The most characters that a segmenter, which takes hundreds of bytes for each, gets at once. Real
+text has punctuation much earlier."""
 
 _RUN = re.compile(f"[{UNSPACED}]+")
 
@@ -43,38 +43,35 @@ _RUN = re.compile(f"[{UNSPACED}]+")
 def _cut_by_rjieba() -> Callable[[str], list[str]]:
     from rjieba import cut
 
-    return lambda text: cut(text, True)  # with its model for words that its dictionary lacks
+    return lambda text: cut(text, True)  # True: also find words that are not in the dictionary
 
 
 SEGMENTERS: dict[str, tuple[str, Callable[[], Callable[[str], list[str]]]]] = {
     "rjieba": ("zh", _cut_by_rjieba),
 }
-"""By the name of its package: the extra that installs it, and how to get its function that cuts a
-text into words."""
+"""For each package of a segmenter, the extra that installs it, and a function that imports it and
+returns its function that cuts a text into words."""
 
 
 def word_marker(segmenter: str) -> Marker:
-    """Marks where words begin: by a segmenter in scripts without spaces, else by the tokenizer.
+    """Return a marker of the first token of each word.
 
-    Args:
-        segmenter: `tokenization.word_segmenter`.
+    In scripts without spaces the words are those of a segmenter of `SEGMENTERS`; elsewhere they
+    are the store's own.
     """
     extra, load = SEGMENTERS[segmenter]
-    load_once = cache(load)
-    try:
-        made_by = f"{segmenter} {version(segmenter)}"
-    except PackageNotFoundError:
-        made_by = None
     return Marker(
         name=f"{WORDS}{segmenter}",
-        made_by=made_by,
+        made_by=next(
+            (f"{segmenter} {found.version}" for found in distributions(name=segmenter)), None
+        ),
         how_to_install=(
             f"tokenization.word_segmenter: {segmenter} is not installed; "
             f"{pip_install(f'mlmtune[{extra}]')}"
         ),
         purpose="finding words",
         concerns=lambda document: _RUN.search(document.text) is not None,
-        mark=lambda document, pieces, own: word_starts(document.text, pieces, own, load_once()),
+        mark=lambda document, pieces, own: word_starts(document.text, pieces, own, load()),
     )
 
 
@@ -84,23 +81,25 @@ def word_starts(
     own: NDArray[np.bool_],
     cut: Callable[[str], list[str]],
 ) -> NDArray[np.bool_]:
-    """(n,) whether each token begins a word.
+    """Return (n,) whether each token of a document begins a word.
 
-    Inside a run of characters without spaces a token begins a word where one of the segmenter's
-    begins; at the run's edges always; elsewhere where the tokenizer says so. A token over the
-    border of two words makes them one, and the later tokens of a character never begin any.
+    In a run of characters of a script without spaces, a token begins a word where the segmenter
+    begins one, and at the edges of the run. Elsewhere the tokenizer's words count. A token with
+    parts of two words makes them one word, and only the first token of a character begins a word.
 
     Args:
-        text: of a document.
-        pieces: the offsets of its tokens, in order.
-        own: (n,) which tokens begin a word of the tokenizer's.
-        cut: cuts a run into words.
+        text: The text of the document.
+        pieces: The offsets of its tokens, in order.
+        own: (n,) Whether the tokenizer begins a word with each token.
+        cut: Cuts a run into words.
     """
     is_unspaced = np.zeros(len(text) + 1, dtype=bool)
     is_border = np.zeros(len(text) + 1, dtype=bool)
-    for begin, end, borders in _runs(text, cut):
-        is_unspaced[begin:end] = True
-        is_border[borders] = True
+    for run in _RUN.finditer(text):
+        is_unspaced[run.start() : run.end()] = True
+        for begin in range(run.start(), run.end(), MOST_CHARACTERS_PER_CUT):
+            words = cut(text[begin : min(begin + MOST_CHARACTERS_PER_CUT, run.end())])
+            is_border[begin + np.cumsum([0, *map(len, words)])] = True
     marks = own.copy()
     num_done = end_before = 0
     for starts, ends in pieces:
@@ -114,32 +113,21 @@ def word_starts(
     return marks
 
 
-def _runs(
-    text: str, cut: Callable[[str], list[str]]
-) -> Iterator[tuple[int, int, NDArray[np.int64]]]:
-    """Where each run of unspaced characters begins and ends, and the borders of its words."""
-    for run in _RUN.finditer(text):
-        for begin in range(run.start(), run.end(), MOST_CHARACTERS_PER_CUT):
-            end = min(begin + MOST_CHARACTERS_PER_CUT, run.end())
-            lengths = [0, *map(len, cut(text[begin:end]))]
-            yield begin, end, begin + np.cumsum(lengths)
-
-
 def check_words(store: TokenStore, section: str, strategy: StrategyName) -> str | None:
-    """Refuse words that are none; say where they are tokens, or have very many.
+    """Refuse words that cannot be words, because they are whole sentences or codes.
 
     Args:
-        store: with the words that will be masked.
-        section: of the config, for the message.
-        strategy: what is masked.
+        store: The store with the words that will be masked.
+        section: The section of the config that has the strategy.
+        strategy: The masking strategy.
 
     Returns:
-        A line for people where masking words is the same as masking tokens, or where the tokenizer
-        cuts words into more than five tokens on average.
+        A remark if masking words is the same as masking tokens, or if the tokenizer cuts words
+        into more than five tokens on average; else None.
 
     Raises:
-        ConfigError: the words of a source have more than five tokens on average, because they are
-            whole sentences of a script without spaces, or codes.
+        ConfigError: The words of a source have more than five tokens on average, and its
+            characters show that they are not words.
     """
     note = None
     for number, source in enumerate(store.sources):
@@ -168,10 +156,10 @@ def check_words(store: TokenStore, section: str, strategy: StrategyName) -> str 
 
 
 def _are_words(store: TokenStore, number: int) -> bool:
-    """Whether what is masked together in a source can be words, as its text shows them."""
+    """Whether the words of a source can be words, judged by its numbers of characters and words."""
     num_words = store.sources[number].num_words
     of_source = store.documents.sources == number
     num_characters = int(store.documents.num_characters[of_source].sum())
-    # Here each ideograph is a word, so that two stand for a word and a clause for many.
+    # These count each ideograph as a word. A real word has about two, and a clause has many.
     num_text_words = int(store.documents.num_text_words[of_source].sum())
     return num_characters <= MOST_CHARACTERS_PER_WORD * num_words and num_text_words < 3 * num_words

@@ -258,10 +258,7 @@ def test_each_segmenter_of_the_config_has_a_row_and_an_extra():
 
 
 def test_a_segmenter_that_is_missing_is_told_before_any_text_is_read(monkeypatch):
-    def missing(name):
-        raise importlib.metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(words_module, "version", missing)
+    monkeypatch.setattr(words_module, "distributions", lambda name: iter(()))
     needs = TextNeeds(word_segmenter="rjieba")
     text = CorpusText(
         CorpusConfig(sources=[SourceConfig(format="text", path="x")]), Console(is_quiet=True)
