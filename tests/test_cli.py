@@ -841,7 +841,7 @@ def test_a_prepared_store_is_opened_where_it_lies_without_the_text(
     shutil.rmtree(tmp_path / "cheap")
     result = command("eval", "--config", path, "--model", model_dir, "--json")
     assert result.code == 0
-    assert "the text cannot be looked at here" in result.err
+    assert "the text cannot be reached here" in result.err
     assert result.out == expected.out
     assert command("check", "--config", path).code == 0
     for arguments in (["prepare"], ["corpus", "--refresh"]):  # which are to look at the text
