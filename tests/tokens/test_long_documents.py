@@ -58,6 +58,7 @@ def test_a_long_document_takes_a_few_bytes_for_each_token(
     monkeypatch.setattr(pieces, "PIECE_CHARACTERS", PIECE)
     monkeypatch.setattr(pieces, "GROUP_TOKENS", PIECE)
     monkeypatch.setattr(sentences, "WINDOW_CHARACTERS", PIECE)
+    monkeypatch.setattr(sentences, "MARGIN_CHARACTERS", PIECE // 10)
     monkeypatch.setattr(words, "MOST_CHARACTERS_PER_CUT", PIECE)
     monkeypatch.setattr(cleaning, "SLICE_CHARACTERS", PIECE)
     text = unit * (NUM_CHARACTERS // len(unit))
