@@ -109,7 +109,7 @@ class ModelConfig(Section):
 
 
 class CleaningConfig(Section):
-    """How all text is cleaned. The corpus report counts what each step takes away."""
+    """How all text is cleaned. The corpus report counts what each step removes."""
 
     unicode: Literal["nfc", "keep"] = "nfc"
     """`nfc` composes characters (Unicode NFC), so that the same word always has the same ones."""
@@ -256,7 +256,7 @@ class SourceConfig(Section):
         if self.path == []:
             yield "path is an empty list; name a file or folder"
         if not origins:
-            yield "says nowhere to read from; give a path, git or dataset"
+            yield "names no location to read from; give a path, git or dataset"
         if len(origins) > 1:
             yield f"{' and '.join(origins)} contradict each other; keep one of them"
         yield from _contradicting_format(self)
@@ -313,7 +313,7 @@ class NearDuplicatesConfig(Section):
 
 
 def _sources(value: Any) -> Any:
-    """Turn each path that is given alone into a source, whose format follows from its ending."""
+    """Turn each text into a source with that path, whose format follows from its ending."""
     entries = [value] if isinstance(value, str | dict) else value
     if not isinstance(entries, list):
         return value
@@ -544,7 +544,7 @@ class TrainingConfig(Section):
     """The number of sequences in an optimizer step, over all processes."""
     micro_batch_size: Positive | Literal["auto"] | None = None
     """The number of sequences that a device computes at once; gradients are accumulated over the
-    rest. It changes a step by rounding only, or by other draws where a GPU applies dropout. The
+    rest. It changes a step by rounding only, or by other draws if a GPU applies dropout. The
     default is the whole share of a process; `auto` halves it until it fits into memory. If memory
     runs out in a step, a single process continues with half. A resumed run keeps the number."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -581,7 +581,7 @@ class EvaluationConfig(Section):
     every: Positive | Literal["epoch"] | None = "epoch"
     """Steps between evaluations, or `epoch`. There is always one before and one after training."""
     seed: Seed = 0
-    """The seed of the validation masks. It is separate from `run.seed`, so that runs compare."""
+    """The seed of the validation masks. It is separate from `run.seed`, so runs are comparable."""
     strategy: StrategyName = "token"
     """How validation tokens are selected, whatever `masking.strategy` is."""
     mlm_probability: MaskingRate = 0.15
@@ -635,7 +635,7 @@ class TrackingConfig(Section):
 
 
 class HubConfig(Section):
-    """Where the result is pushed to. Never write the token here: it is read from `HF_TOKEN`."""
+    """The hub that gets the result. Never write the token here; it is read from `HF_TOKEN`."""
 
     hub_model_id: str | None = None
     """The repository on the Hugging Face hub: `NAME` in your own account, or `ORGANISATION/NAME`.
@@ -652,9 +652,9 @@ class HubConfig(Section):
     def _contradictions(self) -> Iterator[str]:
         name = self.hub_model_id
         if name is not None and not re.fullmatch(r"(?:[\w.-]+/)?[\w.-]{1,96}", name):
-            yield "hub_model_id is NAME or ORGANISATION/NAME, of letters, digits, -_."
+            yield "hub_model_id must be NAME or ORGANISATION/NAME, of letters, digits, -_."
         if name is None and self.push != "end":
-            yield "push says when, not where to; give hub_model_id"
+            yield "push has no meaning without hub_model_id; give one"
 
 
 class Config(Section):
@@ -680,12 +680,12 @@ class Config(Section):
     def _contradictions(self) -> Iterator[str]:
         if self.evaluation.max_forgetting is not None and self.checkpoint.export == "last":
             yield (
-                "evaluation.max_forgetting does not go with checkpoint.export: last, which is what "
-                "has forgotten too much; remove one"
+                "evaluation.max_forgetting does not go with checkpoint.export: last, because the "
+                "last weights are those that have forgotten too much; remove one"
             )
         yield from _endless_warmup(self.optimizer, self.training)
         if not has_pairs(self.objective):
-            # Beside a segmenter the language of its words may be stated; by itself it does nothing.
+            # Beside a segmenter the language may be stated; without one it would have no meaning.
             is_read = self.tokenization.word_segmenter is not None
             if self.tokenization.language != "en" and not is_read:
                 yield (
@@ -695,8 +695,8 @@ class Config(Section):
             return
         if self.chunking != ChunkingConfig(chunk_length=self.chunking.chunk_length):
             yield (
-                f"objective: {self.objective} cuts text into pairs of sentences; of chunking keep "
-                "chunk_length alone"
+                f"objective: {self.objective} cuts text into pairs of sentences; remove all keys "
+                "of chunking except chunk_length"
             )
         if self.corpus.split_by == "chunk":
             yield (
@@ -758,7 +758,7 @@ class DataConfig(Section):
     """The share of the training examples that is held out for the test if there is no `test`.
     Without either, nothing is tested."""
     split_seed: Seed = 0
-    """The seed of the split. It is separate from `run.seed`, so that runs compare."""
+    """The seed of the split. It is separate from `run.seed`, so runs are comparable."""
     max_train_examples: Positive | None = None
     """Trains on this many examples, drawn by `run.seed`; the share of each class is kept."""
     max_length: Annotated[int, Field(ge=4)] = 256

@@ -132,7 +132,7 @@ def _read_text(path: Path) -> str:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{path}: cannot be read: {reason}") from None
     if len(data) > MAX_BYTES:
-        raise ConfigError(f"{path}: larger than {MAX_BYTES:,} bytes, so it is no config")
+        raise ConfigError(f"{path}: larger than {MAX_BYTES:,} bytes, so it is not a config")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -102,7 +102,7 @@ def report(error: ValidationError, document: YamlDocument, kind: type[BaseModel]
                 message = f"expected {expected}, got {_shown(value)}{_hint(field, value)}"
         document.report(path, message, _origin_of(path, document))
     for path, message in missing:
-        # A mistyped key is one mistake, not two: it is not reported as missing besides.
+        # A mistyped key is one mistake, not two: it is not also reported as missing.
         name = dotted(path)
         if not any(other == name or other.startswith(name + ".") for other in suggested):
             document.report(path, message)
@@ -191,7 +191,7 @@ def _unknown_key(
     around = [str(part) for part in path[:-1]]
     siblings = {name: ".".join((*around, name)) for name in keys_of(section)}
     if (colon := key.partition(":"))[0] in siblings and colon[2]:
-        return f"YAML wants a space after the colon: {colon[0]}: {colon[2]}", [siblings[colon[0]]]
+        return f"YAML needs a space after the colon: {colon[0]}: {colon[2]}", [siblings[colon[0]]]
     names = _meant(key.lower().replace("-", "_"), siblings, kind)
     if not names and is_secret_name(key):
         return _REFUSED_SECRET, []
@@ -217,7 +217,7 @@ def _meant(key: str, siblings: dict[str, str], kind: type[BaseModel]) -> list[st
     if key in meanings:
         return meanings[key]
     close = difflib.get_close_matches(key, siblings, n=1)
-    # Stricter among all keys, because there are so many that one is always a little similar.
+    # Stricter among all keys, because one of so many is always a little similar.
     close = close or difflib.get_close_matches(key, names_by_key, n=1, cutoff=0.75)
     return meanings[close[0]] if close else []
 
@@ -301,7 +301,7 @@ def _hint(field: FieldInfo, value: Any) -> str:
     if isinstance(value, str):
         key, _, rest = value.partition(":")
         if section is not None and key in keys_of(section) and rest:
-            return f"; YAML wants a space after the colon: {key}: {rest}"
+            return f"; YAML needs a space after the colon: {key}: {rest}"
         if bool in kinds and value.lower() in _YES_AND_NO:
             return f"; write {_YES_AND_NO[value.lower()]}"
         meant = SHORT_FOR.get(value.lower())

@@ -33,7 +33,7 @@ def resolve(location: str) -> Path:
     inside = inside.strip("/")
     roots = _package_roots(name, location)
     for root in roots:
-        # By its text alone, because files of a package may be links to another folder.
+        # Not resolve(), because the files of a package may be links to another folder.
         path = Path(os.path.normpath(root / inside))
         if not path.is_relative_to(root):
             raise ConfigError(f"{location}: leaves the package {name}; remove the '..'")
@@ -80,7 +80,7 @@ def cache_directory(cache_dir: str | None, name: str) -> Path:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResourceError(
-            f"{directory}: the cache cannot be made ({error.strerror}); "
+            f"{directory}: the cache cannot be created ({error.strerror}); "
             "set tokenization.cache_dir or MLMTUNE_CACHE to a folder that can be written"
         ) from error
     return directory

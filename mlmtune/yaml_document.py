@@ -219,7 +219,7 @@ def _syntax_problem(error: Exception, text: str) -> tuple[int, str]:
     line = lines[min(mark.line, len(lines) - 1)]
     what = f"not valid YAML: {error.problem}"
     if "\t" in line[: mark.column + 1]:
-        what = "a tab stands where YAML wants spaces; replace it by spaces"
+        what = "a tab is not allowed here in YAML; replace it by spaces"
     elif re.match(r"[\s-]*(?:\w+:\s+)?[\[{]", line):
         what += "; text that begins with [ or { needs quotes"
     elif re.match(r"[\s-]*(?:\w+:\s+)?[*&!%@`]", line):

@@ -129,7 +129,7 @@ DATASET = {"format": "dataset", "dataset": "a/b"}
         *(
             ({"corpus": {"sources": [TEXT], **corpus}}, complaint)
             for corpus, complaint in [
-                ({"sources": [{"format": "text"}]}, "nowhere to read from"),
+                ({"sources": [{"format": "text"}]}, "no location to read from"),
                 ({"sources": [TEXT | {"git": "file:///x"}]}, "path and git contradict"),
                 ({"sources": [TEXT | {"path": []}]}, "an empty list"),
                 ({"sources": [TEXT | {"dataset": "a/b"}]}, "contradict each other"),

@@ -349,7 +349,7 @@ class TestProblems:
 class TestYamlItself:
     def test_a_tab(self, file: Path) -> None:
         assert problems(file, "run:\n\toutput_dir: x\n") == [
-            "my.yaml:2: a tab stands where YAML wants spaces; replace it by spaces"
+            "my.yaml:2: a tab is not allowed here in YAML; replace it by spaces"
         ]
 
     @pytest.mark.parametrize(
@@ -457,7 +457,7 @@ class TestFiles:
 
     def test_a_file_too_large_to_be_a_config_is_not_parsed(self, file: Path) -> None:
         file.write_bytes(b"a: 1\n" * (MAX_BYTES // 5 + 1))
-        with pytest.raises(ConfigError, match=r"so it is no config$"):
+        with pytest.raises(ConfigError, match=r"so it is not a config$"):
             load_config(file)
 
 
@@ -715,7 +715,7 @@ def test_a_colon_without_its_space_is_explained(
     file: Path, override: str, advice: list[str]
 ) -> None:
     lines = problems(file, LEAST, override)
-    assert [line.rpartition("YAML wants a space after the colon: ")[2] for line in lines] == advice
+    assert [line.rpartition("YAML needs a space after the colon: ")[2] for line in lines] == advice
     for written in advice:
         override = override.replace(written.replace(": ", ":"), written)
     load_config(file, [override])

@@ -259,7 +259,7 @@ def test_an_error_while_reading_leaves_no_store(corpus, tokenizer, token_cache):
 
 def test_a_cache_that_cannot_be_made_is_said(corpus, tokenizer, token_cache):
     token_cache.write_text("a file where the folder should be", encoding="utf-8")
-    with pytest.raises(ResourceError, match=r"cannot be made .*cache_dir"):
+    with pytest.raises(ResourceError, match=r"cannot be created .*cache_dir"):
         build(corpus(), tokenizer)
 
 

@@ -196,5 +196,5 @@ def test_keys_that_pairs_would_ignore_are_refused(
     runs: Any, pair_sections: dict[str, Any], chunking: dict[str, str]
 ) -> None:
     sections = pair_sections | {"chunking": {"chunk_length": 32, **chunking}}
-    with pytest.raises(ConfigError, match=r"of chunking keep chunk_length alone"):
+    with pytest.raises(ConfigError, match=r"remove all keys of chunking except chunk_length"):
         load_config(runs.config(**sections))
