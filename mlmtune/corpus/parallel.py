@@ -68,8 +68,8 @@ def ordered_map(
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
         raise ResourceError(
-            "a process that read the corpus was killed, most likely for want of memory; what was "
-            "finished is kept, so start again with more memory or fewer processors (taskset)"
+            "a process that read the corpus was killed, most likely because memory ran out; "
+            "finished parts are kept, so start again with more memory or fewer processors (taskset)"
         ) from error
     finally:
         if waiting:  # the caller left early and needs no further results

@@ -272,7 +272,7 @@ class MaskedLM(Task):
             return super().describe_means(means)
         return (
             f"{super().describe_means({LOSS: means[LOSS]})}  "
-            f"{share(means[PAIR_ACCURACY])} of pairs right "
+            f"{share(means[PAIR_ACCURACY])} of pairs correct "
             f"({share(means[PAIR_LABEL_SHARE])} do not belong together)"
         )
 
@@ -307,8 +307,9 @@ class MaskedLM(Task):
             )
         if "eval_pair_accuracy" in results:
             yield (
-                f"pairs told right: {share(results['eval_pair_accuracy_before'])} before, "
-                f"{share(results['eval_pair_accuracy'])} after, of {results['eval_num_pairs']:,} "
+                f"pairs classified correctly: {share(results['eval_pair_accuracy_before'])} "
+                f"before, {share(results['eval_pair_accuracy'])} after, of "
+                f"{results['eval_num_pairs']:,} "
                 f"({share(results['eval_pair_label_share'])} do not belong together)"
             )
         if "eval_forgetting" in results:

@@ -77,12 +77,8 @@ def load_model_and_text(
 ) -> ModelAndText:
     """Load the model of a config, and tokenize the text unless that is done already.
 
-    Args:
-        config: the config.
-        device: the device that the model will run on; it is still on the CPU.
-        precision: `fp32`, `bf16` or `fp16`, in which the model will compute.
-        console: shows the progress.
-        model_key: the setting or the flag that names the model, for errors.
+    The model is on the CPU; `device` and `precision` are those that it will run with. `model_key`
+    is the setting or the flag that names it, for errors.
 
     Raises:
         MlmtuneError: the model or the text cannot be loaded, or they do not fit.
@@ -183,7 +179,7 @@ def _validation_pairs(splits: Splits, config: Config) -> PairSequences | None:
     if labels.min() == labels.max():
         raise DataError(
             f"objective: {config.objective}: the {len(labels)} validation pairs that are measured "
-            "happen to have the same label, so that telling them right would mean nothing; add "
+            "happen to have the same label, so that accuracy on them would mean nothing; add "
             "validation text (corpus.validation_fraction), raise evaluation.max_chunks where it "
             "is set, or set another evaluation.seed"
         )

@@ -124,7 +124,7 @@ class _StrategyPreview:
     def _relation(self, pair_label: int) -> str:
         if self._task.config.objective == "mlm+nsp":
             return "B is from another document" if pair_label else "B follows A"
-        return "B stands before A" if pair_label else "A stands before B"
+        return "B comes before A" if pair_label else "A comes before B"
 
     def statistics(self) -> list[str]:
         """Write how many tokens are predicted, what replaces them, and the lengths of words."""

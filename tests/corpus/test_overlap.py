@@ -1,4 +1,4 @@
-"""Overlap with a test set: found wherever it stands, and nothing else is."""
+"""Overlap with a test set is found wherever it is in a text, and nothing else is."""
 
 import pickle
 

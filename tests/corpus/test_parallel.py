@@ -59,7 +59,7 @@ def test_an_error_comes_in_its_place(num_processes):
 
 
 def test_a_process_that_is_killed_is_said():
-    with pytest.raises(ResourceError, match="want of memory"):
+    with pytest.raises(ResourceError, match="memory ran out"):
         list(ordered_map(die_at_one, range(9), None, num_processes=2))
 
 

@@ -1,4 +1,4 @@
-"""Parts: each finished or absent, found again, and made anew where something changed."""
+"""Parts are finished or absent; they are found again, and made again if something changed."""
 
 import json
 import os

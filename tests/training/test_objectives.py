@@ -46,14 +46,14 @@ def test_a_run_logs_and_measures_its_pairs(
     assert results["pair_accuracy_before"] == pairs_of(run)[0]
     assert results["pair_accuracy"] == pairs_of(run)[results["step"]]
     shown = capsys.readouterr().out
-    assert "pairs told right:" in shown
+    assert "pairs classified correctly:" in shown
     assert "training pairs:" in shown
-    assert re.search(r"% of pairs right \(\d+\.\d% do not belong together\)", shown)
+    assert re.search(r"% of pairs correct \(\d+\.\d% do not belong together\)", shown)
     assert re.search(r"after, of \d+ \(\d+\.\d% do not belong together\)", shown)
 
 
 def test_next_sentences_are_learned(runs: Any, pair_sections: dict[str, Any]) -> None:
-    """Each document has words of its own, so its sentences are told from another's."""
+    """Each document has words of its own, so its sentences differ from another's."""
     run = runs.train(
         **pair_sections,
         training={"max_steps": 500, "global_batch_size": 16, "log_every": 50},
