@@ -155,7 +155,7 @@ def _file_examples(config: DataConfig, path: Path) -> Iterator[Example]:
     elif config.format == "parquet":
         values = parquet_values(str(path), lambda schema: columns(schema.names))
     else:
-        values = json_values(str(path), decoding=Decoding(config.encoding))
+        values = json_values(str(path), Decoding(config.encoding))
     try:
         for value in values:
             if isinstance(value, BrokenRecord):

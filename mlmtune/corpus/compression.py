@@ -64,6 +64,14 @@ DECOMPRESSORS: dict[str, Callable[[IO[bytes]], Any]] = {
 COMPRESSIONS: tuple[str, ...] = tuple(DECOMPRESSORS)
 """The endings of compressed files that are read."""
 
+
+def uncompressed_name(path: str) -> str:
+    """Return the name of a file in small letters, without the ending of its compression."""
+    name = os.path.basename(path).lower()
+    stem, ending = os.path.splitext(name)
+    return stem if ending in DECOMPRESSORS else name
+
+
 _UNPACK = "unpack it, and give the files in it"
 _CONVERT = "convert it to plain text"
 

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count, pairwise
-from typing import IO, AnyStr, Literal, NamedTuple
+from typing import IO, AnyStr, NamedTuple
 
 from mlmtune.corpus.compression import COMPRESSIONS, DECOMPRESSORS
 from mlmtune.corpus.encodings import (
@@ -30,13 +30,13 @@ _PREFIX_BYTES = 1 << 18
 _COUNTED_BYTES = 1 << 20
 
 
-def read_bytes(path: str, decoding: Decoding | None = None) -> bytes:
+def read_bytes(path: str, decoding: Decoding) -> bytes:
     """Return the decompressed content of a file, if its start shows that it is text.
 
     Raises:
         FileLeftOut: missing, unreadable, damaged, empty, too large, binary or undecodable.
     """
-    return _read(path, MAX_DOCUMENT_BYTES, decoding or Decoding())[0]
+    return _read(path, MAX_DOCUMENT_BYTES, decoding)[0]
 
 
 def _read(path: str, max_bytes: int, decoding: Decoding) -> tuple[bytes, Encoding]:
@@ -49,11 +49,8 @@ def _read(path: str, max_bytes: int, decoding: Decoding) -> tuple[bytes, Encodin
             content = stream.read(max_bytes + 1)
     if len(content) > max_bytes:
         roomier = "text" if max_bytes < MAX_DOCUMENT_BYTES else "lines"
-        raise FileLeftOut(
-            "too_large",
-            f"over {max_bytes >> 20} MiB is too much for one document; cut it, or read it with "
-            f"format: {roomier}",
-        )
+        fault = f"over {max_bytes >> 20} MiB is too much for one document"
+        raise FileLeftOut("too_large", f"{fault}; cut it, or read it with format: {roomier}")
     return content, encoding
 
 
@@ -133,7 +130,7 @@ def iter_lines(
     it, or that is too long for a document, becomes a `BrokenRecord`.
 
     Args:
-        path: the file.
+        path: a file, which may be compressed.
         span: the lines to read, of a file that `can_be_cut`; None for all.
         decoding: the encoding that is wanted; it records the one that is used.
 
@@ -148,13 +145,11 @@ def iter_lines(
             yield from _iter_lines_in_order(stream, encoding.name)
             return
         # In all other encodings the byte 0x0A ends a line, so that a bad line affects no other.
-        first = 1 if span is None else _seek_first_line(stream, span)
-        end = None if span is None else span.end
-        recognises = decoding.wanted is None
+        first, end = (_seek_first_line(stream, span), span.end) if span else (1, None)
         for number, line in _numbered_lines(stream, b"\n", first, end):
             if isinstance(line, BrokenRecord):
                 yield number, line
-            elif recognises and holds_iso_2022(line):
+            elif decoding.wanted is None and holds_iso_2022(line):
                 # Rare: everything up to the end of the prefix was ASCII.
                 message = "characters of ISO-2022; set encoding (iso2022_jp)"
                 yield number, BrokenRecord(f":{number}", message)
@@ -199,11 +194,7 @@ def _numbered_lines(
 ) -> Iterator[tuple[int, AnyStr | BrokenRecord]]:
     """Yield the lines of a stream with their ends; one that is too long for memory is skipped.
 
-    Args:
-        stream: a stream at the beginning of a line.
-        line_end: the end of a line.
-        first: the number of the first line.
-        end: the position where no line is read any more.
+    Lines are numbered from `first`. No line is read that begins at the position `end` or later.
     """
     for number in count(first):
         if end is not None and stream.tell() >= end:
@@ -222,14 +213,12 @@ def _numbered_lines(
 
 @contextmanager
 def open_text(
-    path: str,
-    errors: Literal["strict", "surrogateescape"] = "strict",
-    decoding: Decoding | None = None,
+    path: str, errors: str = "strict", decoding: Decoding | None = None
 ) -> Iterator[io.TextIOWrapper]:
     """Open a file as a stream of text, whose line ends are kept.
 
     Args:
-        path: the file.
+        path: a file, which may be compressed.
         errors: with `surrogateescape`, bytes that do not decode become lone surrogates, as far as
             the encoding allows it.
         decoding: the encoding that is wanted; it records the one that is used.
@@ -248,13 +237,6 @@ def open_text(
                 # The decoder failed in the bytes that it took from the stream last.
                 first_bad = stream.tell() - len(error.object) + error.start
                 raise decoding.undecodable(first_bad, encoding.name) from error
-
-
-def uncompressed_name(path: str) -> str:
-    """Return the name of a file in small letters, without the ending of its compression."""
-    name = os.path.basename(path).lower()
-    stem, ending = os.path.splitext(name)
-    return stem if ending in DECOMPRESSORS else name
 
 
 @contextmanager

@@ -114,10 +114,10 @@ class Decoding:
 
     def undecodable(self, first_bad: int, encoding: str) -> FileLeftOut:
         """Return the error of a file whose text cannot be decoded from a byte on."""
-        if self.wanted is None:
-            return FileLeftOut("undecodable", f"not {encoding} at byte {first_bad}; {ADVICE}")
-        detail = f"not {encoding} at byte {first_bad}; correct the encoding that is set"
-        return FileLeftOut("undecodable", detail, broken=True)
+        is_given = self.wanted is not None
+        remedy = "correct the encoding that is set" if is_given else ADVICE
+        detail = f"not {encoding} at byte {first_bad}; {remedy}"
+        return FileLeftOut("undecodable", detail, broken=is_given)
 
 
 ADVICE = "set encoding, or convert the file to UTF-8"
@@ -146,15 +146,13 @@ def detect_encoding(prefix: bytes, *, complete: bool) -> Encoding:
     Raises:
         FileLeftOut: `empty`, `binary` or `undecodable`.
     """
-    _check_is_text(prefix)
-    for mark, name in _BYTE_ORDER_MARKS.items():
-        if prefix.startswith(mark) and _decodes(prefix[len(mark) :], name, complete):
-            return Encoding(name, len(mark))
+    if (marked := _encoding_by_mark(prefix, complete)) is not None:
+        return marked
     if prefix.isascii() and holds_iso_2022(prefix):
         return _iso_2022(prefix, complete)
 
     few_controls = _has_few_controls(prefix)
-    first_bad = _first_bad_byte(prefix, "utf-8", complete)
+    first_bad = _first_not_utf8(prefix, complete)
     if few_controls and first_bad is None:
         return Encoding("utf-8")
     if b"\0" in prefix:
@@ -172,12 +170,10 @@ def _check_given(prefix: bytes, name: str, complete: bool) -> Encoding:
     Raises:
         FileLeftOut: `empty`, `binary` or `undecodable`.
     """
-    _check_is_text(prefix)
-    for mark, marked in _BYTE_ORDER_MARKS.items():
-        if prefix.startswith(mark) and _decodes(prefix[len(mark) :], marked, complete):
-            if codecs.lookup(name).name in (marked, marked[:-3], "utf-8-sig"):
-                return Encoding(marked, len(mark))
-            raise _contradicted(f"its byte order mark says {marked}, not {name}")
+    if (marked := _encoding_by_mark(prefix, complete)) is not None:
+        if codecs.lookup(name).name in (marked.name, marked.name[:-3], "utf-8-sig"):
+            return marked
+        raise _contradicted(f"its byte order mark says {marked.name}, not {name}")
     # Without a mark, Python would decode `utf-16` in the byte order of this machine.
     name = {"utf-16": "utf-16-le", "utf-32": "utf-32-le"}.get(codecs.lookup(name).name, name)
     if not is_read_in_order(name):
@@ -186,7 +182,7 @@ def _check_given(prefix: bytes, name: str, complete: bool) -> Encoding:
         is_utf8 = (
             codecs.lookup(name).name not in ("utf-8", "utf-8-sig")
             and len(_UTF8_CHARACTER.findall(prefix[:_LEGACY_SAMPLE_BYTES])) >= _CERTAINLY_UTF8
-            and _first_bad_byte(prefix, "utf-8", complete) is None
+            and _first_not_utf8(prefix, complete) is None
         )
         if is_utf8:
             raise _contradicted(f"it is UTF-8, not {name}")
@@ -198,11 +194,16 @@ def _contradicted(fault: str) -> FileLeftOut:
     return FileLeftOut("undecodable", detail, broken=True)
 
 
-def _check_is_text(prefix: bytes) -> None:
+def _encoding_by_mark(prefix: bytes, complete: bool) -> Encoding | None:
+    """Return the encoding of a byte order mark, unless the file is empty or known to be binary."""
     if not prefix:
         raise FileLeftOut("empty", "no bytes")
     if (what := name_if_no_text(prefix)) is not None:
         raise FileLeftOut("binary", what)
+    for mark, name in _BYTE_ORDER_MARKS.items():
+        if prefix.startswith(mark) and _decodes(prefix[len(mark) :], name, complete):
+            return Encoding(name, len(mark))
+    return None
 
 
 def _has_few_controls(prefix: bytes) -> bool:
@@ -210,10 +211,9 @@ def _has_few_controls(prefix: bytes) -> bool:
     return num_controls <= _MAX_CONTROL_SHARE * len(prefix)
 
 
-def _first_bad_byte(content: bytes, name: str, complete: bool) -> int | None:
-    """Return the position of the first byte that does not decode."""
+def _first_not_utf8(content: bytes, complete: bool) -> int | None:
     try:
-        codecs.getincrementaldecoder(name)().decode(content, final=complete)
+        codecs.getincrementaldecoder("utf-8")().decode(content, final=complete)
     except UnicodeDecodeError as error:
         return error.start
     return None
@@ -232,11 +232,8 @@ def _iso_2022(prefix: bytes, complete: bool) -> Encoding:
         text = _decoded(prefix, name, complete)
         if text is not None and not _SHIFTS.search(text):
             return Encoding(name)
-    raise FileLeftOut(
-        "undecodable",
-        "it is written in a variant of ISO-2022 that Python cannot decode (ISO-2022-CN?); convert "
-        "it to UTF-8",
-    )
+    detail = "it is written in a variant of ISO-2022 that Python cannot decode (ISO-2022-CN?)"
+    raise FileLeftOut("undecodable", f"{detail}; convert it to UTF-8")
 
 
 def _decodes(content: bytes, name: str, complete: bool) -> bool:

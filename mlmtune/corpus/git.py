@@ -80,7 +80,7 @@ def fetch(
     Other processes that want files of the same URL wait meanwhile, on a file lock.
 
     Args:
-        wanted: the files to fetch.
+        wanted: the repository and its files.
         cache: the folder of all repositories.
         say: is called with a line about what takes time.
         refresh: whether to look up again the commit of a branch or tag, which is otherwise the one
@@ -99,10 +99,9 @@ def fetch(
     cached = _CachedRepository(cache, url)
     if not refresh and (checkout := cached.find(revision, selection)):
         return checkout
-    with cached.alone(say):
+    with cached.opened(say) as repository:
         if not refresh and (checkout := cached.find(revision, selection)):
             return checkout  # another process has fetched it meanwhile
-        repository = GitRepository(cached.folder / "repository", url)
         commit = cached.fetch_file_list(repository, revision, say, refresh=refresh)
         if checkout := cached.find(revision, selection):
             return checkout  # the branch has not moved
@@ -178,22 +177,22 @@ class _CachedRepository:
         last = url.rstrip("/").removesuffix(".git").rstrip("/").rpartition("/")[2]
         name = re.sub(r"[^\w.-]+", "_", last)
         digest = hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-        self.folder = cache.absolute() / f"{name[:40]}-{digest}"
+        self._folder = cache.absolute() / f"{name[:40]}-{digest}"
         self._url = url
-        self._revisions = self.folder / "revisions.json"
+        self._revisions = self._folder / "revisions.json"
 
     @contextmanager
-    def alone(self, say: Callable[[str], None]) -> Iterator[None]:
-        """Keep other processes out during the block."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / "lock")
+    def opened(self, say: Callable[[str], None]) -> Iterator[GitRepository]:
+        """Open the repository, and keep other processes out during the block."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self._folder / "lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
             say(f"waiting for another process that fetches {self._url}")
             lock.acquire()
         try:
-            yield
+            yield GitRepository(self._folder / "repository", self._url)
         finally:
             lock.release()
 
@@ -263,7 +262,7 @@ class _CachedRepository:
         return num_files, num_bytes
 
     def _checkout(self, commit: str, selection: str) -> Path:
-        return self.folder / "checkouts" / f"{commit}-{selection}"
+        return self._folder / "checkouts" / f"{commit}-{selection}"
 
 
 def _measure(folder: Path) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import re
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -77,9 +77,7 @@ _NO_PROTOCOL = "none"
 class GitRepository:
     """A bare repository that holds file lists of commits, and some of their files.
 
-    Args:
-        folder: the folder of the repository, which is created if it is missing.
-        url: the URL that it fetches from.
+    It is created in its folder if it is not there.
     """
 
     def __init__(self, folder: Path, url: str) -> None:
@@ -150,11 +148,11 @@ class GitRepository:
     def _fetch(self, wanted: list[str], option: str) -> subprocess.CompletedProcess[bytes]:
         """Fetch revisions or objects, named on standard input, where no name is an option."""
         # Without negotiation, because git would claim to have the objects that it left out.
-        settings = () if option == "--depth=1" else ("fetch.negotiationAlgorithm=noop",)
+        setting = () if option == "--depth=1" else ("-c", "fetch.negotiationAlgorithm=noop")
         return self._run(
-            _PROTOCOLS, "fetch", "--quiet", "--filter=blob:none", "--no-tags",
+            _PROTOCOLS, *setting, "fetch", "--quiet", "--filter=blob:none", "--no-tags",
             "--recurse-submodules=no", option, "--stdin", _REMOTE,
-            settings=settings, typed="".join(f"{name}\n" for name in wanted),
+            typed="".join(f"{name}\n" for name in wanted),
         )  # fmt: skip
 
     def _read(self, *command: str) -> bytes:
@@ -165,9 +163,9 @@ class GitRepository:
         return ended.stdout
 
     def _run(
-        self, protocols: str, *command: str, settings: Sequence[str] = (), typed: str = ""
+        self, protocols: str, *command: str, typed: str = ""
     ) -> subprocess.CompletedProcess[bytes]:
-        arguments = self._arguments(*command, settings=settings)
+        arguments = self._arguments(*command)
         with _running(arguments, protocols, stdin=subprocess.PIPE) as process:
             said, errors = process.communicate(typed.encode("utf-8"))
         if process.returncode == 129:  # git does not know an option
@@ -177,18 +175,16 @@ class GitRepository:
                 raise OSError(number, os.strerror(number), str(self._folder))
         return subprocess.CompletedProcess(arguments, process.returncode, said, errors)
 
-    def _arguments(self, *command: str, settings: Sequence[str] = ()) -> list[str]:
-        pairs = [part for setting in (*_SETTINGS, *settings) for part in ("-c", setting)]
+    def _arguments(self, *command: str) -> list[str]:
+        settings = [part for setting in _SETTINGS for part in ("-c", setting)]
         # Git trusts a repository of another user if it is named by --git-dir.
-        return ["git", f"--git-dir={self._folder}", *pairs, *command]
+        return ["git", f"--git-dir={self._folder}", *settings, *command]
 
     def _no_revision(self, revision: str) -> HubError:
+        missing = f"revision {revision!r}; give a branch, a tag, or all 40 digits of a commit"
         if revision == "HEAD":
-            return HubError(f"{self._url}: the repository has no default branch; give a revision")
-        return HubError(
-            f"{self._url}: the repository has no revision {revision!r}; give a branch, a tag, or "
-            "all 40 digits of a commit"
-        )
+            missing = "default branch; give a revision"
+        return HubError(f"{self._url}: the repository has no {missing}")
 
     def _failure(self, errors: bytes) -> HubError | ResourceError:
         said = errors.decode("utf-8", "replace")
@@ -279,11 +275,10 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 def _read_size(stream: IO[bytes], id_: str) -> int:
     """Read the size of the next object, which must be the one that was requested."""
-    match stream.readline().split():
-        case [name, b"blob", size] if name == id_.encode():
-            return int(size)
-        case _:
-            raise EOFError(f"{id_} is missing")
+    line = stream.readline()
+    if not line.startswith(f"{id_} blob ".encode()):
+        raise EOFError(f"{id_} is missing")
+    return int(line.split()[2])
 
 
 # A file system raises these for names that are too long, exist in other letters, or clash.

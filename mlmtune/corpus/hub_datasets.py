@@ -1,7 +1,7 @@
-"""Hugging Face datasets: which state of one is there, and its rows.
+"""Hugging Face datasets: the commit or folder that is read, and its rows.
 
-A dataset of the hub is read at one commit, which `locate` names. What the library `datasets` has
-once made of a commit stays in its cache and is read from there without asking the hub again.
+A dataset of the hub is read at one commit, which `locate` finds. The library `datasets` prepares a
+commit once and keeps the result in its cache, where it is read without asking the hub again.
 """
 
 import errno
@@ -20,7 +20,7 @@ import xxhash
 
 from mlmtune import hub
 from mlmtune.config import SourceConfig
-from mlmtune.corpus.records import FileLeftOut, Record, Value, record_of, text_columns
+from mlmtune.corpus.records import FileLeftOut, Record, Value, text_columns, texts_of
 from mlmtune.errors import ConfigError, DataError, HubError, MlmtuneError, ResourceError
 from mlmtune.locations import resolve
 from mlmtune.redaction import without_queries
@@ -31,32 +31,32 @@ _ROWS_AT_ONCE = 256
 
 @dataclass(frozen=True, slots=True)
 class ListedDataset:
-    """A dataset that is to be read.
+    """A dataset to read.
 
     Attributes:
         signature: changes when the rows do: the commit on the hub, or a digest of a folder's state.
-        num_bytes: size of its files; None where that is not known before they are fetched.
-        where: its source's place in the config, for errors.
+        num_bytes: the size of its files; None if it is not known before they are fetched.
+        where: the key of its source in the config, for errors.
     """
 
     signature: str
     num_bytes: int | None
-    where: str = "corpus.sources"
+    where: str
 
 
 def locate(source: SourceConfig, where: str, say: Callable[[str], None]) -> ListedDataset:
-    """Find a dataset: a folder, or a commit on the hub. None of its rows is read.
+    """Find a dataset, which is a folder or a commit on the hub, without reading its rows.
 
     The hub is asked once, unless `revision` is a full commit. If it is out of reach, the commit
-    that it named last time is taken.
+    that it named last time is used.
 
     Args:
-        source: has a `dataset`.
-        where: its place in the config, `corpus.sources[0]`.
-        say: told in one line where a dataset of the hub comes from.
+        source: a source with a `dataset`.
+        where: its key in the config, `corpus.sources[0]`.
+        say: is called with a line about the commit of a dataset of the hub.
 
     Raises:
-        ConfigError: the name can be none on the hub, or the split is not in the folder.
+        ConfigError: the name is not valid on the hub, or the split is not in the folder.
         DataError: there is no such folder, or it is damaged.
         HubError: the hub has no such dataset, or is out of reach and nothing is cached.
     """
@@ -79,31 +79,25 @@ def locate(source: SourceConfig, where: str, say: Callable[[str], None]) -> List
 
 
 def read_dataset(source: SourceConfig, listed: ListedDataset) -> Iterator[Record]:
-    """The rows in their order, as documents and broken records; only the fields that are needed.
-
-    Args:
-        source: has a `dataset`.
-        listed: what `locate` found.
+    """Yield the text of each row, in order; only the fields that are needed are read.
 
     Raises:
-        MlmtuneError, OSError: see `dataset_values`; also where there is no field of text.
+        MlmtuneError, OSError: see `dataset_values`; also if no field holds text.
     """
     columns = partial(_text_fields, text_field=source.text_field, where=listed.where)
-    records = (
-        record_of(value, source.text_field) for value in dataset_values(source, listed, columns)
-    )
+    records = texts_of(dataset_values(source, listed, columns), source.text_field)
     yield from islice(records, source.max_documents if source.streaming else None)
 
 
 def dataset_values(
     source: SourceConfig, listed: ListedDataset, choose: Callable[[Any], Sequence[str]]
 ) -> Iterator[Value]:
-    """The rows in their order.
+    """Yield the rows in order.
 
     Args:
-        source: has a `dataset`.
-        listed: what `locate` found.
-        choose: from the opened dataset to the columns that are read.
+        source: a source with a `dataset`.
+        listed: the dataset that `locate` found.
+        choose: returns which columns of an opened dataset to read.
 
     Raises:
         ConfigError: there is no such configuration or split.
@@ -111,17 +105,19 @@ def dataset_values(
         HubError: it cannot be fetched.
         ResourceError, OSError: there is no room for it.
     """
-    _quiet_libraries()
-    with _errors_named(f"{listed.where}.dataset: {source.dataset}"):
+    from datasets import Dataset
+
+    _silence_libraries()
+    with _errors_explained(f"{listed.where}.dataset: {source.dataset}"):
         folder = resolve(str(source.dataset))
         if folder.is_dir():
-            dataset = _open_saved(_folder_of_split(source, folder, listed.where))
+            dataset = Dataset.load_from_disk(str(_folder_of_split(source, folder, listed.where)))
         else:
             dataset = _open_from_hub(source, listed)
         names = list(choose(dataset))
         number = 0
         for table in dataset.select_columns(names).with_format("arrow").iter(_ROWS_AT_ONCE):
-            # Value by value: rows may be long, so that those of a batch are not all held at once.
+            # Row by row, because rows may be long and a whole batch may not fit into memory.
             for values in zip(*(table[name] for name in names), strict=True):
                 number += 1
                 row = {name: value.as_py() for name, value in zip(names, values, strict=True)}
@@ -129,7 +125,7 @@ def dataset_values(
 
 
 def _text_fields(dataset: Any, text_field: str | None, where: str) -> list[str]:
-    """The columns to read; the others are left alone, whatever it would take to decode them."""
+    """Return the columns to read; others are not decoded, which may be slow or need a library."""
     columns = column_names(dataset)
     try:
         chosen = text_columns(columns, text_field, nested=True)
@@ -145,15 +141,13 @@ def _text_fields(dataset: Any, text_field: str | None, where: str) -> list[str]:
 
 
 def column_names(dataset: Any) -> list[str]:
-    """The columns of an opened dataset."""
-    # Of some files that are streamed they are not known before the first row.
+    """Return the names of the columns of an opened dataset."""
+    # Some files that are streamed show their columns only in the first row.
     return list(next(iter(dataset), {}) if dataset.features is None else dataset.features)
 
 
-# A folder that save_to_disk wrote.
-
-
 def _locate_saved(source: SourceConfig, folder: Path, where: str) -> ListedDataset:
+    """Find a dataset in a folder that `save_to_disk` wrote."""
     for key in ("dataset_config", "revision"):
         if getattr(source, key) is not None:
             raise ConfigError(f"{where}.{key}: has no meaning for a folder; remove it")
@@ -176,7 +170,7 @@ def _locate_saved(source: SourceConfig, folder: Path, where: str) -> ListedDatas
 
 
 def _folder_of_split(source: SourceConfig, folder: Path, where: str) -> Path:
-    """The folder of one split, where there are several."""
+    """Return the folder of the split, or the folder itself if it holds a single split."""
     if (folder / "dataset_dict.json").is_file():
         splits = _read_json(folder / "dataset_dict.json", where)["splits"]
         return folder / _checked_split(source, splits, where)
@@ -204,17 +198,8 @@ def _read_json(path: Path, where: str) -> dict[str, Any]:
     return content
 
 
-def _open_saved(folder: Path) -> Any:
-    from datasets import Dataset
-
-    return Dataset.load_from_disk(str(folder))
-
-
-# The hub.
-
-
 def _commit_of(name: str, revision: str | None, where: str) -> tuple[str, str]:
-    """The commit that a branch or tag stands for, and a remark on it."""
+    """Return the commit of a branch or tag, and a note if it is not the hub's present answer."""
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.errors import EntryNotFoundError
@@ -222,7 +207,7 @@ def _commit_of(name: str, revision: str | None, where: str) -> tuple[str, str]:
 
     def request() -> str:
         info = HfApi().dataset_info(name, revision=revision, timeout=hub.HUB_TIMEOUT_SECONDS)
-        # Fetching the page, which is needed anyway, notes the commit for when the hub is not there.
+        # To fetch the page, which is needed anyway, also records the commit for later runs offline.
         with suppress(EntryNotFoundError):
             hf_hub_download(name, "README.md", repo_type="dataset", revision=revision)
         assert info.sha is not None
@@ -232,17 +217,17 @@ def _commit_of(name: str, revision: str | None, where: str) -> tuple[str, str]:
         return hub.ask(request, "dataset", name, revision, f"{where}.dataset"), ""
     except hub.OutOfReach as reason:
         repository = Path(HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="dataset"))
-        noted = repository / "refs" / (revision or "main")
-        if not noted.is_file():
+        recorded = repository / "refs" / (revision or "main")
+        if not recorded.is_file():
             raise HubError(
                 f"{where}.dataset: {name}: {reason}, and there is no cached copy; "
                 "give a folder that save_to_disk wrote, or try again with the hub in reach"
             ) from reason
-        return noted.read_text(encoding="ascii").strip(), f"the last known; {reason}"
+        return recorded.read_text(encoding="ascii").strip(), f"the last known; {reason}"
 
 
 def _open_from_hub(source: SourceConfig, listed: ListedDataset) -> Any:
-    """The rows of one split at one commit, prepared in the cache or as a stream."""
+    """Open one split at one commit, prepared in the cache or as a stream."""
     from huggingface_hub import HfApi
 
     name, commit, where = str(source.dataset), listed.signature, listed.where
@@ -252,7 +237,7 @@ def _open_from_hub(source: SourceConfig, listed: ListedDataset) -> Any:
         def request() -> object:
             return HfApi().dataset_info(name, revision=commit, timeout=hub.HUB_TIMEOUT_SECONDS)
 
-        # The library would try for minutes, and then be content with any commit in its cache.
+        # The library would try for minutes, and then use any commit in its cache.
         try:
             hub.ask(request, "dataset", name, commit, f"{where}.dataset")
         except hub.OutOfReach as reason:
@@ -269,7 +254,7 @@ def _open_from_hub(source: SourceConfig, listed: ListedDataset) -> Any:
 
 
 def _prepared(source: SourceConfig, commit: str) -> Any:
-    """What an earlier run made of this very commit; None where there is nothing."""
+    """Return what an earlier run prepared from this commit; None if there is nothing."""
     from datasets import config
     from datasets.naming import camelcase_to_snakecase
     from datasets.packaged_modules.cache.cache import Cache
@@ -287,14 +272,14 @@ def _prepared(source: SourceConfig, commit: str) -> Any:
 
 
 def _default_configuration(name: str, commit: str) -> str:
-    """What the dataset's page, if it is cached, says to take where no configuration is named."""
+    """Return the default configuration of a dataset, according to its page if that is cached."""
     from huggingface_hub import DatasetCard, try_to_load_from_cache
 
     page = try_to_load_from_cache(name, "README.md", revision=commit, repo_type="dataset")
     described = DatasetCard.load(page).data.get("configs") if isinstance(page, str) else None
-    names = [str(entry["config_name"]) for entry in described or ()]
-    chosen = [str(entry["config_name"]) for entry in described or () if entry.get("default")]
-    return (chosen or (names if len(names) == 1 else ["default"]))[0]
+    entries = described or ()
+    chosen = [entry for entry in entries if entry.get("default") or len(entries) == 1]
+    return str(chosen[0]["config_name"]) if chosen else "default"
 
 
 def _builder(source: SourceConfig, listed: ListedDataset) -> Any:
@@ -321,11 +306,11 @@ def _builder(source: SourceConfig, listed: ListedDataset) -> Any:
     except ValueError as error:
         if "config" not in str(error).lower():
             raise
-        there = ", ".join(get_dataset_config_names(name, revision=commit))
+        names = ", ".join(get_dataset_config_names(name, revision=commit))
         if source.dataset_config is None:
-            fault = f"dataset_config: {name} has several configurations: {there}; name one of them"
+            fault = f"dataset_config: {name} has several configurations: {names}; name one of them"
         else:
-            fault = f"dataset_config: {name} has no '{source.dataset_config}'; there are: {there}"
+            fault = f"dataset_config: {name} has no '{source.dataset_config}'; there are: {names}"
         raise ConfigError(f"{where}.{fault}") from error
     if builder.hash != commit:
         raise HubError(
@@ -346,8 +331,8 @@ def _checked_split(source: SourceConfig, splits: Collection[str], where: str) ->
 
 
 @contextmanager
-def _errors_named(what: str) -> Iterator[None]:
-    """Errors of the library in one line, told apart by what lies under them."""
+def _errors_explained(what: str) -> Iterator[None]:
+    """Turn errors of the library into ours, in one line and by their causes."""
     from datasets.exceptions import DatasetsError
 
     try:
@@ -370,23 +355,21 @@ def _errors_named(what: str) -> Iterator[None]:
 
 
 def _is_of_the_network(error: BaseException) -> bool:
-    # The client's errors share no base between versions but that of its HTTP library.
+    # The only base that the client's errors share between versions is that of its HTTP library.
     is_http = any(kind.__module__.startswith("http") for kind in type(error).__mro__)
-    # The library hides what the hub answered behind a file that is not in its cache.
-    is_hidden = type(error).__name__ == "LocalEntryNotFoundError" or "LocalEntryNotFound" in str(
-        error
-    )
+    # The library reports that a file is not in its cache, whatever the hub has answered.
+    is_hidden = "LocalEntryNotFound" in f"{type(error).__name__} {error}"
     return is_http or is_hidden or isinstance(error, ConnectionError | TimeoutError)
 
 
 def _first_line(error: BaseException) -> str:
-    # Files of the hub lie at signed addresses.
+    # Files of the hub have signed URLs.
     said = without_queries((str(error).strip().splitlines() or [""])[0])[:200]
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
-def _quiet_libraries() -> None:
-    """What they have to say is said by us; their bars would stand beside ours."""
+def _silence_libraries() -> None:
+    """Turn off the messages and progress bars of the libraries, because we report both."""
     import datasets
     import huggingface_hub
     from huggingface_hub.utils.tqdm import disable_progress_bars

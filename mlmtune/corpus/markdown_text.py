@@ -154,20 +154,13 @@ def _blocks(source: str, environment: EnvType) -> list[Token]:
 
 
 class _Page:
-    """A writer of the tokens of one page as text.
-
-    Args:
-        source: the page without its front matter.
-        config: what becomes of the parts that are not prose.
-        environment: the reference definitions that the block parser found.
-        removed: counts the characters that are removed.
-    """
+    """A writer of the tokens of one page as text; see `markdown_text`."""
 
     def __init__(
         self, source: str, config: MarkdownConfig, environment: EnvType, removed: Counter[str]
     ) -> None:
         self.config = config
-        self.environment = environment
+        self.environment = environment  # the reference definitions that the block parser found
         self.removed = removed
         self.footnotes = set(_FOOTNOTE.findall(source)) if "[^" in source else set()
         definitions = environment.get("references", {}).values()
@@ -222,7 +215,8 @@ class _Page:
     def _paragraph(self, content: str) -> str:
         lines = content.split("\n") if "|" in content else []
         for number, line in enumerate(lines):
-            if number > 0 and _is_delimiter_row(line):
+            # The parser requires as many cells here as in the header; docs sites do not.
+            if number > 0 and "|" in line and "-" in line and not line.strip(" \t|:-"):
                 before = self._inline("\n".join(lines[: number - 1]))
                 rows = [lines[number - 1], *lines[number + 1 :]]
                 written = [before, *(_row(self._cells(row)) for row in rows)]
@@ -356,14 +350,6 @@ class _Page:
         step = "comments" if tag.startswith("<!--") else "html"
         self.removed[step] += len(tag) - len(written)
         return written
-
-
-def _is_delimiter_row(line: str) -> bool:
-    """Whether a line separates the header of a table from its body.
-
-    The parser requires as many cells in it as the header has; renderers of docs sites do not.
-    """
-    return "|" in line and "-" in line and not line.strip(" \t|:-")
 
 
 def _row(cells: list[str]) -> str:

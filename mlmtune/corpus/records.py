@@ -1,9 +1,10 @@
 """Records, which files and datasets consist of; the text of each; and what may be wrong with it."""
 
+import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 
 class FileLeftOut(Exception):
@@ -26,10 +27,10 @@ class FileLeftOut(Exception):
         self.broken = broken
         self.is_misread = is_misread
 
-
-def misread(detail: str) -> FileLeftOut:
-    """Return the error of a file that cannot be read in the way that the config asks for."""
-    return FileLeftOut("broken", detail, broken=True, is_misread=True)
+    @classmethod
+    def misread(cls, detail: str) -> Self:
+        """Return the error of a file that cannot be read in the way that the config asks for."""
+        return cls("broken", detail, broken=True, is_misread=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +50,9 @@ class BrokenRecord:
 
 @dataclass(frozen=True, slots=True)
 class RawDocument:
-    """A document as it is in its file.
+    """The text of a document before cleaning.
 
     Attributes:
-        text: the text before cleaning.
         place: the position in the file (`#17` for line or item 17); empty for the whole file.
     """
 
@@ -90,14 +90,14 @@ def record_of(value: Value, text_field: str | None) -> Record:
     if isinstance(content, str):
         return RawDocument(content, value.place)
     if not isinstance(content, Mapping):
-        said = f"a string or an object is needed, not {kind_of(content)}"
-        return BrokenRecord(value.where, said)
+        fault = f"a string or an object is needed, not {kind_of(content)}"
+        return BrokenRecord(value.where, fault)
 
     field = text_field or next((name for name in ("text", "content") if name in content), "text")
     text = reach(content, field)
     if text is _MISSING:
-        there = f"no field '{field}'; the fields are: {listed(content)}"
-        return BrokenRecord(value.where, f"{there} (set text_field)", lacks_text=True)
+        fault = f"no field '{field}'; the fields are: {listed(content)} (set text_field)"
+        return BrokenRecord(value.where, fault, lacks_text=True)
     if not isinstance(text, str):
         fault = f"field '{field}' is {kind_of(text)}, not a string"
         return BrokenRecord(value.where, fault, lacks_text=text is not None)
@@ -117,15 +117,19 @@ def reach(content: Mapping[str, Any], field: str) -> Any:
 
     A key that itself contains the dots takes precedence. Without such a field, it is `_MISSING`.
     """
-    if field in content:
-        return content[field]
-    for dot in (index for index, character in enumerate(field) if character == "."):
-        inner = content.get(field[:dot])
-        if isinstance(inner, Mapping):
-            value = reach(inner, field[dot + 1 :])
-            if value is not _MISSING:
-                return value
+    for key, rest in split_field(field):
+        value = content.get(key, _MISSING)
+        if rest:
+            value = reach(value, rest) if isinstance(value, Mapping) else _MISSING
+        if value is not _MISSING:
+            return value
     return _MISSING
+
+
+def split_field(field: str) -> Iterator[tuple[str, str]]:
+    """Yield the keys that the name of a field may begin with, and the rest: whole, then by dots."""
+    yield field, ""
+    yield from ((field[: dot.start()], field[dot.end() :]) for dot in re.finditer(r"\.", field))
 
 
 _KINDS: dict[type, str] = {
@@ -147,11 +151,11 @@ def listed(names: Iterable[str]) -> str:
 def text_columns(
     columns: Sequence[str], text_field: str | None, *, nested: bool = False
 ) -> list[str]:
-    """Return the columns of a table that `record_of` takes the text from.
+    """Return which of a table's columns `record_of` takes the text from.
 
     Args:
         columns: the names of all columns.
-        text_field: as in `record_of`.
+        text_field: see `record_of`.
         nested: whether columns may hold objects, so that `doc.body` is in the column `doc`.
 
     Raises:
@@ -161,15 +165,14 @@ def text_columns(
         chosen = [name for name in ("title", "content") if name in columns]
     else:
         column = text_field or "text"
-        heads = [column[:dot] for dot, character in enumerate(column) if character == "."]
-        candidates = [column, *heads] if nested else [column]
+        candidates = [key for key, _ in split_field(column)] if nested else [column]
         chosen = [name for name in candidates if name in columns][:1]
         if not chosen:
-            there = f"no column '{column}'; the columns are: {listed(columns)}"
-            raise misread(f"{there} (set text_field, or exclude the file)")
+            fault = f"no column '{column}'; the columns are: {listed(columns)}"
+            raise FileLeftOut.misread(f"{fault} (set text_field, or exclude the file)")
     for name in chosen:
         if list(columns).count(name) > 1:
-            raise misread(f"there are two columns '{name}'; rename one of them")
+            raise FileLeftOut.misread(f"there are two columns '{name}'; rename one of them")
     return chosen
 
 

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from mlmtune.config import CorpusConfig
 from mlmtune.corpus import git, hub_datasets, remote
-from mlmtune.corpus.decoding import uncompressed_name
+from mlmtune.corpus.compression import uncompressed_name
 from mlmtune.corpus.formats import format_of
 from mlmtune.corpus.listing import ListedFile, ListedSource, Listing, PassedOver
 from mlmtune.corpus.sources import CorpusSource, all_sources

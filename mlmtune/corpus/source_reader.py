@@ -35,11 +35,7 @@ class CleanDocument(NamedTuple):
 
 
 class FileRead(NamedTuple):
-    """The end of a file that was read.
-
-    Attributes:
-        encoding: the encoding of its text; None if the file is not text.
-    """
+    """The end of a file that was read; the encoding is None if the file is not text."""
 
     encoding: Encoding | None
 

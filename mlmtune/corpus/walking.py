@@ -1,4 +1,4 @@
-"""Walks over the paths of a source: which files they hold, and what is passed over."""
+"""Walks over the paths of a source: the files that match its globs, and what is passed over."""
 
 import difflib
 import os
@@ -13,7 +13,6 @@ import xxhash
 from mlmtune.config import SourceConfig
 from mlmtune.corpus.compression import COMPRESSIONS
 from mlmtune.corpus.formats import format_of
-from mlmtune.corpus.globs import matcher, split_glob, translate
 from mlmtune.corpus.listing import PassedOver
 from mlmtune.errors import DataError
 from mlmtune.locations import resolve
@@ -21,9 +20,12 @@ from mlmtune.printable import printable
 
 _VERSION_CONTROL_FOLDERS = frozenset((".git", ".hg", ".svn"))
 
+_WILDCARDS = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+_GLOB_PARTS = re.compile(r"\*\*/|\*\*|\[(!?)(\]?[^]]*)\]|.", re.DOTALL)
+
 
 class Selection:
-    """Which files a source selects, by their paths below its root.
+    """The choice of files that a source makes, by their paths below its root.
 
     Attributes:
         patterns: the endings or globs that select files, for messages.
@@ -31,13 +33,13 @@ class Selection:
     """
 
     def __init__(self, source: SourceConfig) -> None:
-        self._exclude = [matcher(glob) for glob in source.exclude]
+        self._exclude = [_matcher(glob) for glob in source.exclude]
         if source.include is None:
             endings = format_of(source.format).file_endings
             self.patterns: tuple[str, ...] = endings
             self.includes: Callable[[str], bool] = lambda below: below.lower().endswith(endings)
         else:
-            includes = [matcher(glob) for glob in source.include]
+            includes = [_matcher(glob) for glob in source.include]
             self.patterns = tuple(source.include)
             self.includes = lambda below: any(matches(below) for matches in includes)
         self.name = xxhash.xxh3_64_hexdigest(repr((self.patterns, source.exclude)).encode())
@@ -60,20 +62,16 @@ class Walk:
     """
 
     def __init__(self, location: str, selects: Selection, where: str) -> None:
-        fixed, pattern = split_glob(location)
+        fixed, pattern = _split_glob(location)
         path = resolve(fixed)
         if not os.path.lexists(path):
             raise DataError(f"{where}.path: {fixed} does not exist{_nearest(path)}")
         self.endings_passed: Counter[str] = Counter()
         self._selects = selects
-        self._named_file: str | None = None
-        if os.path.isdir(path):
-            self.root = os.path.realpath(path)
-        else:
-            # The folder may be a link; whether the file is one is examined later.
-            self.root = os.path.realpath(path.parent)
-            self._named_file = path.name
-        self._glob = re.compile(translate(pattern)) if pattern else None
+        # The folder may be a link; whether a file is one is examined later.
+        self.root = os.path.realpath(path if path.is_dir() else path.parent)
+        self._named_file = None if path.is_dir() else path.name
+        self._glob = re.compile(_translate(pattern)) if pattern else None
         self._unmatched_glob = f"{where}.path: nothing matches the glob {location}"
         self.is_folder = self._named_file is None and not pattern
         self._max_depth = None if not pattern or "**" in pattern else pattern.count("/")
@@ -85,9 +83,8 @@ class Walk:
             DataError: the path is a glob that no file and no folder matches.
         """
         if self._named_file is not None:
-            path = os.path.join(self.root, self._named_file)
             # The user named this file, so that a link may lead anywhere.
-            real = os.path.realpath(path)
+            real = os.path.realpath(os.path.join(self.root, self._named_file))
             yield self._named_file, real, _status(real, real)
             return
         # A stack instead of recursion, because folders may be nested more deeply than calls. Beside
@@ -118,8 +115,7 @@ class Walk:
                     if not entry.is_symlink():
                         self.endings_passed[ending_of(name)] += 1
                     continue
-                outcome = self._entry(entry)
-                if outcome is not None:
+                if (outcome := self._entry(entry)) is not None:
                     yield name, *outcome
         if not anything_fits:
             raise DataError(f"{self._unmatched_glob}; correct it, or name the folder itself")
@@ -143,6 +139,41 @@ def ending_of(name: str) -> str:
     is_compressed = path.suffix in COMPRESSIONS
     ending = PurePosixPath(path.stem).suffix * is_compressed + path.suffix
     return printable(ending) or "none"
+
+
+def _split_glob(location: str) -> tuple[str, str]:
+    """Return the part before the first wildcard, and the pattern after it, which may be empty."""
+    wildcard = re.compile(r"[*?[]")
+    if not wildcard.search(location) or os.path.lexists(os.path.expanduser(location)):
+        return location, ""
+    parts = location.split("/")
+    first = next(i for i, part in enumerate(parts) if wildcard.search(part))
+    fixed = "/".join(parts[:first]) or ("/" if location.startswith("/") else ".")
+    return fixed, "/".join(parts[first:])
+
+
+def _matcher(glob: str) -> Callable[[str], bool]:
+    """Return a function that says whether a path, or a folder that it is in, matches a glob.
+
+    As in .gitignore, a glob without `/` matches names at any depth, and a glob with `/` matches
+    paths from the top; `**` matches any number of folders.
+    """
+    glob = glob.removeprefix("./")
+    anywhere = "(?:.*/)?" if "/" not in glob.rstrip("/") else ""
+    expression = re.compile(f"{anywhere}{_translate(glob.strip('/'))}(?:/.*)?")
+    return lambda below: expression.fullmatch(below) is not None
+
+
+def _translate(glob: str) -> str:
+    """Return the regular expression of a glob, whose `*` and `?` match no `/`."""
+
+    def translated(part: re.Match[str]) -> str:
+        if part[2] is None:
+            return _WILDCARDS.get(part[0], re.escape(part[0]))
+        characters = re.sub(r"[][\\^]", r"\\\g<0>", part[2])
+        return f"[{'^' if part[1] else ''}{characters}]"
+
+    return _GLOB_PARTS.sub(translated, glob)
 
 
 def _status(path: str, shown: str) -> os.stat_result | PassedOver:

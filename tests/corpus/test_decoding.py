@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlmtune.corpus import decoding, encodings
-from mlmtune.corpus.compression import COMPRESSIONS
+from mlmtune.corpus.compression import COMPRESSIONS, uncompressed_name
 from mlmtune.corpus.decoding import (
     Span,
     can_be_cut,
@@ -19,7 +19,6 @@ from mlmtune.corpus.decoding import (
     open_bytes,
     open_text,
     read_text,
-    uncompressed_name,
 )
 from mlmtune.corpus.records import BrokenRecord, FileLeftOut
 

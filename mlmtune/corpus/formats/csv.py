@@ -5,10 +5,12 @@ import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TextIO
+from functools import partial
+from typing import Any, Literal, TextIO
 
 from mlmtune.config import SourceConfig
-from mlmtune.corpus.decoding import open_text, uncompressed_name
+from mlmtune.corpus.compression import uncompressed_name
+from mlmtune.corpus.decoding import open_text
 from mlmtune.corpus.encodings import ADVICE, Decoding
 from mlmtune.corpus.formats import Format
 from mlmtune.corpus.records import BrokenRecord, FileLeftOut, Record, Value, text_columns, texts_of
@@ -53,22 +55,19 @@ class Dialect:
 
 def read_csv(path: str, source: SourceConfig, decoding: Decoding) -> Iterator[Record]:
     """Yield a document for each row."""
-
-    def choose(columns: Sequence[str]) -> Sequence[str]:
-        return text_columns(columns, source.text_field)
-
+    choose = partial(text_columns, text_field=source.text_field)
     dialect = Dialect(source.delimiter, source.quoting)
     return texts_of(csv_values(path, choose, dialect, decoding), source.text_field)
 
 
 def csv_values(
-    path: str, choose: Choose, dialect: Dialect | None = None, decoding: Decoding | None = None
+    path: str, choose: Choose, dialect: Dialect, decoding: Decoding
 ) -> Iterator[Value | BrokenRecord]:
     """Yield the rows below the header, by RFC 4180 unless the table shows another dialect.
 
     Args:
         path: the file; in a `.tsv` tabs separate the fields.
-        choose: chooses the columns that are read.
+        choose: returns which columns to read.
         dialect: what is known of the dialect.
         decoding: the encoding that is wanted; it records the one that is used.
 
@@ -79,7 +78,7 @@ def csv_values(
     usual = "\t" if uncompressed_name(path).endswith(".tsv") else ","
     with open_text(path, "surrogateescape", decoding) as stream:
         sample = stream.read(_SAMPLE_CHARACTERS)
-    used, num_passed, asks = _find_dialect(sample, dialect or Dialect(), usual)
+    used, num_passed, asks = _find_dialect(sample, dialect, usual)
     with open_text(path, "surrogateescape", decoding) as stream:
         rows = _iter_rows(stream, used, num_passed, asks=asks)
         _, header = next(rows, (0, None))
@@ -92,9 +91,10 @@ def csv_values(
             if isinstance(row, BrokenRecord):
                 yield row
             elif len(row) != len(header):
+                separator = "a tab" if used.delimiter == "\t" else f"'{used.delimiter}'"
                 message = (
                     f"a row of {len(row)} fields below a header of {len(header)}; quote the fields "
-                    f"that hold {_shown(used)}, or set delimiter and quoting"
+                    f"that hold {separator}, or set delimiter and quoting"
                 )
                 yield BrokenRecord(f":{line}", message)
             else:
@@ -103,10 +103,6 @@ def csv_values(
                     yield BrokenRecord(f":{line}", f"not {stream.encoding}; {ADVICE}")
                 else:
                     yield Value(value, f"#{number}", f":{line}")
-
-
-def _shown(dialect: Dialect) -> str:
-    return "a tab" if dialect.delimiter == "\t" else f"'{dialect.delimiter}'"
 
 
 def _find_dialect(sample: str, given: Dialect, usual: str) -> tuple[Dialect, int, bool]:
@@ -161,11 +157,8 @@ def _takes_rows(lines: list[str], delimiter: str) -> bool:
 class _Lines:
     """The lines of a table with their ends.
 
-    A line that is too long for memory is an error of CSV; the lines after it are still read.
-
-    Attributes:
-        num_read: the number of lines that were read.
-        of_row: the list that each line is added to.
+    A line that is too long for memory is an error of CSV; the lines after it are still read. Each
+    line is added to `of_row`, which the caller replaces by an empty list at each row.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -173,13 +166,11 @@ class _Lines:
         self.num_read = 0
         self.of_row: list[str] = []
 
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> str:
+    def read(self) -> str:
+        """Read the next line; it is empty at the end of the file."""
         line = self._stream.readline(MAX_LINE_CHARACTERS + 1)
         if not line:
-            raise StopIteration
+            return line
         self.num_read += 1
         if len(line) > MAX_LINE_CHARACTERS:
             while line and not line.endswith(("\n", "\r")):
@@ -194,18 +185,14 @@ def _iter_rows(
 ) -> Iterator[tuple[int, list[str] | BrokenRecord]]:
     """Yield (number of its first line, fields) of each row that is not blank.
 
-    Args:
-        stream: the file.
-        dialect: how rows are parsed.
-        num_lines_passed: the number of lines above the header.
-        asks: whether a field over several lines, each of which is a whole row, is an error; it is
-            not known whether its quotes enclose the field.
+    With `asks`, a field over several lines is an error if each of them is a whole row, because it
+    is not known whether the quotes enclose the field.
     """
     assert dialect.delimiter is not None
     lines = _Lines(stream)
     for _ in range(num_lines_passed):
-        next(lines, None)
-    rows = dialect.reader(lines)
+        lines.read()
+    rows = dialect.reader(iter(lines.read, ""))
     num_columns = 0
     while True:
         line = lines.num_read + 1

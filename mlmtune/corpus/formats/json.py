@@ -3,16 +3,11 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple, TextIO
+from typing import Any, Literal, TextIO
 
 from mlmtune.config import SourceConfig
-from mlmtune.corpus.decoding import (
-    MAX_DOCUMENT_BYTES,
-    Span,
-    iter_lines,
-    open_text,
-    uncompressed_name,
-)
+from mlmtune.corpus.compression import uncompressed_name
+from mlmtune.corpus.decoding import MAX_DOCUMENT_BYTES, Span, iter_lines, open_text
 from mlmtune.corpus.encodings import Decoding
 from mlmtune.corpus.formats import Format
 from mlmtune.corpus.records import (
@@ -23,6 +18,7 @@ from mlmtune.corpus.records import (
     kind_of,
     listed,
     reach,
+    split_field,
     texts_of,
 )
 
@@ -38,14 +34,14 @@ def read_json(
     path: str, source: SourceConfig, decoding: Decoding, span: Span | None = None
 ) -> Iterator[Record]:
     """Yield a document for each value of a JSON list or of JSON Lines."""
-    values = json_values(path, span, decoding, source.text_field, source.record_path)
+    values = json_values(path, decoding, span, source.text_field, source.record_path)
     return texts_of(values, source.text_field)
 
 
 def json_values(
     path: str,
+    decoding: Decoding,
     span: Span | None = None,
-    decoding: Decoding | None = None,
     text_field: str | None = None,
     record_path: str | None = None,
 ) -> Iterator[Value | BrokenRecord]:
@@ -54,11 +50,11 @@ def json_values(
     Which of these a file holds follows from its ending, or else from its first characters.
 
     Args:
-        path: the file.
-        span: see `iter_lines`; for JSON Lines.
+        path: a file, which may be compressed.
         decoding: the encoding that is wanted; it records the one that is used.
+        span: see `iter_lines`; for JSON Lines.
         text_field: see `record_of`; an object that has it is a record and not a wrapper.
-        record_path: the key of the list inside an object; None to take the only list of records.
+        record_path: the path of the list inside an object; None to take the only list of records.
 
     Raises:
         FileLeftOut: what comes next is not JSON, or the list is not there.
@@ -66,27 +62,26 @@ def json_values(
     is_lines = uncompressed_name(path).endswith(JSON_LINES)
     kind = "lines" if is_lines else _kind_of_file(path, decoding)
     if record_path is not None and kind != "object":
-        detail = f"record_path names a list in an object, and the file holds {_HOLDS[kind]}"
-        raise FileLeftOut("broken", f"{detail}; remove it", broken=True, is_misread=True)
+        holds = "a list" if kind == "list" else "a value per line"
+        raise FileLeftOut.misread(
+            f"record_path names a list in an object, and the file holds {holds}; remove it"
+        )
     if kind == "lines":
         yield from _lines(path, span, decoding)
         return
-    place = None if kind == "list" else _place_of_list(path, decoding, text_field, record_path)
+    keys = None if kind == "list" else _keys_of_list(path, decoding, text_field, record_path)
     with open_text(path, decoding=decoding) as stream:
         text = JsonText(stream)
-        if kind == "object" and place is None:
+        if kind == "object" and keys is None:
             yield Value(text.value(), "#1", ":1")
             return
-        items = text.items() if place is None else _items_at(text, place)
+        items = text.items() if keys is None else _items_at(text, *keys)
         for number, value in enumerate(items, start=1):
             yield Value(value, f"#{number}", f" (item {number})")
         text.end()
 
 
-_HOLDS = {"lines": "a value per line", "list": "a list"}
-
-
-def _kind_of_file(path: str, decoding: Decoding | None) -> Literal["lines", "list", "object"]:
+def _kind_of_file(path: str, decoding: Decoding) -> Literal["lines", "list", "object"]:
     """Return what a JSON file holds, by its first characters."""
     with open_text(path, decoding=decoding) as stream:
         start = stream.read(READ_CHARACTERS).lstrip()
@@ -109,22 +104,12 @@ def _kind_of_file(path: str, decoding: Decoding | None) -> Literal["lines", "lis
         return "lines" if text.peek() else "object"
 
 
-class _Place(NamedTuple):
-    """The location of a list inside an object.
+def _keys_of_list(
+    path: str, decoding: Decoding, text_field: str | None, record_path: str | None
+) -> tuple[str, str] | None:
+    """Return the key of the list of records in an object, and the path below it, often empty.
 
-    Attributes:
-        key: a key of the object.
-        below: the rest of the `record_path`; empty if the list is the value of the key.
-    """
-
-    key: str
-    below: str = ""
-
-
-def _place_of_list(
-    path: str, decoding: Decoding | None, text_field: str | None, record_path: str | None
-) -> _Place | None:
-    """Return where in an object its list of records is; None if the object itself is a record.
+    If the object itself is a record, that is None.
 
     Raises:
         FileLeftOut: there is no list at `record_path`, or there are several lists.
@@ -134,11 +119,9 @@ def _place_of_list(
         kinds = _kinds_of_values(text)
         text.end()
     if record_path is not None:
-        if record_path in kinds:
-            return _Place(record_path)
-        for dot in (match.start() for match in re.finditer(r"\.", record_path)):
-            if record_path[:dot] in kinds:
-                return _Place(record_path[:dot], record_path[dot + 1 :])
+        for key, below in split_field(record_path):
+            if key in kinds:
+                return key, below
         raise _no_list(record_path, f"the keys are: {listed(kinds)}")
     names = [text_field, text_field.split(".")[0]] if text_field else ["text", "content"]
     if any(kinds.get(name) == "value" for name in names):
@@ -146,16 +129,16 @@ def _place_of_list(
     for kind in ("objects", "strings"):
         keys = [key for key, value in kinds.items() if value == kind]
         if len(keys) == 1:
-            return _Place(keys[0])
+            return keys[0], ""
         if keys:
-            detail = f"it holds several lists: {listed(keys)}; name one of them by record_path"
-            raise FileLeftOut("broken", detail, broken=True, is_misread=True)
+            raise FileLeftOut.misread(
+                f"it holds several lists: {listed(keys)}; name one of them by record_path"
+            )
     return None
 
 
 def _no_list(record_path: str, detail: str) -> FileLeftOut:
-    detail = f"there is no list at '{record_path}'; {detail} (set record_path)"
-    return FileLeftOut("broken", detail, broken=True, is_misread=True)
+    return FileLeftOut.misread(f"there is no list at '{record_path}'; {detail} (set record_path)")
 
 
 def _kinds_of_values(text: "JsonText") -> dict[str, str]:
@@ -173,26 +156,24 @@ def _kinds_of_values(text: "JsonText") -> dict[str, str]:
     return kinds
 
 
-def _items_at(text: "JsonText", place: _Place) -> Iterator[Any]:
-    """Yield the items of a list inside an object."""
+def _items_at(text: "JsonText", key_of_list: str, below: str) -> Iterator[Any]:
+    """Yield the items of a list inside an object; see `_keys_of_list`."""
     for key in text.keys_of_object():
-        if key != place.key:
+        if key != key_of_list:
             text.value()
-        elif place.below:
+        elif below:
             value = text.value()
-            items = reach(value, place.below) if isinstance(value, Mapping) else None
+            items = reach(value, below) if isinstance(value, Mapping) else None
             if not isinstance(items, list):
-                raise _no_list(f"{place.key}.{place.below}", f"'{key}' holds {kind_of(value)}")
+                raise _no_list(f"{key}.{below}", f"'{key}' holds {kind_of(value)}")
             yield from items
         elif text.peek() == "[":
             yield from text.items()
         else:
-            raise _no_list(place.key, f"it is {kind_of(text.value())}")
+            raise _no_list(key, f"it is {kind_of(text.value())}")
 
 
-def _lines(
-    path: str, span: Span | None, decoding: Decoding | None
-) -> Iterator[Value | BrokenRecord]:
+def _lines(path: str, span: Span | None, decoding: Decoding) -> Iterator[Value | BrokenRecord]:
     for number, line in iter_lines(path, span, decoding):
         if isinstance(line, BrokenRecord):
             yield line
@@ -213,9 +194,6 @@ def _describe(error: Exception) -> str:
 
 class JsonText:
     """A decoder of the JSON in a file, which reads no more than the next value needs.
-
-    Args:
-        stream: the characters of the file.
 
     Every method raises `FileLeftOut` if what comes next is not JSON.
     """
@@ -268,7 +246,9 @@ class JsonText:
                     return value
             except json.JSONDecodeError as error:
                 if len(self._text) - self._position >= MAX_DOCUMENT_BYTES:
-                    raise self._too_long() from None
+                    fault = f"an item of over {MAX_DOCUMENT_BYTES >> 20} MiB; cut it"
+                    detail = f"line {self._line(self._position)}: {fault}"
+                    raise FileLeftOut("broken", detail, broken=True) from None
                 if not (_is_cut(error) and self._read_more()):
                     raise self._broken(error.pos, error.msg) from error
             except (ValueError, RecursionError) as error:
@@ -307,22 +287,13 @@ class JsonText:
         if self.peek():
             raise self._broken(self._position, "Extra data after the list")
 
-    def _line(self, place: int) -> int:
-        return self._num_lines + 1 + self._text.count("\n", 0, place)
+    def _line(self, position: int) -> int:
+        return self._num_lines + 1 + self._text.count("\n", 0, position)
 
-    def _broken(self, place: int, message: str) -> FileLeftOut:
-        detail = (
-            f"line {self._line(place)} is not JSON ({message}); for one value per line, end the "
-            "name in .jsonl"
-        )
-        return FileLeftOut("broken", detail, broken=True)
-
-    def _too_long(self) -> FileLeftOut:
-        detail = (
-            f"line {self._line(self._position)}: an item of over {MAX_DOCUMENT_BYTES >> 20} MiB; "
-            "cut it"
-        )
-        return FileLeftOut("broken", detail, broken=True)
+    def _broken(self, position: int, message: str) -> FileLeftOut:
+        fault = f"line {self._line(position)} is not JSON ({message})"
+        remedy = "for one value per line, end the name in .jsonl"
+        return FileLeftOut("broken", f"{fault}; {remedy}", broken=True)
 
 
 def _is_cut(error: json.JSONDecodeError) -> bool:

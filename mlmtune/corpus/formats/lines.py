@@ -1,5 +1,6 @@
 """Lines: a line of plain text is a document."""
 
+import re
 from collections.abc import Iterator
 
 from mlmtune.config import SourceConfig
@@ -23,22 +24,14 @@ def read_lines(
 def iter_any_lines(
     path: str, decoding: Decoding, span: Span | None = None
 ) -> Iterator[tuple[int, str | BrokenRecord]]:
-    """Yield the lines of a file with their numbers."""
+    """Yield the lines of a file, numbered by its line feeds."""
     for number, line in iter_lines(path, span, decoding):
         # Files from old Macs end their lines with a carriage return alone.
         if isinstance(line, str) and "\r" in line:
-            yield from ((number, part) for part in _split(line, "\r"))
+            parts = re.finditer(r"[^\r]*\r|[^\r]+", line)  # one by one, to save memory
+            yield from ((number, part[0].removesuffix("\r")) for part in parts)
         else:
             yield number, line
-
-
-def _split(text: str, separator: str) -> Iterator[str]:
-    """Yield the parts of `text.split(separator)` one by one, to save memory."""
-    start = 0
-    while (end := text.find(separator, start)) >= 0:
-        yield text[start:end]
-        start = end + len(separator)
-    yield text[start:]
 
 
 FORMAT = Format(

@@ -13,6 +13,8 @@ from mlmtune.corpus.records import BrokenRecord, FileLeftOut, Record, Value, tex
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    ChooseColumns = Callable[[pa.Schema], Sequence[str]]
+
 _PARQUET_BATCH_ROWS = 64
 _PARQUET_BUFFER_BYTES = 1 << 20
 
@@ -23,9 +25,7 @@ def read_parquet(path: str, source: SourceConfig, decoding: Decoding) -> Iterato
     return texts_of(parquet_values(path, choose), source.text_field)
 
 
-def parquet_values(
-    path: str, choose: "Callable[[pa.Schema], Sequence[str]]"
-) -> Iterator[Value | BrokenRecord]:
+def parquet_values(path: str, choose: "ChooseColumns") -> Iterator[Value | BrokenRecord]:
     """Yield the rows of a Parquet file, an Arrow file or an Arrow stream."""
     import pyarrow as pa  # takes 0.1 s
 
@@ -44,15 +44,13 @@ def parquet_values(
                     else:
                         yield Value(value, f"#{number}", where)
         except (pa.ArrowException, UnicodeDecodeError, MemoryError) as error:
-            # Lengths are read from the file, so wrong ones may exceed all memory.
+            # Arrow reads lengths from the file, and wrong ones may exceed all memory.
             said = " ".join(str(error).split()) or "more memory is asked for than there is"
             detail = f"not a valid Parquet or Arrow file ({said}); fetch it again"
             raise FileLeftOut("damaged", detail, broken=True) from error
 
 
-def _iter_batches(
-    file: IO[bytes], choose: "Callable[[pa.Schema], Sequence[str]]"
-) -> "Iterator[pa.RecordBatch]":
+def _iter_batches(file: IO[bytes], choose: "ChooseColumns") -> "Iterator[pa.RecordBatch]":
     """Yield the chosen columns, some rows at a time. The first bytes show the kind of file."""
     start = file.read(8)
     file.seek(0)
@@ -67,9 +65,7 @@ def _iter_batches(
     raise FileLeftOut("damaged", "neither Parquet nor Arrow", broken=True)
 
 
-def _iter_parquet(
-    file: IO[bytes], choose: "Callable[[pa.Schema], Sequence[str]]"
-) -> "Iterator[pa.RecordBatch]":
+def _iter_parquet(file: IO[bytes], choose: "ChooseColumns") -> "Iterator[pa.RecordBatch]":
     from pyarrow.parquet import ParquetFile
 
     # By default a whole row group is read ahead, which may be the whole file.
@@ -79,7 +75,7 @@ def _iter_parquet(
 
 
 def _iter_arrow(
-    file: IO[bytes], choose: "Callable[[pa.Schema], Sequence[str]]", *, is_stream: bool
+    file: IO[bytes], choose: "ChooseColumns", *, is_stream: bool
 ) -> "Iterator[pa.RecordBatch]":
     from pyarrow import ipc
 
@@ -104,14 +100,11 @@ def _string_columns(schema: "pa.Schema", text_field: str | None) -> list[str]:
         kind = schema.types[schema.names.index(column)]
         values = kind.value_type if types.is_dictionary(kind) else kind
         is_inside = text_field not in (None, column) and types.is_struct(values)
-        if not (
-            types.is_string(values)
-            or types.is_large_string(values)
-            or types.is_string_view(values)
-            or is_inside
-        ):
-            detail = f"column '{column}' holds {kind}, not strings (set text_field)"
-            raise FileLeftOut("broken", detail, broken=True, is_misread=True)
+        kinds = (types.is_string, types.is_large_string, types.is_string_view)
+        if not (is_inside or any(is_kind(values) for is_kind in kinds)):
+            raise FileLeftOut.misread(
+                f"column '{column}' holds {kind}, not strings (set text_field)"
+            )
     return columns
 
 

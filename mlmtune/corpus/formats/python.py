@@ -72,16 +72,12 @@ def _python_records(value: ast.expr, name: str) -> Iterator[Record]:
             kind = type(literal).__name__
             yield BrokenRecord(where, f"an element of '{name}' is of type {kind}, not a string")
         else:
-            # A mapping may be written with a key twice; both texts are there to be read.
-            unique = next(name for name in _numbered(f"#{place}") if name not in places)
+            # A mapping may have a key twice in the source; both texts are documents.
+            unique, numbers = f"#{place}", count(2)
+            while unique in places:
+                unique = f"#{place} ({next(numbers)})"
             places.add(unique)
             yield RawDocument(literal, unique)
-
-
-def _numbered(name: str) -> Iterator[str]:
-    """Yield a name, and then the same name with a number."""
-    yield name
-    yield from (f"{name} ({number})" for number in count(2))
 
 
 def _describe(error: BaseException) -> str:
