@@ -1,4 +1,4 @@
-"""Examples as tokens, and the batches that an epoch is made of. B examples, T tokens."""
+"""Examples as tokens, and the batches of an epoch. B examples, T tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,34 +16,28 @@ from mlmtune.randomness import bits, key, permute
 from mlmtune.tokens.encoding import plain_backend
 
 ORDER_STREAM, BATCH_STREAM = 0xC1A5, 0xC1A6
-"""Keep the draws of `run.seed` apart."""
+"""Separate the uses of `run.seed`: the order of examples, and that of batches."""
 
 BATCHES_SORTED_TOGETHER = 16
-"""Unsorted, half of an epoch is padding (sentences of papers, batches of 32); by 16 it is 5 to 7 %,
-by 64 it is 2 %, but the batches of an epoch become alike."""
+"""With 1, half of an epoch is padding (sentences of papers, batches of 32); with 16, 5 to 7 % are,
+and with 64, 2 % are, but then the batches of an epoch are similar."""
 
 
 @dataclass(frozen=True)
 class ExampleBatch:
-    """What a classifier is trained or evaluated on.
+    """A batch of examples.
 
     Attributes:
-        inputs: the keyword arguments of the model's forward pass, (B, T) int64 each.
+        inputs: The keyword arguments of the model's forward pass, (B, T) int64 each.
         labels: (B,) int64.
-        weights: (B,) how much the loss of each example counts.
+        weights: (B,) the weight of each example's loss.
     """
 
     inputs: dict[str, torch.Tensor]
     labels: torch.Tensor
     weights: torch.Tensor
 
-    @property
-    def num_targets(self) -> int:
-        """The examples, by whose number the loss of a step is divided."""
-        return len(self.labels)
-
     def to(self, device: torch.device) -> Self:
-        """The same batch on another device."""
         return type(self)(
             {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()},
             self.labels.to(device, non_blocking=True),
@@ -53,16 +47,16 @@ class ExampleBatch:
 
 @dataclass(frozen=True)
 class EncodedExamples:
-    """The examples of one side, as the model's tokenizer cuts them.
+    """The tokens of one side's n examples.
 
     Attributes:
-        ids: of each example, special tokens included.
-        type_ids: of each of these tokens; 1 in the second text of a pair.
+        ids: The ids of each example, special tokens included.
+        type_ids: The token type of each of these; 1 in the second text of a pair.
         labels: (n,) int64.
-        weights: (n,) float32.
-        num_truncated: examples that were longer than the longest input.
-        tokenizer: pads them.
-        has_token_types: whether the model takes `token_type_ids`.
+        weights: (n,) float32, the weight of each example's loss.
+        num_truncated: How many examples were too long and are cut.
+        tokenizer: The model's tokenizer, which says how to pad.
+        has_token_types: Whether the model takes `token_type_ids`.
     """
 
     ids: Sequence[NDArray[np.int32]]
@@ -78,10 +72,11 @@ class EncodedExamples:
         """Encode a side.
 
         Args:
-            side: the examples.
-            loaded: the model that will see them, and its tokenizer.
-            max_length: of an example, special tokens included; of a pair the longer text is cut.
-            weights: of each label.
+            side: The examples.
+            loaded: The model and its tokenizer.
+            max_length: The most tokens of an example, special tokens included. The longer text of
+                a pair is cut first.
+            weights: The weight of each label.
         """
         backend = plain_backend(loaded.tokenizer)
         backend.enable_truncation(max_length, strategy="longest_first")
@@ -102,11 +97,11 @@ class EncodedExamples:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """(n,) tokens of each example."""
+        """The number of tokens of each example (n,)."""
         return np.asarray([len(ids) for ids in self.ids], dtype=np.int64)
 
     def batch(self, numbers: NDArray[np.int64]) -> ExampleBatch:
-        """Some examples, padded to the longest of them."""
+        """Return the examples with some numbers, padded to the longest of them."""
         ids = [self.ids[number] for number in numbers]
         length = max(map(len, ids))
         is_left = self.tokenizer.padding_side == "left"
@@ -129,14 +124,14 @@ class EncodedExamples:
 
 
 class ExampleSequences:
-    """Examples in the order of each epoch, those of like length together: a stream's source.
+    """A stream's source: examples in the order of each epoch, with similar lengths in one batch.
 
-    An epoch is a permutation. Some batches' worth of it at a time is sorted by length, and those
-    batches are put into an order of their own, so that a step pads little and lengths come mixed.
+    An epoch is a permutation. A window of some batches at a time is sorted by length, and then its
+    batches are shuffled, so that a batch needs little padding and lengths vary from step to step.
 
     Args:
-        examples: what is trained on.
-        global_batch_size: examples of a step.
+        examples: The training examples.
+        global_batch_size: Examples per step.
         seed: `run.seed`.
     """
 
@@ -153,11 +148,10 @@ class ExampleSequences:
     def batch(
         self, step: int, epochs: NDArray[np.int64], places: NDArray[np.int64]
     ) -> ExampleBatch:
-        """The examples at some places."""
         return self._examples.batch(self._numbers(epochs, places))
 
     def num_tokens(self, epochs: NDArray[np.int64], places: NDArray[np.int64]) -> int:
-        """Tokens of the examples at some places, padding left out."""
+        """Count the tokens at some places, without padding."""
         return int(self._lengths[self._numbers(epochs, places)].sum())
 
     def _numbers(self, epochs: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -167,10 +161,10 @@ class ExampleSequences:
         return numbers
 
     def _draw_order(self, epoch: int) -> NDArray[np.int64]:
-        """(n,) which example stands at each place of an epoch."""
+        """Return the number of the example at each place of an epoch (n,)."""
         num_examples = len(self)
         drawn = permute(np.arange(num_examples), num_examples, key(self._seed, ORDER_STREAM, epoch))
-        # An epoch begins within a step where the one before has ended in it.
+        # An epoch may begin in the middle of a step, so its first batch may be smaller.
         first = epoch * num_examples
         steps = (first + np.arange(num_examples)) // self._global_batch_size
         borders = np.flatnonzero(np.diff(steps, prepend=steps[0] - 1))
@@ -181,9 +175,7 @@ class ExampleSequences:
             together = batches[number : number + BATCHES_SORTED_TOGETHER]
             window = drawn[together[0][0] : together[-1][1]]
             window = window[np.argsort(self._lengths[window], kind="stable")]
-            taken = 0
-            for place in np.argsort(ranks[number : number + len(together)]):
-                begin, end = together[place]
-                order[begin:end] = window[taken : taken + end - begin]
-                taken += end - begin
+            for index in np.argsort(ranks[number : number + len(together)]):
+                begin, end = together[index]
+                order[begin:end], window = window[: end - begin], window[end - begin :]
         return order

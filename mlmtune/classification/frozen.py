@@ -1,4 +1,4 @@
-"""A logistic regression on what an encoder says, its weights as they are."""
+"""A logistic regression on the features of an encoder that is not trained."""
 
 from typing import Any, Literal
 
@@ -10,15 +10,14 @@ from mlmtune.errors import ConfigError
 from mlmtune.shell import pip_install
 
 REGULARISATIONS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-"""Values of scikit-learn's C that validation chooses among."""
-MOST_ITERATIONS = 2000
+"""The values of scikit-learn's C, of which validation chooses one."""
 
 
 def check_available() -> None:
-    """Find out before anything is computed whether there is a scikit-learn.
+    """Check that scikit-learn is installed, before anything is computed.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: It is not installed.
     """
     try:
         import sklearn  # noqa: F401
@@ -35,19 +34,16 @@ def fit_and_predict(
     test: NDArray[np.float32],
     class_weights: Literal["none", "balanced"],
 ) -> NDArray[np.int64]:
-    """Labels of the test by the regression that is best on validation.
+    """Predict the test's labels (m,) by the regression with the best macro-F1 on validation.
 
     Features are scaled to mean 0 and variance 1 over the training examples. Of equally good
-    regressions the most regularised is taken.
+    regressions, the most regularised one predicts.
 
     Args:
         train: (n, H) features and (n,) labels.
-        validation: the same; chooses how strongly weights are regularised, by macro-F1.
+        validation: Features and labels, likewise.
         test: (m, H) features.
-        class_weights: as in the section `data`.
-
-    Returns:
-        (m,) labels.
+        class_weights: `data.class_weights`.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -62,7 +58,7 @@ def fit_and_predict(
             LogisticRegression(
                 C=strength,
                 class_weight=None if class_weights == "none" else class_weights,
-                max_iter=MOST_ITERATIONS,
+                max_iter=2000,  # the default of 100 often ends before convergence
             ),
         )
         model.fit(*train)

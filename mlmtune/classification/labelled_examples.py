@@ -1,4 +1,4 @@
-"""Labelled examples out of files, folders and datasets, as they stand there."""
+"""Reading labelled examples from files, folders and datasets."""
 
 import difflib
 import os
@@ -25,7 +25,7 @@ SideName = Literal["train", "validation", "test"]
 SIDES: tuple[SideName, ...] = ("train", "validation", "test")
 
 MOST_PLACES_NAMED = 3
-"""Of the examples at fault; the others are counted."""
+"""How many faulty examples an error names; the others are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,10 @@ class Example:
     """One labelled example.
 
     Attributes:
-        texts: one, or the two of a pair; none is blank.
-        label: as a name, whatever its type was.
-        name: Identifies the example (`train.csv#17`, `pos/cv000.txt`).
-        where: names it in an error (`data/train.csv:18`).
+        texts: One text, or the two of a pair; none is blank.
+        label: The label as a string, whatever type it has in the data.
+        name: The name of the example for people (`train.csv#17`, `pos/cv000.txt`).
+        where: Its place for an error (`data/train.csv:18`).
     """
 
     texts: tuple[str, ...]
@@ -50,8 +50,7 @@ class ReadSide:
     """The examples of one side.
 
     Attributes:
-        examples: in their order.
-        label_order: the order of the labels where the data has one.
+        label_order: All labels in their order, if the data defines one.
     """
 
     examples: list[Example]
@@ -59,54 +58,52 @@ class ReadSide:
 
 
 def at_one_state(config: DataConfig, say: Callable[[str], None]) -> DataConfig:
-    """The same at one commit, if it is a dataset of the hub, so that its splits belong together.
+    """Pin a dataset of the hub to one commit, so that its splits belong together.
 
     Args:
-        config: the section `data`.
-        say: told in one line where the dataset comes from.
+        config: The section `data`.
+        say: Receives one line on where the dataset comes from.
 
     Raises:
-        MlmtuneError: see `hub_datasets.locate`.
+        MlmtuneError: See `hub_datasets.locate`.
     """
     if config.format != "dataset":
         return config
-    found = hub_datasets.locate(_source(config, config.train), "data", say)
-    is_folder = found.num_bytes is not None
-    return config if is_folder else config.model_copy(update={"revision": found.signature})
+    dataset = hub_datasets.locate(_source(config, config.train), "data", say)
+    is_folder = dataset.num_bytes is not None
+    return config if is_folder else config.model_copy(update={"revision": dataset.signature})
 
 
 def read_side(config: DataConfig, name: SideName) -> ReadSide:
-    """All examples of a side that the config names.
+    """Read all examples of a side that the config names.
 
     Args:
-        config: of `at_one_state`.
-        name: which; the config has a value for it.
+        config: The section `data`, as `at_one_state` returns it.
+        name: A side for which the config has a value.
 
     Raises:
-        DataError: it is not there or cannot be read, it has no such field, or an example has no
+        DataError: The data does not exist or cannot be read, lacks a field, or an example has no
             text or no label.
-        MlmtuneError: the dataset cannot be had.
+        MlmtuneError: See `hub_datasets.locate`.
     """
     location = getattr(config, name)
     if config.format == "dataset":
         side = _read_dataset(config, location)
-    elif config.format == "folder":
-        side = ReadSide(
-            _checked(_folder_examples(config, _existing(location, name, is_folder=True)))
-        )
     else:
-        path = _existing(location, name, is_folder=False)
-        side = ReadSide(_checked(_file_examples(config, path)))
+        is_folder = config.format == "folder"
+        examples = _folder_examples if is_folder else _file_examples
+        path = _existing(location, name, is_folder=is_folder)
+        side = ReadSide(_checked(examples(config, path)))
     if not side.examples:
         raise DataError(f"data.{name}: {location} holds no examples")
     return side
 
 
 def check_paths(config: DataConfig) -> None:
-    """Refuse files and folders of examples that do not exist, before anything is read.
+    """Check that files and folders of examples exist, before anything is read.
 
     Raises:
-        DataError: one does not exist, or is a folder where a file should be.
+        DataError: One does not exist, or is a folder instead of a file.
     """
     for name in SIDES if config.format != "dataset" else ():
         location = getattr(config, name)
@@ -129,17 +126,17 @@ def _existing(location: str, name: SideName, *, is_folder: bool) -> Path:
 
 
 def _checked(examples: Iterable[Example]) -> list[Example]:
-    """All examples, none with a blank text."""
-    read = list(examples)
-    blank = [example.where for example in read if not all(map(str.strip, example.texts))]
+    """Return the examples as a list, and refuse blank texts."""
+    checked = list(examples)
+    blank = [example.where for example in checked if not all(map(str.strip, example.texts))]
     if blank:
         more = f" and {len(blank) - MOST_PLACES_NAMED:,} more" * (len(blank) > MOST_PLACES_NAMED)
-        one = len(blank) == 1
+        faulty = "the example" if len(blank) == 1 else f"these {len(blank):,} examples"
         raise DataError(
             f"{', '.join(blank[:MOST_PLACES_NAMED])}{more}: the text is empty; fix or remove "
-            f"{'the example' if one else f'these {len(blank):,} examples'}"
+            f"{faulty}"
         )
-    return read
+    return checked
 
 
 # ----------------------------------------------------------------------------------------- files
@@ -165,34 +162,26 @@ def _file_examples(config: DataConfig, path: Path) -> Iterator[Example]:
         raise DataError(f"{shown}: {error.detail}") from error
 
 
-def _columns(config: DataConfig, where: str, there: Sequence[str]) -> list[str]:
-    """The columns that are read.
-
-    Raises:
-        DataError: one is not there.
-    """
+def _columns(config: DataConfig, where: str, names: Sequence[str]) -> list[str]:
+    """Return the columns to read, and refuse data that lacks one of them."""
     for key, field in _fields(config):
-        if field not in there:
-            close = difflib.get_close_matches(field, there, n=1)
+        if field not in names:
+            close = difflib.get_close_matches(field, names, n=1)
             hint = f"; did you mean '{close[0]}'?" if close else ""
             raise DataError(
-                f"data.{key}: {where} has no field '{field}'; it has: {listed(there)}{hint}"
+                f"data.{key}: {where} has no field '{field}'; it has: {listed(names)}{hint}"
             )
     return list(dict.fromkeys(field for _, field in _fields(config)))
 
 
 def _fields(config: DataConfig) -> list[tuple[str, str]]:
-    """(key of the config, field that it names) of each."""
+    """Return (key of the config, field of the data) for each field; the label comes last."""
     texts = [config.text_field] if isinstance(config.text_field, str) else config.text_field
     return [*(("text_field", field) for field in texts), ("label_field", config.label_field)]
 
 
 def _example(config: DataConfig, value: Value, name: str, shown: str) -> Example:
-    """An example out of a record.
-
-    Raises:
-        DataError: it lacks a field, or one is of the wrong type.
-    """
+    """Make an example of a record, and refuse fields that are missing or of the wrong type."""
     where = f"{shown}{value.where}"
     if not isinstance(value.content, dict):
         raise DataError(f"{where}: an object is needed, not {kind_of(value.content)}")
@@ -206,31 +195,30 @@ def _example(config: DataConfig, value: Value, name: str, shown: str) -> Example
                 "field)"
             )
         texts.append(text or "")
-    label = _label_name(value.content[config.label_field])
+    given = value.content[config.label_field]
+    label = _label_name(given)
     if label is None:
-        given = value.content[config.label_field]
-        fault = (
-            "has no label"
-            if given is None or isinstance(given, str)
-            else f"'{config.label_field}' is {kind_of(given)}: a label is a string or whole number"
-        )
+        fault = "has no label"
+        if given is not None and not isinstance(given, str):
+            kind = kind_of(given)
+            fault = f"'{config.label_field}' is {kind}: a label is a string or whole number"
         raise DataError(f"{where}: {fault}; fix or remove the example")
     return Example(tuple(texts), label, f"{name}{value.place}", where)
 
 
 def _label_name(value: Any) -> str | None:
-    """A label as a name; None if it is none."""
+    """Return a label as a string; None if the value cannot be a label."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():
-        value = int(value)  # a column of numbers in which one is missing
+        value = int(value)  # a column of whole numbers is read as floats if one is missing
     if isinstance(value, int):
         return str(value)
     return (value.strip() or None) if isinstance(value, str) else None
 
 
 def _folder_examples(config: DataConfig, root: Path) -> Iterator[Example]:
-    """A folder below `root` for each class, a text file for each example."""
+    """Read a folder in `root` for each label, with a text file for each example."""
     endings = format_of("text").file_endings
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
         if folder.name.startswith("."):
@@ -276,12 +264,12 @@ def _read_dataset(config: DataConfig, split: str) -> ReadSide:
         return _columns(config, shown, hub_datasets.column_names(dataset))
 
     def examples() -> Iterator[Example]:
-        found = hub_datasets.locate(source, "data", lambda _: None)
-        for value in hub_datasets.dataset_values(source, found, columns):
+        dataset = hub_datasets.locate(source, "data", lambda _: None)
+        for value in hub_datasets.dataset_values(source, dataset, columns):
             if names is not None:
                 number = value.content[config.label_field]
-                known = number is not None and 0 <= number < len(names)
-                value.content[config.label_field] = names[number] if known else None
+                is_known = number is not None and 0 <= number < len(names)
+                value.content[config.label_field] = names[number] if is_known else None
             yield _example(config, value, split, shown)
 
     return ReadSide(_checked(examples()), names)

@@ -1,4 +1,4 @@
-"""How good predicted labels are. n examples, K labels."""
+"""Metrics of predicted labels. n examples, K labels."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,13 +16,13 @@ def confusion_matrix(
     num_labels: int,
     weights: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
-    """(K, K) how often each label, by row, was taken for each label, by column.
+    """Count how often each label (row) was predicted as each label (column), as (K, K).
 
     Args:
-        labels: (n,) the true ones.
-        predictions: (n,) the predicted ones.
+        labels: (n,) the true labels.
+        predictions: (n,) the predicted labels.
         num_labels: K.
-        weights: (n,) how often each example counts; once where None.
+        weights: (n,) how many times each example counts; once if None.
     """
     counts = np.bincount(labels * num_labels + predictions, weights, minlength=num_labels**2)
     return counts.astype(np.int64).reshape(num_labels, num_labels)
@@ -31,7 +31,7 @@ def confusion_matrix(
 def precision_recall_f1(
     confusion: NDArray[np.int64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """(..., K) precision, recall and F1 of each label; 0 where there is nothing to divide by."""
+    """Return precision, recall and F1 of each label (..., K); 0 where the divisor is 0."""
     right = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
     predicted, true = confusion.sum(axis=-2), confusion.sum(axis=-1)
     precision = right / np.maximum(predicted, 1)
@@ -40,15 +40,15 @@ def precision_recall_f1(
 
 
 def accuracy(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(...) share of the examples that were told right."""
+    """Return the share (...) of the examples that were classified correctly."""
     right = np.trace(confusion, axis1=-2, axis2=-1).astype(np.float64)
     return np.asarray(right / np.maximum(confusion.sum(axis=(-2, -1)), 1))
 
 
 def macro_f1(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(...) mean F1 of the labels that occur among the true or the predicted ones.
+    """Return the mean F1 (...) of the labels that occur, as scikit-learn does.
 
-    As scikit-learn has it; a label that is not there has no F1 to average.
+    A label that occurs neither among the true nor among the predicted labels has no F1.
     """
     _, _, f1 = precision_recall_f1(confusion)
     occurs = confusion.sum(axis=-2) + confusion.sum(axis=-1) > 0
@@ -57,13 +57,13 @@ def macro_f1(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Gain:
-    """A classifier against the constant answer that is right most often.
+    """The constant answer that is right most often, compared with a classifier.
 
     Attributes:
-        label: number of that answer: the most frequent true label.
-        share: how often it is right.
-        macro_f1: what it comes to.
-        interval: of 95 %, of the accuracy of the classifier minus that share.
+        label: The number of that answer: the most frequent true label.
+        share: The accuracy of that answer.
+        macro_f1: The macro-F1 of that answer.
+        interval: 95 % interval of the classifier's accuracy minus `share`.
     """
 
     label: int
@@ -73,13 +73,12 @@ class Gain:
 
 
 def gain_over_majority(confusion: NDArray[np.int64]) -> Gain:
-    """What a classifier knows beyond which label is the most frequent.
+    """Compare a classifier with always answering the most frequent label.
 
-    Both answer the same examples, so that the interval comes from those on which one of them is
-    right and the other is not.
+    Both answer the same examples, so the interval comes from those that only one of them has right.
 
     Args:
-        confusion: (K, K) as of `confusion_matrix`; of at least one example.
+        confusion: The `confusion_matrix` (K, K) of at least one example.
     """
     true, num_examples = confusion.sum(axis=1), confusion.sum()
     label = int(true.argmax())
@@ -100,13 +99,13 @@ def gain_over_majority(confusion: NDArray[np.int64]) -> Gain:
 
 @dataclass(frozen=True)
 class Scores:
-    """How good a classifier is on one side.
+    """The scores of a classifier on one side.
 
     Attributes:
-        labels: by number.
-        loss: mean cross entropy of the true labels, in nats.
-        confusion: (K, K) as of `confusion_matrix`.
-        chosen_by: what the best weights are the best by.
+        labels: The names of the labels, by number.
+        loss: Mean cross entropy of the true labels, in nats.
+        confusion: (K, K), see `confusion_matrix`.
+        chosen_by: The metric by which the best weights are chosen.
     """
 
     labels: tuple[str, ...]
@@ -116,21 +115,19 @@ class Scores:
 
     @property
     def accuracy(self) -> float:
-        """Share of the examples that were told right."""
         return float(accuracy(self.confusion))
 
     @property
     def macro_f1(self) -> float:
-        """Mean F1 of the labels that occur."""
         return float(macro_f1(self.confusion))
 
     @property
     def criterion(self) -> float:
-        """What the best weights have least of."""
+        """The number that is lowest for the best weights."""
         return self.loss if self.chosen_by == "loss" else -float(getattr(self, self.chosen_by))
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers, under the names of eval_results.json; the matrix has a row a true label."""
+        """Return the scores as JSON values, under the names of eval_results.json."""
         precision, recall, f1 = precision_recall_f1(self.confusion)
         return {
             "loss": self.loss,
@@ -150,7 +147,7 @@ class Scores:
         }
 
     def describe(self) -> str:
-        """One line for people."""
+        """Return one line for people."""
         return (
             f"accuracy {share(self.accuracy)}, macro-F1 {f1(self.macro_f1)}, loss "
             f"{self.loss:.3f} on {counted(int(self.confusion.sum()), 'example')}"

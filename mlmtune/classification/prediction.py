@@ -1,4 +1,4 @@
-"""What a classifier says of every example of a side."""
+"""A classifier's logits and features of every example of a side."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mlmtune.classification.batches import EncodedExamples, ExampleBatch
 from mlmtune.errors import DivergedError
-from mlmtune.evaluation.scoring import FittingBatches, any_should_stop
+from mlmtune.evaluation.scoring import FittingBatches, Stopped
 
 
 def predict(
@@ -21,26 +21,25 @@ def predict(
     batch_size: int,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> NDArray[np.float32] | None:
-    """The logits of all examples; the model's training mode is put back as it was.
+    """Return the logits of all examples, and leave the model in the mode that it was in.
 
     Args:
-        accelerator: shares the examples over its processes.
-        model: on the accelerator's device, prepared by it.
-        examples: of one side.
-        batch_size: how many at once; those of like length go together.
-        should_stop: asked between batches; True in any process gives up in all of them.
+        accelerator: Divides the examples among its processes.
+        model: The classifier on the accelerator's device, prepared by it.
+        examples: The n examples.
+        batch_size: Examples per batch; those of similar length are in the same batch.
+        should_stop: Called between batches; True in any process stops all of them.
 
     Returns:
-        (n, K) in every process; None if it was told to stop.
+        (n, K) in every process; None if it was stopped.
 
     Raises:
-        DivergedError: a logit is not a finite number.
-        ResourceError: memory does not suffice for one example.
+        DivergedError: A logit is not a finite number.
+        ResourceError: Memory does not suffice for one example.
     """
 
-    def logits(batch: ExampleBatch) -> torch.Tensor:
-        found: torch.Tensor = model(**batch.inputs).logits
-        return found
+    def logits(batch: ExampleBatch) -> Any:
+        return model(**batch.inputs).logits
 
     return _of_each(accelerator, model, examples, batch_size, logits, should_stop)
 
@@ -48,20 +47,12 @@ def predict(
 def mean_pooled(
     accelerator: Accelerator, model: Any, examples: EncodedExamples, batch_size: int
 ) -> NDArray[np.float32]:
-    """The mean of the encoder's last hidden states over the tokens of each example.
+    """Return the mean of the encoder's last hidden states over the tokens of each example.
 
-    Args:
-        accelerator: shares the examples over its processes.
-        model: a classifier of transformers, on the accelerator's device.
-        examples: of one side.
-        batch_size: how many at once.
+    The arguments and the errors are those of `predict`.
 
     Returns:
         (n, H) in every process.
-
-    Raises:
-        DivergedError: one is not a finite number.
-        ResourceError: memory does not suffice for one example.
     """
 
     def pooled(batch: ExampleBatch) -> torch.Tensor:
@@ -83,35 +74,31 @@ def _of_each(
     compute: Callable[[ExampleBatch], torch.Tensor],
     should_stop: Callable[[], bool],
 ) -> NDArray[np.float32] | None:
-    """(n, C) what is computed of each example, from (B, C) of a batch; see `predict`."""
-    order = np.argsort(examples.lengths, kind="stable")
-    mine = order[accelerator.process_index :: accelerator.num_processes]
-    largest_share = -(-len(order) // accelerator.num_processes)
+    """Return (n, C) for all examples, of a function that returns (B, C) for a batch."""
+    order = np.argsort(examples.lengths, kind="stable")  # so that batches are padded little
     batches = FittingBatches(batch_size, "data.max_length")
 
     def of_batch(numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         batch = examples.batch(numbers).to(accelerator.device)
-        found: NDArray[np.float32] = compute(batch).float().cpu().numpy()
-        return found
+        computed: NDArray[np.float32] = compute(batch).float().cpu().numpy()
+        return computed
 
     parts: list[NDArray[np.float32]] = []
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            for number, start in enumerate(range(0, largest_share, batch_size)):
-                if any_should_stop(accelerator, number, should_stop):
-                    return None
-                numbers = mine[start : start + batch_size]
-                if len(numbers) > 0:
-                    parts += batches.map(of_batch, numbers)
+            for _, results in batches.over(order, [of_batch], accelerator, should_stop):
+                parts += results
+    except Stopped:
+        return None
     finally:
         model.train(was_training)
-    # A process whose share is empty has nothing to give.
-    found = np.concatenate(gather_object(parts))
-    count = accelerator.num_processes
-    values = np.empty_like(found)
-    values[np.concatenate([order[number::count] for number in range(count)])] = found
+    # A process whose share is empty has no parts to send.
+    gathered = np.concatenate(gather_object(parts))
+    num_processes = accelerator.num_processes
+    values = np.empty_like(gathered)
+    values[np.concatenate([order[i::num_processes] for i in range(num_processes)])] = gathered
     if not np.isfinite(values).all():
         raise DivergedError(
             "the classifier gives numbers that are not finite; its weights are broken: start from "

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,12 +33,10 @@ from mlmtune.training.stream import TrainingStream
 from mlmtune.training.task import Task, with_choices
 
 MOST_LABELS_SHOWN = 20
-"""A longer table, or a wider matrix, is left to the JSON."""
+"""With more labels, tables are only in the JSON files."""
 
 CARD_TEXTS = ("This is one example.", "This is another one.")
-"""What the model card shows the label of: no text of the task's."""
-
-POOLER = ".pooler."
+"""The texts that the model card classifies, because those of the data may be confidential."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +44,10 @@ class SequenceClassification(Task):
     """The task of `mlmtune finetune`.
 
     Attributes:
-        data: the examples; those of training as many as are trained on.
-        train: the same, encoded.
-        validation: chooses the best weights.
-        test: measured once, at the end; None without one.
+        data: The examples; for training, as many as are trained on.
+        train: The training examples, encoded.
+        validation: The validation examples, which choose the best weights.
+        test_examples: The test examples, which are measured once, at the end.
     """
 
     config: ClassificationConfig
@@ -66,30 +64,26 @@ class SequenceClassification(Task):
     length_key: ClassVar[str] = "data.max_length"
 
     def losses(self, model: Any, batch: ExampleBatch) -> Losses:
-        """Cross entropies of the labels, each by its weight."""
         logits = model(**batch.inputs).logits.float()
         each = functional.cross_entropy(logits, batch.labels, reduction="none")
         return Losses({LOSS: (each * batch.weights).sum()})
 
     def num_targets(self, batch: ExampleBatch) -> dict[str, int]:
-        """The examples."""
-        return {LOSS: batch.num_targets}
+        # Weights are 1 on average, so the divisor is the plain number of examples.
+        return {LOSS: len(batch.labels)}
 
     @property
     def why_not_compilable(self) -> str | None:
-        """Batches are padded to their longest example."""
         return (
             "a compiled model needs sequences of one length, and examples differ; set it to false"
         )
 
     def memory_shape(self, micro_batch_size: int) -> tuple[int, int]:
-        """The longest example, and a logit for each label."""
         return int(self.train.lengths.max()), micro_batch_size * len(self.data.labels)
 
     def evaluate(
         self, accelerator: Accelerator, model: Any, should_stop: Callable[[], bool]
     ) -> Scores | None:
-        """Accuracy and F1 on validation."""
         logits = predict(
             accelerator, model, self.validation, self.config.evaluation.batch_size, should_stop
         )
@@ -105,7 +99,7 @@ class SequenceClassification(Task):
         )
 
     def test(self, accelerator: Accelerator, model: Any, run: RunDir) -> dict[str, Any]:
-        """Accuracy and F1 on the test, once; test_predictions.jsonl has every example."""
+        """Measure the test, and write test_predictions.jsonl, which has every example."""
         if self.test_examples is None:
             return {}
         logits = predict(accelerator, model, self.test_examples, self.config.evaluation.batch_size)
@@ -117,7 +111,6 @@ class SequenceClassification(Task):
         return self._scores(self.test_examples, logits).to_json()
 
     def identity(self) -> dict[str, Any]:
-        """The examples, how they are cut, and what is best."""
         return {
             "data": {
                 "fingerprint": self.data.fingerprint,
@@ -130,23 +123,16 @@ class SequenceClassification(Task):
 
     @property
     def data_seen(self) -> tuple[str, int]:
-        """The examples, and how many are trained on."""
         return self.data.fingerprint, len(self.train)
 
     def write_records(self, run: RunDir) -> None:
-        """data.json."""
-        run.write_json(
-            "data.json",
-            {
-                "labels": list(self.data.labels),
-                "fingerprint": self.data.fingerprint,
-                "left_out_of_training": self.data.num_left_out,
-                **{
-                    name: self._describe_side(side, examples)
-                    for name, side, examples in self._sides()
-                },
-            },
-        )
+        record: dict[str, Any] = {
+            "labels": list(self.data.labels),
+            "fingerprint": self.data.fingerprint,
+            "left_out_of_training": self.data.num_left_out,
+        }
+        sides = {name: self._describe_side(side, ids) for name, side, ids in self._sides()}
+        run.write_json("data.json", record | sides)
 
     def _sides(self) -> Iterator[tuple[str, Side, EncodedExamples]]:
         yield "train", self.data.train, self.train
@@ -166,7 +152,6 @@ class SequenceClassification(Task):
     def card(
         self, folder: Path, results: dict[str, Any], records: Mapping[str, Any], name: str
     ) -> Card:
-        """With the label of a sentence of our own, or of two."""
         is_pair = isinstance(self.config.data.text_field, list)
         texts = CARD_TEXTS if is_pair else CARD_TEXTS[:1]
         return classification_card(
@@ -174,12 +159,11 @@ class SequenceClassification(Task):
         )
 
     def caveats(self) -> Iterator[str]:
-        """Of the schedule alone: what is small is usual here."""
+        # Only of the schedule: small data is usual for a classifier.
         return caveats.of_schedule(self.config.optimizer, self.plan, "examples")
 
     def announce(self, state: TrainState, run: RunDir) -> Iterator[str]:
-        """What is new in the model, what the data is like, what was cut."""
-        if state.step == 0 and any(POOLER in name for name in self.loaded.new_weights):
+        if state.step == 0 and any(".pooler." in name for name in self.loaded.new_weights):
             yield (
                 f"{self.config.model.name_or_path} has no pooler; the classifier's starts from "
                 "random weights"
@@ -193,30 +177,28 @@ class SequenceClassification(Task):
                 )
 
     def sizes(self) -> str:
-        """How many examples."""
         sides = [f"{len(examples):,} {name}" for name, _, examples in self._sides()]
         return f"{', '.join(sides)} examples of {len(self.data.labels)} labels"
 
     def summary(self, results: dict[str, Any]) -> Iterator[str]:
-        """Validation, test, and the test by label."""
-        for side, name in (("eval", "validation"), ("test", "test")):
-            if f"{side}_accuracy" in results:
-                accuracy, macro_f1 = results[f"{side}_accuracy"], results[f"{side}_macro_f1"]
-                yield (
-                    f"{name + ':':12}accuracy {share(accuracy)}, macro-F1 {f1(macro_f1)} "
-                    f"on {results[f'{side}_num_examples']:,} examples"
-                )
-        side, name = ("test", "test") if "test_accuracy" in results else ("eval", "validation")
+        sides = {"eval": "validation", "test": "test"}
+        measured = [side for side in sides if f"{side}_accuracy" in results]
+        for side in measured:
+            accuracy, macro_f1 = results[f"{side}_accuracy"], results[f"{side}_macro_f1"]
+            yield (
+                f"{sides[side] + ':':12}accuracy {share(accuracy)}, macro-F1 {f1(macro_f1)} "
+                f"on {results[f'{side}_num_examples']:,} examples"
+            )
+        side = measured[-1]
         if len(self.data.labels) <= MOST_LABELS_SHOWN:
             yield ""
-            yield from _label_table(name, results[f"{side}_per_label"])
+            yield from _label_table(sides[side], results[f"{side}_per_label"])
             yield ""
             yield from _confusion_table(self.data.labels, results[f"{side}_confusion_matrix"])
             yield ""
         yield _verdict(self.data.labels, results, side)
 
     def how_to_try(self, run: RunDir) -> str:
-        """Loading it as any other classifier."""
         return (
             'python -c "from transformers import pipeline; '
             f"print(pipeline('text-classification', '{run.model}')('your text'))\""
@@ -224,13 +206,7 @@ class SequenceClassification(Task):
 
 
 def _verdict(labels: tuple[str, ...], results: Mapping[str, Any], side: str) -> str:
-    """Whether the classifier knows more than which label is the most frequent.
-
-    Args:
-        labels: by number.
-        results: all_results.json's content.
-        side: `eval` or `test`.
-    """
+    """Say whether a classifier is better than always answering the most frequent label."""
     gain = gain_over_majority(np.asarray(results[f"{side}_confusion_matrix"]))
     low, high = gain.interval
     word = "better" if low > 0 else "worse" if high < 0 else "not clearly better"
@@ -239,13 +215,14 @@ def _verdict(labels: tuple[str, ...], results: Mapping[str, Any], side: str) -> 
         f"{word} than always answering {labels[gain.label]!r}: accuracy "
         f"{share(accuracy)} against {share(gain.share)}"
     )
-    if low <= 0:  # where labels are uneven, a classifier may still tell the rare ones
+    if low <= 0:  # if one label is frequent, a classifier may still recognise the rare ones
         line += f", macro-F1 {f1(macro_f1)} against {f1(gain.macro_f1)}"
     return line
 
 
 def _probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(n, K) softmax of logits."""
+    """Return the softmax (n, K) of logits."""
+    # In double precision, and shifted by the largest logit, so that nothing overflows.
     exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
 
@@ -268,23 +245,22 @@ def _prediction_lines(
 
 def _label_table(name: str, per_label: dict[str, dict[str, float]]) -> Iterator[str]:
     rows = [["label", "precision", "recall", "F1", f"{name} examples"]]
-    for label, found in per_label.items():
-        shares = [share(found[name]) for name in ("precision", "recall")]
-        rows.append([label, *shares, f1(found["f1"]), f"{found['num_examples']:,}"])
+    for label, scores in per_label.items():
+        shares = [share(scores[name]) for name in ("precision", "recall")]
+        rows.append([label, *shares, f1(scores["f1"]), f"{scores['num_examples']:,}"])
     return table(rows)
 
 
 def _confusion_table(labels: tuple[str, ...], counts: list[list[int]]) -> Iterator[str]:
-    """Rows are true labels; columns, by number, what they were taken for."""
-    numbers = range(1, len(labels) + 1)
-    rows = [["is, taken for", *map(str, numbers)]]
-    for number, label, row in zip(numbers, labels, counts, strict=True):
+    """Write a row for each true label, and a column, by number, for each predicted label."""
+    rows = [["is, taken for", *map(str, range(1, len(labels) + 1))]]
+    for number, (label, row) in enumerate(zip(labels, counts, strict=True), start=1):
         rows.append([f"{number:>2} {label}", *(f"{count:,}" for count in row)])
     return table(rows)
 
 
 def class_weights(config: ClassificationConfig, data: TaskData) -> list[float]:
-    """How much the loss of an example of each label counts; 1 on average over the examples."""
+    """Return the weight of each label in the loss; the mean over all examples is 1."""
     num_labels = len(data.labels)
     if config.data.class_weights == "none":
         return [1.0] * num_labels
@@ -300,7 +276,7 @@ def build_classification(
     """Read the examples, load the model, and plan the run.
 
     Raises:
-        MlmtuneError: anything that keeps the run from starting.
+        MlmtuneError: The run cannot start.
     """
     task = classification_of(read_task_data(config.data, console.say), config, accelerator)
     for note in task.loaded.notes:
@@ -311,14 +287,14 @@ def build_classification(
 def classification_of(
     data: TaskData, config: ClassificationConfig, accelerator: Accelerator
 ) -> SequenceClassification:
-    """The same with examples that have been read.
+    """Load the model, and plan a run on examples that have been read.
 
     Raises:
-        MlmtuneError: the model is not there, or does not fit the config.
+        MlmtuneError: The model cannot be loaded, or does not fit the config.
     """
     if config.data.max_train_examples is not None:
         chosen = subset(data.train.labels, config.data.max_train_examples, config.run.seed)
-        data = data.with_train(data.train.take(chosen))
+        data = replace(data, train=data.train.take(chosen))
     request = ModelRequest(
         config.model,
         max_length=config.data.max_length,

@@ -1,4 +1,4 @@
-"""The examples of a task: their labels, their sides, and that no side knows another's texts."""
+"""The examples of a task: labels and sides. No two sides share a text."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -17,19 +17,19 @@ from mlmtune.errors import DataError
 from mlmtune.randomness import UInt64Array, key, uniform
 
 _SPLIT_STREAM, _SUBSET_STREAM = 0xC1A5_5B17, 0xC1A5_50B5
-"""Keep the draws of one seed apart."""
+"""Separate the uses of a seed: splitting, and choosing a subset."""
 
 _WHOLE_NUMBER = re.compile(r"-?\d+", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Side:
-    """Examples of one side, in their order. n of them.
+    """The n examples of one side.
 
     Attributes:
-        texts: of each one, or the two of a pair.
-        labels: (n,) their numbers.
-        names: Identify the examples, for people.
+        texts: One text, or the two of a pair, for each example.
+        labels: (n,) the numbers of the labels.
+        names: The names of the examples, for people.
     """
 
     texts: Sequence[tuple[str, ...]]
@@ -38,7 +38,6 @@ class Side:
 
     @classmethod
     def of(cls, examples: Sequence[Example], labels: Sequence[str]) -> Self:
-        """The examples, whose labels are among `labels`."""
         numbers = {label: number for number, label in enumerate(labels)}
         return cls(
             [example.texts for example in examples],
@@ -50,12 +49,11 @@ class Side:
         return len(self.labels)
 
     def take(self, numbers: NDArray[np.int64]) -> Self:
-        """Some of the examples."""
-        return replace(
-            self,
-            texts=[self.texts[number] for number in numbers],
-            labels=self.labels[numbers],
-            names=[self.names[number] for number in numbers],
+        """Return the examples with some numbers."""
+        return type(self)(
+            [self.texts[number] for number in numbers],
+            self.labels[numbers],
+            [self.names[number] for number in numbers],
         )
 
 
@@ -64,13 +62,10 @@ class TaskData:
     """All examples of a task.
 
     Attributes:
-        labels: by number.
-        train: what is trained on.
-        validation: shares no text with `train`.
-        test: shares no text with either; None without one.
-        num_left_out: examples that are left out of training, as their texts are held out.
-        notes: what a user should know of the data, a line each.
-        fingerprint: changes when any example does, or its side.
+        labels: The names of the labels, by number.
+        num_left_out: How many examples are not trained on because their texts are held out.
+        notes: Lines for the user about the data.
+        fingerprint: A hash that changes with any example, and with its side.
     """
 
     labels: tuple[str, ...]
@@ -81,25 +76,21 @@ class TaskData:
     notes: tuple[str, ...]
     fingerprint: str
 
-    def with_train(self, train: Side) -> Self:
-        """The same, trained on other examples."""
-        return replace(self, train=train)
-
 
 def read_task_data(config: DataConfig, say: Callable[[str], None]) -> TaskData:
     """Read, check and split the examples.
 
-    A text that is held out is trained on nowhere: examples of `train` whose text is in `validation`
-    or `test`, and those of `validation` whose text is in `test`, are left out.
+    Examples of `train` whose text is in `validation` or `test` are left out, and so are those of
+    `validation` whose text is in `test`.
 
     Args:
-        config: the section `data`.
-        say: told in one line where a dataset of the hub comes from.
+        config: The section `data`.
+        say: Receives one line on where a dataset of the hub comes from.
 
     Raises:
-        DataError: something is not there, broken or empty; training has one label, validation or
-            the test has a label that training has not; half of what is held out is in training.
-        MlmtuneError: a dataset of the hub cannot be had.
+        DataError: Data is missing, broken or empty; training has a single label; validation or the
+            test has a label that training lacks; or half of the held-out texts are in training.
+        MlmtuneError: See `hub_datasets.locate`.
     """
     config = at_one_state(config, say)
     read = read_side(config, "train")
@@ -119,20 +110,16 @@ def read_task_data(config: DataConfig, say: Callable[[str], None]) -> TaskData:
 
     labels = _labels(config, replace(read, examples=train))
     if validation is None or config.test_fraction is not None:
-        train, drawn_validation, drawn_test = _split(
-            train,
-            labels,
-            0.0 if validation is not None else config.validation_fraction,
-            config.test_fraction or 0.0,
-            config.split_seed,
-        )
+        fractions = (
+            config.validation_fraction if validation is None else 0.0, config.test_fraction or 0.0
+        )  # fmt: skip
+        train, drawn_validation, drawn_test = _split(train, labels, fractions, config.split_seed)
         validation = drawn_validation if validation is None else validation
         test = drawn_test if config.test_fraction is not None else test
-    for name, examples in (("validation", validation), ("test", test or ())):
+    held_out = {"validation": validation} | ({} if test is None else {"test": test})
+    for name, examples in held_out.items():
         _check_labels(examples, labels, name)
-    notes += _missing_labels(labels, "validation", validation)
-    if test is not None:
-        notes += _missing_labels(labels, "test", test)
+        notes += _missing_labels(labels, name, examples)
 
     return TaskData(
         labels=labels,
@@ -146,23 +133,25 @@ def read_task_data(config: DataConfig, say: Callable[[str], None]) -> TaskData:
 
 
 def text_hash(texts: Iterable[str]) -> int:
-    """64 bits that are equal for texts that differ in white space and composition only."""
+    """Return a hash of 64 bits that ignores white space and Unicode composition."""
     return int(key(*(np.uint64(content_hash(text)) for text in texts))[0])
 
 
 def _without(
     examples: list[Example], name: str, held_out: Sequence[Example], other: str, notes: list[str]
 ) -> list[Example]:
-    """The examples whose text isn't held out; what goes is noted."""
-    own = [text_hash(example.texts) for example in examples]
-    theirs = {text_hash(example.texts) for example in held_out}
-    num_shared = len(theirs.intersection(own))
-    if 2 * num_shared >= len(theirs):
+    """Return the examples whose text is not held out, and add a note on the others."""
+    hashes = [text_hash(example.texts) for example in examples]
+    avoided = {text_hash(example.texts) for example in held_out}
+    num_shared = len(avoided.intersection(hashes))
+    if 2 * num_shared >= len(avoided):
         raise DataError(
-            f"data.{other}: {num_shared:,} of its {len(theirs):,} texts are in data.{name}, too; "
+            f"data.{other}: {num_shared:,} of its {len(avoided):,} texts are in data.{name}, too; "
             f"give examples of their own, or remove data.{other} and have some split off"
         )
-    kept = [example for example, hash_ in zip(examples, own, strict=True) if hash_ not in theirs]
+    kept = [
+        example for example, hash_ in zip(examples, hashes, strict=True) if hash_ not in avoided
+    ]
     if len(kept) < len(examples):
         notes.append(
             f"{len(examples) - len(kept):,} of {len(examples):,} examples of data.{name} are left "
@@ -175,33 +164,33 @@ def _without(
 
 
 def _labels(config: DataConfig, train: ReadSide) -> tuple[str, ...]:
-    """The labels in the order of their numbers.
+    """Return the labels in the order of their numbers.
 
     Raises:
-        DataError: there are fewer than two, or the config's are others than those found.
+        DataError: There are fewer than two, or the config names others.
     """
-    found = {example.label for example in train.examples}
-    if len(found) < 2:
+    labels = {example.label for example in train.examples}
+    if not labels:
+        raise DataError("data.train: no example is left to train on")
+    if len(labels) < 2:
         raise DataError(
-            f"data.train: every example has the label '{next(iter(found))}'; a classifier needs "
-            "two at least"
-            if found
-            else "data.train: no example is left to train on"
+            f"data.train: every example has the label '{labels.pop()}'; a classifier needs two at "
+            "least"
         )
     if config.labels is not None:
         _check_labels(train.examples, config.labels, "train")
-        missing = [label for label in config.labels if label not in found]
+        missing = [label for label in config.labels if label not in labels]
         if missing:
             raise DataError(
                 f"data.labels: no training example has the label '{missing[0]}'; those found are: "
-                f"{listed(sorted(found))}"
+                f"{listed(sorted(labels))}"
             )
         return tuple(config.labels)
     if train.label_order is not None:
-        return tuple(label for label in train.label_order if label in found)
-    if all(map(_WHOLE_NUMBER.fullmatch, found)):
-        return tuple(sorted(found, key=int))
-    return tuple(sorted(found))
+        return tuple(label for label in train.label_order if label in labels)
+    if all(map(_WHOLE_NUMBER.fullmatch, labels)):
+        return tuple(sorted(labels, key=int))
+    return tuple(sorted(labels))
 
 
 def _check_labels(examples: Sequence[Example], labels: Sequence[str], name: str) -> None:
@@ -224,20 +213,23 @@ def _missing_labels(labels: Sequence[str], name: str, examples: Sequence[Example
 
 
 def _split(
-    examples: list[Example],
-    labels: Sequence[str],
-    validation_fraction: float,
-    test_fraction: float,
-    seed: int,
+    examples: list[Example], labels: Sequence[str], fractions: tuple[float, float], seed: int
 ) -> tuple[list[Example], list[Example], list[Example]]:
-    """Training, validation and test, each with the labels' shares.
+    """Split examples into training, validation and test, each with the same share of every label.
 
-    A text is on one side, however often it occurs, and its draw is keyed by its content, so that
-    the order of the examples does not matter.
+    A text that occurs more than once is on one side only. Its draw is keyed by its content, so the
+    order of the examples does not matter.
+
+    Args:
+        examples: The examples.
+        labels: The labels.
+        fractions: The shares of validation and test; none is split off for 0.
+        seed: The seed of the draw.
 
     Raises:
-        DataError: no label has enough examples.
+        DataError: No label has enough examples.
     """
+    validation_fraction, test_fraction = fractions
     label_of_text: dict[int, str] = {}
     hashes = [text_hash(example.texts) for example in examples]
     for example, hash_ in zip(examples, hashes, strict=True):
@@ -269,25 +261,25 @@ def _split(
 
 
 def _num_drawn(fraction: float, size: int, at_least: int) -> int:
-    """How many of a label's texts a side gets: one where there are `at_least` so many."""
+    """Return how many of a label's texts a side gets; none if there are fewer than `at_least`."""
     if fraction == 0.0 or size < at_least:
         return 0
     return min(max(1, round(fraction * size)), size - 1)
 
 
 def subset(labels: NDArray[np.int64], size: int, seed: int) -> NDArray[np.int64]:
-    """Some of n examples, with the labels' shares; a larger subset holds the smaller ones.
+    """Choose examples with the same share of every label; a larger subset contains a smaller one.
 
-    Each label's examples are put into a drawn order and spread evenly over the whole; the first of
-    each label comes before all others. The subset is the beginning.
+    The examples of each label are shuffled and spread evenly over one line, and the first of each
+    label comes before all others. The subset is the beginning of that line.
 
     Args:
-        labels: (n,) of the examples.
-        size: how many; all where there are no more.
-        seed: of the draw.
+        labels: (n,) the labels of the examples.
+        size: The size of the subset; all examples if there are fewer.
+        seed: The seed of the draw.
 
     Returns:
-        (min(size, n),) which, in their order.
+        The numbers (min(size, n),) of the examples, in ascending order.
     """
     counters: UInt64Array = np.arange(len(labels), dtype=np.uint64)
     order = np.argsort(uniform(key(seed, _SUBSET_STREAM), counters), kind="stable")
@@ -296,7 +288,7 @@ def subset(labels: NDArray[np.int64], size: int, seed: int) -> NDArray[np.int64]
         of_label = order[labels[order] == label]
         position[of_label] = (np.arange(len(of_label)) + 0.5) / len(of_label)
         position[of_label[0]] = -1.0
-    # Places that are equal go by the draw.
+    # A stable sort, so that the draw decides between equal positions.
     return np.sort(order[np.argsort(position[order], kind="stable")][:size])
 
 

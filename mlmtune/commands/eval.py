@@ -158,7 +158,7 @@ def describe(rows: Sequence[Row]) -> list[str]:
         text: compares(row.evaluation.unknown_byte_share for row in rows if row.text == text)
         for text in dict.fromkeys(row.text for row in rows)
     }
-    has_pairs = any(row.evaluation.num_pairs is not None for row in rows)
+    has_pairs = any(row.evaluation.of_pairs for row in rows)
     names = [
         "text", "model", "perplexity", "95 %", "per word", "per byte", "first", "five", "tokens",
     ]  # fmt: skip
@@ -166,8 +166,8 @@ def describe(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         evaluation, interval = row.evaluation, row.evaluation.perplexity_interval
         bounds = [] if interval is None else [perplexity(bound) for bound in interval]
-        of_pairs = (evaluation.pair_accuracy, evaluation.pair_label_share)
-        pairs = ["" if value is None else share(value) for value in of_pairs]
+        means = (evaluation.of_pairs.get(name) for name in ("pair_accuracy", "pair_label_share"))
+        pairs = ["" if mean is None else share(mean) for mean in means]
         mark = "" if knows[row.text] else "†"
         per_unit = [
             estimates.perplexity(per) + (mark if per else "")

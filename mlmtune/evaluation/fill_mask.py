@@ -1,4 +1,4 @@
-"""The model's predictions for the mask tokens in a sentence."""
+"""A model's predictions for the mask tokens in a sentence."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -40,7 +40,7 @@ class Target:
     Attributes:
         word: The word as the user wrote it.
         pieces: The tokens of the word at this position, as the vocabulary writes them.
-        token: The id of the token that was scored; None where the word is not a single token.
+        token: The id of the token that was scored; None if the word is not a single token.
         token_str: That token as the vocabulary writes it.
         score: Its probability.
         rank: Its rank among all tokens of the vocabulary; 1 is the likeliest.
@@ -56,12 +56,7 @@ class Target:
 
 @dataclass(frozen=True)
 class MaskPredictions:
-    """A model's predictions for one mask.
-
-    Attributes:
-        predictions: The likeliest tokens, the likeliest first.
-        targets: The user's words, in their order.
-    """
+    """A model's predictions for one mask, the likeliest first, and the user's words."""
 
     predictions: tuple[Prediction, ...]
     targets: tuple[Target, ...]
@@ -89,11 +84,7 @@ class TargetWords:
         self._unknown_id = unknown_token_id(tokenizer)
 
     def at(self, before: str) -> list[Target]:
-        """Return the words as they would be tokenized at a mask, not scored yet.
-
-        Args:
-            before: The sentence up to the mask.
-        """
+        """Return the words as they would be tokenized behind some text, not scored yet."""
         return [self._find(word, before) for word in self._words]
 
     def _find(self, word: str, before: str) -> Target:
@@ -127,7 +118,7 @@ def encode_masked_text(tokenizer: PreTrainedTokenizerFast, text: str) -> BatchEn
     """
     _check_unicode(text)
     encoding: BatchEncoding = tokenizer(
-        _with_own_masks(tokenizer, text),
+        text.replace(ANY_MASK, str(tokenizer.mask_token)),
         return_tensors="pt",
         truncation=False,
         padding=False,
@@ -145,10 +136,6 @@ def encode_masked_text(tokenizer: PreTrainedTokenizerFast, text: str) -> BatchEn
     return encoding
 
 
-def _with_own_masks(tokenizer: PreTrainedTokenizerFast, text: str) -> str:
-    return text.replace(ANY_MASK, str(tokenizer.mask_token))
-
-
 def _check_unicode(text: str) -> None:
     try:
         text.encode()
@@ -163,8 +150,7 @@ def fill_mask(
 
     The arguments are those of `predict_masks`.
     """
-    nothing = TargetWords((), tokenizer)
-    masks = predict_masks(model, tokenizer, text, top_k, nothing)
+    masks = predict_masks(model, tokenizer, text, top_k, TargetWords((), tokenizer))
     return [list(mask.predictions) for mask in masks]
 
 
@@ -189,7 +175,7 @@ def predict_masks(
         ConfigError: The text has no mask, or is longer than the model takes.
     """
     encoding = encode_masked_text(tokenizer, text)
-    own_text = _with_own_masks(tokenizer, text)
+    own_text = text.replace(ANY_MASK, str(tokenizer.mask_token))
     input_ids = encoding["input_ids"][0]
     positions = (input_ids == tokenizer.mask_token_id).nonzero()[:, 0].tolist()
 
@@ -221,13 +207,7 @@ def predict_masks(
 
 
 def _text_before(encoding: BatchEncoding, position: int, text: str) -> str:
-    """Return the text before a mask.
-
-    Args:
-        encoding: The encoding of the text.
-        position: The position of the mask among the tokens.
-        text: The text with the tokenizer's own masks.
-    """
+    """Return the text before the mask at a position among the tokens."""
     span = encoding.token_to_chars(0, position)
     assert span is not None  # only special tokens that the tokenizer adds have no span
     start = span.start
@@ -236,12 +216,7 @@ def _text_before(encoding: BatchEncoding, position: int, text: str) -> str:
 
 
 def _scored(target: Target, logits: torch.Tensor) -> Target:
-    """Return a target with its probability and rank.
-
-    Args:
-        target: The target, not scored yet.
-        logits: (V,) logits of its mask.
-    """
+    """Return a target with its probability and rank by the logits (V,) of its mask."""
     if target.token is None:
         return target
     return replace(

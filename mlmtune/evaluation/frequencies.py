@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from mlmtune.evaluation.scoring import FixedMasks, TokenScores
 from mlmtune.masking.collator import IGNORE_INDEX
 
-NUM_LIKELIEST = 5
 CHUNKS_AT_ONCE = 256
 
 
@@ -32,18 +31,18 @@ class TokenFrequencies:
 
     @classmethod
     def of(cls, token_counts: NDArray[np.int64], unknown_token_id: int | None) -> Self:
-        """Make the model of counts, smoothed by one as where a new head starts from them.
+        """Make the model from counts, which are smoothed by one, as for the bias of a new head.
 
         Args:
             token_counts: (V,) how often each id occurs in the training text.
-            unknown_token_id: The id of [UNK]. It is never masked, so it is never predicted either.
+            unknown_token_id: The id of [UNK].
         """
         smoothed = token_counts.astype(np.float64) + 1.0
         if unknown_token_id is not None:
-            smoothed[unknown_token_id] = 0.0
+            smoothed[unknown_token_id] = 0.0  # [UNK] is never masked, so it is never predicted
         with np.errstate(divide="ignore"):
             losses = -np.log(smoothed / smoothed.sum())
-        return cls(losses, np.argsort(losses, kind="stable")[:NUM_LIKELIEST])
+        return cls(losses, np.argsort(losses, kind="stable")[:5])
 
     def measure(self, masks: FixedMasks) -> tuple[float, float]:
         """Return the mean loss, in nats, and the accuracy on all masked tokens of a text."""

@@ -7,9 +7,8 @@ pairs.
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -25,8 +24,8 @@ from mlmtune.evaluation.scoring import (
     FittingBatches,
     FixedMasks,
     Numbers,
+    Stopped,
     TokenScores,
-    any_should_stop,
 )
 from mlmtune.modeling.masked_head import PAIR_ACCURACY, PAIR_LABEL_SHARE, PAIR_LOSS, MaskedHead
 from mlmtune.numbers import perplexity, share
@@ -37,10 +36,9 @@ LARGEST_EXPONENT = 709.0
 """The exp of a larger number does not fit a float."""
 
 LEAST_SAID = 0.01
-"""Least share of unknown tokens that an evaluation mentions."""
+"""Smallest share of unknown tokens that an evaluation mentions."""
 
-NUM_SUMS = 9
-"""How many sums a batch yields; see `Evaluator`."""
+PAIR_TERMS = (PAIR_LOSS, PAIR_ACCURACY, PAIR_LABEL_SHARE)
 
 Sums = NDArray[np.float64]
 
@@ -66,12 +64,9 @@ class Evaluation:
         unknown_token_share: Share of the text's tokens that the tokenizer does not know; they are
             not masked.
         unknown_byte_share: Share of the text's bytes that those tokens stand for.
-        pair_loss: Mean cross entropy of the pairs' labels, in nats; None without pairs.
-        pair_accuracy: Share of the pairs that were classified correctly.
-        pair_label_share: Share of the pairs with label 1, whose segments do not belong together in
-            this order. A constant answer is right in this share of the pairs, or in the rest.
-        num_pairs: How many pairs were evaluated.
-        general: The evaluation on general text; None where there is none.
+        of_pairs: The mean of each of `PAIR_TERMS`, and `num_pairs`, by name; empty without pairs.
+            A constant answer is right in `pair_label_share` of the pairs, or in the rest.
+        general: The evaluation on general text; None if there is none.
     """
 
     loss: float
@@ -85,24 +80,19 @@ class Evaluation:
     num_predictions: int
     unknown_token_share: float
     unknown_byte_share: float
-    pair_loss: float | None = None
-    pair_accuracy: float | None = None
-    pair_label_share: float | None = None
-    num_pairs: int | None = None
+    of_pairs: dict[str, Any] = field(default_factory=dict)
     general: "Evaluation | None" = None
 
     @property
     def criterion(self) -> float:
-        """The number that is least for the best weights: the loss on the domain's text."""
+        """The number that is lowest for the best weights: the loss on the domain's text."""
         return self.loss
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values, without those of pairs that were not measured."""
+        """Return what was measured as JSON values, under the names of eval_results.json."""
         fields = asdict(self)
         del fields["general"]
-        if self.num_pairs is None:
-            for name in ("pair_loss", "pair_accuracy", "pair_label_share", "num_pairs"):
-                del fields[name]
+        fields |= fields.pop("of_pairs")
         if self.general is not None:
             general = self.general.to_json()
             fields |= {f"general_{name}": value for name, value in general.items()}
@@ -115,10 +105,11 @@ class Evaluation:
         if self.unknown_token_share >= LEAST_SAID:
             unknown = f"; {share(self.unknown_token_share)} of the tokens are unknown and left out"
         pairs = ""
-        if self.pair_accuracy is not None and self.pair_label_share is not None:
+        if self.of_pairs:
+            num_pairs = counted(self.of_pairs["num_pairs"], "pair")
             pairs = (
-                f"; {share(self.pair_accuracy)} of {counted(self.num_pairs or 0, 'pair')} right "
-                f"({share(self.pair_label_share)} do not belong together)"
+                f"; {share(self.of_pairs[PAIR_ACCURACY])} of {num_pairs} right "
+                f"({share(self.of_pairs[PAIR_LABEL_SHARE])} do not belong together)"
             )
         shown = perplexity(self.perplexity, self.perplexity_interval)
         return (
@@ -143,19 +134,13 @@ class Evaluator:
     """
 
     def __init__(
-        self,
-        masks: FixedMasks,
-        config: EvaluationConfig,
-        pairs: PairSequences | None = None,
+        self, masks: FixedMasks, config: EvaluationConfig, pairs: PairSequences | None = None
     ) -> None:
         self.masks = masks
         self.known_text = KnownText.of(masks.view)
-        self._mlm_probability = config.mlm_probability
-        self._batch_size = config.batch_size
+        self._config = config
         self._batches = FittingBatches(config.batch_size, "chunking.chunk_length")
         self._pairs = pairs
-        # Pairs are in a drawn order already, so the first ones are a random subset.
-        self._pair_numbers = np.arange(0 if pairs is None else len(pairs))[: config.max_chunks]
 
     def run(
         self,
@@ -180,118 +165,92 @@ class Evaluator:
             DivergedError: The loss is not a finite number.
             ResourceError: Memory does not suffice for one sequence.
         """
-        device = accelerator.device
         was_training = model.training
         model.eval()
         try:
             with torch.inference_mode():
-                score = partial(self.masks.score, model, head, device)
-                of_chunks = partial(self._chunk_sums, score, device)
-                sums = self._add_up(accelerator, self.masks.chunks, of_chunks, should_stop)
-                if sums is None:
-                    return None
-                evaluation = summarize(sums.tolist(), self.masks.num_draws, self.known_text)
+                evaluation = self._measure_chunks(accelerator, model, head, should_stop)
                 if self._pairs is None:
                     return evaluation
-                add_up = partial(self._sums_of_some_pairs, model, head, device, self._pairs)
-                of_pairs = partial(self._pair_sums, add_up, device)
-                sums = self._add_up(accelerator, self._pair_numbers, of_pairs, should_stop)
+                of_pairs = self._measure_pairs(self._pairs, accelerator, model, head, should_stop)
+                return replace(evaluation, of_pairs=of_pairs)
+        except Stopped:
+            return None
         finally:
             model.train(was_training)
-        return None if sums is None else _with_pairs(evaluation, sums.tolist())
 
-    def _add_up(
+    def _measure_chunks(
         self,
         accelerator: Accelerator,
-        sequences: Numbers,
-        sums_of: Callable[[Numbers, Callable[[], bool]], Sums | None],
-        should_stop: Callable[[], bool],
-    ) -> Sums | None:
-        """Add up the sums over all sequences and all processes; None if it was stopped."""
-        mine = sequences[accelerator.process_index :: accelerator.num_processes]
-        largest_share = -(-len(sequences) // accelerator.num_processes)
-        numbers = count()
-
-        def any_stops() -> bool:
-            return any_should_stop(accelerator, next(numbers), should_stop)
-
-        # In double precision, so that the result does not depend on the order of the sums.
-        sums = np.zeros(NUM_SUMS)
-        # Every process goes through equally many batches, of which the last may be empty, because
-        # any_should_stop() waits for all of them.
-        for start in range(0, largest_share, self._batch_size):
-            of_batch = sums_of(mine[start : start + self._batch_size], any_stops)
-            if of_batch is None:
-                return None
-            sums += of_batch
-        if accelerator.num_processes > 1:
-            on_device = torch.from_numpy(sums).to(accelerator.device)
-            sums = accelerator.reduce(on_device, reduction="sum").cpu().numpy()
-        return sums
-
-    def _chunk_sums(
-        self,
-        score: Callable[[int, Numbers], TokenScores],
-        device: torch.device,
-        chunks: Numbers,
-        any_stops: Callable[[], bool],
-    ) -> Sums | None:
-        """Return sums over chunks, each with all of its draws; None if it was stopped.
-
-        The sums are of: 1, loss l, number of predictions n, those that are right, those right among
-        five, l * l, l * n, n * n, and tokens that were masked in any draw.
-        """
-        parts: list[TokenScores] = []
-        for draw in range(self.masks.num_draws):
-            if any_stops():
-                return None
-            parts += self._batches.map(partial(score, draw), chunks)
-        if not parts:
-            return np.zeros(NUM_SUMS)
-        scores = TokenScores.join(parts)
-        rows = np.searchsorted(chunks, scores.chunks)
-        loss = np.bincount(rows, weights=scores.losses, minlength=len(chunks))
-        masked = np.bincount(rows, minlength=len(chunks)).astype(np.float64)
-        return np.asarray(
-            [len(chunks), loss.sum(), masked.sum(), scores.is_first.sum(), scores.is_in_five.sum(),
-             (loss * loss).sum(), (loss * masked).sum(), (masked * masked).sum(),
-             scores.num_tokens]
-        )  # fmt: skip
-
-    def _pair_sums(
-        self,
-        add_up: Callable[[Numbers], Sums],
-        device: torch.device,
-        numbers: Numbers,
-        any_stops: Callable[[], bool],
-    ) -> Sums | None:
-        """Return sums over pairs; None if it was stopped."""
-        if any_stops():
-            return None
-        parts = self._batches.map(add_up, numbers)
-        sums: Sums = np.stack([np.zeros(NUM_SUMS), *parts]).sum(axis=0)
-        return sums
-
-    def _sums_of_some_pairs(
-        self,
         model: Any,
         head: MaskedHead,
-        device: torch.device,
+        should_stop: Callable[[], bool],
+    ) -> Evaluation:
+        draws = [
+            partial(self.masks.score, model, head, accelerator.device, draw)
+            for draw in range(self.masks.num_draws)
+        ]
+        # In double precision, so that the result does not depend on the order of the sums.
+        sums = np.zeros(9)
+        for chunks, scores in self._batches.over(
+            self.masks.chunks, draws, accelerator, should_stop
+        ):
+            sums += _sums_over_chunks(chunks, TokenScores.join(scores))
+        totals = _over_processes(accelerator, sums)
+        return summarize(totals, self.masks.num_draws, self.known_text)
+
+    def _measure_pairs(
+        self,
         pairs: PairSequences,
-        numbers: Numbers,
-    ) -> Sums:
-        """Return sums over pairs of: 1, loss, right answers, labels; followed by zeros."""
-        chunks, keys = pairs.batch(np.zeros_like(numbers), numbers)
-        batch = self.masks.collator(chunks, keys, self._mlm_probability).to(device)
-        losses = head.losses(model, batch)
-        tallies = losses.tallies[PAIR_ACCURACY], losses.tallies[PAIR_LABEL_SHARE]
-        sums = np.zeros(NUM_SUMS)
-        sums[:4] = len(numbers), *map(float, (losses.terms[PAIR_LOSS], *tallies))
-        return sums
+        accelerator: Accelerator,
+        model: Any,
+        head: MaskedHead,
+        should_stop: Callable[[], bool],
+    ) -> dict[str, Any]:
+        """Return the number of pairs, and the means over them by name."""
+
+        def sums_of(numbers: Numbers) -> Sums:
+            batch = self.masks.collator(
+                *pairs.batch(np.zeros_like(numbers), numbers), self._config.mlm_probability
+            )
+            losses = head.losses(model, batch.to(accelerator.device))
+            sums = losses.terms | losses.tallies
+            return np.asarray([*(float(sums[name]) for name in PAIR_TERMS), len(numbers)])
+
+        # Pairs are in a drawn order already, so the first ones are a random subset.
+        numbers = np.arange(len(pairs))[: self._config.max_chunks]
+        sums = np.zeros(len(PAIR_TERMS) + 1)
+        for _, parts in self._batches.over(numbers, [sums_of], accelerator, should_stop):
+            sums += np.sum(parts, axis=0)
+        *totals, num_pairs = _over_processes(accelerator, sums)
+        means = {name: total / num_pairs for name, total in zip(PAIR_TERMS, totals, strict=True)}
+        return {**means, "num_pairs": int(num_pairs)}
+
+
+def _over_processes(accelerator: Accelerator, sums: Sums) -> list[float]:
+    if accelerator.num_processes > 1:
+        on_device = torch.from_numpy(sums).to(accelerator.device)
+        sums = accelerator.reduce(on_device, reduction="sum").cpu().numpy()
+    return list(map(float, sums))
+
+
+def _sums_over_chunks(chunks: Numbers, scores: TokenScores) -> Sums:
+    """Return sums over chunks, each with all of its draws, in the order of `summarize`.
+
+    The sums are of: 1, loss l, number of predictions n, those that are right, those right among
+    five, l * l, l * n, n * n, and tokens that were masked in any draw.
+    """
+    rows = np.searchsorted(chunks, scores.chunks)
+    loss = np.bincount(rows, weights=scores.losses, minlength=len(chunks))
+    masked = np.bincount(rows, minlength=len(chunks)).astype(np.float64)
+    return np.asarray(
+        [len(chunks), loss.sum(), masked.sum(), scores.is_first.sum(), scores.is_in_five.sum(),
+         (loss * loss).sum(), (loss * masked).sum(), (masked * masked).sum(), scores.num_tokens]
+    )  # fmt: skip
 
 
 def summarize(sums: list[float], num_mask_draws: int, known_text: KnownText) -> Evaluation:
-    """Divide the sums over all chunks, in the order of `Evaluator`, and find the interval."""
+    """Divide the sums over all chunks, and compute the interval."""
     num_chunks, loss_sum, num_masked, num_first, num_in_five, *products, num_tokens = sums
     loss_loss, loss_masked, masked_masked = products
     if num_masked == 0:
@@ -323,15 +282,4 @@ def summarize(sums: list[float], num_mask_draws: int, known_text: KnownText) -> 
         num_predictions=int(num_masked),
         unknown_token_share=known_text.unknown_token_share,
         unknown_byte_share=known_text.unknown_byte_share,
-    )
-
-
-def _with_pairs(evaluation: Evaluation, sums: list[float]) -> Evaluation:
-    num_pairs, loss_sum, num_correct, num_ones = sums[:4]
-    return replace(
-        evaluation,
-        pair_loss=loss_sum / num_pairs,
-        pair_accuracy=num_correct / num_pairs,
-        pair_label_share=num_ones / num_pairs,
-        num_pairs=int(num_pairs),
     )

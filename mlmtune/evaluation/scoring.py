@@ -9,8 +9,9 @@ mask different tokens until nearly all of the text has been predicted.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import count
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -159,14 +160,9 @@ class FixedMasks:
     def score(
         self, model: Any, head: MaskedHead, device: torch.device, draw: int, chunks: Numbers
     ) -> TokenScores:
-        """Score a model's predictions for the masked tokens of some chunks, in one draw.
+        """Score the predictions for the masked tokens of some chunks (B,), in one draw.
 
-        Args:
-            model: The model in evaluation mode, on the device.
-            head: Runs the model on masked positions.
-            device: The model's device.
-            draw: The number of the draw, below `num_draws`.
-            chunks: (B,) numbers of chunks, few enough to be computed at once.
+        The model is in evaluation mode and on the device. All chunks are computed at once.
         """
         batch = self.batch(chunks, draw)
         on_device = batch.to(device)
@@ -177,7 +173,7 @@ class FixedMasks:
             logits, labels, reduction="none", ignore_index=IGNORE_INDEX
         )
         of_label = logits.gather(1, labels.clamp(min=0)[:, None])
-        # One transfer from the device in place of three.
+        # Stacked, so that there is one transfer from the device instead of three.
         scores = torch.stack(
             [
                 losses,
@@ -200,17 +196,48 @@ class FixedMasks:
         )
 
 
+class Stopped(Exception):
+    """A process was told to stop while sequences were being measured."""
+
+
 class FittingBatches:
-    """Calls a function on batches, which become smaller when memory runs out.
+    """Calls functions on batches, which become smaller when memory runs out.
 
     Args:
         size: How many sequences a batch has at first.
-        length_key: The setting that says how long a sequence may be.
+        length_key: The setting that limits the length of a sequence.
     """
 
     def __init__(self, size: int, length_key: str) -> None:
-        self._size = size
+        self._first_size = self._size = size
         self._length_key = length_key
+
+    def over(
+        self,
+        sequences: Numbers,
+        functions: Sequence[Callable[[Numbers], T]],
+        accelerator: Accelerator,
+        should_stop: Callable[[], bool],
+    ) -> Iterator[tuple[Numbers, list[T]]]:
+        """Yield each batch of this process's share, with the results of each function; see `map`.
+
+        Raises:
+            ResourceError: Memory does not suffice for one sequence.
+            Stopped: Some process should stop; raised in all of them.
+        """
+        mine = sequences[accelerator.process_index :: accelerator.num_processes]
+        # Every process goes through equally many batches, of which the last may be empty, because
+        # _any_should_stop() waits for all of them.
+        largest_share = -(-len(sequences) // accelerator.num_processes)
+        numbers = count()
+        for start in range(0, largest_share, self._first_size):
+            batch, results = mine[start : start + self._first_size], []
+            for function in functions:
+                if _any_should_stop(accelerator, next(numbers), should_stop):
+                    raise Stopped
+                results += self.map(function, batch)
+            if results:
+                yield batch, results
 
     def map(self, function: Callable[[Numbers], T], batch: Numbers) -> list[T]:
         """Apply a function to a batch of numbers, in as many parts as memory demands.
@@ -240,12 +267,13 @@ class FittingBatches:
         return self.map(function, batch)
 
 
-def any_should_stop(
+def _any_should_stop(
     accelerator: Accelerator, batch_number: int, should_stop: Callable[[], bool]
 ) -> bool:
-    """Whether any process wants to stop. Several processes exchange that every few batches only."""
+    """Whether any process wants to stop."""
     if accelerator.num_processes == 1:
         return should_stop()
+    # An exchange waits for the slowest process, so it does not come with every batch.
     if batch_number % BATCHES_BETWEEN_EXCHANGES:
         return False
     mine = torch.tensor(int(should_stop()), device=accelerator.device)

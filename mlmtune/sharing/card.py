@@ -22,20 +22,13 @@ from mlmtune.sharing.trackers import flattened
 LOCAL_SCHEMES = ("file", "local")
 """Schemes of paths on this machine."""
 
-NOT_STATED = "not stated"
-
 SECTIONS = ("objective", "masking", "chunking", "optimizer", "training")
 """The sections of the config that the card shows; none of them has paths."""
 
 
 @dataclass(frozen=True)
 class Snippet:
-    """Code that uses the model.
-
-    Attributes:
-        code: Python code.
-        printed: What it printed when it was run.
-    """
+    """Python code that uses the model, and what it printed when it was run."""
 
     code: str
     printed: str
@@ -53,9 +46,8 @@ class DataSource:
 
     Attributes:
         name: Where the data come from, without the path to them on this machine.
-        dataset: Their name on the hub; None where they are not there.
+        dataset: Their name on the hub; None if they are not there.
         amount: How much there is, in words.
-        license: The licence that the config states.
         is_trained_on: False for data that were used for validation only.
         is_measured_on: Whether the metrics are of these data; they never are of replayed text.
     """
@@ -73,11 +65,10 @@ class Metric:
     """A number that was measured.
 
     Attributes:
-        name: The name for people.
-        type: The hub's name for the metric; None where it has none.
-        value: The number; None where it does not fit a float.
+        type: The hub's name for the metric; None if it has none.
+        value: The number; None if it does not fit a float.
         shown: The number as a reader sees it.
-        before: The number before training, likewise; empty where it was not measured.
+        before: The number before training, likewise; empty if it was not measured.
     """
 
     name: str
@@ -92,17 +83,13 @@ class Card:
     """The content of a model card.
 
     Attributes:
-        name: The model's name.
-        task: What `pipeline()` calls the model's task.
+        task: The name of the model's task for `pipeline()`.
         base: The model that it was trained from; see `public_name`.
         base_on_hub: Whether `base` is a name on the hub.
-        license: The licence that the config states.
         introduction: One or two sentences about the model.
-        snippet: Code that uses it.
         measured_on: The data that the metrics are of, in words.
-        metrics: What was measured.
         notes: Sentences about the metrics.
-        data: What the model was trained and measured on.
+        data: The data that the model was trained and measured on.
         settings: (dotted name, value) of settings of the config.
         environment: The content of environment.json.
     """
@@ -132,14 +119,7 @@ class Card:
 def card_of(
     name: str, config: Config | ClassificationConfig, environment: Mapping[str, Any], **fields: Any
 ) -> Card:
-    """Make a card: what the cards of all tasks have in common, and the task's own fields.
-
-    Args:
-        name: The model's name.
-        config: The config with every `auto` decided.
-        environment: The content of environment.json.
-        fields: The other fields of `Card`.
-    """
+    """Make a card of the `fields` of a task, and of what the cards of all tasks have in common."""
     base = config.model.name_or_path
     on_hub = is_on_hub(base)
     return Card(
@@ -154,14 +134,14 @@ def card_of(
 
 
 def _settings(config: Config | ClassificationConfig) -> tuple[tuple[str, Any], ...]:
-    sections = config.model_dump(include=set(SECTIONS))
-    values = [("run.seed", config.run.seed), *flattened(sections)]
+    values = flattened(config.model_dump(include=set(SECTIONS)))
     is_span = isinstance(config, Config) and config.masking.strategy == "span"
-    return tuple(
+    shown = [
         (key, value)
         for key, value in values
         if value is not None and (is_span or not key.startswith("masking.span_"))
-    )
+    ]
+    return ("run.seed", config.run.seed), *shown
 
 
 def render(card: Card) -> str:
@@ -178,9 +158,7 @@ def render(card: Card) -> str:
         tags=["mlmtune", card.task],
     )
     template = files(__package__).joinpath("card.md.jinja").read_text(encoding="utf-8")
-    made = ModelCard.from_template(
-        metadata, template_str=template, card=card, cell=_cell, not_stated=NOT_STATED
-    )
+    made = ModelCard.from_template(metadata, template_str=template, card=card, cell=_cell)
     return without_secrets(f"{str(made).rstrip()}\n")
 
 

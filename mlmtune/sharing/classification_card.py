@@ -8,6 +8,7 @@ from transformers import pipeline
 
 from mlmtune.config import ClassificationConfig, DataConfig
 from mlmtune.modeling.locating import is_on_hub
+from mlmtune.numbers import f1, share
 from mlmtune.printable import code_in_markdown, counted, printable
 from mlmtune.sharing.card import (
     Card,
@@ -47,19 +48,18 @@ def classification_card(
     Args:
         name: The model's name.
         config: The config with every `auto` decided.
-        results: The content of test_results.json, or of eval_results.json where there is no test.
+        results: The content of test_results.json, or of eval_results.json if there is no test.
         records: The contents of data.json and environment.json, as `data` and `environment`.
         snippet: Code that labels a text.
     """
     data = records["data"]
-    side = "validation" if "step" in results else "test"
+    side = "validation" if "step" in results else "test"  # only validation belongs to a step
     labels = ", ".join(map(code_in_markdown, data["labels"]))
     per_label = results["per_label"]
     most_frequent = max(per_label, key=lambda label: per_label[label]["num_examples"])
-    share = per_label[most_frequent]["num_examples"] / results["num_examples"]
+    right = share(per_label[most_frequent]["num_examples"] / results["num_examples"])
     notes = [
-        f"Always answering {code_in_markdown(most_frequent)} would be right {share:.1%} of the "
-        "time."
+        f"Always answering {code_in_markdown(most_frequent)} would be right {right} of the time."
     ]
     if side == "validation":
         notes.append("The weights were chosen by these validation examples; there is no test.")
@@ -74,10 +74,10 @@ def classification_card(
             f"{side}, {counted(results['num_examples'], 'example')}, kept apart from training"
         ),
         metrics=(
-            Metric("accuracy", "accuracy", results["accuracy"], f"{results['accuracy']:.1%}"),
-            Metric("macro-F1", "f1", results["macro_f1"], f"{100 * results['macro_f1']:.1f}"),
+            Metric("accuracy", "accuracy", results["accuracy"], share(results["accuracy"])),
+            Metric("macro-F1", "f1", results["macro_f1"], f1(results["macro_f1"])),
             *(
-                Metric(f"F1 of {printable(label)}", None, scores["f1"], f"{100 * scores['f1']:.1f}")
+                Metric(f"F1 of {printable(label)}", None, scores["f1"], f1(scores["f1"]))
                 for label, scores in per_label.items()
             ),
         ),

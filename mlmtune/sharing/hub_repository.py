@@ -39,7 +39,7 @@ class PushFailed(HubError):
 
     Args:
         reason: The cause, and how to fix it.
-        may_pass: Whether the hub or the network is at fault, and another attempt may succeed.
+        may_pass: Whether another attempt may succeed, because the hub or the network is at fault.
     """
 
     def __init__(self, reason: str, *, may_pass: bool) -> None:
@@ -49,19 +49,13 @@ class PushFailed(HubError):
 
 @dataclass(frozen=True)
 class HubRepository:
-    """A model repository on the hub that exists.
-
-    Attributes:
-        name: `OWNER/NAME`.
-        is_private: Whether only its owner sees it.
-    """
+    """A model repository that exists on the hub; its name is `OWNER/NAME`."""
 
     name: str
     is_private: bool
 
     @property
     def url(self) -> str:
-        """The address of its page."""
         return f"{endpoint()}/{self.name}"
 
 
@@ -121,7 +115,6 @@ def push_folder(
     Raises:
         ConfigError: README.md is not UTF-8.
         PushFailed: The hub cannot be reached, or refuses.
-        OSError: A file cannot be read.
     """
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it warns of empty commits
     api = HfApi()
@@ -168,24 +161,24 @@ def without_bars() -> None:
 
 def _persistently(request: Callable[[], T], say: Callable[[str], None]) -> T:
     """Make a request, up to four times, and return its result."""
-    for wait in (*WAITS_SECONDS, None):
+    waits = iter(WAITS_SECONDS)
+    while True:
         try:
             return request()
         except (HFValidationError, ConfigError):
             raise
         except Exception as error:
-            failed = _explained(error)
+            failed, wait = _explained(error), next(waits, None)
             if failed is None:
                 raise
             if wait is None or not failed.may_pass:
                 raise failed from error
             say(f"{failed}; trying again in {wait:.0f} s")
             time.sleep(wait)
-    raise AssertionError("unreachable")
 
 
 def _explained(error: BaseException) -> PushFailed | None:
-    """Put an error into words; None where it has nothing to do with the hub."""
+    """Put an error into words; None if it has nothing to do with the hub."""
     chain = list(_causes(error))
     if any(isinstance(e, OfflineModeIsEnabled) for e in chain):
         return PushFailed("HF_HUB_OFFLINE is set; unset it", may_pass=False)

@@ -1,7 +1,7 @@
 """The card of a masked language model."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from transformers import pipeline
 from mlmtune.config import Config, SourceConfig
 from mlmtune.corpus.sources import source_name
 from mlmtune.modeling.locating import is_on_hub
+from mlmtune.numbers import nats, perplexity, share
 from mlmtune.printable import counted, printable
 from mlmtune.sharing.card import (
     Card,
@@ -27,7 +28,7 @@ NUM_GUESSES = 3
 
 
 def fill_mask_snippet(folder: Path, text: str) -> Snippet:
-    """Fill the one mask of a text, which is the tokenizer's own, by the model in a folder."""
+    """Fill the one mask of a text by the model in a folder; it must be the tokenizer's own mask."""
     fill = pipeline("fill-mask", model=str(folder), device="cpu")
     guesses = fill(text, top_k=NUM_GUESSES)
     return Snippet(
@@ -98,53 +99,47 @@ def _notes(config: Config, results: Mapping[str, Any]) -> Iterator[str]:
     )
     if results["unknown_token_share"] > 0:
         yield (
-            f"{results['unknown_token_share']:.1%} of the tokens of that text, and "
-            f"{results['unknown_byte_share']:.1%} of its bytes, are unknown to the tokenizer and "
-            "were not predicted."
+            f"{share(results['unknown_token_share'])} of the tokens of that text, and "
+            f"{share(results['unknown_byte_share'])} of its bytes, are unknown to the tokenizer "
+            "and were not predicted."
         )
     if head_was_new:
         yield (
             "The base has no masked-LM head. It was given a new one, so what it predicts before "
             "training means little. Token frequencies alone would guess "
-            f"{results['token_frequency_accuracy']:.1%} of the tokens right, at perplexity "
-            f"{math.exp(results['token_frequency_loss']):,.2f}."
+            f"{share(results['token_frequency_accuracy'])} of the tokens right, at perplexity "
+            f"{perplexity(math.exp(results['token_frequency_loss']))}."
         )
 
 
 def _metrics(results: Mapping[str, Any]) -> Iterator[Metric]:
     yield Metric(
         "perplexity", "perplexity", results["perplexity"],
-        _perplexity(results["perplexity"], results["perplexity_interval"]),
-        _perplexity(results["perplexity_before"], results["perplexity_before_interval"]),
+        perplexity(results["perplexity"], results["perplexity_interval"]),
+        perplexity(results["perplexity_before"], results["perplexity_before_interval"]),
     )  # fmt: skip
     shares: dict[str, tuple[str, str | None]] = {
         "accuracy": ("masked tokens predicted correctly", "accuracy"),
         "accuracy_top5": ("correct token among the five likeliest", None),
     }
     if "pair_accuracy" in results:
-        apart = f"{results['pair_label_share']:.1%} of them do not belong together"
+        apart = f"{share(results['pair_label_share'])} of them do not belong together"
         shares["pair_accuracy"] = (f"pairs classified correctly ({apart})", None)
     for key, (shown, kind) in shares.items():
         if key in results:
             value, before = results[key], results[f"{key}_before"]
-            yield Metric(shown, kind, value, f"{value:.1%}", f"{before:.1%}")
+            yield Metric(shown, kind, value, share(value), share(before))
     if "general_perplexity" in results:
         yield Metric(
             "perplexity on general text", None, results["general_perplexity"],
-            _perplexity(results["general_perplexity"]),
-            _perplexity(results["general_perplexity_before"]),
+            perplexity(results["general_perplexity"]),
+            perplexity(results["general_perplexity_before"]),
         )  # fmt: skip
     if "forgetting" in results:
         yield Metric(
             "forgetting (nats per token of general text)", None, results["forgetting"],
-            f"{results['forgetting']:+.3f}",
+            nats(results["forgetting"]),
         )  # fmt: skip
-
-
-def _perplexity(value: float | None, interval: Sequence[float] | None = None) -> str:
-    if value is None:
-        return "over 1e308"
-    return f"{value:,.2f}" + ("" if interval is None else " [{:,.2f}, {:,.2f}]".format(*interval))
 
 
 def _data(source: SourceConfig, corpus: Mapping[str, Any], **role: bool) -> DataSource:

@@ -30,10 +30,8 @@ class TrackedRun:
     """A run, as trackers know it.
 
     Attributes:
-        project: The project that the run belongs to.
-        name: The run's name.
         folder: The run's directory, for trackers that write files.
-        id: Identifies the run, however often it is resumed.
+        id: The same for all sittings of a run.
         step: Steps that were taken before the run was resumed; 0 at the beginning.
         tracked: The last step of each kind of metrics (see `kind_of`) that was sent before the run
             was stopped. A run that was killed takes some of the steps after `step` again.
@@ -116,11 +114,7 @@ TRACKERS: Mapping[str, TrackerKind] = {
 
 
 class Trackers:
-    """The trackers of a run that work. Only the first process has any.
-
-    Args:
-        console: Shows which tracker has failed.
-    """
+    """The trackers of a run that work. Only the first process has any."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -128,13 +122,7 @@ class Trackers:
         self._tracked: Mapping[str, int] = {}
 
     def start(self, config: TrackingConfig, run: TrackedRun, settings: Mapping[str, Any]) -> None:
-        """Start the trackers that the config names, and send them the settings.
-
-        Args:
-            config: The section `tracking`.
-            run: The run.
-            settings: The whole config; it is sent without secrets.
-        """
+        """Start the trackers that the config names, and send them the settings without secrets."""
         self._tracked = run.tracked
         values = dict(flattened(redacted(settings)))
         for name in dict.fromkeys(config.with_):
@@ -154,13 +142,10 @@ class Trackers:
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Send a line of metrics.jsonl: as `eval/*` if it is an evaluation's, else as `train/*`."""
-        kind, step = kind_of(record), record["step"]
-        values = {
-            f"{kind}/{name.removeprefix('eval_')}": value
-            for name, value in record.items()
-            if name != "step"
-        }
-        self._log(values, step, is_known=step <= self._tracked.get(kind, -1))
+        values, kind = dict(record), kind_of(record)
+        step = values.pop("step")
+        named = {f"{kind}/{name.removeprefix('eval_')}": value for name, value in values.items()}
+        self._log(named, step, is_known=step <= self._tracked.get(kind, -1))
 
     def log_results(self, results: Mapping[str, Any], step: int) -> None:
         """Send the content of all_results.json, as `result/*`."""
@@ -175,11 +160,8 @@ class Trackers:
         self._started.clear()
 
     def _log(self, record: Mapping[str, Any], step: int, *, is_known: bool = False) -> None:
-        numbers = {
-            name: float(value)
-            for name, value in flattened(record)
-            if isinstance(value, int | float)
-        }
+        leaves = flattened(record)
+        numbers = {name: float(leaf) for name, leaf in leaves if isinstance(leaf, int | float)}
         for name, tracker in list(self._started.items()):
             if is_known and not TRACKERS[name].replaces_steps:
                 continue
@@ -207,23 +189,21 @@ def _greeting(kind: TrackerKind) -> AbstractContextManager[Any]:
 
 
 def kind_of(record: Mapping[str, Any]) -> str:
-    """Return whose line of metrics.jsonl it is: `eval` or `train`. A step has at most one each."""
+    """Return the kind of a line of metrics.jsonl: `eval` or `train`. A step has one of each."""
     return "eval" if any(name.startswith("eval_") for name in record) else "train"
 
 
 def flattened(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the leaves of nested mappings and lists, each with its dotted name."""
+    if isinstance(value, list | tuple):
+        value = dict(enumerate(value))
     if isinstance(value, Mapping):
-        inner: Any = value.items()
-    elif isinstance(value, list | tuple):
-        inner = enumerate(value)
+        for key, entry in value.items():
+            yield from flattened(entry, f"{name}.{key}" if name else str(key))
     else:
         yield name, value
-        return
-    for key, entry in inner:
-        yield from flattened(entry, f"{name}.{key}" if name else str(key))
 
 
 def _reason(error: BaseException) -> str:
-    said = (str(error).strip().splitlines() or [""])[0][:200]
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+    message = "".join(str(error).strip().splitlines()[:1])[:200]
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
