@@ -37,6 +37,10 @@ class ExampleBatch:
     labels: torch.Tensor
     weights: torch.Tensor
 
+    @property
+    def num_targets(self) -> int:
+        return len(self.labels)
+
     def to(self, device: torch.device) -> Self:
         return type(self)(
             {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()},
@@ -128,11 +132,6 @@ class ExampleSequences:
 
     An epoch is a permutation. A window of some batches at a time is sorted by length, and then its
     batches are shuffled, so that a batch needs little padding and lengths vary from step to step.
-
-    Args:
-        examples: The training examples.
-        global_batch_size: Examples per step.
-        seed: `run.seed`.
     """
 
     def __init__(self, examples: EncodedExamples, global_batch_size: int, seed: int) -> None:

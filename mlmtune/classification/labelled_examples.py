@@ -60,9 +60,7 @@ class ReadSide:
 def at_one_state(config: DataConfig, say: Callable[[str], None]) -> DataConfig:
     """Pin a dataset of the hub to one commit, so that its splits belong together.
 
-    Args:
-        config: The section `data`.
-        say: Receives one line on where the dataset comes from.
+    `say` receives one line on where the dataset comes from.
 
     Raises:
         MlmtuneError: See `hub_datasets.locate`.

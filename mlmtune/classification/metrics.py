@@ -31,7 +31,7 @@ def confusion_matrix(
 def precision_recall_f1(
     confusion: NDArray[np.int64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return precision, recall and F1 of each label (..., K); 0 where the divisor is 0."""
+    """Return precision, recall and F1 of each label (..., K); 0 if the divisor is 0."""
     right = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
     predicted, true = confusion.sum(axis=-2), confusion.sum(axis=-1)
     precision = right / np.maximum(predicted, 1)

@@ -21,14 +21,10 @@ def predict(
     batch_size: int,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> NDArray[np.float32] | None:
-    """Return the logits of all examples, and leave the model in the mode that it was in.
+    """Return the logits of n examples by a classifier that the accelerator has prepared.
 
-    Args:
-        accelerator: Divides the examples among its processes.
-        model: The classifier on the accelerator's device, prepared by it.
-        examples: The n examples.
-        batch_size: Examples per batch; those of similar length are in the same batch.
-        should_stop: Called between batches; True in any process stops all of them.
+    Examples of similar length are in the same batch. The model is left in its training mode.
+    `should_stop` is called between batches; True in any process stops all of them.
 
     Returns:
         (n, K) in every process; None if it was stopped.

@@ -70,7 +70,7 @@ class SequenceClassification(Task):
 
     def num_targets(self, batch: ExampleBatch) -> dict[str, int]:
         # Weights are 1 on average, so the divisor is the plain number of examples.
-        return {LOSS: len(batch.labels)}
+        return {LOSS: batch.num_targets}
 
     @property
     def why_not_compilable(self) -> str | None:
@@ -230,15 +230,12 @@ def _probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 def _prediction_lines(
     side: Side, labels: tuple[str, ...], probabilities: NDArray[np.float64]
 ) -> Iterator[str]:
-    predictions = probabilities.argmax(axis=1)
-    for name, label, predicted, row in zip(
-        side.names, side.labels, predictions, probabilities, strict=True
-    ):
+    for name, label, row in zip(side.names, side.labels, probabilities, strict=True):
         record = {
             "example": name,
             "label": labels[label],
-            "prediction": labels[predicted],
-            "score": float(row[predicted]),
+            "prediction": labels[row.argmax()],
+            "score": float(row.max()),
         }
         yield json.dumps(record, ensure_ascii=False) + "\n"
 

@@ -81,11 +81,7 @@ def read_task_data(config: DataConfig, say: Callable[[str], None]) -> TaskData:
     """Read, check and split the examples.
 
     Examples of `train` whose text is in `validation` or `test` are left out, and so are those of
-    `validation` whose text is in `test`.
-
-    Args:
-        config: The section `data`.
-        say: Receives one line on where a dataset of the hub comes from.
+    `validation` whose text is in `test`. `say` receives one line on where a dataset comes from.
 
     Raises:
         DataError: Data is missing, broken or empty; training has a single label; validation or the
@@ -164,11 +160,7 @@ def _without(
 
 
 def _labels(config: DataConfig, train: ReadSide) -> tuple[str, ...]:
-    """Return the labels in the order of their numbers.
-
-    Raises:
-        DataError: There are fewer than two, or the config names others.
-    """
+    """Return the labels in the order of their numbers, and refuse data with fewer than two."""
     labels = {example.label for example in train.examples}
     if not labels:
         raise DataError("data.train: no example is left to train on")
@@ -218,16 +210,7 @@ def _split(
     """Split examples into training, validation and test, each with the same share of every label.
 
     A text that occurs more than once is on one side only. Its draw is keyed by its content, so the
-    order of the examples does not matter.
-
-    Args:
-        examples: The examples.
-        labels: The labels.
-        fractions: The shares of validation and test; none is split off for 0.
-        seed: The seed of the draw.
-
-    Raises:
-        DataError: No label has enough examples.
+    order of the examples does not matter. Nothing is split off for a fraction of 0.
     """
     validation_fraction, test_fraction = fractions
     label_of_text: dict[int, str] = {}

@@ -13,7 +13,7 @@ from mlmtune.tokens.encoding import plain_backend, role_tokens
 from mlmtune.tokens.unknown import unknown_token_id
 
 ANY_MASK = "[MASK]"
-"""What users may write in place of the tokenizer's own mask token."""
+"""What users may write instead of the tokenizer's own mask token."""
 
 
 @dataclass(frozen=True)
@@ -146,10 +146,7 @@ def _check_unicode(text: str) -> None:
 def fill_mask(
     model: Any, tokenizer: PreTrainedTokenizerFast, text: str, top_k: int = 5
 ) -> list[list[Prediction]]:
-    """Predict the `top_k` likeliest tokens for each mask in `text`, from left to right.
-
-    The arguments are those of `predict_masks`.
-    """
+    """Predict the `top_k` likeliest tokens for each mask in `text`; see `predict_masks`."""
     masks = predict_masks(model, tokenizer, text, top_k, TargetWords((), tokenizer))
     return [list(mask.predictions) for mask in masks]
 
@@ -163,13 +160,7 @@ def predict_masks(
 ) -> list[MaskPredictions]:
     """Predict the `top_k` likeliest tokens for each mask in `text`, and score the user's words.
 
-    Args:
-        model: A masked language model, with or without a head for pairs, on any device. It is left
-            in the mode it was in.
-        tokenizer: The model's tokenizer.
-        text: A sentence with at least one mask token, or `[MASK]`.
-        top_k: Number of candidates for each mask.
-        targets: The user's words, for the same tokenizer.
+    The model may have a head for pairs and be on any device. It is left in its training mode.
 
     Raises:
         ConfigError: The text has no mask, or is longer than the model takes.

@@ -30,7 +30,7 @@ class KnownText:
 
     @classmethod
     def of(cls, view: ChunkView) -> Self:
-        """Count over all documents of a view, also where only some chunks are measured."""
+        """Count over all documents of a view, even if only some chunks are measured."""
         documents = view.store.documents
         tokens = view.total(documents.lengths)
         unknown_tokens = view.total(documents.num_unknown_tokens)

@@ -50,7 +50,7 @@ class Evaluation:
     Attributes:
         loss: Mean cross entropy of the predictions, in nats: one sum over all draws of the masks,
             divided once.
-        perplexity: exp(loss); None where that does not fit a float.
+        perplexity: exp(loss); None if that does not fit a float.
         perplexity_interval: 95 % interval, from the spread between chunks. A chunk counts once,
             however often it was masked. None with one chunk.
         accuracy: Share of the predictions whose likeliest token is right.
@@ -149,13 +149,9 @@ class Evaluator:
         head: MaskedHead,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> Evaluation | None:
-        """Evaluate `model`, and leave it in the training mode that it was in.
+        """Evaluate a model that the accelerator has prepared, and leave it in its training mode.
 
-        Args:
-            accelerator: Divides the chunks among its processes.
-            model: The model on the accelerator's device, prepared by it.
-            head: Runs the model on masked positions.
-            should_stop: Called between batches; True in any process stops all of them.
+        `should_stop` is called between batches; True in any process stops all of them.
 
         Returns:
             The evaluation; None if it was stopped.

@@ -100,15 +100,9 @@ class TokenScores:
 class FixedMasks:
     """The chunks that are measured, each masked the same way every time.
 
-    Args:
-        view: The chunks to choose from.
-        tokenizer: Has the mask token.
-        config: Seed, strategy, rate, how many chunks and how many draws.
-        with_token_type_ids: Whether the model has token types.
-        is_for_compiled_model: Whether the model is compiled; see MaskingCollator.
-
     Attributes:
         view: The chunks to choose from.
+        collator: Masks the chunks.
         chunks: The numbers of those that are measured, in order.
         num_draws: How many times each is masked.
     """
@@ -197,7 +191,7 @@ class FixedMasks:
 
 
 class Stopped(Exception):
-    """A process was told to stop while sequences were being measured."""
+    """A process was asked to stop while it measured sequences."""
 
 
 class FittingBatches:

@@ -156,15 +156,15 @@ def decided_by_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
     Processes that look at a shared disk at different moments would decide differently, and would
     wait forever for one that has failed.
     """
-    outcome: list[Any] = [None, None]
+    outcome: list[Any] = [None]
     if accelerator.is_main_process:
         try:
-            outcome[0] = decide()
+            outcome = [decide()]
         except MlmtuneError as error:
-            outcome[1] = error
+            outcome = [error]
     broadcast_object_list(outcome)
-    if outcome[1] is not None:
-        raise outcome[1]
+    if isinstance(outcome[0], MlmtuneError):
+        raise outcome[0]
     return cast(T, outcome[0])
 
 

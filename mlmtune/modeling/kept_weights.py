@@ -30,7 +30,7 @@ def read_kept_weights(
         folder: The checkpoint, in one file or several, as safetensors or pickled.
         model: The model that from_pretrained() has loaded from it, not trained yet.
         unexpected: The `unexpected_keys` that from_pretrained() reported.
-        renamed: Names in the files -> names under which they were loaded, where these differ.
+        renamed: Names in the files -> names under which they were loaded, if these differ.
 
     Returns:
         Tensors in fp32, by the names under which other classes of the architecture find them.

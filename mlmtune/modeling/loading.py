@@ -130,18 +130,18 @@ class _Head:
 
     auto_class: Any
     dropout_fields: tuple[str, ...]
-    length_key: str
-    keeps_other_weights: bool
+    length_key: str = "chunking.chunk_length"
+    keeps_other_weights: bool = True
 
 
-_MASKED_LM = _Head(AutoModelForMaskedLM, DROPOUT_FIELDS, "chunking.chunk_length", True)
-_PAIRS = _Head(
-    AutoModelForPreTraining, DROPOUT_FIELDS + PAIR_DROPOUT_FIELDS, "chunking.chunk_length", True
-)
+_MASKED_LM = _Head(AutoModelForMaskedLM, DROPOUT_FIELDS)
+_PAIRS = _Head(AutoModelForPreTraining, DROPOUT_FIELDS + PAIR_DROPOUT_FIELDS)
 _CLASSIFIER = _Head(
-    AutoModelForSequenceClassification, DROPOUT_FIELDS + CLASSIFIER_DROPOUT_FIELDS,
-    "data.max_length", False,
-)  # fmt: skip
+    AutoModelForSequenceClassification,
+    DROPOUT_FIELDS + CLASSIFIER_DROPOUT_FIELDS,
+    length_key="data.max_length",
+    keeps_other_weights=False,
+)
 
 Prepare = Callable[[ModelFolder, Any], None]
 """A function that checks and changes the model's own config."""

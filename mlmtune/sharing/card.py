@@ -19,9 +19,6 @@ from mlmtune.printable import code_in_markdown, in_markdown, printable
 from mlmtune.redaction import public_location, without_secrets
 from mlmtune.sharing.trackers import flattened
 
-LOCAL_SCHEMES = ("file", "local")
-"""Schemes of paths on this machine."""
-
 SECTIONS = ("objective", "masking", "chunking", "optimizer", "training")
 """The sections of the config that the card shows; none of them has paths."""
 
@@ -188,7 +185,7 @@ def public_name(location: str) -> str:
     # inside it.
     location = public_location(location).rpartition("::")[2]
     scheme, separator, path = location.partition("://")
-    if separator and scheme not in LOCAL_SCHEMES:
+    if separator and scheme not in ("file", "local"):
         return printable(without_secrets(location))
     path = re.split(r"/?[^/]*[*?\[]", path if separator else location, maxsplit=1)[0]
     return printable(short_names([path or location])[0].rpartition("/")[2])

@@ -101,16 +101,10 @@ def open_repository(name: str, *, is_private: bool, say: Callable[[str], None]) 
 def push_folder(
     repository: HubRepository, folder: Path, message: str, say: Callable[[str], None]
 ) -> str:
-    """Commit a model's folder; the snippet in its card then loads the model from the hub.
+    """Commit all files of a model's folder, and return the commit's hash.
 
-    Args:
-        repository: The repository to commit to; its other files stay.
-        folder: The folder; all of its files are committed.
-        message: The commit's message.
-        say: Receives a line for each further attempt.
-
-    Returns:
-        The commit's hash.
+    Other files of the repository stay. The snippet in the card then loads the model from the hub.
+    `say` receives a line for each further attempt.
 
     Raises:
         ConfigError: README.md is not UTF-8.

@@ -22,7 +22,7 @@ from mlmtune.redaction import redacted
 from mlmtune.shell import pip_install
 
 FAILURES = (Exception, SystemExit)
-"""What a tracker may fail with: some call sys.exit() where nobody is logged in."""
+"""What a tracker may fail with: some call sys.exit() if nobody is logged in."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class Trackers:
 
 
 def _greeting(kind: TrackerKind) -> AbstractContextManager[Any]:
-    """Hide a tracker's long greeting, but not where it may ask a question (a login)."""
+    """Hide a tracker's long greeting, but not if it may ask a question (a login)."""
     return nullcontext() if kind.show is None else redirect_stdout(io.StringIO())
 
 
