@@ -4,7 +4,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -314,7 +314,7 @@ def _count_files(
         funnel.sources[name].files_left_out.update(entry.reason for entry in listed.passed_over)
         funnel.files_left_out += [
             {"path": printable(path), "reason": reason, "detail": printable(detail)}
-            for path, reason, detail in map(astuple, listed.passed_over)
+            for path, reason, detail in listed.passed_over
         ]
     for part, table in zip(parts, tables, strict=True):
         counts = table.counts
