@@ -92,12 +92,7 @@ def whole_folder(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
 
 def put_in_place(path: Path, *, durable: bool = False) -> None:
-    """Give a complete folder its own name, and delete the folder that had the name before.
-
-    Args:
-        path: The final name of the folder, which is at `temporary_name(path)` now.
-        durable: Whether the folder and all its files must be on the disk at the end.
-    """
+    """Rename the complete folder at `temporary_name(path)`, and delete the old folder at `path`."""
     temporary, old = temporary_name(path), path.with_name(f"{_DELETING}{path.name}")
     if durable:
         for inside in (*temporary.rglob("*"), temporary):

@@ -26,13 +26,7 @@ SETTLED_SECONDS = 2.0
 
 
 class Damaged(DataError):
-    """A file is not what was written. Every file that is verified can be made again.
-
-    Args:
-        path: The file.
-        fault: What is wrong with it.
-        remedy: What the user can do.
-    """
+    """A file is not what was written. Every file that is verified can be made again."""
 
     def __init__(self, path: Path, fault: str, remedy: str) -> None:
         super().__init__(path, fault, remedy)  # what pickle restores it from in another process
@@ -87,7 +81,7 @@ class VerifiedFiles:
     Args:
         notes: The folder of the cache that holds such notes; None to verify every time.
         directory: The folder of the files.
-        digests: The files and their hashes.
+        digests: The hash of each file.
     """
 
     def __init__(self, notes: Path | None, directory: Path, digests: Mapping[Path, str]) -> None:

@@ -18,8 +18,7 @@ def perplexity(value: float | None, interval: Sequence[float] | None = None) -> 
 
 def share(value: float, interval: Sequence[float] | None = None) -> str:
     """Write a share in percent, such as `42.1%`."""
-    bounds = None if interval is None else [100 * bound for bound in interval]
-    return f"{value:.1%}{_bounds(bounds, '.1f')}"
+    return _written(value, interval, ".1f", unit="%", scale=100)
 
 
 def f1(value: float) -> str:
@@ -34,8 +33,7 @@ def nats(value: float, interval: Sequence[float] | None = None) -> str:
 
 def points(value: float, interval: Sequence[float] | None = None) -> str:
     """Write a difference of shares in percentage points, such as `+2.1`."""
-    bounds = None if interval is None else [100 * bound for bound in interval]
-    return _written(100 * value, bounds, "+.1f")
+    return _written(value, interval, "+.1f", scale=100)
 
 
 def probability(value: float) -> str:
@@ -45,9 +43,10 @@ def probability(value: float) -> str:
     return share(value) if value >= 0.01 else f"{100 * value:.2g}%"
 
 
-def _written(value: float, interval: Sequence[float] | None, form: str) -> str:
-    return f"{value:{form}}{_bounds(interval, form)}"
-
-
-def _bounds(interval: Sequence[float] | None, form: str) -> str:
-    return "" if interval is None else " [{}, {}]".format(*(f"{b:{form}}" for b in interval))
+def _written(
+    value: float, interval: Sequence[float] | None, form: str, *, scale: int = 1, unit: str = ""
+) -> str:
+    written = f"{scale * value:{form}}{unit}"
+    if interval is None:
+        return written
+    return f"{written} [{', '.join(f'{scale * bound:{form}}' for bound in interval)}]"

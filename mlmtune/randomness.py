@@ -49,19 +49,12 @@ def uniform(keys: UInt64Array, counters: UInt64Array) -> NDArray[np.float64]:
 
 
 def permute(places: NDArray[np.int64], size: int, keys: UInt64Array) -> NDArray[np.int64]:
-    """Apply a keyed permutation of range(size) to each place, without storing the permutation.
+    """Apply keyed permutations of range(size) to (n,) places, without storing the permutations.
 
-    It is a balanced Feistel network of eight rounds on the smallest even number of bits that holds
-    `size`, applied again until the result is below `size` (Black and Rogaway 2002, "Ciphers with
-    arbitrary finite domains", cycle walking).
-
-    Args:
-        places: (n,) Values in range(size).
-        size: The number of items that are permuted.
-        keys: (n,) or (1,) The key of each place; equal keys give the same permutation.
-
-    Returns:
-        (n,) values in range(size); a bijection for each key.
+    There is a key for each place, or one for all: equal keys give the same permutation. It is a
+    balanced Feistel network of eight rounds on the smallest even number of bits that holds `size`,
+    applied again until the result is below `size` (Black and Rogaway 2002, "Ciphers with arbitrary
+    finite domains", cycle walking).
     """
     half_bits = max(1, ((size - 1).bit_length() + 1) // 2)
     half, low = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)

@@ -1,6 +1,7 @@
 """Tables and histograms as lines of text."""
 
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 
 from mlmtune.console import coloured
 from mlmtune.printable import shown_width
@@ -22,10 +23,9 @@ def table(
     widths = [cell_width(column) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [cell.split("\n") for cell in row]
-        for number in range(max(map(len, cells))):
+        for texts in zip_longest(*cells, fillvalue=""):
             line = []
-            for column, (cell, width) in enumerate(zip(cells, widths, strict=True)):
-                text = cell[number] if number < len(cell) else ""
+            for column, (text, width) in enumerate(zip(texts, widths, strict=True)):
                 padding = " " * (width - shown_width(text))
                 line.append(text + padding if column in left else padding + text)
             yield f"{indent}{'  '.join(line)}".rstrip()

@@ -10,12 +10,7 @@ from numpy.typing import NDArray
 
 from mlmtune.config import MaskingConfig
 from mlmtune.masking.corruption import Corruption
-from mlmtune.masking.selection import (
-    STRATEGIES,
-    highest_mlm_probability,
-    select,
-    without_unknown,
-)
+from mlmtune.masking.selection import STRATEGIES, highest_mlm_probability, select, without_unknown
 from mlmtune.randomness import UInt64Array
 from mlmtune.tokens.chunking import ChunkBatch
 from mlmtune.tokens.unknown import unknown_token_id
@@ -82,8 +77,6 @@ class MaskingCollator:
     """Masks chunks by a strategy.
 
     Args:
-        tokenizer: The tokenizer of the chunks.
-        config: The strategy and the rates.
         with_token_type_ids: Whether the model has token types.
         is_for_compiled_model: Whether batches have an attention mask in any case, and a padded
             number of masked positions, which is nearly always the same for batches of one shape.

@@ -83,16 +83,9 @@ class ChunkView:
         *,
         separates_sources: bool = False,
     ) -> Self:
-        """Cut documents into chunks.
+        """Cut (D,) documents, in stream order, into chunks.
 
-        Args:
-            store: The tokenized corpus.
-            documents: (D,) The numbers of the documents, in stream order.
-            config: How to cut.
-            special_tokens: The special tokens that the tokenizer puts around a text.
-            pad_token_id: Fills the chunks that are shorter than the longest of a batch.
-            separates_sources: Whether no chunk has text of two sources, so that sources can be
-                weighted.
+        With `separates_sources` no chunk has text of two sources, so that these can be weighted.
 
         Raises:
             ConfigError: A chunk has no room for text between its special tokens.

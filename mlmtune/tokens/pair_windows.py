@@ -87,10 +87,8 @@ class PairView:
         sentence_starts: The positions of all tokens of the store that begin a sentence.
         documents: (D,) The numbers of the documents, ascending.
         pair_length: The most tokens in a pair, special tokens included.
-        frame: The tokenizer's special tokens.
 
     Attributes:
-        frame: The tokenizer's special tokens.
         num_documents: The number of documents that have a window.
         num_chunks_by_source: The number of windows of each source.
         num_body_tokens_by_source: The number of their tokens, without special tokens.

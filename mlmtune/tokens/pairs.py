@@ -27,12 +27,6 @@ class PairSequences:
     of which there must be at least one.
 
     Sentence order (Lan et al. 2020, 3.1): half of the time B comes before A.
-
-    Args:
-        view: The windows.
-        mixture: Which window is at which place of an epoch.
-        objective: `mlm+nsp` or `mlm+sop`.
-        seed: The seed of all draws.
     """
 
     def __init__(self, view: PairView, mixture: Mixture, objective: Objective, seed: int) -> None:
@@ -103,19 +97,15 @@ class PairSequences:
         """Draw (B, 2, 2) segments, (B,) labels, and (B,) a key of each pair."""
         labels = self.labels(epochs, places)
         is_one = labels == 1
+        windows, borders, keys = self._divided(epochs, places)
         if not self._exchanges:
-            windows, borders, keys = self._divided(epochs, places)
             segments = self._view.segments(windows, borders, borders)
             segments[is_one] = segments[is_one, ::-1]
             return segments, labels, keys
 
+        # An odd number of places leaves the last window alone, which then exchanges with itself.
         partners = np.minimum(places ^ 1, len(self) - 1)
-        both, all_borders, all_keys = self._divided(
-            np.tile(epochs, 2), np.concatenate([places, partners])
-        )
-        windows, others = np.split(both, 2)
-        borders, other_borders = np.split(all_borders, 2)
-        keys = all_keys[: len(places)]
+        others, other_borders, _ = self._divided(epochs, partners)
         seconds = np.where(is_one, other_borders, borders)
         is_near = is_one & (self._view.documents(windows) == self._view.documents(others))
         if is_near.any():

@@ -114,13 +114,7 @@ def may_cut(text: str, position: int) -> bool:
 
 
 class Piece(NamedTuple):
-    """A part of a text.
-
-    Attributes:
-        number: The number of the text.
-        begin: The position of the piece's first character in the text.
-        text: The characters of the piece.
-    """
+    """A part of the text that has a number, and the position at which it begins there."""
 
     number: int
     begin: int

@@ -4,6 +4,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,9 +71,10 @@ class UnknownTextFinder:
     """
 
     def __init__(self, backend: Tokenizer, unknown_id: int | None) -> None:
-        self._backend = backend
         self._unknown_id = unknown_id
-        self._is_unknown: dict[str, bool] = {}
+        self._is_unknown = cache(
+            lambda text: unknown_id in backend.encode(text, add_special_tokens=False).ids
+        )
 
     def tokens(self, ids: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Return (n,) whether each token is unknown."""
@@ -97,14 +99,8 @@ class UnknownTextFinder:
         unknown.num_bytes[document] += len(joined.encode()) - (len(stretches) - 1)
         unknown.num_words[document] += count_words(joined)
         for character, count in Counter(joined).items():
-            if character != " " and self._is_unknown_alone(character):
+            if character != " " and self._is_unknown(character):
                 unknown.characters[character] += count
-
-    def _is_unknown_alone(self, character: str) -> bool:
-        if character not in self._is_unknown:
-            ids = self._backend.encode(character, add_special_tokens=False).ids
-            self._is_unknown[character] = self._unknown_id in ids
-        return self._is_unknown[character]
 
 
 def _stretches(offsets: Offsets) -> Offsets:
@@ -128,10 +124,10 @@ def describe_unknown(counts: Mapping[str, int], vocabulary: Container[str]) -> s
             "than it takes, or it has no pieces for the inside of a word"
         )
     named = [f"{_shown(character)} {counted(count, 'time')}" for character, count in counts.items()]
-    most_frequent = ", ".join(named[:NAMED_CHARACTERS])
-    more = f" and {len(named) - NAMED_CHARACTERS} more" if len(named) > NAMED_CHARACTERS else ""
     described = "the characters that the tokenizer does not know, most frequent first: "
-    described += most_frequent + more
+    described += ", ".join(named[:NAMED_CHARACTERS])
+    if len(named) > NAMED_CHARACTERS:
+        described += f" and {len(named) - NAMED_CHARACTERS} more"
     if changed := [character for character in counts if character in vocabulary]:
         described += (
             f" (its vocabulary has {changed[0]}, but the tokenizer changes that character before "
