@@ -1,4 +1,4 @@
-"""What is said to those who change the package: the tree is complete, and the recipes work."""
+"""The guide for contributors: the README's tree is complete, and the recipes work."""
 
 import json
 import os
@@ -18,7 +18,7 @@ CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 def tree_of_readme() -> list[str]:
-    """The paths below mlmtune/ that the README's tree names, folders with a slash at the end."""
+    """Return the paths below mlmtune/ in the README's tree; those of folders end with a slash."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     tree = readme.split("## The tree", 1)[1].split("```")[1]
     paths, folders = [], [""]
@@ -68,9 +68,9 @@ def test_only_the_packages_from_sharing_up_know_the_whole_config() -> None:
 
 @pytest.fixture
 def follow(tmp_path: Path) -> Callable[..., None]:
-    """Applies the changes of a recipe to a copy of the package in tmp_path/copy.
+    """Return a function that applies the changes of a recipe to a copy of the package.
 
-    A change is (file, name of what it is in, old text, new text); the recipe has to name both.
+    A change is (file, name in it, old text, new text); the recipe must name the file and the name.
     """
     copy = tmp_path / "copy"
     shutil.copytree(
@@ -78,8 +78,8 @@ def follow(tmp_path: Path) -> Callable[..., None]:
     )
 
     def apply(recipe: str, *changes: tuple[str, str, str, str]) -> None:
-        said = CONTRIBUTING.split(f"**{recipe}.**", 1)[1].split("\n\n", 1)[0]
-        named = " ".join(re.findall("`([^`]*)`", said))
+        words = CONTRIBUTING.split(f"**{recipe}.**", 1)[1].split("\n\n", 1)[0]
+        named = " ".join(re.findall("`([^`]*)`", words))
         for file, name, old, new in changes:
             path = copy / "mlmtune" / file
             assert name in named, f"the recipe does not name {name}"
@@ -92,7 +92,7 @@ def follow(tmp_path: Path) -> Callable[..., None]:
 
 
 def run_copy(folder: Path, *arguments: object) -> str:
-    """Run Python with the copy of the package; what it printed."""
+    """Run Python with the copy of the package, and return what it printed."""
     ended = subprocess.run(
         [sys.executable, *map(str, arguments)], capture_output=True, text=True, check=False,
         cwd=folder, env={**os.environ, "PYTHONPATH": str(folder / "copy")},

@@ -2,8 +2,8 @@
 
 Each page is read from top to bottom, as a user would. A YAML block whose first line is a comment
 with a file's name is that file; each line of a bash block is a command. Commands run in this
-process, on tiny models in the place of the hub's and on a little text, for two steps. What is no
-command of mlmtune must be one of those that are known.
+process for two steps, on a little text and on tiny models instead of the hub's. Commands of other
+programs are only looked at, and must be among those that are known.
 """
 
 import io
@@ -40,13 +40,13 @@ ON_THE_HUB = {
     "distilbert/distilbert-base-uncased": "distilbert",
     "roberta-base": "roberta",
 }
-"""Names of the hub in the documentation, and what stands for them here."""
+"""The hub's models that the documentation names, and the tiny models that replace them."""
 
 SMALL = ("training.max_steps=2", "training.global_batch_size=8", "training.precision=fp32")
 SMALL_MLM = (*SMALL, "evaluation.max_chunks=8")
 SMALL_PROBE = (*SMALL, "probe.seeds=2", "probe.train_sizes=[8]", "probe.min_steps=0")
 
-# What a page may tell to run besides mlmtune, and what is looked at instead of running it.
+# The words that commands of a page may begin with; the last two kinds are checked and not run.
 STARTERS = ("mlmtune", "accelerate", "torchrun")
 INSTALLING = "pip install"
 SETTING_UP = ("git clone", "bash scripts/test.sh", "source .venv/bin/activate")
@@ -57,12 +57,12 @@ def page_name(path: Path) -> str:
 
 
 def blocks(text: str) -> Iterator[tuple[str, str]]:
-    """The fenced blocks of a page, by their language."""
+    """Yield the fenced blocks of a page, each with its language."""
     yield from re.findall(r"^```(\w+)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 def commands(block: str) -> Iterator[str]:
-    """The commands of a bash block, each on one line, without comments."""
+    """Yield the commands of a bash block, each on one line, without comments."""
     for line in block.replace("\\\n", " ").splitlines():
         if words := shlex.split(line, comments=True):
             yield line if "#" not in line else shlex.join(words)
@@ -73,7 +73,7 @@ def commands(block: str) -> Iterator[str]:
 
 @dataclass
 class World:
-    """A user's machine: a home, a working directory, runs that are there already."""
+    """A user's machine: a home, a working directory, and earlier runs."""
 
     folder: Path
     tiny_models: Callable[[str], Path]
@@ -83,21 +83,21 @@ class World:
 
     def run(self, line: str) -> None:
         line = line.split(" || ")[0].replace("$RANK_OF_THIS_MACHINE", "0")
-        words = [self._place(word) for word in shlex.split(line)]
+        words = [self._inside_folder(word) for word in shlex.split(line)]
         while "=" in words[0]:  # variables before the command
             words.pop(0)
-        spoken = " ".join(words)
+        command = " ".join(words)
         if words[:2] == ["bash", "scripts/run.sh"]:
             config, *rest = words[2:] or ["configs/quickstart.yaml"]
             self._mlmtune(["train", "--config", config, *rest])
         elif words[0] in STARTERS:
             self._mlmtune(words[words.index("mlmtune") + 1 :])
-        elif spoken.startswith(INSTALLING):
+        elif command.startswith(INSTALLING):
             self._install(words[2:])
         else:
-            assert spoken.startswith(SETTING_UP), f"nobody tries this: {line}"
+            assert command.startswith(SETTING_UP), f"no test runs this: {line}"
 
-    def _place(self, word: str) -> str:
+    def _inside_folder(self, word: str) -> str:
         return re.sub(r"(?<![\w.])/(?=(data|shared)/)", f"{self.folder}/", word)
 
     def _install(self, words: list[str]) -> None:
@@ -126,14 +126,14 @@ class World:
     def _redirected(self, arguments: list[str]) -> tuple[list[str], Any]:
         content = "start the [MASK] now\n"
         if "<" in arguments:
-            place = arguments.index("<")
-            content = Path(arguments[place + 1]).read_text(encoding="utf-8")
-            arguments = arguments[:place] + arguments[place + 2 :]
+            at = arguments.index("<")
+            content = Path(arguments[at + 1]).read_text(encoding="utf-8")
+            arguments = arguments[:at] + arguments[at + 2 :]
         buffer = io.BytesIO(content.encode())
         return arguments, SimpleNamespace(buffer=buffer, isatty=lambda: False)
 
     def _without_processes(self, arguments: list[str]) -> Iterator[str]:
-        """What launchers do is tried elsewhere, with real processes."""
+        """Leave --nproc out: other tests start real processes."""
         words = iter(arguments)
         for word in words:
             if word == "--nproc":
@@ -159,7 +159,7 @@ class World:
                 self.shipped[output] = named[0]
 
     def _overrides(self, config: str, arguments: list[str]) -> list[str]:
-        """What makes a config small, and lets it find a model and a text."""
+        """Return the overrides that make a config small and give it a model and a text."""
         is_task = kind_of(config) is ClassificationConfig
         of_task = SMALL_PROBE if arguments[0] == "probe" else SMALL
         overrides = [*(of_task if is_task else SMALL_MLM)]
@@ -258,7 +258,7 @@ def test_a_command_that_does_not_run_is_found(world: World) -> None:
 
 
 def test_pieces_of_yaml_are_of_a_config(tmp_path: Path) -> None:
-    """Keys in examples are keys that exist."""
+    """The keys in examples exist."""
     keys = {*known_keys(Config), *known_keys(ClassificationConfig)}
     for page in PAGES:
         for language, block in blocks(page.read_text(encoding="utf-8")):
@@ -269,7 +269,7 @@ def test_pieces_of_yaml_are_of_a_config(tmp_path: Path) -> None:
 
 
 def keys_in(value: Any, name: str = "") -> Iterator[str]:
-    """The dotted names of keys as `known_keys` has them: an entry of a list is `0`."""
+    """Yield the dotted names of keys as `known_keys` does: an entry of a list is `0`."""
     if isinstance(value, dict):
         for key, inner in value.items():
             path = f"{name}.{key}" if name else key
@@ -296,7 +296,7 @@ def test_every_command_is_documented(name: str) -> None:
 
 
 def test_every_option_is_one_that_exists() -> None:
-    """Options that pages name beside a command are options of that command."""
+    """Options that a page uses with a command are options of that command."""
     group: Any = typer.main.get_command(cli.app)
     for page in PAGES:
         for language, block in blocks(page.read_text(encoding="utf-8")):
@@ -356,14 +356,14 @@ def test_every_exit_code_is_explained() -> None:
 
 
 def links(text: str) -> Iterator[str]:
-    """Targets of links and images; code is no link."""
+    """Yield the targets of links and images outside of code."""
     prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     prose = re.sub(r"`[^`\n]*`", "code", prose)
     yield from re.findall(r"\]\(([^)\s]+)\)", prose)
 
 
 def anchors(page: Path) -> set[str]:
-    """What GitHub makes of a page's headings."""
+    """Return the anchors that GitHub gives to a page's headings."""
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.M)
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading).replace(" ", "-").lower() for heading in headings}
@@ -390,7 +390,7 @@ def test_links_are_found() -> None:
 
 
 def test_figures_are_plain_pictures() -> None:
-    """Nothing is loaded from elsewhere, and each says what it shows."""
+    """A figure loads nothing from elsewhere, and has a title."""
     figures = list((ROOT / "docs" / "figures").glob("*.svg"))
     assert figures
     used = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
