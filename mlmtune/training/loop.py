@@ -51,12 +51,7 @@ from mlmtune.training.resuming import (
 )  # fmt: skip
 from mlmtune.training.run_dir import RESOLVED_CONFIG, RunDir
 from mlmtune.training.run_options import RunOptions
-from mlmtune.training.safeguards import (
-    check_all_see_the_same,
-    leave,
-    open_run,
-    recording_failure,
-)  # fmt: skip
+from mlmtune.training.safeguards import check_all_see_the_same, leave, open_run, recording_failure
 from mlmtune.training.step import StepTaken, agree, take_step
 from mlmtune.training.task import ConfigT, Settings, Task, ValidationResult
 from mlmtune.training.tracking import start_trackers
@@ -106,10 +101,7 @@ def train(
 ) -> dict[str, Any] | None:
     """Run a config to its end, or until a signal stops it.
 
-    Args:
-        config: The config, in which settings may still be `auto`.
-        options: The options of the command line.
-        build: Builds the task from the config.
+    The task is built by `build`, from the config with the choices of an earlier run.
 
     Returns:
         The content of all_results.json; None if the run was complete already.
