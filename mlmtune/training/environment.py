@@ -11,8 +11,7 @@ import torch
 from mlmtune import __version__
 
 PACKAGES = (
-    "torch", "transformers", "tokenizers", "accelerate", "datasets", "numpy",
-    "safetensors",
+    "torch", "transformers", "tokenizers", "accelerate", "datasets", "numpy", "safetensors",
 )  # fmt: skip
 
 
