@@ -42,7 +42,7 @@ def given_sentences(texts: list[str], text_file: Path | None) -> list[str] | Non
     return sentences
 
 
-def _read_lines(path: str, where: str) -> list[str]:
+def _read_lines(path: str, name: str) -> list[str]:
     """Return the lines of a file, or of standard input for `-`, that are not blank."""
     try:
         if path != "-":
@@ -51,5 +51,5 @@ def _read_lines(path: str, where: str) -> list[str]:
             content = b"" if sys.stdin is None else sys.stdin.buffer.read()
         lines = content.decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{where}: cannot be read ({error})") from error
+        raise ConfigError(f"{name}: cannot be read ({error})") from error
     return [line for line in lines if line.strip()]

@@ -83,7 +83,7 @@ def check_text(settings: "Config | ClassificationConfig") -> None:
     """Refuse a config whose local text does not exist.
 
     Raises:
-        MlmtuneError: A path of it does not exist.
+        MlmtuneError: One of its paths does not exist.
     """
     from mlmtune.classification import labelled_examples
     from mlmtune.config import Config

@@ -42,9 +42,9 @@ def make_report(runs: list[FinishedRun], config: Config, console: Console) -> Re
     """
     measured = Measurements(runs, config)
     models = []
-    for model, where in _models(runs):
+    for model, model_config in _models(runs):
         console.say(f"measuring {model.name}")
-        models.append(measured.add(model, where, console))
+        models.append(measured.add(model, model_config, console))
     _check_tokenizers(models)
     models = measured.with_frequencies(models)
     texts = measured.texts(models)

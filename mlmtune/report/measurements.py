@@ -42,10 +42,10 @@ class Measurements:
         self._frequencies: dict[str, TokenFrequencies] = {}
         self.answers: dict[str, list[tuple[Opinion, ...]]] = {}
 
-    def add(self, model: Model, where: ModelConfig, console: Console) -> Model:
+    def add(self, model: Model, model_config: ModelConfig, console: Console) -> Model:
         """Score every masked token with a model; return it with its tokenizer and head known."""
         config = self._config
-        measured = load_measured_model(config, where, console)
+        measured = load_measured_model(config, model_config, console)
         setup = measured.setup
         tokenizer = setup.store.made_of["tokenizer"]
         if tokenizer not in self._splits:
