@@ -176,10 +176,8 @@ def mlm_probability_at(step: int, max_steps: int, rate: float | RateSchedule) ->
 
 
 def mean_mlm_probability(rate: float | RateSchedule) -> float:
-    """Return the mean masking rate of a run."""
     return rate if isinstance(rate, float) else 0.5 * (rate.start + rate.end)
 
 
 def highest_mlm_probability(rate: float | RateSchedule) -> float:
-    """Return the highest masking rate of a run."""
     return rate if isinstance(rate, float) else max(rate.start, rate.end)

@@ -60,6 +60,7 @@ def word_starts(
     sizes = np.asarray([len(text) + len(_JOINT) for text in texts], dtype=np.int64)
     text_starts = np.cumsum(sizes) - sizes
     joined = "".join(text + _JOINT for text in texts)
+    # One element per character; text from broken files may have lone surrogates.
     codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype="<u4")
     kinds = _kinds()[codes]
     is_space = kinds == _SPACE

@@ -115,6 +115,7 @@ class Encoder:
 
     def __call__(self, texts: list[str]) -> Tokens:
         """Return the tokens of some texts, without special tokens."""
+        # `encode_batch_fast` does not compute offsets.
         needs_offsets = self._continues_word is None
         encode = self._backend.encode_batch if needs_offsets else self._backend.encode_batch_fast
         encodings = encode(texts, add_special_tokens=False)

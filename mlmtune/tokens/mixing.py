@@ -42,7 +42,7 @@ def with_replay(
 class Countable(Protocol):
     """Sequences in the order of their sources: a `ChunkView` or a `PairView`.
 
-    Only the numbers of body tokens leave out special tokens. There are S sources.
+    The arrays are (S,), one number per source. Body tokens are all but the special tokens.
     """
 
     def __len__(self) -> int: ...
@@ -66,10 +66,11 @@ class Mixture:
 
     Attributes:
         num_chunks: (S,) The number of chunks of each source. Chunks are numbered source by source.
+            If all weights are 1, all sources are one source here.
         num_drawn: (S,) How many of them an epoch takes.
         num_tokens: The number of tokens of an epoch, special tokens included. It is an estimate if
             an epoch takes part of a source.
-        num_body_tokens_by_source: (S,) The same by source, without special tokens.
+        num_body_tokens_by_source: (S,) The same by source of the store, without special tokens.
     """
 
     num_chunks: NDArray[np.int64]
@@ -83,10 +84,11 @@ class Mixture:
 
         Unless all weights are 1, the view must be cut source by source.
         """
-        if (weights == 1.0).all():  # the sources need not be told apart, and may share chunks
+        if (weights == 1.0).all():  # chunks may then have text of several sources
             num_all = np.asarray([len(view)], dtype=np.int64)
             return cls(num_all, num_all, view.num_tokens, view.num_body_tokens_by_source)
         num_chunks, num_tokens = view.num_chunks_by_source, view.num_tokens_by_source
+        # A source that has text is seen in each epoch, however small its weight is.
         wanted = np.maximum(np.rint(num_chunks * weights), num_chunks > 0).astype(np.int64)
         shares = wanted / np.maximum(num_chunks, 1)
         body_tokens = np.rint(view.num_body_tokens_by_source * shares).astype(np.int64)

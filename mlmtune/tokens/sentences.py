@@ -45,7 +45,7 @@ def sentence_marker(language: str, by_lines: Sequence[bool] = ()) -> Marker:
         starts = line_starts(text) if is_by_lines else sentence_starts(text, language)
         return first_tokens(starts, pieces, len(own))
 
-    made_by = next((f"{PACKAGE} {found.version}" for found in distributions(name=PACKAGE)), None)
+    made_by = next((f"{PACKAGE} {dist.version}" for dist in distributions(name=PACKAGE)), None)
     if by_lines and all(by_lines):
         made_by = "lines"
     return Marker(

@@ -57,6 +57,7 @@ class ChunkSequences:
         self, epochs: NDArray[np.int64], places: NDArray[np.int64]
     ) -> tuple[ChunkBatch, UInt64Array]:
         chunks, occurrences = self._mixture.draw(self._seed, epochs, places)
+        # The occurrence gives a chunk that is repeated in an epoch another mask each time.
         return self._view.batch(chunks), key(self._seed, MASK_STREAM, epochs, occurrences, chunks)
 
     def num_tokens(self, epochs: NDArray[np.int64], places: NDArray[np.int64]) -> int:

@@ -63,7 +63,7 @@ def word_marker(segmenter: str) -> Marker:
     return Marker(
         name=f"{WORDS}{segmenter}",
         made_by=next(
-            (f"{segmenter} {found.version}" for found in distributions(name=segmenter)), None
+            (f"{segmenter} {dist.version}" for dist in distributions(name=segmenter)), None
         ),
         how_to_install=(
             f"tokenization.word_segmenter: {segmenter} is not installed; "
