@@ -106,7 +106,7 @@ def read_corpus(
         OSError: the folder cannot be written.
     """
     if config.near_duplicates is not None:
-        check_available()
+        check_available()  # before cleaning, which may take hours
     parts = plan_parts(listing.sources, config, folder)
     tables = list(_clean(parts, config, console))
     _check_texts_are_found(listing.sources, parts, tables)

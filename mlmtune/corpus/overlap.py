@@ -78,6 +78,7 @@ class OverlapIndex:
                     is_too_short = False
                     rows = list(ngram_hashes(hashes, length))
                     by_length[length].append(rows[-1])
+                    # Shorter n-grams are more; the last ones begin no n-gram of this length.
                     beginnings.append(rows[SHORTEST - 1][: len(rows[-1])])
             num_too_short += is_too_short
         joined = {length: distinct(np.concatenate(rows)) for length, rows in by_length.items()}
@@ -106,7 +107,7 @@ class OverlapIndex:
                 begins = np.flatnonzero(self.beginnings.may_contain(rows))
             begins = begins[begins < len(rows)]
             if length >= SHORTEST and len(begins) == 0:
-                break
+                break  # longer n-grams have the same beginnings
             indexed = self.hashes.get(length)
             if indexed is not None:
                 positions = np.searchsorted(indexed, rows[begins])

@@ -50,6 +50,7 @@ def validation_mask(
     keys = randomness.key(config.split_seed, _SPLIT_STREAM, content_hashes[candidates])
     draws = randomness.uniform(keys, np.zeros(1, dtype=np.uint64))
     is_drawn: NDArray[np.bool_] = draws < config.validation_fraction
+    # An empty side gets the document whose draw is nearest to it.
     if not is_drawn.any():
         is_drawn[np.argmin(draws)] = True
     elif is_drawn.all():

@@ -49,7 +49,7 @@ class MeasuredModel:
         Raises:
             DataError: no token was masked.
             DivergedError: a loss is not a finite number.
-            ResourceError: memory does not suffice for one chunk.
+            ResourceError: the memory is too small for one chunk.
         """
         setup = self.setup
         batches, parts = FittingBatches(batch_size, "chunking.chunk_length"), []

@@ -326,6 +326,7 @@ class MaskedLM(Task):
 
     def examples(self, before: list[Any], model: Any) -> Iterator[str]:
         texts = self.config.evaluation.examples
+        # A run that was resumed may have other examples than before.
         for text, old, new in zip(texts, before, self.fill_examples(model), strict=False):
             yield text
             for label, masks in (("before", old), ("after", new)):

@@ -80,7 +80,7 @@ class _StrategyPreview:
         chunks, keys = source.sequences.batch(np.zeros_like(positions), positions)
         if draw:  # the first draw has the keys of the run itself
             keys = key(keys, draw)
-        chunks = self._collator.without_unknown(chunks)
+        chunks = self._collator.without_unknown(chunks)  # as masking does
         heads = STRATEGIES[self._config.strategy].group(chunks, keys, self._config)
         return _Masked(chunks, heads, self._collator(chunks, keys, source.mlm_probability(0)))
 
