@@ -84,7 +84,7 @@ def largest_id(backend: Tokenizer) -> int:
 def framed(tokenizer: "PreTrainedTokenizerFast", *, is_pair: bool = False) -> Encoding:
     """Encode a text, or a pair of texts, with the special tokens of the tokenizer's template.
 
-    The text has a token, because without one the template's places for text would not be seen.
+    The text has at least one token, so that the encoding shows where the template puts text.
 
     Raises:
         ConfigError: The tokenizer makes no token of any text.

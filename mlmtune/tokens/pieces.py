@@ -114,7 +114,7 @@ def may_cut(text: str, position: int) -> bool:
 
 
 class Piece(NamedTuple):
-    """A part of the text that has a number, and the position at which it begins there."""
+    """A part of text `number`, in which it begins at character `begin`."""
 
     number: int
     begin: int

@@ -47,8 +47,8 @@ class UnknownText:
         num_tokens: (D,) The number of unknown tokens of each document.
         num_bytes: (D,) The number of bytes (UTF-8) that became unknown tokens.
         num_words: (D,) The number of words in that text, parts of words included.
-        characters: How often the text has each character that the tokenizer does not know. A
-            character that it knows may be in the text, because a word of it is unknown.
+        characters: How often the text has each character that the tokenizer does not know. The
+            known characters of an unknown word are not counted.
     """
 
     num_tokens: NDArray[np.int64]
