@@ -274,5 +274,5 @@ def _save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
             if not optimizer.state[parameter]:
                 without_moments.append(name)
             for key, value in optimizer.state[parameter].items():
-                tensors[f"{name}/{key}"] = value.detach().cpu().contiguous()
+                tensors[f"{name}/{key}"] = value.detach().cpu().contiguous()  # for safetensors
     save_file(tensors, path, {WITHOUT_MOMENTS: json.dumps(without_moments)})

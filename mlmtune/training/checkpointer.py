@@ -40,6 +40,6 @@ class Checkpointer:
             save_checkpoint(self._folder, self._loaded, self._learner.plain_optimizer, state)
             best = state.best_step if self._config.export == "best" else None
             prune(self._folder, self._config.keep, best)
-        accelerator.wait_for_everyone()
+        accelerator.wait_for_everyone()  # a process that ends early would stop the one that writes
         self._saved_step = state.step
         return path

@@ -29,6 +29,7 @@ def evaluate(
     state.evaluations[str(state.step)] = evaluation.to_json()
     if task.reason_to_stop(state) is not None:
         return evaluation  # weights that end the run must not become its result
+    # Of equal results the first stays the best, so that patience can run out on a plateau.
     if state.best_criterion is not None and evaluation.criterion >= state.best_criterion:
         state.num_evaluations_without_improvement += 1
     else:

@@ -113,7 +113,7 @@ def train(
         earlier = read_earlier_run(options, config)
         asked, config = config, with_recorded_choices(config, earlier)
         accelerator = build_accelerator(config.training.precision)
-        stack.push(partial(leave, accelerator))
+        stack.push(partial(leave, accelerator))  # first in, so that it is the last to be called
         progress = Progress(
             is_main=accelerator.is_main_process,
             is_quiet=options.is_quiet,
@@ -130,6 +130,7 @@ def train(
         stack.enter_context(recording_failure(run, accelerator))
         push = open_hub(config.hub, accelerator, run, say)
         task = build(config, accelerator, progress)
+        # Until here a signal ends the process at once, because there is nothing to save.
         stop = stack.enter_context(listening())
         learner = prepare_learner(task, accelerator)
         checkpoint, state = resume(earlier, run, learner, task, say)

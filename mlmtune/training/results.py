@@ -51,6 +51,7 @@ def export(
         if test_results:
             run.write_json("test_results.json", test_results)
         run.write_json("all_results.json", results)
+        # Last, because a finished run is one whose files are all complete.
         run.write_manifest()
         run.write_status("finished", exit_code=0, step=state.step, max_steps=state.step)
     learner.accelerator.wait_for_everyone()

@@ -132,6 +132,7 @@ class RunDir:
         return find_damage(self.path, self.read_json(MANIFEST))
 
     def append_metrics(self, record: dict[str, Any]) -> None:
+        # Appended rather than written whole: a resumed run drops a last line that is broken.
         line = json.dumps(record, allow_nan=False) + "\n"
         with (
             writing_to(self.metrics, CHECKPOINTS_STAY),
