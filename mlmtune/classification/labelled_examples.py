@@ -154,7 +154,7 @@ def _file_examples(config: DataConfig, path: Path) -> Iterator[Example]:
     try:
         for value in values:
             if isinstance(value, BrokenRecord):
-                raise DataError(f"{shown}{value.place}: {value.message}")
+                raise DataError(f"{shown}{value.position}: {value.message}")
             yield _example(config, value, printable(path.name), shown)
     except FileLeftOut as error:
         raise DataError(f"{shown}: {error.detail}") from error
@@ -201,7 +201,7 @@ def _example(config: DataConfig, value: Value, name: str, shown: str) -> Example
             kind = kind_of(given)
             fault = f"'{config.label_field}' is {kind}: a label is a string or whole number"
         raise DataError(f"{where}: {fault}; fix or remove the example")
-    return Example(tuple(texts), label, f"{name}{value.place}", where)
+    return Example(tuple(texts), label, f"{name}{value.position}", where)
 
 
 def _label_name(value: Any) -> str | None:

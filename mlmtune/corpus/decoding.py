@@ -73,7 +73,7 @@ def read_text(
     except UnicodeDecodeError as error:
         first_bad = error.start + encoding.mark_bytes
         if decoding.wanted is None and encoding.name == "utf-8":
-            encoding = decoding.found = guess_legacy(content, first_bad)
+            encoding = decoding.used = guess_legacy(content, first_bad)
             try:
                 return content.decode(encoding.name)
             except UnicodeDecodeError as legacy_error:

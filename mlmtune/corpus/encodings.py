@@ -98,19 +98,19 @@ class Decoding:
 
     Attributes:
         wanted: the encoding by a name that Python knows; None to recognise it.
-        found: the encoding of the text; None until it is known.
+        used: the encoding of the text; None until it is known.
     """
 
     wanted: str | None = None
-    found: Encoding | None = None
+    used: Encoding | None = None
 
     def of(self, prefix: bytes, *, complete: bool) -> Encoding:
         """Return the encoding of a file by its first bytes; see `detect_encoding`."""
         if self.wanted is None:
-            self.found = detect_encoding(prefix, complete=complete)
+            self.used = detect_encoding(prefix, complete=complete)
         else:
-            self.found = _check_given(prefix, self.wanted, complete)
-        return self.found
+            self.used = _check_given(prefix, self.wanted, complete)
+        return self.used
 
     def undecodable(self, first_bad: int, encoding: str) -> FileLeftOut:
         """Return the error of a file whose text cannot be decoded from a byte on."""

@@ -167,7 +167,7 @@ def _documents(part: Part, counts: PartCounts) -> Iterator[CleanDocument]:
             case CleanDocument():
                 yield event
             case BrokenRecord():
-                where = f"{path}{event.place}"
+                where = f"{path}{event.position}"
                 counts.num_broken += 1
                 counts.num_lacking_text += event.lacks_text
                 counts.first_fault = counts.first_fault or f"{where}: {event.message}"

@@ -38,12 +38,12 @@ class BrokenRecord:
     """A record that cannot be read.
 
     Attributes:
-        place: the position in the file, as it is written after the file's name (`:17` for a line).
+        position: where in the file, as it is written after the file's name (`:17` for a line).
         message: what is wrong and how to fix it.
         lacks_text: whether the field with the text is missing.
     """
 
-    place: str
+    position: str
     message: str
     lacks_text: bool = False
 
@@ -53,11 +53,11 @@ class RawDocument:
     """The text of a document before cleaning.
 
     Attributes:
-        place: the position in the file (`#17` for line or item 17); empty for the whole file.
+        position: where in the file (`#17` for line or item 17); empty for the whole file.
     """
 
     text: str
-    place: str = ""
+    position: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +66,12 @@ class Value:
 
     Attributes:
         content: a mapping from columns to values for a table; any value for JSON.
-        place: names the record within its file (`#17`).
+        position: names the record within its file (`#17`).
         where: names the record in an error message (`:18`).
     """
 
     content: Any
-    place: str
+    position: str
     where: str
 
 
@@ -88,7 +88,7 @@ def record_of(value: Value, text_field: str | None) -> Record:
     """
     content = value.content
     if isinstance(content, str):
-        return RawDocument(content, value.place)
+        return RawDocument(content, value.position)
     if not isinstance(content, Mapping):
         fault = f"a string or an object is needed, not {kind_of(content)}"
         return BrokenRecord(value.where, fault)
@@ -106,7 +106,7 @@ def record_of(value: Value, text_field: str | None) -> Record:
         if not isinstance(title, str):
             return BrokenRecord(value.where, f"field 'title' is {kind_of(title)}, not a string")
         text = f"{title}\n\n{text}"
-    return RawDocument(text, value.place)
+    return RawDocument(text, value.position)
 
 
 _MISSING = object()
@@ -144,7 +144,7 @@ def kind_of(value: object) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Join names in one short line; where a header is missing, a name may be a whole text."""
+    """Join names in one short line; if a header is missing, a name may be a whole text."""
     return textwrap.shorten(", ".join(names)[:400], 300, placeholder=" ...") or "none"
 
 

@@ -99,9 +99,9 @@ class SourceReader:
             where = f" (after {num_records} records)"
             yield BrokenRecord(where, f"{fault.reason}: {fault.detail}")
         if not is_later_span:
-            is_read = num_records > 0 or file.span is not None
+            is_empty = num_records == 0 and file.span is None
             yield (
-                FileRead(decoding.found) if is_read else FileLeftOut("empty", "holds no documents")
+                FileLeftOut("empty", "holds no documents") if is_empty else FileRead(decoding.used)
             )
 
     def _records(self, path: str, span: Span | None, decoding: Decoding) -> Iterator[Record]:
@@ -127,7 +127,7 @@ class SourceReader:
         try:
             text = clean(record.text, markup, self.cleaning, self.markdown, removed)
         except PageTooLarge as error:
-            return BrokenRecord(record.place, f"{error}; cut it, or set markup: none")
+            return BrokenRecord(record.position, f"{error}; cut it, or set markup: none")
         tally.removed.update(removed)
         tally.num_characters += len(record.text)
-        return CleanDocument(id_ + record.place, text, content_hash(text), letter_share(text))
+        return CleanDocument(id_ + record.position, text, content_hash(text), letter_share(text))

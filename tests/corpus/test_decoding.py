@@ -149,7 +149,7 @@ def test_a_line_that_is_too_long_is_skipped_and_no_other(write, monkeypatch, enc
     path = write(COMPRESS.get(ending, bytes)(content), f"file.txt{ending}")
     lines = dict(iter_lines(path))
     assert {n: line for n, line in lines.items() if isinstance(line, str)} == {1: "a" * 9, 4: "d"}
-    assert [lines[n].place for n in (2, 3, 5)] == [":2", ":3", ":5"]
+    assert [lines[n].position for n in (2, 3, 5)] == [":2", ":3", ":5"]
 
 
 def test_a_late_byte_decides_where_the_start_is_ascii(write):
@@ -179,7 +179,7 @@ def test_a_line_that_does_not_decode_spoils_no_other(write):
     lines = list(iter_lines(write(start + b"caf\xe9\nlast\n")))
     bad_number, bad = lines[-2]
     assert isinstance(bad, BrokenRecord)
-    assert bad.place == f":{bad_number}"
+    assert bad.position == f":{bad_number}"
     assert f"byte {len(start) + 3}" in bad.message
     assert lines[-1] == (bad_number + 1, "last")
 

@@ -49,7 +49,7 @@ def test_an_encoding_of_one_byte_is_guessed_by_the_letters_and_called_a_guess(
 ):
     found = Decoding()
     assert read_text(write(text.encode(encoding)), decoding=found) == text
-    assert found.found.is_guess
+    assert found.used.is_guess
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_what_only_one_encoding_explains_is_no_guess(write, text, encoding):
     found = Decoding()
     path = write(f"{text}\nand more\n".encode(encoding))
     assert read_text(path, decoding=found) == f"{text}\nand more\n"
-    assert not found.found.is_guess
+    assert not found.used.is_guess
     assert [line for _, line in iter_lines(path)] == [text, "and more"]
 
 
@@ -88,7 +88,7 @@ def test_iso_2022_that_begins_late_is_not_taken_for_ascii(write):
     assert read_text(path) == start + JAPANESE
     *_, (number, line) = iter_lines(path)
     assert isinstance(line, BrokenRecord)
-    assert (number, line.place) == (2, ":2")
+    assert (number, line.position) == (2, ":2")
     assert "set encoding (iso2022_jp)" in line.message
     *_, last = iter_lines(path, decoding=Decoding("iso2022_jp"))
     assert last == (2, JAPANESE)
@@ -109,7 +109,7 @@ def test_an_encoding_that_is_given_is_taken(write, encoding, text):
     found = Decoding(encoding)
     path = write(f"{text}\nlast".encode(encoding))
     assert read_text(path, decoding=found) == f"{text}\nlast"
-    assert found.found == Encoding(encoding)
+    assert found.used == Encoding(encoding)
     assert list(iter_lines(path, decoding=Decoding(encoding))) == [(1, text), (2, "last")]
     assert can_be_cut(path, encoding) == (encoding in ("cp1250", "koi8_u", "shift_jis"))
 

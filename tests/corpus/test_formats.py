@@ -140,7 +140,7 @@ def test_a_file_is_a_document(read, format_):
 def test_a_line_is_a_document_and_a_blank_one_is_not(read):
     records = read("lines", "a.txt", " \n = Title = \n\nA line .\r\n\t\nlast")
     assert texts(records) == [" = Title = ", "A line .", "last"]
-    assert [record.place for record in records] == ["#2", "#4", "#6"]
+    assert [record.position for record in records] == ["#2", "#4", "#6"]
 
 
 def test_lines_that_end_in_a_carriage_return_alone(read):
@@ -176,8 +176,8 @@ def test_json_lines_are_told_from_a_list_by_content(read):
 
 
 def test_json_places_are_lines_and_items(read):
-    assert [r.place for r in read("json", "a.jsonl", '\n"x"\n"y"')] == ["#2", "#3"]
-    assert [r.place for r in read("json", "a.json", '["x", "y"]')] == ["#1", "#2"]
+    assert [r.position for r in read("json", "a.jsonl", '\n"x"\n"y"')] == ["#2", "#3"]
+    assert [r.position for r in read("json", "a.json", '["x", "y"]')] == ["#1", "#2"]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
@@ -206,7 +206,7 @@ def test_empty_json_lines_hold_nothing(read, name, content):
 def test_a_broken_json_line_is_named_and_spoils_no_other(read, line, message):
     first, broken, last = read("json", "a.jsonl", f'"first"\n{line}\n"last"\n')
     assert texts([first, last]) == ["first", "last"]
-    assert broken.place == ":2"
+    assert broken.position == ":2"
     assert message in broken.message
 
 
@@ -365,15 +365,15 @@ def test_a_header_that_is_no_csv_leaves_the_file_out(read):
 def test_a_broken_csv_row_is_named_by_its_line_and_spoils_no_other(read, row, message):
     first, broken, last = read("csv", "a.csv", f'id,text\n1,"two\nlines"\n\n{row}\n3,last\n')
     assert texts([first, last]) == ["two\nlines", "last"]
-    assert [first.place, last.place] == ["#1", "#3"]
-    assert broken.place == ":5"
+    assert [first.position, last.position] == ["#1", "#3"]
+    assert broken.position == ":5"
     assert message in broken.message
 
 
 def test_a_csv_quote_that_is_never_closed_is_named_where_it_opens(read):
     first, broken = read("csv", "a.csv", 'id,text\n1,"one, 1"\n2,"two\n3,three\n4,four\n')
     assert first.text == "one, 1"
-    assert broken.place == ":3"
+    assert broken.position == ":3"
     assert "unexpected end of data), and with it all up to line 5; fix" in broken.message
 
 
@@ -391,7 +391,7 @@ def test_an_endless_csv_line_is_never_held_whole_and_spoils_no_other(read, monke
     endless = ",".join(["word"] * 100_000)
     first, broken, last = read("csv", "a.csv", f"text,id\none,1\n{endless}\nlast,3\n")
     assert texts([first, last]) == ["one", "last"]
-    assert (broken.place, last.place) == (":3", "#3")
+    assert (broken.position, last.position) == (":3", "#3")
     assert "a line of over 1,000 characters" in broken.message
 
 
@@ -460,7 +460,7 @@ def test_rows_of_tables_are_documents(read, write, kind):
     table = pa.table({"id": [1, 2, 3, 4, 5], "text": pa.array(column).cast(kind)})
     records = read("parquet", "table", write(table))
     assert texts(records) == column
-    assert [record.place for record in records] == ["#1", "#2", "#3", "#4", "#5"]
+    assert [record.position for record in records] == ["#1", "#2", "#3", "#4", "#5"]
 
 
 @every_table
@@ -612,8 +612,8 @@ def test_python_keys_that_are_repeated_name_distinct_documents(read):
     content = 'x = {"a": "1", "a (2)": "2", "a": "3", "a": "4", 1: "5", "1": "6"}'
     records = read("python", "a.py", content, "x")
     assert texts(records) == ["1", "2", "3", "4", "5", "6"]
-    assert len({record.place for record in records}) == 6
-    assert [record.place for record in records[:3]] == ["#a", "#a (2)", "#a (3)"]
+    assert len({record.position for record in records}) == 6
+    assert [record.position for record in records[:3]] == ["#a", "#a (2)", "#a (3)"]
 
 
 def test_python_set_keeps_the_order_it_is_written_in(read):
@@ -623,7 +623,7 @@ def test_python_set_keeps_the_order_it_is_written_in(read):
 def test_python_elements_that_are_no_strings_are_named(read):
     good, *broken = read("python", "a.py", PYTHON, "computed")
     assert good.text == "x"
-    assert [record.place for record in broken] == [":8"] * 3
+    assert [record.position for record in broken] == [":8"] * 3
     assert "type int" in broken[2].message
     assert len(read("python", "a.py", PYTHON, "mapping")) == 2
 
@@ -699,7 +699,7 @@ def test_a_delimiter_is_told_by_excel_or_by_the_user(read):
     content = "id!text\n1!one\n"
     assert texts(read("csv", "a.csv", content, delimiter="!")) == ["one"]
     (broken,) = read("csv", "a.csv", "sep=;\nid;text\nbad\n")
-    assert broken.place == ":3"
+    assert broken.position == ":3"
 
 
 UNQUOTED = 'id\ttext\n1\tfirst\n2\t"Well, he said.\n3\tthird\n4\tends in a quote"\n5\tlast\n'
@@ -819,13 +819,13 @@ def test_a_run_of_lines_is_a_document_of_sentences(read):
     content = "\n One.\nTwo. \r\n\r\n \t\n\nThree.\nFour.\nFive."
     records = read("sentences", "a.txt", content)
     assert texts(records) == [" One.\nTwo. ", "Three.\nFour.\nFive."]
-    assert [record.place for record in records] == ["#2", "#7"]
+    assert [record.position for record in records] == ["#2", "#7"]
     assert texts(read("sentences", "a.txt", "a\rb\r\rc\r")) == ["a\nb", "c"]
 
 
 def test_a_document_of_sentences_that_never_ends_is_not_waited_for(read, monkeypatch):
     monkeypatch.setattr(sentences_format, "MAX_DOCUMENT_BYTES", 20)
     broken, last = read("sentences", "a.txt", "a sentence\n" * 9 + "\nlast\n")
-    assert broken.place == ":1"
+    assert broken.position == ":1"
     assert "set blank lines between documents" in broken.message
     assert last.text == "last"

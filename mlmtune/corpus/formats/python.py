@@ -22,13 +22,14 @@ def read_python(path: str, source: SourceConfig, decoding: Decoding) -> Iterator
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = getattr(error, "lineno", None)
         where = f"line {line}: " if line else ""
-        detail = f"{where}not Python ({_describe(error)})"
+        said = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        detail = f"{where}not Python ({getattr(error, 'msg', said)})"
         raise FileLeftOut("broken", detail, broken=True) from error
 
     assigned = _assignments(module)
     if text_field not in assigned:
-        there = f"nothing is assigned to '{text_field}'; the names are: {listed(assigned)}"
-        raise FileLeftOut("broken", f"{there} (set text_field)", broken=True)
+        detail = f"nothing is assigned to '{text_field}'; the names are: {listed(assigned)}"
+        raise FileLeftOut("broken", f"{detail} (set text_field)", broken=True)
     yield from _python_records(assigned[text_field], text_field)
 
 
@@ -58,32 +59,26 @@ def _python_records(value: ast.expr, name: str) -> Iterator[Record]:
             detail = f"line {value.lineno}: '{name}' is no list, tuple, set or mapping of strings"
             raise FileLeftOut("broken", detail, broken=True)
 
-    places: set[str] = set()
+    taken: set[str] = set()
     for key, text in zip(keys, texts, strict=True):
         where = f":{text.lineno}"
         try:
-            place = None if key is None else ast.literal_eval(key)
+            name_of_text = None if key is None else ast.literal_eval(key)
             literal = ast.literal_eval(text)
         except (ValueError, TypeError, RecursionError, MemoryError):
-            place = literal = None
-        if place is None:
+            name_of_text = literal = None
+        if name_of_text is None:
             yield BrokenRecord(where, f"an element of '{name}' is computed, not written out")
         elif not isinstance(literal, str):
             kind = type(literal).__name__
             yield BrokenRecord(where, f"an element of '{name}' is of type {kind}, not a string")
         else:
             # A mapping may have a key twice in the source; both texts are documents.
-            unique, numbers = f"#{place}", count(2)
-            while unique in places:
-                unique = f"#{place} ({next(numbers)})"
-            places.add(unique)
-            yield RawDocument(literal, unique)
-
-
-def _describe(error: BaseException) -> str:
-    if isinstance(error, SyntaxError):
-        return error.msg
-    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+            position, numbers = f"#{name_of_text}", count(2)
+            while position in taken:
+                position = f"#{name_of_text} ({next(numbers)})"
+            taken.add(position)
+            yield RawDocument(literal, position)
 
 
 FORMAT = Format(read_python, endings=(".py",))
