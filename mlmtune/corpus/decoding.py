@@ -252,7 +252,7 @@ def open_bytes(path: str) -> Iterator[IO[bytes]]:
             is_compressed = ending in DECOMPRESSORS and raw.peek(1)
             yield DECOMPRESSORS[ending](raw) if is_compressed else raw
     except FileNotFoundError as error:
-        detail = "was there when the folder was listed, and is gone"
+        detail = "existed when the folder was listed, and is gone"
         raise FileLeftOut("vanished", detail) from error
     except EOFError as error:
         detail = f"the {ending} ends too early; fetch it again"

@@ -160,7 +160,7 @@ def detect_encoding(prefix: bytes, *, complete: bool) -> Encoding:
             if _zero_bytes_fit(prefix, name) and _decodes(prefix, name, complete):
                 return Encoding(name)
     if not few_controls or b"\0" in prefix or first_bad is None:
-        raise FileLeftOut("binary", "its first bytes are no text")
+        raise FileLeftOut("binary", "its first bytes are not text")
     return guess_legacy(prefix, first_bad)
 
 
@@ -178,7 +178,7 @@ def _check_given(prefix: bytes, name: str, complete: bool) -> Encoding:
     name = {"utf-16": "utf-16-le", "utf-32": "utf-32-le"}.get(codecs.lookup(name).name, name)
     if not is_read_in_order(name):
         if not _has_few_controls(prefix) or b"\0" in prefix:
-            raise FileLeftOut("binary", f"its first bytes are no text in {name}")
+            raise FileLeftOut("binary", f"its first bytes are not text in {name}")
         is_utf8 = (
             codecs.lookup(name).name not in ("utf-8", "utf-8-sig")
             and len(_UTF8_CHARACTER.findall(prefix[:_LEGACY_SAMPLE_BYTES])) >= _CERTAINLY_UTF8

@@ -125,16 +125,16 @@ def _check(url: str, revision: str) -> None:
     has_credentials = match and match["user"] and (match["scheme"] != "ssh" or ":" in match["user"])
     if has_credentials or public_location(url) != url:
         raise ConfigError(
-            "git: the URL holds credentials; take them out and let git's credential helper or ssh "
-            "give them"
+            "git: the URL holds credentials; remove them, and let git's credential helper or ssh "
+            "provide them"
         )
     if not match or _CONTROL.search(url):
         raise ConfigError(
-            f"git: {without_credentials(url)!r} is no URL of a repository that begins with "
+            f"git: {without_credentials(url)!r} is not the URL of a repository, which begins with "
             "https://, ssh:// or file://"
         )
     if not _REVISION.fullmatch(revision):
-        raise ConfigError(f"revision: {revision!r} is no name of a branch, tag or commit")
+        raise ConfigError(f"revision: {revision!r} is not the name of a branch, tag or commit")
 
 
 # The modes of entries that are not files, and why they are passed over.

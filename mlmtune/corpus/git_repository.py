@@ -206,8 +206,8 @@ _CAUSES = (
     (
         r"could not read (Username|Password)|Authentication failed|returned error: 40[13]"
         r"|Permission denied|Host key verification failed",
-        "there is no such repository, or git may not read it; `git ls-remote` has to work without "
-        "a question, so let a credential helper or ssh know who you are",
+        "there is no such repository, or git may not read it; set up a credential helper or ssh "
+        "so that `git ls-remote` works without a question",
     ),
     (
         r"[Nn]ot found|does not exist|not appear to be a git repository|no such repository",
@@ -217,8 +217,8 @@ _CAUSES = (
 _OTHERWISE = "git cannot fetch from it; check the URL and the network"
 
 _CREDENTIALS = re.compile(r"(?<=://)[^\s/]*@")
-_SAYS_WHAT = re.compile(r"(?:fatal|error|ERROR|ssh|curl|remote): ?\S")
-_SAYS_NOTHING = re.compile(
+_IS_MARKED = re.compile(r"(?:fatal|error|ERROR|ssh|curl|remote): ?\S")
+_IS_UNINFORMATIVE = re.compile(
     r"\s*$|warning:|Please make sure you have|and the repository exists"
     r"|fatal: (?:Could not read from remote|the remote end hung up|early EOF)"
 )
@@ -231,8 +231,8 @@ def without_credentials(text: str) -> str:
 def _last_words(errors: bytes) -> str:
     """Return the most informative line of git's messages, without passwords."""
     lines = errors.decode("utf-8", "replace").splitlines()
-    informative = [line for line in lines if not _SAYS_NOTHING.match(line)]
-    marked = [line for line in informative if _SAYS_WHAT.match(line)]
+    informative = [line for line in lines if not _IS_UNINFORMATIVE.match(line)]
+    marked = [line for line in informative if _IS_MARKED.match(line)]
     line = (marked or informative or lines or ["it does not say why"])[-1]
     return without_credentials(line.strip())
 

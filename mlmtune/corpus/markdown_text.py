@@ -129,9 +129,8 @@ def markdown_text(text: str, config: MarkdownConfig, removed: Counter[str]) -> s
     """
     source = text.lstrip("\n")
     front_matter = _FRONT_MATTER.match(source)
-    if front_matter:
-        source = source[front_matter.end() :]
-    by_step = Counter(front_matter=front_matter.end() if front_matter else 0)
+    start = front_matter.end() if front_matter else 0
+    source, by_step = source[start:], Counter(front_matter=start)
     environment: EnvType = {}
     tokens = _blocks(source, environment)
     if any(token.level >= _MAX_BLOCK_NESTING - 1 for token in tokens):

@@ -138,7 +138,7 @@ def local_copy(url: str, folder: Path | None = None) -> Iterator[str]:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
             if _is_missing(error, url):
-                detail = "was there when it was listed, and is gone"
+                detail = "existed when it was listed, and is gone"
                 raise FileLeftOut("vanished", detail) from None
             raise FileLeftOut("unreachable", _reason(error), broken=True) from None
         yield path
@@ -152,7 +152,7 @@ def _filesystem(location: str, key: str) -> tuple[Any, str]:
         fsspec.get_filesystem_class(protocol)
     except ValueError as error:
         raise ConfigError(
-            f"{key}: {protocol}:// is no kind of location that fsspec knows; "
+            f"{key}: {protocol}:// is not a kind of location that fsspec knows; "
             "it knows https, s3, gs, az, hf, sftp and others"
         ) from error
     except ImportError as error:

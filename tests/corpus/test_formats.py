@@ -632,7 +632,7 @@ def test_python_elements_that_are_no_strings_are_named(read):
     ("content", "name", "message"),
     [
         (PYTHON, "nothing", "the names are: words, table"),
-        (PYTHON, "number", "line 10: 'number' is no list"),
+        (PYTHON, "number", "line 10: 'number' is not a list"),
         ("x = (", "x", "line 1: not Python"),
         ("x = " + "[" * 5000, "x", "not Python"),
     ],

@@ -162,7 +162,7 @@ def test_a_missing_plugin_is_named_with_how_to_install_it(monkeypatch):
 
 
 def test_an_unknown_scheme_is_answered_with_known_ones():
-    with pytest.raises(ConfigError, match=r"s4:// is no kind .* https, s3, gs"):
+    with pytest.raises(ConfigError, match=r"s4:// is not a kind .* https, s3, gs"):
         ids("s4://bucket/docs")
 
 

@@ -55,7 +55,7 @@ class Format:
         """The endings that are read below a folder: its own, and each with a compression."""
         compressions = () if self.is_compressed_within else COMPRESSIONS
         return tuple(
-            end + compression for compression in ("", *compressions) for end in self.endings
+            ending + compression for compression in ("", *compressions) for ending in self.endings
         )
 
     def has_lines(self, path: str) -> bool:

@@ -258,10 +258,7 @@ class JsonText:
     def items(self) -> Iterator[Any]:
         """Take the next value, a list, and yield its items one by one."""
         self.take("[")
-        if self.peek() == "]":
-            self.take("]")
-            return
-        mark = ","
+        mark = self.take("]") if self.peek() == "]" else ","
         while mark == ",":
             value = self.value()
             mark = self.take(",]")
@@ -270,10 +267,7 @@ class JsonText:
     def keys_of_object(self) -> Iterator[str]:
         """Take an object, the next value, and yield its keys; the caller takes each value."""
         self.take("{")
-        if self.peek() == "}":
-            self.take("}")
-            return
-        mark = ","
+        mark = self.take("}") if self.peek() == "}" else ","
         while mark == ",":
             if self.peek() != '"':
                 raise self._broken(self._position, "Expecting property name in double quotes")

@@ -56,7 +56,9 @@ def _python_records(value: ast.expr, name: str) -> Iterator[Record]:
         case ast.Dict(keys=keys, values=texts):
             pass
         case _:
-            detail = f"line {value.lineno}: '{name}' is no list, tuple, set or mapping of strings"
+            detail = (
+                f"line {value.lineno}: '{name}' is not a list, tuple, set or mapping of strings"
+            )
             raise FileLeftOut("broken", detail, broken=True)
 
     taken: set[str] = set()
