@@ -64,6 +64,6 @@ def fit_and_predict(
         model.fit(*train)
         confusion = confusion_matrix(validation[1], model.predict(validation[0]), num_labels)
         f1 = float(macro_f1(confusion))
-        if f1 > best_f1:
+        if f1 > best_f1:  # from small to large C, so that the most regularised one stays
             best, best_f1 = model, f1
     return np.asarray(best.predict(test), dtype=np.int64)

@@ -218,6 +218,7 @@ def _label_name(value: Any) -> str | None:
 def _folder_examples(config: DataConfig, root: Path) -> Iterator[Example]:
     """Read a folder in `root` for each label, with a text file for each example."""
     endings = format_of("text").file_endings
+    # Sorted, because the order of a file system's entries differs from machine to machine.
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
         if folder.name.startswith("."):
             continue
@@ -262,6 +263,7 @@ def _read_dataset(config: DataConfig, split: str) -> ReadSide:
         return _columns(config, shown, hub_datasets.column_names(dataset))
 
     def examples() -> Iterator[Example]:
+        # Quiet, because at_one_state() has reported where the dataset comes from.
         dataset = hub_datasets.locate(source, "data", lambda _: None)
         for value in hub_datasets.dataset_values(source, dataset, columns):
             if names is not None:

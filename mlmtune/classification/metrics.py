@@ -84,6 +84,7 @@ def gain_over_majority(confusion: NDArray[np.int64]) -> Gain:
     label = int(true.argmax())
     num_both = int(confusion[label, label])
     num_gained, num_lost = int(np.trace(confusion)) - num_both, int(true[label]) - num_both
+    # Each example adds 1, 0 or -1, so the mean of the squares is the share of those that are not 0.
     mean = (num_gained - num_lost) / num_examples
     variance = ((num_gained + num_lost) / num_examples - mean**2) / num_examples
     half_width = 1.96 * float(np.sqrt(variance))

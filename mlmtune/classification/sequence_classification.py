@@ -93,6 +93,7 @@ class SequenceClassification(Task):
         probability = _probabilities(logits)[np.arange(len(examples)), examples.labels]
         return Scores(
             self.data.labels,
+            # A probability may underflow to 0, whose logarithm would make the loss infinite.
             float(-np.log(np.maximum(probability, np.finfo(np.float64).tiny)).mean()),
             confusion_matrix(examples.labels, logits.argmax(axis=1), len(self.data.labels)),
             self.config.evaluation.metric,

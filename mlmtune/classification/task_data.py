@@ -95,14 +95,13 @@ def read_task_data(config: DataConfig, say: Callable[[str], None]) -> TaskData:
     test = read_side(config, "test").examples if config.test else None
 
     notes: list[str] = []
-    num_read = len(train)
     if test is not None:
         train = _without(train, "train", test, "test", notes)
         if validation is not None:
             validation = _without(validation, "validation", test, "test", notes)
     if validation is not None:
         train = _without(train, "train", validation, "validation", notes)
-    num_left_out = num_read - len(train)
+    num_left_out = len(read.examples) - len(train)
 
     labels = _labels(config, replace(read, examples=train))
     if validation is None or config.test_fraction is not None:
@@ -140,6 +139,7 @@ def _without(
     hashes = [text_hash(example.texts) for example in examples]
     avoided = {text_hash(example.texts) for example in held_out}
     num_shared = len(avoided.intersection(hashes))
+    # A few shared texts are duplicates by chance; half of them is the same data given twice.
     if 2 * num_shared >= len(avoided):
         raise DataError(
             f"data.{other}: {num_shared:,} of its {len(avoided):,} texts are in data.{name}, too; "
@@ -216,12 +216,14 @@ def _split(
     label_of_text: dict[int, str] = {}
     hashes = [text_hash(example.texts) for example in examples]
     for example, hash_ in zip(examples, hashes, strict=True):
+        # A text with several labels counts for the first by name, whatever the examples' order is.
         label_of_text[hash_] = min(example.label, label_of_text.get(hash_, example.label))
 
     side_of_text: dict[int, int] = {}
     for label in labels:
         texts = np.asarray([t for t, of in label_of_text.items() if of == label], dtype=np.uint64)
         draws = uniform(key(seed, _SPLIT_STREAM, texts), np.zeros(1, dtype=np.uint64))
+        # A test text needs three texts of a label, so that validation and training get one each.
         num_test = _num_drawn(test_fraction, len(texts), at_least=3)
         num_validation = _num_drawn(validation_fraction, len(texts) - num_test, at_least=2)
         for rank, text in enumerate(texts[np.lexsort((texts, draws))].tolist()):

@@ -168,6 +168,7 @@ def _eval_results(card: Card) -> Iterator[EvalResult]:
                 task_type=card.task,
                 dataset_type=kind or "text",
                 dataset_name=", ".join(data.name for data in measured),
+                # The first word, which is `validation` or `test`.
                 dataset_split=re.split(r"\W", card.measured_on, maxsplit=1)[0],
                 metric_type=metric.type,
                 metric_name=metric.name,

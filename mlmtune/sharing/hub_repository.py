@@ -121,7 +121,7 @@ def push_folder(
         except Exception as error:
             if not _lacks_xet(error):
                 raise
-            constants.HF_HUB_DISABLE_XET = True
+            constants.HF_HUB_DISABLE_XET = True  # for all further attempts, too
             return commit()
         return str(made.oid)
 
