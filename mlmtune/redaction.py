@@ -22,7 +22,7 @@ REDACTED = "[redacted]"
 SHORTEST_SECRET = 8
 """A shorter value of a variable is a switch or a number, not a key, and occurs everywhere."""
 SURELY_A_SECRET = 16
-"""The same for values without a digit: `postgres` may be a password, but is mostly just a name."""
+"""The limit for values without a digit: `postgres` may be a password, but mostly is just a name."""
 
 
 def without_secrets(text: str) -> str:
