@@ -125,7 +125,7 @@ def open_marks(marker: Marker, tokens: TokenizedText) -> Marks:
     can_find = text.listing is not None and marker.made_by is not None
     wanted = dict(made_of)
     if not can_find:
-        del wanted["made_by"]
+        del wanted["made_by"]  # then marks of any version are better than none
     try:
         if (marks := _open(folder, wanted, store)) is not None:
             return marks
