@@ -122,7 +122,7 @@ def test_other_rules_have_marks_of_their_own(text):
     assert {path.name for path in store.directory.iterdir()} >= {"the", "key"}
 
 
-def test_another_version_of_the_rule_marks_anew(text):
+def test_another_version_of_the_rule_marks_again(text):
     store = text.store()
     text.marks(the_marker("rule 1"), store)
     newer = text.marks(the_marker("rule 2", word="key"), store)
@@ -203,7 +203,7 @@ def test_a_document_that_is_gone_is_noticed(text):
 
 @pytest.mark.parametrize("name", ["shard-00000.bin", "marks.json"])
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_marks_are_made_anew_where_the_text_is_and_else_refused(
+def test_damaged_marks_are_found_again_where_the_text_is_and_else_refused(
     text, tokenizer, name, damage
 ):
     store = text.store()
