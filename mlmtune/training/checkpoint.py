@@ -62,7 +62,7 @@ class TrainState:
     evaluation_before: dict[str, Any] | None = None
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Evaluations by step, as written in eval_results.json."""
-    examples_before: list[Any] = field(default_factory=list)
+    examples_before: dict[str, Any] = field(default_factory=dict)
 
 
 def checkpoint_path(directory: Path, step: int) -> Path:

@@ -279,15 +279,15 @@ class MaskedLM(Task):
     def metrics(self, step: int) -> dict[str, float]:
         return {"mlm_probability": self.source.mlm_probability(step)}
 
-    def fill_examples(self, model: Any) -> list[Any]:
+    def fill_examples(self, model: Any) -> dict[str, Any]:
         # A compiled model would be compiled again for each sentence, because lengths differ.
         is_compiled = self.config.training.compile
         with torch.compiler.set_stance("force_eager") if is_compiled else nullcontext():
-            return [
-                [[asdict(prediction) for prediction in mask] for mask in
-                 fill_mask(model, self.loaded.tokenizer, text)]
+            return {
+                text: [[asdict(prediction) for prediction in mask] for mask in
+                       fill_mask(model, self.loaded.tokenizer, text)]
                 for text in self.config.evaluation.examples
-            ]  # fmt: skip
+            }  # fmt: skip
 
     def summary(self, results: dict[str, Any]) -> Iterator[str]:
         before, after = results["eval_perplexity_before"], results["eval_perplexity"]
@@ -324,12 +324,12 @@ class MaskedLM(Task):
                 "with a new head there was nothing to forget"
             )
 
-    def examples(self, before: list[Any], model: Any) -> Iterator[str]:
-        texts = self.config.evaluation.examples
-        # A run that was resumed may have other examples than before.
-        for text, old, new in zip(texts, before, self.fill_examples(model), strict=False):
+    def examples(self, before: dict[str, Any], model: Any) -> Iterator[str]:
+        for text, after in self.fill_examples(model).items():
             yield text
-            for label, masks in (("before", old), ("after", new)):
+            for label, masks in (("before", before.get(text)), ("after", after)):
+                if masks is None:  # a resumed run may have examples that the base was not asked for
+                    continue
                 words = " / ".join(", ".join(p["token_str"] for p in mask) for mask in masks)
                 yield f"  {label + ':':8}{words}"
 

@@ -177,15 +177,15 @@ class Task(ABC):
         """Return further metrics of a step, counted from 0, for metrics.jsonl."""
         return {}
 
-    def fill_examples(self, model: Any) -> list[Any]:
-        """Return the model's predictions for the user's own examples, as JSON values."""
-        return []
+    def fill_examples(self, model: Any) -> dict[str, Any]:
+        """Return the model's predictions for each of the user's own examples, as JSON values."""
+        return {}
 
     @abstractmethod
     def summary(self, results: dict[str, Any]) -> Iterator[str]:
         """Yield lines on the outcome; `results` is the content of all_results.json."""
 
-    def examples(self, before: list[Any], model: Any) -> Iterator[str]:
+    def examples(self, before: dict[str, Any], model: Any) -> Iterator[str]:
         """Yield lines that compare the user's own examples before and after training."""
         yield from ()
 

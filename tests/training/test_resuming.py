@@ -268,6 +268,17 @@ def test_what_only_shows_may_change(runs: Any, stopped: Any, expected: Any) -> N
     assert run.model_bytes == expected.model_bytes
 
 
+def test_an_example_that_the_base_was_not_asked_for_shows_its_words_after_training_alone(
+    runs: Any, stopped: Any, expected: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    example = "create a storage [MASK] ."
+    run = runs.train(**changed("evaluation", examples=[example]), resume="auto")
+    shown = capsys.readouterr().out
+    assert f"{example}\n  after:  " in shown
+    assert run.model_bytes == expected.model_bytes
+
+
 def test_a_resumed_run_keeps_what_was_decided_for_it(
     runs: Any, stopped: Any, expected: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
