@@ -21,7 +21,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,18 @@ def whole_file(path: Path, *, durable: bool = False, shared: bool = False) -> It
     except BaseException:
         _delete(temporary)
         raise
+
+
+def file_of_user(path: Path) -> AbstractContextManager[Path]:
+    """Give the path at which to write a file that the user names on the command line.
+
+    The file is written whole, and a link to it stays a link. A device, a pipe, or the open file
+    that /dev/stdout leads to is written itself, because a new file would replace it.
+    """
+    is_open = path.is_symlink() and str(path.absolute()).startswith(("/dev/", "/proc/"))
+    if is_open or (path.exists() and not (path.is_file() or path.is_dir())):
+        return nullcontext(path)
+    return whole_file(path.resolve())
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 import mlmtune
 from mlmtune.files import (
+    file_of_user,
     put_in_place,
     read_json,
     sweep,
@@ -204,6 +206,36 @@ def test_what_is_durable_is_on_the_disk_before_it_has_its_name(
     write_folder(tmp_path / NAME, NEW, durable=True)
     assert set(events[:-2]) == {"first", "inner", "second", f".writing-{NAME}"}
     assert events[-2:] == ["renamed", tmp_path.name]
+
+
+def write_for_user(path: Path, content: bytes) -> None:
+    with file_of_user(path) as target:
+        target.write_bytes(content)
+
+
+def test_a_file_of_the_user_replaces_neither_a_pipe_nor_an_open_file_nor_a_link(
+    tmp_path: Path,
+) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "stdout"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        with ThreadPoolExecutor(1) as executor:
+            reading = executor.submit(pipe.read_bytes)
+            write_for_user(path, b"to a reader")
+            assert reading.result(timeout=30) == b"to a reader"
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+
+    redirected, link_to_file = tmp_path / "redirected", tmp_path / "link"
+    link_to_file.symlink_to(redirected)
+    with redirected.open("wb") as file:
+        write_for_user(Path(f"/dev/fd/{file.fileno()}"), b"to an open file")
+        assert os.path.samestat(os.fstat(file.fileno()), redirected.stat())
+    assert redirected.read_bytes() == b"to an open file"
+    write_for_user(link_to_file, b"to a link")
+    assert link_to_file.is_symlink()
+    assert redirected.read_bytes() == b"to a link"
 
 
 def test_a_folder_replaces_a_file_and_a_link(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from mlmtune.errors import ConfigError, ResourceError
 from mlmtune.evaluation.known_text import compares
 from mlmtune.evaluation.perplexity import Evaluation
 from mlmtune.evaluation.scoring import FixedMasks
-from mlmtune.files import write_bytes
+from mlmtune.files import file_of_user
 from mlmtune.masking.collator import IGNORE_INDEX
 from mlmtune.modeling.device import build_accelerator, precision_of
 from mlmtune.modeling.names import short_names
@@ -226,11 +226,7 @@ def write_dump(path: Path, rows: Sequence[tuple[Any, ...]]) -> None:
     content = io.StringIO()  # complete before a file is touched
     csv.writer(content).writerows([DUMP_COLUMNS, *rows])
     try:
-        # A rename would replace a device, a pipe, or the open file that /dev/stdout leads to.
-        is_open = path.is_symlink() and str(path.absolute()).startswith(("/dev/", "/proc/"))
-        if is_open or (path.exists() and not path.is_file()):
-            path.write_bytes(content.getvalue().encode())
-        else:
-            write_bytes(path.resolve(), content.getvalue().encode())  # a link stays a link
+        with file_of_user(path) as target:
+            target.write_bytes(content.getvalue().encode())
     except OSError as error:
         raise ResourceError(f"--dump {path}: cannot be written ({error.strerror})") from error

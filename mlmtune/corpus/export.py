@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from mlmtune.corpus.corpus import Corpus
 from mlmtune.corpus.parts import row_groups
 from mlmtune.corpus.splitting import validation_mask
 from mlmtune.errors import ConfigError, ResourceError
-from mlmtune.files import whole_file
+from mlmtune.files import file_of_user
 
 _SCHEMA = pa.schema(
     [
@@ -75,7 +75,7 @@ def export(corpus: Corpus, config: CorpusConfig, path: Path) -> int:
     """
     kept = corpus.table.kept()
     sides = iter(_sides(corpus, config, kept))
-    with _target(path) as written, WRITERS[path.suffix](written) as write:
+    with file_of_user(path) as written, WRITERS[path.suffix](written) as write:
         for documents in row_groups(corpus.documents()):
             write(
                 [
@@ -89,12 +89,6 @@ def export(corpus: Corpus, config: CorpusConfig, path: Path) -> int:
                 ]
             )
     return len(kept)
-
-
-def _target(path: Path) -> AbstractContextManager[Path]:
-    # A pipe or device must be written itself, because a new file would replace it.
-    is_special = path.exists() and not (path.is_file() or path.is_dir())
-    return nullcontext(path) if is_special else whole_file(path)
 
 
 def _sides(

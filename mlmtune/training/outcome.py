@@ -30,7 +30,8 @@ def outcome(results: Mapping[str, Any]) -> str:
         )
         against_frequencies = _label_of_new_head(results)
         label, sentence = judge_new_head(against_frequencies, results["eval_loss_fell"])
-        return f"{label}. {sentence} ({right}): {after}."
+        of_frequencies = perplexity(math.exp(results["eval_token_frequency_loss"]))
+        return f"{label}. {sentence} ({right}): {after}, frequency alone {of_frequencies}."
     before = f"perplexity {perplexity(results['eval_perplexity_before'])} before"
     numbers = f"{before}, {after.removeprefix('perplexity ')} after"
     label = _label(

@@ -1,8 +1,5 @@
 import csv
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -70,27 +67,3 @@ def test_a_dump_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         write_dump(dump, DUMPED * 2)
     assert dump.read_bytes() == content
     assert list(tmp_path.iterdir()) == [dump]
-
-
-def test_a_dump_replaces_neither_a_pipe_nor_an_open_file_nor_a_link(tmp_path):
-    pipe, link = tmp_path / "pipe", tmp_path / "stdout"
-    os.mkfifo(pipe)
-    link.symlink_to(pipe)
-    for path in (pipe, link):
-        with ThreadPoolExecutor(1) as executor:
-            reading = executor.submit(pipe.read_bytes)
-            write_dump(path, DUMPED)
-            assert reading.result(timeout=30).startswith(",".join(DUMP_COLUMNS).encode())
-    assert pipe.is_fifo()
-    assert link.is_symlink()
-
-    redirected, link_to_file = tmp_path / "redirected", tmp_path / "link"
-    link_to_file.symlink_to(redirected)
-    with redirected.open("wb") as file:
-        write_dump(Path(f"/dev/fd/{file.fileno()}"), DUMPED)
-        assert os.path.samestat(os.fstat(file.fileno()), redirected.stat())
-    written = redirected.read_bytes()
-    assert written.startswith(",".join(DUMP_COLUMNS).encode())
-    write_dump(link_to_file, DUMPED * 2)
-    assert link_to_file.is_symlink()
-    assert len(redirected.read_bytes()) > len(written)

@@ -49,7 +49,7 @@ def test_two_intervals_decide(
     [
         (3.0, 0.4, "improved. The model has learned to predict the domain's text (40.0% right, f"),
         (3.0, 0.058, "no clear change. It predicts little beyond token frequencies (5.8% right, "
-                     "frequency alone 6.2%): perplexity 20.09."),
+                     "frequency alone 6.2%): perplexity 20.09, frequency alone 148.41."),
         (4.95, 0.4, "no clear change. It predicts little beyond"),
         (6.0, 0.02, "worse. It predicts the domain's text worse than token frequencies do (2.0%"),
     ],
