@@ -171,7 +171,12 @@ def _translate(glob: str) -> str:
         if part[2] is None:
             return _WILDCARDS.get(part[0], re.escape(part[0]))
         characters = re.sub(r"[][\\^]", r"\\\g<0>", part[2])
-        return f"[{'^' if part[1] else ''}{characters}]"
+        expression = f"[{'^' if part[1] else ''}{characters}]"
+        try:
+            re.compile(expression)
+        except re.error:  # brackets around nothing, or around a range backwards
+            return re.escape(part[0])
+        return expression
 
     return _GLOB_PARTS.sub(translated, glob)
 

@@ -110,6 +110,12 @@ def test_globs(tree, glob, expected):
     assert ids(root / glob) == expected
 
 
+@pytest.mark.parametrize("brackets", ["[]", "[c-a]", "["])
+def test_brackets_that_hold_no_characters_are_themselves(tree, brackets):
+    root = tree(f"x/a{brackets}.md", "x/ac.md")
+    assert ids(root / f"*/a{brackets}*") == [f"x/a{brackets}.md"]
+
+
 def test_a_name_with_brackets_is_no_glob_where_it_exists(tree):
     assert ids(tree("[a].md", "a.md") / "[a].md") == ["[a].md"]
 

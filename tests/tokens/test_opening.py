@@ -279,6 +279,8 @@ def test_a_full_disk_is_said(corpus, tokenizer, monkeypatch, token_cache):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(StoreWriter, "append", no_space)
-    with pytest.raises(ResourceError, match="No space left"):
+    with pytest.raises(ResourceError, match=r"No space left.*set tokenization\.cache_dir"):
         build(corpus(), tokenizer)
+    with pytest.raises(ResourceError, match=r"No space left.*set tokenization\.store"):
+        open_(corpus(), tokenizer, TokenizationConfig(store=str(token_cache.with_name("named"))))
     assert not list((token_cache / "tokens").glob("*/store.json"))
