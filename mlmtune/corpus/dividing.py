@@ -60,14 +60,16 @@ def _cut(file: ListedFile, source: SourceConfig) -> Iterator[ListedFile]:
 
 def with_line_numbers(parts: list[Part]) -> list[Part]:
     """Return the parts with the number of line ends before each span, which writing them needs."""
-    starts_by_path: defaultdict[str, list[int]] = defaultdict(list)
+    # A set, because several sources may read the same file.
+    starts_by_path: defaultdict[str, set[int]] = defaultdict(set)
     for part in parts:
         for file in part.files:
             if file.span is not None:
-                starts_by_path[file.path].append(file.span.start)
+                starts_by_path[file.path].add(file.span.start)
     counts = {
-        path: dict(zip(starts, count_line_ends(path, starts), strict=True))
+        path: dict(zip(ascending, count_line_ends(path, ascending), strict=True))
         for path, starts in starts_by_path.items()
+        for ascending in [sorted(starts)]
     }
 
     def counted(file: ListedFile) -> ListedFile:

@@ -148,6 +148,26 @@ def test_a_large_file_of_lines_is_cut_and_reads_as_it_did(tmp_path, monkeypatch,
     assert len(broken) == (format_ == "json")
 
 
+def test_sources_that_read_the_same_large_file(tmp_path, monkeypatch):
+    path = tmp_path / "text.txt"
+    path.write_text("".join(f"line {number}\n" for number in range(99)), encoding="utf-8")
+    config = CorpusConfig(
+        sources=[
+            SourceConfig(format="lines", path=str(path), markup=markup)
+            for markup in ("none", "html")
+        ]
+    )
+    monkeypatch.setattr(dividing, "SPAN_BYTES", 300)
+    monkeypatch.setattr(dividing, "PART_BYTES", 300)
+    sources = scan(all_sources(config), tmp_path / "git", str).sources
+    parts = with_line_numbers(plan_parts(sources, config, tmp_path / "cache"))
+    for part in parts:
+        write_part(part)
+    rows = [(f"text.txt#{number + 1}", f"line {number}") for number in range(99)]
+    for source in (0, 1):
+        assert [row for part in parts if part.source == source for row in rows_of(part)] == rows
+
+
 def test_parts_are_of_some_size(plan, monkeypatch):
     monkeypatch.setattr(dividing, "PART_BYTES", 100)
     for part in plan({f"{number:02}.txt": "y" * 30 for number in range(50)}):
