@@ -51,6 +51,11 @@ class CorpusText:
         """The records of the sources, in the order of `corpus_sources`."""
         return corpus_sources(self.config, self.key)
 
+    @property
+    def store_setting(self) -> str:
+        """The key that decides where the text's tokens are."""
+        return "tokenization.cache_dir" if self.store is None else "tokenization.store"
+
     def cache(self, name: str) -> Path:
         """Return a folder of the cache, which is made if it does not exist."""
         return cache_directory(self.cache_dir, name)

@@ -141,7 +141,7 @@ def open_marks(marker: Marker, tokens: TokenizedText) -> Marks:
             "not on this machine; run `mlmtune prepare` with this config where the text is"
         )
     with (
-        explaining_failures(folder, "tokenization.store"),
+        explaining_failures(folder, text.store_setting),
         FileLock(folder.with_name(folder.name + ".lock")),
     ):
         # Another process may have found the marks while this one waited for the lock.
@@ -198,7 +198,9 @@ def find_marks(
     manifest = _started_manifest(temporary, made_of, len(store.sources))
     first_documents = np.cumsum([0, *store.num_documents_of_shards]).tolist()
     done = len(manifest["digests"])
-    documents = tokens.text.documents(first_documents[done])
+    # What is cleaned is in the cache, wherever the store is.
+    with explaining_failures(tokens.text.cache("cleaned"), "tokenization.cache_dir"):
+        documents = tokens.text.documents(first_documents[done])
     with tokens.text.console.bar(
         total=store.num_documents, initial=first_documents[done], unit="document",
         what=marker.purpose,

@@ -212,8 +212,7 @@ def _build_once(
 ) -> TokenStore:
     """Build the store, unless another process has built it by the time the lock is free."""
     before = folder.made_of()
-    setting = "tokenization.cache_dir" if text.store is None else "tokenization.store"
-    with explaining_failures(folder.path.parent, setting):
+    with explaining_failures(folder.path.parent, text.store_setting):
         folder.path.parent.mkdir(parents=True, exist_ok=True)
         with folder.lock(text.console.say):
             if folder.made_of() not in (before, folder.origin.made_of):

@@ -15,6 +15,7 @@ from filelock import FileLock
 from stores import TEXTS, build, documents_of, ids_of, text_of
 
 from mlmtune.config import TokenizationConfig
+from mlmtune.corpus import parts
 from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import ConfigError, DataError, ResourceError
 from mlmtune.tokens.opening import open_store
@@ -284,3 +285,14 @@ def test_a_full_disk_is_said(corpus, tokenizer, monkeypatch, token_cache):
     with pytest.raises(ResourceError, match=r"No space left.*set tokenization\.store"):
         open_(corpus(), tokenizer, TokenizationConfig(store=str(token_cache.with_name("named"))))
     assert not list((token_cache / "tokens").glob("*/store.json"))
+
+
+def test_a_full_disk_under_the_cleaned_text_is_said(corpus, tokenizer, monkeypatch, tmp_path):
+    """It is in the cache, even if the store has a name."""
+
+    def no_space(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(parts, "to_record_batch", no_space)
+    with pytest.raises(ResourceError, match=r"No space left.*set tokenization\.cache_dir"):
+        open_(corpus(), tokenizer, TokenizationConfig(store=str(tmp_path / "named")))
