@@ -1,8 +1,8 @@
 """Every setting of a run, on one page: the sections of the YAML.
 
-Each section of the YAML is one class here and is read by one module. The text under a field
-is its documentation; `mlmtune.config_loading` reads the file. Nothing here imports torch, so that
-a wrong config is reported at once.
+Each section of the YAML is one class here. The text under a field is its documentation;
+`mlmtune.config_loading` reads the file. Nothing here imports torch, so that a wrong config is
+reported at once.
 """
 
 import codecs

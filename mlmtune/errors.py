@@ -1,7 +1,7 @@
 """Every error that a user can cause or meet, with one exit code per branch.
 
-An error's message is one line: what is wrong, where, and how to fix it. Only the command line
-(`mlmtune.cli`, by `mlmtune.exits`) prints errors and exits; every other module raises.
+An error's message is one line: what is wrong, where, and how to fix it. Every module
+raises errors; `mlmtune.cli` catches them, and `mlmtune.exits` prints the line and ends the process.
 """
 
 import errno

@@ -69,7 +69,7 @@ def cache_directory(cache_dir: str | None, name: str) -> Path:
 
     Args:
         cache_dir: `tokenization.cache_dir`.
-        name: the name of the folder: `git`, `cleaned` or `tokens`.
+        name: the name of the folder: `git`, `cleaned`, `tokens` or `verified`.
 
     Raises:
         ResourceError: the folder cannot be created.

@@ -88,7 +88,8 @@ Dump = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE.csv",
-        help="Write the text, the masked input and the predictions of each chunk.",
+        help="Write the text, the masked input and the predictions of each chunk, in the first "
+        "draw of masks.",
     ),
 ]
 Sentences = Annotated[

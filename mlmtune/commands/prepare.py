@@ -20,5 +20,5 @@ def prepare_store(config: Config, console: Console, *, refresh: bool) -> None:
         f"{counted(len(splits.validation), 'validation chunk')} of {config.chunking.chunk_length}"
     )
     if splits.marks:
-        console.result(f"also found: {', '.join(splits.marks)}")
+        console.result(f"words or sentences are marked, too: {', '.join(splits.marks)}")
     console.result(f"the tokenized corpus is in {store.directory}")

@@ -32,8 +32,9 @@ from mlmtune.report.findings import Method
 from mlmtune.report.probing import ProbedModel, Setting, Size
 
 FEWEST_EVALUATIONS, MOST_EVALUATIONS = 3, 10
-"""Per fit. In between, evaluating takes about as long as training: a step forward and back takes
-three times as long as one forward."""
+"""The fewest and the most evaluations of a fit. Between them, there are as many as let evaluation
+take about as long as training: a training step takes three times as long as a forward pass alone.
+"""
 
 
 @dataclass(frozen=True)

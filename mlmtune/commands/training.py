@@ -27,7 +27,7 @@ def train_and_push(
 
     Args:
         settings: The run's config.
-        options: How to go about it.
+        options: The options of the command line.
         build: Builds what is trained; see `train`.
         conclude: Called in the first process with the run's directory and its results, which are
             None if the run was complete already.

@@ -51,13 +51,13 @@ def clean(
         markup: the markup of the document.
         cleaning: how all text is cleaned.
         markdown: how Markdown becomes text.
-        removed: the number of characters that each of STEPS removes is added to it, in sum
+        removed: Counts the characters that each of STEPS removes. The counts of one call add up to
             `len(text) - len(result)`. A step that makes the text longer counts below zero.
 
     Raises:
         PageTooLarge: a page of Markdown takes more memory than it should.
     """
-    # Markup may stand between the two letters that show whether a zero-width space is a border.
+    # Markup may be between the two letters that show whether a zero-width space is a border.
     text = _without_hidden(text, cleaning, removed, keeps_word_borders=markup != "none")
     if markup == "markdown":
         text = markdown_text(text, markdown, removed)

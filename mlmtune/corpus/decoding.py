@@ -244,7 +244,7 @@ def open_bytes(path: str) -> Iterator[IO[bytes]]:
     """Open a file, decompressed by its ending; every error of reading becomes a `FileLeftOut`."""
     ending = os.path.splitext(path)[1].lower()
     try:
-        # If a pipe has replaced the file since it was listed, opening it must not block for ever.
+        # If a pipe has replaced the file since it was listed, opening it must not block forever.
         with open(
             path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)
         ) as raw:

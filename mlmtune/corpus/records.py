@@ -13,7 +13,7 @@ class FileLeftOut(Exception):
     Args:
         reason: the word it is counted under (`binary`, `vanished`, ...).
         detail: what is wrong, for people.
-        broken: the file is damaged, so that `corpus.on_error` decides whether to go on.
+        broken: the file is damaged, so that `corpus.on_error` decides whether reading continues.
         is_misread: no record of the file can be read with these settings, so that the config must
             change, whatever `corpus.on_error` says.
     """

@@ -5,7 +5,7 @@ the position of the first token of its unit. One uniform draw per head then sele
 So all tokens are selected with the same probability, regardless of their position and of the length
 of their unit.
 
-Legend: B chunks, T tokens in a chunk, W words in a chunk.
+Legend: B chunks, T tokens in a chunk, S spans in a chunk.
 """
 
 import math
@@ -138,7 +138,7 @@ def select(
 
 
 def num_slices(mlm_probability: float) -> int:
-    """Return how many masks at this rate can be drawn until some token is selected twice."""
+    """Return how many masks at this rate can be drawn before a token is selected twice."""
     return math.floor(1.0 / mlm_probability)
 
 

@@ -203,15 +203,15 @@ def read_model_config(folder: ModelFolder) -> dict[str, Any]:
     """Return the content of config.json.
 
     Raises:
-        ConfigError: It is no JSON object, or does not name the model's type.
+        ConfigError: It is not a JSON object, or does not name the model's type.
     """
     again = "fetch or save the model again"
     try:
         content = json.loads((folder.path / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
-        raise folder.refused(f"has a config.json that is no JSON ({error}); {again}") from error
+        raise folder.refused(f"has a config.json that is not JSON ({error}); {again}") from error
     if not isinstance(content, dict):
-        raise folder.refused(f"has a config.json that is no JSON object; {again}")
+        raise folder.refused(f"has a config.json that is not a JSON object; {again}")
     if not content.get("model_type") and "auto_map" not in content:
         raise folder.refused(
             "has no model_type in its config.json, so its architecture is not known; add a line "

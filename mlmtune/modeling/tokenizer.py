@@ -91,7 +91,7 @@ def _why_not_loadable(folder: Path, unknown_class: str | None, error: Exception)
     if models and "tiktoken" in reason:  # which transformers tries after SentencePiece
         if find_spec("sentencepiece") is None:  # a dependency, but not every install has them
             return f"has a {models[0]}, which needs sentencepiece; {pip_install('sentencepiece')}"
-        return f"has a {models[0]} that is no SentencePiece model; fetch it again"
+        return f"has a {models[0]} that is not a SentencePiece model; fetch it again"
     return f"has a tokenizer that cannot be loaded ({reason}); fetch or save it again"
 
 

@@ -102,15 +102,15 @@ def check_safetensors(path: Path) -> None:
     """Compare a file's size with its header, and check the types of its tensors.
 
     Raises:
-        BadWeights: The file is cut off, is no safetensors file, or holds quantised weights.
+        BadWeights: The file is cut off, is not a safetensors file, or holds quantised weights.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
             raise BadWeights(
-                f"has a {path.name} that is cut off or no safetensors file ({size:,} bytes); fetch "
-                "it again"
+                f"has a {path.name} that is cut off or not a safetensors file ({size:,} bytes); "
+                "fetch it again"
             )
         try:
             header = json.loads(file.read(length))
@@ -119,7 +119,7 @@ def check_safetensors(path: Path) -> None:
             expected_size = 8 + length + max(ends, default=0)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise BadWeights(
-                f"has a {path.name} that is no safetensors file; fetch it again"
+                f"has a {path.name} that is not a safetensors file; fetch it again"
             ) from error
     if expected_size != size:
         raise BadWeights(

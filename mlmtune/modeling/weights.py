@@ -195,8 +195,8 @@ def _check_pickle(folder: ModelFolder, file: Path) -> None:
         content = load_state_dict(str(file), map_location="meta")  # weights_only=True
     except UnpicklingError as error:
         raise folder.refused(
-            f"has a {file.name} that is no file of weights, or holds objects besides, which could "
-            "run code when they are loaded; save the model with save_pretrained()"
+            f"has a {file.name} that is not a file of weights, or holds objects besides, which "
+            "could run code when they are loaded; save the model with save_pretrained()"
         ) from error
     except (RuntimeError, EOFError, ValueError, OSError) as error:
         if is_fault_of_machine(error):

@@ -56,7 +56,7 @@ class ChunkView:
         store: The tokenized corpus.
         layout: The stream of the documents, and where it is cut.
         pad_token_id: Fills the chunks that are shorter than the longest of a batch.
-        num_body_tokens: The number of tokens of the documents; of a selection, of its chunks.
+        num_body_tokens: The number of tokens of the documents or, for a selection, of its chunks.
         num_body_tokens_by_source: (S,) The number of tokens of the documents of each source.
         num_documents: None for a selection, because its chunks may cut documents.
         num_characters: The number of characters of the documents; None for a selection.

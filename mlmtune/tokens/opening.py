@@ -38,8 +38,8 @@ class StoreOrigin:
     """What a store is made of, which is known before it is opened or built.
 
     Attributes:
-        made_of: Digests of the text, the settings and the tokenizer, by name, and of these digests
-            (`fingerprint`).
+        made_of: The version of the format, and digests of the text, the settings and the
+            tokenizer, by name; `fingerprint` is a digest of all of these.
         name: The store's folder within the cache. It depends on where the files are, too, because
             the files of two folders may have the same names, sizes and times by chance.
     """

@@ -9,7 +9,7 @@ rule holds whether B follows A or comes from another document, so that its lengt
 A sentence longer than half of the room is cut into two or more pieces. A window of one sentence
 cannot be divided and is left out; that happens at the ends of documents.
 
-Legend: B pairs, T tokens, N windows, S sentences.
+Legend: B pairs, D documents.
 """
 
 from dataclasses import dataclass

@@ -137,7 +137,7 @@ def check_words(store: TokenStore, section: str, strategy: StrategyName) -> str 
         if not _are_words(store, number):
             raise ConfigError(
                 f"{section}.strategy: {strategy}: the words of {source.name} have "
-                f"{tokens_per_word:.1f} tokens on average, so they are no words (a script without "
+                f"{tokens_per_word:.1f} tokens on average, so they are not words (a script without "
                 "spaces, or codes); set tokenization.word_segmenter: rjieba for Chinese, or "
                 "strategy: token"
             )

@@ -15,6 +15,7 @@ class Checkpointer:
         task: Gives the model and the settings of the section `checkpoint`.
         learner: Gives the optimizer.
         saved_step: The step of the newest checkpoint in the folder, which is not saved again.
+            None if this run has saved none.
     """
 
     def __init__(self, folder: Path, task: Task, learner: Learner, saved_step: int | None) -> None:

@@ -165,7 +165,7 @@ def _is_finished(
     ]
     if lines:
         raise CheckpointError(
-            f"{run.path} is complete, and other settings cannot go on with it; set "
+            f"{run.path} is complete, and other settings cannot continue it; set "
             "run.output_dir to another folder, or replace it with --overwrite:\n"
             + "\n".join([*lines, *_how_to_train_on(earlier, run, config)])
         )
@@ -291,7 +291,7 @@ def begin(
     if not is_resumed:
         return None
     for later in drop_checkpoints_after(run.checkpoints, state.step):
-        say(f"{later} is deleted, because the run goes on from step {state.step}")
+        say(f"{later} is deleted, because the run continues from step {state.step}")
     return tracking
 
 

@@ -66,11 +66,12 @@ def writing_to(path: Path, remark: str) -> Iterator[None]:
         if was_taken_away(error):
             raise ResourceError(
                 f"{path}: cannot be written, because the output directory was deleted, moved or "
-                "replaced while the run was writing to it; put it back, then --resume auto"
+                "replaced while the run was writing to it; put it back, then resume with "
+                "--resume auto"
             ) from error
         why, remedy = why_not_written(error)
         raise ResourceError(
-            f"{path}: cannot be written ({why}); {remark}: {remedy}, then --resume auto"
+            f"{path}: cannot be written ({why}); {remark}: {remedy}, then resume with --resume auto"
         ) from error
 
 

@@ -152,8 +152,8 @@ def _add_up_gradients(
     """Compute a step's micro-batches forward and backward; smaller ones if memory runs out.
 
     Returns:
-        The task with the micro-batches that did fit. For each of these the sums, detached, by
-        their names in metrics.jsonl.
+        The task whose micro-batches fit, and the detached sums of each micro-batch, by their names
+        in metrics.jsonl.
     """
     try:
         return task, [

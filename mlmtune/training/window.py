@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 class Window:
     """Sums over some steps in a row, over all processes.
 
-    A new window is made after each log line, because a mean is of the steps since the last one.
+    `TrainState.window` is replaced after each log line, and `TrainState.totals` never is.
 
     Attributes:
         sums: The sums, each under the name that its mean has in metrics.jsonl.

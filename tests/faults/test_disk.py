@@ -26,7 +26,7 @@ def test_full_while_a_checkpoint_is_written(
     assert child.exit_code() == 6
     [line] = child.err.splitlines()
     assert f"{run.checkpoint(4)}: cannot be written" in line
-    assert "older checkpoints are as they were: make room, then --resume auto" in line
+    assert "older checkpoints are as they were: make room, then resume with --resume auto" in line
     assert [path.name for path in (run.path / "checkpoints").iterdir()] == ["checkpoint-2"]
     assert whole_steps(run) == [2]
     status = run.json("status.json")

@@ -119,7 +119,7 @@ REFUSED = {
     ),
     "no safetensors": (
         lambda f: write(f / "model.safetensors", "<!doctype html>"),
-        r"has a model\.safetensors that is cut off or no safetensors file \(15 bytes\)",
+        r"has a model\.safetensors that is cut off or not a safetensors file \(15 bytes\)",
     ),
     "a missing shard": (
         with_shards("model-00001-of-00002.safetensors"),
@@ -140,10 +140,10 @@ REFUSED = {
         '"model_type": "camembert"',
     ),
     "broken config": (
-        lambda f: write(f / "config.json", "{"), r"has a config\.json that is no JSON"
+        lambda f: write(f / "config.json", "{"), r"has a config\.json that is not JSON"
     ),
     "a list for a config": (
-        lambda f: write(f / "config.json", [1]), r"has a config\.json that is no JSON object"
+        lambda f: write(f / "config.json", [1]), r"has a config\.json that is not a JSON object"
     ),
     "quantised": (
         edited(quantization_config={"quant_method": "gptq"}),

@@ -60,7 +60,7 @@ def test_what_is_no_sentencepiece_model_is_said(bare: ModelFolder) -> None:
     write(bare, spm_dot_model="nothing", tokenizer_config_json={}, config_json={
         "model_type": "deberta-v2",
     })  # fmt: skip
-    with pytest.raises(ConfigError, match=r"has a spm\.model that is no SentencePiece model"):
+    with pytest.raises(ConfigError, match=r"has a spm\.model that is not a SentencePiece model"):
         load_tokenizer(bare)
 
 

@@ -301,7 +301,7 @@ def test_words_of_a_script_that_the_tokenizer_hardly_knows_are_words(make_store)
     thai = hindi | {"num_characters": 2 * lengths}  # a clause of 24 characters
     chinese = hindi | {"num_text_words": lengths // 2}  # of six ideographs
     for counts in (thai, chinese):
-        with pytest.raises(ConfigError, match="so they are no words"):
+        with pytest.raises(ConfigError, match="so they are not words"):
             check(**counts)
 
 
