@@ -40,13 +40,13 @@ def load_config(
     """Load a config.
 
     Args:
-        path: the YAML file.
-        overrides: settings that replace those of the file, each as `section.key=value`. The value
+        path: The YAML file.
+        overrides: Settings that replace those of the file, each as `section.key=value`. The value
             is YAML; a number in the key is an entry of a list (`corpus.sources.0.path=x`).
         kind: `Config`, or `ClassificationConfig` for a task.
 
     Raises:
-        ConfigError: with all problems, one per line.
+        ConfigError: With all problems, one per line.
     """
     document = _document_at(path)
     remember_secrets(document.value)
@@ -197,7 +197,7 @@ def _container(container: Any, keys: Sequence[str], path: KeyPath = ()) -> tuple
     The first key is in `container`, which is at `path`. Missing sections are created on the way.
 
     Raises:
-        ValueError: a key on the way is neither a section nor an entry of a list.
+        ValueError: A key on the way is neither a section nor an entry of a list.
     """
     key, *rest = keys
     part: str | int = key
@@ -246,7 +246,7 @@ def kind_of(path: str | Path) -> type[Config] | type[ClassificationConfig]:
     """Return the kind of config that a file's sections show; `Config` if they show neither.
 
     Raises:
-        ConfigError: the file cannot be read.
+        ConfigError: The file cannot be read.
     """
     return _kind_in(_document_at(path)) or Config
 

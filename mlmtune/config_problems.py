@@ -233,9 +233,9 @@ def expectation(annotation: Any, metadata: list[Any], plural: bool = False) -> s
     """Return in words what a field accepts: `a whole number >= 1 or 'epoch'`.
 
     Args:
-        annotation: the type of the field.
-        metadata: its limits, as pydantic keeps them.
-        plural: whether the words describe the entries of a list.
+        annotation: The type of the field.
+        metadata: Its limits, as pydantic keeps them.
+        plural: Whether the words describe the entries of a list.
     """
     if len(kinds := alternatives(annotation)) > 1:
         return _listed([expectation(kind, [], plural) for kind in kinds])

@@ -42,9 +42,9 @@ def take_one_for_a_list(document: YamlDocument, kind: type[BaseModel], path: Key
     """Put a single value into a list if the schema expects a list of such values.
 
     Args:
-        document: changed in place; the new entry keeps the origin of the value.
-        kind: the section at `path`.
-        path: the section to begin with.
+        document: Changed in place; the new entry keeps the origin of the value.
+        kind: The section at `path`.
+        path: The section to begin with.
     """
     section = document.value_at(path)
     if not isinstance(section, dict):

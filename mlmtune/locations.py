@@ -20,11 +20,11 @@ def resolve(location: str) -> Path:
     """Return the path that a location names; outside packages it need not exist.
 
     Args:
-        location: a path (`~` is expanded, and `file://` removed), or `package://NAME/PATH` for a
+        location: A path (`~` is expanded, and `file://` removed), or `package://NAME/PATH` for a
             file or folder inside the installed package or module NAME, which is never imported.
 
     Raises:
-        ConfigError: the package is not installed or lacks the path, or the path leaves it.
+        ConfigError: The package is not installed or lacks the path, or the path leaves it.
     """
     if not location.startswith(PACKAGE_SCHEME):
         return expand_home(location.removeprefix(FILE_SCHEME))
@@ -48,7 +48,7 @@ def expand_home(path: str | Path) -> Path:
     """Return a path with `~` or `~USER` at its beginning replaced by that user's home folder.
 
     Raises:
-        ConfigError: there is no such user.
+        ConfigError: There is no such user.
     """
     try:
         return Path(path).expanduser()
@@ -69,10 +69,10 @@ def cache_directory(cache_dir: str | None, name: str) -> Path:
 
     Args:
         cache_dir: `tokenization.cache_dir`.
-        name: the name of the folder: `git`, `cleaned`, `tokens` or `verified`.
+        name: The name of the folder: `git`, `cleaned`, `tokens` or `verified`.
 
     Raises:
-        ResourceError: the folder cannot be created.
+        ResourceError: The folder cannot be created.
     """
     default = os.environ.get("MLMTUNE_CACHE") or "~/.cache/mlmtune"
     directory = expand_home(cache_dir or default) / name

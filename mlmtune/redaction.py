@@ -210,7 +210,7 @@ def public_location(location: str) -> str:
     """Return a URL without password, query and fragment, so that it can be shown.
 
     Args:
-        location: a URL as the user wrote it, or a chain of URLs with `::` between them. A path is
+        location: A URL as the user wrote it, or a chain of URLs with `::` between them. A path is
             returned unchanged.
     """
     return "::".join(

@@ -98,9 +98,9 @@ def parse(text: str, origin_at: Callable[[int], Origin], path: KeyPath = ()) -> 
     """Read one YAML document; what is wrong with it is in the `problems` of the result.
 
     Args:
-        text: the YAML. If its syntax is broken, the value of the result is None.
-        origin_at: returns the origin of a line, counted from 1.
-        path: the path of the value, if it is part of a larger document.
+        text: The YAML. If its syntax is broken, the value of the result is None.
+        origin_at: Returns the origin of a line, counted from 1.
+        path: The path of the value, if it is part of a larger document.
     """
     document = YamlDocument(origins={path: origin_at(1)})
     try:
@@ -233,8 +233,8 @@ def replace_texts(text: str, replacement: Callable[[str], str]) -> str:
     """Return YAML with some texts replaced; comments and everything else stay as they are written.
 
     Args:
-        text: the YAML; if its syntax is broken, it is returned unchanged.
-        replacement: called with each text that is a key or a value.
+        text: The YAML; if its syntax is broken, it is returned unchanged.
+        replacement: Called with each text that is a key or a value.
     """
     try:
         events = list(yaml.parse(text, Loader=yaml.SafeLoader))

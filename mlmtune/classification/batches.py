@@ -30,7 +30,7 @@ class ExampleBatch:
     Attributes:
         inputs: The keyword arguments of the model's forward pass, (B, T) int64 each.
         labels: (B,) int64.
-        weights: (B,) the weight of each example's loss.
+        weights: (B,) The weight of each example's loss.
     """
 
     inputs: dict[str, torch.Tensor]

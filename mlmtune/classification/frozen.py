@@ -40,9 +40,9 @@ def fit_and_predict(
     regressions, the most regularised one predicts.
 
     Args:
-        train: (n, H) features and (n,) labels.
+        train: (n, H) Features and (n,) labels.
         validation: Features and labels, likewise.
-        test: (m, H) features.
+        test: (m, H) Features.
         class_weights: `data.class_weights`.
     """
     from sklearn.linear_model import LogisticRegression

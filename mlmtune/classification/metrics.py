@@ -19,10 +19,10 @@ def confusion_matrix(
     """Count how often each label (row) was predicted as each label (column), as (K, K).
 
     Args:
-        labels: (n,) the true labels.
-        predictions: (n,) the predicted labels.
+        labels: (n,) The true labels.
+        predictions: (n,) The predicted labels.
         num_labels: K.
-        weights: (n,) how many times each example counts; once if None.
+        weights: (n,) How many times each example counts; once if None.
     """
     counts = np.bincount(labels * num_labels + predictions, weights, minlength=num_labels**2)
     return counts.astype(np.int64).reshape(num_labels, num_labels)

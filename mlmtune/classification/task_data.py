@@ -28,7 +28,7 @@ class Side:
 
     Attributes:
         texts: One text, or the two of a pair, for each example.
-        labels: (n,) the numbers of the labels.
+        labels: (n,) The numbers of the labels.
         names: The names of the examples, for people.
     """
 
@@ -259,7 +259,7 @@ def subset(labels: NDArray[np.int64], size: int, seed: int) -> NDArray[np.int64]
     label comes before all others. The subset is the beginning of that line.
 
     Args:
-        labels: (n,) the labels of the examples.
+        labels: (n,) The labels of the examples.
         size: The size of the subset; all examples if there are fewer.
         seed: The seed of the draw.
 

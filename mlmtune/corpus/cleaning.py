@@ -47,15 +47,15 @@ def clean(
     """Return the text that a model learns from.
 
     Args:
-        text: a document as it was read.
-        markup: the markup of the document.
-        cleaning: how all text is cleaned.
-        markdown: how Markdown becomes text.
+        text: A document as it was read.
+        markup: The markup of the document.
+        cleaning: How all text is cleaned.
+        markdown: How Markdown becomes text.
         removed: Counts the characters that each of STEPS removes. The counts of one call add up to
             `len(text) - len(result)`. A step that makes the text longer counts below zero.
 
     Raises:
-        PageTooLarge: a page of Markdown takes more memory than it should.
+        PageTooLarge: A page of Markdown takes more memory than it should.
     """
     # Markup may be between the two letters that show whether a zero-width space is a border.
     text = _without_hidden(text, cleaning, removed, keeps_word_borders=markup != "none")

@@ -65,10 +65,10 @@ class Corpus:
     """The documents that are kept, as rows of finished parts.
 
     Attributes:
-        sources: the records of the sources, in the order of `corpus_sources`.
-        parts: the parts of all sources, in this order.
-        table: the numbers of each document, and whether it is kept.
-        funnel: the counts of what was found, kept and left out.
+        sources: The records of the sources, in the order of `corpus_sources`.
+        parts: The parts of all sources, in this order.
+        table: The numbers of each document, and whether it is kept.
+        funnel: The counts of what was found, kept and left out.
     """
 
     sources: tuple[CorpusSource, ...]
@@ -98,12 +98,12 @@ def read_corpus(
     Finished parts are kept in `folder`. Errors call the sources by their `key` in the config.
 
     Raises:
-        DataError: a record or file is broken with `on_error: fail`; or no document is left to train
+        DataError: A record or file is broken with `on_error: fail`; or no document is left to train
             on or, with `validation_sources`, to validate on.
-        ConfigError: an extra is missing.
-        HubError: a remote file or dataset cannot be fetched.
-        ResourceError: a process died.
-        OSError: the folder cannot be written.
+        ConfigError: An extra is missing.
+        HubError: A remote file or dataset cannot be fetched.
+        ResourceError: A process died.
+        OSError: The folder cannot be written.
     """
     if config.near_duplicates is not None:
         check_available()  # before cleaning, which may take hours

@@ -34,7 +34,7 @@ def read_bytes(path: str, decoding: Decoding) -> bytes:
     """Return the decompressed content of a file, if its start shows that it is text.
 
     Raises:
-        FileLeftOut: missing, unreadable, damaged, empty, too large, binary or undecodable.
+        FileLeftOut: Missing, unreadable, damaged, empty, too large, binary or undecodable.
     """
     return _read(path, MAX_DOCUMENT_BYTES, decoding)[0]
 
@@ -60,7 +60,7 @@ def read_text(
     """Return the text of a file.
 
     Raises:
-        FileLeftOut: see `read_bytes`.
+        FileLeftOut: See `read_bytes`.
     """
     decoding = decoding or Decoding()
     content, encoding = _read(path, max_bytes, decoding)
@@ -85,9 +85,9 @@ class Span(NamedTuple):
     """The lines of a file that begin in a range of its bytes.
 
     Attributes:
-        start: the first byte of the range.
-        end: the byte behind the range.
-        num_line_ends: the number of line ends before `start`, from which lines are numbered.
+        start: The first byte of the range.
+        end: The byte behind the range.
+        num_line_ends: The number of line ends before `start`, from which lines are numbered.
     """
 
     start: int
@@ -130,12 +130,12 @@ def iter_lines(
     it, or that is too long for a document, becomes a `BrokenRecord`.
 
     Args:
-        path: a file, which may be compressed.
-        span: the lines to read, of a file that `can_be_cut`; None for all.
-        decoding: the encoding that is wanted; it records the one that is used.
+        path: A file, which may be compressed.
+        span: The lines to read, of a file that `can_be_cut`; None for all.
+        decoding: The encoding that is wanted; it records the one that is used.
 
     Raises:
-        FileLeftOut: see `read_bytes`; also midway, when a compressed file turns out to be damaged.
+        FileLeftOut: See `read_bytes`; also midway, when a compressed file turns out to be damaged.
     """
     decoding = decoding or Decoding()
     with open_bytes(path) as stream:
@@ -218,13 +218,13 @@ def open_text(
     """Open a file as a stream of text, whose line ends are kept.
 
     Args:
-        path: a file, which may be compressed.
-        errors: with `surrogateescape`, bytes that do not decode become lone surrogates, as far as
+        path: A file, which may be compressed.
+        errors: With `surrogateescape`, bytes that do not decode become lone surrogates, as far as
             the encoding allows it.
-        decoding: the encoding that is wanted; it records the one that is used.
+        decoding: The encoding that is wanted; it records the one that is used.
 
     Raises:
-        FileLeftOut: see `read_bytes`; also midway.
+        FileLeftOut: See `read_bytes`; also midway.
     """
     decoding = decoding or Decoding()
     with open_bytes(path) as stream:

@@ -7,10 +7,10 @@ class Document(NamedTuple):
     """A cleaned text, all of which is on one side of the train / validation split.
 
     Attributes:
-        id: the name of the document within its source: its path below the source's root and, for
+        id: The name of the document within its source: its path below the source's root and, for
             formats with many documents in a file, `#` and the position (`notes.jsonl#17`).
-        source: the index of its source in `corpus_sources`.
-        content_hash: a hash of 64 bits of the normalised text.
+        source: The index of its source in `corpus_sources`.
+        content_hash: A hash of 64 bits of the normalised text.
     """
 
     text: str

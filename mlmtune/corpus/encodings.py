@@ -82,9 +82,9 @@ class Encoding(NamedTuple):
     """How the bytes of a file become text.
 
     Attributes:
-        name: the name of the codec.
-        mark_bytes: the length of the byte order mark that precedes the text.
-        is_guess: whether other encodings would give another text, and nothing rules them out.
+        name: The name of the codec.
+        mark_bytes: The length of the byte order mark that precedes the text.
+        is_guess: Whether other encodings would give another text, and nothing rules them out.
     """
 
     name: str
@@ -97,8 +97,8 @@ class Decoding:
     """The encoding that is wanted for a file, and the one that is used.
 
     Attributes:
-        wanted: the encoding by a name that Python knows; None to recognise it.
-        used: the encoding of the text; None until it is known.
+        wanted: The encoding by a name that Python knows; None to recognise it.
+        used: The encoding of the text; None until it is known.
     """
 
     wanted: str | None = None
@@ -140,8 +140,8 @@ def detect_encoding(prefix: bytes, *, complete: bool) -> Encoding:
     UTF-32 without a mark, legacy encodings.
 
     Args:
-        prefix: the first bytes of the file.
-        complete: whether the prefix is the whole file; otherwise it may end within a character.
+        prefix: The first bytes of the file.
+        complete: Whether the prefix is the whole file; otherwise it may end within a character.
 
     Raises:
         FileLeftOut: `empty`, `binary` or `undecodable`.

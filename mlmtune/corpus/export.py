@@ -53,8 +53,8 @@ def check_target(path: Path) -> None:
     """Refuse an export that cannot be written, before anything is read.
 
     Raises:
-        ConfigError: the name ends in none of `WRITERS`.
-        ResourceError: the folder does not exist.
+        ConfigError: The name ends in none of `WRITERS`.
+        ResourceError: The folder does not exist.
     """
     if path.suffix not in WRITERS:
         raise ConfigError(f"--export {path}: give a name that ends in {' or '.join(WRITERS)}")
@@ -71,7 +71,7 @@ def export(corpus: Corpus, config: CorpusConfig, path: Path) -> int:
         The number of documents.
 
     Raises:
-        OSError: the file cannot be written; an old file of that name stays as it was.
+        OSError: The file cannot be written; an old file of that name stays as it was.
     """
     kept = corpus.table.kept()
     sides = iter(_sides(corpus, config, kept))

@@ -29,12 +29,12 @@ class DocumentTable:
     """The numbers of all documents of a corpus, in its order.
 
     Attributes:
-        part_offsets: (parts + 1,) the first document of each part, then D.
-        source_offsets: (sources + 1,) the first document of each source, then D.
-        content_hashes: (D,) hashes of the normalised texts.
-        num_characters: (D,) lengths after cleaning.
-        letter_shares: (D,) shares of letters among the characters that are not white space.
-        outcomes: (D,) indices into OUTCOMES; all begin as kept.
+        part_offsets: (parts + 1,) The first document of each part, then D.
+        source_offsets: (sources + 1,) The first document of each source, then D.
+        content_hashes: (D,) Hashes of the normalised texts.
+        num_characters: (D,) Lengths after cleaning.
+        letter_shares: (D,) Shares of letters among the characters that are not white space.
+        outcomes: (D,) Indices into OUTCOMES; all begin as kept.
     """
 
     part_offsets: NDArray[np.int64]

@@ -27,18 +27,18 @@ class SourceFunnel:
     """The counts of one source, or of all sources together.
 
     Attributes:
-        files_read: files with documents.
-        files_left_out: files without documents, by reason: `empty`, `binary`, `undecodable`,
+        files_read: Files with documents.
+        files_left_out: Files without documents, by reason: `empty`, `binary`, `undecodable`,
             `unreadable`, `vanished`, `too_large`, `not_a_file`, `link_outside`, `link_broken`; in
             git repositories `link`, `submodule`, `lfs_pointer`, `unsafe_path`; and, if
             `corpus.on_error` is `skip`, `truncated`, `damaged`, `broken`.
-        endings_not_read: files in folders that are not read because of their ending, by ending.
-        encodings: files that were read, by encoding.
-        encodings_guessed: those of them that another encoding would fit as well.
-        documents_left_out: documents by one of `REASONS`.
-        characters_found: characters of all documents before cleaning.
-        cleaned_away: characters by cleaning step.
-        characters_left_out: characters after cleaning, by one of `REASONS`.
+        endings_not_read: Files in folders that are not read because of their ending, by ending.
+        encodings: Files that were read, by encoding.
+        encodings_guessed: Those of them that another encoding would fit as well.
+        documents_left_out: Documents by one of `REASONS`.
+        characters_found: Characters of all documents before cleaning.
+        cleaned_away: Characters by cleaning step.
+        characters_left_out: Characters after cleaning, by one of `REASONS`.
     """
 
     files_read: int = 0
@@ -99,8 +99,8 @@ class Pair(NamedTuple):
     """A document that is left out, and the one that it repeats.
 
     Attributes:
-        document: the source and id of the one that is left out.
-        repeats: the source and id of the other.
+        document: The source and id of the one that is left out.
+        repeats: The source and id of the other.
         similarity: 1.0 if they are equal.
     """
 
@@ -121,14 +121,14 @@ class Funnel:
     """The counts of a corpus, with examples.
 
     Attributes:
-        sources: the counts of each source, by its name.
-        files_left_out: path, reason and detail of the first files.
-        guesses: path and guessed encoding of the first files.
-        records_broken: place and detail of the first records.
-        duplicates: the first duplicates.
-        near_duplicates: the least similar near-duplicates, the least similar first.
-        overlaps: the first documents that share text with `exclude_overlap_with`.
-        num_references_too_short: texts of `exclude_overlap_with` that are not searched for.
+        sources: The counts of each source, by its name.
+        files_left_out: Path, reason and detail of the first files.
+        guesses: Path and guessed encoding of the first files.
+        records_broken: Place and detail of the first records.
+        duplicates: The first duplicates.
+        near_duplicates: The least similar near-duplicates, the least similar first.
+        overlaps: The first documents that share text with `exclude_overlap_with`.
+        num_references_too_short: Texts of `exclude_overlap_with` that are not searched for.
     """
 
     sources: dict[str, SourceFunnel]

@@ -46,9 +46,9 @@ class WantedFiles:
 
     Attributes:
         url: `https://`, `ssh://` or `file://`, without credentials.
-        revision: a branch, a tag, or all 40 digits of a commit; None for the default branch.
-        matches: whether a path in the repository is wanted.
-        selection: names what `matches` selects; it becomes part of a file name.
+        revision: A branch, a tag, or all 40 digits of a commit; None for the default branch.
+        matches: Whether a path in the repository is wanted.
+        selection: Names what `matches` selects; it becomes part of a file name.
     """
 
     url: str
@@ -62,9 +62,9 @@ class GitCheckout:
     """The wanted files of one commit.
 
     Attributes:
-        folder: contains exactly these files, below their paths in the repository.
+        folder: Contains exactly these files, below their paths in the repository.
         commit: 40 hexadecimal digits.
-        passed_over: what matches but cannot be read, sorted by path.
+        passed_over: What matches but cannot be read, sorted by path.
     """
 
     folder: str
@@ -80,16 +80,16 @@ def fetch(
     Other processes that want files of the same URL wait meanwhile, on a file lock.
 
     Args:
-        wanted: the repository and its files.
-        cache: the folder of all repositories.
-        say: is called with a line about what takes time.
-        refresh: whether to look up again the commit of a branch or tag, which is otherwise the one
+        wanted: The repository and its files.
+        cache: The folder of all repositories.
+        say: Is called with a line about what takes time.
+        refresh: Whether to look up again the commit of a branch or tag, which is otherwise the one
             that was first seen.
 
     Raises:
-        ConfigError: the URL or revision is refused, or git is missing or too old.
-        HubError: the repository cannot be reached, or has no such revision.
-        ResourceError: the cache is damaged.
+        ConfigError: The URL or revision is refused, or git is missing or too old.
+        HubError: The repository cannot be reached, or has no such revision.
+        ResourceError: The cache is damaged.
     """
     url, selection = wanted.url, wanted.selection
     revision = "HEAD" if wanted.revision is None else wanted.revision

@@ -34,9 +34,9 @@ class ListedDataset:
     """A dataset to read.
 
     Attributes:
-        signature: changes when the rows do: the commit on the hub, or a digest of a folder's state.
-        num_bytes: the size of its files; None if it is not known before they are fetched.
-        where: the key of its source in the config, for errors.
+        signature: Changes when the rows do: the commit on the hub, or a digest of a folder's state.
+        num_bytes: The size of its files; None if it is not known before they are fetched.
+        where: The key of its source in the config, for errors.
     """
 
     signature: str
@@ -51,14 +51,14 @@ def locate(source: SourceConfig, where: str, say: Callable[[str], None]) -> List
     that it named last time is used.
 
     Args:
-        source: a source with a `dataset`.
-        where: its key in the config, `corpus.sources[0]`.
-        say: is called with a line about the commit of a dataset of the hub.
+        source: A source with a `dataset`.
+        where: Its key in the config, `corpus.sources[0]`.
+        say: Is called with a line about the commit of a dataset of the hub.
 
     Raises:
-        ConfigError: the name is not valid on the hub, or the split is not in the folder.
-        DataError: there is no such folder, or it is damaged.
-        HubError: the hub has no such dataset, or is out of reach and nothing is cached.
+        ConfigError: The name is not valid on the hub, or the split is not in the folder.
+        DataError: There is no such folder, or it is damaged.
+        HubError: The hub has no such dataset, or is out of reach and nothing is cached.
     """
     assert source.dataset is not None
     folder = resolve(source.dataset)
@@ -82,7 +82,7 @@ def read_dataset(source: SourceConfig, listed: ListedDataset) -> Iterator[Record
     """Yield the text of each row, in order; only the fields that are needed are read.
 
     Raises:
-        MlmtuneError, OSError: see `dataset_values`; also if no field holds text.
+        MlmtuneError, OSError: See `dataset_values`; also if no field holds text.
     """
     columns = partial(_text_fields, text_field=source.text_field, where=listed.where)
     records = texts_of(dataset_values(source, listed, columns), source.text_field)
@@ -95,15 +95,15 @@ def dataset_values(
     """Yield the rows in order.
 
     Args:
-        source: a source with a `dataset`.
-        listed: the dataset that `locate` found.
-        choose: returns which columns of an opened dataset to read.
+        source: A source with a `dataset`.
+        listed: The dataset that `locate` found.
+        choose: Returns which columns of an opened dataset to read.
 
     Raises:
-        ConfigError: there is no such configuration or split.
-        DataError: the dataset's files are broken.
-        HubError: it cannot be fetched.
-        ResourceError, OSError: there is no room for it.
+        ConfigError: There is no such configuration or split.
+        DataError: The dataset's files are broken.
+        HubError: It cannot be fetched.
+        ResourceError, OSError: There is no room for it.
     """
     from datasets import Dataset
 

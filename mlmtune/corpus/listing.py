@@ -18,11 +18,11 @@ class ListedFile:
     """A file to read.
 
     Attributes:
-        id: the path below the root of the source, with `/`; it is unique within the source.
-        path: the path of the file, or its URL.
-        size: the number of bytes; 0 if a server does not say.
-        version: changes with the content: the time of the last change, a commit, an entity tag.
-        span: which of its lines to read; None for all.
+        id: The path below the root of the source, with `/`; it is unique within the source.
+        path: The path of the file, or its URL.
+        size: The number of bytes; 0 if a server does not say.
+        version: Changes with the content: the time of the last change, a commit, an entity tag.
+        span: Which of its lines to read; None for all.
     """
 
     id: str
@@ -45,8 +45,8 @@ class ListedSource:
     """The files of one source, or its dataset.
 
     Attributes:
-        files: the files to read, sorted by id; empty for a dataset.
-        endings_not_read: the number of files in its folders by each ending that is not read.
+        files: The files to read, sorted by id; empty for a dataset.
+        endings_not_read: The number of files in its folders by each ending that is not read.
     """
 
     source: CorpusSource
@@ -61,8 +61,8 @@ class Listing:
     """The files of all sources of a corpus.
 
     Attributes:
-        sources: the sources that the corpus consists of, in the order of `corpus_sources`.
-        references: the sources of `exclude_overlap_with`.
+        sources: The sources that the corpus consists of, in the order of `corpus_sources`.
+        references: The sources of `exclude_overlap_with`.
     """
 
     sources: tuple[ListedSource, ...]

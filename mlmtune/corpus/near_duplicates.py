@@ -42,7 +42,7 @@ def check_available() -> None:
     """Refuse `corpus.near_duplicates` if its extra is missing.
 
     Raises:
-        ConfigError: rensa is not installed.
+        ConfigError: Rensa is not installed.
     """
     try:
         import rensa  # noqa: F401
@@ -90,9 +90,9 @@ def find_near_duplicates(
     and 600 if all are. Signatures may be mapped from disk.
 
     Args:
-        rows: (D, P) signatures.
-        order: the documents to compare; of two near-duplicates, the first in this order stays.
-        threshold: the estimated similarity from which on two documents are nearly the same.
+        rows: (D, P) Signatures.
+        order: The documents to compare; of two near-duplicates, the first in this order stays.
+        threshold: The estimated similarity from which on two documents are nearly the same.
 
     Returns:
         The near-duplicates in the order of `order`, each with the most similar one that stays.

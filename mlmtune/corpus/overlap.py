@@ -52,11 +52,11 @@ class OverlapIndex:
     corpus and 1e6 words of references, the probability of any false match is 1e-4.
 
     Attributes:
-        hashes: the sorted hashes of the n-grams of each length.
-        beginnings: the hashes of their first `SHORTEST` words, which rule out most positions of a
+        hashes: The sorted hashes of the n-grams of each length.
+        beginnings: The hashes of their first `SHORTEST` words, which rule out most positions of a
             text without a search in the long arrays.
-        num_words: n.
-        num_too_short: the number of reference texts that are not searched for.
+        num_words: N.
+        num_too_short: The number of reference texts that are not searched for.
     """
 
     hashes: dict[int, NDArray[np.uint64]]

@@ -39,13 +39,13 @@ def ordered_map(
     If the caller leaves early, by an error or a signal, the processes are ended during their work.
 
     Args:
-        function: a function at the top of a module, because it is pickled.
-        items: the first argument of each call.
-        shared: the second argument of all calls.
-        num_processes: the number of new processes; below 2, the function is called in this one.
+        function: A function at the top of a module, because it is pickled.
+        items: The first argument of each call.
+        shared: The second argument of all calls.
+        num_processes: The number of new processes; below 2, the function is called in this one.
 
     Raises:
-        ResourceError: a process died, most likely because memory ran out.
+        ResourceError: A process died, most likely because memory ran out.
     """
     num_processes = min(num_processes, len(items))
     if num_processes < 2:

@@ -62,19 +62,19 @@ class PartCounts:
     """The counts of a part's files, records and characters.
 
     Attributes:
-        files_left_out: files by the reason that they are left out for.
-        encodings: files by encoding.
-        encodings_guessed: files that other encodings would fit as well, by encoding.
-        named_guesses: the path and encoding of the first of these files.
-        named_files: the path, reason and detail of the first files that were left out.
-        num_broken: records that could not be read.
-        num_lacking_text: those of them that have no field with the text.
-        named_records: the position and detail of the first broken records.
-        first_fault: the error with `on_error: fail`; None if nothing is broken.
-        misread: the error of a file that cannot be read with these settings; None without one.
-        num_empty: documents that are empty after cleaning.
-        num_characters: characters before cleaning.
-        removed: characters that cleaning removed, by step.
+        files_left_out: Files by the reason that they are left out for.
+        encodings: Files by encoding.
+        encodings_guessed: Files that other encodings would fit as well, by encoding.
+        named_guesses: The path and encoding of the first of these files.
+        named_files: The path, reason and detail of the first files that were left out.
+        num_broken: Records that could not be read.
+        num_lacking_text: Those of them that have no field with the text.
+        named_records: The position and detail of the first broken records.
+        first_fault: The error with `on_error: fail`; None if nothing is broken.
+        misread: The error of a file that cannot be read with these settings; None without one.
+        num_empty: Documents that are empty after cleaning.
+        num_characters: Characters before cleaning.
+        removed: Characters that cleaning removed, by step.
     """
 
     files_read: int = 0
@@ -98,9 +98,9 @@ class Part:
     """Some files of a source, or its dataset, and the file that their documents are written to.
 
     Attributes:
-        path: the Parquet file, which exists once it is finished.
-        source: the index of the source in the listing.
-        files: the files to read; empty for a dataset.
+        path: The Parquet file, which exists once it is finished.
+        source: The index of the source in the listing.
+        files: The files to read; empty for a dataset.
     """
 
     path: Path
@@ -130,8 +130,8 @@ def write_part(part: Part, _: Any = None) -> None:
     """Read and clean the files of a part, unless it is finished.
 
     Raises:
-        HubError: a remote file or a dataset cannot be fetched.
-        OSError: the part cannot be written.
+        HubError: A remote file or a dataset cannot be fetched.
+        OSError: The part cannot be written.
     """
     if part.is_finished():
         return
@@ -254,7 +254,7 @@ def _opened(part: Part) -> Iterator[tuple[pq.ParquetFile, dict[str, Any]]]:
     """Open the file of a finished part, and read our JSON object in its metadata.
 
     Raises:
-        Damaged: the file cannot be read, or the caller raises an error about its content.
+        Damaged: The file cannot be read, or the caller raises an error about its content.
     """
     try:
         with pq.ParquetFile(part.path, page_checksum_verification=True) as file:
@@ -284,7 +284,7 @@ class PartTable(NamedTuple):
         """Read the numbers of a part, and none of its texts.
 
         Raises:
-            Damaged: the part is damaged.
+            Damaged: The part is damaged.
         """
         with _opened(part) as (file, content):
             table = file.read(list(_NUMBERS))
@@ -304,11 +304,11 @@ def read_part(part: Part, rows: NDArray[np.int64]) -> Iterator[tuple[str, str]]:
     """Yield the id and text of the documents in some rows of a finished part.
 
     Args:
-        part: the part.
-        rows: the numbers of the rows, ascending.
+        part: The part.
+        rows: The numbers of the rows, ascending.
 
     Raises:
-        Damaged: the part is damaged.
+        Damaged: The part is damaged.
     """
     with _opened(part) as (file, content):
         first = 0

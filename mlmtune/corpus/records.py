@@ -11,10 +11,10 @@ class FileLeftOut(Exception):
     """A file cannot be read as text.
 
     Args:
-        reason: the word it is counted under (`binary`, `vanished`, ...).
-        detail: what is wrong, for people.
-        broken: the file is damaged, so that `corpus.on_error` decides whether reading continues.
-        is_misread: no record of the file can be read with these settings, so that the config must
+        reason: The word it is counted under (`binary`, `vanished`, ...).
+        detail: What is wrong, for people.
+        broken: The file is damaged, so that `corpus.on_error` decides whether reading continues.
+        is_misread: No record of the file can be read with these settings, so that the config must
             change, whatever `corpus.on_error` says.
     """
 
@@ -38,9 +38,9 @@ class BrokenRecord:
     """A record that cannot be read.
 
     Attributes:
-        position: where in the file, as it is written after the file's name (`:17` for a line).
-        message: what is wrong and how to fix it.
-        lacks_text: whether the field with the text is missing.
+        position: Where in the file, as it is written after the file's name (`:17` for a line).
+        message: What is wrong and how to fix it.
+        lacks_text: Whether the field with the text is missing.
     """
 
     position: str
@@ -53,7 +53,7 @@ class RawDocument:
     """The text of a document before cleaning.
 
     Attributes:
-        position: where in the file (`#17` for line or item 17); empty for the whole file.
+        position: Where in the file (`#17` for line or item 17); empty for the whole file.
     """
 
     text: str
@@ -65,9 +65,9 @@ class Value:
     """A record of a format that has fields.
 
     Attributes:
-        content: a mapping from columns to values for a table; any value for JSON.
-        position: names the record within its file (`#17`).
-        where: names the record in an error message (`:18`).
+        content: A mapping from columns to values for a table; any value for JSON.
+        position: Names the record within its file (`#17`).
+        where: Names the record in an error message (`:18`).
     """
 
     content: Any
@@ -82,8 +82,8 @@ def record_of(value: Value, text_field: str | None) -> Record:
     """Return the text of one value, or what is wrong with it.
 
     Args:
-        value: a string, or a mapping that holds the text.
-        text_field: the field that holds it, as in `reach`; by default `text`, or else `content`
+        value: A string, or a mapping that holds the text.
+        text_field: The field that holds it, as in `reach`; by default `text`, or else `content`
             below its `title`.
     """
     content = value.content
@@ -154,12 +154,12 @@ def text_columns(
     """Return which of a table's columns `record_of` takes the text from.
 
     Args:
-        columns: the names of all columns.
-        text_field: see `record_of`.
-        nested: whether columns may hold objects, so that `doc.body` is in the column `doc`.
+        columns: The names of all columns.
+        text_field: See `record_of`.
+        nested: Whether columns may hold objects, so that `doc.body` is in the column `doc`.
 
     Raises:
-        FileLeftOut: the table has no column of that name, or two.
+        FileLeftOut: The table has no column of that name, or two.
     """
     if text_field is None and "text" not in columns and "content" in columns:
         chosen = [name for name in ("title", "content") if name in columns]

@@ -47,10 +47,10 @@ class RemoteFile:
     """A file of a remote location.
 
     Attributes:
-        id: the path below the folder that was listed, or the name of a single file.
-        url: the URL, or the path of a file on this machine.
-        size: the number of bytes; None if the server does not say.
-        version: changes with the content.
+        id: The path below the folder that was listed, or the name of a single file.
+        url: The URL, or the path of a file on this machine.
+        size: The number of bytes; None if the server does not say.
+        version: Changes with the content.
     """
 
     id: str
@@ -68,16 +68,16 @@ def list_remote(location: str, matches: Callable[[str], bool], where: str) -> li
     """List the files of a location, sorted by id.
 
     Args:
-        location: a file, a folder, or a glob; on a web server, a folder's name ends with `/` and
+        location: A file, a folder, or a glob; on a web server, a folder's name ends with `/` and
             its page links to the files.
-        matches: whether to list a file of a folder or a glob, by its path below the folder or below
+        matches: Whether to list a file of a folder or a glob, by its path below the folder or below
             the part of the glob before its first wildcard. A single file is listed anyway.
-        where: the key of the source in the config, for errors.
+        where: The key of the source in the config, for errors.
 
     Raises:
-        ConfigError: the scheme is unknown, or its plugin is not installed.
-        DataError: the location does not exist, or nothing matches the glob.
-        HubError: it cannot be reached, or access is refused.
+        ConfigError: The scheme is unknown, or its plugin is not installed.
+        DataError: The location does not exist, or nothing matches the glob.
+        HubError: It cannot be reached, or access is refused.
     """
     key, shown = f"{where}.path", public_location(location)
     # fsspec knows schemes in small letters only.
@@ -117,12 +117,12 @@ def local_copy(url: str, folder: Path | None = None) -> Iterator[str]:
     """Copy a remote file to a local one with the same ending, which is deleted at the end.
 
     Args:
-        url: the URL of a `RemoteFile`; a local path is not copied.
-        folder: the folder of the copy; by default that of temporary files.
+        url: The URL of a `RemoteFile`; a local path is not copied.
+        folder: The folder of the copy; by default that of temporary files.
 
     Raises:
-        FileLeftOut: it cannot be fetched.
-        OSError: there is no room for it.
+        FileLeftOut: It cannot be fetched.
+        OSError: There is no room for it.
     """
     if not is_remote(url):
         yield url

@@ -31,9 +31,9 @@ def scan(
     branches of repositories are looked up again.
 
     Raises:
-        DataError: a path does not exist, or no file of a source matches.
-        ConfigError: a `package://` path cannot be resolved, or a program or plugin is missing.
-        HubError: a repository, dataset or remote location cannot be reached.
+        DataError: A path does not exist, or no file of a source matches.
+        ConfigError: A `package://` path cannot be resolved, or a program or plugin is missing.
+        HubError: A repository, dataset or remote location cannot be reached.
     """
     listed_sources = []
     for source in sources:
@@ -57,8 +57,8 @@ def check_paths(config: CorpusConfig) -> None:
     """Refuse paths on this machine that do not exist, before anything is listed or fetched.
 
     Raises:
-        DataError: a path does not exist.
-        ConfigError: a `package://` path cannot be resolved.
+        DataError: A path does not exist.
+        ConfigError: A `package://` path cannot be resolved.
     """
     for source in all_sources(config):
         for location in source.config.locations if source.config.path is not None else ():

@@ -24,8 +24,8 @@ class CleanDocument(NamedTuple):
     """A cleaned document; `content_hash` and `letter_share` are those of `cleaning`.
 
     Attributes:
-        id: names the document within its source.
-        text: the cleaned text, which may be empty.
+        id: Names the document within its source.
+        text: The cleaned text, which may be empty.
     """
 
     id: str
@@ -48,8 +48,8 @@ class Tally:
     """The number of characters, counted as documents are cleaned.
 
     Attributes:
-        num_characters: the characters before cleaning.
-        removed: the characters that each cleaning step removed.
+        num_characters: The characters before cleaning.
+        removed: The characters that each cleaning step removed.
     """
 
     num_characters: int = 0
@@ -70,12 +70,12 @@ class SourceReader:
         """Yield the documents and broken records of a file, then whether it was read or left out.
 
         Args:
-            file: the file to read. If it is a later span of a file, nothing is said of its end.
-            tally: counts characters.
-            scratch: the folder of the temporary copy of a remote file.
+            file: The file to read. If it is a later span of a file, nothing is said of its end.
+            tally: Counts characters.
+            scratch: The folder of the temporary copy of a remote file.
 
         Raises:
-            HubError: a remote file cannot be fetched.
+            HubError: A remote file cannot be fetched.
         """
         decoding = Decoding(self.source.encoding)
         num_records = 0

@@ -21,8 +21,8 @@ class CorpusSource:
     """One source of a corpus.
 
     Attributes:
-        name: its name in reports, which no other source of the corpus has.
-        key: its key in the config, such as `corpus.sources[0]`.
+        name: Its name in reports, which no other source of the corpus has.
+        key: Its key in the config, such as `corpus.sources[0]`.
         role: `reference` for text that must not be learned (`exclude_overlap_with`).
     """
 

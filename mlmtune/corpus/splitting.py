@@ -23,12 +23,12 @@ def validation_mask(
     removed. Each side has at least one document. Replayed text is always trained on.
 
     Args:
-        content_hashes: (D,) hashes of the normalised texts.
-        sources: (D,) indices into `corpus_sources`.
-        config: the section `corpus`.
+        content_hashes: (D,) Hashes of the normalised texts.
+        sources: (D,) Indices into `corpus_sources`.
+        config: The section `corpus`.
 
     Raises:
-        DataError: there are not enough documents for two sides.
+        DataError: There are not enough documents for two sides.
     """
     records = corpus_sources(config)
     is_given: NDArray[np.bool_] = np.asarray([source.is_validation for source in records])[sources]

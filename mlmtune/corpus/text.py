@@ -20,12 +20,12 @@ class CorpusText:
     """The text of a section of the config.
 
     Attributes:
-        config: the sources, and how they are cleaned and filtered.
-        console: shows what takes time.
+        config: The sources, and how they are cleaned and filtered.
+        console: Shows what takes time.
         cache_dir: `tokenization.cache_dir`, the folder of everything that is made of the text.
-        store: the folder of the text's tokens, by `tokenization.store`; None for the cache.
-        key: the key of the sources in the config, for errors.
-        listing: the files of the sources; None before `listed`, and if only a finished store is on
+        store: The folder of the text's tokens, by `tokenization.store`; None for the cache.
+        key: The key of the sources in the config, for errors.
+        listing: The files of the sources; None before `listed`, and if only a finished store is on
             this machine.
     """
 
@@ -41,7 +41,7 @@ class CorpusText:
         """Build the text of the section `corpus`; nothing is looked up yet.
 
         Raises:
-            ConfigError: the store is in the home folder of an unknown user.
+            ConfigError: The store is in the home folder of an unknown user.
         """
         store = None if tokenization.store is None else expand_home(tokenization.store)
         return cls(config, console, tokenization.cache_dir, store)
@@ -64,7 +64,7 @@ class CorpusText:
         """Return the same text with a list of its files; see `scanning.scan`.
 
         Raises:
-            MlmtuneError: the text cannot be reached.
+            MlmtuneError: The text cannot be reached.
         """
         sources = all_sources(self.config, self.key)
         listing = scan(sources, self.cache("git"), self.console.say, refresh=refresh)

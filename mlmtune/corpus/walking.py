@@ -28,8 +28,8 @@ class Selection:
     """The choice of files that a source makes, by their paths below its root.
 
     Attributes:
-        patterns: the endings or globs that select files, for messages.
-        name: names the selection; equal selections have equal names.
+        patterns: The endings or globs that select files, for messages.
+        name: Names the selection; equal selections have equal names.
     """
 
     def __init__(self, source: SourceConfig) -> None:
@@ -56,9 +56,9 @@ class Walk:
     """One path of a source: a file, a folder, or a glob.
 
     Attributes:
-        root: the folder that ids are relative to, with links resolved.
-        is_folder: whether the path is a folder, whose files are selected by their endings.
-        endings_passed: how many files of each ending did not match.
+        root: The folder that ids are relative to, with links resolved.
+        is_folder: Whether the path is a folder, whose files are selected by their endings.
+        endings_passed: How many files of each ending did not match.
     """
 
     def __init__(self, location: str, selects: Selection, where: str) -> None:
@@ -80,7 +80,7 @@ class Walk:
         """Yield (path below the root, real path, its status or why it is passed over) of matches.
 
         Raises:
-            DataError: the path is a glob that no file and no folder matches.
+            DataError: The path is a glob that no file and no folder matches.
         """
         if self._named_file is not None:
             # The user named this file, so that a link may lead anywhere.

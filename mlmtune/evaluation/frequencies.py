@@ -23,7 +23,7 @@ class TokenFrequencies:
 
     Attributes:
         losses: (V,) float64 cross entropy of each id, in nats.
-        likeliest: (5,) the most frequent ids, the most frequent first.
+        likeliest: (5,) The most frequent ids, the most frequent first.
     """
 
     losses: NDArray[np.float64]
@@ -34,7 +34,7 @@ class TokenFrequencies:
         """Make the model from counts, which are smoothed by one, as for the bias of a new head.
 
         Args:
-            token_counts: (V,) how often each id occurs in the training text.
+            token_counts: (V,) How often each id occurs in the training text.
             unknown_token_id: The id of [UNK].
         """
         smoothed = token_counts.astype(np.float64) + 1.0

@@ -59,14 +59,14 @@ class TokenScores:
     """How well a model predicts n masked tokens.
 
     Attributes:
-        draws: (n,) the draw of the masks that each token is from.
-        chunks: (n,) the number of its chunk in the view.
-        columns: (n,) its position in the chunk, special tokens counted.
-        positions: (n,) its position in the view's store.
-        labels: (n,) the id of the token that was masked.
+        draws: (n,) The draw of the masks that each token is from.
+        chunks: (n,) The number of its chunk in the view.
+        columns: (n,) Its position in the chunk, special tokens counted.
+        positions: (n,) Its position in the view's store.
+        labels: (n,) The id of the token that was masked.
         losses: (n,) float64 cross entropy, in nats.
-        is_first: (n,) whether the likeliest id is the right one.
-        is_in_five: (n,) whether at most four ids are likelier than the right one.
+        is_first: (n,) Whether the likeliest id is the right one.
+        is_in_five: (n,) Whether at most four ids are likelier than the right one.
     """
 
     draws: Numbers

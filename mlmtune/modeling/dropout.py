@@ -27,8 +27,8 @@ class KeyedDropout(TorchFunctionMode):
     as an embedding of positions, has one mask for all sequences. PyTorch draws for all others.
 
     Args:
-        row_keys: (B,) a key for each sequence of the next batch.
-        shared_key: (1,) the key for tensors that belong to no sequence.
+        row_keys: (B,) A key for each sequence of the next batch.
+        shared_key: (1,) The key for tensors that belong to no sequence.
         num_calls: How many times this forward pass has drawn before.
     """
 

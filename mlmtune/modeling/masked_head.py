@@ -28,8 +28,8 @@ class HeadOutputs:
     """The logits of a batch.
 
     Attributes:
-        logits: (M, V) at the masked positions.
-        pair_logits: (B, 2) for label 0, whose segments belong together in this order, and label 1.
+        logits: (M, V) At the masked positions.
+        pair_logits: (B, 2) For label 0, whose segments belong together in this order, and label 1.
             None for a model without a head for pairs.
     """
 

@@ -17,7 +17,7 @@ def start_from_frequencies(loaded: LoadedModel, token_counts: NDArray[np.int64])
 
     Args:
         loaded: The model, which is changed if its output bias is new.
-        token_counts: (V,) how often each id occurs in the training text.
+        token_counts: (V,) How often each id occurs in the training text.
 
     Returns:
         Whether the bias was set; False if the checkpoint has one, or the head has none.

@@ -22,7 +22,7 @@ def resampled(by_unit: Sums) -> Sums:
     """Draw units with replacement, as many as there are, and add up their values.
 
     Args:
-        by_unit: (U, K) the values of each unit.
+        by_unit: (U, K) The values of each unit.
 
     Returns:
         (NUM_RESAMPLES, K) sums; all columns share the same draws.
@@ -42,7 +42,7 @@ def sums_by_unit(units: NDArray[np.int64], values: list[NDArray[np.float64]]) ->
     """Add up the values of tokens by the unit that each token belongs to.
 
     Args:
-        units: (n,) the document or the chunk of each token.
+        units: (n,) The document or the chunk of each token.
         values: K arrays (n,).
 
     Returns:

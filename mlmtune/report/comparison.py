@@ -44,8 +44,8 @@ def compare(
         scores: The scores of n tokens, by the name of the model.
         bases: The name of what each model is compared with; None for a base model. A name that is
             not among the models counts as None.
-        units: (n,) what the tokens are resampled by; see `units_of`.
-        which: (n,) the tokens to measure; all of them if None.
+        units: (n,) What the tokens are resampled by; see `units_of`.
+        which: (n,) The tokens to measure; all of them if None.
         known_text: How much of the text the models' tokenizer knows; None for a part of a text.
 
     Returns:

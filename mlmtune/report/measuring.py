@@ -27,8 +27,8 @@ class MeasuredModel:
     """A model in evaluation mode on its device, with the text in its tokens.
 
     Attributes:
-        setup: the model and the text.
-        device: the device of the model.
+        setup: The model and the text.
+        device: The device of the model.
         precision: `fp32`, `bf16` or `fp16`, in which the model computes.
     """
 
@@ -47,9 +47,9 @@ class MeasuredModel:
         """Return the model's loss on every masked token, and whether its predictions are right.
 
         Raises:
-            DataError: no token was masked.
-            DivergedError: a loss is not a finite number.
-            ResourceError: the memory is too small for one chunk.
+            DataError: No token was masked.
+            DivergedError: A loss is not a finite number.
+            ResourceError: The memory is too small for one chunk.
         """
         setup = self.setup
         batches, parts = FittingBatches(batch_size, "chunking.chunk_length"), []
@@ -77,7 +77,7 @@ def load_measured_model(config: Config, model: ModelConfig, console: Console) ->
     """Load a model instead of that of a run, and the text of the run in the model's tokens.
 
     Raises:
-        MlmtuneError: the model or the text cannot be loaded, or they do not fit.
+        MlmtuneError: The model or the text cannot be loaded, or they do not fit.
     """
     device = _own_device()
     wanted = config.training.precision

@@ -87,7 +87,7 @@ class Card:
         measured_on: The data that the metrics are of, in words.
         notes: Sentences about the metrics.
         data: The data that the model was trained and measured on.
-        settings: (dotted name, value) of settings of the config.
+        settings: Pairs (dotted name, value) of settings of the config.
         environment: The content of environment.json.
     """
 

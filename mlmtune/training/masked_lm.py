@@ -52,7 +52,7 @@ class MaskedSequences:
 
     Attributes:
         rate: `masking.mlm_probability`.
-        max_steps: the steps of the run, over which a scheduled rate changes.
+        max_steps: The steps of the run, over which a scheduled rate changes.
     """
 
     sequences: Sequences
@@ -81,8 +81,8 @@ class MaskedLM(Task):
     """The task of `mlmtune train`.
 
     Attributes:
-        setup: the model, the text and the evaluators.
-        source: the training sequences, before and after masking.
+        setup: The model, the text and the evaluators.
+        source: The training sequences, before and after masking.
     """
 
     config: Config
@@ -348,7 +348,7 @@ def build_masked_lm(config: Config, accelerator: Accelerator, console: Console) 
     """Load model and corpus, and plan the run on them.
 
     Raises:
-        MlmtuneError: anything that keeps the run from starting.
+        MlmtuneError: Anything that keeps the run from starting.
     """
     setup = load_model_and_text(config, accelerator.device, precision_of(accelerator), console)
     check_is_known(setup, config)

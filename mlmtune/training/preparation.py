@@ -21,8 +21,8 @@ class PreparedText:
     """A tokenized corpus, for commands that need no model.
 
     Attributes:
-        text: the text; it has no listing if only its store is on this machine.
-        splits: the training and the validation side of the store, as chunks.
+        text: The text; it has no listing if only its store is on this machine.
+        splits: The training and the validation side of the store, as chunks.
     """
 
     text: CorpusText
@@ -37,7 +37,7 @@ def prepare(config: Config, console: Console, *, rebuilds: bool, refresh: bool) 
     See `find_text` for `refresh`, and `open_store` for `rebuilds`.
 
     Raises:
-        MlmtuneError: the text or the tokenizer cannot be loaded, or does not fit the config.
+        MlmtuneError: The text or the tokenizer cannot be loaded, or does not fit the config.
     """
     needs = text_needs(config)
     text = find_corpus(config, console, is_needed=rebuilds or refresh, refresh=refresh)
@@ -52,7 +52,7 @@ def find_corpus(
     """Find the text of a config, and report the hub's environment variables; see `find_text`.
 
     Raises:
-        MlmtuneError: an extra is missing, or the text cannot be reached.
+        MlmtuneError: An extra is missing, or the text cannot be reached.
     """
     text = CorpusText.of(config.corpus, config.tokenization, console)
     needed_markers(text_needs(config), text)  # refuses a missing extra

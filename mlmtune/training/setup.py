@@ -39,13 +39,13 @@ class ModelAndText:
     """A model, the text of a run in its tokens, and what measures the model on the text.
 
     Attributes:
-        text: the text; it has no listing if only its store is on this machine.
-        loaded: the tokenizer and the model.
-        head: runs the model on masked positions.
-        store: the tokens of the text.
-        splits: the training and the validation side of the store, as chunks.
-        evaluator: measures on the validation side.
-        general_evaluator: measures on general text; None without `evaluation.general`.
+        text: The text; it has no listing if only its store is on this machine.
+        loaded: The tokenizer and the model.
+        head: Runs the model on masked positions.
+        store: The tokens of the text.
+        splits: The training and the validation side of the store, as chunks.
+        evaluator: Measures on the validation side.
+        general_evaluator: Measures on general text; None without `evaluation.general`.
     """
 
     text: CorpusText
@@ -81,7 +81,7 @@ def load_model_and_text(
     is the setting or the flag that names it, for errors.
 
     Raises:
-        MlmtuneError: the model or the text cannot be loaded, or they do not fit.
+        MlmtuneError: The model or the text cannot be loaded, or they do not fit.
     """
     text = find_corpus(config, console)
     request = ModelRequest(
@@ -123,7 +123,7 @@ def check_is_known(setup: ModelAndText, config: Config) -> None:
     """Refuse to train on text of which the tokenizer knows too little.
 
     Raises:
-        DataError: the training text or the validation text has too many unknown tokens.
+        DataError: The training text or the validation text has too many unknown tokens.
     """
     limit = config.tokenization.max_unknown_share
     for side, view in (("training", setup.splits.train), ("validation", setup.splits.validation)):
@@ -167,7 +167,7 @@ def _validation_pairs(splits: Splits, config: Config) -> PairSequences | None:
     """Return the pairs to measure on; None for an objective without pairs.
 
     Raises:
-        DataError: all pairs have the same label.
+        DataError: All pairs have the same label.
     """
     pairs = splits.validation_pairs
     if pairs is None:

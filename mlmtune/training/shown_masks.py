@@ -28,7 +28,7 @@ class _Masked:
     """Sequences before and after masking.
 
     Attributes:
-        heads: (B, T) the position of the token that each token is selected together with.
+        heads: (B, T) The position of the token that each token is selected together with.
     """
 
     chunks: ChunkBatch

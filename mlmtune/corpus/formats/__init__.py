@@ -29,16 +29,16 @@ class Format:
     """How the files of a source are found and read.
 
     Attributes:
-        read: yields the records of a file.
-        endings: the usual endings of its files, without those of a compression.
-        is_compressed_within: whether its files hold compressed data, so that nobody compresses
+        read: Yields the records of a file.
+        endings: The usual endings of its files, without those of a compression.
+        is_compressed_within: Whether its files hold compressed data, so that nobody compresses
             them again.
-        is_plain_text: whether every character of a file becomes text, so that a file of another
+        is_plain_text: Whether every character of a file becomes text, so that a file of another
             kind would be misread.
-        markup: the markup of the text, unless the source names another.
-        is_by_lines: whether each line of a document is a sentence.
-        read_span: yields the records of some lines of a file; None if lines are not records.
-        line_endings: the endings of the files that `read_span` can read.
+        markup: The markup of the text, unless the source names another.
+        is_by_lines: Whether each line of a document is a sentence.
+        read_span: Yields the records of some lines of a file; None if lines are not records.
+        line_endings: The endings of the files that `read_span` can read.
     """
 
     read: Reader

@@ -35,8 +35,8 @@ class Dialect:
     """How the fields of a table are separated and quoted.
 
     Attributes:
-        delimiter: separates the fields of a row; None to detect it.
-        quoting: with `minimal` a field that begins with a quote ends at the next quote that is not
+        delimiter: Separates the fields of a row; None to detect it.
+        quoting: With `minimal` a field that begins with a quote ends at the next quote that is not
             doubled, maybe lines later; with `none` a quote is an ordinary character. None to
             detect it.
     """
@@ -66,13 +66,13 @@ def csv_values(
     """Yield the rows below the header, by RFC 4180 unless the table shows another dialect.
 
     Args:
-        path: the file; in a `.tsv` tabs separate the fields.
-        choose: returns which columns to read.
-        dialect: what is known of the dialect.
-        decoding: the encoding that is wanted; it records the one that is used.
+        path: The file; in a `.tsv` tabs separate the fields.
+        choose: Returns which columns to read.
+        dialect: What is known of the dialect.
+        decoding: The encoding that is wanted; it records the one that is used.
 
     Raises:
-        FileLeftOut: see `decoding.open_text`; or the header cannot be parsed.
+        FileLeftOut: See `decoding.open_text`; or the header cannot be parsed.
     """
     csv.field_size_limit(MAX_FIELD_CHARACTERS)  # the whole process has one limit
     usual = "\t" if uncompressed_name(path).endswith(".tsv") else ","

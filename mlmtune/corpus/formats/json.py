@@ -50,14 +50,14 @@ def json_values(
     Which of these a file holds follows from its ending, or else from its first characters.
 
     Args:
-        path: a file, which may be compressed.
-        decoding: the encoding that is wanted; it records the one that is used.
-        span: see `iter_lines`; for JSON Lines.
-        text_field: see `record_of`; an object that has it is a record and not a wrapper.
-        record_path: the path of the list inside an object; None to take the only list of records.
+        path: A file, which may be compressed.
+        decoding: The encoding that is wanted; it records the one that is used.
+        span: See `iter_lines`; for JSON Lines.
+        text_field: See `record_of`; an object that has it is a record and not a wrapper.
+        record_path: The path of the list inside an object; None to take the only list of records.
 
     Raises:
-        FileLeftOut: what comes next is not JSON, or the list is not there.
+        FileLeftOut: What comes next is not JSON, or the list is not there.
     """
     is_lines = uncompressed_name(path).endswith(JSON_LINES)
     kind = "lines" if is_lines else _kind_of_file(path, decoding)
@@ -112,7 +112,7 @@ def _keys_of_list(
     If the object itself is a record, that is None.
 
     Raises:
-        FileLeftOut: there is no list at `record_path`, or there are several lists.
+        FileLeftOut: There is no list at `record_path`, or there are several lists.
     """
     with open_text(path, decoding=decoding) as stream:
         text = JsonText(stream)
