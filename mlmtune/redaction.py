@@ -203,7 +203,8 @@ class _Url(NamedTuple):
 
 def is_url(location: str) -> bool:
     """Whether a text as a whole is a URL, or a chain of them (`simplecache::https://...`)."""
-    return _SCHEME.match(_LINK.split(location)[-1]) is not None
+    *_, (_, last) = _links(location)
+    return last is not None
 
 
 def public_location(location: str) -> str:
