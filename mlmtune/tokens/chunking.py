@@ -57,7 +57,7 @@ class ChunkView:
         layout: The stream of the documents, and where it is cut.
         pad_token_id: Fills the chunks that are shorter than the longest of a batch.
         num_body_tokens: The number of tokens of the documents or, for a selection, of its chunks.
-        num_body_tokens_by_source: (S,) The number of tokens of the documents of each source.
+        num_body_tokens_by_source: (S,) The same for each source of the store.
         num_documents: None for a selection, because its chunks may cut documents.
         num_characters: The number of characters of the documents; None for a selection.
         selection: (B,) The chunks of the stream that the view has, in order; None for all of them.
@@ -113,13 +113,20 @@ class ChunkView:
             num_characters=None,
             selection=chunks if self.selection is None else self.selection[chunks],
         )
-        return replace(selected, num_body_tokens=sum(len(ids) for ids in selected._bodies()))
+        store, by_source = self.store, np.zeros(len(self.store.sources), np.int64)
+        for block in selected._blocks():
+            positions = selected.positions(block)
+            documents = store.documents_at(positions[positions >= 0])
+            sources = store.documents.sources[documents]
+            by_source += np.bincount(sources, minlength=len(store.sources))
+        return replace(
+            selected, num_body_tokens=int(by_source.sum()), num_body_tokens_by_source=by_source
+        )
 
-    def _bodies(self) -> Iterator[NDArray[np.int64]]:
-        """Yield the body ids of all chunks, a block of chunks at a time."""
+    def _blocks(self) -> Iterator[NDArray[np.int64]]:
+        """Yield the numbers of all chunks, as many at a time as are built at once."""
         for start in range(0, len(self), BLOCK_CHUNKS):
-            chunks = self.batch(np.arange(start, min(start + BLOCK_CHUNKS, len(self))))
-            yield chunks.input_ids[~chunks.special_tokens_mask]
+            yield np.arange(start, min(start + BLOCK_CHUNKS, len(self)))
 
     def __len__(self) -> int:
         return self.layout.num_chunks if self.selection is None else len(self.selection)
@@ -131,7 +138,9 @@ class ChunkView:
     def token_counts(self, vocabulary_size: int) -> NDArray[np.int64]:
         """Count (V,) how often each id occurs in the chunks, without special tokens."""
         counts = np.zeros(vocabulary_size, dtype=np.int64)
-        for ids in self._bodies():
+        for block in self._blocks():
+            chunks = self.batch(block)
+            ids = chunks.input_ids[~chunks.special_tokens_mask]
             counts += np.bincount(ids, minlength=vocabulary_size)
         return counts
 

@@ -245,6 +245,16 @@ def test_selected_chunks_are_the_views_chunks(make_view, lengths, config, data):
     assert rows_of(whole(view)) == rows
 
 
+def test_tokens_of_selected_chunks_are_counted_by_source(make_store):
+    store = make_store(documents_of([12, 7, 0, 10]), sources=[0, 1, 1, 2])
+    view = ChunkView.of(store, np.arange(4), ChunkingConfig(chunk_length=8), BERT, PAD)
+    selected = view.select(np.asarray([1, 2]))  # six tokens; a separator and five tokens
+    assert selected.num_body_tokens_by_source.tolist() == [6, 5, 0]
+    assert selected.num_body_tokens == 11
+    assert selected.select(np.asarray([1])).num_body_tokens_by_source.tolist() == [0, 5, 0]
+    assert view.num_body_tokens_by_source.tolist() == [12, 7, 10]
+
+
 # The two sides.
 
 
