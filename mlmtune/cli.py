@@ -159,9 +159,9 @@ def sweep(
     """
     starting.refuse_several_processes("sweep")
     from mlmtune.commands.sweep_grid import plan_sweep
-    from mlmtune.config_loading import kind_of
+    from mlmtune.config_loading import kind_of_config
 
-    planned = plan_sweep(config, settings, kind_of(config))
+    planned = plan_sweep(config, settings, kind_of_config(config))
 
     num_runs = counted(len(planned.trials), "run")
     starting.announce(f"training {num_runs} with {config}", is_quiet=quiet)
@@ -258,9 +258,9 @@ def report_runs(
     paths = [expand_home(a) for a in arguments if a not in overrides]
     if not paths:
         raise ConfigError("there is no run to report on; give the directory of a run")
-    from mlmtune.report.runs import open_run
+    from mlmtune.report.runs import read_finished_run
 
-    runs = [open_run(path) for path in paths]
+    runs = [read_finished_run(path) for path in paths]
     starting.announce(f"reporting on {', '.join(map(str, paths))}", is_quiet=quiet)
 
     from mlmtune.commands.report import report_on

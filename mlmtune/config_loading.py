@@ -242,7 +242,7 @@ _KINDS: dict[type[Section], str] = {
 }
 
 
-def kind_of(path: str | Path) -> type[Config] | type[ClassificationConfig]:
+def kind_of_config(path: str | Path) -> type[Config] | type[ClassificationConfig]:
     """Return the kind of config that a file's sections show; `Config` if they show neither.
 
     Raises:

@@ -65,7 +65,7 @@ class Console:
             unit_scale=unit == "B", disable=not self.shows_bars,
         )  # fmt: skip
 
-    def counted(self, items: Iterable[T], *, total: int, unit: str, what: str) -> Iterator[T]:
+    def under_bar(self, items: Iterable[T], *, total: int, unit: str, what: str) -> Iterator[T]:
         """Yield the items under a progress bar that disappears at the end."""
         with self.bar(total=total, unit=unit, what=what) as bar:
             bar.leave = False

@@ -17,7 +17,7 @@ from mlmtune.errors import NobodyReads, ResourceError, StoppedAtOnce
 from mlmtune.printable import printable_text
 from mlmtune.redaction import without_secrets
 from mlmtune.training.interrupts import STOP_SIGNALS, answered_signals
-from mlmtune.training.launched import follow_launcher, is_launched, report
+from mlmtune.training.launched import follow_launcher, is_launched, report_end
 
 
 def secure_process() -> None:
@@ -87,7 +87,7 @@ def _report_to_launcher(code: int, message: str = "") -> bool:
     if not is_launched():
         return False
     _ignore_signals()  # the launcher may stop this process, which has already reported
-    return report(code, message)
+    return report_end(code, message)
 
 
 class StandardOutput(io.FileIO):

@@ -31,7 +31,7 @@ def test_what_runs_many_shows_their_bars_alone(
     console = Console(shows_lines=False)
     console.say("a line")
     console.result("a result")
-    for _ in console.counted([1, 2], total=2, unit="step", what="training"):
+    for _ in console.under_bar([1, 2], total=2, unit="step", what="training"):
         pass
     out, err = capsys.readouterr()
     assert out == ""

@@ -28,7 +28,7 @@ from trials import TRIALS, chinese, english
 
 from mlmtune import cli
 from mlmtune.config import ClassificationConfig, Config
-from mlmtune.config_loading import SHIPPED_TASK, kind_of, shipped_configs
+from mlmtune.config_loading import SHIPPED_TASK, kind_of_config, shipped_configs
 from mlmtune.config_problems import known_keys
 
 ROOT = Path(__file__).parent.parent
@@ -160,7 +160,7 @@ class World:
 
     def _overrides(self, config: str, arguments: list[str]) -> list[str]:
         """Return the overrides that make a config small and give it a model and a text."""
-        is_task = kind_of(config) is ClassificationConfig
+        is_task = kind_of_config(config) is ClassificationConfig
         of_task = SMALL_PROBE if arguments[0] == "probe" else SMALL
         overrides = [*(of_task if is_task else SMALL_MLM)]
         name = self.shipped.get(config, Path(config).stem)

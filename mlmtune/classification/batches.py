@@ -128,7 +128,7 @@ class EncodedExamples:
 
 
 class ExampleSequences:
-    """A stream's source: examples in the order of each epoch, with similar lengths in one batch.
+    """The examples to train on, in the order of each epoch, with similar lengths in one batch.
 
     An epoch is a permutation. A window of some batches at a time is sorted by length, and then its
     batches are shuffled, so that a batch needs little padding and lengths vary from step to step.

@@ -314,13 +314,13 @@ def classification_of(
         num_processes=accelerator.num_processes,
     )
     check_warmup(plan.max_steps, config.optimizer)
-    source = ExampleSequences(train, plan.global_batch_size, config.run.seed)
+    sequences = ExampleSequences(train, plan.global_batch_size, config.run.seed)
     return SequenceClassification(
         config=with_choices(config, accelerator, loaded, plan),
         loaded=loaded,
         plan=plan,
         stream=TrainingStream(
-            source, plan, seed=config.run.seed, process_index=accelerator.process_index
+            sequences, plan, seed=config.run.seed, process_index=accelerator.process_index
         ),
         data=data,
         train=train,

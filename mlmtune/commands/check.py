@@ -102,8 +102,8 @@ def _plan_lines(task: MaskedLM, device: str) -> Iterator[tuple[str, str]]:
         yield "corpus", remark
     for name, view in (("training", splits.train), ("validation", splits.validation)):
         yield name, _describe_side(view, task.setup.store.documents.num_characters.sum())
-    if isinstance(task.source.sequences, PairSequences):
-        yield "pairs", task.source.sequences.describe()
+    if isinstance(task.sequences.unmasked, PairSequences):
+        yield "pairs", task.sequences.unmasked.describe()
     if added := _added_tokens(task):
         yield "added", added
     yield (
@@ -186,7 +186,7 @@ def _measure_steps(task: Task, accelerator: Accelerator, progress: Progress) -> 
     learner, state, seconds = prepare_learner(task, accelerator), TrainState(), []
     task = fit_micro_batch(learner, task, state.step, progress.say)  # as a run does first
     steps = range(MEASURED_STEPS)
-    for _ in progress.counted(steps, total=len(steps), unit="step", what="measuring"):
+    for _ in progress.under_bar(steps, total=len(steps), unit="step", what="measuring"):
         started = time.monotonic()
         step = agree(accelerator, task, state.step)
         task = take_step(learner, task, state, step, progress.say).task

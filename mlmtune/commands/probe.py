@@ -19,9 +19,9 @@ from mlmtune.locations import expand_home, resolve, run_directory
 from mlmtune.modeling.names import short_names
 from mlmtune.printable import counted, in_markdown
 from mlmtune.report.findings import Probe
-from mlmtune.report.probing import ProbedModel, Setting, compare_on_task
+from mlmtune.report.probing import ProbedModel, ProbeSetting, compare_on_task
 from mlmtune.report.rendering import probe_table
-from mlmtune.report.runs import FinishedRun, open_run
+from mlmtune.report.runs import FinishedRun, read_finished_run
 from mlmtune.report.writing import renew_report
 from mlmtune.tables import table
 from mlmtune.training.run_dir import RunDir
@@ -61,7 +61,7 @@ def probe(
         del loaded
     folder.mkdir(parents=True, exist_ok=True)  # only now, when nothing is wrong any more
 
-    predictions: dict[tuple[Setting, str], NDArray[np.int64]] = {}
+    predictions: dict[tuple[ProbeSetting, str], NDArray[np.int64]] = {}
     for method in config.probe.methods:
         for model in probed:
             by_setting = fits.predict(model, method)
@@ -97,7 +97,7 @@ def _probed_models(models: Sequence[str]) -> list[ProbedModel]:
         directory = run_directory(resolve(model))
         # The run of a classifier is compared like any model, because it has no base.
         is_of_text = directory is not None and not (directory / "data.json").exists()
-        run = open_run(directory) if directory is not None and is_of_text else None
+        run = read_finished_run(directory) if directory is not None and is_of_text else None
         locations.append((model if run is None else str(run.model), run))
     if len(locations) == 1:
         run = locations[0][1]

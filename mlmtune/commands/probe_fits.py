@@ -29,7 +29,7 @@ from mlmtune.modeling.locating import locate_model
 from mlmtune.numbers import f1
 from mlmtune.printable import counted
 from mlmtune.report.findings import Method
-from mlmtune.report.probing import ProbedModel, Setting, Size
+from mlmtune.report.probing import ProbedModel, ProbeSetting, Size
 
 FEWEST_EVALUATIONS, MOST_EVALUATIONS = 3, 10
 """The fewest and the most evaluations of a fit. Between them, there are as many as let evaluation
@@ -63,13 +63,13 @@ class ProbeFits:
         )
         return accelerator, load_classifier(request, self.data.labels)
 
-    def predict(self, model: ProbedModel, method: Method) -> dict[Setting, NDArray[np.int64]]:
+    def predict(self, model: ProbedModel, method: Method) -> dict[ProbeSetting, NDArray[np.int64]]:
         """Fit a model by one method in each setting.
 
         Returns:
             (S, n) predictions of the n test examples by S seeds, for each setting.
         """
-        settings = [Setting(method, size) for size in self._sizes]
+        settings = [ProbeSetting(method, size) for size in self._sizes]
         return (self._frozen if method == "frozen" else self._finetuned)(model, settings)
 
     @property
@@ -84,8 +84,8 @@ class ProbeFits:
         return range(self.config.run.seed, self.config.run.seed + self.config.probe.seeds)
 
     def _frozen(
-        self, model: ProbedModel, settings: Sequence[Setting]
-    ) -> dict[Setting, NDArray[np.int64]]:
+        self, model: ProbedModel, settings: Sequence[ProbeSetting]
+    ) -> dict[ProbeSetting, NDArray[np.int64]]:
         config, data = self.config, self.data
         num_examples = counted(len(data.train), "training example")
         self.console.say(f"{model.name}, frozen: {num_examples}")
@@ -100,7 +100,7 @@ class ProbeFits:
         assert data.test is not None
         sides = (data.train, data.validation, data.test)
         train_features, validation, test = map(
-            features, self.console.counted(sides, total=len(sides), unit="side", what="features")
+            features, self.console.under_bar(sides, total=len(sides), unit="side", what="features")
         )
 
         def predictions(size: Size, seed: int) -> NDArray[np.int64]:
@@ -121,10 +121,10 @@ class ProbeFits:
         return by_setting
 
     def _finetuned(
-        self, model: ProbedModel, settings: Sequence[Setting]
-    ) -> dict[Setting, NDArray[np.int64]]:
+        self, model: ProbedModel, settings: Sequence[ProbeSetting]
+    ) -> dict[ProbeSetting, NDArray[np.int64]]:
         fits = [(setting, seed) for setting in settings for seed in self._seeds]
-        by_setting: dict[Setting, list[NDArray[np.int64]]] = {setting: [] for setting in settings}
+        by_setting: dict[ProbeSetting, list[NDArray[np.int64]]] = {key: [] for key in settings}
         assert self.data.test is not None
         true = self.data.test.labels
         for number, (setting, seed) in enumerate(fits, start=1):
@@ -137,7 +137,7 @@ class ProbeFits:
             )
         return {setting: np.stack(predictions) for setting, predictions in by_setting.items()}
 
-    def _fit(self, model: ProbedModel, setting: Setting, seed: int) -> NDArray[np.int64]:
+    def _fit(self, model: ProbedModel, setting: ProbeSetting, seed: int) -> NDArray[np.int64]:
         """Train a classifier, predict the test examples, keep the predictions, delete the rest.
 
         Predictions that an earlier probe kept are read, and nothing is trained.
@@ -171,7 +171,7 @@ def config_of_fit(
     model: ProbedModel,
     config: ClassificationConfig,
     data: TaskData,
-    setting: Setting,
+    setting: ProbeSetting,
     seed: int,
 ) -> ClassificationConfig:
     """Return the config of one fit, with enough steps and evaluations for however few examples."""

@@ -8,7 +8,7 @@ from mlmtune.commands.training import train_and_push
 from mlmtune.config import Config
 from mlmtune.console import Console
 from mlmtune.errors import explain
-from mlmtune.report.runs import open_run
+from mlmtune.report.runs import read_finished_run
 from mlmtune.shell import own_command
 from mlmtune.training.masked_lm import build_masked_lm
 from mlmtune.training.outcome import outcome
@@ -40,7 +40,7 @@ def _report_on_finished(run: Path, console: Console) -> bool:
         Whether the report was made.
     """
     try:
-        report_on([open_run(run)], [], None, console)
+        report_on([read_finished_run(run)], [], None, console)
     except Exception as error:
         console.say(
             f"there is no report ({explain(error)[0]}); {own_command('report', run)} makes it"

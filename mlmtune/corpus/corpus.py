@@ -223,8 +223,8 @@ def _leave_out_by_text(
     with tempfile.TemporaryFile(dir=folder) as file:
         overlaps: dict[int, str] = {}
         first = 0
-        counted = console.counted(examined, total=len(items), unit="block", what="comparing texts")
-        for (_, rows), (shared_words, signatures) in zip(items, counted, strict=True):
+        shown = console.under_bar(examined, total=len(items), unit="block", what="comparing texts")
+        for (_, rows), (shared_words, signatures) in zip(items, shown, strict=True):
             overlaps |= {int(kept[first + row]): words for row, words in shared_words}
             file.write(signatures.tobytes())
             first += len(rows)

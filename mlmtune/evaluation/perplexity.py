@@ -193,7 +193,7 @@ class Evaluator:
         ):
             sums += _sums_over_chunks(chunks, TokenScores.join(scores))
         totals = _over_processes(accelerator, sums)
-        return summarize(totals, self.masks.num_draws, self.known_text)
+        return evaluation_of(totals, self.masks.num_draws, self.known_text)
 
     def _measure_pairs(
         self,
@@ -231,7 +231,7 @@ def _over_processes(accelerator: Accelerator, sums: Sums) -> list[float]:
 
 
 def _sums_over_chunks(chunks: Numbers, scores: TokenScores) -> Sums:
-    """Return sums over chunks, each with all of its draws, in the order of `summarize`.
+    """Return sums over chunks, each with all of its draws, in the order of `evaluation_of`.
 
     The sums are of: 1, loss l, number of predictions n, those that are right, those right among
     five, l * l, l * n, n * n, and tokens that were masked in any draw.
@@ -245,7 +245,7 @@ def _sums_over_chunks(chunks: Numbers, scores: TokenScores) -> Sums:
     )  # fmt: skip
 
 
-def summarize(sums: list[float], num_mask_draws: int, known_text: KnownText) -> Evaluation:
+def evaluation_of(sums: list[float], num_mask_draws: int, known_text: KnownText) -> Evaluation:
     """Divide the sums over all chunks, and compute the interval."""
     num_chunks, loss_sum, num_masked, num_first, num_in_five, *products, num_tokens = sums
     loss_loss, loss_masked, masked_masked = products

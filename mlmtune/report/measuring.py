@@ -56,7 +56,7 @@ class MeasuredModel:
         starts = range(0, len(masks.chunks), batch_size)
         work = list(product(range(masks.num_draws), starts))
         with self.computing():
-            for draw, start in console.counted(
+            for draw, start in console.under_bar(
                 work, total=len(work), unit="batch", what="measuring"
             ):
                 score = partial(masks.score, setup.loaded.model, setup.head, self.device, draw)

@@ -37,7 +37,7 @@ class ProbedModel:
 
 
 @dataclass(frozen=True)
-class Setting:
+class ProbeSetting:
     """The method and the number of training examples with which all models are compared."""
 
     method: Method
@@ -51,7 +51,7 @@ def compare_on_task(
     task: str,
     models: Sequence[ProbedModel],
     data: TaskData,
-    predictions: Mapping[tuple[Setting, str], NDArray[np.int64]],
+    predictions: Mapping[tuple[ProbeSetting, str], NDArray[np.int64]],
     console: Console,
 ) -> Probe:
     """Compare models with the first of them by what they predict of the test examples.
@@ -112,7 +112,7 @@ def _rows(
 def what_says_little(
     names: Sequence[str],
     labels: NDArray[np.int64],
-    predictions: Mapping[tuple[Setting, str], NDArray[np.int64]],
+    predictions: Mapping[tuple[ProbeSetting, str], NDArray[np.int64]],
 ) -> Iterator[str]:
     """Note the settings whose comparison says little about the models.
 

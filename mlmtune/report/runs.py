@@ -34,7 +34,7 @@ class FinishedRun:
         return self.path / "model"
 
 
-def open_run(path: Path) -> FinishedRun:
+def read_finished_run(path: Path) -> FinishedRun:
     """Read a run's directory.
 
     Raises:

@@ -33,8 +33,8 @@ class TrackedRun:
         folder: The run's directory, for trackers that write files.
         id: The same for all sittings of a run.
         step: Steps that were taken before the run was resumed; 0 at the beginning.
-        tracked: The last step of each kind of metrics (see `kind_of`) that was sent before the run
-            was stopped. A run that was killed takes some of the steps after `step` again.
+        tracked: The last step of each kind of metrics (see `kind_of_metrics`) that was sent before
+            the run was stopped. A run that was killed takes some of the steps after `step` again.
     """
 
     project: str
@@ -142,7 +142,7 @@ class Trackers:
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Send a line of metrics.jsonl: as `eval/*` if it is an evaluation's, else as `train/*`."""
-        values, kind = dict(record), kind_of(record)
+        values, kind = dict(record), kind_of_metrics(record)
         step = values.pop("step")
         named = {f"{kind}/{name.removeprefix('eval_')}": value for name, value in values.items()}
         self._log(named, step, is_known=step <= self._tracked.get(kind, -1))
@@ -188,7 +188,7 @@ def _greeting(kind: TrackerKind) -> AbstractContextManager[Any]:
     return nullcontext() if kind.show is None else redirect_stdout(io.StringIO())
 
 
-def kind_of(record: Mapping[str, Any]) -> str:
+def kind_of_metrics(record: Mapping[str, Any]) -> str:
     """Return the kind of a line of metrics.jsonl: `eval` or `train`. A step has one of each."""
     return "eval" if any(name.startswith("eval_") for name in record) else "train"
 

@@ -54,7 +54,7 @@ def _follow() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def report(exit_code: int, message: str = "") -> bool:
+def report_end(exit_code: int, message: str = "") -> bool:
     """Report how this process ends, and return whether the launcher will read the report."""
     path = Path(os.environ[REPORTS]) / f"{os.environ['RANK']}.json"
     try:

@@ -39,7 +39,7 @@ from mlmtune.training.progress import (
     why_it_ended_early,
 )  # fmt: skip
 from mlmtune.training.pushing import BackgroundPush, open_hub
-from mlmtune.training.results import export, summarize
+from mlmtune.training.results import export, show_summary
 from mlmtune.training.resuming import (
     EarlierRun,
     begin,
@@ -150,7 +150,7 @@ def train(
         if push is not None:
             push.wait(lambda: bool(stop))
         if job.is_main:
-            summarize(job.task, state, run, results, progress)
+            show_summary(job.task, state, run, results, progress)
         return results
 
 

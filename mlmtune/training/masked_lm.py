@@ -48,20 +48,20 @@ GENERAL = ("general_loss", "general_perplexity", "general_accuracy", "general_ac
 
 @dataclass(frozen=True)
 class MaskedSequences:
-    """Sequences that are masked again in each epoch: the source of a stream.
+    """Sequences that are masked again in each epoch: what a masked language model is trained on.
 
     Attributes:
         rate: `masking.mlm_probability`.
         max_steps: The steps of the run, over which a scheduled rate changes.
     """
 
-    sequences: Sequences
+    unmasked: Sequences
     collator: MaskingCollator
     rate: float | RateSchedule
     max_steps: int
 
     def __len__(self) -> int:
-        return len(self.sequences)
+        return len(self.unmasked)
 
     def mlm_probability(self, step: int) -> float:
         """Return the masking rate of a step, counted from 0."""
@@ -70,10 +70,10 @@ class MaskedSequences:
     def batch(
         self, step: int, epochs: NDArray[np.int64], positions: NDArray[np.int64]
     ) -> MaskedBatch:
-        return self.collator(*self.sequences.batch(epochs, positions), self.mlm_probability(step))
+        return self.collator(*self.unmasked.batch(epochs, positions), self.mlm_probability(step))
 
     def num_tokens(self, epochs: NDArray[np.int64], positions: NDArray[np.int64]) -> int:
-        return self.sequences.num_tokens(epochs, positions)
+        return self.unmasked.num_tokens(epochs, positions)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class MaskedLM(Task):
 
     Attributes:
         setup: The model, the text and the evaluators.
-        source: The training sequences, before and after masking.
+        sequences: The training sequences, before and after masking.
     """
 
     config: Config
@@ -90,7 +90,7 @@ class MaskedLM(Task):
     loaded: LoadedModel
     plan: Plan
     stream: TrainingStream[MaskedBatch]
-    source: MaskedSequences
+    sequences: MaskedSequences
 
     measures_before: ClassVar[bool] = True
     num_targets_name: ClassVar[str] = "num_masked_tokens"
@@ -256,8 +256,8 @@ class MaskedLM(Task):
                 reasons = ", ".join(f"{reason} {count:,}" for reason, count in left_out.items())
                 yield f"{kind} left out: {reasons}; see {run.path / 'corpus.json'}"
         yield from remarks(self.setup.store.funnel)
-        if isinstance(self.source.sequences, PairSequences):
-            yield f"training pairs: {self.source.sequences.describe()}"
+        if isinstance(self.sequences.unmasked, PairSequences):
+            yield f"training pairs: {self.sequences.unmasked.describe()}"
 
     def sizes(self) -> str:
         splits = self.setup.splits
@@ -277,7 +277,7 @@ class MaskedLM(Task):
         )
 
     def metrics(self, step: int) -> dict[str, float]:
-        return {"mlm_probability": self.source.mlm_probability(step)}
+        return {"mlm_probability": self.sequences.mlm_probability(step)}
 
     def fill_examples(self, model: Any) -> dict[str, Any]:
         # A compiled model would be compiled again for each sentence, because lengths differ.
@@ -367,14 +367,14 @@ def build_masked_lm(config: Config, accelerator: Accelerator, console: Console) 
         with_token_type_ids=loaded.has_token_types,
         is_for_compiled_model=config.training.compile,
     )
-    sequences: Sequences
+    unmasked: Sequences
     if splits.train_pairs is None:
-        sequences = ChunkSequences(splits.train, mixture, config.run.seed)
+        unmasked = ChunkSequences(splits.train, mixture, config.run.seed)
     else:
-        sequences = PairSequences(splits.train_pairs, mixture, config.objective, config.run.seed)
-    source = MaskedSequences(sequences, collator, config.masking.mlm_probability, plan.max_steps)
+        unmasked = PairSequences(splits.train_pairs, mixture, config.objective, config.run.seed)
+    sequences = MaskedSequences(unmasked, collator, config.masking.mlm_probability, plan.max_steps)
     stream = TrainingStream(
-        source, plan, seed=config.run.seed, process_index=accelerator.process_index
+        sequences, plan, seed=config.run.seed, process_index=accelerator.process_index
     )
     decided = with_choices(config, accelerator, loaded, plan)
-    return MaskedLM(decided, setup, loaded, plan, stream, source)
+    return MaskedLM(decided, setup, loaded, plan, stream, sequences)

@@ -93,7 +93,7 @@ def write_card(
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def summarize(
+def show_summary(
     task: Task, state: TrainState, run: RunDir, results: dict[str, Any], progress: Progress
 ) -> None:
     """Print the outcome of the run. Called by the main process.

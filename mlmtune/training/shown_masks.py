@@ -56,7 +56,7 @@ def show_masks(
         preview = _StrategyPreview(task, masking.model_copy(update={"strategy": strategy}))
         console.result(f"\nmasking.strategy: {strategy} ({STRATEGIES[strategy].description})")
         console.result("the first training sequences, [[original -> what the model sees]]")
-        for number in range(min(num_chunks, len(task.source))):
+        for number in range(min(num_chunks, len(task.sequences))):
             for draw in range(num_draws):
                 label = f"sequence {number + 1}" + (f", draw {draw + 1}" if num_draws > 1 else "")
                 console.result(f"{label}\n{preview.sequence(number, draw)}")
@@ -76,19 +76,19 @@ class _StrategyPreview:
 
     def _mask(self, positions: NDArray[np.int64], draw: int) -> _Masked:
         """Mask the sequences at some positions of the first epoch."""
-        source = self._task.source
-        chunks, keys = source.sequences.batch(np.zeros_like(positions), positions)
+        sequences = self._task.sequences
+        chunks, keys = sequences.unmasked.batch(np.zeros_like(positions), positions)
         if draw:  # the first draw has the keys of the run itself
             keys = key(keys, draw)
         chunks = self._collator.without_unknown(chunks)  # as masking does
         heads = STRATEGIES[self._config.strategy].group(chunks, keys, self._config)
-        return _Masked(chunks, heads, self._collator(chunks, keys, source.mlm_probability(0)))
+        return _Masked(chunks, heads, self._collator(chunks, keys, sequences.mlm_probability(0)))
 
     def sequence(self, position: int, draw: int) -> str:
         """Write a sequence as text, with a line that names each document before it."""
         masked = self._mask(np.asarray([position]), draw)
         tokenizer, store = self._task.loaded.tokenizer, self._task.setup.store
-        documents = self._task.source.sequences.documents_at(position)
+        documents = self._task.sequences.unmasked.documents_at(position)
         ids = store.document_ids([document for _, document in documents])
         borders = {
             column: f"{store.sources[store.documents.sources[document]].name}: {id_}"
@@ -128,7 +128,7 @@ class _StrategyPreview:
 
     def statistics(self) -> list[str]:
         """Write how many tokens are predicted, what replaces them, and the lengths of words."""
-        masked = self._mask(np.arange(min(NUM_MEASURED, len(self._task.source))), 0)
+        masked = self._mask(np.arange(min(NUM_MEASURED, len(self._task.sequences))), 0)
         lines = [self._rates(masked), *_word_lengths(masked)]
         if self._config.strategy == "span":
             lines += _span_lengths(masked, self._config.span_max_words)

@@ -1,8 +1,9 @@
 """The training data as an endless stream: any step's batch is a function of its number.
 
 Item n = step * G + i of the stream (G sequences in a global batch) is at position n % N of epoch
-n // N, and a `Source` knows which sequence that is and how it is masked. So nothing depends on
-workers, on how a batch is divided into processes and micro-batches, or on where a run was resumed.
+n // N, and `TrainingSequences` know which sequence that is and how it is masked. So nothing
+depends on workers, on how a batch is divided into processes and micro-batches, or on where a run
+was resumed.
 """
 
 from typing import Generic, Protocol, Self, TypeVar
@@ -28,7 +29,7 @@ BatchT = TypeVar("BatchT", bound=Batch)
 BatchT_co = TypeVar("BatchT_co", bound=Batch, covariant=True)
 
 
-class Source(Protocol[BatchT_co]):
+class TrainingSequences(Protocol[BatchT_co]):
     """The sequences of each epoch; its length is their number."""
 
     def __len__(self) -> int: ...
@@ -48,16 +49,16 @@ class TrainingStream(Generic[BatchT]):
     """The batches of each step, and the keys of their random draws.
 
     Args:
-        source: The sequences.
+        sequences: What the batches consist of.
         plan: The sizes of batches, and the number of processes.
         seed: `run.seed`.
         process_index: The process whose share of each batch is returned.
     """
 
     def __init__(
-        self, source: Source[BatchT], plan: Plan, *, seed: int, process_index: int
+        self, sequences: TrainingSequences[BatchT], plan: Plan, *, seed: int, process_index: int
     ) -> None:
-        self._source = source
+        self._sequences = sequences
         self._plan = plan
         self._seed = seed
         self._process_index = process_index
@@ -67,7 +68,7 @@ class TrainingStream(Generic[BatchT]):
     def with_plan(self, plan: Plan) -> "TrainingStream[BatchT]":
         """Return a stream of the same batches in the micro-batches of another plan."""
         return TrainingStream(
-            self._source, plan, seed=self._seed, process_index=self._process_index
+            self._sequences, plan, seed=self._seed, process_index=self._process_index
         )
 
     def micro_batches(self, step: int) -> list[BatchT]:
@@ -75,21 +76,21 @@ class TrainingStream(Generic[BatchT]):
         epochs, positions = self._positions(step, self._items)
         size = self._plan.micro_batch_size
         return [
-            self._source.batch(step, epochs[i : i + size], positions[i : i + size])
+            self._sequences.batch(step, epochs[i : i + size], positions[i : i + size])
             for i in range(0, len(positions), size)
         ]
 
     def num_tokens(self, step: int) -> int:
         """Count the tokens of a step over all processes, without padding."""
         all_items = np.arange(self._plan.global_batch_size)
-        return self._source.num_tokens(*self._positions(step, all_items))
+        return self._sequences.num_tokens(*self._positions(step, all_items))
 
     def _positions(
         self, step: int, items: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the epochs and positions of some items of a step's global batch."""
         numbers = step * self._plan.global_batch_size + items
-        return np.divmod(numbers, len(self._source))
+        return np.divmod(numbers, len(self._sequences))
 
     def dropout_keys(self, step: int, micro_batch: int) -> UInt64Array:
         """Return (B,) keys of the sequences of a micro-batch, on whichever process they are."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mlmtune.redaction import without_secrets
-from mlmtune.sharing.trackers import TrackedRun, Trackers, kind_of
+from mlmtune.sharing.trackers import TrackedRun, Trackers, kind_of_metrics
 from mlmtune.training.run_dir import RunDir
 from mlmtune.training.task import Settings
 
@@ -17,7 +17,7 @@ def note_tracked(record: Mapping[str, Any], metrics: Iterable[Mapping[str, Any]]
     """Return the content of tracking.json with the last steps of metrics that trackers have."""
     tracked = dict(record.get("tracked", {}))
     for line in metrics:
-        kind = kind_of(line)
+        kind = kind_of_metrics(line)
         tracked[kind] = max(line["step"], tracked.get(kind, 0))
     return {**record, "tracked": tracked}
 

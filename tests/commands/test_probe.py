@@ -19,9 +19,9 @@ from mlmtune.console import Console
 from mlmtune.errors import ConfigError, Interrupted
 from mlmtune.report.probing import (
     ProbedModel,
-    Setting,
+    ProbeSetting,
 )
-from mlmtune.report.runs import open_run
+from mlmtune.report.runs import read_finished_run
 
 Probing = Callable[..., dict[str, Any]]
 
@@ -46,7 +46,7 @@ def test_a_run_is_compared_with_its_base_and_its_report_says_so(
     runs: Any, tasks: Any, probing_of: Probing
 ) -> None:
     run = runs.train("adapted")
-    report_on([open_run(run.path)], [], None, Console(is_quiet=True))
+    report_on([read_finished_run(run.path)], [], None, Console(is_quiet=True))
     result = probing_of(
         run.path,
         probe={"seeds": 2, "train_sizes": [10, "all", 500], "min_steps": 4},
@@ -77,7 +77,7 @@ def test_a_run_is_compared_with_its_base_and_its_report_says_so(
         assert "On a task: task" in text
         assert result["sentences"][0].split(":")[0] in text
     # A report that is made again has it, too.
-    report_on([open_run(run.path)], [], None, Console(is_quiet=True))
+    report_on([read_finished_run(run.path)], [], None, Console(is_quiet=True))
     assert run.json("report.json")["probes"] == [result]
 
     table = (tasks.folder / "task-probe" / "probe.md").read_text(encoding="utf-8")
@@ -185,7 +185,7 @@ def test_few_examples_get_steps_enough_and_evaluating_takes_no_longer(
     chosen = np.arange(num_validation) % len(data.validation)
     data = replace(data, validation=data.validation.take(chosen))
     model = ProbedModel("a", "a", None)
-    fit = probe_fits.config_of_fit(model, config, data, Setting("finetuned", size), 7)
+    fit = probe_fits.config_of_fit(model, config, data, ProbeSetting("finetuned", size), 7)
     assert (fit.training.max_steps, fit.training.epochs) == (steps, None)
     assert fit.evaluation.every == every
     assert fit.run.seed == 7
@@ -228,7 +228,7 @@ def test_a_model_that_is_not_there_is_found_out_first(
 def test_a_classifier_has_no_report(tasks: Any) -> None:
     run = tasks.finetune(training={"max_steps": 1})
     with pytest.raises(ConfigError, match=r"a classifier's run, .* mlmtune probe"):
-        open_run(run.path)
+        read_finished_run(run.path)
 
 
 def test_a_missing_extra_is_named(

@@ -13,7 +13,7 @@ from mlmtune.config import ChunkingConfig, EvaluationConfig, MaskingConfig
 from mlmtune.errors import DataError, DivergedError
 from mlmtune.evaluation import scoring
 from mlmtune.evaluation.known_text import KnownText
-from mlmtune.evaluation.perplexity import Evaluation, Evaluator, summarize
+from mlmtune.evaluation.perplexity import Evaluation, Evaluator, evaluation_of
 from mlmtune.evaluation.scoring import FixedMasks, TokenScores
 from mlmtune.masking.collator import MaskingCollator
 from mlmtune.modeling.masked_head import MaskedHead
@@ -364,7 +364,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
         losses = masked * draw.gamma(4.0, 0.5, 60)  # the true mean is 2
         sums = [60, losses.sum(), masked.sum(), 0, 0, (losses * losses).sum(),
                 (losses * masked).sum(), (masked * masked).sum(), masked.sum()]  # fmt: skip
-        low, high = summarize([float(value) for value in sums], 1, KNOWN).perplexity_interval
+        low, high = evaluation_of([float(value) for value in sums], 1, KNOWN).perplexity_interval
         covered += math.log(low) <= 2.0 <= math.log(high)
     assert 0.92 <= covered / 1000 <= 0.97
 

@@ -11,7 +11,7 @@ from scenario import SECTIONS
 
 from mlmtune.commands.push import push_run
 from mlmtune.errors import CheckpointError, ConfigError, DataError, ResourceError
-from mlmtune.report.runs import open_run
+from mlmtune.report.runs import read_finished_run
 from mlmtune.training import loop
 
 FILES = [
@@ -73,10 +73,10 @@ def test_a_damaged_file_is_named_and_can_be_made_again(
 ) -> None:
     damage(finished.path / name)
     if name in NOT_NEEDED:
-        open_run(finished.path)
+        read_finished_run(finished.path)
     else:
         with pytest.raises(CheckpointError, match=r"--resume auto") as caught:
-            open_run(finished.path)
+            read_finished_run(finished.path)
         assert name in str(caught.value)
 
     def build(*_: Any) -> None:
@@ -106,7 +106,7 @@ def test_all_is_made_again_from_the_last_checkpoint(
     (finished.path / "metrics.jsonl").write_bytes(b'{"step": \x00\xff\n[1]\n' + metrics)
     run = runs.train(**SECTIONS, resume="auto")
     assert_same_end(run, expected)
-    open_run(run.path)
+    read_finished_run(run.path)
     assert sorted(p.name for p in (run.path / "model").iterdir()) == sorted(
         p.name for p in (expected.path / "model").iterdir()
     )
@@ -140,7 +140,7 @@ def test_an_attempt_that_is_refused_leaves_the_record_as_it_was(
     with pytest.raises(error):
         runs.train(**{**SECTIONS, **sections}, **options)
     assert contents(finished.path) == before
-    open_run(finished.path)
+    read_finished_run(finished.path)
 
 
 @pytest.mark.parametrize("place", ["resume", "announce", "evaluate_base", "begin"])
@@ -164,4 +164,4 @@ def test_an_attempt_that_is_stopped_before_its_first_step_leaves_the_record_as_i
         runs.train(**SECTIONS, **options)
     assert contents(finished.path) == before
     assert finished.json("attempt.json")["state"] == "failed"
-    open_run(finished.path)
+    read_finished_run(finished.path)

@@ -21,7 +21,7 @@ from mlmtune.commands.corpus import show_corpus
 from mlmtune.commands.report import report_on
 from mlmtune.config_loading import load_config
 from mlmtune.console import Console
-from mlmtune.report.runs import open_run
+from mlmtune.report.runs import read_finished_run
 
 ENVIRONMENT_CANARY = "cnry-in-the-environment-0451"
 CONFIG_CANARY = TOKEN
@@ -197,5 +197,5 @@ def test_a_config_that_holds_a_secret_stays_one(
     before = run.times()
     runs.train(corpus={"sources": [source]}, training={"max_steps": 2}, resume="auto")
     assert run.times() == before
-    report_on([open_run(run.path)], [], None, Console(is_quiet=True))
+    report_on([read_finished_run(run.path)], [], None, Console(is_quiet=True))
     assert found_in(run.path) == []

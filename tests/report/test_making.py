@@ -17,7 +17,7 @@ from mlmtune.console import Console
 from mlmtune.errors import CheckpointError, ConfigError, DataError
 from mlmtune.report.findings import Estimate, Measurement, Text
 from mlmtune.report.making import notes_on_unknown_text
-from mlmtune.report.runs import open_run
+from mlmtune.report.runs import read_finished_run
 from mlmtune.training.run_dir import RunDir
 
 GENERAL_WORDS = ["the", "key", "of", "a", "table", "is", "in", "vault"]
@@ -31,7 +31,7 @@ class Reports:
 
     def __call__(self, *paths: Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
         report_on(
-            [open_run(path) for path in paths],
+            [read_finished_run(path) for path in paths],
             list(overrides),
             self._folder,
             Console(is_quiet=True),
@@ -226,7 +226,7 @@ def test_a_run_with_pairs_is_measured_on_chunks(
 
 def test_runs_that_cannot_be_reported_on(runs: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no run in it"):
-        open_run(tmp_path)
+        read_finished_run(tmp_path)
     run = runs.train()
     status = run.path / "status.json"
     finished = status.read_text(encoding="utf-8")
@@ -234,13 +234,13 @@ def test_runs_that_cannot_be_reported_on(runs: Any, tmp_path: Path) -> None:
         '{"state": "running", "pid": 17, "step": 3, "max_steps": 6}', encoding="utf-8"
     )
     with pytest.raises(ConfigError, match=r"stopped at step 3 of 6\); resume .*--resume auto"):
-        open_run(run.path)
+        read_finished_run(run.path)
     with FileLock(run.path / ".lock"), pytest.raises(ConfigError, match="in progress"):
-        open_run(run.path)
+        read_finished_run(run.path)
     status.write_text(finished, encoding="utf-8")
     (run.path / "model" / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"model/config.json is missing; .*--resume auto"):
-        open_run(run.path)
+        read_finished_run(run.path)
 
 
 def test_a_corpus_that_has_changed_is_refused(

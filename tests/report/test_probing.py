@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mlmtune.classification.metrics import confusion_matrix, macro_f1
 from mlmtune.report.findings import Estimate, ProbeRow
 from mlmtune.report.probing import (
-    Setting,
+    ProbeSetting,
     resampled_macro_f1,
     sentences,
     what_says_little,
@@ -62,7 +62,8 @@ def test_the_sentence_tells_clear_from_unclear() -> None:
 def test_what_a_comparison_does_not_tell_is_said() -> None:
     labels = np.asarray([0] * 30 + [1] * 10)
     constant, right = np.zeros((1, 40), dtype=np.int64), labels[None]
-    few, all_, frozen = Setting("finetuned", 50), Setting("finetuned", "all"), Setting("frozen", 50)
+    few, all_ = ProbeSetting("finetuned", 50), ProbeSetting("finetuned", "all")
+    frozen = ProbeSetting("frozen", 50)
     predictions = {
         (few, "base"): constant, (few, "adapted"): constant,
         (all_, "base"): constant, (all_, "adapted"): right,

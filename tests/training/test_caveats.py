@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from mlmtune.config import Config, OptimizerConfig
-from mlmtune.config_loading import kind_of, load_config, shipped_configs
+from mlmtune.config_loading import kind_of_config, load_config, shipped_configs
 from mlmtune.evaluation.scoring import FixedMasks
 from mlmtune.tokens.special_tokens import SpecialTokens
 from mlmtune.tokens.splits import Chunker, build_splits
@@ -56,7 +56,7 @@ def test_a_schedule_that_is_unlikely_to_work(
 @pytest.mark.parametrize("name", list(shipped_configs()))
 def test_no_false_alarm_on_the_schedules_that_come_with_mlmtune(name: str) -> None:
     path = shipped_configs()[name]
-    config = load_config(path, kind=kind_of(path))
+    config = load_config(path, kind=kind_of_config(path))
     batch = config.training.global_batch_size
     plan = Plan.of(config.training, num_chunks=25 * batch, num_tokens=3200 * batch, num_processes=1)
     if config.training.max_steps is None:  # else the text is as large as its budget

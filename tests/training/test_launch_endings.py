@@ -15,7 +15,7 @@ from mlmtune.errors import ConfigError
 from mlmtune.training import launch as launch_module
 from mlmtune.training.interrupts import STOP_SIGNALS
 from mlmtune.training.launch import Ending, count_processes, launch
-from mlmtune.training.launched import report
+from mlmtune.training.launched import report_end
 from mlmtune.training.run_dir import RunDir
 
 PID = 4242
@@ -82,7 +82,7 @@ def launch_that_ends(
         def go(*_: str) -> None:
             for rank, code, message in reported:
                 os.environ["RANK"] = str(rank)
-                report(code, message)
+                report_end(code, message)
             if signal_number is not None:
                 raise SignalException("told to stop", signal_number)
             failures = {rank: ProcessFailure(rank, PID, code, "") for rank, code, _ in exit_codes}

@@ -60,8 +60,9 @@ def stream(view: ChunkView, tokenizer: Any) -> Callable[..., TrainingStream]:
             num_processes=num_processes,
             max_steps=100,
         )
-        source = MaskedSequences(ChunkSequences(view, mixture, seed), collator, 0.3, plan.max_steps)
-        return TrainingStream(source, plan, seed=seed, process_index=process)
+        unmasked = ChunkSequences(view, mixture, seed)
+        sequences = MaskedSequences(unmasked, collator, 0.3, plan.max_steps)
+        return TrainingStream(sequences, plan, seed=seed, process_index=process)
 
     return make
 

@@ -7,7 +7,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mlmtune.sharing import trackers
-from mlmtune.sharing.trackers import flattened, kind_of
+from mlmtune.sharing.trackers import flattened, kind_of_metrics
 from mlmtune.training import loop
 
 TRACKED = {"tracking": {"with": ["tensorboard"], "run_name": "tracked"}}
@@ -35,7 +35,7 @@ def test_every_config_value_and_every_metric_of_a_run_arrives(runs):
         for name, value in flattened(record):
             if name == "step" or value is None:
                 continue
-            tag = f"{kind_of(record)}/{name.removeprefix('eval_')}"
+            tag = f"{kind_of_metrics(record)}/{name.removeprefix('eval_')}"
             arrived = tracked[tag][record["step"]]
             assert arrived == pytest.approx(value, rel=1e-6)
     for name, value in flattened(run.json("all_results.json")):
@@ -91,7 +91,7 @@ def test_a_step_is_told_once_also_where_a_run_is_killed_and_resumed(runs, monkey
         if killed_at.pop(0) == 2:  # there is no checkpoint yet, so that it is another run
             Recorder.told.clear()
     run = runs.train(**tracked, resume="auto")
-    expected = [*((r["step"], kind_of(r)) for r in metrics(run)), (6, "result")]
+    expected = [*((r["step"], kind_of_metrics(r)) for r in metrics(run)), (6, "result")]
     assert sorted(Recorder.told) == sorted(expected)
     assert len(set(expected)) == len(expected)
     assert list(events(run)["train/loss"]) == [1, 2, 3, 4, 5, 6]
