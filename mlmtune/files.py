@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all.
+"""Files and folders that are written whole or not at all, and locks between processes.
 
 What has its own name is whole. New content is written beside it under a temporary name,
 `.writing-NAME`, and gets the name when it is complete, by a rename, which a file system does at
@@ -20,10 +20,12 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from mlmtune.redaction import without_secrets
 
@@ -147,6 +149,25 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def waiting_lock(
+    path: Path, say: Callable[[str], None], what: str
+) -> AbstractContextManager[object]:
+    """Take a file lock for a block; a process that must wait says what it waits for.
+
+    Args:
+        path: The file of the lock; it is created if it does not exist.
+        say: Called with one line, only if another process has the lock.
+        what: What the process with the lock does, such as `builds PATH`.
+    """
+    # A collective of torch would time out, and this lock ends with the process that holds it.
+    lock = FileLock(path)
+    try:
+        return lock.acquire(timeout=0)
+    except Timeout:
+        say(f"waiting for another process that {what}")
+        return lock.acquire()
 
 
 def sweep(folder: Path) -> None:

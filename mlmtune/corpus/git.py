@@ -22,12 +22,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from mlmtune.corpus.git_repository import Entry, GitRepository, without_credentials
 from mlmtune.corpus.listing import PassedOver
 from mlmtune.errors import ConfigError
-from mlmtune.files import read_json, sweep, whole_folder, write_bytes
+from mlmtune.files import read_json, sweep, waiting_lock, whole_folder, write_bytes
 from mlmtune.printable import counted
 from mlmtune.redaction import public_location
 
@@ -185,16 +183,8 @@ class _CachedRepository:
     def opened(self, say: Callable[[str], None]) -> Iterator[GitRepository]:
         """Open the repository, and keep other processes out during the block."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self._folder / "lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            say(f"waiting for another process that fetches {self._url}")
-            lock.acquire()
-        try:
+        with waiting_lock(self._folder / "lock", say, f"fetches {self._url}"):
             yield GitRepository(self._folder / "repository", self._url)
-        finally:
-            lock.release()
 
     def commit_of(self, revision: str) -> str | None:
         """Return the commit of a revision when it was last looked up; None if it never was."""

@@ -24,13 +24,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from mlmtune.corpus.document import Document
 from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import ConfigError, DataError
-from mlmtune.files import put_in_place, temporary_name, write_bytes
+from mlmtune.files import put_in_place, temporary_name, waiting_lock, write_bytes
 from mlmtune.integrity import Damaged, digest, file_digest, sealed, unsealed
 from mlmtune.tokens.borders import Offsets
 from mlmtune.tokens.encoding import Encoder
@@ -140,9 +139,10 @@ def open_marks(marker: Marker, tokens: TokenizedText) -> Marks:
             f"{store.directory} has no marks {marker.name!r}, and the text to find them in is "
             "not on this machine; run `mlmtune prepare` with this config where the text is"
         )
+    lock = folder.with_name(folder.name + ".lock")
     with (
         explaining_failures(folder, text.store_setting),
-        FileLock(folder.with_name(folder.name + ".lock")),
+        waiting_lock(lock, text.console.say, f"finds {folder}"),
     ):
         # Another process may have found the marks while this one waited for the lock.
         with suppress(Damaged):

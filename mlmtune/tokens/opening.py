@@ -2,12 +2,10 @@
 
 import json
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
 from tokenizers import Tokenizer
 
 from mlmtune.corpus.cleaning import CLEANING_VERSION
@@ -15,7 +13,7 @@ from mlmtune.corpus.funnel import with_endings_not_read
 from mlmtune.corpus.listing import Listing
 from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import ConfigError, DataError, MlmtuneError
-from mlmtune.files import write_bytes
+from mlmtune.files import waiting_lock, write_bytes
 from mlmtune.integrity import Damaged, digest
 from mlmtune.tokens.encoding import plain_backend
 from mlmtune.tokens.store import TokenStore
@@ -196,16 +194,6 @@ class _StoreFolder:
             say(f"{error.what}; the store is rebuilt")
         return None
 
-    def lock(self, say: Callable[[str], None]) -> AbstractContextManager[object]:
-        """Take the lock of those who build the store; a process that must wait says so."""
-        # A collective of torch would time out, and this lock ends with the process that holds it.
-        lock = FileLock(self.path.with_name(self.path.name + ".lock"))
-        try:
-            return lock.acquire(timeout=0)
-        except Timeout:
-            say(f"waiting for another process, which builds {self.path}")
-            return lock.acquire()
-
 
 def _build_once(
     folder: _StoreFolder, text: CorpusText, tokenizer: "PreTrainedTokenizerFast"
@@ -214,7 +202,8 @@ def _build_once(
     before = folder.made_of()
     with explaining_failures(folder.path.parent, text.store_setting):
         folder.path.parent.mkdir(parents=True, exist_ok=True)
-        with folder.lock(text.console.say):
+        lock = folder.path.with_name(folder.path.name + ".lock")
+        with waiting_lock(lock, text.console.say, f"builds {folder.path}"):
             if folder.made_of() not in (before, folder.origin.made_of):
                 folder.check_fits()  # because another process has just made it, and may read it
             store = folder.usable(text.console.say)

@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from damages import DAMAGES
+from filelock import FileLock
 
 from mlmtune.config import CorpusConfig, SourceConfig, TokenizationConfig
+from mlmtune.console import Console
 from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import ConfigError, DataError, ResourceError
 from mlmtune.integrity import sealed, unsealed
@@ -113,6 +115,25 @@ def test_they_are_found_once_and_the_store_stays_as_it_is(text):
     after = {path: path.stat().st_mtime_ns for path in before if path != store.directory}
     assert after == {path: time for path, time in before.items() if path != store.directory}
     assert text.store().fingerprint == store.fingerprint
+
+
+def test_who_waits_for_another_process_says_so_and_takes_its_marks(text, console):
+    store = text.store()
+    others = Text(text.folder.with_name("others"), text.tokenizer, console)
+    lock = FileLock(store.directory / "the.lock")
+    lock.acquire()
+    lines = []
+
+    def find_marks_elsewhere(line):
+        lines.append(line)
+        lock.release()
+        elsewhere = replace(others.bound.listed(), console=Console(is_quiet=True))
+        open_marks(the_marker(), TokenizedText(store, elsewhere, others.encode))
+
+    console.say = find_marks_elsewhere
+    text.marks(the_marker(), store)
+    assert lines == [f"waiting for another process that finds {store.directory / 'the'}"]
+    assert text.read_from == []
 
 
 def test_other_rules_have_marks_of_their_own(text):

@@ -228,7 +228,7 @@ def test_who_waits_for_the_builder_of_a_named_store_does_not_replace_it(
     lock.acquire()
 
     def build_with_another_tokenizer(line):
-        assert "waiting for another process, which builds" in line
+        assert "waiting for another process that builds" in line
         lock.release()
         open_(config, byte_tokenizer, named)
 
