@@ -25,14 +25,16 @@ class Checkpointer:
         self._learner = learner
         self._saved_step = saved_step
 
-    def save(self, state: TrainState) -> Path:
+    def save(self, state: TrainState, *, again: bool = False) -> Path:
         """Return the checkpoint of the current step; the main process writes it if it is missing.
+
+        With `again` it is replaced, because the state has changed since it was saved.
 
         Raises:
             ResourceError: The disk is full or cannot be written.
         """
         path = checkpoint_path(self._folder, state.step)
-        if self._saved_step == state.step:
+        if self._saved_step == state.step and not again:
             return path
         accelerator = self._learner.accelerator
         if accelerator.scaler is not None:

@@ -18,7 +18,7 @@ from mlmtune.errors import Interrupted
 from mlmtune.modeling.device import build_accelerator
 from mlmtune.modeling.losses import LOSS
 from mlmtune.sharing.trackers import Trackers
-from mlmtune.training.checkpoint import TrainState
+from mlmtune.training.checkpoint import TrainState, checkpoint_path
 from mlmtune.training.checkpointer import Checkpointer
 from mlmtune.training.environment import describe_environment
 from mlmtune.training.evaluating import (
@@ -137,7 +137,9 @@ def train(
         check_all_see_the_same(task, state)
         task = fit_micro_batch(learner, task, state.step, say)
         announce(task, state, run, accelerator, say)
-        saved_step = state.step if earlier is not None and earlier.is_same else None
+        own = checkpoint_path(run.checkpoints, state.step)  # not a copy with another name
+        is_own = checkpoint is not None and checkpoint.resolve() == own.resolve()
+        saved_step = state.step if is_own else None
         checkpointer = Checkpointer(run.checkpoints, task, learner, saved_step)
         trackers = Trackers(progress)
         stack.callback(trackers.finish)
@@ -207,8 +209,9 @@ def _train_to_the_end(job: Job) -> None:
     clock = Clock(state.step, state.num_tokens, state.elapsed_seconds)
     estimated_at = state.step + STEPS_BEFORE_ESTIMATE
     # A signal in an evaluation has saved the step without its result, which is measured now.
-    if evaluation_is_pending(job.task, state) and _evaluate(job):
-        job.checkpointer.save(state)
+    if evaluation_is_pending(job.task, state):
+        _evaluate(job)
+        job.checkpointer.save(state, again=True)
     last = (
         state.step >= plan.max_steps
         or is_stopped_early(job.task, state)

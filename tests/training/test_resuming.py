@@ -97,6 +97,15 @@ def test_stopped_around_an_evaluation(
     assert_same_end(runs.train(**SECTIONS, resume="auto"), expected)
 
 
+def test_stopped_again_after_an_evaluation_that_was_pending(runs: Any, expected: Any) -> None:
+    for stop in (stop_in_evaluation, stop_after_evaluation):
+        with pytest.MonkeyPatch.context() as patch:
+            stop(patch, 3)
+            with pytest.raises(Interrupted):
+                runs.train(**SECTIONS, resume="auto")
+    assert_same_end(runs.train(**SECTIONS, resume="auto"), expected)
+
+
 def test_stopped_in_the_last_evaluation(runs: Any, expected: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:
         stop_in_evaluation(patch, 7)
@@ -145,6 +154,18 @@ def test_resume_from_a_path(runs: Any, expected: Any, stopped: Any) -> None:
     assert stopped.checkpoint_steps == [3, 4, 5]
     run = runs.train(**SECTIONS, resume=str(stopped.checkpoint(3)))
     assert_same_end(run, expected)
+
+
+def test_a_renamed_checkpoint_is_saved_under_its_own_name(
+    runs: Any, expected: Any, stopped: Any
+) -> None:
+    renamed = stopped.checkpoint(5).rename(stopped.checkpoint(5).with_name("renamed"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "announce", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted, match="checkpoint-5"):
+            runs.train(**SECTIONS, resume=str(renamed))
+    assert stopped.checkpoint_steps == [3, 4, 5]
+    assert_same_end(runs.train(**SECTIONS, resume="auto"), expected)
 
 
 def test_resume_from_another_directory(runs: Any, expected: Any, stopped: Any) -> None:
