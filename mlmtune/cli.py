@@ -188,7 +188,7 @@ def evaluate(
     own.
     """
     changes = [*(overrides or []), WITHOUT_REVISION]
-    settings = [(path.stem, starting.load_adaptation(path, changes)) for path in configs]
+    settings = [(path, starting.load_adaptation(path, changes)) for path in configs]
     texts = ", ".join(map(str, configs))
     starting.announce(f"measuring {', '.join(models)} on the text of {texts}")
     starting.check_models(models, "--model")

@@ -62,7 +62,7 @@ class Row:
 
 
 def evaluate_models(
-    configs: Sequence[tuple[str, Config]],
+    configs: Sequence[tuple[Path, Config]],
     models: Sequence[str],
     console: Console,
     *,
@@ -72,7 +72,7 @@ def evaluate_models(
     """Measure each model on the validation text and the general text of each config.
 
     Args:
-        configs: The name of each config, and its settings.
+        configs: The path of each config, and its settings.
         models: Folders, directories of runs, hub names, or package://NAME/FOLDER.
         console: Shows the progress; prints the table.
         as_json: Whether to print a list of records instead of the table.
@@ -94,7 +94,8 @@ def evaluate_models(
         raise ConfigError("--dump writes what one process sees; leave --nproc out")
     rows: list[Row] = []
     dumped: list[tuple[Any, ...]] | None = None if dump is None else []
-    for text, config in configs:
+    texts = text_names([path for path, _ in configs])
+    for text, (_, config) in zip(texts, configs, strict=True):
         for name, model in zip(short_names(models), models, strict=True):
             rows += _measure((text, config), (name, model), accelerator, console, dumped)
             accelerator.free_memory()  # because it holds on to every model that it prepared
@@ -106,6 +107,12 @@ def evaluate_models(
         for line in describe(rows):
             console.result(line)
     accelerator.end_training()
+
+
+def text_names(paths: Sequence[Path]) -> list[str]:
+    """Return a distinct name for the text of each config: its file's, with folders if needed."""
+    stems = [path.stem for path in paths]
+    return stems if len({*stems}) == len(stems) else short_names([str(path) for path in paths])
 
 
 def _measure(

@@ -117,6 +117,7 @@ def open_splits(
     tokenizer: "PreTrainedTokenizerFast",
     *,
     rebuilds: bool = False,
+    refresh: bool = False,
 ) -> tuple[TokenStore, Splits]:
     """Open the token store of a corpus, built first if there is none yet, and its two sides.
 
@@ -126,6 +127,7 @@ def open_splits(
         chunking: How it is cut into chunks.
         tokenizer: A fast tokenizer.
         rebuilds: See `open_store`.
+        refresh: Whether to look up the general text's git branches again; see `find_text`.
 
     Raises:
         ConfigError: An extra is missing, or what would be masked as words is not words.
@@ -138,7 +140,11 @@ def open_splits(
         if note is not None:
             text.console.say(note)
     chunker = Chunker.of(chunking, tokenizer)
-    general = _open_general(text, needs, chunker, tokenizer) if needs.general else None
+    general = None
+    if needs.general:
+        unlisted = text.general(needs.general)
+        general_text = find_text(unlisted, is_needed=refresh, refresh=refresh)
+        general = _open_general(general_text, needs, chunker, tokenizer)
     splits = build_splits(store, text.config, chunker, general)
     for remark in _remarks(splits, text.config):
         text.console.say(remark)
@@ -165,14 +171,13 @@ def _open_marked(
 
 
 def _open_general(
-    text: CorpusText, needs: TextNeeds, chunker: Chunker, tokenizer: "PreTrainedTokenizerFast"
+    general: CorpusText, needs: TextNeeds, chunker: Chunker, tokenizer: "PreTrainedTokenizerFast"
 ) -> ChunkView:
     """Open the general text, all of which is measured, source by source.
 
     Raises:
         DataError: The text has no chunk.
     """
-    general = find_text(text.general(needs.general))
     only_words = TextNeeds(word_segmenter=needs.word_segmenter)
     # Its folder is not one that the user named, so it is rebuilt rather than refused.
     store, _ = _open_marked(general, only_words, tokenizer, rebuilds=True)

@@ -42,7 +42,9 @@ def prepare(config: Config, console: Console, *, rebuilds: bool, refresh: bool) 
     needs = text_needs(config)
     text = find_corpus(config, console, is_needed=rebuilds or refresh, refresh=refresh)
     tokenizer = load_tokenizer(locate_model(config.model.name_or_path, config.model.revision))
-    store, splits = open_splits(text, needs, config.chunking, tokenizer, rebuilds=rebuilds)
+    store, splits = open_splits(
+        text, needs, config.chunking, tokenizer, rebuilds=rebuilds, refresh=refresh
+    )
     return PreparedText(text, tokenizer, store, splits)
 
 

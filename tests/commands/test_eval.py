@@ -1,9 +1,10 @@
 import csv
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from mlmtune.commands.eval import DUMP_COLUMNS, Row, describe, write_dump
+from mlmtune.commands.eval import DUMP_COLUMNS, Row, describe, text_names, write_dump
 from mlmtune.errors import ResourceError
 from mlmtune.evaluation.perplexity import Evaluation
 from mlmtune.report.findings import Estimate
@@ -50,6 +51,12 @@ def test_a_missing_perplexity_is_not_one_that_does_not_fit_a_float():
     assert unknown.to_json()["perplexity_per_word"] is None
     assert overflowing.to_json()["perplexity_per_byte"] is None
     assert ROW.to_json()["perplexity_per_word"] == 60.0
+
+
+def test_configs_of_one_name_are_texts_of_several_names():
+    assert text_names([Path("a/run.yaml"), Path("b/model.yaml")]) == ["run", "model"]
+    assert text_names([Path("a/run.yaml"), Path("b/run.yaml")]) == ["a/run.yaml", "b/run.yaml"]
+    assert text_names([Path("run.yaml")] * 2) == ["run.yaml", "run.yaml (2)"]
 
 
 def test_a_dump_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -9,9 +9,11 @@ import pytest
 
 from mlmtune.config_loading import load_config
 from mlmtune.console import Console
+from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import DataError
 from mlmtune.modeling.device import build_accelerator
 from mlmtune.training.masked_lm import build_masked_lm
+from mlmtune.training.preparation import prepare
 
 
 def write_texts(folder: Path, words: str, number: int) -> Path:
@@ -50,6 +52,22 @@ def test_general_text_is_measured_before_on_the_way_and_after(
     # It only measures: the run is the same as without.
     assert runs.train("without").weights.keys() == run.weights.keys()
     assert runs.at("without").losses == run.losses
+
+
+@pytest.mark.parametrize("refresh", [False, True])
+def test_a_refresh_looks_for_the_general_text_again_too(
+    runs: Any, general: dict[str, Any], monkeypatch: pytest.MonkeyPatch, refresh: bool
+) -> None:
+    listed, refreshes = CorpusText.listed, {}
+
+    def note(text: CorpusText, *, refresh: bool) -> CorpusText:
+        refreshes[text.key] = refresh
+        return listed(text, refresh=refresh)
+
+    monkeypatch.setattr(CorpusText, "listed", note)
+    config = load_config(runs.config(evaluation={"general": [general]}))
+    prepare(config, Console(is_quiet=True), rebuilds=True, refresh=refresh)
+    assert refreshes == {"corpus.sources": refresh, "evaluation.general": refresh}
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5])
