@@ -1,6 +1,6 @@
-"""Corpus: how fast Markdown is cleaned, beside markdown-it alone; or the whole cost of `prepare`.
+"""Corpus: how fast Markdown is cleaned, beside pyromark alone; or the whole cost of `prepare`.
 
-`ours` cleans in one process, `all processors` in as many as there are; `markdown-it` only parses
+`ours` cleans in one process, `all processors` in as many as there are; `pyromark` only parses
 the same pages, in memory, in one process. With --megabytes, folders of so many MB of Markdown are
 prepared without a cache: time, memory of all processes together, and bytes on disk. If there are
 too few pages, they are repeated with their sections shuffled. `added` is the memory that the
@@ -56,9 +56,9 @@ def speed(options: argparse.Namespace) -> None:
             Child("preparation:Cleaning", pages, folder, None) as all_of_them,
             Child("preparation:Parsing", pages) as parser_alone,
         ):
-            sides = {"ours": one, "all processors": all_of_them, "markdown-it": parser_alone}
+            sides = {"ours": one, "all processors": all_of_them, "pyromark": parser_alone}
             blocks = interleave(sides, options.rounds, options.steps, options.warmup)
-    result = summary(blocks, to="markdown-it")
+    result = summary(blocks, to="pyromark")
     speedups = rate_ratios(blocks["all processors"], blocks["ours"])
     rows = [
         [
@@ -70,7 +70,7 @@ def speed(options: argparse.Namespace) -> None:
         for name, side in result["sides"].items()
     ]
     print(f"{megabytes(num_bytes)} of Markdown, {machine['device']}")
-    print(table(["side", "MB/s", "of markdown-it's", "rounds"], rows))
+    print(table(["side", "MB/s", "of pyromark's", "rounds"], rows))
     print(f"all processors: {statistics.median(speedups):.2f} times one process")
     write_json(
         options.json,

@@ -1,65 +1,74 @@
 """The prose of a Markdown page.
 
-Markdown is parsed, not searched: markdown-it finds out what is prose, code, table or HTML, and this
-module writes each as plain lines. What only a renderer needs (marks, link targets, comments,
+Markdown is parsed, not searched: pulldown-cmark finds out what is prose, code, table or HTML, and
+this module writes each as plain lines. What only a renderer needs (marks, link targets, comments,
 directives of a docs site) is removed, because a model should not learn to predict it.
 """
 
 import re
 from collections import Counter
 from collections.abc import Iterator
-from functools import cache
+from typing import Any
 
-from markdown_it import MarkdownIt
-from markdown_it.rules_block import StateBlock, reference
-from markdown_it.rules_core import StateCore
-from markdown_it.token import Token
-from markdown_it.utils import EnvType
+from pyromark import Options, events, reference_definitions
 
 from mlmtune.config import MarkdownConfig
 from mlmtune.corpus.html_text import html_text, written_for_tag
 
-# Each level takes a few frames of Python's stack. The parser drops blocks that are deeper, and
-# takes deeper inline marks for text; its time for a row of open brackets grows with the limit.
-_MAX_BLOCK_NESTING = 100
-_MAX_INLINE_NESTING = 20
+_OPTIONS = Options.ENABLE_TABLES | Options.ENABLE_FOOTNOTES | Options.ENABLE_STRIKETHROUGH
 
 # The first line that is no comment must look like YAML, because a page may begin with a rule.
 _FRONT_MATTER = re.compile(
     r"---[ \t]*\n(?=---|\.\.\.|(?:[ \t]*(?:#.*)?\n)*[\w\"'.-]+[ \t]*:)"
     r"(?:.*\n)*?(?:---|\.\.\.)[ \t]*(?:\n|\Z)"
 )
-_ATTRIBUTE = r"""(?:\s+[\w-]+\s*=\s*(?:"[^"]*"|'[^']*'))"""
-_DIRECTIVE = re.compile(
-    rf"""
-      (?P<code>(?P<ticks>`+)(?!`).{{1,500}}?(?<!`)(?P=ticks)(?!`))
-    | :::+[ \t]*image\b(?P<image>{_ATTRIBUTE}*)\s*(?::::*|$)
-    | ^[ \t]*:::+[ \t]*(?:[A-Za-z][^\n]*)?$\n?           # ::: zone pivot="x", ::: on its own
-    | \[![\w-]+\s*\[[^][\n]*\]\s*\([^()\n]*\)\s*\]?      # [!INCLUDE [title](file)]
-    | \[!(?:div|video)\b[^]\n]*\]                        # [!div class="checklist"]
-    | ^[ \t]*\[!\w+\][ \t]*\n?                           # [!NOTE]
-    """,
-    re.VERBOSE | re.MULTILINE | re.DOTALL | re.IGNORECASE,
-)
+# Values do not go beyond a blank line, which ends a paragraph. Lines of a quote begin with ">".
+_VALUE = r"""(?:"(?:[^"\n]|\n(?!\s*\n))*"|'(?:[^'\n]|\n(?!\s*\n))*')"""
+_GAP = r"[ \t]*\n?[ \t]*"
+# Each begins with plain characters, which is what makes the search for it fast.
+_DIRECTIVES = [
+    re.compile(
+        rf"""
+          :::                                         # more are read as one of what follows
+          (?: :*[ \t]*image\b(?P<image>(?:[\s>]+[\w-]+[ \t]*=[ \t]*{_VALUE})*)[\s>]*?(?::::*|$)
+            | :*[ \t]*(?P<line>(?:[A-Za-z][^\n]*)?)$  # ::: zone pivot="x", or ::: alone
+          )
+        """,
+        re.VERBOSE | re.MULTILINE | re.IGNORECASE,
+    ),
+    re.compile(
+        rf"""
+          \[!
+          (?: [\w-]+{_GAP}\[[^][\n]*\]{_GAP}\((?P<include>[^()\n]*)\)[ \t]*\]?  # [!INCLUDE [a](b)]
+            | (?:div|video)\b(?P<div>[^]\n]*)\]      # [!div class="checklist"]
+            | (?P<note>\w+)\]                        # [!NOTE]
+          )
+        """,
+        re.VERBOSE | re.IGNORECASE,
+    ),
+]
+_BEFORE_LINE = " \t>*+-#.)0123456789"  # the marks of blocks
+
+# What the parser must not see is parsed as a word: its number between two code points that no text
+# should have. So a directive changes neither the blocks around it nor the code that it may be in.
+_BEGIN, _END = "\ufdd0", "\ufdd1"
+_NUMBERED = re.compile(f"{_BEGIN}([0-9]+){_END}")
+_NUMBERED_WITH_SPACE = re.compile(f"(^[ \t]*)?{_BEGIN}([0-9]+){_END}([ \t]*\n?)", re.MULTILINE)
+_UNPARSABLE = re.compile(f"(?P<unparsable>[{_BEGIN}{_END}\ud800-\udfff])")
+
 _ALTERNATIVE_TEXT = re.compile(r"""\balt-text\s*=\s*(?:"([^"]*)"|'([^']*)')""")
-_TAB_HEADING = re.compile(r"\[(.+)\]\(#tab/[^()\s]*\)")
 _TASK_BOX = re.compile(r"\A\[[ xX]\][ \t]+")
-_HEADING_ID = re.compile(r"\{#[\w.:-]+\}\Z")
-_FOOTNOTE = re.compile(r"^[ >]*\[\^([^]\s]+)\]:", re.MULTILINE)
-_FOOTNOTE_MARK = re.compile(r"\[\^([^]\s]+)\]:?")
+_HEADING_ID = re.compile(r"[ \t]*\{#[\w.:-]+\}\Z")
 _CELL_BORDER = re.compile(r"(?<!\\)\|")
 _DASHES = re.compile(r":?-{3,}:?")
 
-MAX_PAGE_BLOCKS = 1_000_000
-"""The limit of a page's lines, and of its tokens; each takes up to half a kilobyte of memory."""
+_MARKS = ("\n", "*", "_", "`", "[", "<", ">", "&", "\\", "~", "|", "- ", "+ ", ". ", ") ")
+MAX_PAGE_MARKS = 4_000_000
+"""The limit of a page's `_MARKS`. Most mark an element, for which the parser needs 80 bytes."""
 
 _CODE_MARK = "[code]"
+_SPANS = frozenset(("Emphasis", "Strong", "Strikethrough"))
 
-# Prose has no paragraphs as long; parsed, one would take hundreds of times its size in memory.
-_MAX_PARAGRAPH_CHARACTERS = 1 << 18
-
-# Inline text without any of these has no markup, and need not be parsed.
-_INLINE_MARKUP = re.compile(r"[\\`*_~\[<&]|  \n")
 _WIDE = "\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef"
 _BREAK_BETWEEN_WIDE = re.compile(f"(?<=[{_WIDE}])[ \t]*\n[ \t]*(?=[{_WIDE}])")
 # A match begins where a run of spaces does; to try each of them would take quadratic time.
@@ -69,46 +78,7 @@ _SPACES = re.compile(r"[ \t\xa0]{2,}")
 
 
 class PageTooLarge(Exception):
-    """A page whose blocks do not fit into memory."""
-
-
-class _Blocks(list[Token]):
-    """The tokens of a page, whose number is limited."""
-
-    def append(self, token: Token) -> None:
-        if len(self) >= MAX_PAGE_BLOCKS:
-            raise PageTooLarge(f"a page of Markdown with over {MAX_PAGE_BLOCKS:,} blocks")
-        super().append(token)
-
-
-class _Parser(MarkdownIt):
-    """markdown-it without its protection of browsers, because here a link target is only text."""
-
-    def validateLink(self, url: str) -> bool:
-        return True
-
-    def normalizeLink(self, url: str) -> str:
-        return url
-
-
-def _definition(state: StateBlock, start_line: int, end_line: int, silent: bool) -> bool:
-    """Parse a link's definition, but not a footnote, which looks like one if it is one word."""
-    start = state.bMarks[start_line] + state.tShift[start_line]
-    return not state.src.startswith("[^", start) and reference(state, start_line, end_line, silent)
-
-
-@cache
-def _block_parser() -> MarkdownIt:
-    """Return a parser that leaves inline text alone, because most of it has no markup."""
-    parser = _Parser("commonmark", {"maxNesting": _MAX_BLOCK_NESTING}).enable("table")
-    parser.core.ruler.enableOnly(["normalize", "block"])
-    parser.block.ruler.at("reference", _definition)
-    return parser
-
-
-@cache
-def _inline_parser() -> MarkdownIt:
-    return _Parser("commonmark", {"maxNesting": _MAX_INLINE_NESTING}).enable("strikethrough")
+    """A page whose elements do not fit into memory."""
 
 
 def markdown_text(text: str, config: MarkdownConfig, removed: Counter[str]) -> str:
@@ -116,64 +86,54 @@ def markdown_text(text: str, config: MarkdownConfig, removed: Counter[str]) -> s
 
     Blocks are separated by a blank line, the items of a tight list and the rows of a table by a
     line end. Headings and items become plain lines; bullets, numbers, emphasis marks, front matter
-    and comments are removed. A page nested over a hundred levels deep is returned as it is.
+    and comments are removed.
 
     Args:
         text: the page, with `\n` for its line ends.
         config: what becomes of the parts that are not prose.
-        removed: counts the characters that are removed by each of `cleaning.STEPS`. No token has
+        removed: counts the characters that are removed by each of `cleaning.STEPS`. No event has
             the marks, so `markup` is what no other step accounts for.
 
     Raises:
-        PageTooLarge: the page has more than `MAX_PAGE_BLOCKS` lines or tokens.
+        PageTooLarge: the page has more than `MAX_PAGE_MARKS` line ends and marks.
     """
+    if len(text) > MAX_PAGE_MARKS and sum(map(text.count, _MARKS)) > MAX_PAGE_MARKS:
+        raise PageTooLarge(f"a page of Markdown with over {MAX_PAGE_MARKS:,} lines and marks")
     source = text.lstrip("\n")
     front_matter = _FRONT_MATTER.match(source)
-    start = front_matter.end() if front_matter else 0
-    source, by_step = source[start:], Counter(front_matter=start)
-    environment: EnvType = {}
-    tokens = _blocks(source, environment)
-    if any(token.level >= _MAX_BLOCK_NESTING - 1 for token in tokens):
-        written = source.strip()
-    else:
-        written = _Page(source, config, environment, by_step).write(tokens)
+    if front_matter:
+        source = source[front_matter.end() :]
+    by_step = Counter(front_matter=front_matter.end() if front_matter else 0)
+    written = _Page(config, by_step).write(source)
     by_step["markup"] = len(text) - len(written) - by_step.total()
     removed.update(by_step)
     return written
 
 
-def _blocks(source: str, environment: EnvType) -> list[Token]:
-    if source.count("\n") > MAX_PAGE_BLOCKS:
-        raise PageTooLarge(f"a page of Markdown of over {MAX_PAGE_BLOCKS:,} lines")
-    parser = _block_parser()
-    state = StateCore(source, parser, environment)
-    state.tokens = _Blocks()
-    parser.core.process(state)
-    return state.tokens
-
-
 class _Page:
-    """A writer of the tokens of one page as text; see `markdown_text`."""
+    """A writer of one page as text; see `markdown_text`."""
 
-    def __init__(
-        self, source: str, config: MarkdownConfig, environment: EnvType, removed: Counter[str]
-    ) -> None:
+    def __init__(self, config: MarkdownConfig, removed: Counter[str]) -> None:
         self.config = config
-        self.environment = environment  # the reference definitions that the block parser found
         self.removed = removed
-        self.footnotes = set(_FOOTNOTE.findall(source)) if "[^" in source else set()
-        definitions = environment.get("references", {}).values()
-        self.defined_targets = {definition["href"] for definition in definitions}
-        if definitions:
-            lines = source.split("\n")
-            for definition in definitions:
-                start, end = definition["map"]
-                self.removed["links"] += sum(len(line) + 1 for line in lines[start:end])
+        self.replaced: list[tuple[str | None, str]] = []  # kind and text of what has a number
+        self.inline: list[str] = []  # the text of the block that is being read
+        self.opened: list[tuple[int, dict[str, str]]] = []  # links and images, by where they begin
+        self.is_heading = self.is_fence = False
+        self.removed_before_table = removed
+        self.cells: list[str] = []
+        self.rows: list[str] = []
 
-    def write(self, tokens: list[Token]) -> str:
+    def write(self, source: str) -> str:
+        if not _is_parsable(source):
+            source = _UNPARSABLE.sub(self._number, source)
+        for directive in _DIRECTIVES if self.config.directives == "drop" else ():
+            source = directive.sub(self._number, source)
+        if "]:" in source:
+            self._count_definitions(source)
         parts: list[str] = []
         previous_is_tight = False
-        for block, is_tight in self._blocks(tokens):
+        for block, is_tight in self._blocks(source):
             if block.strip():
                 if parts:
                     parts.append("\n" if is_tight and previous_is_tight else "\n\n")
@@ -181,46 +141,111 @@ class _Page:
                 previous_is_tight = is_tight
         return "".join(parts).strip()
 
-    def _blocks(self, tokens: list[Token]) -> Iterator[tuple[str, bool]]:
-        """Yield the text of each block, and whether it is a paragraph of a tight list."""
-        rows: list[str] = []
-        cells: list[str] = []
-        opening = Token("paragraph_open", "p", 1)
-        for token in tokens:
-            match token.type:
-                case "heading_open" | "paragraph_open" | "th_open" | "td_open":
-                    opening = token
-                case "inline":
-                    if opening.tag in ("th", "td"):
-                        cells.append(self._cell(token.content))
-                    elif opening.type == "heading_open":
-                        yield self._heading(token.content), False
-                    else:
-                        yield self._paragraph(token.content), opening.hidden
-                case "fence":
-                    yield self._code(token.content), False
-                case "code_block":
-                    # On docs sites, a directive may be indented so far that it parses as code.
-                    yield self._code(self._without_directives(token.content)), False
-                case "html_block":
-                    yield self._html(token.content), False
-                case "tr_close":
-                    rows.append(_row(cells))
-                    cells = []
-                case "table_close":
-                    yield "\n".join(row for row in rows if row), False
-                    rows = []
+    def _count_definitions(self, source: str) -> None:
+        definitions = reference_definitions(source, options=_OPTIONS)
+        encoded = source.encode() if definitions else b""
+        for definition in definitions.values():
+            span = definition["span"]
+            lines = encoded[span["start"] : span["end"]].decode().strip("\n")
+            self.removed["links"] += len(f"{lines}\n")
+
+    def _blocks(self, source: str) -> Iterator[tuple[str, bool]]:
+        """Yield the text of each block, and whether it is a paragraph of a tight list.
+
+        Such a paragraph has no events of its own: it ends where another block or the item does.
+        """
+        inline = self.inline
+        parsed: Iterator[Any] = events(source, options=_OPTIONS)
+        for event in parsed:
+            if type(event) is str:
+                if event == "Rule":
+                    if inline:
+                        yield self._paragraph(self._taken()), True
+                else:
+                    inline.append("\n" if event == "SoftBreak" else "\v")
+                continue
+            kind, value = event.popitem()  # the only one
+            if kind == "Text" or kind == "Html":
+                inline.append(value)
+            elif kind == "Start":
+                if not self._begins_span(value) and inline:
+                    yield self._paragraph(self._taken()), True
+            elif kind == "End":
+                if not self._ends_span(value) and (block := self._end(value)) is not None:
+                    yield block
+            elif kind == "Code":
+                inline.append(self._as_code(value) if _BEGIN in value else value)
+            elif kind == "InlineHtml":
+                inline.append(self._inline_tag(value))
+            # What is left are the marks of footnotes.
+
+    def _begins_span(self, tag: Any) -> bool:
+        """Whether a tag begins a part of a line; else it begins a block."""
+        if type(tag) is str:
+            return tag in _SPANS
+        name, value = tag.popitem()
+        if name == "Link" or name == "Image":
+            self.opened.append((len(self.inline), value))
+            return True
+        if name == "Table":
+            self.removed_before_table = self.removed.copy()
+        self.is_heading = name == "Heading"
+        self.is_fence = name == "CodeBlock" and value != "Indented"
+        return False
+
+    def _ends_span(self, tag: Any) -> bool:
+        if type(tag) is not str:
+            return False
+        if tag == "Link":
+            self._end_link(*self.opened.pop())
+        elif tag == "Image":
+            self._end_image(*self.opened.pop())
+        else:
+            return tag in _SPANS
+        return True
+
+    def _end(self, tag: Any) -> tuple[str, bool] | None:
+        """Return the block that ends, and whether it is a paragraph of a tight list."""
+        match tag:
+            case "TableCell":
+                self.cells.append(self._cell(self._taken()))
+            case "TableRow" | "TableHead":
+                self.rows.append(_row(self.cells))
+                self.cells = []
+            case "Table":
+                rows, self.rows = self.rows, []
+                if self.config.tables == "drop":  # with all that its cells had
+                    num_removed = self.removed.total() - self.removed_before_table.total()
+                    self.removed.clear()
+                    self.removed.update(self.removed_before_table)
+                    self.removed["tables"] += num_removed
+                return "\n".join(row for row in rows if row), False
+            case "CodeBlock":
+                return self._code(self._taken()), False
+            case "HtmlBlock":
+                return self._html(self._taken()), False
+            case {"Heading": _}:
+                return self._heading(self._taken()), False
+            case _ if self.inline:
+                return self._paragraph(self._taken()), tag != "Paragraph"
+        return None
+
+    def _taken(self) -> str:
+        content = "".join(self.inline)
+        self.inline.clear()
+        return content
 
     def _paragraph(self, content: str) -> str:
         lines = content.split("\n") if "|" in content else []
         for number, line in enumerate(lines):
             # The parser requires as many cells here as in the header; docs sites do not.
             if number > 0 and "|" in line and "-" in line and not line.strip(" \t|:-"):
-                before = self._inline("\n".join(lines[: number - 1]))
+                before = self._line("\n".join(lines[: number - 1]))
                 rows = [lines[number - 1], *lines[number + 1 :]]
                 written = [before, *(_row(self._cells(row)) for row in rows)]
                 return "\n".join(line for line in written if line)
-        return _TASK_BOX.sub("", self._inline(content))
+        line = self._line(content)
+        return _TASK_BOX.sub("", line) if line.startswith("[") else line
 
     def _cells(self, row: str) -> list[str]:
         cells = _CELL_BORDER.split(row.strip())
@@ -230,10 +255,12 @@ class _Page:
         if self.config.tables == "drop":
             self.removed["tables"] += len(content)
             return ""
-        return self._inline(content).replace("\n", " ")
+        return self._line(content).replace("\n", " ")
 
     def _code(self, content: str) -> str:
-        code = content.rstrip()
+        # On docs sites, a directive may be indented so far that it parses as code.
+        keeps = self._restored if self.is_fence else self._without_directives
+        code = keeps(content).rstrip()
         if self.config.code_blocks == "keep" or not code:
             return code
         written = _CODE_MARK if self.config.code_blocks == "replace" else ""
@@ -241,106 +268,97 @@ class _Page:
         return written
 
     def _html(self, content: str) -> str:
-        shown = html_text(content, self.removed)
+        shown = html_text(self._restored(content), self.removed)
         keep = self.config.html == "text"
         written = _BLANK_LINES.sub("\n", shown).strip("\n") if keep else ""
         self.removed["html"] += len(shown) - len(written)
         return written
 
     def _heading(self, content: str) -> str:
-        if self.config.directives == "drop":
-            tab = _TAB_HEADING.fullmatch(content)
-            plain = _HEADING_ID.sub("", tab[1] if tab else content)
-            self.removed["directives"] += len(content) - len(plain)
-            content = plain
-        return self._inline(content)
+        heading = self._line(content)
+        if self.config.directives == "keep" or not heading.endswith("}"):
+            return heading
+        plain = _HEADING_ID.sub("", heading)
+        self.removed["directives"] += len(heading) - len(plain)
+        return plain
 
-    def _without_directives(self, content: str) -> str:
-        if self.config.directives == "keep" or not ("[!" in content or ":::" in content):
-            return content
-        return _DIRECTIVE.sub(self._instead_of_directive, content)
-
-    def _instead_of_directive(self, match: re.Match[str]) -> str:
-        if match["code"]:
-            return match["code"]
-        if match["image"] is None:
-            self.removed["directives"] += len(match[0])
-            return ""
-        written = ""
-        if self.config.images == "text" and (text := _ALTERNATIVE_TEXT.search(match["image"])):
-            written = text[1] or text[2] or ""
-        self.removed["images"] += len(match[0]) - len(written)
-        return written
-
-    def _inline(self, content: str) -> str:
+    def _line(self, content: str) -> str:
+        """Return a paragraph, a heading or a cell as one line, except for hard breaks."""
         content = self._without_directives(content)
-        if len(content) <= _MAX_PARAGRAPH_CHARACTERS and _INLINE_MARKUP.search(content):
-            parser = _inline_parser()
-            tokens: list[Token] = []
-            parser.inline.parse(content, parser, self.environment, tokens)
-            content = self._inline_text(tokens)
         if "\n" in content:
             content = _BREAK_BETWEEN_WIDE.sub("", content)
             content = " ".join([line.strip(" \t") for line in content.split("\n")])
         if "\v" in content:
             content = _HARD_BREAK.sub("\n", content)
-        return _SPACES.sub(" ", content).strip()
+        if "  " in content or "\t" in content or "\xa0" in content:
+            content = _SPACES.sub(" ", content)
+        return content.strip()
 
-    def _inline_text(self, tokens: list[Token]) -> str:
-        parts: list[str] = []
-        link: Token | None = None
-        for token in tokens:
-            if token.type == "link_open":
-                link = token
-            elif token.type == "link_close":
-                if link is not None and link.markup != "autolink":
-                    parts.append(self._link_target(link))
-                link = None
-            else:
-                part = self._inline_part(token)
-                if link is not None and self.config.links == "drop":
-                    self.removed["links"] += len(part)
-                else:
-                    parts.append(part)
-        return "".join(parts)
+    def _number(self, match: re.Match[str]) -> str:
+        if match.lastgroup == "line":
+            begin = match.string.rfind("\n", 0, match.start()) + 1
+            if match.string[begin : match.start()].strip(_BEFORE_LINE):
+                return match[0]
+        return self._numbered(match.lastgroup, self._restored(match[0]))
 
-    def _link_target(self, link: Token) -> str:
-        target = f" ({link.attrs['href']})" if self.config.links == "keep" else ""
-        self.removed["links"] += self._num_target_characters(link, "href") - len(target)
-        return target
+    def _numbered(self, kind: str | None, text: str) -> str:
+        self.replaced.append((kind, text))
+        return f"{_BEGIN}{len(self.replaced) - 1}{_END}"
 
-    def _num_target_characters(self, token: Token, attribute: str) -> int:
-        """Count the characters that the target of a link or an image takes in the source."""
-        target = str(token.attrs[attribute])
-        brackets = len("[]()")
-        if target in self.defined_targets:
-            return brackets
-        title = token.attrs.get("title")
-        return brackets + len(target) + (len(f' "{title}"') if title else 0)
+    def _as_code(self, content: str) -> str:
+        """Return code within a line, in which a directive is no directive."""
+        return _NUMBERED.sub(
+            lambda match: self._numbered("code", self.replaced[int(match[1])][1]), content
+        )
 
-    def _inline_part(self, token: Token) -> str:
-        match token.type:
-            case "softbreak":
-                return "\n"
-            case "hardbreak":
-                return "\v"
-            case "image":
-                return self._image(token)
-            case "html_inline":
-                return self._inline_tag(token.content)
-            case "text" if self.footnotes:
-                return _FOOTNOTE_MARK.sub(
-                    lambda match: "" if match[1] in self.footnotes else match[0], token.content
-                )
-            case _:  # text and code; the marks of emphasis have no content
-                return token.content
+    def _restored(self, content: str) -> str:
+        """Return the content with all that has a number as it was."""
+        if _BEGIN not in content:
+            return content
+        return _NUMBERED.sub(lambda match: self.replaced[int(match[1])][1], content)
 
-    def _image(self, image: Token) -> str:
-        self.removed["images"] += len("!") + self._num_target_characters(image, "src")
-        if self.config.images == "text":
-            return self._inline_text(image.children or [])
-        self.removed["images"] += len(image.content)
-        return ""
+    def _without_directives(self, content: str) -> str:
+        if _BEGIN not in content:
+            return content
+        return _NUMBERED_WITH_SPACE.sub(self._instead_of_directive, content)
+
+    def _instead_of_directive(self, numbered: re.Match[str]) -> str:
+        kind, directive = self.replaced[int(numbered[2])]
+        before, after = numbered[1] or "", numbered[3]
+        written = ""
+        if kind in ("code", "unparsable") or (kind in ("line", "note") and numbered[1] is None):
+            written = directive  # the latter are directives only where a line begins
+        elif kind in ("line", "note"):
+            self.removed["directives"] += len(before) + len(directive) + len(after)
+            return ""
+        elif kind == "image":
+            if self.config.images == "text" and (text := _ALTERNATIVE_TEXT.search(directive)):
+                written = text[1] or text[2] or ""
+            self.removed["images"] += len(directive) - len(written)
+        else:
+            self.removed["directives"] += len(directive)
+        return before + written + after
+
+    def _end_link(self, begin: int, link: dict[str, str]) -> None:
+        target = link["dest_url"]
+        if self.is_heading and target.startswith("#tab/") and self.config.directives == "drop":
+            self.removed["directives"] += len("[]()") + len(target)
+            return
+        if self.config.links == "drop":
+            self._drop(begin, "links")
+        if link["link_type"] not in ("Autolink", "Email"):
+            written = f" ({target})" if self.config.links == "keep" else ""
+            self.inline.append(written)
+            self.removed["links"] += _num_target_characters(link) - len(written)
+
+    def _end_image(self, begin: int, image: dict[str, str]) -> None:
+        self.removed["images"] += len("!") + _num_target_characters(image)
+        if self.config.images == "drop":
+            self._drop(begin, "images")
+
+    def _drop(self, begin: int, step: str) -> None:
+        self.removed[step] += sum(map(len, self.inline[begin:]))
+        del self.inline[begin:]
 
     def _inline_tag(self, tag: str) -> str:
         written = written_for_tag(tag, "\v")
@@ -349,6 +367,23 @@ class _Page:
         step = "comments" if tag.startswith("<!--") else "html"
         self.removed[step] += len(tag) - len(written)
         return written
+
+
+def _is_parsable(source: str) -> bool:
+    try:
+        source.encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
+    return _BEGIN not in source and _END not in source
+
+
+def _num_target_characters(link: dict[str, str]) -> int:
+    """Count the characters that the target of a link or an image takes in the source."""
+    brackets = len("[]()")
+    if link["link_type"] != "Inline":
+        return brackets
+    title = link["title"]
+    return brackets + len(link["dest_url"]) + (len(f' "{title}"') if title else 0)
 
 
 def _row(cells: list[str]) -> str:

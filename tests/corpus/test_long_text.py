@@ -46,9 +46,9 @@ def test_a_long_text_of_short_pieces_is_cleaned_in_little_memory(
     assert int(out) < bytes_per_character * NUM_CHARACTERS
 
 
-def test_a_page_of_too_many_blocks_is_reported_as_broken(tmp_path, monkeypatch):
-    monkeypatch.setattr(markdown_text, "MAX_PAGE_BLOCKS", 100)
-    pages = {"blocks": "> " * 60 + "a\n", "lines": "a\n" * 200, "page": "# Title\n\nText.\n"}
+def test_a_page_of_too_many_marks_is_reported_as_broken(tmp_path, monkeypatch):
+    monkeypatch.setattr(markdown_text, "MAX_PAGE_MARKS", 100)
+    pages = {"marks": "> " * 120 + "a\n", "lines": "a\n" * 200, "page": "# Title\n\nText.\n"}
     source = SourceConfig(format="markdown", path=str(tmp_path))
     reader = SourceReader(source, CleaningConfig(), MarkdownConfig())
     said = {}
@@ -61,8 +61,8 @@ def test_a_page_of_too_many_blocks_is_reported_as_broken(tmp_path, monkeypatch):
         assert tally.num_characters == (len(page) if name == "page" else 0)
         assert bool(tally.removed.total()) == (name == "page")
     advice = "; cut it, or set markup: none"
-    assert said["blocks"].message == "a page of Markdown with over 100 blocks" + advice
-    assert said["lines"].message == "a page of Markdown of over 100 lines" + advice
+    for page in ("marks", "lines"):
+        assert said[page].message == "a page of Markdown with over 100 lines and marks" + advice
     assert said["page"].text == "Title\n\nText."
 
 
