@@ -49,8 +49,8 @@ def html_text(text: str, removed: Counter[str]) -> str:
     hold no element of HTML stay: `a < b`, `<resource-group>`.
 
     Args:
-        text: a page, or plain text with a few tags in it.
-        removed: counts the characters that are removed, as `comments` and `html`.
+        text: A page, or plain text with a few tags in it.
+        removed: Counts the characters that are removed, as `comments` and `html`.
     """
     shown = substituted(_COMMENT, "", text)
     removed["comments"] += len(text) - len(shown)

@@ -89,13 +89,13 @@ def markdown_text(text: str, config: MarkdownConfig, removed: Counter[str]) -> s
     and comments are removed.
 
     Args:
-        text: the page, with `\n` for its line ends.
-        config: what becomes of the parts that are not prose.
-        removed: counts the characters that are removed by each of `cleaning.STEPS`. No event has
+        text: The page, with `\n` for its line ends.
+        config: What becomes of the parts that are not prose.
+        removed: Counts the characters that are removed by each of `cleaning.STEPS`. No event has
             the marks, so `markup` is what no other step accounts for.
 
     Raises:
-        PageTooLarge: the page has more than `MAX_PAGE_MARKS` line ends and marks.
+        PageTooLarge: The page has more than `MAX_PAGE_MARKS` line ends and marks.
     """
     if len(text) > MAX_PAGE_MARKS and sum(map(text.count, _MARKS)) > MAX_PAGE_MARKS:
         raise PageTooLarge(f"a page of Markdown with over {MAX_PAGE_MARKS:,} lines and marks")
