@@ -158,7 +158,7 @@ def _known_encoding(encoding: str) -> str:
 def _one_character(delimiter: str) -> str:
     if len(delimiter) != 1 or delimiter in '"\r\n':
         raise ValueError(
-            f"expected one character that is no quote or line end, got {delimiter!r}; a tab is "
+            f"expected one character that is not a quote or line end, got {delimiter!r}; a tab is "
             'written "\\t"'
         )
     return delimiter

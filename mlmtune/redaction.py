@@ -196,7 +196,7 @@ class _Url(NamedTuple):
     secret_user: str
     """What precedes the host, if it may be a secret."""
     address: str
-    """The host and the path, and a user that is no secret."""
+    """The host and the path, and a user that is not secret."""
     query: str
     """The query and the fragment, with the sign that begins them."""
 
