@@ -99,6 +99,11 @@ def read_task_data(config: DataConfig, say: Callable[[str], None]) -> TaskData:
         train = _without(train, "train", test, "test", notes)
         if validation is not None:
             validation = _without(validation, "validation", test, "test", notes)
+            if not validation:
+                raise DataError(
+                    "data.validation: every text is in data.test, too; give examples of its own, "
+                    "or remove data.validation"
+                )
     if validation is not None:
         train = _without(train, "train", validation, "validation", notes)
     num_left_out = len(read.examples) - len(train)

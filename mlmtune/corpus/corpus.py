@@ -164,7 +164,7 @@ def _table_of(part: Part, console: Console) -> PartTable:
 
 
 def _lacks_all_text(table: PartTable) -> bool:
-    """Whether no record of a part has the field with the text."""
+    """Whether no record of a part has a text in the field that must hold it."""
     counts = table.counts
     has_none = counts.num_empty == 0 and len(table.content_hashes) == 0
     return has_none and 0 < counts.num_lacking_text == counts.num_broken
@@ -173,14 +173,17 @@ def _lacks_all_text(table: PartTable) -> bool:
 def _check_texts_are_found(
     sources: tuple[ListedSource, ...], parts: list[Part], tables: list[PartTable]
 ) -> None:
-    """Raise if no record of a source has the field that must hold its text."""
+    """Raise if no record of a source has a text in the field that must hold it."""
     for number in range(len(sources)):
         of_source = [t for p, t in zip(parts, tables, strict=True) if p.source == number]
         has_text = any(len(t.content_hashes) or t.counts.num_empty for t in of_source)
         lacking = next((t for t in of_source if _lacks_all_text(t)), None)
         if lacking is not None and not has_text:
             location, detail = lacking.counts.named_records[0]
-            raise DataError(f"{location}: {detail}, and no record of the source has it")
+            fault = detail.removesuffix(" (set text_field)")
+            raise DataError(
+                f"{location}: {fault}; no record of the source has a text there (set text_field)"
+            )
 
 
 def _examine(

@@ -68,7 +68,7 @@ class PartCounts:
         named_guesses: The path and encoding of the first of these files.
         named_files: The path, reason and detail of the first files that were left out.
         num_broken: Records that could not be read.
-        num_lacking_text: Those of them that have no field with the text.
+        num_lacking_text: Those of them that have no text in the field that must hold it.
         named_records: The position and detail of the first broken records.
         first_fault: The error with `on_error: fail`; None if nothing is broken.
         misread: The error of a file that cannot be read with these settings; None without one.

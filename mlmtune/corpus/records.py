@@ -40,7 +40,7 @@ class BrokenRecord:
     Attributes:
         position: Where in the file, as it is written after the file's name (`:17` for a line).
         message: What is wrong and how to fix it.
-        lacks_text: Whether the field with the text is missing.
+        lacks_text: Whether the field for the text is missing or holds something else.
     """
 
     position: str

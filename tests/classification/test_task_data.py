@@ -128,6 +128,12 @@ def test_a_test_set_inside_the_training_set_is_refused(read: Read) -> None:
         read(numbered(8), [*numbered(3), ("t", "a")])
 
 
+def test_a_validation_set_inside_the_test_set_is_refused(read: Read) -> None:
+    test = numbered(8, prefix="other")
+    with pytest.raises(DataError, match=r"data.validation: every text is in data.test, too; "):
+        read(numbered(20), test[:3], test)
+
+
 def test_a_split_keeps_shares_and_texts_together_and_forgets_order(read: Read) -> None:
     pairs = [*numbered(80, "aaab"), *[("often", "a")] * 5]
     data = read(pairs, validation_fraction=0.2, test_fraction=0.1)

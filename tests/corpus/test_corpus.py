@@ -1,6 +1,7 @@
 import gzip
 import json
 import os
+import re
 import tempfile
 from collections import Counter
 from itertools import product
@@ -459,6 +460,18 @@ def test_a_field_that_some_records_lack_is_left_out_where_it_may_be(folder):
     assert read(source(path, "json"), on_error="skip").texts == ["y"]
     with pytest.raises(DataError, match="on_error: skip"):
         read(source(path, "json"))
+
+
+@pytest.mark.parametrize(
+    ("record", "fault"),
+    [('{"text": 5}', "field 'text' is a number, not a string"),
+     ('{"body": "x"}', "no field 'text'; the fields are: body")],
+)  # fmt: skip
+def test_a_source_without_text_in_the_field_is_refused(folder, record, fault):
+    path = folder({"a.jsonl": record})
+    said = re.escape(f"{fault}; no record of the source has a text there (set text_field)")
+    with pytest.raises(DataError, match=said):
+        read(source(path, "json"), on_error="skip")
 
 
 def test_what_a_user_should_know_is_said_in_a_line_each(folder):
