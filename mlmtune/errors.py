@@ -10,6 +10,8 @@ import re
 import signal
 import sys
 
+from mlmtune.redaction import without_queries
+
 
 class MlmtuneError(Exception):
     """The base of all errors that are reported as one line. Only its branches are raised."""
@@ -105,6 +107,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 def first_line(error: BaseException) -> str:
     """Return the first line of the message of an error, or the name of its type."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def named(error: BaseException) -> str:
+    """Return the type of an error and the first line of its message, without queries of URLs."""
+    # The queries go before the line is cut, because half a URL may not be recognised.
+    message = without_queries((str(error).strip().splitlines() or [""])[0])[:200]
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 _DISK_REMEDIES = {

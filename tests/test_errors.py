@@ -9,7 +9,24 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from mlmtune.errors import CheckpointError, DataError, HubError, errno_of, explain, was_taken_away
+from mlmtune.errors import (
+    CheckpointError,
+    DataError,
+    HubError,
+    errno_of,
+    explain,
+    named,
+    was_taken_away,
+)
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [("", "OSError"), (" \nlast\n", "OSError: last"), ("one\ntwo", "OSError: one"),
+     (f"{'x' * 190} https://a.b/c?signature=secret", f"OSError: {'x' * 190} https://a")],
+)  # fmt: skip
+def test_an_error_is_named_by_its_type_and_first_line(message, line):
+    assert named(OSError(message)) == line
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ def confusion_matrix(
     labels: NDArray[np.int64],
     predictions: NDArray[np.int64],
     num_labels: int,
-    weights: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
     """Count how often each label (row) was predicted as each label (column), as (K, K).
 
@@ -22,10 +21,9 @@ def confusion_matrix(
         labels: (n,) The true labels.
         predictions: (n,) The predicted labels.
         num_labels: K.
-        weights: (n,) How many times each example counts; once if None.
     """
-    counts = np.bincount(labels * num_labels + predictions, weights, minlength=num_labels**2)
-    return counts.astype(np.int64).reshape(num_labels, num_labels)
+    counts = np.bincount(labels * num_labels + predictions, minlength=num_labels**2)
+    return counts.reshape(num_labels, num_labels)
 
 
 def precision_recall_f1(

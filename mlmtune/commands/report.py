@@ -10,6 +10,7 @@ from mlmtune.printable import counted
 from mlmtune.report.making import make_report
 from mlmtune.report.runs import FinishedRun
 from mlmtune.report.writing import write_report
+from mlmtune.training.run_dir import RESOLVED_CONFIG
 
 
 def report_on(
@@ -50,4 +51,4 @@ def with_overrides(run: FinishedRun, overrides: list[str]) -> Config:
             raise ConfigError(
                 f"{override}: a report measures what was trained; only evaluation.* can be changed"
             )
-    return load_config(run.path / "config.resolved.yaml", overrides)
+    return load_config(run.path / RESOLVED_CONFIG, overrides)

@@ -21,9 +21,8 @@ import xxhash
 from mlmtune import hub
 from mlmtune.config import SourceConfig
 from mlmtune.corpus.records import FileLeftOut, Record, Value, text_columns, texts_of
-from mlmtune.errors import ConfigError, DataError, HubError, MlmtuneError, ResourceError
+from mlmtune.errors import ConfigError, DataError, HubError, MlmtuneError, ResourceError, named
 from mlmtune.locations import resolve
-from mlmtune.redaction import without_queries
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ROWS_AT_ONCE = 256
@@ -347,11 +346,11 @@ def _errors_explained(what: str) -> Iterator[None]:
             if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise OSError(cause.errno, cause.strerror, cause.filename) from error
             if isinstance(cause, OSError) and "Not enough disk space" in str(cause):
-                raise ResourceError(f"{what}: {_first_line(cause)}; make room") from error
+                raise ResourceError(f"{what}: {named(cause)}; make room") from error
             if _is_of_the_network(cause):
-                raise HubError(f"{what}: cannot be fetched ({_first_line(cause)})") from error
+                raise HubError(f"{what}: cannot be fetched ({named(cause)})") from error
         shown = error.__cause__ if isinstance(error, DatasetsError) else error
-        raise DataError(f"{what}: cannot be read ({_first_line(shown or error)})") from error
+        raise DataError(f"{what}: cannot be read ({named(shown or error)})") from error
 
 
 def _is_of_the_network(error: BaseException) -> bool:
@@ -360,12 +359,6 @@ def _is_of_the_network(error: BaseException) -> bool:
     # The library reports that a file is not in its cache, whatever the hub has answered.
     is_hidden = "LocalEntryNotFound" in f"{type(error).__name__} {error}"
     return is_http or is_hidden or isinstance(error, ConnectionError | TimeoutError)
-
-
-def _first_line(error: BaseException) -> str:
-    # Files of the hub have signed URLs.
-    said = without_queries((str(error).strip().splitlines() or [""])[0])[:200]
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def _silence_libraries() -> None:

@@ -15,9 +15,9 @@ from typing import Any
 from urllib.parse import unquote
 
 from mlmtune.corpus.records import FileLeftOut
-from mlmtune.errors import ConfigError, DataError, HubError, MlmtuneError
+from mlmtune.errors import ConfigError, DataError, HubError, MlmtuneError, named
 from mlmtune.locations import FILE_SCHEME, PACKAGE_SCHEME
-from mlmtune.redaction import is_url, public_location, remember_secrets, without_queries
+from mlmtune.redaction import is_url, public_location, remember_secrets
 from mlmtune.shell import pip_install
 
 CONNECT_SECONDS = 5.0
@@ -258,5 +258,4 @@ def _reason(error: BaseException) -> str:
         error = error.__cause__
     if isinstance(error, PermissionError) or getattr(error, "status", 0) in (401, 403):
         return "access is refused; give the credentials that its plugin looks for"
-    said = without_queries(" ".join(str(error).split()))[:200]
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+    return named(error)

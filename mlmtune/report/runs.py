@@ -7,7 +7,7 @@ from mlmtune.config import Config
 from mlmtune.config_loading import load_config
 from mlmtune.errors import ConfigError
 from mlmtune.report.findings import Run
-from mlmtune.training.run_dir import finished_run_dir
+from mlmtune.training.run_dir import RESOLVED_CONFIG, finished_run_dir
 
 RECORDS = ("corpus", "train_results", "eval_results", "environment")
 """The JSON files of a run that a report shows."""
@@ -49,7 +49,7 @@ def read_finished_run(path: Path) -> FinishedRun:
             "models on a task with mlmtune probe"
         )
     records = {name: run.read_json(f"{name}.json") for name in RECORDS}
-    resolved = path / "config.resolved.yaml"
+    resolved = path / RESOLVED_CONFIG
     metrics, num_broken_lines = run.read_metrics()
     return FinishedRun(
         path=path,

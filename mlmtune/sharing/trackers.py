@@ -18,6 +18,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from mlmtune.config import TrackingConfig
 from mlmtune.console import Console
+from mlmtune.errors import named
 from mlmtune.redaction import redacted
 from mlmtune.shell import pip_install
 
@@ -176,7 +177,7 @@ class Trackers:
                 warnings.simplefilter("ignore")
                 yield
         except FAILURES as error:
-            self._drop(name, f"{what} ({_reason(error)}): {remark}")
+            self._drop(name, f"{what} ({named(error)}): {remark}")
 
     def _drop(self, name: str, what: str) -> None:
         self._started.pop(name, None)
@@ -202,8 +203,3 @@ def flattened(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
             yield from flattened(entry, f"{name}.{key}" if name else str(key))
     else:
         yield name, value
-
-
-def _reason(error: BaseException) -> str:
-    message = "".join(str(error).strip().splitlines()[:1])[:200]
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__

@@ -39,13 +39,6 @@ def test_metrics_are_those_of_counting(pairs: list[tuple[int, int]]) -> None:
     assert macro_f1(confusion) == pytest.approx(np.mean(f1s))
 
 
-def test_an_example_of_a_resample_counts_as_often_as_it_was_drawn() -> None:
-    confusion = confusion_matrix(
-        np.asarray([0, 1, 1]), np.asarray([0, 0, 1]), 2, np.asarray([2, 0, 3])
-    )
-    assert confusion.tolist() == [[2, 0], [0, 3]]
-
-
 @pytest.mark.parametrize(
     ("metric", "criterion"), [("accuracy", -0.75), ("loss", 0.5), ("macro_f1", -11 / 15)]
 )
