@@ -20,12 +20,10 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from mlmtune.redaction import without_secrets
 
@@ -149,25 +147,6 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def waiting_lock(
-    path: Path, say: Callable[[str], None], what: str
-) -> AbstractContextManager[object]:
-    """Take a file lock for a block; a process that must wait says what it waits for.
-
-    Args:
-        path: The file of the lock; it is created if it does not exist.
-        say: Called with one line, only if another process has the lock.
-        what: What the process with the lock does, such as `builds PATH`.
-    """
-    # A collective of torch would time out, and this lock ends with the process that holds it.
-    lock = FileLock(path)
-    try:
-        return lock.acquire(timeout=0)
-    except Timeout:
-        say(f"waiting for another process that {what}")
-        return lock.acquire()
 
 
 def sweep(folder: Path) -> None:

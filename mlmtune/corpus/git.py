@@ -25,7 +25,8 @@ from pathlib import Path
 from mlmtune.corpus.git_repository import Entry, GitRepository, without_credentials
 from mlmtune.corpus.listing import PassedOver
 from mlmtune.errors import ConfigError
-from mlmtune.files import read_json, sweep, waiting_lock, whole_folder, write_bytes
+from mlmtune.files import read_json, sweep, whole_folder, write_bytes
+from mlmtune.locks import waiting_lock
 from mlmtune.printable import counted
 from mlmtune.redaction import public_location
 

@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 from mlmtune.corpus.document import Document
 from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import ConfigError, DataError
-from mlmtune.files import put_in_place, temporary_name, waiting_lock, write_bytes
+from mlmtune.files import put_in_place, temporary_name, write_bytes
 from mlmtune.integrity import Damaged, digest, file_digest, sealed, unsealed
+from mlmtune.locks import waiting_lock
 from mlmtune.tokens.borders import Offsets
 from mlmtune.tokens.encoding import Encoder
 from mlmtune.tokens.store import TokenStore
