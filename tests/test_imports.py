@@ -15,8 +15,8 @@ ROOT = Path(mlmtune.__file__).parent
 # Lowest first; a package may import from its own row and from those above it in this list.
 LAYERS = (
     {"__init__", "config", "config_loading", "config_problems", "config_schema", "console",
-     "errors", "files", "hub", "integrity", "locations", "locks", "numbers", "printable", "randomness",
-     "redaction", "shell", "tables", "yaml_document"},
+     "errors", "files", "hub", "integrity", "locations", "locks", "numbers", "printable",
+     "randomness", "redaction", "shell", "tables", "yaml_document"},
     {"corpus"},
     {"tokens"},
     {"masking"},
