@@ -141,7 +141,7 @@ def _locate(
     """Return the path of keys that pydantic's location begins with, and the field at its end.
 
     The rest of a location is internal to pydantic, such as the branch of a union that failed. If a
-    branch is a section, pydantic reports each branch; None stands for one that was not meant.
+    branch is a section, pydantic reports each branch; None marks one that was not meant.
     """
     field: FieldInfo = FieldInfo(annotation=kind)
     path: KeyPath = ()
