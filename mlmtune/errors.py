@@ -9,6 +9,9 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from mlmtune.redaction import without_queries
 
@@ -170,6 +173,31 @@ def why_not_written(error: BaseException) -> tuple[str, str]:
     if number is None:
         return " ".join(str(error).split()), "make room"
     return os.strerror(number), _DISK_REMEDIES.get(number, "name a location that can be written")
+
+
+@contextmanager
+def explaining_failures(folder: Path, setting: str) -> Iterator[None]:
+    """Turn a failure to write to a folder into one line that says what to do.
+
+    Args:
+        folder: The folder, which is named if the failure itself names no path.
+        setting: The config key that names another folder.
+
+    Raises:
+        ResourceError: The folder cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        path = error.filename or folder
+        if was_taken_away(error):
+            raise ResourceError(
+                f"{path} was deleted or moved while it was written; start again"
+            ) from error
+        why, _ = why_not_written(error)
+        raise ResourceError(
+            f"{path}: cannot be written ({why}); make room, or set {setting} to another folder"
+        ) from error
 
 
 def explain(error: BaseException) -> tuple[str, int]:

@@ -12,6 +12,7 @@ from mlmtune.corpus.document import Document
 from mlmtune.corpus.listing import Listing
 from mlmtune.corpus.scanning import scan
 from mlmtune.corpus.sources import SOURCES_KEY, CorpusSource, all_sources, corpus_sources
+from mlmtune.errors import explaining_failures
 from mlmtune.locations import cache_directory, expand_home
 
 
@@ -73,7 +74,10 @@ class CorpusText:
     def read(self) -> Corpus:
         """Clean the listed text and filter its documents; see `read_corpus`."""
         assert self.listing is not None
-        return read_corpus(self.config, self.listing, self.cache("cleaned"), self.console, self.key)
+        cleaned = self.cache("cleaned")
+        # What is cleaned is in the cache, wherever the store is.
+        with explaining_failures(cleaned, "tokenization.cache_dir"):
+            return read_corpus(self.config, self.listing, cleaned, self.console, self.key)
 
     def documents(self, start: int = 0) -> Iterator[Document]:
         """Yield the documents that are kept, in order, from number `start` on."""

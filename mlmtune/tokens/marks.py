@@ -28,14 +28,13 @@ from numpy.typing import NDArray
 
 from mlmtune.corpus.document import Document
 from mlmtune.corpus.text import CorpusText
-from mlmtune.errors import ConfigError, DataError
+from mlmtune.errors import ConfigError, DataError, explaining_failures
 from mlmtune.files import put_in_place, temporary_name, write_bytes
 from mlmtune.integrity import Damaged, digest, file_digest, sealed, unsealed
 from mlmtune.locks import waiting_lock
 from mlmtune.tokens.borders import Offsets
 from mlmtune.tokens.encoding import Encoder
 from mlmtune.tokens.store import TokenStore
-from mlmtune.tokens.store_writer import explaining_failures
 from mlmtune.tokens.sums import count_by_document, sum_by_source
 from mlmtune.tokens.tokenization import batches, offsets_of
 
@@ -199,9 +198,7 @@ def find_marks(
     manifest = _started_manifest(temporary, made_of, len(store.sources))
     first_documents = np.cumsum([0, *store.num_documents_of_shards]).tolist()
     done = len(manifest["digests"])
-    # What is cleaned is in the cache, wherever the store is.
-    with explaining_failures(tokens.text.cache("cleaned"), "tokenization.cache_dir"):
-        documents = tokens.text.documents(first_documents[done])
+    documents = tokens.text.documents(first_documents[done])
     with tokens.text.console.bar(
         total=store.num_documents, initial=first_documents[done], unit="document",
         what=marker.purpose,

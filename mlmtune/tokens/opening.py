@@ -12,14 +12,13 @@ from mlmtune.corpus.cleaning import CLEANING_VERSION
 from mlmtune.corpus.funnel import with_endings_not_read
 from mlmtune.corpus.listing import Listing
 from mlmtune.corpus.text import CorpusText
-from mlmtune.errors import ConfigError, DataError, MlmtuneError
+from mlmtune.errors import ConfigError, DataError, MlmtuneError, explaining_failures
 from mlmtune.files import write_bytes
 from mlmtune.integrity import Damaged, digest
 from mlmtune.locks import waiting_lock
 from mlmtune.tokens.encoding import plain_backend
 from mlmtune.tokens.store import TokenStore
 from mlmtune.tokens.store_format import FORMAT_VERSION, check_free, is_finished, read_manifest
-from mlmtune.tokens.store_writer import explaining_failures
 from mlmtune.tokens.tokenization import write_store
 
 if TYPE_CHECKING:

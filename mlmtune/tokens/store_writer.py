@@ -6,8 +6,7 @@ Each shard, and the store as a whole, gets its name only when it is complete (se
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmtune.errors import ResourceError, was_taken_away, why_not_written
 from mlmtune.files import put_in_place, temporary_name, whole_folder, write_bytes
 from mlmtune.integrity import digest, file_digest, sealed, unsealed
 from mlmtune.redaction import redacted
@@ -194,28 +192,3 @@ class StoreWriter:
         write_bytes(self._temporary / MANIFEST, sealed(redacted(manifest)), durable=True)
         put_in_place(self._directory)
         (self._directory / _MADE_OF).unlink()  # the manifest has it now
-
-
-@contextmanager
-def explaining_failures(folder: Path, setting: str) -> Iterator[None]:
-    """Turn a failure to write to a folder into one line that says what to do.
-
-    Args:
-        folder: The folder, which is named if the failure itself names no path.
-        setting: The config key that names another folder.
-
-    Raises:
-        ResourceError: The folder cannot be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        path = error.filename or folder
-        if was_taken_away(error):
-            raise ResourceError(
-                f"{path}: the token store was deleted or moved while it was written; start again"
-            ) from error
-        why, _ = why_not_written(error)
-        raise ResourceError(
-            f"{path}: cannot be written ({why}); make room, or set {setting} to another folder"
-        ) from error

@@ -16,7 +16,7 @@ from mlmtune.tokens.borders import Offsets
 from mlmtune.tokens.encoding import Encoder, Tokens, largest_id, plain_backend
 from mlmtune.tokens.pieces import cut
 from mlmtune.tokens.store_format import DocumentArrays
-from mlmtune.tokens.store_writer import StoreWriter, TokenizedDocuments, explaining_failures
+from mlmtune.tokens.store_writer import StoreWriter, TokenizedDocuments
 from mlmtune.tokens.unknown import UnknownText, UnknownTextFinder, unknown_token_id
 
 if TYPE_CHECKING:
@@ -43,9 +43,7 @@ def write_store(
         tokenizer: A fast tokenizer.
     """
     backend = plain_backend(tokenizer)
-    # What is cleaned is in the cache, wherever the store is.
-    with explaining_failures(text.cache("cleaned"), "tokenization.cache_dir"):
-        corpus = text.read()
+    corpus = text.read()
     writer = StoreWriter(
         directory,
         vocabulary_size=largest_id(backend) + 1,
