@@ -9,6 +9,7 @@ from functools import cache
 from itertools import chain
 from typing import Literal
 
+import numpy as np
 import xxhash
 
 from mlmtune.config import CleaningConfig, MarkdownConfig
@@ -76,8 +77,8 @@ def clean(
     return text
 
 
-# One search shows that most texts need no change.
-_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u200b\u2028\u2029\u2060\ufeff\ud800-\udfff]")
+_HIDDEN_IN_ASCII = bytes(c for c in range(128) if (c < 32 and c not in b"\t\n") or c == 0x7F)
+_HIDDEN_BEYOND_ASCII = re.compile("[\x80-\x9f\xad\u200b\u2028\u2029\u2060\ufeff\ud800-\udfff]")
 _LINE_ENDS = re.compile("\r\n?|[\v\f\x85\u2028\u2029]")
 # Zero-width joiners are not among them: some scripts are spelt with them.
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u2060\ufeff]")
@@ -116,7 +117,7 @@ def _without_hidden(
     JSON can spell lone surrogates, and no encoding holds them. A zero-width space that separates
     words becomes a space; with `keeps_word_borders` it stays.
     """
-    if not _HIDDEN.search(text):
+    if not _has_hidden(text):
         return text
     lines = substituted(_LINE_ENDS, "\n", text)
     removed["line_ends"] += len(text) - len(lines)
@@ -130,13 +131,27 @@ def _without_hidden(
     return substituted(_SURROGATES, "\ufffd", visible)
 
 
+def _has_hidden(text: str) -> bool:
+    """Whether `_without_hidden` may change a text; most need no change."""
+    for piece in _pieces(text):
+        encoded = piece.encode("utf-8", "surrogatepass")
+        if len(encoded.translate(None, _HIDDEN_IN_ASCII)) < len(encoded):
+            return True
+        if _HIDDEN_BEYOND_ASCII.search(_beyond_ascii(encoded)):
+            return True
+    return False
+
+
 _WIDE_SPACE = re.compile("[\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 
 def _tidy(text: str) -> str:
     if not text.isascii():
-        text = substituted(_WIDE_SPACE, " ", text)
+        beyond_ascii = (_beyond_ascii(piece.encode()) for piece in _pieces(text))
+        for space in set(chain.from_iterable(map(_WIDE_SPACE.findall, beyond_ascii))):
+            text = text.replace(space, " ")
+    text = text.replace(" \n", "\n")  # nearly all that there is to remove
     if " \n" in text or "\t\n" in text:
         text = with_each_line(lambda line: line.rstrip(" \t"), text)
     if "\n\n\n" in text:
@@ -159,17 +174,44 @@ def slices(text: str) -> Iterator[str]:
         start = end
 
 
+def _pieces(text: str) -> Iterator[str]:
+    """Yield a long text in pieces of equal length, for what looks at each character alone."""
+    return (text[i : i + SLICE_CHARACTERS] for i in range(0, len(text), SLICE_CHARACTERS))
+
+
+_ASCII = bytes(range(128))
+_ASCII_LETTERS = string.ascii_letters.encode()
+_ASCII_WHITE_SPACE = "".join(c for c in map(chr, range(128)) if c.isspace()).encode()
+_TO_SPACE = bytes.maketrans(_ASCII_WHITE_SPACE, b" " * len(_ASCII_WHITE_SPACE))
+
+
+def _beyond_ascii(encoded: bytes) -> str:
+    """Return the characters of UTF-8 that are not ASCII, of which most text has few."""
+    return encoded.translate(None, _ASCII).decode("utf-8", "surrogatepass")
+
+
 def content_hash(text: str) -> int:
     """Hash a text to 64 bits that do not depend on white space and Unicode composition."""
     state = xxhash.xxh3_64()
     separator = b""
     for piece in slices(text):
-        words_of_piece = " ".join(unicodedata.normalize("NFC", piece).split())
+        words_of_piece = _spaced_by_one(unicodedata.normalize("NFC", piece))
         if words_of_piece:
             state.update(separator)
-            state.update(words_of_piece.encode())
+            state.update(words_of_piece)
             separator = b" "
     return state.intdigest()
+
+
+def _spaced_by_one(text: str) -> bytes:
+    """Return `" ".join(text.split())` as UTF-8."""
+    encoded = text.encode()
+    if _WHITE_SPACE.search(_beyond_ascii(encoded)):
+        return " ".join(text.split()).encode()
+    characters = np.frombuffer(encoded.translate(_TO_SPACE), np.uint8)
+    is_kept = characters != ord(" ")
+    is_kept[1:] |= is_kept[:-1].copy()  # and the first space after a word
+    return characters[is_kept].tobytes().removesuffix(b" ")
 
 
 UNSPACED = (
@@ -230,21 +272,15 @@ def _marks() -> str:
     return "\u200c\u200d" + "".join(marks)
 
 
-_ASCII_LETTERS = string.ascii_letters.encode()
-_ASCII_WHITE_SPACE = "".join(c for c in map(chr, range(128)) if c.isspace()).encode()
-_NOT_ASCII = re.compile("[^\0-\x7f]+")
-
-
 def letter_share(text: str) -> float:
     """Return the share of letters and marks among the characters that are not white space."""
     num_letters = num_visible = 0
-    for start in range(0, len(text), SLICE_CHARACTERS):
-        part = text[start : start + SLICE_CHARACTERS]
-        ascii_part = part.encode("ascii", "ignore")
-        num_letters += len(ascii_part) - len(ascii_part.translate(None, _ASCII_LETTERS))
-        num_visible += len(ascii_part.translate(None, _ASCII_WHITE_SPACE))
-        if len(ascii_part) < len(part):
-            other_part = "".join(_NOT_ASCII.findall(part))
-            num_letters += sum(map(len, _letters().findall(other_part)))
-            num_visible += sum(map(len, other_part.split()))
+    for piece in _pieces(text):
+        encoded = piece.encode("utf-8", "surrogatepass")
+        num_letters += len(encoded) - len(encoded.translate(None, _ASCII_LETTERS))
+        num_visible += len(piece) - len(encoded) + len(encoded.translate(None, _ASCII_WHITE_SPACE))
+        if len(encoded) > len(piece):
+            beyond_ascii = _beyond_ascii(encoded)
+            num_letters += sum(map(len, _letters().findall(beyond_ascii)))
+            num_visible += sum(map(len, beyond_ascii.split())) - len(beyond_ascii)
     return num_letters / num_visible if num_visible else 0.0

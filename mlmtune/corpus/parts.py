@@ -221,15 +221,29 @@ def row_groups(documents: Iterator[DocumentT]) -> Iterator[list[DocumentT]]:
 
 
 def to_record_batch(documents: list[CleanDocument]) -> pa.RecordBatch:
-    columns = [
-        [printable(document.id) for document in documents],
-        [document.text for document in documents],
-        [document.content_hash for document in documents],
-        [len(document.text) for document in documents],
-        [document.letter_share for document in documents],
+    numbers: list[NDArray[Any]] = [
+        np.asarray([document.content_hash for document in documents], np.uint64),
+        np.asarray([len(document.text) for document in documents], np.int32),
+        np.asarray([document.letter_share for document in documents], np.float32),
     ]
-    arrays = [pa.array(c, type=f.type) for c, f in zip(columns, _SCHEMA, strict=True)]
+    buffers = [
+        _strings([printable(document.id).encode() for document in documents], np.int32),
+        _strings([document.text.encode() for document in documents], np.int64),
+        *([values] for values in numbers),
+    ]
+    # Not by pa.array(), which imports pandas: that takes 0.4 s and 50 MB in each process.
+    arrays = [
+        pa.Array.from_buffers(field.type, len(documents), [None, *map(pa.py_buffer, columns)])
+        for field, columns in zip(_SCHEMA, buffers, strict=True)
+    ]
     return pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA)
+
+
+def _strings(encoded: list[bytes], offset: type[np.signedinteger[Any]]) -> list[Any]:
+    """Return the borders of strings in their content, and the content."""
+    lengths = np.fromiter(map(len, encoded), dtype=offset, count=len(encoded))
+    borders = np.concatenate([np.zeros(1, offset), np.cumsum(lengths, dtype=offset)])
+    return [borders, b"".join(encoded)]
 
 
 def _digest_of_texts(batch: pa.RecordBatch | pa.Table) -> str:
