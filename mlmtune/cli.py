@@ -87,7 +87,8 @@ def train(
     )  # fmt: skip
     starting.start_run(settings, run_options, nproc)
 
-    from mlmtune.commands.train import adapt
+    with starting.importing_libraries():
+        from mlmtune.commands.train import adapt
 
     adapt(settings, run_options, has_report=not no_report)
 
@@ -113,7 +114,8 @@ def finetune(
     )  # fmt: skip
     starting.start_run(settings, run_options, nproc)
 
-    from mlmtune.commands.finetune import finetune as train_classifier
+    with starting.importing_libraries():
+        from mlmtune.commands.finetune import finetune as train_classifier
 
     train_classifier(settings, run_options)
 
@@ -138,7 +140,8 @@ def probe(
     starting.check_models(models, "--model")
     starting.check_text(settings)
 
-    from mlmtune.commands.probe import probe as probe_models
+    with starting.importing_libraries():
+        from mlmtune.commands.probe import probe as probe_models
 
     console = Console(is_quiet=quiet, notes_to_stderr=True)
     probe_models(settings, models, console, as_json=as_json)
@@ -168,7 +171,8 @@ def sweep(
     for trial in planned.trials:
         starting.check_model_and_text(trial.config)
 
-    from mlmtune.commands.sweep import sweep as run_sweep
+    with starting.importing_libraries():
+        from mlmtune.commands.sweep import sweep as run_sweep
 
     run_sweep(config, planned, Console(is_quiet=quiet, notes_to_stderr=True), as_json=as_json)
 
@@ -196,7 +200,8 @@ def evaluate(
         starting.check_text(one)
     starting.run_in_processes(nproc)
 
-    from mlmtune.commands.eval import evaluate_models
+    with starting.importing_libraries():
+        from mlmtune.commands.eval import evaluate_models
 
     console = Console(notes_to_stderr=True)
     evaluate_models(settings, models, console, as_json=as_json, dump=dump)
@@ -233,7 +238,8 @@ def fill(
     starting.announce(f"loading {', '.join(models)}")
     starting.check_models(models, "--model")
 
-    from mlmtune.commands.fill import MaskFiller, converse, show
+    with starting.importing_libraries():
+        from mlmtune.commands.fill import MaskFiller, converse, show
 
     console = Console(notes_to_stderr=True)
     filler = MaskFiller(models, sentences or [], words, top_k, console)
@@ -263,7 +269,8 @@ def report_runs(
     runs = [read_finished_run(path) for path in paths]
     starting.announce(f"reporting on {', '.join(map(str, paths))}", is_quiet=quiet)
 
-    from mlmtune.commands.report import report_on
+    with starting.importing_libraries():
+        from mlmtune.commands.report import report_on
 
     report_on(runs, overrides, output, Console(is_quiet=quiet))
 
@@ -280,7 +287,8 @@ def push(
     The token is read from HF_TOKEN, or is that of hf auth login. Files that an earlier attempt
     uploaded are not uploaded again.
     """
-    from mlmtune.commands.push import push_run
+    with starting.importing_libraries():
+        from mlmtune.commands.push import push_run
 
     push_run(expand_home(run), repo, is_private=private, console=Console(is_quiet=quiet))
 
@@ -300,7 +308,8 @@ def check(
     starting.announce(f"checking {config}")
     starting.check_model_and_text(settings)
 
-    from mlmtune.commands.check import preview
+    with starting.importing_libraries():
+        from mlmtune.commands.check import preview
 
     preview(settings, measure=measure, num_chunks=chunks, num_draws=draws, compares=masks)
 
@@ -319,7 +328,8 @@ def corpus(
     starting.announce(f"reading the text of {config}")
     starting.check_text(settings)
     starting.leave_torch_out()
-    from mlmtune.commands.corpus import show_corpus
+    with starting.importing_libraries():
+        from mlmtune.commands.corpus import show_corpus
 
     console = Console(notes_to_stderr=True)
     show_corpus(settings, console, as_json=as_json, export_to=export, refresh=refresh)
@@ -338,7 +348,8 @@ def prepare(
     starting.announce(f"preparing the text of {config}", is_quiet=quiet)
     starting.check_text(settings)
     starting.leave_torch_out()
-    from mlmtune.commands.prepare import prepare_store
+    with starting.importing_libraries():
+        from mlmtune.commands.prepare import prepare_store
 
     prepare_store(settings, Console(is_quiet=quiet), refresh=refresh)
 

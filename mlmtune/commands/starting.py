@@ -3,9 +3,11 @@
 Mistakes that can be found without these libraries are reported at once.
 """
 
+import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -130,6 +132,26 @@ def run_in_processes(nproc: str | None, run: Path | None = None) -> None:
         if ending.exit_code == 0:
             sys.exit(0)
         exits.fail(ending.message, ending.exit_code, ending.rank)
+
+
+@contextmanager
+def importing_libraries() -> Iterator[None]:
+    """Import a command's libraries without two things that make it a fifth slower.
+
+    The garbage collector would search 400,000 new objects again and again, which all stay. And
+    transformers imports SciPy for losses of object detection wherever it is installed;
+    scikit-learn needs SciPy, so that both are hidden until all is imported.
+    """
+    hidden = {"scipy", "sklearn"} - sys.modules.keys()
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: not there
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()  # later collections skip what was imported
+        gc.enable()
+        for name in hidden:
+            del sys.modules[name]
 
 
 def leave_torch_out() -> None:

@@ -163,6 +163,8 @@ def _open_marked(
     """Open a token store, built first if there is none yet, and the marks that are needed."""
     markers = needed_markers(needs, text)
     store = open_store(text, tokenizer, rebuilds=rebuilds)
+    if not markers:  # most runs, which need not wait for an encoder
+        return store, {}
     tokens = TokenizedText(store, text, Encoder(plain_backend(tokenizer)))
     marks = {marker.name: open_marks(marker, tokens) for marker in markers}
     if (words := marks.get(f"{WORDS}{needs.word_segmenter}")) is not None:

@@ -116,12 +116,15 @@ def _words(
     begins = np.flatnonzero(starts)
     ends = np.append(begins, len(ids))[1:]
     num_pieces = ends - begins
+    present, places = np.unique(ids, return_inverse=True)
+    unknown = tokenizer.unk_token
     known = np.asarray(
-        [any(c.isalnum() for c in str(token)) and token != tokenizer.unk_token
-         for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
+        [token != unknown and any(map(str.isalnum, token))
+         for token in map(str, tokenizer.convert_ids_to_tokens(present.tolist()))],
+        dtype=bool,
     )  # fmt: skip
     # A word may begin with white space, or with a byte of a character, in a token of its own.
-    is_word = np.logical_or.reduceat(known[ids], begins) if len(begins) else np.empty(0, bool)
+    is_word = np.logical_or.reduceat(known[places], begins) if len(begins) else np.empty(0, bool)
     num_words = int(is_word.sum())
     is_fragmented = is_word & (num_pieces >= _FRAGMENTED_PIECES)
     fragmented = Counter(
