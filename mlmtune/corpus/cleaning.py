@@ -211,7 +211,8 @@ def _spaced_by_one(text: str) -> bytes:
     characters = np.frombuffer(encoded.translate(_TO_SPACE), np.uint8)
     is_kept = characters != ord(" ")
     is_kept[1:] |= is_kept[:-1].copy()  # and the first space after a word
-    return characters[is_kept].tobytes().removesuffix(b" ")
+    spaced: bytes = characters[is_kept].tobytes()
+    return spaced.removesuffix(b" ")
 
 
 UNSPACED = (
