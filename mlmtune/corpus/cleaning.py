@@ -4,7 +4,7 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from itertools import chain
 from typing import Literal
@@ -137,7 +137,7 @@ def _has_hidden(text: str) -> bool:
         encoded = piece.encode("utf-8", "surrogatepass")
         if len(encoded.translate(None, _HIDDEN_IN_ASCII)) < len(encoded):
             return True
-        if _HIDDEN_BEYOND_ASCII.search(_beyond_ascii(encoded)):
+        if len(encoded) > len(piece) and _HIDDEN_BEYOND_ASCII.search(_beyond_ascii(encoded)):
             return True
     return False
 
@@ -151,9 +151,11 @@ def _tidy(text: str) -> str:
         beyond_ascii = (_beyond_ascii(piece.encode()) for piece in _pieces(text))
         for space in set(chain.from_iterable(map(_WIDE_SPACE.findall, beyond_ascii))):
             text = text.replace(space, " ")
-    text = text.replace(" \n", "\n")  # nearly all that there is to remove
+    # Each step first does what nearly all texts need, which is fast, and then what is left.
+    text = text.replace(" \n", "\n")
     if " \n" in text or "\t\n" in text:
         text = with_each_line(lambda line: line.rstrip(" \t"), text)
+    text = text.replace("\n\n\n", "\n\n")
     if "\n\n\n" in text:
         text = substituted(_BLANK_LINES, "\n\n", text)
     return text.strip(" \t\n")
@@ -174,8 +176,10 @@ def slices(text: str) -> Iterator[str]:
         start = end
 
 
-def _pieces(text: str) -> Iterator[str]:
-    """Yield a long text in pieces of equal length, for what looks at each character alone."""
+def _pieces(text: str) -> Iterable[str]:
+    """Return a long text in pieces of equal length, for what looks at each character alone."""
+    if len(text) <= SLICE_CHARACTERS:
+        return (text,)
     return (text[i : i + SLICE_CHARACTERS] for i in range(0, len(text), SLICE_CHARACTERS))
 
 
@@ -206,7 +210,7 @@ def content_hash(text: str) -> int:
 def _spaced_by_one(text: str) -> bytes:
     """Return `" ".join(text.split())` as UTF-8."""
     encoded = text.encode()
-    if _WHITE_SPACE.search(_beyond_ascii(encoded)):
+    if len(encoded) > len(text) and _WHITE_SPACE.search(_beyond_ascii(encoded)):
         return " ".join(text.split()).encode()
     characters = np.frombuffer(encoded.translate(_TO_SPACE), np.uint8)
     is_kept = characters != ord(" ")

@@ -98,9 +98,13 @@ _NO_TEXT: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"ARROW1\0", "an Arrow file", "set format: parquet"),
 )
 
+_MARKS = tuple(mark for offset, mark, *_ in _NO_TEXT if offset == 0)
+
 
 def name_if_no_text(prefix: bytes) -> str | None:
     """Return what a file is and what to do, if its first bytes show that it is not text."""
+    if not prefix.startswith(_MARKS) and not prefix.startswith(b"ustar", 257):
+        return None  # at once, because nearly all files are text
     for offset, mark, name, remedy in _NO_TEXT:
         if prefix.startswith(mark, offset):
             return f"it is {name}; {remedy}"

@@ -212,6 +212,8 @@ def _has_few_controls(prefix: bytes) -> bool:
 
 
 def _first_not_utf8(content: bytes, complete: bool) -> int | None:
+    if content.isascii():
+        return None
     try:
         codecs.getincrementaldecoder("utf-8")().decode(content, final=complete)
     except UnicodeDecodeError as error:

@@ -7,7 +7,7 @@ directives of a docs site) is removed, because a model should not learn to predi
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pyromark import Options, events, reference_definitions
@@ -120,6 +120,8 @@ class _Page:
         self.inline: list[str] = []  # the text of the block that is being read
         self.opened: list[tuple[int, dict[str, str]]] = []  # links and images, by where they begin
         self.is_heading = self.is_fence = False
+        self.parts: list[str] = []
+        self.previous_is_tight = False
         self.removed_before_table = removed
         self.cells: list[str] = []
         self.rows: list[str] = []
@@ -131,15 +133,8 @@ class _Page:
             source = directive.sub(self._number, source)
         if "]:" in source:
             self._count_definitions(source)
-        parts: list[str] = []
-        previous_is_tight = False
-        for block, is_tight in self._blocks(source):
-            if block.strip():
-                if parts:
-                    parts.append("\n" if is_tight and previous_is_tight else "\n\n")
-                parts.append(block.strip("\n"))
-                previous_is_tight = is_tight
-        return "".join(parts).strip()
+        self._write_blocks(source)
+        return "".join(self.parts).strip()
 
     def _count_definitions(self, source: str) -> None:
         definitions = reference_definitions(source, options=_OPTIONS)
@@ -149,86 +144,97 @@ class _Page:
             lines = encoded[span["start"] : span["end"]].decode().strip("\n")
             self.removed["links"] += len(f"{lines}\n")
 
-    def _blocks(self, source: str) -> Iterator[tuple[str, bool]]:
-        """Yield the text of each block, and whether it is a paragraph of a tight list.
-
-        Such a paragraph has no events of its own: it ends where another block or the item does.
-        """
-        inline = self.inline
+    def _write_blocks(self, source: str) -> None:
+        """Write each block of a page; a page has an event for every 25 characters."""
+        inline, ends = self.inline, self._ends()
         parsed: Iterator[Any] = events(source, options=_OPTIONS)
         for event in parsed:
             if type(event) is str:
-                if event == "Rule":
-                    if inline:
-                        yield self._paragraph(self._taken()), True
-                else:
+                if event != "Rule":
                     inline.append("\n" if event == "SoftBreak" else "\v")
+                elif inline:
+                    self._end_item()
                 continue
             kind, value = event.popitem()  # the only one
             if kind == "Text" or kind == "Html":
                 inline.append(value)
             elif kind == "Start":
-                if not self._begins_span(value) and inline:
-                    yield self._paragraph(self._taken()), True
+                if type(value) is not str:
+                    self._begin(*value.popitem())
+                elif inline and value not in _SPANS:
+                    self._end_item()
             elif kind == "End":
-                if not self._ends_span(value) and (block := self._end(value)) is not None:
-                    yield block
+                if type(value) is not str:
+                    self._end(*value.popitem())
+                elif value in ends:
+                    ends[value]()
+                elif inline and value not in _SPANS:
+                    self._end_item()
             elif kind == "Code":
                 inline.append(self._as_code(value) if _BEGIN in value else value)
             elif kind == "InlineHtml":
                 inline.append(self._inline_tag(value))
             # What is left are the marks of footnotes.
 
-    def _begins_span(self, tag: Any) -> bool:
-        """Whether a tag begins a part of a line; else it begins a block."""
-        if type(tag) is str:
-            return tag in _SPANS
-        name, value = tag.popitem()
-        if name == "Link" or name == "Image":
+    def _ends(self) -> dict[str, Callable[[], None]]:
+        """Return what is done at the end of each element that has a part in the text."""
+        return {
+            "Paragraph": lambda: self._write(self._paragraph(self._taken())),
+            "Link": lambda: self._end_link(*self.opened.pop()),
+            "Image": lambda: self._end_image(*self.opened.pop()),
+            "TableCell": lambda: self.cells.append(self._cell(self._taken())),
+            "TableHead": self._end_row,
+            "TableRow": self._end_row,
+            "Table": self._end_table,
+            "CodeBlock": lambda: self._write(self._code(self._taken())),
+            "HtmlBlock": lambda: self._write(self._html(self._taken())),
+        }
+
+    def _begin(self, tag: str, value: Any) -> None:
+        """Begin an element that has attributes."""
+        if tag == "Link" or tag == "Image":
             self.opened.append((len(self.inline), value))
-            return True
-        if name == "Table":
+            return
+        if tag == "Table":
             self.removed_before_table = self.removed.copy()
-        self.is_heading = name == "Heading"
-        self.is_fence = name == "CodeBlock" and value != "Indented"
-        return False
+        self.is_heading = tag == "Heading"
+        self.is_fence = tag == "CodeBlock" and value != "Indented"
+        if self.inline:
+            self._end_item()
 
-    def _ends_span(self, tag: Any) -> bool:
-        if type(tag) is not str:
-            return False
-        if tag == "Link":
-            self._end_link(*self.opened.pop())
-        elif tag == "Image":
-            self._end_image(*self.opened.pop())
-        else:
-            return tag in _SPANS
-        return True
+    def _end(self, tag: str, _: Any) -> None:
+        """End an element that has attributes."""
+        if tag == "Heading":
+            self._write(self._heading(self._taken()))
+        elif self.inline:
+            self._end_item()
 
-    def _end(self, tag: Any) -> tuple[str, bool] | None:
-        """Return the block that ends, and whether it is a paragraph of a tight list."""
-        match tag:
-            case "TableCell":
-                self.cells.append(self._cell(self._taken()))
-            case "TableRow" | "TableHead":
-                self.rows.append(_row(self.cells))
-                self.cells = []
-            case "Table":
-                rows, self.rows = self.rows, []
-                if self.config.tables == "drop":  # with all that its cells had
-                    num_removed = self.removed.total() - self.removed_before_table.total()
-                    self.removed.clear()
-                    self.removed.update(self.removed_before_table)
-                    self.removed["tables"] += num_removed
-                return "\n".join(row for row in rows if row), False
-            case "CodeBlock":
-                return self._code(self._taken()), False
-            case "HtmlBlock":
-                return self._html(self._taken()), False
-            case {"Heading": _}:
-                return self._heading(self._taken()), False
-            case _ if self.inline:
-                return self._paragraph(self._taken()), tag != "Paragraph"
-        return None
+    def _end_item(self) -> None:
+        """Write a paragraph of a tight list.
+
+        It has no events of its own: it ends where another block or the item does.
+        """
+        self._write(self._paragraph(self._taken()), is_tight=True)
+
+    def _end_row(self) -> None:
+        self.rows.append(_row(self.cells))
+        self.cells = []
+
+    def _end_table(self) -> None:
+        rows, self.rows = self.rows, []
+        if self.config.tables == "drop":  # with all that its cells had
+            num_removed = self.removed.total() - self.removed_before_table.total()
+            self.removed.clear()
+            self.removed.update(self.removed_before_table)
+            self.removed["tables"] += num_removed
+        self._write("\n".join(row for row in rows if row))
+
+    def _write(self, block: str, *, is_tight: bool = False) -> None:
+        if block and not block.isspace():
+            if self.parts:
+                self.parts.append("\n" if is_tight and self.previous_is_tight else "\n\n")
+            self.parts.append(block.strip("\n"))
+            self.previous_is_tight = is_tight
 
     def _taken(self) -> str:
         content = "".join(self.inline)
@@ -284,13 +290,15 @@ class _Page:
 
     def _line(self, content: str) -> str:
         """Return a paragraph, a heading or a cell as one line, except for hard breaks."""
-        content = self._without_directives(content)
-        if "\n" in content:
-            content = _BREAK_BETWEEN_WIDE.sub("", content)
-            content = " ".join([line.strip(" \t") for line in content.split("\n")])
-        if "\v" in content:
-            content = _HARD_BREAK.sub("\n", content)
-        if "  " in content or "\t" in content or "\xa0" in content:
+        if not content.isprintable():  # else it has nothing of all this, as most have
+            content = self._without_directives(content)
+            if "\n" in content:
+                content = _BREAK_BETWEEN_WIDE.sub("", content)
+                content = " ".join([line.strip(" \t") for line in content.split("\n")])
+            if "\v" in content:
+                content = _HARD_BREAK.sub("\n", content)
+            content = _SPACES.sub(" ", content)
+        elif "  " in content:
             content = _SPACES.sub(" ", content)
         return content.strip()
 
@@ -388,6 +396,9 @@ def _num_target_characters(link: dict[str, str]) -> int:
 
 def _row(cells: list[str]) -> str:
     """Join the cells from the first that is not empty to the last."""
+    joined = " | ".join(cells)
+    if "---" not in joined and cells and cells[0] and cells[-1]:
+        return joined
     without_dashes = [cell for cell in cells if not _DASHES.fullmatch(cell)]
     if 2 * len(without_dashes) < len(cells):  # a line across the table, maybe with words in it
         cells = without_dashes
