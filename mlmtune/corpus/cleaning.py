@@ -56,7 +56,7 @@ def clean(
             `len(text) - len(result)`. A step that makes the text longer counts below zero.
 
     Raises:
-        PageTooLarge: A page of Markdown takes more memory than it should.
+        UnreadablePage: A page of Markdown cannot be parsed, or not in reasonable memory.
     """
     # Markup may be between the two letters that show whether a zero-width space is a border.
     text = _without_hidden(text, cleaning, removed, keeps_word_borders=markup != "none")

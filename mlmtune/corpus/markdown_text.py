@@ -77,8 +77,8 @@ _BLANK_LINES = re.compile(r"\n{2,}")
 _SPACES = re.compile(r"[ \t\xa0]{2,}")
 
 
-class PageTooLarge(Exception):
-    """A page whose elements do not fit into memory."""
+class UnreadablePage(Exception):
+    """A page that cannot be parsed; the message says why, and what to do."""
 
 
 def markdown_text(text: str, config: MarkdownConfig, removed: Counter[str]) -> str:
@@ -95,16 +95,25 @@ def markdown_text(text: str, config: MarkdownConfig, removed: Counter[str]) -> s
             the marks, so `markup` is what no other step accounts for.
 
     Raises:
-        PageTooLarge: The page has more than `MAX_PAGE_MARKS` line ends and marks.
+        UnreadablePage: The page has more than `MAX_PAGE_MARKS` line ends and marks, so that its
+            elements do not fit into memory; or the parser fails.
     """
     if len(text) > MAX_PAGE_MARKS and sum(map(text.count, _MARKS)) > MAX_PAGE_MARKS:
-        raise PageTooLarge(f"a page of Markdown with over {MAX_PAGE_MARKS:,} lines and marks")
+        fault = f"a page of Markdown with over {MAX_PAGE_MARKS:,} lines and marks"
+        raise UnreadablePage(f"{fault}; cut it, or set markup: none")
     source = text.lstrip("\n")
     front_matter = _FRONT_MATTER.match(source)
     if front_matter:
         source = source[front_matter.end() :]
     by_step = Counter(front_matter=front_matter.end() if front_matter else 0)
-    written = _Page(config, by_step).write(source)
+    try:
+        written = _Page(config, by_step).write(source)
+    except BaseException as error:
+        # The panic of a library in Rust is no Exception, and its class cannot be imported.
+        if type(error).__name__ != "PanicException":
+            raise
+        fault = f"the parser of Markdown fails ({' '.join(str(error).split())})"
+        raise UnreadablePage(f"{fault}; exclude the page, or set markup: none") from error
     by_step["markup"] = len(text) - len(written) - by_step.total()
     removed.update(by_step)
     return written

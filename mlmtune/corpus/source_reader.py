@@ -13,7 +13,7 @@ from mlmtune.corpus.encodings import Decoding, Encoding
 from mlmtune.corpus.formats import format_of
 from mlmtune.corpus.hub_datasets import ListedDataset, read_dataset
 from mlmtune.corpus.listing import ListedFile
-from mlmtune.corpus.markdown_text import PageTooLarge
+from mlmtune.corpus.markdown_text import UnreadablePage
 from mlmtune.corpus.records import BrokenRecord, FileLeftOut, Record
 from mlmtune.corpus.remote import local_copy
 from mlmtune.errors import HubError
@@ -126,8 +126,8 @@ class SourceReader:
         removed: Counter[str] = Counter()
         try:
             text = clean(record.text, markup, self.cleaning, self.markdown, removed)
-        except PageTooLarge as error:
-            return BrokenRecord(record.position, f"{error}; cut it, or set markup: none")
+        except UnreadablePage as error:
+            return BrokenRecord(record.position, str(error))
         tally.removed.update(removed)
         tally.num_characters += len(record.text)
         return CleanDocument(id_ + record.position, text, content_hash(text), letter_share(text))

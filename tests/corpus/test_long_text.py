@@ -10,7 +10,7 @@ from mlmtune.config import CleaningConfig, MarkdownConfig, SourceConfig
 from mlmtune.corpus import markdown_text
 from mlmtune.corpus.listing import ListedFile
 from mlmtune.corpus.long_text import substituted, with_each_line
-from mlmtune.corpus.source_reader import SourceReader, Tally
+from mlmtune.corpus.source_reader import FileRead, SourceReader, Tally
 
 NUM_CHARACTERS = 4_000_000
 
@@ -64,6 +64,28 @@ def test_a_page_of_too_many_marks_is_reported_as_broken(tmp_path, monkeypatch):
     for page in ("marks", "lines"):
         assert said[page].message == "a page of Markdown with over 100 lines and marks" + advice
     assert said["page"].text == "Title\n\nText."
+
+
+def test_a_page_on_which_the_parser_panics_is_reported_as_broken(tmp_path, monkeypatch):
+    class PanicException(BaseException):
+        pass
+
+    def panic(source, *, options):
+        raise PanicException("range end index 7 out of\n range")
+
+    monkeypatch.setattr(markdown_text, "events", panic)
+    path = tmp_path / "page.md"
+    path.write_text("# Title\n", encoding="utf-8")
+    source = SourceConfig(format="markdown", path=str(tmp_path))
+    reader = SourceReader(source, CleaningConfig(), MarkdownConfig())
+    tally = Tally()
+    said, end = reader.read_file(ListedFile(path.name, str(path), 8, ""), tally)
+    assert said.message == (
+        "the parser of Markdown fails (range end index 7 out of range); "
+        "exclude the page, or set markup: none"
+    )
+    assert isinstance(end, FileRead)
+    assert tally == Tally()
 
 
 def test_pieces_of_blocks_are_those_of_the_whole(monkeypatch):
