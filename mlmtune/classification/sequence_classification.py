@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch.nn import functional
@@ -78,7 +79,7 @@ class SequenceClassification(Task):
             "a compiled model needs sequences of one length, and examples differ; set it to false"
         )
 
-    def memory_shape(self, micro_batch_size: int) -> tuple[int, int]:
+    def memory_shape(self, micro_batch_size: int, device: torch.device) -> tuple[int, int]:
         return int(self.train.lengths.max()), micro_batch_size * len(self.data.labels)
 
     def evaluate(

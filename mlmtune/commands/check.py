@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
@@ -58,7 +59,7 @@ def preview(
     progress = Progress(is_main=accelerator.is_main_process, is_quiet=False)
     task = build_masked_lm(config, accelerator, progress)
 
-    for name, text in _plan_lines(task, str(accelerator.device)):
+    for name, text in _plan_lines(task, accelerator.device):
         progress.result(f"{name:<12}{text}")
     samples = list(islice(_samples(task), NUM_SAMPLES))
     if samples:
@@ -73,7 +74,7 @@ def preview(
     accelerator.end_training()
 
 
-def _plan_lines(task: MaskedLM, device: str) -> Iterator[tuple[str, str]]:
+def _plan_lines(task: MaskedLM, device: torch.device) -> Iterator[tuple[str, str]]:
     config, loaded, plan, splits = task.config, task.loaded, task.plan, task.setup.splits
     context = loaded.context_length
     yield (
@@ -113,7 +114,7 @@ def _plan_lines(task: MaskedLM, device: str) -> Iterator[tuple[str, str]]:
         f"x {plan.num_accumulation} accumulation x {plan.micro_batch_size} micro batch), "
         f"{plan.num_epochs:.2f} epochs",
     )
-    needed = estimate_memory(task, plan.micro_batch_size)
+    needed = estimate_memory(task, plan.micro_batch_size, device)
     yield "masked", f"about {_masked_tokens_per_epoch(task):,} tokens per epoch"
     yield "memory", f"about {needed / 1e9:.1f} GB for weights, moments, activations"
     for caveat in task.caveats():

@@ -214,7 +214,7 @@ def _of_chunks(
         batch = masks.batch(np.asarray([chunk]))
         with torch.inference_mode():
             outputs = setup.head.outputs(setup.loaded.model, batch.to(accelerator.device))
-        likeliest = outputs.logits.argmax(dim=-1).cpu()[: batch.num_masked_tokens]
+            likeliest = torch.cat([logits.argmax(dim=-1).cpu() for logits in outputs.logits()])
         [masked], [labels] = batch.input_ids, batch.labels
         filled = masked.clone()
         filled[batch.masked_positions[: batch.num_masked_tokens]] = likeliest

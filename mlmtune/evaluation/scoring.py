@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mlmtune.config import EvaluationConfig, MaskingConfig
 from mlmtune.errors import ResourceError, is_out_of_memory
-from mlmtune.masking.collator import IGNORE_INDEX, MaskedBatch, MaskingCollator
+from mlmtune.masking.collator import MaskedBatch, MaskingCollator
 from mlmtune.masking.selection import num_slices
 from mlmtune.modeling.device import free_cached_memory
 from mlmtune.modeling.masked_head import MaskedHead
@@ -160,21 +160,8 @@ class FixedMasks:
         """
         batch = self.batch(chunks, draw)
         on_device = batch.to(device)
-        labels = on_device.masked_labels()
-        # In fp32: a sum over V ids in bf16 would lose its small terms.
-        logits = head.outputs(model, on_device).logits.float()
-        losses = functional.cross_entropy(
-            logits, labels, reduction="none", ignore_index=IGNORE_INDEX
-        )
-        of_label = logits.gather(1, labels.clamp(min=0)[:, None])
-        # Stacked, so that there is one transfer from the device instead of three.
-        scores = torch.stack(
-            [
-                losses,
-                (logits.argmax(dim=-1) == labels).float(),
-                ((logits > of_label).sum(dim=-1) < 5).float(),
-            ]
-        ).cpu().numpy()[:, : batch.num_masked_tokens]  # fmt: skip
+        logits = head.outputs(model, on_device).logits()
+        scores = _scores(logits, on_device.masked_labels()).cpu().numpy()
         rows, columns = np.divmod(
             batch.masked_positions.numpy()[: batch.num_masked_tokens], batch.input_ids.shape[1]
         )
@@ -188,6 +175,30 @@ class FixedMasks:
             is_first=scores[1] > 0,
             is_in_five=scores[2] > 0,
         )
+
+
+def _scores(chunks: Iterator[torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+    """Return (3, M) the loss of each label, and whether it is first and among the first five.
+
+    Args:
+        chunks: The logits (m, V) of the labels, in fp32: a sum over V ids in bf16 would lose its
+            small terms.
+        labels: (M,) The right ids.
+    """
+    # Stacked, so that there is one transfer from the device instead of three.
+    scores, first = torch.empty(3, len(labels), device=labels.device), 0
+    for logits in chunks:
+        these = labels[first : first + len(logits)]
+        of_label = logits.gather(1, these[:, None])
+        scores[:, first : first + len(logits)] = torch.stack(
+            [
+                functional.cross_entropy(logits, these, reduction="none"),
+                (logits.argmax(dim=-1) == these).float(),
+                ((logits > of_label).sum(dim=-1) < 5).float(),
+            ]
+        )
+        first += len(logits)
+    return scores
 
 
 class Stopped(Exception):

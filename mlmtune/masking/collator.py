@@ -52,8 +52,9 @@ class MaskedBatch:
     pair_labels: torch.Tensor | None = None
 
     def masked_labels(self) -> torch.Tensor:
-        """Return (M,) the labels at `masked_positions`."""
-        return self.labels.reshape(-1).index_select(0, self.masked_positions)
+        """Return (M,) the labels at `masked_positions`, without the padding."""
+        positions = self.masked_positions[: self.num_masked_tokens]
+        return self.labels.reshape(-1).index_select(0, positions)
 
     def model_inputs(self) -> dict[str, torch.Tensor]:
         """Return the keyword arguments of the model's forward pass, without labels."""

@@ -95,8 +95,8 @@ def _opinion(name: str, model: MeasuredModel, batch: MaskedBatch, column: int) -
     loaded, on_device = model.setup.loaded, batch.to(model.device)
     row = int((batch.masked_positions == column).nonzero()[0])
     with model.computing():
-        logits = model.setup.head.outputs(loaded.model, on_device).logits[row].float()
-    scores = logits.softmax(dim=-1).cpu()
+        logits = torch.cat([*model.setup.head.outputs(loaded.model, on_device).logits()])
+    scores = logits[row].softmax(dim=-1).cpu()
     label = int(batch.labels[0, column])
     likeliest = torch.topk(scores, min(NUM_CANDIDATES, len(scores)))
     return Opinion(

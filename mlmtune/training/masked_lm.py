@@ -23,6 +23,7 @@ from mlmtune.modeling.device import precision_of
 from mlmtune.modeling.loading import LoadedModel
 from mlmtune.modeling.losses import LOSS, Losses
 from mlmtune.modeling.masked_head import PAIR_ACCURACY, PAIR_LABEL_SHARE, PAIR_LOSS
+from mlmtune.modeling.output_layer import logits_at_once
 from mlmtune.numbers import nats, perplexity, share
 from mlmtune.printable import counted
 from mlmtune.sharing.card import Card
@@ -115,12 +116,15 @@ class MaskedLM(Task):
             )
         return None
 
-    def memory_shape(self, micro_batch_size: int) -> tuple[int, int]:
-        length = self.config.chunking.chunk_length
+    def memory_shape(self, micro_batch_size: int, device: torch.device) -> tuple[int, int]:
+        length, vocab_size = self.config.chunking.chunk_length, len(self.loaded.tokenizer)
         rate = 1.0
         if self.setup.head.is_sparse:  # only masked positions have logits
             rate = highest_mlm_probability(self.config.masking.mlm_probability)
-        return length, round(micro_batch_size * length * rate) * len(self.loaded.tokenizer)
+        num_logits = round(micro_batch_size * length * rate) * vocab_size
+        if self.setup.head.output_layer is not None:
+            num_logits = min(num_logits, max(logits_at_once(device), vocab_size))
+        return length, num_logits
 
     def evaluate(
         self, accelerator: Accelerator, model: Any, should_stop: Callable[[], bool]

@@ -27,7 +27,7 @@ CGROUP = Path("/sys/fs/cgroup")
 """The folder in which Linux shows a container its limit, which is below the machine's memory."""
 
 
-def estimate_memory(task: Task, micro_batch_size: int) -> int:
+def estimate_memory(task: Task, micro_batch_size: int, device: torch.device) -> int:
     """Estimate the bytes that training needs on a device: weights, moments and activations.
 
     Activations take T * B * H * (34 + 5 * A * T / H) bytes per layer at 16 bits, for A heads, and
@@ -36,7 +36,7 @@ def estimate_memory(task: Task, micro_batch_size: int) -> int:
     their gradients, and a copy in fp32.
     """
     config, model_config = task.config, task.loaded.model.config
-    tokens, num_logits = task.memory_shape(micro_batch_size)
+    tokens, num_logits = task.memory_shape(micro_batch_size, device)
     hidden = int(getattr(model_config, "hidden_size", 0))
     heads = int(getattr(model_config, "num_attention_heads", 0))
     layers = int(getattr(model_config, "num_hidden_layers", 0))
@@ -135,7 +135,9 @@ def _all_agree(accelerator: Accelerator, mine: bool) -> bool:
 def fits_by_estimate(learner: Learner, task: Task, step: int) -> bool:
     """Whether the estimate fits into this process's share of free memory."""
     # The weights are loaded already, and the processes of this machine share what is left.
-    needed = estimate_memory(task, task.plan.micro_batch_size) - 4 * task.loaded.num_parameters
+    device = learner.accelerator.device
+    needed = estimate_memory(task, task.plan.micro_batch_size, device)
+    needed -= 4 * task.loaded.num_parameters
     num_sharing = int(os.environ.get("LOCAL_WORLD_SIZE", learner.accelerator.num_processes))
     return needed <= available_bytes() // num_sharing
 

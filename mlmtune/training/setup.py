@@ -97,7 +97,7 @@ def load_model_and_text(
         console.say(note)
     for sentence in config.evaluation.examples:
         encode_masked_text(loaded.tokenizer, sentence)  # refuses a sentence without a mask
-    head = MaskedHead(loaded.model, len(loaded.tokenizer))
+    head = MaskedHead(loaded.model, len(loaded.tokenizer), precision)
     if not head.is_sparse:
         console.say(
             f"{type(loaded.model).__name__} cannot predict masked positions alone; its head runs "

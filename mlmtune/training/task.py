@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
+import torch
 from accelerate import Accelerator
 
 from mlmtune.config import ClassificationConfig, Config
@@ -99,8 +100,8 @@ class Task(ABC):
         """Why a compiled model cannot take the sequences, and what to set; None if it can."""
 
     @abstractmethod
-    def memory_shape(self, micro_batch_size: int) -> tuple[int, int]:
-        """Return the tokens of the longest sequence, and the number of logits of a micro-batch."""
+    def memory_shape(self, micro_batch_size: int, device: torch.device) -> tuple[int, int]:
+        """Return the tokens of the longest sequence, and the logits that exist at a time."""
 
     # ----------------------------------------------------------------------------- measuring
 

@@ -7,7 +7,9 @@ from torch import nn
 from torch.nn import functional
 
 from mlmtune.masking.collator import MaskedBatch
+from mlmtune.modeling.losses import LOSS
 from mlmtune.modeling.masked_head import MaskedHead
+from mlmtune.modeling.output_layer import LOGITS_AT_ONCE
 
 VOCAB_SIZE = 99
 SIZES = {
@@ -37,6 +39,9 @@ ARCHITECTURES = {
         "embedding_size": 8, "intra_bottleneck_size": 8, "true_hidden_size": 8,
     },
 }  # fmt: skip
+
+# MobileBERT multiplies by two matrices together.
+WITHOUT_OUTPUT_LAYER = {"mobilebert"}
 
 # The vocabulary-wide head is not the last thing these do with the encoder's output.
 OTHER_ARCHITECTURES = {
@@ -92,31 +97,66 @@ def dense_logits(model, batch):
     return logits.reshape(-1, VOCAB_SIZE)[batch.masked_positions]
 
 
+def logits_of(head, model, batch):
+    return torch.cat([*head.outputs(model, batch).logits()])
+
+
 def summed_loss(logits, batch):
     labels = batch.labels.reshape(-1)[batch.masked_positions]
     return functional.cross_entropy(logits, labels, reduction="sum")
 
 
+@pytest.mark.parametrize("rows_at_once", [9, 4], ids=["whole", "in chunks"])
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
-def test_logits_and_gradients_equal_those_of_the_whole_head(model_type, training):
+def test_logits_loss_and_gradients_equal_those_of_the_whole_head(
+    model_type, training, rows_at_once, monkeypatch
+):
+    monkeypatch.setitem(LOGITS_AT_ONCE, "cpu", rows_at_once * VOCAB_SIZE)
     model, batch = make_model(model_type, ARCHITECTURES[model_type]), make_batch()
     model.train(training)
     expected = dense_logits(model, batch)
-    expected_gradients = gradients(model, summed_loss(expected, batch))
+    expected_loss = summed_loss(expected, batch)
+    expected_gradients = gradients(model, 0.3 * expected_loss)
 
     head = MaskedHead(model, VOCAB_SIZE)
     assert head.is_sparse
+    assert (head.output_layer is None) is (model_type in WITHOUT_OUTPUT_LAYER)
     assert model.training is training
-    logits = head.outputs(model, batch).logits
-    assert logits.shape == (9, VOCAB_SIZE)
+    logits = logits_of(head, model, batch)
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
-    actual_gradients = gradients(model, summed_loss(logits, batch))
+    assert max(map(len, head.outputs(model, batch).logits())) <= rows_at_once
+    loss = head.losses(model, batch).terms[LOSS]
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-6, atol=0)
+    with torch.no_grad():
+        torch.testing.assert_close(head.losses(model, batch).terms[LOSS], loss, rtol=1e-6, atol=0)
+    actual_gradients = gradients(model, 0.3 * loss)
     assert actual_gradients.keys() == expected_gradients.keys()
     for name, expected_gradient in expected_gradients.items():
         scale = expected_gradient.abs().max().clamp(min=1.0)
         difference = (actual_gradients[name] - expected_gradient).abs().max()
-        assert difference <= 1e-5 * scale, name
+        assert difference <= 3e-6 * scale, name
+
+
+@pytest.mark.parametrize("model_type", ["bert", "distilbert"])
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.half)])
+def test_chunks_in_16_bits_are_as_exact_as_the_whole(model_type, precision, dtype, monkeypatch):
+    """The reference is fp32; what autocast gives on the whole head may be off by as much."""
+    monkeypatch.setitem(LOGITS_AT_ONCE, "cpu", 4 * VOCAB_SIZE)
+    model, batch = make_model(model_type, ARCHITECTURES[model_type]), make_batch()
+    head = MaskedHead(model, VOCAB_SIZE, precision)
+
+    def off_by(loss, others):
+        found = gradients(model, loss)
+        return {name: (found[name] - others[name]).norm() / others[name].norm() for name in found}
+
+    exact = gradients(model, summed_loss(dense_logits(model, batch), batch))
+    with torch.autocast("cpu", dtype=dtype):
+        dense = dense_logits(model, batch)
+        outputs = head.outputs(model, batch)
+    of_whole = off_by(summed_loss(dense.float(), batch), exact)
+    of_chunks = off_by(outputs.summed_loss(batch.masked_labels()), exact)
+    assert sum(of_chunks.values()) <= 1.2 * sum(of_whole.values())
 
 
 def test_the_head_is_run_on_masked_positions_only():
@@ -124,7 +164,7 @@ def test_the_head_is_run_on_masked_positions_only():
     head = MaskedHead(model, VOCAB_SIZE)
     model.cls.register_forward_hook(lambda module, args, output: seen.append(output.shape))
     head.outputs(model, make_batch())
-    assert seen == [(1, 9, VOCAB_SIZE)]
+    assert seen == [(1, 9, 16)]  # what the output layer takes
 
 
 @pytest.mark.parametrize("model_type", ["bert", "modernbert"])
@@ -148,12 +188,13 @@ def test_a_failed_call_has_no_effect_on_the_next():
     assert model(input_ids=batch.input_ids).logits.shape == (3, 12, VOCAB_SIZE)
 
 
-def test_a_batch_without_masked_tokens_has_a_loss_of_zero_with_gradients():
+@pytest.mark.parametrize("model_type", ["bert", "mobilebert"])
+def test_a_batch_without_masked_tokens_has_a_loss_of_zero_with_gradients(model_type):
     """A process whose micro-batch has none must take part in the backward pass all the same."""
-    model, batch = make_model("bert", ARCHITECTURES["bert"]), make_batch(num_masked=0)
-    logits = MaskedHead(model, VOCAB_SIZE).outputs(model, batch).logits
-    assert logits.shape == (0, VOCAB_SIZE)
-    found = gradients(model, summed_loss(logits, batch))
+    model, batch = make_model(model_type, ARCHITECTURES[model_type]), make_batch(num_masked=0)
+    loss = MaskedHead(model, VOCAB_SIZE).losses(model, batch).terms[LOSS]
+    assert loss == 0
+    found = gradients(model, loss)
     assert found.keys() == {name for name, _ in model.named_parameters()}
     assert all((gradient == 0).all() for gradient in found.values())
 
@@ -164,14 +205,14 @@ def test_an_architecture_that_does_not_allow_it_runs_the_whole_head(model_type):
     expected = dense_logits(model, batch)
     head = MaskedHead(model, VOCAB_SIZE)
     assert not head.is_sparse
-    torch.testing.assert_close(head.outputs(model, batch).logits, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logits_of(head, model, batch), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_an_encoder_with_a_decoder_has_the_right_logits_either_way():
     model, batch = make_model("bart", BART), make_batch()
     expected = dense_logits(model, batch)
     torch.testing.assert_close(
-        MaskedHead(model, VOCAB_SIZE).outputs(model, batch).logits, expected, rtol=1e-5, atol=1e-5
+        logits_of(MaskedHead(model, VOCAB_SIZE), model, batch), expected, rtol=1e-5, atol=1e-5
     )
 
 
@@ -194,18 +235,22 @@ class Output(SimpleNamespace):
 class Model(nn.Module):
     """A head that sees one row at a time, or one that looks at neighbouring rows."""
 
-    def __init__(self, looks_around=False, as_tuple=False):
+    def __init__(self, looks_around=False, as_tuple=False, after=None):
         super().__init__()
         torch.manual_seed(0)
         self.base_model = Encoder(as_tuple)
         self.head = nn.Linear(8, VOCAB_SIZE)
         self.looks_around = looks_around
+        self.after = after or (lambda logits: logits)
+
+    def get_output_embeddings(self):
+        return self.head
 
     def forward(self, input_ids, attention_mask=None):
         hidden = self.base_model(input_ids)[0]
         if self.looks_around:
             hidden = hidden + hidden.mean(dim=1, keepdim=True)
-        return SimpleNamespace(logits=self.head(hidden))
+        return SimpleNamespace(logits=self.after(self.head(hidden)))
 
 
 @pytest.mark.parametrize("as_tuple", [False, True])
@@ -214,7 +259,7 @@ def test_encoders_that_return_tuples_or_records_are_both_cut(as_tuple):
     expected = dense_logits(model, batch)
     head = MaskedHead(model, VOCAB_SIZE)
     assert head.is_sparse
-    torch.testing.assert_close(head.outputs(model, batch).logits, expected)
+    torch.testing.assert_close(logits_of(head, model, batch), expected)
 
 
 def test_a_head_that_looks_at_neighbours_is_found_out():
@@ -223,4 +268,19 @@ def test_a_head_that_looks_at_neighbours_is_found_out():
     expected = dense_logits(model, batch)
     head = MaskedHead(model, VOCAB_SIZE)
     assert not head.is_sparse
-    torch.testing.assert_close(head.outputs(model, batch).logits, expected)
+    torch.testing.assert_close(logits_of(head, model, batch), expected)
+
+
+@pytest.mark.parametrize(
+    "after",
+    [lambda logits: 1e3 * torch.tanh(logits / 1e3), lambda logits: logits + 0.0, torch.relu],
+    ids=["soft cap", "bias of zeros", "relu"],
+)
+def test_logits_that_are_changed_after_the_output_layer_are_computed_whole(after):
+    """A soft cap and a bias of zeros do not change the logits of a probe."""
+    model, batch = Model(after=after), make_batch()
+    expected = dense_logits(model, batch)
+    head = MaskedHead(model, VOCAB_SIZE)
+    assert head.is_sparse
+    assert head.output_layer is None
+    torch.testing.assert_close(logits_of(head, model, batch), expected)

@@ -145,11 +145,11 @@ def sizes_asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     asked = []
     estimate = memory.estimate_memory
 
-    def estimate_and_note(parts: Any, micro_batch_size: int) -> int:
+    def estimate_and_note(parts: Any, micro_batch_size: int, device: torch.device) -> int:
         asked.append(micro_batch_size)
-        limit = estimate(parts, 3) - 4 * parts.loaded.num_parameters
+        limit = estimate(parts, 3, device) - 4 * parts.loaded.num_parameters
         monkeypatch.setattr(memory, "available_bytes", lambda: limit)
-        return estimate(parts, micro_batch_size)
+        return estimate(parts, micro_batch_size, device)
 
     monkeypatch.setattr(memory, "estimate_memory", estimate_and_note)
     return asked
