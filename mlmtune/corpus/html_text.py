@@ -3,6 +3,7 @@
 import html
 import re
 from collections import Counter
+from functools import lru_cache
 
 from mlmtune.corpus.long_text import substituted, with_each_line
 
@@ -27,16 +28,16 @@ _TAG = re.compile(
     r"""|</?[A-Za-z][^<>"']*(?:(?:"[^"]{0,1000}"|'[^']{0,1000}')[^<>"']*){0,50}>"""
     r"|</?[A-Za-z][^<>]*>"
 )
+_UNSEEN = ("script", "style", "svg", "template", "iframe")
 _UNSEEN_ELEMENTS = [
-    (
-        re.compile(rf"<{name}(?=[\s/>]).*?</{name}\s*>", re.DOTALL | re.IGNORECASE),
-        re.compile(rf"</{name}\s*>", re.IGNORECASE),
-    )
-    for name in ("script", "style", "svg", "template", "iframe")
+    re.compile(rf"<{name}(?=[\s/>]).*?</{name}\s*>", re.DOTALL | re.IGNORECASE) for name in _UNSEEN
 ]
+_UNSEEN_END = re.compile(rf"</(?:{'|'.join(f'({name})' for name in _UNSEEN)})\s*>", re.IGNORECASE)
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 _SPACES = re.compile(r"[ \t]{2,}")
 _CELL_MARK = "\v"
+# Most tags repeat earlier ones; long ones hardly do, and would take memory.
+_NUM_REMEMBERED, _MAX_REMEMBERED = 1 << 12, 200
 
 WORD_BREAK = "\u200b"
 """A zero-width space, which replaces `<wbr>`: a line may be broken there."""
@@ -58,24 +59,41 @@ def html_text(text: str, removed: Counter[str]) -> str:
     if "<" in shown:
         written = substituted(_TAG, _written_for_match, _without_unseen(shown))
     if written != text:  # it is HTML, where white space means nothing
-        written = with_each_line(_html_line, written)
+        written = _tidy_lines(written)
     written = substituted(_ENTITY, lambda match: html.unescape(match[0]), written)
     removed["html"] += len(shown) - len(written)
     return written
 
 
-def _html_line(line: str) -> str:
-    return _SPACES.sub(" ", line.strip(_CELL_MARK + " \t").replace(_CELL_MARK, " | "))
+def _tidy_lines(text: str) -> str:
+    """Separate the cells of each line, and leave single spaces, and none where a line ends."""
+    if _CELL_MARK in text:
+        text = with_each_line(_joined_cells, text)
+    text = substituted(_SPACES, " ", text)
+    for space in " \t":  # one at most is left
+        text = text.replace(f"{space}\n", "\n").replace(f"\n{space}", "\n")
+    return text.strip(" \t")
+
+
+def _joined_cells(line: str) -> str:
+    return line.strip(_CELL_MARK + " \t").replace(_CELL_MARK, " | ")
 
 
 def _without_unseen(text: str) -> str:
-    for element, closing_tag in _UNSEEN_ELEMENTS:
+    ends = _last_ends(text)
+    for number, element in enumerate(_UNSEEN_ELEMENTS, start=1):
         # Only up to the last closing tag. To search for the end of each of many elements that are
         # open beyond it would take quadratic time.
-        end = max((match.end() for match in closing_tag.finditer(text)), default=0)
-        if end:
+        if number in ends:
+            end = ends[number]
             text = substituted(element, "", text[:end]) + text[end:]
+            ends = _last_ends(text)
     return text
+
+
+def _last_ends(text: str) -> dict[int | None, int]:
+    """Return where the last closing tag of each of `_UNSEEN` ends, by its number from 1."""
+    return {match.lastindex: match.end() for match in _UNSEEN_END.finditer(text)}
 
 
 def _element(tag: str) -> str:
@@ -85,9 +103,15 @@ def _element(tag: str) -> str:
 
 
 def _written_for_match(match: re.Match[str]) -> str:
-    if _element(match[0]) in ("td", "th"):
-        return "" if match[0].startswith("</") else _CELL_MARK
-    return written_for_tag(match[0], "\n")
+    tag = match[0]
+    return _written(tag) if len(tag) <= _MAX_REMEMBERED else _written.__wrapped__(tag)
+
+
+@lru_cache(_NUM_REMEMBERED)
+def _written(tag: str) -> str:
+    if _element(tag) in ("td", "th"):
+        return "" if tag.startswith("</") else _CELL_MARK
+    return written_for_tag(tag, "\n")
 
 
 def written_for_tag(tag: str, line_end: str) -> str:
