@@ -13,6 +13,7 @@ from tokenizers import Encoding, Tokenizer
 from mlmtune.errors import ConfigError
 from mlmtune.tokens.borders import Offsets, begins_joined, is_punctuation, word_starts
 from mlmtune.tokens.pieces import Cutter
+from mlmtune.tokens.word_cache import Tokens, WordCache, part_splitter, word_splitter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 ROLES = ("cls", "sep", "pad", "mask", "bos", "eos", "unk")
 """The roles of special tokens. Text that spells a token with a role stays text."""
 
-Tokens = tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.int64]]
-"""The ids of some texts' tokens, whether each begins a word, and the number of tokens per text."""
+_BEFORE = "a"
+"""The word before another one, where it matters that there is one."""
 
 
 def role_tokens(tokenizer: "PreTrainedTokenizerFast") -> dict[str, int]:
@@ -112,9 +113,20 @@ class Encoder:
         self._continues_word = _continuing_pieces(backend)
         self.cutter = Cutter(backend)
         self.dtype = np.dtype(np.uint16 if largest_id(backend) < 2**16 else np.int32)
+        self._words = self._word_cache(json.loads(backend.to_str()))
 
     def __call__(self, texts: list[str]) -> Tokens:
         """Return the tokens of some texts, without special tokens."""
+        if self._words is None:
+            return self.encode_whole(texts)
+        ids, starts_word, lengths = self._words(texts)
+        if self._continues_word is not None:
+            starts_word = ~self._continues_word[ids]
+        starts_word[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
+        return ids, starts_word, lengths
+
+    def encode_whole(self, texts: list[str]) -> Tokens:
+        """Return what a call returns, without looking up words that were encoded before."""
         # `encode_batch_fast` does not compute offsets.
         needs_offsets = self._continues_word is None
         encode = self._backend.encode_batch if needs_offsets else self._backend.encode_batch_fast
@@ -129,10 +141,46 @@ class Encoder:
         starts_word[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
         return ids, starts_word, lengths
 
+    def excerpt(self, text: str, tokens: NDArray[np.bool_]) -> tuple[str, NDArray[np.bool_]]:
+        """Return a text that has some tokens of a text, in the same words, and few others.
+
+        Args:
+            text: The text.
+            tokens: (n,) Which of its tokens.
+
+        Returns:
+            The shorter text, and which of its tokens they are.
+        """
+        if self._words is None or self._continues_word is None:
+            return text, tokens
+        return self._words.words_of(text, tokens)
+
     def offsets(self, texts: list[str]) -> list[Offsets]:
         """Return the positions of the tokens in each text, of the tokens that a call returns."""
         encodings = self._backend.encode_batch(texts, add_special_tokens=False)
         return [_offsets([encoding]) for encoding in encodings]
+
+    def _word_cache(self, content: dict[str, Any]) -> WordCache | None:
+        """Return a cache of the tokenizer's words, if it encodes each of them independently."""
+        split = word_splitter(content)
+        if split is None or not self.encode_whole([_BEFORE])[0].size:
+            return None
+        if self._continues_word is None:
+            return WordCache(split, self._encode_words)
+        return WordCache(split, WordCache(part_splitter(content), self.encode_whole))
+
+    def _encode_words(self, words: list[str]) -> Tokens:
+        """Return the tokens that words have where another word is before them."""
+        ids, starts_word, lengths = self.encode_whole(words)
+        firsts = np.cumsum(lengths) - lengths
+        for number, word in enumerate(words):
+            visible = word.lstrip()
+            if lengths[number] and (not visible or begins_joined(visible)):
+                # It may belong to the word before it.
+                behind_another = _BEFORE + (word if word[0].isspace() else f" {word}")
+                starts = self.encode_whole([behind_another])[1]
+                starts_word[firsts[number]] = starts[-lengths[number]]
+        return ids, starts_word, lengths
 
 
 def _offsets(encodings: list[Encoding]) -> Offsets:

@@ -28,11 +28,12 @@ _LIGHT_PER_TOKEN = 2
 """ASCII letters and spaces per token, for a vocabulary that hardly knows the words. Any other
 character may be a token by itself, and with byte-level BPE each of its bytes may be."""
 
-_PUNCTUATION = r"!-/:-@\[-`{-~"
-_NEVER_INSIDE = rf"(?<=[A-Za-z0-9])(?=[{_PUNCTUATION}])(?!['_])"
+PUNCTUATION = r"!-/:-@\[-`{-~"
+"""The punctuation of ASCII, for a class in a pattern."""
+_NEVER_INSIDE = rf"(?<=[A-Za-z0-9])(?=[{PUNCTUATION}])(?!['_])"
 _BORDERS = {
     # Each mark of ASCII punctuation is a word of its own.
-    "BertPreTokenizer": rf"(?<=[{_PUNCTUATION}])(?=[!-~])|(?<=[!-~])(?=[{_PUNCTUATION}])",
+    "BertPreTokenizer": rf"(?<=[{PUNCTUATION}])(?=[!-~])|(?<=[!-~])(?=[{PUNCTUATION}])",
     # A run of letters or of digits ends where punctuation begins. An apostrophe may go with it.
     "ByteLevel": _NEVER_INSIDE,
     "Whitespace": _NEVER_INSIDE,
@@ -40,7 +41,9 @@ _BORDERS = {
 """For each type of pre-tokenizer, a pattern of its borders besides white space."""
 _BEFORE_WORD = r"(?<=\S)(?=\s[\w!-~])"
 """Before a single white space. A combining mark after it would belong to the word before it."""
-_BETWEEN_IDEOGRAPHS = "(?<=[\u3400-\u4dbf\u4e00-\u9fff])(?=[\u3400-\u4dbf\u4e00-\u9fff])"
+IDEOGRAPHS = "\u3400-\u4dbf\u4e00-\u9fff"
+"""The most frequent ideographs, for a class in a pattern."""
+_BETWEEN_IDEOGRAPHS = f"(?<=[{IDEOGRAPHS}])(?=[{IDEOGRAPHS}])"
 
 _LOCAL_NORMALIZERS = {
     "BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents",
@@ -95,16 +98,30 @@ class Cutter:
 
 def _other_borders(content: dict[str, Any]) -> Iterator[str]:
     """Yield patterns of the certain borders, besides white space, of a tokenizer.json."""
-    normalizer, pre_tokenizer = content["normalizer"], content["pre_tokenizer"] or {}
-    parts = [] if normalizer is None else normalizer.get("normalizers", [normalizer])
+    pre_tokenizer = content["pre_tokenizer"] or {}
     # A tokenizer that adds a space before a text would add one before each piece, too.
     adds_space = pre_tokenizer.get("add_prefix_space") or not pre_tokenizer.get("use_regex", True)
-    if adds_space or not all(part["type"] in _LOCAL_NORMALIZERS for part in parts):
+    if adds_space or not normalizes_locally(content):
         return
     if border := _BORDERS.get(pre_tokenizer.get("type", "")):
         yield border
-    if any(part.get("handle_chinese_chars") for part in parts):
+    if parts_ideographs(content):
         yield _BETWEEN_IDEOGRAPHS
+
+
+def normalizes_locally(content: dict[str, Any]) -> bool:
+    """Whether a tokenizer.json changes each ASCII character, space and ideograph by itself."""
+    return all(part["type"] in _LOCAL_NORMALIZERS for part in _normalizers(content))
+
+
+def parts_ideographs(content: dict[str, Any]) -> bool:
+    """Whether the normalizer of a tokenizer.json makes each ideograph a word."""
+    return any(part.get("handle_chinese_chars") for part in _normalizers(content))
+
+
+def _normalizers(content: dict[str, Any]) -> list[dict[str, Any]]:
+    normalizer = content["normalizer"]
+    return [] if normalizer is None else normalizer.get("normalizers", [normalizer])
 
 
 def may_cut(text: str, position: int) -> bool:

@@ -13,11 +13,12 @@ from mlmtune.corpus.cleaning import count_words
 from mlmtune.corpus.document import Document
 from mlmtune.corpus.text import CorpusText
 from mlmtune.tokens.borders import Offsets
-from mlmtune.tokens.encoding import Encoder, Tokens, largest_id, plain_backend
+from mlmtune.tokens.encoding import Encoder, largest_id, plain_backend
 from mlmtune.tokens.pieces import cut
 from mlmtune.tokens.store_format import DocumentArrays
 from mlmtune.tokens.store_writer import StoreWriter, TokenizedDocuments
 from mlmtune.tokens.unknown import UnknownText, UnknownTextFinder, unknown_token_id
+from mlmtune.tokens.word_cache import Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -105,13 +106,15 @@ def tokenize_batch(
         word_starts += group_starts.data
         np.add.at(lengths, numbers, piece_lengths)
         is_unknown = np.split(finder.tokens(group_ids), np.cumsum(piece_lengths)[:-1])
-        # Only pieces that have unknown tokens are encoded again.
+        # Only what has unknown tokens is encoded again.
         concerned = [
-            (piece, mask) for piece, mask in zip(group, is_unknown, strict=True) if mask.any()
+            (piece.number, *encode.excerpt(piece.text, mask))
+            for piece, mask in zip(group, is_unknown, strict=True)
+            if mask.any()
         ]
-        all_offsets = encode.offsets([piece.text for piece, _ in concerned])
-        for (piece, mask), (starts, ends) in zip(concerned, all_offsets, strict=True):
-            finder.count(unknown, piece.number, piece.text, Offsets(starts[mask], ends[mask]))
+        all_offsets = encode.offsets([text for _, text, _ in concerned])
+        for (number, text, mask), (starts, ends) in zip(concerned, all_offsets, strict=True):
+            finder.count(unknown, number, text, Offsets(starts[mask], ends[mask]))
     return (np.frombuffer(ids, encode.dtype), np.frombuffer(word_starts, bool), lengths), unknown
 
 

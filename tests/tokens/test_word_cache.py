@@ -1,0 +1,118 @@
+"""Texts that are put together from cached words have the tokens that they have as a whole."""
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tokenizer_families import MAKERS, SCRIPTS
+from tokenizers import AddedToken
+
+from mlmtune.corpus.document import Document
+from mlmtune.tokens import word_cache
+from mlmtune.tokens.encoding import Encoder
+from mlmtune.tokens.tokenization import tokenize_batch
+from mlmtune.tokens.unknown import UnknownTextFinder
+
+FAMILIES = {
+    "BERT, cased", "BERT, uncased", "BERT, accents stripped", "WordPiece", "GPT-2", "ModernBERT",
+    "BPE", "WordLevel",
+}  # fmt: skip
+"""Those that encode each word independently."""
+
+ADDED = ["[URL]", "kube", AddedToken("{HERB}", lstrip=True), AddedToken("helm", single_word=True)]
+SPACES = [*" \n\t\r", "  ", " \n ", "\u00a0", "\u2003", "\u3000", "\u2028"]
+CONTROLS = [*"\0\x0b\x0c\x1c\x1f\x85\ufffd\u200b\u200d\ufeff"]
+LETTERS = [*"ab1é.,'_-#$€ßΣİ", *"कि्ีখா", *"文字。，", *"\u0301\ufe0f", "👩", "🏽", "ﬁ", "¨", "ー"]
+WORDS = [
+    "[MASK]",
+    "</s>",
+    "<unk>",
+    "[UNK]",
+    "##म",
+    "re",
+    "don't",
+    "'s",
+    "kubectl",
+    "[URL]",
+    "{HERB}",
+]
+texts_of = st.lists(
+    st.lists(st.sampled_from([*SPACES, *CONTROLS, *LETTERS, *WORDS]), max_size=24).map("".join),
+    max_size=5,
+)
+
+
+@pytest.fixture(scope="module", params=[*MAKERS])
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["", "with added tokens"])
+def encode(request, name):
+    backend = MAKERS[name]()
+    if request.param:
+        backend.add_tokens(ADDED)
+    return Encoder(backend)
+
+
+def as_lists(tokens):
+    return [array.tolist() for array in tokens]
+
+
+def test_most_families_encode_each_word_independently(name, encode):
+    assert (encode._words is not None) == (name in FAMILIES)
+
+
+@settings(max_examples=40)
+@example(texts=[text for text, _ in SCRIPTS.values()])
+@example(texts=["a \u200b. \u0301b \u0301", " \u200d \ufe0fa\n"])
+@given(texts=texts_of)
+def test_texts_of_cached_words_have_the_tokens_of_the_whole(encode, texts):
+    expected = as_lists(encode.encode_whole(texts))
+    assert as_lists(encode(texts)) == expected
+    assert as_lists(encode(texts)) == expected  # where all words are known
+
+
+@settings(max_examples=20)
+@given(texts=texts_of)
+def test_what_is_unknown_is_counted_as_in_the_whole(encode, texts):
+    backend, documents = encode._backend, [Document(text, "", 0, 0) for text in texts]
+    finder = UnknownTextFinder(backend, backend.encode("\U0010ffff").ids[0])
+    whole = Encoder(backend)
+    whole._words = None
+    (_, unknown), (_, expected) = (tokenize_batch(documents, e, finder) for e in (encode, whole))
+    for name, count in vars(expected).items():
+        assert list(getattr(unknown, name)) == list(count)
+    assert unknown.characters == expected.characters
+
+
+@pytest.mark.parametrize("limit", ["MOST_WORDS", "MOST_CHARACTERS"])
+def test_a_cache_is_emptied_before_it_is_too_large(monkeypatch, limit):
+    monkeypatch.setattr(word_cache, limit, 30)
+    encode = Encoder(MAKERS["GPT-2"]())
+    for first in range(0, 200, 10):
+        texts = [f" word{number} and word{number + 1}" for number in range(first, first + 10)]
+        assert as_lists(encode(texts)) == as_lists(encode.encode_whole(texts))
+        assert len(encode._words._known) <= 50
+
+
+@pytest.mark.parametrize(
+    ("name", "added"),
+    [
+        ("BERT, uncased", AddedToken("new york")),
+        ("GPT-2", AddedToken("new york")),
+        ("GPT-2", AddedToken("[URL]", rstrip=True)),
+    ],
+)
+def test_words_are_not_independent_where_an_added_token_reaches_beyond_one(name, added):
+    backend = MAKERS[name]()
+    backend.add_tokens([added])
+    assert Encoder(backend)._words is None
+
+
+def test_added_white_space_is_a_token_where_words_have_the_space_before_them():
+    backend = MAKERS["ModernBERT"]()
+    backend.add_tokens(["  ", "    "])
+    encode = Encoder(backend)
+    texts = ["a    b  c   d", "    a\n  b "]
+    assert encode._words is not None
+    assert as_lists(encode(texts)) == as_lists(encode.encode_whole(texts))
