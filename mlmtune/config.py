@@ -452,7 +452,8 @@ class ChunkingConfig(Section):
     """The number of tokens in a chunk, special tokens included."""
     mode: Literal["concatenate", "per_document"] = "concatenate"
     """`concatenate` cuts the stream of all documents; nothing is dropped or padded except at its
-    end. `per_document` begins a chunk at each document and pads it."""
+    end. `per_document` begins a chunk at each document. If the model allows it, short chunks share
+    a row, with attention kept inside each; otherwise they are padded."""
     long_documents: Literal["split", "truncate"] = "split"
     """With `per_document`: `split` makes several chunks of a long document; `truncate` cuts it."""
     last_chunk: Literal["keep", "drop"] = "keep"

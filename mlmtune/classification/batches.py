@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ class ExampleBatch:
     inputs: dict[str, torch.Tensor]
     labels: torch.Tensor
     weights: torch.Tensor
+    places: ClassVar[None] = None  # each example has a row of its own
 
     @property
     def num_targets(self) -> int:

@@ -159,7 +159,7 @@ class FixedMasks:
         The model is in evaluation mode and on the device. All chunks are computed at once.
         """
         batch = self.batch(chunks, draw)
-        on_device = batch.to(device)
+        on_device = head.packed(batch).to(device)  # with the masked tokens in the same order
         logits = head.outputs(model, on_device).logits()
         scores = _scores(logits, on_device.masked_labels()).cpu().numpy()
         rows, columns = np.divmod(

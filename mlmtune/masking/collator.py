@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mlmtune.config import MaskingConfig
 from mlmtune.masking.corruption import Corruption
+from mlmtune.masking.places import Places
 from mlmtune.masking.selection import STRATEGIES, highest_mlm_probability, select, without_unknown
 from mlmtune.randomness import UInt64Array
 from mlmtune.tokens.chunking import ChunkBatch
@@ -36,27 +37,31 @@ class MaskedBatch:
             collator pads them, positions whose label is -100 follow.
         num_masked_tokens: The number of masked positions without the padding. It is a Python
             number, so that nobody waits for a device.
+        num_tokens: The number of tokens without padding.
         attention_mask: (B, T) int64, 0 at padding; None if nothing is padded.
         token_type_ids: (B, T) int64, 1 in the second segment of a pair, else 0; None if the model
             has no token types.
         pair_labels: (B,) int64, 1 if the segments of a pair do not belong together in this order;
             None if the sequences are not pairs.
+        places: Where the sequences lie, if they share rows (`PackedBatch`).
     """
 
     input_ids: torch.Tensor
     labels: torch.Tensor
     masked_positions: torch.Tensor
     num_masked_tokens: int
+    num_tokens: int
     attention_mask: torch.Tensor | None
     token_type_ids: torch.Tensor | None
     pair_labels: torch.Tensor | None = None
+    places: Places | None = None
 
     def masked_labels(self) -> torch.Tensor:
         """Return (M,) the labels at `masked_positions`, without the padding."""
         positions = self.masked_positions[: self.num_masked_tokens]
         return self.labels.reshape(-1).index_select(0, positions)
 
-    def model_inputs(self) -> dict[str, torch.Tensor]:
+    def model_inputs(self) -> dict[str, Any]:
         """Return the keyword arguments of the model's forward pass, without labels."""
         inputs = {
             "input_ids": self.input_ids,
@@ -143,6 +148,7 @@ class MaskingCollator:
             labels=torch.from_numpy(np.where(selected, chunks.input_ids, IGNORE_INDEX)),
             masked_positions=torch.from_numpy(positions),
             num_masked_tokens=num_masked_tokens,
+            num_tokens=int(chunks.lengths.sum()),
             attention_mask=attention_mask,
             token_type_ids=self._token_type_ids(chunks),
             pair_labels=None if pair_labels is None else torch.from_numpy(pair_labels),

@@ -19,6 +19,7 @@ from torch.nn import functional
 from mlmtune.masking.collator import MaskedBatch
 from mlmtune.modeling.losses import LOSS, Losses
 from mlmtune.modeling.output_layer import OutputLayer, chunks_of
+from mlmtune.modeling.packing import Packing
 from mlmtune.modeling.pair_head import pair_logits, token_logits
 
 PROBE_TOLERANCE = 1e-4
@@ -76,9 +77,11 @@ class MaskedHead:
         is_sparse: Whether the architecture allows it.
         output_layer: The output layer, if the model returns its result as the logits. It then
             needs memory for one chunk of logits, and otherwise for those of all masked positions.
+        packing: Lays out batches of uneven sequences; None if they stay padded.
     """
 
     def __init__(self, model: Any, vocab_size: int, precision: str = "fp32") -> None:
+        self.packing: Packing | None = None
         self._rows: torch.Tensor | None = None
         self.is_sparse = True
         self.output_layer: OutputLayer | None = None
@@ -115,6 +118,10 @@ class MaskedHead:
             return (rows, *output[1:])
         output.last_hidden_state = rows
         return output
+
+    def packed(self, batch: MaskedBatch) -> MaskedBatch:
+        """Return a batch on the CPU in as few rows as the architecture allows."""
+        return batch if self.packing is None else self.packing.pack(batch)
 
     def outputs(self, model: Any, batch: MaskedBatch) -> HeadOutputs:
         """Compute the logits at a batch's masked positions, and those of its pairs.
@@ -159,7 +166,7 @@ class MaskedHead:
     def _agrees_with_the_full_head(self, model: Any, ids: torch.Tensor) -> bool:
         # Equal shapes prove nothing: a head may mix neighbouring rows, so values are compared.
         rows = torch.tensor([1, 4, 5, 11], device=ids.device)
-        batch = MaskedBatch(ids, ids, rows, len(rows), None, None)
+        batch = MaskedBatch(ids, ids, rows, len(rows), ids.numel(), None, None)
         try:
             with _probing(model):
                 dense = token_logits(model(input_ids=ids))

@@ -52,12 +52,14 @@ class MaskedSequences:
     """Sequences that are masked again in each epoch: what a masked language model is trained on.
 
     Attributes:
+        lay_out: Lays them out for the model; see `MaskedHead.packed`.
         rate: `masking.mlm_probability`.
         max_steps: The steps of the run, over which a scheduled rate changes.
     """
 
     unmasked: Sequences
     collator: MaskingCollator
+    lay_out: Callable[[MaskedBatch], MaskedBatch]
     rate: float | RateSchedule
     max_steps: int
 
@@ -71,7 +73,8 @@ class MaskedSequences:
     def batch(
         self, step: int, epochs: NDArray[np.int64], positions: NDArray[np.int64]
     ) -> MaskedBatch:
-        return self.collator(*self.unmasked.batch(epochs, positions), self.mlm_probability(step))
+        chunks, keys = self.unmasked.batch(epochs, positions)
+        return self.lay_out(self.collator(chunks, keys, self.mlm_probability(step)))
 
     def num_tokens(self, epochs: NDArray[np.int64], positions: NDArray[np.int64]) -> int:
         return self.unmasked.num_tokens(epochs, positions)
@@ -376,7 +379,8 @@ def build_masked_lm(config: Config, accelerator: Accelerator, console: Console) 
         unmasked = ChunkSequences(splits.train, mixture, config.run.seed)
     else:
         unmasked = PairSequences(splits.train_pairs, mixture, config.objective, config.run.seed)
-    sequences = MaskedSequences(unmasked, collator, config.masking.mlm_probability, plan.max_steps)
+    rate = config.masking.mlm_probability
+    sequences = MaskedSequences(unmasked, collator, setup.head.packed, rate, plan.max_steps)
     stream = TrainingStream(
         sequences, plan, seed=config.run.seed, process_index=accelerator.process_index
     )

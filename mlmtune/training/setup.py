@@ -1,6 +1,7 @@
 """The model and the text of a run, loaded together for measuring and training."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from mlmtune.modeling.loading import LoadedModel, ModelRequest, load_pretrained
 from mlmtune.modeling.locating import MODEL_KEY, locate_model
 from mlmtune.modeling.masked_head import MaskedHead
 from mlmtune.modeling.new_head import start_from_frequencies
+from mlmtune.modeling.packing import Packing
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.mixing import Mixture
 from mlmtune.tokens.pairs import PairSequences
@@ -97,12 +99,7 @@ def load_model_and_text(
         console.say(note)
     for sentence in config.evaluation.examples:
         encode_masked_text(loaded.tokenizer, sentence)  # refuses a sentence without a mask
-    head = MaskedHead(loaded.model, len(loaded.tokenizer), precision)
-    if not head.is_sparse:
-        console.say(
-            f"{type(loaded.model).__name__} cannot predict masked positions alone; its head runs "
-            "on every position, which is slower"
-        )
+    head = _head(loaded, precision, config, console)
     store, splits = open_splits(text, text_needs(config), config.chunking, loaded.tokenizer)
     unknown = sum(source.num_unknown_tokens for source in store.sources) / store.num_tokens
     if unknown > UNKNOWN_SHARE:
@@ -117,6 +114,32 @@ def load_model_and_text(
         start_from_frequencies(loaded, counts)
     evaluators = _evaluators(splits, loaded, config)
     return ModelAndText(text, loaded, head, store, splits, *evaluators)
+
+
+def _head(loaded: LoadedModel, precision: str, config: Config, console: Console) -> MaskedHead:
+    """Return what runs the model, and say what its architecture does not allow."""
+    head = MaskedHead(loaded.model, len(loaded.tokenizer), precision)
+    name = type(loaded.model).__name__
+    if not head.is_sparse:
+        console.say(
+            f"{name} cannot predict masked positions alone; its head runs on every position, "
+            "which is slower"
+        )
+    if has_padding(config):
+        head.packing = Packing.if_possible(
+            loaded, config.chunking.chunk_length, partial(head.outputs, loaded.model)
+        )
+        if head.packing is None:
+            console.say(
+                f"{name} cannot keep several sequences of a row apart; short ones are padded, "
+                "which is slower"
+            )
+    return head
+
+
+def has_padding(config: Config) -> bool:
+    """Whether sequences are of many lengths; otherwise all but a few are full."""
+    return config.chunking.mode == "per_document"
 
 
 def check_is_known(setup: ModelAndText, config: Config) -> None:

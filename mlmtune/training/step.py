@@ -177,8 +177,11 @@ def _add_gradients(
     accelerator, stream = learner.accelerator, task.stream
     # The device's own draws follow from the step, so that no generator's state is saved.
     torch.manual_seed(stream.generator_seed(step.number, index))
+    batch = step.batches[index]
     dropout = KeyedDropout(
-        stream.dropout_keys(step.number, index), stream.shared_dropout_key(step.number)
+        stream.dropout_keys(step.number, index),
+        stream.shared_dropout_key(step.number),
+        batch.places,
     )
     # DDP averages gradients over processes, so that their number is multiplied back in. A step may
     # have no target of a term; the sum of that term is 0.
@@ -187,7 +190,7 @@ def _add_gradients(
     exchanges = index == len(step.batches) - 1
     with nullcontext() if exchanges else accelerator.no_sync(learner.model):
         with dropout if learner.keys_dropout else nullcontext():
-            losses = task.losses(learner.model, step.batches[index].to(accelerator.device))
+            losses = task.losses(learner.model, batch.to(accelerator.device))
         accelerator.backward(losses.weighted(scales))
     sums = losses.terms | losses.tallies
     return {name: value.detach().float() for name, value in sums.items()}

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mlmtune.masking.places import Places
 from mlmtune.randomness import UInt64Array, key
 from mlmtune.training.plan import Plan
 
@@ -21,6 +22,11 @@ DROPOUT_STREAM, GENERATOR_STREAM = 0x7A03, 0x7A04
 
 class Batch(Protocol):
     """Sequences to train on."""
+
+    @property
+    def places(self) -> Places | None:
+        """Where the sequences lie, if they share rows."""
+        ...
 
     def to(self, device: torch.device) -> Self: ...
 

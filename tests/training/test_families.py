@@ -5,6 +5,7 @@ import math
 import random
 import re
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from mlmtune.config_loading import load_config
 from mlmtune.console import Console
 from mlmtune.masking.collator import IGNORE_INDEX
 from mlmtune.modeling.device import build_accelerator
+from mlmtune.modeling.packing import Packing
 from mlmtune.modeling.pair_head import model_types_with_pair_head
 from mlmtune.training.masked_lm import build_masked_lm
 
@@ -48,6 +50,8 @@ class Family:
         chunk_length: what it is trained on.
         num_padding_positions: rows of positions that are no input's.
         is_sparse: whether its head runs on masked positions only.
+        packs: whether several sequences can share a row.
+        pad_token: the token that pads, if it is not the tokenizer's own.
     """
 
     tokenizer: str
@@ -55,6 +59,8 @@ class Family:
     chunk_length: int = 32
     num_padding_positions: int = 0
     is_sparse: bool = True
+    packs: bool = True
+    pad_token: str | None = None
 
 
 SMALL_EMBEDDINGS = {"embedding_size": 8}
@@ -82,15 +88,22 @@ FAMILIES = {
     "xlm-roberta": Family(UNIGRAM, {"pad_token_id": 0}, num_padding_positions=1),
     "deberta-v2": Family(UNIGRAM, DISENTANGLED),
     "modernbert": Family(BYTE_BPE),
-    "mpnet": Family(WORDPIECE, num_padding_positions=2),
-    "mobilebert": Family(WORDPIECE, MOBILEBERT),
+    # MPNet's positions take the id 1 for padding, whatever its config says.
+    "mpnet": Family(WORDPIECE, num_padding_positions=2, pad_token="[UNK]"),
+    "mobilebert": Family(WORDPIECE, MOBILEBERT, packs=False),
     "longformer": Family(
-        BYTE_BPE, {"attention_window": [32, 64]}, chunk_length=LONG, num_padding_positions=2
+        BYTE_BPE,
+        {"attention_window": [32, 64]},
+        chunk_length=LONG,
+        num_padding_positions=2,
+        packs=False,
     ),
-    "big_bird": Family(UNIGRAM, {"block_size": 16, "num_random_blocks": 2}, chunk_length=LONG),
+    "big_bird": Family(
+        UNIGRAM, {"block_size": 16, "num_random_blocks": 2}, chunk_length=LONG, packs=False
+    ),
     "megatron-bert": Family(WORDPIECE),
     "ernie": Family(WORDPIECE),
-    "fnet": Family(UNIGRAM),
+    "fnet": Family(UNIGRAM, packs=False),
     "camembert": Family(UNIGRAM, num_padding_positions=1),
     "xmod": Family(UNIGRAM, {"default_language": "en_XX"}, num_padding_positions=1),
     "xlm-roberta-xl": Family(UNIGRAM, num_padding_positions=1),
@@ -100,11 +113,11 @@ FAMILIES = {
     "data2vec-text": Family(BYTE_BPE, num_padding_positions=2),
     "ibert": Family(BYTE_BPE, num_padding_positions=2),
     "eurobert": Family(BYTE_BPE, {"num_key_value_heads": 2}),
-    "roformer": Family(WORDPIECE, {"embedding_size": 16}),
-    "convbert": Family(WORDPIECE, {"embedding_size": 16}),
+    "roformer": Family(WORDPIECE, {"embedding_size": 16}, packs=False),
+    "convbert": Family(WORDPIECE, {"embedding_size": 16}, packs=False),
     "squeezebert": Family(WORDPIECE, {"embedding_size": 16} | dict.fromkeys(GROUPS, 1)),
     "nomic_bert": Family(WORDPIECE),
-    "funnel": Family(WORDPIECE, FUNNEL),
+    "funnel": Family(WORDPIECE, FUNNEL, packs=False),
 }
 
 
@@ -128,6 +141,7 @@ def model_of(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
         family = FAMILIES[model_type]
         tokenizer = copy.deepcopy(request.getfixturevalue(family.tokenizer))
         tokenizer.model_max_length = family.chunk_length
+        tokenizer.pad_token = family.pad_token or tokenizer.pad_token
         config = AutoConfig.for_model(model_type, **{
             **({} if model_type in OWN_NAMES else SIZES),
             "vocab_size": len(tokenizer),
@@ -187,7 +201,11 @@ def test_a_family_is_trained_on_masked_tokens(
 
     parts = build_masked_lm(load_config(runs.config(**sections)), build_accelerator("fp32"),
                         Console(is_quiet=True))  # fmt: skip
-    assert parts.setup.head.is_sparse == family.is_sparse
+    head, loaded = parts.setup.head, parts.loaded
+    assert head.is_sparse == family.is_sparse
+    run_encoder = partial(head.outputs, loaded.model)
+    packing = Packing.if_possible(loaded, family.chunk_length, run_encoder)
+    assert (packing is not None) == family.packs
     tokenizer = AutoTokenizer.from_pretrained(folder)
     frame = tokenizer.cls_token_id, tokenizer.sep_token_id
     encoded = tokenizer("the node")["input_ids"]
@@ -227,7 +245,7 @@ def test_the_page_has_a_row_for_each_family() -> None:
     kinds = {WORDPIECE: "WordPiece", BYTE_BPE: "byte-level BPE", UNIGRAM: "Unigram"}
     lines = page.read_text(encoding="utf-8").splitlines()
     cells = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines]
-    title, _, *rows = (row for row in cells if len(row) == 5)
+    title, _, *rows = (row for row in cells if len(row) == 6)
     assert title[0] == "model_type"
     assert rows == [
         [
@@ -235,6 +253,7 @@ def test_the_page_has_a_row_for_each_family() -> None:
             kinds[family.tokenizer],
             str(family.chunk_length),
             "yes" if family.is_sparse else "no",
+            "yes" if family.packs else "no",
             "yes" if model_type in model_types_with_pair_head() else "no",
         ]
         for model_type, family in FAMILIES.items()

@@ -61,7 +61,7 @@ def stream(view: ChunkView, tokenizer: Any) -> Callable[..., TrainingStream]:
             max_steps=100,
         )
         unmasked = ChunkSequences(view, mixture, seed)
-        sequences = MaskedSequences(unmasked, collator, 0.3, plan.max_steps)
+        sequences = MaskedSequences(unmasked, collator, lambda batch: batch, 0.3, plan.max_steps)
         return TrainingStream(sequences, plan, seed=seed, process_index=process)
 
     return make
