@@ -2,6 +2,7 @@
 
 import re
 import string
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -11,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from mlmtune.config import CleaningConfig, MarkdownConfig
 from mlmtune.corpus.html_text import html_text
@@ -248,7 +250,41 @@ def word_slices(text: str) -> Iterator[str]:
 
 def count_words(text: str) -> int:
     """Count the words that `words` finds, in a text of any length."""
-    return sum(len(words(piece)) for piece in word_slices(text))
+    if text.isascii():
+        in_word = text.encode().translate(_IN_ASCII_WORD)
+        return in_word.count(b" w") + in_word.startswith(b"w")
+    num_words, was_letter = 0, False
+    for start in range(0, len(text), SLICE_CHARACTERS):
+        codes = text[start : start + SLICE_CHARACTERS].encode("utf-32-le", "surrogatepass")
+        kinds = _word_kinds()[np.frombuffer(codes, "<u4")]
+        kinds = kinds[kinds != _MARK]  # a mark between letters parts no word
+        is_letter = np.append(was_letter, kinds == _LETTER)
+        num_words += int(np.count_nonzero(is_letter[1:] > is_letter[:-1]))
+        num_words += int(np.count_nonzero(kinds == _UNSPACED_LETTER))
+        was_letter = bool(is_letter[-1])
+    return num_words
+
+
+_IN_ASCII_WORD = bytes(ord("w" if chr(c).isalnum() or chr(c) == "_" else " ") for c in range(256))
+_OTHER, _LETTER, _MARK, _UNSPACED_LETTER = range(4)
+"""Kinds of characters: what parts words, letters and digits, what belongs to the letter before it,
+and a word by itself."""
+
+
+@cache
+def _word_kinds() -> NDArray[np.uint8]:
+    """Return (number of code points,) the kind of each character, as it is when casefolded."""
+    kinds = np.full(sys.maxunicode + 1, _OTHER, dtype=np.uint8)
+    kinds[0x20000:0x40000] = _UNSPACED_LETTER
+    # All other planes hold private characters and variation selectors.
+    folded = "".join(chr(code).casefold()[0] for code in range(0x20000))
+    patterns = {
+        _LETTER: rf"[^\W{UNSPACED}]+", _MARK: f"[{_marks()}]+", _UNSPACED_LETTER: f"[{UNSPACED}]+"
+    }  # fmt: skip
+    for kind, pattern in patterns.items():
+        for found in re.finditer(pattern, folded):
+            kinds[found.start() : found.end()] = kind
+    return kinds
 
 
 @cache

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from mlmtune.config import CleaningConfig, MarkdownConfig
 from mlmtune.corpus import cleaning, long_text
-from mlmtune.corpus.cleaning import STEPS, clean, content_hash, letter_share, word_slices, words
+from mlmtune.corpus.cleaning import (
+    STEPS,
+    clean,
+    content_hash,
+    count_words,
+    letter_share,
+    word_slices,
+    words,
+)
 
 KEEP_ALL = {"unicode": "keep", "control_characters": "keep", "white_space": "keep"}
 
@@ -206,8 +214,16 @@ def test_words_do_not_depend_on_their_slices(pieces, size):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cleaning, "SLICE_CHARACTERS", size)
         sliced = list(word_slices(text))
+        assert count_words(text) == len(words(text))
     assert "".join(sliced) == text
     assert [word for piece in sliced for word in words(piece)] == words(text)
+
+
+def test_each_character_is_counted_as_the_words_it_makes():
+    for first in [*range(0, 0x20000, 64), 0x2F800, 0xE0100, 0x10FFC0]:
+        characters = map(chr, range(first, first + 64))
+        text = " ".join(f"a{character}b {character} {character}c" for character in characters)
+        assert count_words(text) == len(words(text)), hex(first)
 
 
 HOSTILE = "ab \t\r\n\v\u200b\xad\u3000\u0e01\ud800<b>&lt;/-!"
