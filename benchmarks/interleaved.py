@@ -13,8 +13,9 @@ import signal
 import statistics
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Protocol, Self
@@ -55,6 +56,8 @@ class SideFailed(Exception):
 class Child:
     """An object or a module in a process of its own, which ends with the context.
 
+    It is made while the parent goes on; the first call waits for it.
+
     Args:
         target: `module`, or `module:Class` to make an object of.
         arguments: The arguments of the class; they are pickled.
@@ -70,7 +73,7 @@ class Child:
         self._process = context.Process(target=_serve, args=(theirs, target, arguments))
         self._process.start()
         theirs.close()
-        self._receive()
+        self._is_ready = False
 
     @property
     def pid(self) -> int:
@@ -83,8 +86,19 @@ class Child:
         Raises:
             SideFailed: The method raised an error, or the process died.
         """
+        self.wait()
         self._connection.send((method, arguments))
         return self._receive()
+
+    def wait(self) -> None:
+        """Wait until the object is made.
+
+        Raises:
+            SideFailed: It could not be made, or the process died.
+        """
+        if not self._is_ready:
+            self._receive()
+            self._is_ready = True
 
     def run(self, num_steps: int) -> Block:
         """Let the side work; at other times it waits on a pipe."""
@@ -102,6 +116,7 @@ class Child:
         self._process.join()
 
     def __enter__(self) -> Self:
+        self.wait()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -133,7 +148,7 @@ def _serve(connection: Connection, target: str, arguments: tuple[Any, ...]) -> N
         while True:
             method, arguments = connection.recv()
             connection.send((None, getattr(served, method)(*arguments)))
-    except EOFError:
+    except (EOFError, BrokenPipeError):
         return
     except Exception:
         connection.send((traceback.format_exc(), None))
@@ -158,6 +173,39 @@ def run_apart(target: str, *arguments: Any) -> Any:
     module, _, function = target.partition(":")
     with Child(module) as child:
         return child.call(function, *arguments)
+
+
+@contextmanager
+def side_by_side(sides: Mapping[str, tuple[Any, ...]]) -> Iterator[dict[str, Child]]:
+    """Make the arguments of several `Child`ren into children, all at the same time, by name."""
+    with ExitStack() as stack:
+        children = {name: Child(*arguments) for name, arguments in sides.items()}
+        for child in children.values():
+            stack.callback(child.close)
+        for child in children.values():
+            child.wait()
+        yield children
+
+
+def warm_up(sides: Mapping[str, Side], num_steps: int) -> dict[str, SideFailed]:
+    """Let the sides work before they are measured, the last ones first, and two at once.
+
+    Two compile in the time of one; more might not fit into a device's memory at once.
+
+    Returns:
+        The sides that failed, and why.
+    """
+    failed: dict[str, SideFailed] = {}
+
+    def work(name: str) -> None:
+        try:
+            sides[name].run(num_steps)
+        except SideFailed as error:
+            failed[name] = error
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, reversed(list(sides))))
+    return failed
 
 
 def interleave(

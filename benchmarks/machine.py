@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,17 @@ MATRIX_SIZES = {"cuda": 8192, "cpu": 2048}
 NUM_PRODUCTS, NUM_TIMINGS = 5, 9
 
 
+def has_gpu() -> bool:
+    return torch.cuda.is_available()
+
+
 def describe() -> dict[str, Any]:
     """Return versions and devices, and nothing that names a user or a path."""
     return {**describe_environment(1), "device": device_name()}
 
 
 def device_name() -> str:
-    if torch.cuda.is_available():
+    if has_gpu():
         return torch.cuda.get_device_name()
     name = torch.cpu.get_capabilities().get("cpu_name") or "CPU"
     return f"{name}, {torch.get_num_threads()} threads"
@@ -34,7 +39,7 @@ def num_bytes_in(folder: Path) -> int:
 
 def matmul_rate(precision: str) -> float:
     """Measure the FLOP/s of a large square product, as torch computes it by default."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if has_gpu() else "cpu")
     size = MATRIX_SIZES[device.type]
     a, b = (torch.randn(size, size, device=device, dtype=DTYPES[precision]) for _ in range(2))
     seconds = []
@@ -53,3 +58,16 @@ def finish(device: torch.device) -> None:
     """Wait until a device has done the work that was launched on it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def settle(step: Callable[[], object], device: torch.device) -> None:
+    """Take a step that is not measured, if the device's memory was released after the last turn."""
+    if device.type == "cuda":
+        step()
+        finish(device)
+
+
+def release(device: torch.device) -> None:
+    """Release the memory that the allocator keeps for later, which the other sides need, too."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

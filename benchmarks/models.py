@@ -4,7 +4,13 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoModelForMaskedLM, AutoTokenizer, BertConfig, DistilBertConfig
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    BertConfig,
+    DistilBertConfig,
+    ModernBertConfig,
+)
 
 from mlmtune.locations import resolve
 
@@ -17,8 +23,19 @@ SHAPES = {
     "bert-large": BertConfig(
         hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
     ),
+    "modernbert": ModernBertConfig(),
+    "tiny-bert": BertConfig(
+        hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128
+    ),
+    "tiny-modernbert": ModernBertConfig(
+        hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=96
+    ),
 }
-"""Shapes of models with random weights, which suffice to measure time and memory."""
+"""Shapes of models with random weights, which suffice to measure time and memory. The tiny ones
+show that a benchmark runs."""
+
+WITH_TOKEN_TYPES = ("bert",)
+"""The `model_type` of shapes whose tokenizer gives token types."""
 
 
 def prepare(name: str, workspace: Path) -> Path:
@@ -29,11 +46,16 @@ def prepare(name: str, workspace: Path) -> Path:
     folder = workspace / name
     torch.manual_seed(0)
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    model = AutoModelForMaskedLM.from_config(SHAPES[name])  # type: ignore[no-untyped-call]
+    shape = SHAPES[name]
+    model = AutoModelForMaskedLM.from_config(shape)  # type: ignore[no-untyped-call]
     model.save_pretrained(folder)
-    # DistilBERT takes no token types.
-    names = {"model_input_names": ["input_ids", "attention_mask"]} if name == "distilbert" else {}
-    AutoTokenizer.from_pretrained(minilm, **names).save_pretrained(folder)
+    inputs = ["input_ids", "attention_mask"]
+    if shape.model_type in WITH_TOKEN_TYPES:
+        inputs.append("token_type_ids")
+    tokenizer = AutoTokenizer.from_pretrained(
+        minilm, model_input_names=inputs, model_max_length=shape.max_position_embeddings
+    )
+    tokenizer.save_pretrained(folder)
     return folder
 
 

@@ -4,6 +4,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 
 from interleaved import SideFailed, run_apart
 
-MODELS = ("minilm", "distilbert", "bert-base", "bert-large")
+MODELS = (
+    "minilm", "distilbert", "bert-base", "bert-large", "modernbert", "tiny-bert", "tiny-modernbert",
+)  # fmt: skip
 PRECISIONS = ("fp32", "bf16", "fp16")
 CHARACTERS_PER_TOKEN = 5
 """More than English text has, so that the text is long enough for a number of tokens."""
@@ -35,7 +38,7 @@ class Setting:
         length: Tokens in a sequence.
         max_steps: The step at which the learning rate's schedule ends.
         dropout: Every dropout rate of the model; None keeps the model's own.
-        compiled: Whether our side sets `training.compile`.
+        compiled: Whether the side compiles its model.
         seed: The seed of order, masks and dropout.
         max_chunks: The number of validation sequences to evaluate; None means all.
     """
@@ -98,7 +101,6 @@ class CommandLine(argparse.ArgumentParser):
             type=float,
             help="every dropout rate, on both sides; without it the model's",
         )
-        self.add_argument("--compile", action="store_true", help="set training.compile on our side")
 
     def add_rounds(self, *, rounds: int, steps: int, warmup: int) -> None:
         self.add_number("--rounds", rounds, "turns of each side")
@@ -136,17 +138,18 @@ def setting_for(
         more: Other fields of the setting.
     """
     sizes = num_train_characters, num_validation_characters
-    texts = run_apart("texts:prepare", options.text, folder, *sizes)
+    with ThreadPoolExecutor() as pool:
+        model = pool.submit(run_apart, "models:prepare", options.model, folder)
+        texts = pool.submit(run_apart, "texts:prepare", options.text, folder, *sizes)
     return Setting(
-        model=run_apart("models:prepare", options.model, folder),
-        train=texts.train,
-        validation=texts.validation,
+        model=model.result(),
+        train=texts.result().train,
+        validation=texts.result().validation,
         workspace=folder,
         precision=options.precision,
         batch_size=options.batch_size,
         length=options.length,
         dropout=getattr(options, "dropout", None),
-        compiled=getattr(options, "compile", False),
         **more,
     )
 

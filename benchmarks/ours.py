@@ -10,7 +10,7 @@ import numpy as np
 from accelerate import Accelerator
 
 from interleaved import Block
-from machine import finish, num_bytes_in
+from machine import finish, num_bytes_in, release, settle
 from mlmtune.config import Config, MaskingConfig
 from mlmtune.console import Console
 from mlmtune.corpus.text import CorpusText
@@ -100,12 +100,15 @@ class Training:
         return state.window.means()[LOSS]
 
     def run(self, num_steps: int) -> Block:
+        device = self.learner.accelerator.device
+        settle(self.step, device)
         num_tokens = self.state.num_tokens
         started = time.perf_counter()
         for _ in range(num_steps):
             self.step()
-        finish(self.learner.accelerator.device)
+        finish(device)
         seconds = time.perf_counter() - started
+        release(device)
         return Block(num_steps, self.state.num_tokens - num_tokens, seconds)
 
     def prepare_batches(self, num_steps: int) -> Block:

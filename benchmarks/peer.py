@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from interleaved import Block
-from machine import finish
+from machine import finish, release, settle
 from mlmtune.training.environment import peak_memory_bytes
 from options import Setting
 
@@ -135,6 +135,8 @@ class Training:
         self.accelerator = Accelerator(
             gradient_accumulation_steps=1,
             mixed_precision="no" if setting.precision == "fp32" else setting.precision,
+            # What `accelerate config` asks for, and the script leaves to it.
+            dynamo_backend="inductor" if setting.compiled else "no",
         )
         tokenizer = AutoTokenizer.from_pretrained(setting.model)
         model = load_model(setting)
@@ -172,10 +174,14 @@ class Training:
         return batch["input_ids"].numel()
 
     def run(self, num_steps: int) -> Block:
+        device = self.accelerator.device
+        settle(self.step, device)
         started = time.perf_counter()
         num_tokens = sum(self.step() for _ in range(num_steps))
-        finish(self.accelerator.device)
-        return Block(num_steps, num_tokens, time.perf_counter() - started)
+        finish(device)
+        seconds = time.perf_counter() - started
+        release(device)
+        return Block(num_steps, num_tokens, seconds)
 
     def facts(self) -> dict[str, Any]:
         return {

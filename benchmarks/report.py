@@ -26,3 +26,9 @@ def spread(values: Sequence[float]) -> str:
 
 def megabytes(num_bytes: float) -> str:
     return f"{num_bytes / 1e6:,.0f} MB"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what `write_json` has written."""
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return result

@@ -24,6 +24,8 @@ EVALUATED_CHUNKS = 16
 
 PR_SET_PDEATHSIG = 1
 """The constant of `linux/prctl.h`."""
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+"""Loaded before any fork: a child of several threads must do next to nothing."""
 
 MILESTONES = {"first evaluation": "before training:", "first step": "step 1/"}
 """The beginnings of the lines that `mlmtune train` prints after each milestone."""
@@ -37,8 +39,8 @@ def command_line() -> CommandLine:
 
 def end_with_parent() -> None:
     """Have the kernel end this process with its parent, even if the parent is killed (on Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if LIBC is not None:
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def seconds_of(command: Sequence[str]) -> float:

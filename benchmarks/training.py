@@ -1,8 +1,11 @@
 """Training: tokens per second of mlmtune against the peer's loop, by turns in one run."""
 
+import statistics
+from dataclasses import replace
+
 from flops import training_flops_per_token
-from interleaved import Child, interleave, run_apart, summary
-from options import CommandLine, characters_for, main, setting_for, workspace
+from interleaved import Child, interleave, side_by_side, summary, warm_up
+from options import CommandLine, Setting, characters_for, main, setting_for, workspace
 from report import megabytes, spread, table, write_json
 
 MLM_PROBABILITY = 0.15
@@ -14,14 +17,25 @@ def command_line() -> CommandLine:
     arguments.add_model()
     arguments.add_training()
     arguments.add_rounds(rounds=5, steps=5, warmup=2)
+    arguments.add_argument("--compile", action="store_true", help="measure both compiled, too")
     return arguments
+
+
+def sides_of(setting: Setting, *, compiles: bool) -> dict[str, tuple[str, Setting]]:
+    """Return the class of each side, and the setting that it is made with."""
+    compiled = replace(setting, compiled=True)
+    sides = {name: (f"{name}:Training", setting) for name in ("ours", "peer")}
+    if compiles:
+        sides |= {f"{name} compiled": (f"{name}:Training", compiled) for name in ("ours", "peer")}
+    return sides
 
 
 def benchmark() -> None:
     options = command_line().parse_args()
-    machine = run_apart("machine:describe")
-    peak_flops = run_apart("machine:matmul_rate", options.precision)
-    num_steps = options.warmup + options.rounds * options.steps
+    with Child("machine") as child:
+        machine = child.call("describe")
+        peak_flops = child.call("matmul_rate", options.precision)
+    num_steps = options.warmup + 1 + options.rounds * (options.steps + 1)
     with workspace() as folder:
         setting = setting_for(
             options,
@@ -30,9 +44,12 @@ def benchmark() -> None:
             num_train_characters=characters_for(num_steps * options.batch_size * options.length),
         )
         flops = training_flops_per_token(setting.model, options.length, MLM_PROBABILITY)
-        with Child("ours:Training", setting) as ours, Child("peer:Training", setting) as peer:
-            sides = {"ours": ours, "peer": peer}
-            blocks = interleave(sides, options.rounds, options.steps, options.warmup)
+        with side_by_side(sides_of(setting, compiles=options.compile)) as sides:
+            failed = warm_up(sides, options.warmup)
+            for name in failed.keys() & {"ours", "peer"}:
+                raise failed[name]
+            sides = {name: side for name, side in sides.items() if name not in failed}
+            blocks = interleave(sides, options.rounds, options.steps, 0)
             facts = {name: side.facts() for name, side in sides.items()}
     result = summary(blocks)
     rows = []
@@ -52,7 +69,10 @@ def benchmark() -> None:
         f"{machine['device']}: {peak_flops / 1e12:,.2f} TFLOP/s of {options.precision} products"
     )
     print(table(["side", "tokens/s", "ms per step", "peak memory", "MFU"], rows))
-    print(f"ratio {result['ratio']:.2f} (rounds {spread(result['ratios']['ours'])})")
+    for name, ratios in result["ratios"].items():
+        print(f"{name}: {statistics.median(ratios):.2f} x peer (rounds {spread(ratios)})")
+    for name, error in failed.items():
+        print(f"{name} failed: {error}")
     write_json(
         options.json,
         benchmark="training",
@@ -62,6 +82,7 @@ def benchmark() -> None:
         steps=options.steps,
         **result,
         facts=facts,
+        failed={name: str(error) for name, error in failed.items()},
         flops_per_token=flops,
         matmul_flops_per_second=peak_flops,
         machine=machine,

@@ -8,7 +8,16 @@ from contextlib import suppress
 import interleaved
 import psutil
 import pytest
-from interleaved import Block, Child, SideFailed, interleave, run_apart, summary
+from interleaved import (
+    Block,
+    Child,
+    SideFailed,
+    interleave,
+    run_apart,
+    side_by_side,
+    summary,
+    warm_up,
+)
 
 
 class Fake:
@@ -52,6 +61,12 @@ def test_warmup_is_not_measured():
     sides = {name: Fake(name, [0.001, 8.0], []) for name in ("ours", "peer")}
     blocks = interleave(sides, num_rounds=1, num_steps=1, num_warmup_steps=1)
     assert [block.rate for block in blocks["ours"]] == pytest.approx([8.0])
+
+
+def test_a_side_that_fails_to_warm_up_is_named_and_the_others_go_on():
+    with side_by_side({"a": ("collections:Counter", "a"), "json": ("json",)}) as sides:
+        assert sides["a"].call("total") == 1
+        assert set(warm_up({"json": sides["json"], "fake": Fake("fake", [1.0], [])}, 1)) == {"json"}
 
 
 def test_a_child_is_another_process_that_keeps_its_state():
