@@ -19,7 +19,7 @@ from typing import Any
 from interleaved import run_apart
 from mlmtune.config_loading import shipped_configs
 from options import MODELS, PRECISIONS, CommandLine, main, workspace
-from report import table, write_json
+from report import stage, table, write_json
 from startup import end_with_parent
 
 RUNS = ("uninterrupted", "again", "resumed")
@@ -67,6 +67,7 @@ class Run:
             self._process(0, None)
         results = json.loads((self.folder / "all_results.json").read_text(encoding="utf-8"))
         weights = (self.folder / "model" / "model.safetensors").read_bytes()
+        stage(self.folder.name)
         return {
             "seconds": time.perf_counter() - started,
             "weights": hashlib.sha256(weights).hexdigest(),
@@ -128,6 +129,7 @@ def benchmark() -> None:
     with workspace() as folder:
         os.environ["MLMTUNE_CACHE"] = str(folder / "cache")
         model = run_apart("models:prepare", options.model, folder)
+        stage("model")
         sizes = model, options.batch_size, options.steps
         runs = {
             (precision, name): run

@@ -26,6 +26,9 @@ PUBLISHED = (
 )
 AIMS = "aims: 3 x the peer, 2 x the compiled peer, 50 % MFU"
 
+MINUTES = 8.7
+"""The time for which the limits of the parts are made; a GPU may be lent for nine minutes."""
+
 OUTPUT_LINES = 40
 """The lines of a part's output that are kept."""
 
@@ -36,7 +39,7 @@ class Part:
 
     Attributes:
         script: The name of the benchmark.
-        seconds: The time after which it is ended.
+        seconds: The time after which it is ended, if there are MINUTES for all.
         arguments: The options of the script, without `--json`.
     """
 
@@ -102,7 +105,10 @@ def command_line() -> CommandLine:
         help=f"which, in this order: {', '.join(PARTS)}; default all",
     )  # fmt: skip
     arguments.add_argument(
-        "--minutes", type=float, default=8.7, help="time for all parts; default %(default)s"
+        "--minutes",
+        type=float,
+        default=MINUTES,
+        help="time for all parts; the limit of each grows with it; default %(default)s",
     )
     arguments.add_argument(
         "--precision", choices=PRECISIONS, default="bf16", help="default %(default)s"
@@ -190,7 +196,7 @@ def benchmark() -> None:
         part = PARTS[name].tiny() if options.tiny else PARTS[name]
         if part.script in WITH_PRECISION:
             part = replace(part, arguments={**part.arguments, "--precision": options.precision})
-        seconds = min(part.seconds, end - time.monotonic())
+        seconds = min(part.seconds * options.minutes / MINUTES, end - time.monotonic())
         print(f"== {name}, after {time.monotonic() - started:.0f} s", flush=True)
         records[name] = run_part(part, max(seconds, 0.0))
         write_json(options.results / f"{name}.json", part=name, **records[name])

@@ -1,12 +1,20 @@
 """The output of a benchmark: a table on the screen, and all results as JSON."""
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mlmtune import tables
 from mlmtune.files import write_text
+
+STARTED = time.perf_counter()
+
+
+def stage(what: str) -> None:
+    """Print what is done and when, for those who wait, or who ask where the time went."""
+    print(f"{what} after {time.perf_counter() - STARTED:.0f} s", flush=True)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

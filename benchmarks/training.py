@@ -6,7 +6,7 @@ from dataclasses import replace
 from flops import training_flops_per_token
 from interleaved import Child, interleave, side_by_side, summary, warm_up
 from options import CommandLine, Setting, characters_for, main, setting_for, workspace
-from report import megabytes, spread, table, write_json
+from report import megabytes, spread, stage, table, write_json
 
 MLM_PROBABILITY = 0.15
 """The default of both sides."""
@@ -43,12 +43,15 @@ def benchmark() -> None:
             max_steps=num_steps,
             num_train_characters=characters_for(num_steps * options.batch_size * options.length),
         )
+        stage("model and text")
         flops = training_flops_per_token(setting.model, options.length, MLM_PROBABILITY)
         with side_by_side(sides_of(setting, compiles=options.compile)) as sides:
+            stage("sides ready")
             failed = warm_up(sides, options.warmup)
             for name in failed.keys() & {"ours", "peer"}:
                 raise failed[name]
             sides = {name: side for name, side in sides.items() if name not in failed}
+            stage("warmed up")
             blocks = interleave(sides, options.rounds, options.steps, 0)
             facts = {name: side.facts() for name, side in sides.items()}
     result = summary(blocks)
