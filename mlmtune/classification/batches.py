@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from mlmtune.classification.task_data import Side
+from mlmtune.masking.collator import moved_to
 from mlmtune.modeling.loading import LoadedModel
 from mlmtune.randomness import bits, key, permute
 from mlmtune.tokens.encoding import plain_backend
@@ -44,9 +45,9 @@ class ExampleBatch:
 
     def to(self, device: torch.device) -> Self:
         return type(self)(
-            {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()},
-            self.labels.to(device, non_blocking=True),
-            self.weights.to(device, non_blocking=True),
+            {name: moved_to(device, tensor) for name, tensor in self.inputs.items()},
+            moved_to(device, self.labels),
+            moved_to(device, self.weights),
         )
 
 

@@ -73,10 +73,17 @@ class MaskedBatch:
     def to(self, device: torch.device) -> Self:
         """Return the same batch on another device."""
         moved: dict[str, Any] = {
-            name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+            name: moved_to(device, value) if isinstance(value, torch.Tensor) else value
             for name, value in vars(self).items()
         }
         return type(self)(**moved)
+
+
+def moved_to(device: torch.device, tensor: torch.Tensor) -> torch.Tensor:
+    """Copy a tensor to a device; a GPU copies it when its turn comes, and nobody waits."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()  # from other memory, a copy waits for the kernels before it
+    return tensor.to(device, non_blocking=True)
 
 
 class MaskingCollator:
@@ -84,8 +91,8 @@ class MaskingCollator:
 
     Args:
         with_token_type_ids: Whether the model has token types.
-        is_for_compiled_model: Whether batches have an attention mask in any case, and a padded
-            number of masked positions, which is nearly always the same for batches of one shape.
+        is_for_compiled_model: Whether batches have a padded number of masked positions, which is
+            nearly always the same for batches of one shape.
 
     Raises:
         ConfigError: The tokenizer has no mask token.
@@ -135,8 +142,9 @@ class MaskingCollator:
 
         is_token = np.arange(input_ids.shape[1]) < chunks.lengths[:, None]
         attention_mask = None
-        # With and without a mask, a compiled model would be two graphs.
-        if self._is_for_compiled_model or not is_token.all():
+        # A mask of ones would keep a compiled model from the flash kernel of attention. Without
+        # it, the few batches with padding are a graph of their own.
+        if not is_token.all():
             attention_mask = torch.from_numpy(is_token.astype(np.int64))
         positions = np.flatnonzero(selected)
         num_masked_tokens = len(positions)

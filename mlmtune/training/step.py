@@ -120,6 +120,10 @@ def take_step(
     """
     accelerator, config = learner.accelerator, task.config
     task, parts = _add_up_gradients(learner, task, step, say)
+    # Before anything waits for a device, so that the device need not wait for this.
+    clipped = accelerator.clip_grad_norm_(
+        learner.model.parameters(), config.optimizer.max_grad_norm
+    )
     sums = _add_up_sums(accelerator, parts)
     # Before the optimizer, because a weight that is not finite cannot be taken back.
     for name, value in sums.items():
@@ -129,9 +133,7 @@ def take_step(
     learning_rate = learning_rate_at(step.number, task.plan.max_steps, config.optimizer)
     for group in learner.optimizer.param_groups:
         group["lr"] = learning_rate
-    norm = float(
-        accelerator.clip_grad_norm_(learner.model.parameters(), config.optimizer.max_grad_norm)
-    )
+    norm = float(clipped)
     # A scaler skips a step whose gradient overflows; without one, it would be applied.
     if not math.isfinite(norm) and accelerator.scaler is None:
         raise _diverged(f"the gradient of step {step.number + 1} is {norm}", task)

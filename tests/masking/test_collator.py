@@ -166,7 +166,8 @@ def test_the_strategys_rate_and_shares_come_from_the_config(view, collate):
 def test_attention_is_masked_at_padding_and_only_where_there_is_some(view, collate):
     lengths = view.lengths(np.arange(len(view)))
     full = np.flatnonzero(lengths == 16)
-    assert collate(view.batch(full), key(0, full)).attention_mask is None
+    for padded in (False, True):  # a mask of ones would rule out the flash kernel
+        assert collate(view.batch(full), key(0, full), padded=padded).attention_mask is None
     mixed = np.asarray([full[0], int(np.argmin(lengths))])
     mask = collate(view.batch(mixed), key(0, mixed)).attention_mask
     assert mask.dtype == torch.int64
