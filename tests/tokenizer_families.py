@@ -2,7 +2,7 @@
 
 import unicodedata
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer
 
 # Each with its words, white space left out: what punctuation and spaces part.
@@ -66,11 +66,13 @@ def byte_pieces(pre_tokenizer, **settings):
     return backend
 
 
-def unigram(normalizer=None):
+def unigram(normalizer=None, pre_tokenizer=None):
     pieces = [("<unk>", 0.0), ("▁", -2.0), ("re", -3.0), ("▁भा", -3.0), ("रत", -3.0)]
     pieces += [(letter, -4.0) for letter in letters()]
     backend = Tokenizer(models.Unigram(pieces, 0, False))
-    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.pre_tokenizer = pre_tokenizer or pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
+    )
     if normalizer is not None:
         backend.normalizer = normalizer
     return backend
@@ -102,7 +104,9 @@ MAKERS = {
         normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()]), BERT
     ),
     "WordPiece": lambda: word_pieces(normalizers.NFC(), pre_tokenizers.Whitespace()),
-    "GPT-2": lambda: byte_pieces(BYTES),
+    "GPT-2": lambda: byte_pieces(
+        BYTES, post_processor=processors.ByteLevel(trim_offsets=True)
+    ),
     "RoBERTa": lambda: byte_pieces(
         pre_tokenizers.ByteLevel(add_prefix_space=True),
         post_processor=processors.ByteLevel(trim_offsets=True),
@@ -110,8 +114,12 @@ MAKERS = {
     "ModernBERT": lambda: byte_pieces(BYTES, normalizer=normalizers.NFC()),
     "XLM-R": unigram,
     "ALBERT": lambda: unigram(normalizers.Sequence(
-        [normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()]
+        [
+            normalizers.Replace("``", '"'), normalizers.NFKD(), normalizers.StripAccents(),
+            normalizers.Lowercase(), normalizers.Replace(Regex(" {2,}"), " "),
+        ]
     )),
+    "Metaspace": lambda: unigram(pre_tokenizer=pre_tokenizers.Metaspace()),
     "BPE": bpe_of_characters,
     "WordLevel": words,
 }  # fmt: skip

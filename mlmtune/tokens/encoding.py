@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 ROLES = ("cls", "sep", "pad", "mask", "bos", "eos", "unk")
 """The roles of special tokens. Text that spells a token with a role stays text."""
 
+_UNUSUAL = (
+    " a  b\n\n\tc \u00a0d\u2003\u3000e\u2028f \u0301g .\u200b h\u200b i\u0301 \u200d.j don't "
+    "``k`` [l]\r\n\u0600 \u6587\u5b57\u3002 \u0e44\u0e17\u0e22 "
+    "\ufb01\u00a8 \u0130 \U0001f469\u200d\U0001f692 m"
+)
+"""Text with what a tokenizer may treat in a way of its own: spaces, marks, joiners, forms."""
 _BEFORE = "a"
 """The word before another one, where it matters that there is one."""
 
@@ -124,6 +130,21 @@ class Encoder:
             starts_word = ~self._continues_word[ids]
         starts_word[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
         return ids, starts_word, lengths
+
+    def verify_words(self, texts: list[str]) -> bool:
+        """Encode texts in both ways; if the tokens differ, encode all texts as a whole from now on.
+
+        Returns:
+            Whether the tokens were the same.
+        """
+        if self._words is None:
+            return True
+        texts = [_UNUSUAL, *texts]
+        pairs = zip(self(texts), self.encode_whole(texts), strict=True)
+        if all(np.array_equal(by_words, expected) for by_words, expected in pairs):
+            return True
+        self._words = None
+        return False
 
     def encode_whole(self, texts: list[str]) -> Tokens:
         """Return what a call returns, without looking up words that were encoded before."""

@@ -45,7 +45,7 @@ IDEOGRAPHS = "\u3400-\u4dbf\u4e00-\u9fff"
 """The most frequent ideographs, for a class in a pattern."""
 _BETWEEN_IDEOGRAPHS = f"(?<=[{IDEOGRAPHS}])(?=[{IDEOGRAPHS}])"
 
-_LOCAL_NORMALIZERS = {
+LOCAL_NORMALIZERS = {
     "BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents",
 }  # fmt: skip
 """These change each ASCII character and ideograph independently of the characters beside it."""
@@ -111,17 +111,21 @@ def _other_borders(content: dict[str, Any]) -> Iterator[str]:
 
 def normalizes_locally(content: dict[str, Any]) -> bool:
     """Whether a tokenizer.json changes each ASCII character, space and ideograph by itself."""
-    return all(part["type"] in _LOCAL_NORMALIZERS for part in _normalizers(content))
+    return all(part["type"] in LOCAL_NORMALIZERS for part in normalizers(content))
 
 
 def parts_ideographs(content: dict[str, Any]) -> bool:
     """Whether the normalizer of a tokenizer.json makes each ideograph a word."""
-    return any(part.get("handle_chinese_chars") for part in _normalizers(content))
+    return any(part.get("handle_chinese_chars") for part in normalizers(content))
 
 
-def _normalizers(content: dict[str, Any]) -> list[dict[str, Any]]:
+def normalizers(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the steps of the normalizer of a tokenizer.json."""
     normalizer = content["normalizer"]
-    return [] if normalizer is None else normalizer.get("normalizers", [normalizer])
+    if normalizer is None:
+        return []
+    parts: list[dict[str, Any]] = normalizer.get("normalizers", [normalizer])
+    return parts
 
 
 def may_cut(text: str, position: int) -> bool:

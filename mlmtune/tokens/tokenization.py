@@ -27,6 +27,8 @@ BATCH_DOCUMENTS = 256
 """The most documents in a batch for the tokenizer: enough to keep its threads busy."""
 BATCH_CHARACTERS = 2_000_000
 """The number of characters at which a batch ends."""
+VERIFIED_CHARACTERS = 500
+"""The characters of each document of the first batch on which `Encoder.verify_words` looks."""
 
 
 def write_store(
@@ -57,10 +59,25 @@ def write_store(
     total = corpus.funnel.total().documents_kept
     with text.console.bar(total=total, initial=start, unit="document", what="tokenizing") as bar:
         tokenize = partial(tokenize_batch, encode=encode, finder=finder)
-        for documents in _tokenized(batches(corpus.documents(start)), tokenize):
+        documents_read = _verified(batches(corpus.documents(start)), encode, text.console.say)
+        for documents in _tokenized(documents_read, tokenize):
             writer.append(documents)
             bar.update(len(documents.document_ids))
     writer.finish(corpus.funnel.to_json())
+
+
+def _verified(
+    batches: Iterator[list[Document]], encode: Encoder, say: Callable[[str], None]
+) -> Iterator[list[Document]]:
+    """Yield the batches; before the first, verify that words can be encoded one by one."""
+    for number, batch in enumerate(batches):
+        beginnings = [document.text[:VERIFIED_CHARACTERS] for document in batch]
+        if number == 0 and not encode.verify_words(beginnings):
+            say(
+                "the tokenizer's tokens of a word depend on the words beside it, so each document "
+                "is tokenized as a whole, which is slower"
+            )
+        yield batch
 
 
 def batches(documents: Iterator[Document]) -> Iterator[list[Document]]:

@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmtune.tokens.pieces import IDEOGRAPHS, PUNCTUATION, normalizes_locally, parts_ideographs
+from mlmtune.tokens.pieces import (
+    IDEOGRAPHS,
+    LOCAL_NORMALIZERS,
+    PUNCTUATION,
+    normalizers,
+    normalizes_locally,
+    parts_ideographs,
+)
 
 Tokens = tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.int64]]
 """The ids of some texts' tokens, whether each begins a word, and the number of tokens per text."""
@@ -38,7 +45,7 @@ _PUNCTUATION = (
 """Punctuation of ASCII, of typography and of Chinese; any normalizer makes it punctuation again."""
 
 _SPLITS_AT_SPACE = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
-_SPLITS_WORDS = {"Digits", "Punctuation"}
+_CUTS_WORDS = {"Digits", "Punctuation"}
 
 _SPACE_AND_WORD = re.compile(r"\s*+\S++|\s++")
 """A word of byte-level BPE has the white space before it."""
@@ -55,12 +62,14 @@ def word_splitter(content: dict[str, Any]) -> Splitter | None:
     """
     pre_tokenizer = content["pre_tokenizer"] or {"type": None}
     first, *others = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
-    if content["model"].get("dropout") or not normalizes_locally(content):
+    if content["model"].get("dropout"):
         return None
     added = [token for token in content["added_tokens"] if not token["special"]]
-    if first["type"] in _SPLITS_AT_SPACE and {part["type"] for part in others} <= _SPLITS_WORDS:
+    if first["type"] in _SPLITS_AT_SPACE:
+        if not all(map(_changes_words, normalizers(content))) or not all(map(_cuts_words, others)):
+            return None
         return None if any(re.search(r"\s", t["content"]) for t in added) else _careful(str.split)
-    if first["type"] == "ByteLevel" and not others:
+    if first["type"] == "ByteLevel" and not others and normalizes_locally(content):
         depends = _adds_space(first) or any(_leaves_word(token) for token in added)
         return None if depends else _careful(_SPACE_AND_WORD.findall)
     return None
@@ -74,6 +83,21 @@ def _careful(split: Splitter) -> Splitter:
         return [text] if is_ambiguous else split(text)
 
     return words
+
+
+def _changes_words(normalizer: dict[str, Any]) -> bool:
+    """Whether a step of a normalizer changes each word regardless of the white space around it."""
+    pattern = normalizer.get("pattern", {})
+    if normalizer["type"] == "Replace":
+        return pattern.get("Regex") == " {2,}" or not re.search(r"\s", pattern.get("String", " "))
+    return normalizer["type"] in {*LOCAL_NORMALIZERS, "Precompiled"}
+
+
+def _cuts_words(pre_tokenizer: dict[str, Any]) -> bool:
+    """Whether a step of a pre-tokenizer, after white space is gone, looks at one word only."""
+    if pre_tokenizer["type"] == "Metaspace":
+        return bool(pre_tokenizer["prepend_scheme"] != "first")  # the first word of a text
+    return pre_tokenizer["type"] in _CUTS_WORDS
 
 
 def _adds_space(byte_level: dict[str, Any]) -> bool:

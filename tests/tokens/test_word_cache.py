@@ -1,27 +1,42 @@
 """Texts that are put together from cached words have the tokens that they have as a whole."""
 
+import re
+import shutil
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from stores import build, documents_of, text_of
 from tokenizer_families import MAKERS, SCRIPTS
 from tokenizers import AddedToken
 
+from mlmtune.console import Console
 from mlmtune.corpus.document import Document
-from mlmtune.tokens import word_cache
+from mlmtune.tokens import encoding, word_cache
 from mlmtune.tokens.encoding import Encoder
+from mlmtune.tokens.opening import open_store
 from mlmtune.tokens.tokenization import tokenize_batch
 from mlmtune.tokens.unknown import UnknownTextFinder
 
-FAMILIES = {
-    "BERT, cased", "BERT, uncased", "BERT, accents stripped", "WordPiece", "GPT-2", "ModernBERT",
-    "BPE", "WordLevel",
-}  # fmt: skip
-"""Those that encode each word independently."""
+DEPENDENT = {"RoBERTa", "Metaspace"}
+"""The families in which a word can have other tokens alone: both add a space before a text."""
 
 ADDED = ["[URL]", "kube", AddedToken("{HERB}", lstrip=True), AddedToken("helm", single_word=True)]
 SPACES = [*" \n\t\r", "  ", " \n ", "\u00a0", "\u2003", "\u3000", "\u2028"]
 CONTROLS = [*"\0\x0b\x0c\x1c\x1f\x85\ufffd\u200b\u200d\ufeff"]
-LETTERS = [*"ab1é.,'_-#$€ßΣİ", *"कि्ีখா", *"文字。，", *"\u0301\ufe0f", "👩", "🏽", "ﬁ", "¨", "ー"]
+LETTERS = [
+    *"ab1é.,'_-#$€ßΣİ",
+    *"कि्ีখா",
+    *"文字。，",
+    *"\u0301\ufe0f",
+    "👩",
+    "🏽",
+    "ﬁ",
+    "¨",
+    "ー",
+    "`",
+    "``",
+]
 WORDS = [
     "[MASK]",
     "</s>",
@@ -59,7 +74,7 @@ def as_lists(tokens):
 
 
 def test_most_families_encode_each_word_independently(name, encode):
-    assert (encode._words is not None) == (name in FAMILIES)
+    assert (encode._words is not None) == (name not in DEPENDENT)
 
 
 @settings(max_examples=40)
@@ -116,3 +131,15 @@ def test_added_white_space_is_a_token_where_words_have_the_space_before_them():
     texts = ["a    b  c   d", "    a\n  b "]
     assert encode._words is not None
     assert as_lists(encode(texts)) == as_lists(encode.encode_whole(texts))
+
+
+def test_a_tokenizer_whose_words_turn_out_to_be_dependent_is_given_whole_texts(
+    corpus, tokenizer, monkeypatch, capsys
+):
+    expected, _ = build(corpus(), tokenizer)
+    shutil.rmtree(expected.directory)
+    monkeypatch.setattr(encoding, "word_splitter", lambda _: re.compile(".{1,3}").findall)
+    store = open_store(text_of(corpus(), console=Console()), tokenizer)
+    assert "tokenized as a whole" in capsys.readouterr().out
+    assert documents_of(store) == documents_of(expected)
+    assert store.shards[0].word_starts.tolist() == expected.shards[0].word_starts.tolist()
