@@ -299,15 +299,16 @@ class _Page:
 
     def _line(self, content: str) -> str:
         """Return a paragraph, a heading or a cell as one line, except for hard breaks."""
-        if not content.isprintable():  # else it has nothing of all this, as most have
-            content = self._without_directives(content)
-            if "\n" in content:
+        if content.isprintable() and "  " not in content:
+            return content.strip()  # at once, because most have nothing of what follows
+        content = self._without_directives(content)
+        if "\n" in content:
+            if not content.isascii():
                 content = _BREAK_BETWEEN_WIDE.sub("", content)
-                content = " ".join([line.strip(" \t") for line in content.split("\n")])
-            if "\v" in content:
-                content = _HARD_BREAK.sub("\n", content)
-            content = _SPACES.sub(" ", content)
-        elif "  " in content:
+            content = " ".join([line.strip(" \t") for line in content.split("\n")])
+        if "\v" in content:
+            content = _HARD_BREAK.sub("\n", content)
+        if "  " in content or "\t" in content or "\xa0" in content:
             content = _SPACES.sub(" ", content)
         return content.strip()
 
