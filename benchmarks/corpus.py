@@ -1,7 +1,8 @@
-"""Corpus: how fast Markdown is cleaned, beside pyromark alone; or the whole cost of `prepare`.
+"""Corpus: how fast text is cleaned, beside what no reader goes without; or the cost of `prepare`.
 
-`ours` cleans in one process, `all processors` in as many as there are; `pyromark` only parses
-the same pages, in memory, in one process. With --megabytes, folders of so many MB of Markdown are
+`ours` cleans in one process, `all processors` in as many as there are. The third side only reads
+and decodes the same files in one process, and parses them: Markdown by pyromark, JSON Lines by
+json.loads. All formats hold the same pages. With --megabytes, folders of so many MB of Markdown are
 prepared without a cache: time, memory of all processes together, and bytes on disk. If there are
 too few pages, they are repeated with their sections shuffled. `added` is the memory that the
 comparisons allocate in the main process.
@@ -21,12 +22,23 @@ from tree_memory import TreeMemory
 SAMPLE_MEGABYTES = 60
 """The size of a turn, large enough to hide the second that starting processes takes."""
 CHANGED_PAGE = "0/0.md"
+LIMITS = {
+    "markdown": "pyromark",
+    "html": "read and decode",
+    "text": "read and decode",
+    "json": "json.loads",
+}
+"""The name of the side `preparation.Limit`, by format."""
 
 
 def command_line() -> CommandLine:
     arguments = CommandLine(__doc__)
     arguments.add_text()
     arguments.add_rounds(rounds=3, steps=1, warmup=0)
+    arguments.add_argument(
+        "--format", choices=LIMITS, default="markdown",
+        help="what the pages are written as and read from; default %(default)s",
+    )  # fmt: skip
     arguments.add_argument(
         "--megabytes", metavar="MB,MB,...",
         help="prepare so much Markdown without a cache instead, as in 20,200,2000",
@@ -50,15 +62,18 @@ def speed(options: argparse.Namespace) -> None:
     machine = run_apart("machine:describe")
     with workspace() as folder:
         pages = folder / "pages"
-        num_bytes = run_apart("texts:write_pages", options.text, pages, SAMPLE_MEGABYTES * 1e6)
+        num_characters = SAMPLE_MEGABYTES * 1e6
+        num_bytes = run_apart(
+            "texts:write_pages", options.text, pages, num_characters, options.format
+        )
         with (
-            Child("preparation:Cleaning", pages, folder, 1) as one,
-            Child("preparation:Cleaning", pages, folder, None) as all_of_them,
-            Child("preparation:Parsing", pages) as parser_alone,
+            Child("preparation:Cleaning", pages, folder, 1, options.format) as one,
+            Child("preparation:Cleaning", pages, folder, None, options.format) as all_of_them,
+            Child("preparation:Limit", pages, options.format) as limit,
         ):
-            sides = {"ours": one, "all processors": all_of_them, "pyromark": parser_alone}
+            sides = {"ours": one, "all processors": all_of_them, LIMITS[options.format]: limit}
             blocks = interleave(sides, options.rounds, options.steps, options.warmup)
-    result = summary(blocks, to="pyromark")
+    result = summary(blocks, to=LIMITS[options.format])
     speedups = rate_ratios(blocks["all processors"], blocks["ours"])
     rows = [
         [
@@ -69,12 +84,13 @@ def speed(options: argparse.Namespace) -> None:
         ]
         for name, side in result["sides"].items()
     ]
-    print(f"{megabytes(num_bytes)} of Markdown, {machine['device']}")
-    print(table(["side", "MB/s", "of pyromark's", "rounds"], rows))
+    print(f"{megabytes(num_bytes)} of {options.format}, {machine['device']}")
+    print(table(["side", "MB/s", f"of {LIMITS[options.format]}", "rounds"], rows))
     print(f"all processors: {statistics.median(speedups):.2f} times one process")
     write_json(
         options.json,
         benchmark="corpus",
+        format=options.format,
         num_bytes=num_bytes,
         rounds=options.rounds,
         **result,

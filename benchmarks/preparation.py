@@ -1,9 +1,11 @@
 """The steps of `mlmtune prepare`, which corpus.py times in processes of their own."""
 
+import json
 import shutil
 import time
 import tracemalloc
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -19,15 +21,19 @@ from mlmtune.corpus.parallel import num_processors
 from mlmtune.corpus.text import CorpusText
 from mlmtune.locations import cache_directory
 from mlmtune.training import preparation
+from texts import PAGES
 
 
 class Cleaning:
-    """Cleans a folder of Markdown in a number of processes; None is the package's choice."""
+    """Cleans a folder of pages in a number of processes; None is the package's choice."""
 
-    def __init__(self, pages: Path, workspace: Path, num_processes: int | None) -> None:
+    def __init__(
+        self, pages: Path, workspace: Path, num_processes: int | None, format_: str = "markdown"
+    ) -> None:
         self.folder = workspace / f"cleaned by {num_processes}"
         console = Console(is_main=False)
-        self.text = CorpusText(_corpus_config(pages), console, str(self.folder)).listed()
+        config = _corpus_config(pages, format_)
+        self.text = CorpusText(config, console, str(self.folder)).listed()
         self.num_bytes = num_bytes_in(pages)
         self.num_processes = num_processes or num_processors()
 
@@ -40,19 +46,33 @@ class Cleaning:
         return Block(num_steps, num_steps * self.num_bytes, time.perf_counter() - started)
 
 
-class Parsing:
-    """Runs the parser alone on the same pages in memory, as a limit for reading Markdown."""
+def _parse_markdown(page: str) -> None:
+    parser = Markdown(options=Options.ENABLE_TABLES | Options.ENABLE_FOOTNOTES)
+    deque(parser.events(page), maxlen=0)  # the events are made as they are read
 
-    def __init__(self, pages: Path) -> None:
-        self.pages = [path.read_text(encoding="utf-8") for path in sorted(pages.rglob("*.md"))]
+
+PARSERS: dict[str, Callable[[str], object]] = {
+    "markdown": _parse_markdown,
+    "html": len,
+    "text": len,
+    "json": lambda lines: [json.loads(line) for line in lines.splitlines()],
+}
+"""What is done with a decoded file; corpus.py names it."""
+
+
+class Limit:
+    """Reads, decodes and parses the same pages in one process: a limit for reading them."""
+
+    def __init__(self, pages: Path, format_: str) -> None:
+        self.paths = sorted(path for path in pages.rglob("*") if path.is_file())
         self.num_bytes = num_bytes_in(pages)
+        self.parse = PARSERS[format_]
 
     def run(self, num_steps: int) -> Block:
-        parser = Markdown(options=Options.ENABLE_TABLES | Options.ENABLE_FOOTNOTES)
         started = time.perf_counter()
         for _ in range(num_steps):
-            for page in self.pages:
-                deque(parser.events(page), maxlen=0)  # the events are made as they are read
+            for path in self.paths:
+                self.parse(path.read_text(encoding="utf-8"))
         return Block(num_steps, num_steps * self.num_bytes, time.perf_counter() - started)
 
 
@@ -114,5 +134,6 @@ class Preparation:
         return text.listed().read()
 
 
-def _corpus_config(pages: Path) -> CorpusConfig:
-    return CorpusConfig(sources=[SourceConfig(format="markdown", path=str(pages))])
+def _corpus_config(pages: Path, format_: str = "markdown") -> CorpusConfig:
+    source = {**PAGES[format_].source, "path": str(pages)}
+    return CorpusConfig(sources=[SourceConfig.model_validate(source)])

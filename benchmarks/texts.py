@@ -2,14 +2,15 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+import pyromark
 
 from mlmtune.config import CorpusConfig, SourceConfig
 from mlmtune.config_loading import load_config, shipped_configs
@@ -28,6 +29,34 @@ STRIDE = 7919
 """The distance in a copy of neighbouring sections; a prime, so that copies differ."""
 
 FORMATS = {".md": "markdown", ".txt": "text"}
+
+
+@dataclass(frozen=True)
+class PageFormat:
+    """How pages of Markdown are written to be read in a format.
+
+    Attributes:
+        ending: The ending of the files.
+        source: Settings of the source that reads them.
+        written: Returns what is written of a page.
+    """
+
+    ending: str
+    source: dict[str, Any]
+    written: Callable[[str], str]
+
+
+PAGES = {
+    "markdown": PageFormat(".md", {"format": "markdown"}, str),
+    "html": PageFormat(
+        ".html", {"format": "text", "include": ["**/*.html"], "markup": "html"}, pyromark.html
+    ),
+    "text": PageFormat(".txt", {"format": "text"}, str),
+    "json": PageFormat(
+        ".jsonl", {"format": "json"}, lambda page: json.dumps({"text": page}) + "\n"
+    ),
+}
+"""By the name that the command line has for it."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +171,19 @@ def write_folder(text: Path | None, folder: Path, num_characters: int) -> int:
     return _write_files(just_reaching(documents, num_characters), folder, ".txt")
 
 
-def write_pages(text: Path | None, folder: Path, num_characters: float) -> int:
-    """Write so many characters as .md files, which are not cleaned, and return their bytes.
+def write_pages(
+    text: Path | None, folder: Path, num_characters: float, format_: str = "markdown"
+) -> int:
+    """Write pages of Markdown of so many characters, which are not cleaned, as they are read.
+
+    Args:
+        text: A file or folder of .md; None is the text of the quickstart config.
+        folder: The folder to write to: a file for each page, or one of JSON Lines.
+        num_characters: How much to write, by repeating the pages.
+        format_: A key of `PAGES`.
+
+    Returns:
+        The number of bytes.
 
     Raises:
         DataError: The text has no Markdown.
@@ -157,7 +197,11 @@ def write_pages(text: Path | None, folder: Path, num_characters: float) -> int:
     ]
     if not pages:
         raise DataError(f"{text or 'the quickstart corpus'}: has no .md files; give another --text")
-    return _write_files(_first(dealt(pages), num_characters), folder, ".md")
+    written = map(PAGES[format_].written, _first(dealt(pages), num_characters))
+    if format_ == "json":
+        folder.mkdir(parents=True)
+        return (folder / "pages.jsonl").write_bytes("".join(written).encode())
+    return _write_files(written, folder, PAGES[format_].ending)
 
 
 def dealt(pages: list[str]) -> Iterator[str]:

@@ -1,3 +1,4 @@
+import corpus
 import preparation
 import pytest
 import texts
@@ -17,11 +18,15 @@ def pages(tmp_path):
     return folder
 
 
-def test_cleaning_and_parsing_go_through_the_same_bytes(pages, tmp_path):
-    num_bytes = sum(path.stat().st_size for path in pages.rglob("*.md"))
-    for side in (preparation.Cleaning(pages, tmp_path, 1), preparation.Parsing(pages)):
+@pytest.mark.parametrize("format_", corpus.LIMITS)
+def test_cleaning_and_its_limit_go_through_the_same_bytes(pages, tmp_path, format_):
+    folder = tmp_path / "written"
+    num_bytes = texts.write_pages(tmp_path / "text", folder, 10_000, format_)
+    cleaning = preparation.Cleaning(folder, tmp_path, 1, format_)
+    for side in (cleaning, preparation.Limit(folder, format_)):
         block = side.run(2)
         assert (block.num_steps, block.amount) == (2, 2 * num_bytes)
+    assert len(list(cleaning.text.documents())) == len(list(pages.rglob("*.md")))
 
 
 def test_cleaning_begins_anew_each_time(pages, tmp_path):
