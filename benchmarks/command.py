@@ -35,6 +35,7 @@ def command_line() -> CommandLine:
         help="default bf16 and fp16 on a GPU, else fp32",
     )  # fmt: skip
     arguments.add_number("--batch-size", 16, "sequences in a step")
+    arguments.add_number("--length", 128, "tokens in a sequence")
     arguments.add_number("--steps", 40, "optimizer steps of a run")
     return arguments
 
@@ -94,7 +95,7 @@ class Run:
 
 
 def runs_of(
-    precision: str, folder: Path, model: Path, batch_size: int, num_steps: int
+    precision: str, folder: Path, model: Path, batch_size: int, length: int, num_steps: int
 ) -> dict[str, Run]:
     """Return the runs of a precision by name; they differ in their folder and in how they end."""
     settings = {
@@ -102,6 +103,7 @@ def runs_of(
         "model.dropout": "null",  # the model's own, because dropout must be resumed, too
         "training.precision": precision,
         "training.global_batch_size": batch_size,
+        "chunking.chunk_length": length,
         "training.max_steps": num_steps,
         "training.log_every": 1,
         "evaluation.every": num_steps,
@@ -130,7 +132,7 @@ def benchmark() -> None:
         os.environ["MLMTUNE_CACHE"] = str(folder / "cache")
         model = run_apart("models:prepare", options.model, folder)
         stage("model")
-        sizes = model, options.batch_size, options.steps
+        sizes = model, options.batch_size, options.length, options.steps
         runs = {
             (precision, name): run
             for precision in precisions
@@ -157,7 +159,10 @@ def benchmark() -> None:
                     "" if name == RUNS[0] else "same" if same else "other",
                 ]
             )
-    print(f"{options.model}, {options.steps} steps of {options.batch_size}, {machine['device']}")
+    print(
+        f"{options.model}, {options.steps} steps of {options.batch_size} x {options.length}, "
+        f"{machine['device']}"
+    )
     print(table(["precision", "run", "s", "validation loss", "skipped steps", "bits"], rows))
     write_json(
         options.json, benchmark="command", model=options.model, runs=measured, machine=machine

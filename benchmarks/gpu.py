@@ -67,19 +67,21 @@ class Part:
         return [sys.executable, str(script), "--json", str(json_file), *options]
 
 
-def _training(
-    seconds: int, model: str, batch_size: int, length: int, steps: int, warmup: int = 8
-) -> Part:
+def _training(seconds: int, model: str, batch_size: int, length: int, steps: int) -> Part:
     return Part(
         "training", seconds,
         {"--model": model, "--batch-size": batch_size, "--length": length, "--steps": steps,
-         "--warmup": warmup, "--rounds": 3, "--compile": None},
+         "--warmup": 8, "--rounds": 3, "--compile": None},
     )  # fmt: skip
 
 
 PARTS = {
     "bert-base-128": _training(140, "bert-base", 64, 128, steps=30),
-    "command": Part("command", 100, {"--model": "bert-base", "--batch-size": 32, "--steps": 40}),
+    "command": Part(
+        "command",
+        100,
+        {"--model": "bert-base", "--batch-size": 32, "--length": 512, "--steps": 40},
+    ),
     "bert-base-512": _training(120, "bert-base", 32, 512, steps=15),
     "evaluation": Part(
         "evaluation", 60, {"--model": "bert-base", "--batch-size": 64, "--chunks": 2048}
