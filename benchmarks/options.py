@@ -13,7 +13,8 @@ from typing import Any
 from interleaved import SideFailed, run_apart
 
 MODELS = (
-    "minilm", "distilbert", "bert-base", "bert-large", "modernbert", "tiny-bert", "tiny-modernbert",
+    "minilm", "small", "distilbert", "bert-base", "bert-large", "modernbert", "tiny-bert",
+    "tiny-modernbert",
 )  # fmt: skip
 PRECISIONS = ("fp32", "bf16", "fp16")
 CHARACTERS_PER_TOKEN = 5
@@ -126,6 +127,7 @@ def setting_for(
     *,
     num_train_characters: int | None = FEWEST_CHARACTERS,
     num_validation_characters: int | None = FEWEST_CHARACTERS,
+    vocab_size: int | None = None,
     **more: Any,
 ) -> Setting:
     """Make model and text in a workspace, as the command line asks for them.
@@ -135,11 +137,12 @@ def setting_for(
         folder: The workspace.
         num_train_characters: How much text to write, by cutting or repeating; see `texts.prepare`.
         num_validation_characters: The same for validation.
+        vocab_size: The ids of the model; None leaves the shape its own.
         more: Other fields of the setting.
     """
     sizes = num_train_characters, num_validation_characters
     with ThreadPoolExecutor() as pool:
-        model = pool.submit(run_apart, "models:prepare", options.model, folder)
+        model = pool.submit(run_apart, "models:prepare", options.model, folder, vocab_size)
         texts = pool.submit(run_apart, "texts:prepare", options.text, folder, *sizes)
     return Setting(
         model=model.result(),

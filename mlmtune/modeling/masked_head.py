@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from mlmtune.masking.collator import MaskedBatch
+from mlmtune.modeling.attention import attention_of_any_device
 from mlmtune.modeling.losses import LOSS, Losses
 from mlmtune.modeling.output_layer import OutputLayer, chunks_of
 from mlmtune.modeling.packing import Packing
@@ -185,7 +186,7 @@ def _probing(model: Any) -> Iterator[None]:
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), attention_of_any_device(model):
             yield
     finally:
         model.train(was_training)

@@ -7,7 +7,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SCRIPTS = (
     "training", "chunks", "corpus", "collator", "evaluation", "startup", "memory", "curves",
-    "command", "gpu",
+    "command", "gpu", "vocabulary",
 )  # fmt: skip
 
 

@@ -13,7 +13,6 @@ import torch
 from mlmtune.config import ModelConfig
 from mlmtune.errors import ConfigError, HubError
 from mlmtune.modeling import locating
-from mlmtune.modeling.attention import attention_for
 from mlmtune.modeling.loading import ModelRequest, load_pretrained
 from mlmtune.modeling.locating import ModelFolder, locate_model
 from mlmtune.modeling.tokenizer import load_tokenizer
@@ -287,27 +286,37 @@ def test_no_dropout_is_dropout_of_zero(copied):
 
 
 @pytest.mark.parametrize(
-    ("device", "precision", "chunk_length", "has_dropout", "expected"),
-    [
-        ("cpu", "bf16", 256, False, "eager"),
-        ("cpu", "bf16", 257, False, "sdpa"),
-        ("cpu", "fp32", 128, False, "sdpa"),
-        ("cpu", "fp32", 512, True, "eager"),
-        ("cuda", "bf16", 128, True, "sdpa"),
-    ],
-)
-def test_attention_is_taken_from_the_table(device, precision, chunk_length, has_dropout, expected):
-    found = attention_for(torch.device(device), precision, chunk_length, has_dropout=has_dropout)
-    assert found == expected
-
-
-@pytest.mark.parametrize(
     ("asked", "precision", "used"),
     [("auto", "fp32", "sdpa"), ("auto", "bf16", "eager"), ("eager", "fp32", "eager")],
 )
 def test_attention_is_as_asked(model_dir, asked, precision, used):
     loaded = load(model_dir, precision=precision, attn_implementation=asked)
     assert loaded.attn_implementation == loaded.model.config._attn_implementation == used
+
+
+def test_flash_attention_that_is_not_installed_is_replaced_or_refused(tokenizer, save):
+    from transformers import ModernBertConfig, ModernBertForMaskedLM
+
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.model_max_length = 1024
+    sizes = {"max_position_embeddings": 1024, "bos_token_id": 2, "eos_token_id": 3}
+    sizes |= {"cls_token_id": 2, "sep_token_id": 3, "num_hidden_layers": 2}
+    model = ModernBertForMaskedLM(small_config(tokenizer, ModernBertConfig, **sizes))
+    folder = save(model, tokenizer)
+
+    def load_for_gpu(**settings):
+        config = ModelConfig(name_or_path=str(folder), **settings)
+        request = ModelRequest(config, 1024, torch.device("cuda"), "bf16", seed=0)
+        return load_pretrained(request, "mlm")
+
+    loaded = load_for_gpu()
+    assert loaded.attn_implementation == "sdpa"
+    assert any(note.startswith("flash attention would be faster") for note in loaded.notes)
+    assert not load_for_gpu(attn_implementation="sdpa").notes
+    with pytest.raises(
+        ConfigError, match=r"flash_attention_2 cannot be used \(.+\); set it to auto"
+    ):
+        load_for_gpu(attn_implementation="flash_attention_2")
 
 
 def test_a_short_input_does_not_change_how_a_long_one_is_attended(tokenizer, save):
