@@ -68,8 +68,11 @@ def prepare(name: str, workspace: Path, vocab_size: int | None = None) -> Path:
 
 
 def with_head(source: Path, workspace: Path, seed: int) -> Path:
-    """Copy a model's folder with all weights, so that neither side draws new ones."""
-    folder = workspace / "with-head"
+    """Copy a model's folder with all weights, so that no side draws others.
+
+    A head that the model lacks is drawn by a seed, as our side draws it from the same `run.seed`.
+    """
+    folder = workspace / f"with-head-{seed}"
     torch.manual_seed(seed)
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -91,6 +91,11 @@ class Training:
         self.learner = prepare_learner(task, accelerator)
         self.state = TrainState()
 
+    @property
+    def module(self) -> Any:
+        """The model without a wrapper."""
+        return self.learner.module
+
     def step(self) -> float:
         """Take one optimizer step, and return the mean loss of its masked tokens."""
         state = self.state

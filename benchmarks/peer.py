@@ -161,6 +161,11 @@ class Training:
         self.batches = endless(self.loader)
         self.last_loss: torch.Tensor | None = None
 
+    @property
+    def module(self) -> Any:
+        """The model without Accelerate's wrapper."""
+        return self.accelerator.unwrap_model(self.model)
+
     def step(self) -> int:
         """Take one optimizer step, and return the number of tokens in its batch."""
         batch = next(self.batches)

@@ -666,6 +666,7 @@ def test_check_shows_what_a_run_would_do(
     assert items["steps"].startswith("6 of 8 sequences")
     assert "tokens per epoch" in items["masked"]
     assert "GB" in items["memory"]
+    assert "masking.mlm_probability=0.3" in items["try"]
     shown = next(n for n, line in enumerate(lines) if "first training sequences" in line)
     assert sum(line.endswith(".txt") for line in lines[:shown]) == 3  # samples, by their files
     assert lines[shown + 1].startswith("sequence ")

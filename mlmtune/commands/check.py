@@ -22,6 +22,7 @@ from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.encoding import role_tokens
 from mlmtune.tokens.mixing import Mixture
 from mlmtune.tokens.pairs import PairSequences
+from mlmtune.training import advice
 from mlmtune.training.checkpoint import TrainState
 from mlmtune.training.environment import peak_memory_bytes
 from mlmtune.training.learner import prepare_learner
@@ -119,6 +120,8 @@ def _plan_lines(task: MaskedLM, device: torch.device) -> Iterator[tuple[str, str
     yield "memory", f"about {needed / 1e9:.1f} GB for weights, moments, activations"
     for caveat in task.caveats():
         yield "warning", caveat
+    if advised := advice.faster_settings(config, loaded, plan):
+        yield "try", advice.describe(advised)
 
 
 def _describe_side(view: ChunkView, total_characters: int) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SCRIPTS = (
-    "training", "chunks", "corpus", "collator", "evaluation", "startup", "memory", "curves",
+    "training", "chunks", "corpus", "collator", "evaluation", "startup", "memory", "quality",
     "command", "gpu", "vocabulary",
 )  # fmt: skip
 
