@@ -124,36 +124,38 @@ def command_line() -> CommandLine:
 
 def run_part(part: Part, seconds: float) -> dict[str, Any]:
     """Run a part, and return how it ended, the end of its output and its measurements."""
+    if seconds <= 0:
+        return {"ending": "not begun, out of time", "seconds": 0.0, "output": [], "measured": None}
     started = time.monotonic()
     # One folder for all that the part writes: if it is killed, it cannot delete that itself.
-    with tempfile.TemporaryDirectory(prefix="mlmtune-gpu-") as folder:
-        json_file = Path(folder) / "part.json"
-        with subprocess.Popen(
-            part.command(json_file),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, "TMPDIR": folder, "PYTHONUNBUFFERED": "1"},
-            start_new_session=True,  # so that all of its processes can be ended
-            preexec_fn=end_with_parent,
-        ) as process:
+    with tempfile.TemporaryDirectory(prefix="mlmtune-gpu-", ignore_cleanup_errors=True) as folder:
+        json_file, log = Path(folder) / "part.json", Path(folder) / "output.txt"
+        with (
+            log.open("w") as output,
+            subprocess.Popen(
+                part.command(json_file),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "TMPDIR": folder, "PYTHONUNBUFFERED": "1"},
+                start_new_session=True,  # so that all of its processes can be ended
+                preexec_fn=end_with_parent,
+            ) as process,
+        ):
             try:
-                output, _ = process.communicate(timeout=seconds)
-                ending = "done" if process.returncode == 0 else f"exit code {process.returncode}"
+                code = process.wait(seconds)
+                ending = "done" if code == 0 else f"exit code {code}"
             except subprocess.TimeoutExpired:
                 ending = f"stopped after {seconds:.0f} s"
-                output = ""
             finally:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
-            if not output:
-                output, _ = process.communicate()
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
         measured = read_json(json_file) if json_file.exists() else None
     return {
         "ending": ending,
         "seconds": time.monotonic() - started,
-        "command": " ".join(part.command(Path("FILE"))[1:]),
-        "output": output.splitlines()[-OUTPUT_LINES:],
+        "arguments": " ".join(part.command(Path("FILE"))[2:]),
+        "output": lines[-OUTPUT_LINES:],
         "measured": measured,
     }
 
@@ -200,8 +202,10 @@ def benchmark() -> None:
             part = replace(part, arguments={**part.arguments, "--precision": options.precision})
         seconds = min(part.seconds * options.minutes / MINUTES, end - time.monotonic())
         print(f"== {name}, after {time.monotonic() - started:.0f} s", flush=True)
-        records[name] = run_part(part, max(seconds, 0.0))
-        write_json(options.results / f"{name}.json", part=name, **records[name])
+        records[name] = run_part(part, seconds)
+        write_json(
+            options.results / f"{name}.json", part=name, **records[name], benchmark=part.script
+        )
         print("\n".join(records[name]["output"]), flush=True)
         print(f"-- {records[name]['ending']}", flush=True)
     show(records)

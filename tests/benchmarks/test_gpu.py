@@ -28,6 +28,7 @@ def test_a_part_that_fails_or_takes_too_long_is_reported():
     late = gpu.run_part(PARTS["command"].tiny(), 0.2)
     assert late["ending"] == "stopped after 0 s"
     assert late["measured"] is None
+    assert gpu.run_part(PARTS["command"], -1.0)["ending"] == "not begun, out of time"
 
 
 def test_a_part_has_a_row_for_each_side(capsys):
