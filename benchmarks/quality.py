@@ -38,7 +38,7 @@ def command_line() -> CommandLine:
     arguments.add_number("--steps", 100, "optimizer steps of the peer and of the engine")
     arguments.add_number("--recommended-steps", 50, "optimizer steps with what we recommend")
     arguments.add_number("--every", 5, "steps in a turn, after which a side is measured")
-    arguments.add_number("--chunks", 100, "validation sequences to measure on")
+    arguments.add_number("--chunks", 64, "validation sequences to measure on")
     arguments.add_number("--seeds", 3, "curves of each side")
     arguments.add_argument(
         "--learning-rate", type=float, default=5e-5, metavar="X",
@@ -66,7 +66,8 @@ def benchmark() -> None:
             max_steps=options.steps,
             max_chunks=options.chunks,
         )
-        setting = replace(setting, model=options.start or setting.model)
+        if options.start is not None:
+            setting = replace(setting, model=options.start.resolve())
         seeds = [
             kept_or_computed(options, replace(setting, seed=seed)) for seed in range(options.seeds)
         ]
