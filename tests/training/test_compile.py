@@ -49,6 +49,28 @@ def test_a_compiled_run_takes_the_same_steps_with_one_graph(
     assert not counters["graph_break"]
 
 
+def test_batches_with_padding_are_a_graph_of_their_own(
+    runs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = set()
+    outputs = MaskedHead.outputs
+
+    def note(head: MaskedHead, model: Any, batch: Any) -> Any:
+        is_padded = batch.attention_mask is not None
+        shapes.add((model.training, tuple(batch.input_ids.shape), is_padded))
+        return outputs(head, model, batch)
+
+    evaluation = {"every": None, "batch_size": 4}
+    settings = {"max_steps": 2, "global_batch_size": 4}
+    expected = runs.train("expected", training=settings, evaluation=evaluation)
+    monkeypatch.setattr(MaskedHead, "outputs", note)
+    run = runs.train(training={**settings, "compile": True}, evaluation=evaluation)
+    assert run.evaluations == pytest.approx(expected.evaluations, rel=1e-6)
+    compiled = {shape for shape in shapes if shape[1] != (2, 8)}  # not the probe of the head
+    assert any(is_padded for _, _, is_padded in compiled)
+    assert counters["stats"]["unique_graphs"] == len(compiled)
+
+
 def test_the_result_loads_as_one_that_was_not_compiled(runs: Any) -> None:
     run = runs.train(training={**TRAINING, "max_steps": 2, "compile": True})
     expected = runs.train("expected", training={**TRAINING, "max_steps": 2})
