@@ -115,11 +115,12 @@ class Encoder:
     """
 
     def __init__(self, backend: Tokenizer) -> None:
+        content, num_ids = json.loads(backend.to_str()), largest_id(backend) + 1
         self._backend = backend
-        self._continues_word = _continuing_pieces(backend)
-        self.cutter = Cutter(backend)
-        self.dtype = np.dtype(np.uint16 if largest_id(backend) < 2**16 else np.int32)
-        self._words = self._word_cache(json.loads(backend.to_str()))
+        self._continues_word = _continuing_pieces(content, num_ids)
+        self.cutter = Cutter(content)
+        self.dtype = np.dtype(np.uint16 if num_ids <= 2**16 else np.int32)
+        self._words = self._word_cache(content)
 
     def __call__(self, texts: list[str]) -> Tokens:
         """Return the tokens of some texts, without special tokens."""
@@ -221,15 +222,14 @@ def _own_word_starts(encodings: list[Encoding], num_tokens: int) -> NDArray[np.b
     return starts_word
 
 
-def _continuing_pieces(backend: Tokenizer) -> NDArray[np.bool_] | None:
-    """Return (V,) whether each id continues a word; None if that does not follow from the id alone.
+def _continuing_pieces(content: dict[str, Any], num_ids: int) -> NDArray[np.bool_] | None:
+    """Return (num_ids,) whether each id continues a word; None if the id alone does not tell.
 
     For BERT it does: WordPiece marks the tokens that continue a word, and no word of the text
     begins with that mark, because the pre-tokenizer makes punctuation a word by itself. Then the
     tokenizer need not keep track of offsets, which takes a quarter of its time. It does not if a
     token was added that is found inside words.
     """
-    content = json.loads(backend.to_str())
     model, pre_tokenizer = content["model"], content["pre_tokenizer"] or {}
     prefix = model.get("continuing_subword_prefix")
     if model["type"] != "WordPiece" or pre_tokenizer.get("type") != "BertPreTokenizer":
@@ -239,7 +239,7 @@ def _continuing_pieces(backend: Tokenizer) -> NDArray[np.bool_] | None:
     added = {token["content"]: token for token in content["added_tokens"]}
     if any(_cuts_words(token) for token in added.values()):
         return None
-    continues = np.zeros(largest_id(backend) + 1, dtype=bool)
+    continues = np.zeros(num_ids, dtype=bool)
     for token, id_ in model["vocab"].items():
         # After punctuation, the tokenizer makes a combining mark a word by itself.
         continues[id_] = token not in added and (token.startswith(prefix) or begins_joined(token))

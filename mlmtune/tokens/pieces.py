@@ -14,8 +14,6 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from tokenizers import Tokenizer
-
 PIECE_CHARACTERS = 75_000
 """The length from which a text is cut."""
 SEARCHED_CHARACTERS = 25_000
@@ -55,11 +53,10 @@ class Cutter:
     """Cuts long texts for one tokenizer.
 
     Args:
-        backend: The tokenizer as `encoding.plain_backend` returns it.
+        content: The tokenizer.json of what `encoding.plain_backend` returns.
     """
 
-    def __init__(self, backend: Tokenizer) -> None:
-        content = json.loads(backend.to_str())
+    def __init__(self, content: dict[str, Any]) -> None:
         self._border = re.compile("|".join([_BEFORE_WORD, *_other_borders(content)]))
         self._is_byte_level = '"ByteLevel"' in json.dumps(content["pre_tokenizer"])
         self._added = {token["content"].casefold() for token in content["added_tokens"]}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mlmtune.tokens import pieces
 from mlmtune.tokens.borders import Offsets
 from mlmtune.tokens.encoding import Encoder, plain_backend
-from mlmtune.tokens.pieces import Cutter, cut
+from mlmtune.tokens.pieces import cut
 from mlmtune.tokens.tokenization import offsets_of
 
 KINDS = ["tokenizer", "byte_tokenizer"]
@@ -79,7 +79,7 @@ def test_a_text_without_white_space_is_cut_where_a_border_is_certain(
     request, monkeypatch, kind, text, is_cut
 ):
     monkeypatch.setattr(pieces, "PIECE_CHARACTERS", 30)
-    cutter = Cutter(plain_backend(request.getfixturevalue(kind)))
+    cutter = Encoder(plain_backend(request.getfixturevalue(kind))).cutter
     with monkeypatch.context() as patch:
         patch.setattr(pieces, "may_cut", lambda *_: False)
         assert (len(list(cutter(text))) > 1) == is_cut
@@ -88,7 +88,7 @@ def test_a_text_without_white_space_is_cut_where_a_border_is_certain(
 
 def test_a_text_without_any_border_is_not_cut_within_a_character(tokenizer, monkeypatch):
     monkeypatch.setattr(pieces, "PIECE_CHARACTERS", 10)
-    cutter = Cutter(plain_backend(tokenizer))
+    cutter = Encoder(plain_backend(tokenizer)).cutter
     family = "\U0001f469\u200d\U0001f467"
     for text in (("e" + "\u0301" * 3) * 30, family * 30):
         found = list(cutter(text))
