@@ -57,7 +57,9 @@ def config_for(setting: Setting, **sections: dict[str, Any]) -> Config:
             "validation_sources": [{"format": "json", "path": str(setting.validation)}],
         },
         "tokenization": {"cache_dir": str(setting.workspace / "ours")},
-        "chunking": {"chunk_length": setting.length},
+        # The peer drops what fills no sequence, too. With padding, one batch of an epoch, drawn at
+        # random, would be compiled anew while it is measured.
+        "chunking": {"chunk_length": setting.length, "last_chunk": "drop"},
         "training": {
             "max_steps": setting.max_steps,
             "global_batch_size": setting.batch_size,

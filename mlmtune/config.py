@@ -576,8 +576,8 @@ class TrainingConfig(Section):
     gradient_checkpointing: bool = False
     """Computes activations twice and keeps fewer: this saves memory and is about a third slower."""
     compile: bool = False
-    """Compiles the model by torch.compile: the first steps take a minute, and the others are faster
-    on a GPU. This needs a C++ compiler."""
+    """Compiles the model by torch.compile: the first steps take a minute, as does the first batch
+    with padding, and the others are faster on a GPU. This needs a C++ compiler."""
     log_every: Positive = 10
     """The number of steps between two lines of metrics."""
     early_stopping_patience: Positive | None = None
