@@ -21,7 +21,7 @@ from mlmtune.masking.collator import MaskingCollator
 from mlmtune.masking.selection import STRATEGIES
 from mlmtune.modeling.device import build_accelerator, precision_of
 from mlmtune.modeling.locating import locate_model
-from mlmtune.modeling.losses import LOSS
+from mlmtune.modeling.losses import FILL, LOSS
 from mlmtune.modeling.tokenizer import load_tokenizer
 from mlmtune.randomness import key
 from mlmtune.tokens import tokenization
@@ -91,7 +91,7 @@ class Training:
         accelerator = build_accelerator(config.training.precision)
         task = build_masked_lm(config, accelerator, Console(is_main=False))
         self.task: Task = task
-        self.head_is_sparse = task.setup.head.is_sparse
+        self.head = task.setup.head
         self.learner = prepare_learner(task, accelerator)
         self.state = TrainState()
 
@@ -136,8 +136,9 @@ class Training:
             "peak_memory_bytes": peak_memory_bytes(self.learner.accelerator.device),
             "num_parameters": loaded.num_parameters,
             "attention": loaded.attn_implementation,
-            "head_on_masked_positions": self.head_is_sparse,
+            "head_on_masked_positions": self.head.is_sparse,
             "loss": self.state.totals.means().get(LOSS),  # None before the first step
+            "fill": self.state.totals.means().get(FILL),  # None without padding
         }
 
 
@@ -147,7 +148,19 @@ class DenseTraining(Training):
     def __init__(self, setting: Setting) -> None:
         with patch("mlmtune.modeling.masked_head._layer_of_logits", lambda *_: None):
             super().__init__(setting)
-        assert self.head_is_sparse
+        assert self.head.is_sparse
+
+
+class LineTraining(Training):
+    """Takes optimizer steps on lines, which share rows if `packs`, and else are padded."""
+
+    def __init__(self, setting: Setting, packs: bool) -> None:
+        chunking = {
+            "chunk_length": setting.length, "mode": "per_document", "long_documents": "truncate",
+        }  # fmt: skip
+        super().__init__(setting, config_for(setting, chunking=chunking))
+        if not packs:
+            self.head.packing = None
 
 
 class Evaluation:

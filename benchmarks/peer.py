@@ -160,6 +160,7 @@ class Training:
         self.model.train()
         self.batches = endless(self.loader)
         self.last_loss: torch.Tensor | None = None
+        self.num_tokens = self.num_positions = 0
 
     @property
     def module(self) -> Any:
@@ -167,7 +168,7 @@ class Training:
         return self.accelerator.unwrap_model(self.model)
 
     def step(self) -> int:
-        """Take one optimizer step, and return the number of tokens in its batch."""
+        """Take one optimizer step, and return its tokens without padding."""
         batch = next(self.batches)
         with self.accelerator.accumulate(self.model):
             loss = self.model(**batch).loss
@@ -176,7 +177,10 @@ class Training:
             self.scheduler.step()
             self.optimizer.zero_grad()
         self.last_loss = loss.detach()
-        return batch["input_ids"].numel()
+        self.num_positions += batch["input_ids"].numel()
+        num_tokens = int(batch["attention_mask"].sum())
+        self.num_tokens += num_tokens
+        return num_tokens
 
     def run(self, num_steps: int) -> Block:
         device = self.accelerator.device
@@ -193,7 +197,29 @@ class Training:
             "peak_memory_bytes": peak_memory_bytes(self.accelerator.device),
             "attention": self.accelerator.unwrap_model(self.model).config._attn_implementation,
             "loss": None if self.last_loss is None else float(self.last_loss),
+            "fill": self.num_tokens / max(self.num_positions, 1),
         }
+
+
+class LineTraining(Training):
+    """Takes optimizer steps on lines, which are cut or padded to one length (`line_by_line`)."""
+
+    def __init__(self, setting: Setting) -> None:
+        tokenizer = AutoTokenizer.from_pretrained(setting.model)
+        lines = load_documents(setting.train, setting.workspace / "peer")
+        padded = lines.map(
+            lambda examples: tokenizer(
+                examples["text"],
+                padding="max_length",
+                truncation=True,
+                max_length=setting.length,
+                return_special_tokens_mask=True,
+            ),
+            batched=True,
+            remove_columns=lines.column_names,
+            load_from_cache_file=False,
+        )
+        super().__init__(setting, chunks=padded)
 
 
 class Evaluation:

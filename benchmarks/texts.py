@@ -250,3 +250,12 @@ def _write(path: Path, documents: list[str], num_characters: int | None) -> None
     with path.open("w", encoding="utf-8") as file:
         for text in just_reaching(documents, num_characters):
             file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+
+
+def split_lines(documents: Path) -> None:
+    """Make each line of a file's documents a document; lines that are blank are left out."""
+    with documents.open(encoding="utf-8") as file:
+        texts = [json.loads(document)["text"] for document in file]
+    lines = [line.strip() for text in texts for line in text.splitlines()]
+    with documents.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps({"text": line}) + "\n" for line in lines if line)

@@ -43,7 +43,7 @@ class MaskedBatch:
             has no token types.
         pair_labels: (B,) int64, 1 if the segments of a pair do not belong together in this order;
             None if the sequences are not pairs.
-        places: Where the sequences lie, if they share rows (`PackedBatch`).
+        places: Where the sequences lie; None if each fills a row.
     """
 
     input_ids: torch.Tensor
@@ -141,10 +141,11 @@ class MaskingCollator:
         input_ids = self._corruption.apply(chunks.input_ids, selected, heads, keys)
 
         is_token = np.arange(input_ids.shape[1]) < chunks.lengths[:, None]
-        attention_mask = None
+        places = attention_mask = None
         # A mask of ones would keep a compiled model from the flash kernel of attention. Without
         # it, the few batches with padding are a graph of their own.
         if not is_token.all():
+            places = Places.padded(chunks.lengths, input_ids.shape[1])
             attention_mask = torch.from_numpy(is_token.astype(np.int64))
         positions = np.flatnonzero(selected)
         num_masked_tokens = len(positions)
@@ -160,6 +161,7 @@ class MaskingCollator:
             attention_mask=attention_mask,
             token_type_ids=self._token_type_ids(chunks),
             pair_labels=None if pair_labels is None else torch.from_numpy(pair_labels),
+            places=places,
         )
 
     def _token_type_ids(self, chunks: ChunkBatch) -> torch.Tensor | None:

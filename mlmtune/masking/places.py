@@ -1,4 +1,4 @@
-"""Where sequences of uneven length lie in rows that they share."""
+"""Where sequences of uneven length lie in the rows of a batch."""
 
 import heapq
 from collections.abc import Iterator
@@ -28,6 +28,12 @@ class Places:
     starts: NDArray[np.int64]
     lengths: NDArray[np.int64]
     shape: tuple[int, int]
+
+    @classmethod
+    def padded(cls, lengths: NDArray[np.int64], row_length: int) -> Self:
+        """Return the places of sequences in rows of their own."""
+        num_rows = len(lengths)
+        return cls(np.arange(num_rows), np.zeros_like(lengths), lengths, (num_rows, row_length))
 
     @classmethod
     def smallest(cls, lengths: NDArray[np.int64], max_row_length: int) -> Self | None:

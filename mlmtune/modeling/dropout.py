@@ -31,9 +31,9 @@ class KeyedDropout(TorchFunctionMode):
     Args:
         row_keys: (B,) A key for each sequence of the next batch.
         shared_key: (1,) The key for tensors that belong to no sequence.
-        places: Where the sequences lie, if they share rows. The first dimension is then R or a
-            multiple of it, and a tensor of another shape than (R, T, ...) or (..., T, T) is drawn
-            by PyTorch.
+        places: Where the sequences lie in R rows of T tokens, if not each fills a row. A tensor of
+            (R, T, ...) or (..., T, T) is then drawn without its padding. If sequences share rows,
+            PyTorch draws for all others.
         num_calls: How many times this forward pass has drawn before.
     """
 
@@ -80,12 +80,15 @@ class KeyedDropout(TorchFunctionMode):
     ) -> torch.Tensor:
         keys = self._row_keys if input.ndim > 2 else self._shared_key
         places = self._places if input.ndim > 2 else None
+        num_rows = len(keys) if places is None else places.shape[0]
+        if places is not None and not _fits(places, input.shape):
+            places = None
         num_levels_dropped = round(p * LEVELS)
         if (
             not training
             or not 0 < num_levels_dropped < LEVELS
             or input.device.type != "cpu"
-            or (input.shape[0] % len(keys) if places is None else not _fits(places, input.shape))
+            or (places is None and (num_rows < len(keys) or input.shape[0] % num_rows))
         ):
             return functional.dropout(input, p, training, inplace)
         self._num_calls += 1

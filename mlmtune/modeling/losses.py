@@ -8,6 +8,9 @@ import torch
 LOSS = "loss"
 """The term that every task has. `train_loss` is its mean."""
 
+FILL = "fill"
+"""The tally of tokens of tasks with padding. Its mean is the share of positions that are tokens."""
+
 
 @dataclass(frozen=True)
 class Losses:

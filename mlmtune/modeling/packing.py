@@ -79,10 +79,9 @@ class Packing:
 
     def pack(self, batch: MaskedBatch) -> MaskedBatch:
         """Return the same sequences in fewer rows; the batch as it is if that saves nothing."""
-        if batch.attention_mask is None:
+        if batch.places is None:
             return batch
-        lengths = batch.attention_mask.sum(dim=1).numpy()
-        places = Places.smallest(lengths, self._max_row_length)
+        places = Places.smallest(batch.places.lengths, self._max_row_length)
         if places is None:
             return batch
         return PackedBatch.of(
@@ -112,6 +111,7 @@ def _probe_batch(loaded: LoadedModel, length: int) -> MaskedBatch:
         num_tokens=int(lengths.sum()),
         attention_mask=is_token.long(),
         token_type_ids=torch.zeros_like(ids) if loaded.has_token_types else None,
+        places=Places.padded(lengths, length),
     )
 
 

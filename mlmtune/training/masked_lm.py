@@ -21,7 +21,7 @@ from mlmtune.masking.collator import MaskedBatch, MaskingCollator
 from mlmtune.masking.selection import highest_mlm_probability, mlm_probability_at
 from mlmtune.modeling.device import precision_of
 from mlmtune.modeling.loading import LoadedModel
-from mlmtune.modeling.losses import LOSS, Losses
+from mlmtune.modeling.losses import FILL, LOSS, Losses
 from mlmtune.modeling.masked_head import PAIR_ACCURACY, PAIR_LABEL_SHARE, PAIR_LOSS
 from mlmtune.modeling.output_layer import logits_at_once
 from mlmtune.numbers import nats, perplexity, share
@@ -39,7 +39,12 @@ from mlmtune.training.optimization import check_warmup
 from mlmtune.training.outcome import loss_fell
 from mlmtune.training.plan import Plan
 from mlmtune.training.run_dir import RunDir
-from mlmtune.training.setup import ModelAndText, check_is_known, load_model_and_text
+from mlmtune.training.setup import (
+    ModelAndText,
+    check_is_known,
+    has_padding,
+    load_model_and_text,
+)
 from mlmtune.training.stream import TrainingStream
 from mlmtune.training.task import Task, with_choices
 
@@ -101,10 +106,16 @@ class MaskedLM(Task):
     length_key: ClassVar[str] = "chunking.chunk_length"
 
     def losses(self, model: Any, batch: MaskedBatch) -> Losses:
-        return self.setup.head.losses(model, batch)
+        losses = self.setup.head.losses(model, batch)
+        if has_padding(self.config):
+            num_tokens = losses.terms[LOSS].new_tensor(batch.num_tokens)
+            return replace(losses, tallies=losses.tallies | {FILL: num_tokens})
+        return losses
 
     def num_targets(self, batch: MaskedBatch) -> dict[str, int]:
         num_targets = {LOSS: batch.num_masked_tokens}
+        if has_padding(self.config):
+            num_targets[FILL] = batch.input_ids.numel()
         if batch.pair_labels is not None:
             of_pairs = (PAIR_LOSS, PAIR_ACCURACY, PAIR_LABEL_SHARE)
             num_targets |= dict.fromkeys(of_pairs, len(batch.pair_labels))
@@ -275,13 +286,15 @@ class MaskedLM(Task):
         )
 
     def describe_means(self, means: Mapping[str, float]) -> str:
-        if PAIR_ACCURACY not in means:
-            return super().describe_means(means)
-        return (
-            f"{super().describe_means({LOSS: means[LOSS]})}  "
-            f"{share(means[PAIR_ACCURACY])} of pairs correct "
-            f"({share(means[PAIR_LABEL_SHARE])} do not belong together)"
-        )
+        parts = [super().describe_means({LOSS: means[LOSS]})]
+        if PAIR_ACCURACY in means:
+            parts.append(
+                f"{share(means[PAIR_ACCURACY])} of pairs correct "
+                f"({share(means[PAIR_LABEL_SHARE])} do not belong together)"
+            )
+        if FILL in means:
+            parts.append(f"fill {share(means[FILL])}")
+        return "  ".join(parts)
 
     def metrics(self, step: int) -> dict[str, float]:
         return {"mlm_probability": self.sequences.mlm_probability(step)}

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from mlmtune.files import whole_folder
-from mlmtune.modeling.losses import LOSS
+from mlmtune.modeling.losses import FILL, LOSS
+from mlmtune.numbers import share
 from mlmtune.sharing.card import render
 from mlmtune.training.checkpoint import TrainState, checkpoint_path, load_weights, save_model
 from mlmtune.training.environment import peak_memory_bytes
@@ -62,17 +63,19 @@ def _train_results(task: Task, state: TrainState, device: torch.device) -> dict[
     """Return the content of train_results.json; transformers' Trainer uses the same names."""
     seconds = max(state.elapsed_seconds, 1e-9)
     embeddings = task.loaded.model.get_input_embeddings().weight.numel()
+    means = state.totals.means()
     return {
         "epoch": task.plan.epoch_at(state.step),
         "global_step": state.step,
         # 2 FLOPs per weight forward, 4 backward (Kaplan et al. 2020, 2.1).
         "total_flos": 6.0 * (task.loaded.num_parameters - embeddings) * state.num_tokens,
-        "train_loss": state.totals.means()[LOSS],
+        "train_loss": means[LOSS],
         "train_runtime": state.elapsed_seconds,
         "train_samples_per_second": state.step * task.plan.global_batch_size / seconds,
         "train_steps_per_second": state.step / seconds,
         "train_tokens_per_second": state.num_tokens / seconds,
         "num_tokens": state.num_tokens,
+        **({FILL: means[FILL]} if FILL in means else {}),
         task.num_targets_name: state.totals.counts[LOSS],
         "num_skipped_steps": state.num_skipped_steps,
         "peak_memory_bytes": peak_memory_bytes(device),
@@ -104,8 +107,10 @@ def show_summary(
     show("")
     for line in task.summary(results):
         show(line)
+    fill = f" (fill {share(results[FILL])})" if FILL in results else ""
     show(
-        f"{results['train_tokens_per_second']:,.0f} tokens/s, {results['train_runtime']:.0f} s, "
+        f"{results['train_tokens_per_second']:,.0f} tokens/s{fill}, "
+        f"{results['train_runtime']:.0f} s, "
         f"peak memory {results['peak_memory_bytes'] / 1e9:.2f} GB"
     )
     for line in task.examples(state.examples_before, task.loaded.model):

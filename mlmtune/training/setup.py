@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mlmtune.config import Config
+from mlmtune.config import Config, has_pairs
 from mlmtune.console import Console
 from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import DataError
@@ -125,7 +125,7 @@ def _head(loaded: LoadedModel, precision: str, config: Config, console: Console)
             f"{name} cannot predict masked positions alone; its head runs on every position, "
             "which is slower"
         )
-    if has_padding(config):
+    if config.chunking.mode == "per_document":
         head.packing = Packing.if_possible(
             loaded, config.chunking.chunk_length, partial(head.outputs, loaded.model)
         )
@@ -139,7 +139,7 @@ def _head(loaded: LoadedModel, precision: str, config: Config, console: Console)
 
 def has_padding(config: Config) -> bool:
     """Whether sequences are of many lengths; otherwise all but a few are full."""
-    return config.chunking.mode == "per_document"
+    return config.chunking.mode == "per_document" or has_pairs(config.objective)
 
 
 def check_is_known(setup: ModelAndText, config: Config) -> None:

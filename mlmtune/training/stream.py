@@ -25,7 +25,7 @@ class Batch(Protocol):
 
     @property
     def places(self) -> Places | None:
-        """Where the sequences lie, if they share rows."""
+        """Where the sequences lie; None if each has a row of its own."""
         ...
 
     def to(self, device: torch.device) -> Self: ...

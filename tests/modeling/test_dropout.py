@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForMaskedLM
 
+from mlmtune.masking.places import Places
 from mlmtune.modeling.dropout import KeyedDropout
 from mlmtune.randomness import key
 
@@ -54,6 +55,27 @@ def test_a_sequence_is_dropped_alike_in_any_batch(shape):
 def test_heads_in_the_first_dimension_belong_to_their_sequence():
     whole = dropped(KEYS, 8 * 2, 6, 6, p=0.5)
     assert torch.equal(whole[6:8], dropped(KEYS[3:4], 2, 6, 6, p=0.5))
+
+
+@pytest.mark.parametrize("shape", [(6, 10), (2, 6, 6)], ids=["tokens", "attention"])
+def test_a_sequence_is_dropped_alike_in_whatever_row_it_lies(shape):
+    """Alone, in a padded row of its own, or behind another sequence in a row of 20."""
+    lengths = np.asarray([14, 6, 18])
+    shared = Places(np.asarray([0, 0, 1]), np.asarray([0, 14, 0]), lengths, (2, 20))
+    padded = Places.padded(lengths, 18)
+    found = []
+    for places, row, start in ((shared, 0, 14), (padded, 1, 0)):
+        num_rows, length = places.shape
+        is_attention = len(shape) == 3
+        size = (num_rows, 2, length, length) if is_attention else (num_rows, length, 10)
+        with KeyedDropout(KEYS[:3], SHARED, places):
+            zeros = functional.dropout(torch.ones(size), 0.5)[row] == 0
+        columns = slice(start, start + 6)
+        found.append(zeros[:, columns, columns] if is_attention else zeros[columns])
+    alone = dropped(KEYS[1:2], 1, *shape, p=0.5)[0]
+    assert torch.equal(found[0], alone)
+    assert torch.equal(found[1], alone)
+    assert 0 < int(alone.sum()) < alone.numel()
 
 
 def test_calls_and_keys_draw_apart():

@@ -3,6 +3,7 @@
 from functools import partial
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from test_masked_head import ARCHITECTURES, VOCAB_SIZE, gradients, make_model
@@ -10,6 +11,7 @@ from torch import nn
 
 from mlmtune.masking.collator import IGNORE_INDEX, MaskedBatch
 from mlmtune.masking.packed_batch import PackedBatch
+from mlmtune.masking.places import Places
 from mlmtune.modeling.losses import LOSS
 from mlmtune.modeling.masked_head import MaskedHead
 from mlmtune.modeling.packing import Packing
@@ -41,7 +43,10 @@ def uneven_batch(model):
     labels = torch.full_like(ids, IGNORE_INDEX)
     labels.view(-1)[masked] = torch.randint(5, VOCAB_SIZE, (len(masked),))
     num_tokens = int(is_token.sum())
-    return MaskedBatch(ids, labels, masked, len(masked), num_tokens, is_token.long(), None)
+    return MaskedBatch(
+        ids, labels, masked, len(masked), num_tokens, is_token.long(), None,
+        places=Places.padded(np.asarray(LENGTHS), max(LENGTHS)),
+    )  # fmt: skip
 
 
 def settings_of(model_type):

@@ -103,7 +103,7 @@ def test_micro_batches_take_the_same_steps(
     whole = runs.train("whole", **sections, training={"max_steps": 2, "micro_batch_size": 8})
     split = runs.train("split", **sections, training={"max_steps": 2, "micro_batch_size": micro})
     for record, expected in zip(split.metrics, whole.metrics, strict=True):
-        for key in expected:
+        for key in expected.keys() - {"fill"}:  # batches of fewer sequences have less padding
             assert record[key] == pytest.approx(expected[key], rel=1e-4), key
 
 
