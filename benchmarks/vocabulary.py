@@ -23,6 +23,10 @@ def command_line() -> CommandLine:
     arguments.add_argument(
         "--vocabularies", default=VOCABULARIES, metavar="N,...", help="sizes; default %(default)s"
     )
+    arguments.add_argument(
+        "--sides", default=",".join(SIDES), metavar="NAME,...",
+        help="leave out those that would not fit into memory; default %(default)s",
+    )  # fmt: skip
     return arguments
 
 
@@ -43,6 +47,7 @@ def measure(side: str, setting: Any, num_steps: int) -> dict[str, float]:
 def benchmark() -> None:
     options = command_line().parse_args()
     machine = run_apart("machine:describe")
+    sides = options.sides.split(",")
     measured: dict[int, dict[str, dict[str, float]]] = {}
     for vocab_size in map(int, options.vocabularies.split(",")):
         with workspace() as folder:
@@ -54,13 +59,13 @@ def benchmark() -> None:
                 max_steps=options.steps + 1,
                 num_train_characters=characters_for(num_tokens),
             )
-            measured[vocab_size] = {side: measure(side, setting, options.steps) for side in SIDES}
+            measured[vocab_size] = {side: measure(side, setting, options.steps) for side in sides}
     print(f"{options.precision}, {options.batch_size} x {options.length}, {machine['device']}")
     rows = [
         [f"{vocab_size:,}", name, megabytes(side["before_training_bytes"]),
          megabytes(side["peak_bytes"]), f"{side['step_seconds']:.2f}"]
-        for vocab_size, sides in measured.items()
-        for name, side in sides.items()
+        for vocab_size, by_side in measured.items()
+        for name, side in by_side.items()
     ]  # fmt: skip
     print(table(["vocabulary", "side", "peak before training", "peak", "seconds per step"], rows))
     write_json(

@@ -131,7 +131,8 @@ class MaskedLM(Task):
         return None
 
     def memory_shape(self, micro_batch_size: int, device: torch.device) -> tuple[int, int]:
-        length, vocab_size = self.config.chunking.chunk_length, len(self.loaded.tokenizer)
+        length = self.config.chunking.chunk_length
+        vocab_size = self.loaded.model.get_input_embeddings().num_embeddings
         rate = 1.0
         if self.setup.head.is_sparse:  # only masked positions have logits
             rate = highest_mlm_probability(self.config.masking.mlm_probability)

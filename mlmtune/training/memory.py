@@ -23,6 +23,10 @@ BYTES_PER_PARAMETER = 16
 
 MOMENTS_BYTES_PER_PARAMETER = 8
 
+BYTES_PER_EMBEDDING = 8
+"""A word's vector is the weight of its logit, too. Both gradients, of 4 bytes, exist beside the one
+that earlier micro-batches left."""
+
 CGROUP = Path("/sys/fs/cgroup")
 """The folder in which Linux shows a container its limit, which is below the machine's memory."""
 
@@ -47,7 +51,8 @@ def estimate_memory(task: Task, micro_batch_size: int, device: torch.device) -> 
         by_layer = 2 * hidden
     activations = micro_batch_size * tokens * layers * by_layer * width
     logits = num_logits * 3 * 4
-    return BYTES_PER_PARAMETER * task.loaded.num_parameters + activations + logits
+    embeddings = BYTES_PER_EMBEDDING * int(task.loaded.model.get_input_embeddings().weight.numel())
+    return BYTES_PER_PARAMETER * task.loaded.num_parameters + embeddings + activations + logits
 
 
 def available_bytes() -> int:

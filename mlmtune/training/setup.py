@@ -32,6 +32,9 @@ from mlmtune.training.preparation import find_corpus, text_needs
 GENERAL_CHUNKS = 1000
 """The number of chunks of general text that are measured without `evaluation.max_chunks`."""
 
+LARGE_VOCABULARY = 65_536
+"""The ids beyond which logits may take more memory than the encoder."""
+
 UNKNOWN_SHARE = 0.05
 """The share of unknown tokens beyond which a model learns little from a text."""
 
@@ -124,6 +127,11 @@ def _head(loaded: LoadedModel, precision: str, config: Config, console: Console)
         console.say(
             f"{name} cannot predict masked positions alone; its head runs on every position, "
             "which is slower"
+        )
+    elif head.output_layer is None and len(loaded.tokenizer) > LARGE_VOCABULARY:
+        console.say(
+            f"{name} changes its logits after its last layer; those of all masked positions are "
+            "in memory at once, so a smaller training.micro_batch_size may be needed"
         )
     if config.chunking.mode == "per_document":
         head.packing = Packing.if_possible(

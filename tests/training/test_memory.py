@@ -12,7 +12,9 @@ import yaml
 from mlmtune.errors import Interrupted, ResourceError, is_out_of_memory
 from mlmtune.modeling.losses import Losses
 from mlmtune.modeling.masked_head import HeadOutputs, MaskedHead
+from mlmtune.modeling.output_layer import LOGITS_AT_ONCE
 from mlmtune.training import loop, memory
+from mlmtune.training.masked_lm import MaskedLM
 
 # Bits depend on how a batch is cut; these runs are cut the same way in the end.
 SIZES = {"max_steps": 4, "global_batch_size": 8}
@@ -199,6 +201,30 @@ def test_a_trial_on_a_device_leaves_no_trace(
     assert tried.index(8) < tried.index(4)
     assert recorded(run)["micro_batch_size"] == 4
     assert run.model_bytes == expected.model_bytes
+
+
+@pytest.mark.parametrize(
+    ("output_layer", "device", "expected"),
+    [
+        (None, "cpu", 512 * 256_000),
+        ("linear", "cpu", LOGITS_AT_ONCE["cpu"]),
+        ("linear", "cuda", 512 * 256_000),
+    ],
+)
+def test_the_estimate_counts_the_logits_that_exist_at_a_time(
+    output_layer: str | None, device: str, expected: int
+) -> None:
+    embeddings = SimpleNamespace(num_embeddings=256_000)
+    task: Any = SimpleNamespace(
+        config=SimpleNamespace(
+            chunking=SimpleNamespace(chunk_length=256),
+            masking=SimpleNamespace(mlm_probability=0.25),
+        ),
+        loaded=SimpleNamespace(model=SimpleNamespace(get_input_embeddings=lambda: embeddings)),
+        setup=SimpleNamespace(head=SimpleNamespace(is_sparse=True, output_layer=output_layer)),
+    )
+    shape = MaskedLM.memory_shape(task, 8, torch.device(device))
+    assert shape == (256, expected)
 
 
 def test_the_container_s_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
