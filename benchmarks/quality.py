@@ -75,7 +75,7 @@ def benchmark() -> None:
     print(
         f"{options.start or options.model}, {options.precision}, {options.batch_size} x "
         f"{options.length}, {options.learning_rate:g} for the peer, {machine['device']}; medians "
-        f"of {options.seeds} seeds, and their range"
+        f"of {options.seeds} seeds, with the range"
     )
     columns = "steps", "seconds", "final perplexity", "as good as the peer", "after", "ratio"
     print(table(["side", *columns], results(seeds)))
