@@ -111,7 +111,7 @@ def _leaves_word(added_token: dict[str, Any]) -> bool:
     return added_token["rstrip"] or bool(re.search(r"\s", content) and content.strip())
 
 
-def part_splitter(content: dict[str, Any]) -> Splitter:
+def part_splitter(content: dict[str, Any]) -> Splitter | None:
     """Return what cuts a word into parts that BERT's pre-tokenizer makes words.
 
     There are fewer distinct parts than words between white space: think of web addresses, or of
@@ -119,9 +119,13 @@ def part_splitter(content: dict[str, Any]) -> Splitter:
 
     Args:
         content: The tokenizer.json, where tokens that no text becomes are special.
+
+    Returns:
+        None if the normalizer or an added token may look at several parts.
     """
-    if any(not token["special"] for token in content["added_tokens"]):
-        return lambda word: [word]
+    has_added = any(not token["special"] for token in content["added_tokens"])
+    if has_added or not normalizes_locally(content):
+        return None
     ideographs = IDEOGRAPHS if parts_ideographs(content) else ""
     is_plain = re.compile(f"[A-Za-z0-9{_PUNCTUATION}{ideographs}]+").fullmatch
     parts = re.compile(f"[A-Za-z0-9]+|[{_PUNCTUATION}{ideographs}]").findall

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from stores import build, documents_of, text_of
 from tokenizer_families import MAKERS, SCRIPTS
-from tokenizers import AddedToken
+from tokenizers import AddedToken, normalizers
 
 from mlmtune.console import Console
 from mlmtune.corpus.document import Document
@@ -122,6 +122,14 @@ def test_words_are_not_independent_where_an_added_token_reaches_beyond_one(name,
     backend = MAKERS[name]()
     backend.add_tokens([added])
     assert Encoder(backend)._words is None
+
+
+def test_a_normalizer_that_joins_punctuation_gets_whole_words():
+    backend = MAKERS["BERT, uncased"]()
+    backend.normalizer = normalizers.Sequence([normalizers.Replace("``", "a"), backend.normalizer])
+    encode = Encoder(backend)
+    assert encode._words is not None
+    assert as_lists(encode(["``b `` `"])) == as_lists(encode.encode_whole(["``b `` `"]))
 
 
 def test_added_white_space_is_a_token_where_words_have_the_space_before_them():
