@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from transformers.utils.import_utils import is_flash_attn_2_available, is_kernels_available
 
 from mlmtune.errors import ConfigError, first_line
@@ -107,6 +108,9 @@ def check_flash(implementation: str, device: str, precision: str, *, has_dropout
 
 def why_without_flash(model: Any, implementation: str) -> str | None:
     """Let a model use flash attention, and return why it cannot; None if it does."""
+    # transformers looks at the packages alone, and the first step would fail.
+    if torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0):
+        return f"{torch.cuda.get_device_name()} is older than Ampere"
     if implementation == FLASH and not is_flash_attn_2_available():
         if not is_kernels_available():
             return "neither the package flash_attn nor the package kernels is installed"

@@ -115,6 +115,15 @@ def test_flash_attention_has_gradients_of_the_same_bits(flash):
     assert not model.config.deterministic_flash_attn  # the result is the user's
 
 
+def test_a_gpu_before_ampere_has_none(flash, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    model = modernbert()
+    assert why_without_flash(model, flash) == "Tesla T4 is older than Ampere"
+    assert model.config._attn_implementation == "sdpa"
+
+
 def test_the_head_of_a_model_with_flash_attention_is_probed_on_the_cpu(flash):
     model = BertForMaskedLM(BertConfig(**SIZES)).eval()
     assert why_without_flash(model, flash) is None
