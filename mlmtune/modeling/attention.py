@@ -101,8 +101,9 @@ def check_flash(implementation: str, device: str, precision: str, *, has_dropout
         )
     if device == "cpu" or precision == "fp32":
         raise ConfigError(
-            f"model.attn_implementation: {implementation} needs a GPU and 16 bits, and this run is "
-            f"in {precision} on {device}; set it to auto, or training.precision to bf16"
+            f"model.attn_implementation: {implementation} needs a GPU and 16 bits "
+            f"(training.precision: bf16), and this run is in {precision} on {device}; set it "
+            "to auto"
         )
 
 
