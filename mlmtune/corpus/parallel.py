@@ -5,9 +5,10 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 from mlmtune.errors import ResourceError
@@ -29,7 +30,7 @@ def num_processors() -> int:
 
 def ordered_map(
     function: Callable[[Item, Any], Result],
-    items: Sequence[Item],
+    items: Iterable[Item],
     shared: Any,
     *,
     num_processes: int,
@@ -40,16 +41,17 @@ def ordered_map(
 
     Args:
         function: A function at the top of a module, because it is pickled.
-        items: The first argument of each call.
+        items: The first argument of each call; read as far as there is work for the processes.
         shared: The second argument of all calls.
         num_processes: The number of new processes; below 2, the function is called in this one.
 
     Raises:
         ResourceError: A process died, most likely because memory ran out.
     """
-    num_processes = min(num_processes, len(items))
-    if num_processes < 2:
-        for item in items:
+    remaining = iter(items)
+    first = list(islice(remaining, 2))
+    if min(num_processes, len(first)) < 2:
+        for item in chain(first, remaining):
             yield function(item, shared)
         return
 
@@ -60,7 +62,7 @@ def ordered_map(
     )
     waiting: deque[Future[Result]] = deque()
     try:
-        for item in items:
+        for item in chain(first, remaining):
             waiting.append(executor.submit(_call, function, item))
             if len(waiting) > _MAX_WAITING_PER_PROCESS * num_processes:
                 yield waiting.popleft().result()
@@ -68,8 +70,8 @@ def ordered_map(
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
         raise ResourceError(
-            "a process that read the corpus was killed, most likely because memory ran out; "
-            "finished parts are kept, so start again with more memory or fewer processors (taskset)"
+            "a process that read the corpus was killed, most likely because memory ran out; what "
+            "is finished is kept, so start again with more memory or fewer processors (taskset)"
         ) from error
     finally:
         if waiting:  # the caller left early and needs no further results
@@ -81,6 +83,7 @@ def ordered_map(
 def _start_worker(shared: Any) -> None:
     global _shared
     _shared = shared
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each processor has a process
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends this one
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_follow_parent, daemon=True).start()

@@ -113,19 +113,20 @@ class Encoder:
 
     Args:
         backend: The tokenizer as `plain_backend` returns it.
+        by_words: Whether each distinct word is encoded once, if the tokenizer allows it.
 
     Attributes:
         cutter: Cuts texts that are too long to be encoded at once.
         dtype: The type of an id.
     """
 
-    def __init__(self, backend: Tokenizer) -> None:
+    def __init__(self, backend: Tokenizer, *, by_words: bool = True) -> None:
         content, num_ids = json.loads(backend.to_str()), largest_id(backend) + 1
         self._backend = backend
         self._continues_word = _continuing_pieces(content, num_ids)
         self.cutter = Cutter(content)
         self.dtype = np.dtype(np.uint16 if num_ids <= 2**16 else np.int32)
-        self._words = self._word_cache(content)
+        self._words = self._word_cache(content) if by_words else None
 
     def __call__(self, texts: list[str]) -> Tokens:
         """Return the tokens of some texts, without special tokens."""
@@ -137,20 +138,13 @@ class Encoder:
         starts_word[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
         return ids, starts_word, lengths
 
-    def verify_words(self, texts: list[str]) -> bool:
-        """Encode texts in both ways; if the tokens differ, encode all texts as a whole from now on.
-
-        Returns:
-            Whether the tokens were the same.
-        """
+    def verifies_words(self, texts: list[str]) -> bool:
+        """Whether texts, and one of odd characters, have the same tokens in both ways."""
         if self._words is None:
             return True
         texts = [_UNUSUAL, *texts]
         pairs = zip(self(texts), self.encode_whole(texts), strict=True)
-        if all(np.array_equal(by_words, expected) for by_words, expected in pairs):
-            return True
-        self._words = None
-        return False
+        return all(np.array_equal(by_words, expected) for by_words, expected in pairs)
 
     def encode_whole(self, texts: list[str]) -> Tokens:
         """Return what a call returns, without looking up words that were encoded before."""

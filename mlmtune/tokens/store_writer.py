@@ -120,6 +120,14 @@ class StoreWriter:
             return None
         return entry if is_whole else None
 
+    def discard(self) -> None:
+        """Delete all documents that were appended, so that others can be appended instead."""
+        for number in range(len(self._shards)):
+            shutil.rmtree(self._temporary / shard_name(number))
+        self._shards = []
+        self._batches, self._ids, self._num_tokens = [], [], 0
+        self._unknown_characters = []
+
     def append(self, documents: TokenizedDocuments) -> None:
         """Append a batch of documents, and write the shard if it is full."""
         ids = documents.ids.astype(self._dtype, copy=False)

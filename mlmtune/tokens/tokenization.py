@@ -1,16 +1,21 @@
-"""Writes the documents of a text into a token store; each is tokenized once, by Rust threads."""
+"""Writes the documents of a text into a token store; several processes tokenize them."""
 
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from tokenizers import Tokenizer
 
+from mlmtune.console import Console
 from mlmtune.corpus.cleaning import count_words
+from mlmtune.corpus.corpus import Corpus
 from mlmtune.corpus.document import Document
+from mlmtune.corpus.parallel import num_processors, ordered_map
 from mlmtune.corpus.text import CorpusText
 from mlmtune.tokens.borders import Offsets
 from mlmtune.tokens.encoding import Encoder, largest_id, plain_backend
@@ -24,11 +29,42 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 BATCH_DOCUMENTS = 256
-"""The most documents in a batch for the tokenizer: enough to keep its threads busy."""
+"""The most documents in a batch for the tokenizer."""
 BATCH_CHARACTERS = 2_000_000
 """The number of characters at which a batch ends."""
 VERIFIED_CHARACTERS = 500
-"""The characters of each document of the first batch on which `Encoder.verify_words` looks."""
+VERIFIED_DOCUMENTS = 16
+"""One document in this number has its first characters encoded in both ways, to verify that words
+can be encoded one by one."""
+SMALL_BATCHES = 8
+"""A text of fewer batches is tokenized in this process, because new ones would take longer."""
+
+
+@dataclass(frozen=True)
+class BatchTokenizer:
+    """Tokenizes batches of documents, in any process.
+
+    Attributes:
+        backend: The tokenizer as `encoding.plain_backend` returns it.
+        unknown_id: The id of its unknown token; None if it knows all text.
+        by_words: Whether each distinct word is encoded once, and not each document as a whole.
+    """
+
+    backend: Tokenizer
+    unknown_id: int | None
+    by_words: bool = True
+
+    @cached_property
+    def encode(self) -> Encoder:
+        return Encoder(self.backend, by_words=self.by_words)
+
+    @cached_property
+    def finder(self) -> UnknownTextFinder:
+        return UnknownTextFinder(self.backend, self.unknown_id)
+
+
+class DependentWords(Exception):
+    """The tokens of a word were found to depend on the words beside it."""
 
 
 def write_store(
@@ -45,39 +81,50 @@ def write_store(
         made_of: What the content of the store depends on.
         tokenizer: A fast tokenizer.
     """
-    backend = plain_backend(tokenizer)
-    corpus = text.read()
+    corpus, backend = text.read(), plain_backend(tokenizer)
     writer = StoreWriter(
         directory,
         vocabulary_size=largest_id(backend) + 1,
         sources=[(source.name, source.is_validation) for source in corpus.sources],
         made_of=made_of,
     )
-    encode = Encoder(backend)
-    finder = UnknownTextFinder(backend, unknown_token_id(tokenizer))
-    start = writer.num_documents
-    total = corpus.funnel.total().documents_kept
-    with text.console.bar(total=total, initial=start, unit="document", what="tokenizing") as bar:
-        tokenize = partial(tokenize_batch, encode=encode, finder=finder)
-        documents_read = _verified(batches(corpus.documents(start)), encode, text.console.say)
-        for documents in _tokenized(documents_read, tokenize):
-            writer.append(documents)
-            bar.update(len(documents.document_ids))
+    unknown_id = unknown_token_id(tokenizer)
+    try:
+        _tokenize(corpus, BatchTokenizer(backend, unknown_id), writer, text.console)
+    except DependentWords:
+        text.console.say(
+            "the tokenizer's tokens of a word depend on the words beside it, so each document is "
+            "tokenized as a whole, which is slower"
+        )
+        writer.discard()
+        whole = BatchTokenizer(backend, unknown_id, by_words=False)
+        _tokenize(corpus, whole, writer, text.console)
     writer.finish(corpus.funnel.to_json())
 
 
-def _verified(
-    batches: Iterator[list[Document]], encode: Encoder, say: Callable[[str], None]
-) -> Iterator[list[Document]]:
-    """Yield the batches; before the first, verify that words can be encoded one by one."""
-    for number, batch in enumerate(batches):
-        beginnings = [document.text[:VERIFIED_CHARACTERS] for document in batch]
-        if number == 0 and not encode.verify_words(beginnings):
-            say(
-                "the tokenizer's tokens of a word depend on the words beside it, so each document "
-                "is tokenized as a whole, which is slower"
-            )
-        yield batch
+def _tokenize(
+    corpus: Corpus, tokenizer: BatchTokenizer, writer: StoreWriter, console: Console
+) -> None:
+    """Append the documents that a writer does not have yet.
+
+    Raises:
+        DependentWords: Words cannot be encoded one by one.
+    """
+    start = writer.num_documents
+    remaining = batches(corpus.documents(start))
+    first = list(islice(remaining, SMALL_BATCHES))
+    tokenized = ordered_map(
+        tokenize_batch,
+        chain(first, remaining),
+        tokenizer,
+        num_processes=num_processors() if len(first) == SMALL_BATCHES else 1,
+    )
+    total = corpus.funnel.total().documents_kept
+    progress = console.bar(total=total, initial=start, unit="document", what="tokenizing")
+    with closing(tokenized), progress as bar:
+        for documents in tokenized:
+            writer.append(documents)
+            bar.update(len(documents.document_ids))
 
 
 def batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
@@ -94,26 +141,16 @@ def batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def _tokenized(
-    batches: Iterator[list[Document]],
-    tokenize: Callable[[list[Document]], tuple[Tokens, UnknownText]],
-) -> Iterator[TokenizedDocuments]:
-    """Tokenize batches; the next is read while the tokenizer's Rust threads work on this one."""
-    waiting: deque[tuple[list[Document], Future[tuple[Tokens, UnknownText]]]] = deque()
-    with ThreadPoolExecutor(max_workers=1) as executor:  # the tokenizer has threads of its own
-        for batch in batches:
-            waiting.append((batch, executor.submit(tokenize, batch)))
-            if len(waiting) > 1:
-                done, tokens = waiting.popleft()
-                yield _with_tokens(done, *tokens.result())
-        for done, tokens in waiting:
-            yield _with_tokens(done, *tokens.result())
+def tokenize_batch(batch: list[Document], tokenizer: BatchTokenizer) -> TokenizedDocuments:
+    """Return some documents with their tokens, and count what the tokenizer does not know.
 
-
-def tokenize_batch(
-    batch: list[Document], encode: Encoder, finder: UnknownTextFinder
-) -> tuple[Tokens, UnknownText]:
-    """Return the tokens of some documents, one document after the other, and their unknown text."""
+    Raises:
+        DependentWords: Words cannot be encoded one by one.
+    """
+    encode, finder = tokenizer.encode, tokenizer.finder
+    sample = [document.text[:VERIFIED_CHARACTERS] for document in batch[::VERIFIED_DOCUMENTS]]
+    if not encode.verifies_words(sample):
+        raise DependentWords
     ids, word_starts = bytearray(), bytearray()  # they grow in place, and are large
     lengths, unknown = np.zeros(len(batch), np.int64), UnknownText.none(len(batch))
     for group in cut((document.text for document in batch), encode.cutter):
@@ -132,7 +169,8 @@ def tokenize_batch(
         all_offsets = encode.offsets([text for _, text, _ in concerned])
         for (number, text, mask), (starts, ends) in zip(concerned, all_offsets, strict=True):
             finder.count(unknown, number, text, Offsets(starts[mask], ends[mask]))
-    return (np.frombuffer(ids, encode.dtype), np.frombuffer(word_starts, bool), lengths), unknown
+    tokens = np.frombuffer(ids, encode.dtype), np.frombuffer(word_starts, bool), lengths
+    return _with_tokens(batch, tokens, unknown)
 
 
 def _num_bytes(text: str) -> int:

@@ -15,8 +15,8 @@ from mlmtune.corpus.near_duplicates import signature
 from mlmtune.tokens import pieces, sentences, words
 from mlmtune.tokens.encoding import Encoder, plain_backend
 from mlmtune.tokens.sentences import sentence_marker
-from mlmtune.tokens.tokenization import offsets_of, tokenize_batch
-from mlmtune.tokens.unknown import UnknownTextFinder, unknown_token_id
+from mlmtune.tokens.tokenization import BatchTokenizer, offsets_of, tokenize_batch
+from mlmtune.tokens.unknown import unknown_token_id
 from mlmtune.tokens.words import word_marker
 
 NUM_CHARACTERS = 100_000
@@ -26,9 +26,8 @@ MOST_BYTES_PER_CHARACTER = 10
 
 
 def tokenized(tokenizer: Any, text: str) -> None:
-    backend = plain_backend(tokenizer)
-    finder = UnknownTextFinder(backend, unknown_token_id(tokenizer))
-    tokenize_batch([Document(text, "", 0, 0)], Encoder(backend), finder)
+    batch_tokenizer = BatchTokenizer(plain_backend(tokenizer), unknown_token_id(tokenizer))
+    tokenize_batch([Document(text, "", 0, 0)], batch_tokenizer)
 
 
 def marked(marker: Any, tokenizer: Any, text: str) -> None:

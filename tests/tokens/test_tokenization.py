@@ -1,6 +1,7 @@
 import copy
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from stores import TEXTS, build, documents_of, ids_of
 
 from mlmtune.tokens import tokenization
 from mlmtune.tokens.encoding import Encoder, plain_backend, role_tokens
+from mlmtune.tokens.store_format import MANIFEST
 
 
 @pytest.fixture(params=["tokenizer", "byte_tokenizer"])
@@ -25,6 +27,18 @@ def test_no_token_is_lost_or_moved(corpus, any_tokenizer, monkeypatch, batch_doc
     assert documents_of(store) == alone
     assert store.num_tokens == sum(map(len, alone))
     assert store.documents.num_characters.tolist() == [len(text) for text in TEXTS]
+
+
+def test_several_processes_write_the_bytes_of_one(corpus, any_tokenizer, monkeypatch):
+    settings = corpus()
+    one, _ = build(settings, any_tokenizer)
+    digests = json.loads((one.directory / MANIFEST).read_bytes())["shards"]
+    shutil.rmtree(one.directory)
+    monkeypatch.setattr(tokenization, "BATCH_DOCUMENTS", 1)
+    monkeypatch.setattr(tokenization, "SMALL_BATCHES", 2)
+    monkeypatch.setattr(tokenization, "num_processors", lambda: 2)
+    several, _ = build(settings, any_tokenizer)
+    assert json.loads((several.directory / MANIFEST).read_bytes())["shards"] == digests
 
 
 def test_no_document_is_lost_where_a_batch_is_full_of_characters(corpus, tokenizer, monkeypatch):

@@ -3,20 +3,20 @@
 import re
 import shutil
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from stores import build, documents_of, text_of
+from stores import TEXTS, build, text_of
 from tokenizer_families import MAKERS, SCRIPTS
 from tokenizers import AddedToken, normalizers
 
 from mlmtune.console import Console
 from mlmtune.corpus.document import Document
-from mlmtune.tokens import encoding, word_cache
+from mlmtune.tokens import encoding, store_writer, tokenization, word_cache
 from mlmtune.tokens.encoding import Encoder
 from mlmtune.tokens.opening import open_store
-from mlmtune.tokens.tokenization import tokenize_batch
-from mlmtune.tokens.unknown import UnknownTextFinder
+from mlmtune.tokens.tokenization import BatchTokenizer, tokenize_batch
 
 DEPENDENT = {"RoBERTa", "Metaspace"}
 """The families in which a word can have other tokens alone: both add a space before a text."""
@@ -91,13 +91,14 @@ def test_texts_of_cached_words_have_the_tokens_of_the_whole(encode, texts):
 @given(texts=texts_of)
 def test_what_is_unknown_is_counted_as_in_the_whole(encode, texts):
     backend, documents = encode._backend, [Document(text, "", 0, 0) for text in texts]
-    finder = UnknownTextFinder(backend, backend.encode("\U0010ffff").ids[0])
-    whole = Encoder(backend)
-    whole._words = None
-    (_, unknown), (_, expected) = (tokenize_batch(documents, e, finder) for e in (encode, whole))
-    for name, count in vars(expected).items():
-        assert list(getattr(unknown, name)) == list(count)
-    assert unknown.characters == expected.characters
+    unknown_id = backend.encode("\U0010ffff").ids[0]
+    by_words, whole = (
+        tokenize_batch(documents, BatchTokenizer(backend, unknown_id, by_words))
+        for by_words in (True, False)
+    )
+    for name, array in vars(whole.arrays).items():
+        assert getattr(by_words.arrays, name).tolist() == array.tolist(), name
+    assert by_words.unknown_characters == whole.unknown_characters
 
 
 @pytest.mark.parametrize("limit", ["MOST_WORDS", "MOST_CHARACTERS"])
@@ -141,13 +142,27 @@ def test_added_white_space_is_a_token_where_words_have_the_space_before_them():
     assert as_lists(encode(texts)) == as_lists(encode.encode_whole(texts))
 
 
+def all_tokens(store):
+    return store.tokens_at(np.arange(store.num_tokens))
+
+
+@pytest.mark.parametrize("dependent", ["", "late"], ids=["at once", "after some shards"])
 def test_a_tokenizer_whose_words_turn_out_to_be_dependent_is_given_whole_texts(
-    corpus, tokenizer, monkeypatch, capsys
+    corpus, tokenizer, monkeypatch, capsys, dependent
 ):
-    expected, _ = build(corpus(), tokenizer)
+    texts = [*TEXTS, *(f"text {number} in a shard" for number in range(6)), "too late to notice"]
+    expected, _ = build(corpus(texts), tokenizer)
     shutil.rmtree(expected.directory)
-    monkeypatch.setattr(encoding, "word_splitter", lambda _: re.compile(".{1,3}").findall)
-    store = open_store(text_of(corpus(), console=Console()), tokenizer)
+
+    def split(text):
+        return re.findall(".{1,3}", text) if dependent in text else text.split()
+
+    monkeypatch.setattr(encoding, "word_splitter", lambda _: split)
+    monkeypatch.setattr(tokenization, "BATCH_DOCUMENTS", 1)
+    monkeypatch.setattr(tokenization, "SMALL_BATCHES", 100)  # all in this process
+    monkeypatch.setattr(store_writer, "SHARD_TOKENS", 8)
+    store = open_store(text_of(corpus(texts), console=Console()), tokenizer)
     assert "tokenized as a whole" in capsys.readouterr().out
-    assert documents_of(store) == documents_of(expected)
-    assert store.shards[0].word_starts.tolist() == expected.shards[0].word_starts.tolist()
+    assert len(store.shards) > 3
+    for tokens, others in zip(all_tokens(store), all_tokens(expected), strict=True):
+        assert tokens.tolist() == others.tolist()
