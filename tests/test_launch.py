@@ -81,7 +81,8 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 def records(run: Path) -> list[dict[str, Any]]:
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [
-        {key: value for key, value in json.loads(line).items() if key != "tokens_per_second"}
+        # These two depend on the machine and on how batches are divided.
+        {k: v for k, v in json.loads(line).items() if k not in ("tokens_per_second", "fill")}
         for line in lines
     ]
 

@@ -287,7 +287,9 @@ class MaskedLM(Task):
         )
 
     def describe_means(self, means: Mapping[str, float]) -> str:
-        parts = [super().describe_means({LOSS: means[LOSS]})]
+        in_words = {PAIR_LOSS, PAIR_ACCURACY, PAIR_LABEL_SHARE, FILL}
+        terms = {name: mean for name, mean in means.items() if name not in in_words}
+        parts = [super().describe_means(terms)]
         if PAIR_ACCURACY in means:
             parts.append(
                 f"{share(means[PAIR_ACCURACY])} of pairs correct "
