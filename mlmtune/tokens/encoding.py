@@ -14,7 +14,8 @@ from tokenizers import Encoding, Tokenizer
 from mlmtune.errors import ConfigError
 from mlmtune.tokens.borders import Offsets, begins_joined, is_punctuation, word_starts
 from mlmtune.tokens.pieces import Cutter
-from mlmtune.tokens.word_cache import Tokens, WordCache, part_splitter, word_splitter
+from mlmtune.tokens.word_cache import Tokens, WordCache
+from mlmtune.tokens.word_splitting import word_splitter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -27,11 +28,11 @@ PARTS_PER_TEXT = 500
 _SIMPLE_PART = re.compile(r"[A-Za-z0-9]+|[!-~]")
 
 _UNUSUAL = (
-    " a  b\n\n\tc \u00a0d\u2003\u3000e\u2028f \u0301g .\u200b h\u200b i\u0301 \u200d.j don't "
-    "``k`` [l]\r\n\u0600 \u6587\u5b57\u3002 \u0e44\u0e17\u0e22 "
-    "\ufb01\u00a8 \u0130 \U0001f469\u200d\U0001f692 m"
+    " a  b\n\n\tc \u00a0d\u2003\u3000e\u2028f .\u200bg h\u200b i\u0301 don't ``k`` [l]\r\n"
+    "\u6587\u5b57\u3002 \u0e44\u0e17\u0e22 \ufb01\u00a8 \u0130 \U0001f469\u200d\U0001f692 m",
+    "a \u0301b .\u200b c \u200d.d\n\u0600e",
 )
-"""Text with what a tokenizer may treat in a way of its own: spaces, marks, joiners, forms."""
+"""Texts with what a tokenizer may treat in a way of its own: spaces, marks, joiners, forms."""
 _BEFORE = "a"
 """The word before another one, where it matters that there is one."""
 
@@ -139,10 +140,10 @@ class Encoder:
         return ids, starts_word, lengths
 
     def verifies_words(self, texts: list[str]) -> bool:
-        """Whether texts, and one of odd characters, have the same tokens in both ways."""
+        """Whether texts, and two of odd characters, have the same tokens in both ways."""
         if self._words is None:
             return True
-        texts = [_UNUSUAL, *texts]
+        texts = [*_UNUSUAL, *texts]
         pairs = zip(self(texts), self.encode_whole(texts), strict=True)
         return all(np.array_equal(by_words, expected) for by_words, expected in pairs)
 
@@ -186,12 +187,8 @@ class Encoder:
         split = word_splitter(content)
         if split is None or not self.encode_whole([_BEFORE])[0].size:
             return None
-        if self._continues_word is None:
-            return WordCache(split, self._encode_words)
-        parts = part_splitter(content)
-        return WordCache(
-            split, WordCache(parts, self._encode_parts) if parts else self.encode_whole
-        )
+        by_ids = self._continues_word is not None
+        return WordCache(split, self._encode_parts if by_ids else self._encode_words)
 
     def _encode_parts(self, parts: list[str]) -> Tokens:
         """Return the tokens of parts of words; many in one text take half as long as one by one."""
@@ -215,11 +212,8 @@ class Encoder:
         ids, starts_word, lengths = self.encode_whole(words)
         firsts = np.cumsum(lengths) - lengths
         for number, word in enumerate(words):
-            visible = word.lstrip()
-            if lengths[number] and (not visible or begins_joined(visible)):
-                # It may belong to the word before it.
-                behind_another = _BEFORE + (word if word[0].isspace() else f" {word}")
-                starts = self.encode_whole([behind_another])[1]
+            if lengths[number] and word.isspace():  # at the end of a text
+                starts = self.encode_whole([_BEFORE + word])[1]
                 starts_word[firsts[number]] = starts[-lengths[number]]
         return ids, starts_word, lengths
 

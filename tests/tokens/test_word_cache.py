@@ -1,6 +1,5 @@
 """Texts that are put together from cached words have the tokens that they have as a whole."""
 
-import re
 import shutil
 
 import numpy as np
@@ -13,15 +12,16 @@ from tokenizers import AddedToken, normalizers
 
 from mlmtune.console import Console
 from mlmtune.corpus.document import Document
-from mlmtune.tokens import encoding, store_writer, tokenization, word_cache
+from mlmtune.tokens import encoding, store_writer, tokenization, word_cache, word_splitting
 from mlmtune.tokens.encoding import Encoder
 from mlmtune.tokens.opening import open_store
 from mlmtune.tokens.tokenization import BatchTokenizer, tokenize_batch
+from mlmtune.tokens.word_splitting import WordSplitter
 
 DEPENDENT = {"RoBERTa", "Metaspace"}
 """The families in which a word can have other tokens alone: both add a space before a text."""
 
-ADDED = ["[URL]", "kube", AddedToken("{HERB}", lstrip=True), AddedToken("helm", single_word=True)]
+ADDED = ["[URL]", "kube", "{HERB}", AddedToken("helm", single_word=True)]
 SPACES = [*" \n\t\r", "  ", " \n ", "\u00a0", "\u2003", "\u3000", "\u2028"]
 CONTROLS = [*"\0\x0b\x0c\x1c\x1f\x85\ufffd\u200b\u200d\ufeff"]
 LETTERS = [
@@ -79,7 +79,9 @@ def test_most_families_encode_each_word_independently(name, encode):
 
 @settings(max_examples=40)
 @example(texts=[text for text, _ in SCRIPTS.values()])
-@example(texts=["a \u200b. \u0301b \u0301", " \u200d \ufe0fa\n"])
+@example(
+    texts=["a \u200b. \u0301b \u0301", " \u200d \ufe0fa\n", ".\ufffd \u200b€", "\0 \xa0\u200b"]
+)
 @given(texts=texts_of)
 def test_texts_of_cached_words_have_the_tokens_of_the_whole(encode, texts):
     expected = as_lists(encode.encode_whole(texts))
@@ -117,6 +119,7 @@ def test_a_cache_is_emptied_before_it_is_too_large(monkeypatch, limit):
         ("BERT, uncased", AddedToken("new york")),
         ("GPT-2", AddedToken("new york")),
         ("GPT-2", AddedToken("[URL]", rstrip=True)),
+        ("BERT, cased", AddedToken("{HERB}", lstrip=True)),
     ],
 )
 def test_words_are_not_independent_where_an_added_token_reaches_beyond_one(name, added):
@@ -154,9 +157,13 @@ def test_a_tokenizer_whose_words_turn_out_to_be_dependent_is_given_whole_texts(
     expected, _ = build(corpus(texts), tokenizer)
     shutil.rmtree(expected.directory)
 
-    def split(text):
-        return re.findall(".{1,3}", text) if dependent in text else text.split()
+    within_letters = {(word_splitting._LETTER, word_splitting._LETTER)}
+    whole, broken = (WordSplitter(cuts, "!") for cuts in (set(), within_letters))
 
+    def split(texts):
+        return (broken if dependent in "".join(texts) else whole)(texts)
+
+    split.keeps_spaces = True
     monkeypatch.setattr(encoding, "word_splitter", lambda _: split)
     monkeypatch.setattr(tokenization, "BATCH_DOCUMENTS", 1)
     monkeypatch.setattr(tokenization, "SMALL_BATCHES", 100)  # all in this process

@@ -1,0 +1,202 @@
+"""WordSplitter: cuts texts where a tokenizer encodes both sides independently.
+
+`word_splitter` reads from a tokenizer.json where that is so. The texts are cut as arrays of bytes:
+each byte has a kind, and two kinds side by side decide whether there is a cut between them.
+"""
+
+import re
+import sys
+from functools import cache
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mlmtune.tokens.borders import begins_joined
+from mlmtune.tokens.pieces import (
+    IDEOGRAPHS,
+    LOCAL_NORMALIZERS,
+    PUNCTUATION,
+    normalizers,
+    normalizes_locally,
+    parts_ideographs,
+)
+
+SPACES = " \t\n\r"
+"""White space for every tokenizer."""
+_AMBIGUOUS = "\x0b\x0c\x1c\x1d\x1e\x1f\x85"
+"""Control characters that are white space for some tokenizers, and for others nothing at all."""
+
+_SPACE, _LETTER, _ALONE, _OTHER, _BLANK, _JOINED = range(6)
+"""Kinds of characters: certain white space; letters and digits of ASCII; what is always a word of
+its own; anything else; white space that is not certain; and what continues the word before it."""
+_INNER = 8
+"""Added to the kind of a character in each of its bytes but the first."""
+
+_PAIRS = [(pair >> 4 & 7, pair & 15) for pair in range(256)]
+"""The kinds of two bytes, by the four low bits of each; that of the first one without `_INNER`."""
+_MARKS = bytes(first in (_SPACE, _BLANK) and second == _JOINED for first, second in _PAIRS)
+
+_ALWAYS_PUNCTUATION = (
+    PUNCTUATION + "\u2010-\u2016\u2018-\u2027\u3001-\u3003\u3008-\u3011"
+    "\uff01-\uff03\uff05-\uff0a\uff0c-\uff0f\uff1a\uff1b\uff1f\uff20"
+)
+"""Punctuation of ASCII, of typography and of Chinese; any normalizer makes it punctuation again."""
+_ENDS_LETTERS = r"!-&(-/:-@\[-^`{-~"
+"""Punctuation of ASCII without the apostrophe, which may belong to a word, and the underscore."""
+
+_SPLITS_AT_SPACE = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
+_CUTS_WORDS = {"Digits", "Punctuation"}
+
+
+class WordSplitter:
+    """Cuts texts into words.
+
+    Args:
+        cuts: The pairs of kinds between which there is a cut.
+        alone: A class of characters, for a pattern, whose kind is `_ALONE`.
+    """
+
+    def __init__(self, cuts: set[tuple[int, int]], alone: str) -> None:
+        self.keeps_spaces = (_SPACE, _LETTER) not in cuts
+        self._kinds = _kinds(alone)
+        ascii_kinds = self._kinds[:128].tobytes()
+        # Until its first byte is looked at, a character beyond ASCII is any other.
+        self._byte_kinds = ascii_kinds + bytes([_OTHER | _INNER] * 64 + [_OTHER] * 64)
+        self._cuts = bytes(pair in cuts for pair in _PAIRS)
+
+    def __call__(self, texts: list[str]) -> tuple[pa.StringArray, NDArray[np.int64]]:
+        """Cut some texts.
+
+        Returns:
+            The words of all texts, and the number of words in each text. A run of white space is a
+            word of its own, or with `keeps_spaces`, the beginning of the word behind it. A text
+            is one word if it has control characters that may be white space, or a mark behind white
+            space, which may belong to the word before that.
+        """
+        encoded = [text.encode() for text in texts]
+        content = b"".join(encoded)
+        kinds = np.frombuffer(bytearray(content.translate(self._byte_kinds)), np.uint8)
+        if not content.isascii():
+            self._look_at_characters(np.frombuffer(content, np.uint8), kinds)
+        pairs = (kinds[:-1] << 4) | kinds[1:]
+        is_cut = np.zeros(len(content) + 1, dtype=bool)
+        is_cut[1:-1] = np.frombuffer(pairs.tobytes().translate(self._cuts), bool)
+        text_borders = np.fromiter(accumulate(map(len, encoded), initial=0), np.int64)
+        marks = np.flatnonzero(np.frombuffer(pairs.tobytes().translate(_MARKS), bool))
+        num_marks = np.diff(np.searchsorted(marks, text_borders)).tolist()
+        for number, text in enumerate(texts):
+            if num_marks[number] or any(character in text for character in _AMBIGUOUS):
+                is_cut[text_borders[number] : text_borders[number + 1]] = False
+        is_cut[text_borders] = True
+        borders = np.flatnonzero(is_cut)
+        words_before = np.searchsorted(borders, text_borders)
+        offsets = pa.py_buffer(borders.astype(np.int32))
+        words = pa.StringArray.from_buffers(len(borders) - 1, offsets, pa.py_buffer(content))
+        return words, np.diff(words_before)
+
+    def _look_at_characters(self, content: NDArray[np.uint8], kinds: NDArray[np.uint8]) -> None:
+        """Set the kinds of all bytes of the characters beyond ASCII, which have two to four."""
+        for num_bytes, shift, mark in ((2, 5, 0b110), (3, 4, 0b1110), (4, 3, 0b11110)):
+            firsts = np.flatnonzero(content >> shift == mark)
+            code_points = content[firsts].astype(np.int32) & (0xFF >> (num_bytes + 1))
+            for number in range(1, num_bytes):
+                code_points = code_points << 6 | (content[firsts + number] & 0x3F)
+            of_characters = self._kinds[code_points]
+            kinds[firsts] = of_characters
+            for number in range(1, num_bytes):
+                kinds[firsts + number] = of_characters | _INNER
+
+
+@cache
+def _kinds(alone: str) -> NDArray[np.uint8]:
+    """Return (number of code points,) the kind of each character."""
+    kinds = np.full(sys.maxunicode + 1, _OTHER, dtype=np.uint8)
+    # All other planes hold ideographs and private characters.
+    for first, last in ((0, 0xD800), (0xE000, 0x20000), (0xE0000, 0xE0200)):
+        characters = "".join(map(chr, range(first, last)))
+        kinds[first:last][list(map(begins_joined, characters))] = _JOINED
+        for pattern, kind in (
+            (r"\s", _BLANK),
+            ("[A-Za-z0-9]", _LETTER),
+            (f"[{alone}]", _ALONE),
+            (f"[{SPACES}]", _SPACE),
+        ):
+            kinds[[first + match.start() for match in re.finditer(pattern, characters)]] = kind
+    return kinds
+
+
+def word_splitter(content: dict[str, Any]) -> WordSplitter | None:
+    """Return what cuts texts into words that a tokenizer encodes independently.
+
+    At white space it does if the pre-tokenizer always cuts there, the normalizer changes no
+    character because of another word, and no added token reaches over white space.
+
+    Args:
+        content: The tokenizer.json, where tokens that no text becomes are special.
+
+    Returns:
+        None if the tokens of a word may depend on other words.
+    """
+    pre_tokenizer = content["pre_tokenizer"] or {"type": None}
+    first, *others = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
+    added = [token for token in content["added_tokens"] if not token["special"]]
+    if content["model"].get("dropout") or any(t["lstrip"] or t["rstrip"] for t in added):
+        return None  # such tokens take white space, even that which a normalizer puts there
+    if first["type"] in _SPLITS_AT_SPACE:
+        if not all(map(_changes_words, normalizers(content))) or not all(map(_cuts_words, others)):
+            return None
+        if any(re.search(r"\s", token["content"]) for token in added):
+            return None
+        return _apart(content, has_parts=first["type"] == "BertPreTokenizer" and not added)
+    if first["type"] == "ByteLevel" and not others and normalizes_locally(content):
+        leaves_word = any(re.search(r"\S\s|\s\S", token["content"]) for token in added)
+        if _adds_space(first) or leaves_word:
+            return None
+        return _with_spaces(has_parts=not any(_is_cut(token) for token in added))
+    return None
+
+
+def _apart(content: dict[str, Any], *, has_parts: bool) -> WordSplitter:
+    """Cut at white space, and if BERT's pre-tokenizer does, at punctuation and ideographs."""
+    visible = {_LETTER, _ALONE, _OTHER, _BLANK, _JOINED}
+    cuts = {pair for kind in visible for pair in ((kind, _SPACE), (_SPACE, kind))}
+    if has_parts and normalizes_locally(content):
+        cuts |= {(_LETTER, _ALONE), (_ALONE, _LETTER), (_ALONE, _ALONE)}
+    ideographs = IDEOGRAPHS if parts_ideographs(content) else ""
+    return WordSplitter(cuts, _ALWAYS_PUNCTUATION + ideographs)
+
+
+def _with_spaces(*, has_parts: bool) -> WordSplitter:
+    """Cut before white space, as byte-level BPE does, and if allowed where letters end."""
+    # A run of white space goes with the word behind it, up to its last character.
+    cuts = {(kind, _SPACE) for kind in (_LETTER, _ALONE, _OTHER, _JOINED)}
+    return WordSplitter(cuts | ({(_LETTER, _ALONE)} if has_parts else set()), _ENDS_LETTERS)
+
+
+def _changes_words(normalizer: dict[str, Any]) -> bool:
+    """Whether a step of a normalizer changes each word regardless of the white space around it."""
+    pattern = normalizer.get("pattern", {})
+    if normalizer["type"] == "Replace":
+        return pattern.get("Regex") == " {2,}" or not re.search(r"\s", pattern.get("String", " "))
+    return normalizer["type"] in {*LOCAL_NORMALIZERS, "Precompiled"}
+
+
+def _cuts_words(pre_tokenizer: dict[str, Any]) -> bool:
+    """Whether a step of a pre-tokenizer, after white space is gone, looks at one word only."""
+    if pre_tokenizer["type"] == "Metaspace":
+        return bool(pre_tokenizer["prepend_scheme"] != "first")  # the first word of a text
+    return pre_tokenizer["type"] in _CUTS_WORDS
+
+
+def _adds_space(byte_level: dict[str, Any]) -> bool:
+    """Whether a pre-tokenizer has other words at the beginning of a text, or none at all."""
+    return byte_level["add_prefix_space"] or not byte_level["use_regex"]
+
+
+def _is_cut(added_token: dict[str, Any]) -> bool:
+    """Whether an added token may be taken apart, or made one, where letters end."""
+    is_simple = re.fullmatch(r"\s+|[A-Za-z0-9]+", added_token["content"])
+    return added_token["single_word"] or not is_simple
