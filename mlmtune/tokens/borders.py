@@ -23,6 +23,9 @@ _OTHER, _SPACE, _PUNCTUATION, _JOINED, _UNSPACED = range(5)
 """Kinds of characters. Joined characters never begin a word: they are marks (vowel signs, accents,
 variation selectors) and format characters (joiners)."""
 
+JOINED_CATEGORIES = ("Mn", "Mc", "Me", "Cf")
+"""The Unicode categories of joined characters."""
+
 _JOINT = "\u200d"
 """A character that is put after each text. It is joined, so it adds no word and no white space."""
 
@@ -113,4 +116,4 @@ def is_punctuation(character: str) -> bool:
 
 def begins_joined(text: str) -> bool:
     """Whether a text begins with a character that never begins a word: a mark or a joiner."""
-    return bool(text) and unicodedata.category(text[0]) in ("Mn", "Mc", "Me", "Cf")
+    return bool(text) and unicodedata.category(text[0]) in JOINED_CATEGORIES

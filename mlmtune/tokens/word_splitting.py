@@ -6,6 +6,7 @@ each byte has a kind, and two kinds side by side decide whether there is a cut b
 
 import re
 import sys
+import unicodedata
 from functools import cache
 from itertools import accumulate
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mlmtune.tokens.borders import begins_joined
+from mlmtune.tokens.borders import JOINED_CATEGORIES
 from mlmtune.tokens.pieces import (
     IDEOGRAPHS,
     LOCAL_NORMALIZERS,
@@ -116,15 +117,16 @@ def _kinds(alone: str) -> NDArray[np.uint8]:
     kinds = np.full(sys.maxunicode + 1, _OTHER, dtype=np.uint8)
     # All other planes hold ideographs and private characters.
     for first, last in ((0, 0xD800), (0xE000, 0x20000), (0xE0000, 0xE0200)):
-        characters = "".join(map(chr, range(first, last)))
-        kinds[first:last][list(map(begins_joined, characters))] = _JOINED
+        characters, plane = "".join(map(chr, range(first, last))), kinds[first:last]
+        plane[np.isin(list(map(unicodedata.category, characters)), JOINED_CATEGORIES)] = _JOINED
         for pattern, kind in (
-            (r"\s", _BLANK),
-            ("[A-Za-z0-9]", _LETTER),
-            (f"[{alone}]", _ALONE),
-            (f"[{SPACES}]", _SPACE),
+            (r"\s+", _BLANK),
+            ("[A-Za-z0-9]+", _LETTER),
+            (f"[{alone}]+", _ALONE),
+            (f"[{SPACES}]+", _SPACE),
         ):
-            kinds[[first + match.start() for match in re.finditer(pattern, characters)]] = kind
+            for run in re.finditer(pattern, characters):
+                plane[run.start() : run.end()] = kind
     return kinds
 
 
