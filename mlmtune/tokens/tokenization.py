@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,8 +35,8 @@ VERIFIED_CHARACTERS = 500
 VERIFIED_DOCUMENTS = 16
 """One document in this number has its first characters encoded in both ways, to verify that words
 can be encoded one by one."""
-SMALL_BATCHES = 8
-"""A text of fewer batches is tokenized in this process, because new ones would take longer."""
+SMALL_CHARACTERS = 50_000_000
+"""A smaller text is tokenized in this process, because new ones would take longer to start."""
 
 
 @dataclass(frozen=True)
@@ -110,17 +109,16 @@ def _tokenize(
     Raises:
         DependentWords: Words cannot be encoded one by one.
     """
-    start = writer.num_documents
-    remaining = batches(corpus.documents(start))
-    first = list(islice(remaining, SMALL_BATCHES))
+    start, kept = writer.num_documents, corpus.funnel.total()
     tokenized = ordered_map(
         tokenize_batch,
-        chain(first, remaining),
+        batches(corpus.documents(start)),
         tokenizer,
-        num_processes=num_processors() if len(first) == SMALL_BATCHES else 1,
+        num_processes=1 if kept.characters_kept < SMALL_CHARACTERS else num_processors(),
     )
-    total = corpus.funnel.total().documents_kept
-    progress = console.bar(total=total, initial=start, unit="document", what="tokenizing")
+    progress = console.bar(
+        total=kept.documents_kept, initial=start, unit="document", what="tokenizing"
+    )
     with closing(tokenized), progress as bar:
         for documents in tokenized:
             writer.append(documents)
@@ -128,7 +126,7 @@ def _tokenize(
 
 
 def batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
-    """Yield the documents in groups that are large enough for the tokenizer's threads."""
+    """Yield the documents in groups of about the same size."""
     batch: list[Document] = []
     num_characters = 0
     for document in documents:

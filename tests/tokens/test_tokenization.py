@@ -35,7 +35,7 @@ def test_several_processes_write_the_bytes_of_one(corpus, any_tokenizer, monkeyp
     digests = json.loads((one.directory / MANIFEST).read_bytes())["shards"]
     shutil.rmtree(one.directory)
     monkeypatch.setattr(tokenization, "BATCH_DOCUMENTS", 1)
-    monkeypatch.setattr(tokenization, "SMALL_BATCHES", 2)
+    monkeypatch.setattr(tokenization, "SMALL_CHARACTERS", 0)
     monkeypatch.setattr(tokenization, "num_processors", lambda: 2)
     several, _ = build(settings, any_tokenizer)
     assert json.loads((several.directory / MANIFEST).read_bytes())["shards"] == digests

@@ -166,7 +166,6 @@ def test_a_tokenizer_whose_words_turn_out_to_be_dependent_is_given_whole_texts(
     split.keeps_spaces = True
     monkeypatch.setattr(encoding, "word_splitter", lambda _: split)
     monkeypatch.setattr(tokenization, "BATCH_DOCUMENTS", 1)
-    monkeypatch.setattr(tokenization, "SMALL_BATCHES", 100)  # all in this process
     monkeypatch.setattr(store_writer, "SHARD_TOKENS", 8)
     store = open_store(text_of(corpus(texts), console=Console()), tokenizer)
     assert "tokenized as a whole" in capsys.readouterr().out
