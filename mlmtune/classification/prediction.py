@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mlmtune.classification.batches import EncodedExamples, ExampleBatch
 from mlmtune.errors import DivergedError
 from mlmtune.evaluation.scoring import FittingBatches, Stopped
+from mlmtune.modeling.evaluation_mode import in_evaluation_mode
 
 
 def predict(
@@ -80,16 +81,12 @@ def _of_each(
         return computed
 
     parts: list[NDArray[np.float32]] = []
-    was_training = model.training
-    model.eval()
     try:
-        with torch.inference_mode():
+        with in_evaluation_mode(model), torch.inference_mode():
             for _, results in batches.over(order, [of_batch], accelerator, should_stop):
                 parts += results
     except Stopped:
         return None
-    finally:
-        model.train(was_training)
     # A process whose share is empty has no parts to send.
     gathered = np.concatenate(gather_object(parts))
     num_processes = accelerator.num_processes

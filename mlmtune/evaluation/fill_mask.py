@@ -8,6 +8,7 @@ import torch
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 from mlmtune.errors import ConfigError
+from mlmtune.modeling.evaluation_mode import in_evaluation_mode
 from mlmtune.modeling.pair_head import token_logits
 from mlmtune.tokens.encoding import plain_backend, role_tokens
 from mlmtune.tokens.unknown import unknown_token_id
@@ -171,14 +172,9 @@ def predict_masks(
     positions = (input_ids == tokenizer.mask_token_id).nonzero()[:, 0].tolist()
 
     device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            output = model(**encoding.to(device))
-            logits = token_logits(output)[0].float().cpu()  # (T, V)
-    finally:
-        model.train(was_training)
+    with in_evaluation_mode(model), torch.inference_mode():
+        output = model(**encoding.to(device))
+        logits = token_logits(output)[0].float().cpu()  # (T, V)
     return [
         MaskPredictions(
             predictions=tuple(

@@ -27,6 +27,7 @@ from mlmtune.evaluation.scoring import (
     Stopped,
     TokenScores,
 )
+from mlmtune.modeling.evaluation_mode import in_evaluation_mode
 from mlmtune.modeling.masked_head import PAIR_ACCURACY, PAIR_LABEL_SHARE, PAIR_LOSS, MaskedHead
 from mlmtune.numbers import perplexity, share
 from mlmtune.printable import counted
@@ -161,10 +162,8 @@ class Evaluator:
             DivergedError: The loss is not a finite number.
             ResourceError: Memory does not suffice for one sequence.
         """
-        was_training = model.training
-        model.eval()
         try:
-            with torch.inference_mode():
+            with in_evaluation_mode(model), torch.inference_mode():
                 evaluation = self._measure_chunks(accelerator, model, head, should_stop)
                 if self._pairs is None:
                     return evaluation
@@ -172,8 +171,6 @@ class Evaluator:
                 return replace(evaluation, of_pairs=of_pairs)
         except Stopped:
             return None
-        finally:
-            model.train(was_training)
 
     def _measure_chunks(
         self,

@@ -37,7 +37,6 @@ class MaskedBatch:
             collator pads them, positions whose label is -100 follow.
         num_masked_tokens: The number of masked positions without the padding. It is a Python
             number, so that nobody waits for a device.
-        num_tokens: The number of tokens without padding.
         attention_mask: (B, T) int64, 0 at padding; None if nothing is padded.
         token_type_ids: (B, T) int64, 1 in the second segment of a pair, else 0; None if the model
             has no token types.
@@ -50,11 +49,15 @@ class MaskedBatch:
     labels: torch.Tensor
     masked_positions: torch.Tensor
     num_masked_tokens: int
-    num_tokens: int
     attention_mask: torch.Tensor | None
     token_type_ids: torch.Tensor | None
     pair_labels: torch.Tensor | None = None
     places: Places | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """The number of tokens without padding."""
+        return self.input_ids.numel() if self.places is None else int(self.places.lengths.sum())
 
     def masked_labels(self) -> torch.Tensor:
         """Return (M,) the labels at `masked_positions`, without the padding."""
@@ -157,7 +160,6 @@ class MaskingCollator:
             labels=torch.from_numpy(np.where(selected, chunks.input_ids, IGNORE_INDEX)),
             masked_positions=torch.from_numpy(positions),
             num_masked_tokens=num_masked_tokens,
-            num_tokens=int(chunks.lengths.sum()),
             attention_mask=attention_mask,
             token_type_ids=self._token_type_ids(chunks),
             pair_labels=None if pair_labels is None else torch.from_numpy(pair_labels),

@@ -75,7 +75,6 @@ class PackedBatch(MaskedBatch):
             labels=moved(batch.labels, IGNORE_INDEX),
             masked_positions=place[batch.masked_positions],
             num_masked_tokens=batch.num_masked_tokens,
-            num_tokens=batch.num_tokens,
             attention_mask=None,
             token_type_ids=None if types is None else moved(types, 0),
             pair_labels=batch.pair_labels,

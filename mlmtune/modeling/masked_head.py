@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from mlmtune.masking.collator import MaskedBatch
 from mlmtune.modeling.attention import attention_of_any_device
+from mlmtune.modeling.evaluation_mode import in_evaluation_mode
 from mlmtune.modeling.losses import LOSS, Losses
 from mlmtune.modeling.output_layer import OutputLayer, chunks_of
 from mlmtune.modeling.packing import Packing
@@ -167,7 +168,7 @@ class MaskedHead:
     def _agrees_with_the_full_head(self, model: Any, ids: torch.Tensor) -> bool:
         # Equal shapes prove nothing: a head may mix neighbouring rows, so values are compared.
         rows = torch.tensor([1, 4, 5, 11], device=ids.device)
-        batch = MaskedBatch(ids, ids, rows, len(rows), ids.numel(), None, None)
+        batch = MaskedBatch(ids, ids, rows, len(rows), None, None)
         try:
             with _probing(model):
                 dense = token_logits(model(input_ids=ids))
@@ -183,13 +184,8 @@ class MaskedHead:
 
 @contextmanager
 def _probing(model: Any) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), attention_of_any_device(model):
-            yield
-    finally:
-        model.train(was_training)
+    with in_evaluation_mode(model), torch.no_grad(), attention_of_any_device(model):
+        yield
 
 
 def _layer_of_logits(model: Any, ids: torch.Tensor) -> nn.Linear | None:

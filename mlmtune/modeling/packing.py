@@ -17,6 +17,8 @@ from torch import nn
 from mlmtune.masking.collator import IGNORE_INDEX, MaskedBatch
 from mlmtune.masking.packed_batch import PackedBatch
 from mlmtune.masking.places import Places
+from mlmtune.modeling.attention import has_windows
+from mlmtune.modeling.evaluation_mode import in_evaluation_mode
 from mlmtune.modeling.loading import LoadedModel
 
 PROBE_TOLERANCE = 1e-4
@@ -61,10 +63,8 @@ class Packing:
         encoder, states = loaded.model.base_model, []
         # The states of the encoder, because those of a new head may all be the same.
         hook = encoder.register_forward_hook(lambda module, args, out: states.append(out[0]))
-        was_training = loaded.model.training
-        loaded.model.eval()
         try:
-            with torch.no_grad():
+            with in_evaluation_mode(loaded.model), torch.no_grad():
                 run(padded)
                 run(packed)
             expected, actual = states
@@ -74,7 +74,6 @@ class Packing:
             return None
         finally:
             hook.remove()
-            loaded.model.train(was_training)
         return packing if agrees else None
 
     def pack(self, batch: MaskedBatch) -> MaskedBatch:
@@ -108,7 +107,6 @@ def _probe_batch(loaded: LoadedModel, length: int) -> MaskedBatch:
         labels=torch.full_like(ids, IGNORE_INDEX),
         masked_positions=rows,
         num_masked_tokens=len(rows),
-        num_tokens=int(lengths.sum()),
         attention_mask=is_token.long(),
         token_type_ids=torch.zeros_like(ids) if loaded.has_token_types else None,
         places=Places.padded(lengths, length),
@@ -151,7 +149,7 @@ def _attention(encoder: Any) -> Callable[[torch.Tensor], dict[str, Any]]:
             }
         }
 
-    if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
+    if has_windows(config):
         return by_layer_type
     if hasattr(getattr(encoder, "encoder", None), "get_attention_mask"):
         encoder.embeddings.register_forward_pre_hook(_hide_pairwise_mask, with_kwargs=True)

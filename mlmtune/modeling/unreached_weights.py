@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 
+from mlmtune.modeling.evaluation_mode import in_evaluation_mode
+
 
 def freeze_unreached_weights(model: Any) -> None:
     """Freeze the parameters that the model's logits do not depend on.
@@ -15,12 +17,8 @@ def freeze_unreached_weights(model: Any) -> None:
     """
     device = next(model.parameters()).device
     ids = torch.arange(2 * 8, device=device).reshape(2, 8) % model.config.vocab_size
-    was_training = model.training
-    model.eval()
-    try:
+    with in_evaluation_mode(model):
         outputs = model(input_ids=ids).values()
-    finally:
-        model.train(was_training)
     nodes = [output.grad_fn for output in outputs if isinstance(output, torch.Tensor)]
     seen, reached = set(), set()
     while nodes:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mlmtune.corpus.cleaning import UNSPACED
 
-_OTHER, _SPACE, _PUNCTUATION, _JOINED, _UNSPACED = range(5)
+OTHER, SPACE, PUNCTUATION, JOINED, UNSPACED_LETTER = range(5)
 """Kinds of characters. Joined characters never begin a word: they are marks (vowel signs, accents,
 variation selectors) and format characters (joiners)."""
 
@@ -65,10 +65,10 @@ def word_starts(
     joined = "".join(text + _JOINT for text in texts)
     # One element per character; text from broken files may have lone surrogates.
     codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-    kinds = _kinds()[codes]
-    is_space = kinds == _SPACE
-    is_border = is_space | (kinds == _PUNCTUATION)
-    begins = ~is_space & (kinds != _JOINED)
+    kinds = character_kinds()[codes]
+    is_space = kinds == SPACE
+    is_border = is_space | (kinds == PUNCTUATION)
+    begins = ~is_space & (kinds != JOINED)
     begins[1:] &= is_border[:-1] | is_border[1:]
     begins[text_starts] = True
     words = np.cumsum(begins, dtype=np.int32)  # the number of each character's word
@@ -83,29 +83,28 @@ def word_starts(
     last = np.maximum(first, words[np.maximum(ends - 1, starts)])
     marks = np.ones(len(starts), dtype=bool)
     marks[1:] = first[1:] > last[:-1]
-    if (kinds == _UNSPACED).any():
+    if (kinds == UNSPACED_LETTER).any():
         here, before = kinds[starts], kinds[starts - 1]
-        touches = (here == _UNSPACED) | (before == _UNSPACED)
-        is_inside = (here != _SPACE) & (here != _JOINED) & (before != _SPACE)
+        touches = (here == UNSPACED_LETTER) | (before == UNSPACED_LETTER)
+        is_inside = (here != SPACE) & (here != JOINED) & (before != SPACE)
         marks |= own() & touches & is_inside
     return marks
 
 
 @cache
-def _kinds() -> NDArray[np.uint8]:
+def character_kinds() -> NDArray[np.uint8]:
     """Return (number of code points,) the kind of each character."""
-    kinds = np.full(sys.maxunicode + 1, _OTHER, dtype=np.uint8)
+    kinds = np.full(sys.maxunicode + 1, OTHER, dtype=np.uint8)
     # All other planes hold ideographs and private characters.
-    for code in (*range(0x20000), *range(0xE0000, 0xE0200)):
-        character = chr(code)
-        if character.isspace():
-            kinds[code] = _SPACE
-        elif is_punctuation(character):
-            kinds[code] = _PUNCTUATION
-        elif begins_joined(character):
-            kinds[code] = _JOINED
-    for first, last in re.findall(r"(.)(?:-(.))?", UNSPACED):
-        kinds[ord(first) : ord(last or first) + 1] = _UNSPACED
+    for first, last in ((0, 0x20000), (0xE0000, 0xE0200)):
+        characters = [chr(code) for code in range(first, last)]
+        categories = np.asarray(list(map(unicodedata.category, characters)))
+        kinds[first:last][np.isin(categories, JOINED_CATEGORIES)] = JOINED
+        kinds[first:last][np.char.startswith(categories, "P")] = PUNCTUATION
+        kinds[first:last][list(map(str.isspace, characters))] = SPACE
+    kinds[list(map(ord, string.punctuation))] = PUNCTUATION
+    for begin, end in re.findall(r"(.)(?:-(.))?", UNSPACED):
+        kinds[ord(begin) : ord(end or begin) + 1] = UNSPACED_LETTER
     return kinds
 
 

@@ -135,8 +135,8 @@ class Encoder:
             return self.encode_whole(texts)
         ids, starts_word, lengths = self._words(texts)
         if self._continues_word is not None:
-            starts_word = ~self._continues_word[ids]
-        starts_word[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
+            return ids, _word_starts_of(ids, self._continues_word, lengths), lengths
+        starts_word[_first_tokens(lengths)] = True
         return ids, starts_word, lengths
 
     def verifies_words(self, texts: list[str]) -> bool:
@@ -159,9 +159,7 @@ class Encoder:
         if self._continues_word is None:
             own = partial(_own_word_starts, encodings, num_tokens)
             return ids, word_starts(texts, _offsets(encodings), lengths, own), lengths
-        starts_word = ~self._continues_word[ids]
-        starts_word[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
-        return ids, starts_word, lengths
+        return ids, _word_starts_of(ids, self._continues_word, lengths), lengths
 
     def excerpt(self, text: str, tokens: NDArray[np.bool_]) -> tuple[str, NDArray[np.bool_]]:
         """Return a text that has some tokens of a text, in the same words, and few others.
@@ -216,6 +214,21 @@ class Encoder:
                 starts = self.encode_whole([_BEFORE + word])[1]
                 starts_word[firsts[number]] = starts[-lengths[number]]
         return ids, starts_word, lengths
+
+
+def _first_tokens(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the number of the first token of each text that has tokens."""
+    firsts: NDArray[np.int64] = (np.cumsum(lengths) - lengths)[lengths > 0]
+    return firsts
+
+
+def _word_starts_of(
+    ids: NDArray[Any], continues_word: NDArray[np.bool_], lengths: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Return (n,) whether each token begins a word, by its id."""
+    starts_word: NDArray[np.bool_] = ~continues_word[ids]
+    starts_word[_first_tokens(lengths)] = True
+    return starts_word
 
 
 def _offsets(encodings: list[Encoding]) -> Offsets:

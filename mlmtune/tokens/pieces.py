@@ -28,7 +28,9 @@ character may be a token by itself, and with byte-level BPE each of its bytes ma
 
 PUNCTUATION = r"!-/:-@\[-`{-~"
 """The punctuation of ASCII, for a class in a pattern."""
-_NEVER_INSIDE = rf"(?<=[A-Za-z0-9])(?=[{PUNCTUATION}])(?!['_])"
+ENDS_LETTERS = r"!-&(-/:-@\[-^`{-~"
+"""The same without the apostrophe, which may belong to a word, and the underscore."""
+_NEVER_INSIDE = rf"(?<=[A-Za-z0-9])(?=[{ENDS_LETTERS}])"
 _BORDERS = {
     # Each mark of ASCII punctuation is a word of its own.
     "BertPreTokenizer": rf"(?<=[{PUNCTUATION}])(?=[!-~])|(?<=[!-~])(?=[{PUNCTUATION}])",

@@ -165,7 +165,8 @@ def _open_marked(
     store = open_store(text, tokenizer, rebuilds=rebuilds)
     if not markers:  # most runs, which need not wait for an encoder
         return store, {}
-    tokens = TokenizedText(store, text, Encoder(plain_backend(tokenizer)))
+    # Offsets are those of whole texts, whatever words are cached.
+    tokens = TokenizedText(store, text, Encoder(plain_backend(tokenizer), by_words=False))
     marks = {marker.name: open_marks(marker, tokens) for marker in markers}
     if (words := marks.get(f"{WORDS}{needs.word_segmenter}")) is not None:
         store = store.with_word_starts(words.shards, words.num_by_source)

@@ -87,6 +87,9 @@ class StoreWriter:
             self._temporary.mkdir(parents=True)
             write_bytes(marker, json.dumps(made_of).encode())
         self._shards = self._finished_shards()
+        self._begin_shard()
+
+    def _begin_shard(self) -> None:
         self._batches: list[dict[str, NDArray[Any]]] = []
         self._unknown_characters: list[Counter[str]] = []
         self._ids: list[str] = []
@@ -125,8 +128,7 @@ class StoreWriter:
         for number in range(len(self._shards)):
             shutil.rmtree(self._temporary / shard_name(number))
         self._shards = []
-        self._batches, self._ids, self._num_tokens = [], [], 0
-        self._unknown_characters = []
+        self._begin_shard()
 
     def append(self, documents: TokenizedDocuments) -> None:
         """Append a batch of documents, and write the shard if it is full."""
@@ -172,8 +174,7 @@ class StoreWriter:
             write_bytes(temporary / DOCUMENTS, lines)
             write_bytes(temporary / SHARD, sealed(entry))
         self._shards.append(entry)
-        self._batches, self._ids, self._num_tokens = [], [], 0
-        self._unknown_characters = []
+        self._begin_shard()
 
     def finish(self, funnel: dict[str, Any]) -> None:
         """Write the last shard and the manifest, and give the store its name."""

@@ -5,8 +5,6 @@ each byte has a kind, and two kinds side by side decide whether there is a cut b
 """
 
 import re
-import sys
-import unicodedata
 from functools import cache
 from itertools import accumulate
 from typing import Any
@@ -15,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mlmtune.tokens.borders import JOINED_CATEGORIES
+from mlmtune.tokens.borders import JOINED, SPACE, character_kinds
 from mlmtune.tokens.pieces import (
+    ENDS_LETTERS,
     IDEOGRAPHS,
     LOCAL_NORMALIZERS,
     PUNCTUATION,
@@ -45,8 +44,6 @@ _ALWAYS_PUNCTUATION = (
     "\uff01-\uff03\uff05-\uff0a\uff0c-\uff0f\uff1a\uff1b\uff1f\uff20"
 )
 """Punctuation of ASCII, of typography and of Chinese; any normalizer makes it punctuation again."""
-_ENDS_LETTERS = r"!-&(-/:-@\[-^`{-~"
-"""Punctuation of ASCII without the apostrophe, which may belong to a word, and the underscore."""
 
 _SPLITS_AT_SPACE = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
 _CUTS_WORDS = {"Digits", "Punctuation"}
@@ -114,19 +111,14 @@ class WordSplitter:
 @cache
 def _kinds(alone: str) -> NDArray[np.uint8]:
     """Return (number of code points,) the kind of each character."""
-    kinds = np.full(sys.maxunicode + 1, _OTHER, dtype=np.uint8)
-    # All other planes hold ideographs and private characters.
-    for first, last in ((0, 0xD800), (0xE000, 0x20000), (0xE0000, 0xE0200)):
-        characters, plane = "".join(map(chr, range(first, last))), kinds[first:last]
-        plane[np.isin(list(map(unicodedata.category, characters)), JOINED_CATEGORIES)] = _JOINED
-        for pattern, kind in (
-            (r"\s+", _BLANK),
-            ("[A-Za-z0-9]+", _LETTER),
-            (f"[{alone}]+", _ALONE),
-            (f"[{SPACES}]+", _SPACE),
-        ):
-            for run in re.finditer(pattern, characters):
-                plane[run.start() : run.end()] = kind
+    of_borders = character_kinds()
+    kinds = np.full(len(of_borders), _OTHER, dtype=np.uint8)
+    kinds[of_borders == JOINED] = _JOINED
+    kinds[of_borders == SPACE] = _BLANK
+    characters = "".join(map(chr, range(0x10000)))
+    for pattern, kind in (("A-Za-z0-9", _LETTER), (alone, _ALONE), (SPACES, _SPACE)):
+        for run in re.finditer(f"[{pattern}]+", characters):
+            kinds[run.start() : run.end()] = kind
     return kinds
 
 
@@ -175,7 +167,7 @@ def _with_spaces(*, has_parts: bool) -> WordSplitter:
     """Cut before white space, as byte-level BPE does, and if allowed where letters end."""
     # A run of white space goes with the word behind it, up to its last character.
     cuts = {(kind, _SPACE) for kind in (_LETTER, _ALONE, _OTHER, _JOINED)}
-    return WordSplitter(cuts | ({(_LETTER, _ALONE)} if has_parts else set()), _ENDS_LETTERS)
+    return WordSplitter(cuts | ({(_LETTER, _ALONE)} if has_parts else set()), ENDS_LETTERS)
 
 
 def _changes_words(normalizer: dict[str, Any]) -> bool:

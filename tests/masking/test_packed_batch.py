@@ -59,7 +59,7 @@ def padded_batch(lengths, data):
     labels = torch.full(shape, IGNORE_INDEX)
     labels.view(-1)[masked] = masked + 1000
     return MaskedBatch(
-        ids, labels, masked, len(masked), len(places), is_token.long(), is_token.long() * (ids % 2)
+        ids, labels, masked, len(masked), is_token.long(), is_token.long() * (ids % 2)
     )
 
 

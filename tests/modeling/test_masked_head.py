@@ -83,7 +83,7 @@ def make_batch(num_masked=9, padded=True):
     places = places[~((places >= 19) & (places < 24))][:num_masked].sort().values
     labels = torch.full_like(ids, -100)
     labels.view(-1)[places] = torch.randint(5, VOCAB_SIZE, (num_masked,))
-    return MaskedBatch(ids, labels, places, num_masked, 31 if padded else 36, attention_mask, None)
+    return MaskedBatch(ids, labels, places, num_masked, attention_mask, None)
 
 
 def gradients(model, loss):

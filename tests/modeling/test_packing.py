@@ -42,9 +42,8 @@ def uneven_batch(model):
     masked = is_token.reshape(-1).nonzero().squeeze(1)[::3]
     labels = torch.full_like(ids, IGNORE_INDEX)
     labels.view(-1)[masked] = torch.randint(5, VOCAB_SIZE, (len(masked),))
-    num_tokens = int(is_token.sum())
     return MaskedBatch(
-        ids, labels, masked, len(masked), num_tokens, is_token.long(), None,
+        ids, labels, masked, len(masked), is_token.long(), None,
         places=Places.padded(np.asarray(LENGTHS), max(LENGTHS)),
     )  # fmt: skip
 
@@ -102,7 +101,7 @@ def test_a_batch_of_full_sequences_is_not_touched():
     head = MaskedHead(model, VOCAB_SIZE)
     head.packing = packing_of(model, head)
     ids = torch.full((3, 8), 7)
-    batch = MaskedBatch(ids, ids, torch.tensor([1]), 1, 24, None, None)
+    batch = MaskedBatch(ids, ids, torch.tensor([1]), 1, None, None)
     assert head.packed(batch) is batch
 
 
