@@ -61,11 +61,12 @@ class WordCache:
             tokens: (n,) Which of its tokens.
         """
         words, _ = self._split([text])
+        numbers = self._numbers(words)  # first, because new words change what is known
         content = words.to_pylist()
         is_space = np.fromiter((word[0] in SPACES for word in content), bool, len(content))
         # A word between white space may have been cut; its parts stay together here.
         runs = np.cumsum(is_space)
-        run_of_token = np.repeat(runs, self._tokens[2][self._numbers(words)])
+        run_of_token = np.repeat(runs, self._tokens[2][numbers])
         concerned = np.unique(run_of_token[tokens])
         begins = np.searchsorted(runs, concerned).tolist()
         ends = np.searchsorted(runs, concerned, side="right").tolist()

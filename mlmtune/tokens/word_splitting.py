@@ -84,6 +84,7 @@ class WordSplitter:
         is_cut[1:-1] = np.frombuffer(pairs.tobytes().translate(self._cuts), bool)
         text_borders = np.fromiter(accumulate(map(len, encoded), initial=0), np.int64)
         marks = np.flatnonzero(np.frombuffer(pairs.tobytes().translate(_MARKS), bool))
+        marks = np.setdiff1d(marks, text_borders - 1)  # not at the beginning of the next text
         num_marks = np.diff(np.searchsorted(marks, text_borders)).tolist()
         for number, text in enumerate(texts):
             if num_marks[number] or any(character in text for character in _AMBIGUOUS):

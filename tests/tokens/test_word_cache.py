@@ -90,6 +90,7 @@ def test_texts_of_cached_words_have_the_tokens_of_the_whole(encode, texts):
 
 
 @settings(max_examples=20)
+@example(texts=["", "\ufeff ", "\u200b"])
 @given(texts=texts_of)
 def test_what_is_unknown_is_counted_as_in_the_whole(encode, texts):
     backend, documents = encode._backend, [Document(text, "", 0, 0) for text in texts]
