@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from mlmtune.modeling.device import DTYPES
 from mlmtune.training.environment import describe_environment
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MATRIX_SIZES = {"cuda": 8192, "cpu": 2048}
 """Large enough that arithmetic, not memory, limits a product; small enough to take a moment."""
 NUM_PRODUCTS, NUM_TIMINGS = 5, 9

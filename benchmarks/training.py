@@ -1,6 +1,7 @@
 """Training: tokens per second of mlmtune against the peer's loop, by turns in one run."""
 
 import statistics
+from contextlib import closing
 from dataclasses import replace
 
 from flops import training_flops_per_token
@@ -32,17 +33,17 @@ def sides_of(setting: Setting, *, compiles: bool) -> dict[str, tuple[str, Settin
 
 def benchmark() -> None:
     options = command_line().parse_args()
-    with Child("machine") as child:
-        machine = child.call("describe")
-        peak_flops = child.call("matmul_rate", options.precision)
     num_steps = options.warmup + 1 + options.rounds * (options.steps + 1)
-    with workspace() as folder:
+    with workspace() as folder, closing(Child("machine")) as child:  # starts while texts are made
         setting = setting_for(
             options,
             folder,
             max_steps=num_steps,
             num_train_characters=characters_for(num_steps * options.batch_size * options.length),
         )
+        machine = child.call("describe")
+        peak_flops = child.call("matmul_rate", options.precision)
+        child.close()  # so that the sides have the memory and the processors
         stage("model and text")
         flops = training_flops_per_token(setting.model, options.length, MLM_PROBABILITY)
         with side_by_side(sides_of(setting, compiles=options.compile)) as sides:

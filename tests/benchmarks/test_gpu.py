@@ -20,6 +20,13 @@ def test_each_part_is_a_command_that_its_script_understands(name):
         assert options.model == part.arguments["--model"]
 
 
+def test_less_time_for_all_leaves_the_first_parts_theirs():
+    part = Part("training", 100, {})
+    assert part.limit(gpu.MINUTES, 500.0) == part.limit(2.0, 120.0) == 100
+    assert part.limit(2.0, 60.0) == 60
+    assert part.limit(3 * gpu.MINUTES, 1000.0) == pytest.approx(300)
+
+
 def test_a_part_that_fails_or_takes_too_long_is_reported():
     failed = gpu.run_part(Part("training", 60, {"--model": "gpt"}), 60)
     assert failed["ending"] == "exit code 2"

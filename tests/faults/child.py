@@ -111,7 +111,10 @@ def killed_after_shards(count: int, num_documents: int, connection: Connection) 
 
 
 def _watch(when: Callable[[], bool]) -> None:
-    def look(*_: Any) -> None:
+    def look(_: Any, event: str, called: Any) -> None:
+        # Functions of built-in types write no files, and loops call them a million times.
+        if event in ("c_call", "c_return") and called.__module__ in (None, "builtins"):
+            return
         if when():
             os.kill(os.getpid(), signal.SIGKILL)
 
