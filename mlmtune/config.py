@@ -92,7 +92,8 @@ class RunConfig(Section):
 
 
 ATTENTION_NAMES = (
-    "auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4",
+    "auto", "eager", "sdpa", "varlen", "flash_attention_2", "flash_attention_3",
+    "flash_attention_4",
 )  # fmt: skip
 
 
@@ -120,11 +121,12 @@ class ModelConfig(Section):
     revision: str | None = None
     """The branch, tag or commit on the hub. If empty, the default branch is used."""
     attn_implementation: AttentionName = "auto"
-    """How attention is computed: `auto`, `eager`, `sdpa`, `flash_attention_2`, `flash_attention_3`,
-    `flash_attention_4`, or a kernel of the hub such as `kernels-community/flash-attn2`. Flash
-    attention needs a GPU, 16 bits, and the package `flash_attn` or `kernels`. `auto` chooses by the
-    device, the precision, the chunk length and the model. It takes flash attention on a GPU from
-    1,024 tokens on, for models such as ModernBERT, some of whose layers see only neighbours."""
+    """How attention is computed: `auto`, `eager`, `sdpa`, `varlen`, `flash_attention_2`,
+    `flash_attention_3`, `flash_attention_4`, or a kernel of the hub such as
+    `kernels-community/flash-attn2`. `varlen` is the flash kernel that PyTorch has for windows and
+    for several sequences in a row; those with "flash" in their name need a GPU, 16 bits, and the
+    package `flash_attn` or `kernels`. `auto` chooses by the device, the precision, the chunk length
+    and dropout: `varlen` on a GPU in 16 bits from 1,024 tokens on, for a model without dropout."""
     dropout: Probability | None = None
     """Sets every dropout rate of the model, also in the config of the result. If empty, the model
     keeps its own rates. Without dropout a step is faster, and runs on GPUs agree whatever the

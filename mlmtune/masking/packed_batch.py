@@ -26,14 +26,16 @@ class PackedBatch(MaskedBatch):
         sequences: (R, T) int64, the number of the sequence that each token belongs to, and -1 at
             padding. A token attends to those with the same number, so that padding attends to
             padding and no softmax is without terms.
+        cu_seqlens: (N + 1,) int32, where each of these sequences starts if all rows are joined,
+            and the number of their tokens. What is left of a row is a sequence of padding.
         position_ids: (R, T) int64, the position of each token in its sequence, as the model counts.
-        attention: Makes the arguments of the model's forward pass that keep sequences apart from
-            (R, T) `sequences`.
+        attention: Makes the arguments of the model's forward pass that keep sequences apart.
     """
 
     sequences: torch.Tensor
+    cu_seqlens: torch.Tensor
     position_ids: torch.Tensor
-    attention: Callable[[torch.Tensor], dict[str, Any]]
+    attention: Callable[["PackedBatch"], dict[str, Any]]
 
     @classmethod
     def of(
@@ -43,7 +45,7 @@ class PackedBatch(MaskedBatch):
         *,
         pad_token_id: int,
         first_position: int,
-        attention: Callable[[torch.Tensor], dict[str, Any]],
+        attention: Callable[["PackedBatch"], dict[str, Any]],
     ) -> Self:
         """Lay out a padded batch in the places of its sequences.
 
@@ -70,6 +72,7 @@ class PackedBatch(MaskedBatch):
         place = torch.empty(batch.input_ids.numel(), dtype=torch.int64)
         place[source] = target
         types = batch.token_type_ids
+        rows = laid_out(torch.from_numpy(sequences), -1)
         return cls(
             input_ids=moved(batch.input_ids, pad_token_id),
             labels=moved(batch.labels, IGNORE_INDEX),
@@ -78,7 +81,8 @@ class PackedBatch(MaskedBatch):
             attention_mask=None,
             token_type_ids=None if types is None else moved(types, 0),
             pair_labels=batch.pair_labels,
-            sequences=laid_out(torch.from_numpy(sequences), -1),
+            sequences=rows,
+            cu_seqlens=_borders(rows),
             position_ids=laid_out(torch.from_numpy(columns), 0) + first_position,
             attention=attention,
             places=places,
@@ -88,5 +92,13 @@ class PackedBatch(MaskedBatch):
         return {
             **super().model_inputs(),
             "position_ids": self.position_ids,
-            **self.attention(self.sequences),
+            **self.attention(self),
         }
+
+
+def _borders(sequences: torch.Tensor) -> torch.Tensor:
+    """Return (N + 1,) int32 where the numbers (R, T) change, row after row, and R * T."""
+    starts = torch.ones(sequences.shape, dtype=torch.bool)
+    starts[:, 1:] = sequences[:, 1:] != sequences[:, :-1]
+    borders = starts.reshape(-1).nonzero().squeeze(1).int()
+    return torch.cat([borders, torch.tensor([sequences.numel()], dtype=torch.int32)])

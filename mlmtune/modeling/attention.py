@@ -10,9 +10,17 @@ import torch
 from transformers.utils.import_utils import is_flash_attn_2_available, is_kernels_available
 
 from mlmtune.errors import ConfigError, first_line
+from mlmtune.modeling.evaluation_mode import in_evaluation_mode
+from mlmtune.modeling.varlen_attention import VARLEN
 
 FLASH, FLASH_KERNEL = "flash_attention_2", "kernels-community/flash-attn2"
 """Flash attention of the package `flash_attn`, and of the hub by the package `kernels`."""
+
+PROBE_TOLERANCE = 1e-4
+"""Largest difference between two kinds of attention, relative to the largest value."""
+
+LONGEST_PROBE = 512
+"""Tokens of a probe: more than the windows of the architectures have."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +34,6 @@ class AttentionRule:
         shortest: Tokens of the longest input, at least.
         longest: The same, at most.
         has_dropout: Whether the model has any dropout.
-        has_windows: Whether some layers' tokens see only their neighbours.
     """
 
     implementation: str
@@ -35,26 +42,22 @@ class AttentionRule:
     shortest: int | None = None
     longest: int | None = None
     has_dropout: bool | None = None
-    has_windows: bool | None = None
 
-    def fits(
-        self, device: str, precision: str, length: int, *, has_dropout: bool, has_windows: bool
-    ) -> bool:
+    def fits(self, device: str, precision: str, length: int, *, has_dropout: bool) -> bool:
         return (
             self.device in (None, device)
             and (self.precisions is None or precision in self.precisions)
             and (self.shortest is None or length >= self.shortest)
             and (self.longest is None or length <= self.longest)
             and self.has_dropout in (None, has_dropout)
-            and self.has_windows in (None, has_windows)
         )
 
 
 ATTENTION_TABLE = (
-    # PyTorch's attention computes all pairs of tokens and masks those outside of a window. At 1,024
-    # tokens that is 13 % of the arithmetic of ModernBERT, and 77 % at 8,192. Without windows it
-    # calls the same kernel. (By arithmetic; not measured.)
-    AttentionRule(FLASH, "cuda", ("bf16", "fp16"), shortest=1024, has_windows=True),
+    # With a mask of pairs, for windows or for several sequences in a row, the usual attention takes
+    # 2.5 times as long at 1,024 tokens, and 72 times at 8,192 (benchmarks/README.md). In shorter
+    # rows the call itself takes longer. Without windows and borders, both are the same.
+    AttentionRule(VARLEN, "cuda", ("bf16", "fp16"), shortest=1024, has_dropout=False),
     # The fastest on two CPU cores with AVX-512.
     AttentionRule("eager", "cpu", ("bf16",), longest=256),
     AttentionRule("eager", "cpu", has_dropout=True),
@@ -63,15 +66,12 @@ ATTENTION_TABLE = (
 """The choices for `attn_implementation: auto`; the first rule that fits wins."""
 
 
-def attention_for(
-    device: str, precision: str, length: int, *, has_dropout: bool, has_windows: bool = False
-) -> str:
+def attention_for(device: str, precision: str, length: int, *, has_dropout: bool) -> str:
     """Return the fastest implementation by the table."""
-    case: dict[str, bool] = {"has_dropout": has_dropout, "has_windows": has_windows}
     return next(
         rule.implementation
         for rule in ATTENTION_TABLE
-        if rule.fits(device, precision, length, **case)
+        if rule.fits(device, precision, length, has_dropout=has_dropout)
     )
 
 
@@ -81,8 +81,13 @@ def has_windows(model_config: Any) -> bool:
 
 
 def is_flash(implementation: str) -> bool:
-    """Whether an implementation is flash attention, from a package or from the hub."""
+    """Whether an implementation is flash attention of a package or of the hub."""
     return "flash" in implementation or "/" in implementation
+
+
+def takes_borders(implementation: str) -> bool:
+    """Whether attention is told where sequences start, instead of a mask of all pairs."""
+    return implementation == VARLEN or is_flash(implementation)
 
 
 def check_flash(implementation: str, device: str, precision: str, *, has_dropout: bool) -> None:
@@ -107,8 +112,14 @@ def check_flash(implementation: str, device: str, precision: str, *, has_dropout
         )
 
 
-def why_without_flash(model: Any, implementation: str) -> str | None:
-    """Let a model use flash attention, and return why it cannot; None if it does."""
+def why_not(model: Any, implementation: str, length: int) -> str | None:
+    """Let a model on the CPU use flash attention, and return why it cannot; None if it does.
+
+    Args:
+        model: A model that has been read with another attention.
+        implementation: An implementation that takes borders.
+        length: Tokens of the longest input.
+    """
     # transformers looks at the packages alone, and the first step would fail.
     if torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 0):
         return f"{torch.cuda.get_device_name()} is older than Ampere"
@@ -117,15 +128,37 @@ def why_without_flash(model: Any, implementation: str) -> str | None:
             return "neither the package flash_attn nor the package kernels is installed"
         implementation = FLASH_KERNEL
     before = model.config._attn_implementation
+    expected = _probe(model, length) if implementation == VARLEN else None
     try:
         model.set_attn_implementation(implementation)
     except Exception as error:  # a package, a kernel, the network or the architecture
         model.set_attn_implementation(before)
         return first_line(error)
-    if not is_flash(model.config._attn_implementation):
+    if not takes_borders(model.config._attn_implementation):
         return f"{type(model).__name__} has its own attention"
-    _compute_exactly(model)
+    if expected is None:
+        _compute_exactly(model)
+    elif not _agrees(model, length, expected):
+        model.set_attn_implementation(before)
+        return f"{type(model).__name__} tells its attention more than this one knows"
     return None
+
+
+def _probe(model: Any, length: int) -> torch.Tensor:
+    """Return what the encoder computes for some tokens."""
+    size = model.get_input_embeddings().num_embeddings
+    ids = torch.arange(min(length, LONGEST_PROBE))[None] % size
+    with in_evaluation_mode(model), torch.no_grad():
+        states: torch.Tensor = model.base_model(input_ids=ids)[0]
+    return states
+
+
+def _agrees(model: Any, length: int, expected: torch.Tensor) -> bool:
+    try:
+        difference = (_probe(model, length) - expected).abs().max()
+    except (RuntimeError, ValueError, TypeError, AttributeError):
+        return False
+    return bool(difference <= PROBE_TOLERANCE * expected.abs().max())
 
 
 def _compute_exactly(model: Any) -> None:
@@ -145,7 +178,7 @@ def attention_of_any_device(model: Any) -> Iterator[None]:
     if not is_flash(implementation):
         yield
         return
-    model.set_attn_implementation("sdpa")
+    model.set_attn_implementation(VARLEN)
     try:
         yield
     finally:

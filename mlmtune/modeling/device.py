@@ -22,6 +22,9 @@ from mlmtune.errors import ConfigError, MlmtuneError
 
 T = TypeVar("T")
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""The precision of matrix products, by `training.precision`."""
+
 UNSUPPORTED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 """Kinds that spread the weights over processes; a checkpoint holds the weights of one process."""
 
@@ -111,6 +114,18 @@ def keep_freed_memory() -> None:
         mallopt(-1, (1 << 31) - 1)
 
 
+def use_deterministic_kernels() -> None:
+    """Let a GPU compute the same bits each time, or raise where PyTorch has no such kernel.
+
+    Otherwise the gradients of attention are added up in the order in which the GPU's blocks end.
+    """
+    # cuBLAS would choose its workspace at run time; this is the size of PyTorch's own.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    deterministic: Any = torch.utils.deterministic
+    deterministic.fill_uninitialized_memory = False  # nothing here reads such memory
+
+
 def build_accelerator(precision: str) -> Accelerator:
     """Join the processes that were launched together, and choose device and precision.
 
@@ -126,6 +141,8 @@ def build_accelerator(precision: str) -> Accelerator:
     device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
     if device.type == "cpu":
         keep_freed_memory()
+    elif device.type == "cuda":
+        use_deterministic_kernels()
     resolved = resolve_precision(precision, device)
     accelerator = Accelerator(
         mixed_precision="no" if resolved == "fp32" else resolved,

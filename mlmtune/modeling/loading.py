@@ -20,15 +20,16 @@ from transformers import (
 )
 
 from mlmtune.config import ModelConfig, Objective, has_pairs
-from mlmtune.errors import ConfigError, is_fault_of_machine
+from mlmtune.errors import ConfigError, first_line, is_fault_of_machine, is_out_of_memory
 from mlmtune.modeling.attention import (
     attention_for,
     check_flash,
-    has_windows,
-    is_flash,
     keep_attention_type,
-    why_without_flash,
+    takes_borders,
+    why_not,
 )
+from mlmtune.modeling.device import DTYPES
+from mlmtune.modeling.evaluation_mode import in_evaluation_mode
 from mlmtune.modeling.kept_weights import read_kept_weights
 from mlmtune.modeling.locating import ModelFolder, locate_model
 from mlmtune.modeling.pair_head import has_pair_head, model_types_with_pair_head
@@ -213,12 +214,12 @@ def _load(request: ModelRequest, head: _Head, prepare: Prepare) -> LoadedModel:
     attention = _attention(request, model_config)
     # Asked for sdpa, transformers refuses an architecture without it (DeBERTa). By default it uses
     # sdpa if it can, and else eager. Flash attention is tried on the model that has been read.
-    by_default = is_flash(attention) or (
+    by_default = takes_borders(attention) or (
         attention == "sdpa" and config.attn_implementation == "auto"
     )
     at_first = None if by_default else attention
     read = read_model(folder, head.auto_class, model_config, at_first, request.seed)
-    notes = [*_take_flash(request, read.model, attention)] if is_flash(attention) else []
+    notes = [*_take_flash(request, read.model, attention)] if takes_borders(attention) else []
     keep_attention_type(read.model)
     context_length = _context_length(read.model, tokenizer)
     if context_length is not None:
@@ -228,6 +229,7 @@ def _load(request: ModelRequest, head: _Head, prepare: Prepare) -> LoadedModel:
                 f"{context_length} tokens; set {head.length_key} to {context_length} or less"
             )
         tokenizer.model_max_length = context_length  # some tokenizers do not know their limit
+    _check_precision(request, folder, read.model)
     unexpected = read.unexpected if head.keeps_other_weights else ()
     about_tokenizer = (f"{folder.name} {note}" for note in tokenizer_notes(tokenizer, model_config))
     return LoadedModel(
@@ -282,7 +284,6 @@ def _attention(request: ModelRequest, model_config: Any) -> str:
         request.precision,
         request.max_length,
         has_dropout=any(getattr(model_config, field, 0.0) for field in DROPOUT_FIELDS),
-        has_windows=has_windows(model_config),
     )
 
 
@@ -292,18 +293,43 @@ def _take_flash(request: ModelRequest, model: Any, attention: str) -> Iterator[s
     Raises:
         ConfigError: It was asked for by name, and cannot be used.
     """
-    reason = why_without_flash(model, attention)
+    reason = why_not(model, attention, request.max_length)
     if reason is None:
         return
     if request.config.attn_implementation != "auto":
         raise ConfigError(
-            f"model.attn_implementation: {attention} cannot be used ({reason}); set it to auto, or "
-            "install what is missing (pip install kernels)"
+            f"model.attn_implementation: {attention} cannot be used ({reason}); set it to auto"
         )
     yield (
-        f"flash attention would be faster for inputs of {request.max_length} tokens, and cannot be "
-        f"used ({reason}); attention is computed by {model.config._attn_implementation}"
+        f"attention is computed by {model.config._attn_implementation}, which is slow for inputs "
+        f"of {request.max_length} tokens: {attention} cannot be used ({reason})"
     )
+
+
+def _check_precision(request: ModelRequest, folder: ModelFolder, model: Any) -> None:
+    """Refuse 16 bits in which an architecture cannot compute on this device.
+
+    Raises:
+        ConfigError: Its own code mixes precisions (DeBERTa, XMOD), or needs a kernel that there is
+            not (FNet on a GPU).
+    """
+    if request.precision == "fp32":
+        return
+    size = model.get_input_embeddings().num_embeddings
+    ids = torch.arange(request.max_length, device=request.device)[None] % size
+    autocast = torch.autocast(request.device.type, DTYPES[request.precision])
+    try:
+        with in_evaluation_mode(model), torch.no_grad(), autocast:
+            model.to(request.device).base_model(input_ids=ids)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise ConfigError(
+            f"training.precision: {folder.name} ({model.config.model_type}) cannot be computed in "
+            f"{request.precision} here ({first_line(error)}); set it to fp32"
+        ) from error
+    finally:
+        model.to("cpu")
 
 
 def _pair_weights(model: Any, names: Collection[str]) -> tuple[str, ...]:

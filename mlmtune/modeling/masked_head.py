@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from mlmtune.masking.collator import MaskedBatch
 from mlmtune.modeling.attention import attention_of_any_device
+from mlmtune.modeling.device import DTYPES
 from mlmtune.modeling.evaluation_mode import in_evaluation_mode
 from mlmtune.modeling.losses import LOSS, Losses
 from mlmtune.modeling.output_layer import OutputLayer, chunks_of
@@ -26,9 +27,6 @@ from mlmtune.modeling.pair_head import pair_logits, token_logits
 
 PROBE_TOLERANCE = 1e-4
 """Largest relative difference at which logits of both ways count as equal."""
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""The precision of matrix products, by `training.precision`."""
 
 PROBE_ERRORS = (RuntimeError, ValueError, IndexError, AttributeError, TypeError)
 """What architectures raise that do not allow what is probed."""

@@ -17,9 +17,10 @@ from torch import nn
 from mlmtune.masking.collator import IGNORE_INDEX, MaskedBatch
 from mlmtune.masking.packed_batch import PackedBatch
 from mlmtune.masking.places import Places
-from mlmtune.modeling.attention import has_windows
+from mlmtune.modeling.attention import attention_of_any_device, has_windows, takes_borders
 from mlmtune.modeling.evaluation_mode import in_evaluation_mode
 from mlmtune.modeling.loading import LoadedModel
+from mlmtune.modeling.varlen_attention import sequence_arguments
 
 PROBE_TOLERANCE = 1e-4
 """Largest difference between both layouts, relative to that between tokens."""
@@ -64,7 +65,11 @@ class Packing:
         # The states of the encoder, because those of a new head may all be the same.
         hook = encoder.register_forward_hook(lambda module, args, out: states.append(out[0]))
         try:
-            with in_evaluation_mode(loaded.model), torch.no_grad():
+            with (
+                in_evaluation_mode(loaded.model),
+                attention_of_any_device(loaded.model),
+                torch.no_grad(),
+            ):
                 run(padded)
                 run(packed)
             expected, actual = states
@@ -122,7 +127,7 @@ def _first_position(encoder: nn.Module) -> int:
     return 0
 
 
-def _attention(encoder: Any) -> Callable[[torch.Tensor], dict[str, Any]]:
+def _attention(encoder: Any) -> Callable[[PackedBatch], dict[str, Any]]:
     """Return how the encoder is asked to keep sequences apart; see `PackedBatch.attention`."""
     config = encoder.config
     is_eager = config._attn_implementation == "eager"
@@ -132,15 +137,18 @@ def _attention(encoder: Any) -> Callable[[torch.Tensor], dict[str, Any]]:
         allowed = allowed[:, None]
         return torch.where(allowed, 0.0, torch.finfo(torch.float32).min) if is_eager else allowed
 
-    def everywhere(sequences: torch.Tensor) -> dict[str, Any]:
-        return {"attention_mask": prepared(_same(sequences))}
+    def by_borders(batch: PackedBatch) -> dict[str, Any]:
+        return sequence_arguments(batch.cu_seqlens, batch.input_ids.shape[1])
 
-    def in_deberta(sequences: torch.Tensor) -> dict[str, Any]:
-        return {"attention_mask": _same(sequences)}
+    def everywhere(batch: PackedBatch) -> dict[str, Any]:
+        return {"attention_mask": prepared(_same(batch.sequences))}
 
-    def by_layer_type(sequences: torch.Tensor) -> dict[str, Any]:
-        allowed = _same(sequences)
-        columns = torch.arange(sequences.shape[1], device=sequences.device)
+    def in_deberta(batch: PackedBatch) -> dict[str, Any]:
+        return {"attention_mask": _same(batch.sequences)}
+
+    def by_layer_type(batch: PackedBatch) -> dict[str, Any]:
+        allowed = _same(batch.sequences)
+        columns = torch.arange(allowed.shape[1], device=allowed.device)
         is_near = (columns[:, None] - columns).abs() <= config.sliding_window
         return {
             "attention_mask": {
@@ -149,6 +157,8 @@ def _attention(encoder: Any) -> Callable[[torch.Tensor], dict[str, Any]]:
             }
         }
 
+    if takes_borders(config._attn_implementation):
+        return by_borders
     if has_windows(config):
         return by_layer_type
     if hasattr(getattr(encoder, "encoder", None), "get_attention_mask"):

@@ -124,6 +124,7 @@ def take_step(
     clipped = accelerator.clip_grad_norm_(
         learner.model.parameters(), config.optimizer.max_grad_norm
     )
+    task.stream.prepare(step.number + 1)  # while the device computes
     sums = _add_up_sums(accelerator, parts)
     # Before the optimizer, because a weight that is not finite cannot be taken back.
     for name, value in sums.items():

@@ -70,6 +70,7 @@ class TrainingStream(Generic[BatchT]):
         self._process_index = process_index
         all_items = np.arange(plan.global_batch_size)
         self._items = np.array_split(all_items, plan.num_processes)[process_index]
+        self._prepared: dict[int, list[BatchT]] = {}
 
     def with_plan(self, plan: Plan) -> "TrainingStream[BatchT]":
         """Return a stream of the same batches in the micro-batches of another plan."""
@@ -79,6 +80,13 @@ class TrainingStream(Generic[BatchT]):
 
     def micro_batches(self, step: int) -> list[BatchT]:
         """Return this process's micro-batches of a step, counted from 0; at least one."""
+        return self._prepared.pop(step, None) or self._micro_batches(step)
+
+    def prepare(self, step: int) -> None:
+        """Make the micro-batches of the step that comes next, for which nothing then waits."""
+        self._prepared = {step: self._micro_batches(step)}
+
+    def _micro_batches(self, step: int) -> list[BatchT]:
         epochs, positions = self._positions(step, self._items)
         size = self._plan.micro_batch_size
         return [

@@ -16,7 +16,7 @@ from transformers import (
 from mlmtune.config import ModelConfig
 from mlmtune.errors import ConfigError
 from mlmtune.modeling import attention
-from mlmtune.modeling.attention import attention_for, check_flash, has_windows, why_without_flash
+from mlmtune.modeling.attention import attention_for, check_flash, has_windows, why_not
 from mlmtune.modeling.masked_head import MaskedHead
 
 VOCAB_SIZE = 40
@@ -32,24 +32,23 @@ def modernbert():
 
 
 @pytest.mark.parametrize(
-    ("device", "precision", "length", "has_dropout", "windows", "expected"),
+    ("device", "precision", "length", "has_dropout", "expected"),
     [
-        ("cpu", "bf16", 256, False, False, "eager"),
-        ("cpu", "bf16", 257, False, True, "sdpa"),
-        ("cpu", "fp32", 128, False, False, "sdpa"),
-        ("cpu", "fp32", 512, True, False, "eager"),
-        ("cuda", "bf16", 128, True, False, "sdpa"),
-        ("cuda", "bf16", 8192, False, False, "sdpa"),
-        ("cuda", "bf16", 1023, False, True, "sdpa"),
-        ("cuda", "bf16", 1024, False, True, "flash_attention_2"),
-        ("cuda", "fp16", 8192, True, True, "flash_attention_2"),
-        ("cuda", "fp32", 8192, False, True, "sdpa"),
-        ("mps", "bf16", 8192, False, True, "sdpa"),
+        ("cpu", "bf16", 256, False, "eager"),
+        ("cpu", "bf16", 257, False, "sdpa"),
+        ("cpu", "fp32", 128, False, "sdpa"),
+        ("cpu", "fp32", 512, True, "eager"),
+        ("cuda", "bf16", 128, True, "sdpa"),
+        ("cuda", "bf16", 1023, False, "sdpa"),
+        ("cuda", "bf16", 1024, False, "varlen"),
+        ("cuda", "fp16", 8192, False, "varlen"),
+        ("cuda", "fp16", 8192, True, "sdpa"),
+        ("cuda", "fp32", 8192, False, "sdpa"),
+        ("mps", "bf16", 8192, False, "sdpa"),
     ],
 )
-def test_auto_is_taken_from_the_table(device, precision, length, has_dropout, windows, expected):
-    found = attention_for(device, precision, length, has_dropout=has_dropout, has_windows=windows)
-    assert found == expected
+def test_auto_is_taken_from_the_table(device, precision, length, has_dropout, expected):
+    assert attention_for(device, precision, length, has_dropout=has_dropout) == expected
 
 
 def test_windows_are_seen_in_the_model_s_config():
@@ -108,7 +107,7 @@ def flash(monkeypatch):
 
 def test_flash_attention_has_gradients_of_the_same_bits(flash):
     model = modernbert()
-    assert why_without_flash(model, flash) is None
+    assert why_not(model, flash, 8) is None
     assert model.config._attn_implementation == flash
     assert os.environ["FLASH_ATTENTION_DETERMINISTIC"] == "1"
     assert all(layer.attn.deterministic_flash_attn for layer in model.model.layers)
@@ -120,13 +119,13 @@ def test_a_gpu_before_ampere_has_none(flash, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
     model = modernbert()
-    assert why_without_flash(model, flash) == "Tesla T4 is older than Ampere"
+    assert why_not(model, flash, 8) == "Tesla T4 is older than Ampere"
     assert model.config._attn_implementation == "sdpa"
 
 
 def test_the_head_of_a_model_with_flash_attention_is_probed_on_the_cpu(flash):
     model = BertForMaskedLM(BertConfig(**SIZES)).eval()
-    assert why_without_flash(model, flash) is None
+    assert why_not(model, flash, 8) is None
     head = MaskedHead(model, VOCAB_SIZE)
     assert head.is_sparse
     assert head.output_layer is not None
@@ -142,7 +141,7 @@ def test_flash_attention_that_cannot_be_had_leaves_the_model_as_it_is(has_kernel
     before = model.config._attn_implementation
     monkeypatch.setattr(attention, "is_flash_attn_2_available", lambda: False)
     monkeypatch.setattr(attention, "is_kernels_available", lambda: has_kernels)
-    reason = why_without_flash(model, "flash_attention_2")
+    reason = why_not(model, "flash_attention_2", 8)
     assert reason is not None
     assert "\n" not in reason
     assert model.config._attn_implementation == before

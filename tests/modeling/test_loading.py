@@ -9,10 +9,11 @@ import threading
 
 import pytest
 import torch
+import transformers
 
 from mlmtune.config import ModelConfig
 from mlmtune.errors import ConfigError, HubError
-from mlmtune.modeling import locating
+from mlmtune.modeling import attention, loading, locating
 from mlmtune.modeling.loading import ModelRequest, load_pretrained
 from mlmtune.modeling.locating import ModelFolder, locate_model
 from mlmtune.modeling.tokenizer import load_tokenizer
@@ -289,12 +290,35 @@ def test_no_dropout_is_dropout_of_zero(copied):
     ("asked", "precision", "used"),
     [("auto", "fp32", "sdpa"), ("auto", "bf16", "eager"), ("eager", "fp32", "eager")],
 )
-def test_attention_is_as_asked(model_dir, asked, precision, used):
+def test_attention_is_as_asked(model_dir, asked, precision, used, monkeypatch):
+    monkeypatch.setattr(loading, "_check_precision", lambda *arguments: None)  # see the next test
     loaded = load(model_dir, precision=precision, attn_implementation=asked)
     assert loaded.attn_implementation == loaded.model.config._attn_implementation == used
 
 
-def test_flash_attention_that_is_not_installed_is_replaced_or_refused(tokenizer, save):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_precision_that_the_architecture_cannot_compute_in_is_refused(
+    model_dir, precision, monkeypatch
+):
+    """Some CPUs crash in bf16, so the model is none that computes in it."""
+
+    def forward(model, input_ids):
+        assert input_ids.shape == (1, 16)
+        assert torch.is_autocast_enabled("cpu")
+        raise RuntimeError("cannot be converted to BFloat16\nand more")
+
+    monkeypatch.setattr(transformers.BertModel, "forward", forward)
+    if precision == "fp32":
+        assert load(model_dir, precision=precision).model.dtype == torch.float32
+        return
+    with pytest.raises(
+        ConfigError,
+        match=r"\(bert\) cannot be computed in bf16 here \(cannot .* to BFloat16\); set",
+    ):
+        load(model_dir, precision=precision)
+
+
+def test_flash_attention_is_pytorch_s_own_unless_a_package_is_named(tokenizer, save, monkeypatch):
     from transformers import ModernBertConfig, ModernBertForMaskedLM
 
     tokenizer = copy.deepcopy(tokenizer)
@@ -303,6 +327,7 @@ def test_flash_attention_that_is_not_installed_is_replaced_or_refused(tokenizer,
     sizes |= {"cls_token_id": 2, "sep_token_id": 3, "num_hidden_layers": 2}
     model = ModernBertForMaskedLM(small_config(tokenizer, ModernBertConfig, **sizes))
     folder = save(model, tokenizer)
+    monkeypatch.setattr(loading, "_check_precision", lambda *arguments: None)  # needs the GPU
 
     def load_for_gpu(**settings):
         config = ModelConfig(name_or_path=str(folder), **settings)
@@ -310,13 +335,19 @@ def test_flash_attention_that_is_not_installed_is_replaced_or_refused(tokenizer,
         return load_pretrained(request, "mlm")
 
     loaded = load_for_gpu()
-    assert loaded.attn_implementation == "sdpa"
-    assert any(note.startswith("flash attention would be faster") for note in loaded.notes)
-    assert not load_for_gpu(attn_implementation="sdpa").notes
+    assert loaded.attn_implementation == "varlen"
+    assert not loaded.notes
+    assert load_for_gpu(attn_implementation="sdpa").attn_implementation == "sdpa"
     with pytest.raises(
         ConfigError, match=r"flash_attention_2 cannot be used \(.+\); set it to auto"
     ):
         load_for_gpu(attn_implementation="flash_attention_2")
+    monkeypatch.setattr(attention, "_agrees", lambda *probe: False)
+    loaded = load_for_gpu()
+    assert loaded.attn_implementation == "sdpa"
+    assert any("slow for inputs of 1024 tokens" in note for note in loaded.notes)
+    with pytest.raises(ConfigError, match="varlen cannot be used"):
+        load_for_gpu(attn_implementation="varlen")
 
 
 def test_a_short_input_does_not_change_how_a_long_one_is_attended(tokenizer, save):

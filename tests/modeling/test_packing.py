@@ -15,6 +15,7 @@ from mlmtune.masking.places import Places
 from mlmtune.modeling.losses import LOSS
 from mlmtune.modeling.masked_head import MaskedHead
 from mlmtune.modeling.packing import Packing
+from mlmtune.modeling.varlen_attention import VARLEN
 
 LENGTHS = (18, 3, 9, 11, 2, 7)
 MIXES_NEIGHBOURS = {"mobilebert"}  # its embeddings are those of three tokens in a row
@@ -62,7 +63,7 @@ def settings_of(model_type):
     [
         (model_type, implementation)
         for model_type in ARCHITECTURES
-        for implementation in ("eager", "sdpa")
+        for implementation in ("eager", "sdpa", VARLEN)
         if model_type not in MIXES_NEIGHBOURS
         and (implementation == "eager" or model_type not in WITHOUT_SDPA)
     ],
