@@ -49,10 +49,10 @@ class Part:
 
     def tiny(self) -> "Part":
         """Return the same part with a tiny model and as little work as possible."""
-        kind = "tiny-modernbert" if self.arguments["--model"] == "modernbert" else "tiny-bert"
+        kind = "tiny-modernbert" if self.arguments.get("--model") == "modernbert" else "tiny-bert"
         least: dict[str, str | int] = {
             "--model": kind, "--batch-size": 4, "--length": 64, "--chunks": 8,
-            "--steps": 1, "--rounds": 1, "--warmup": 1,
+            "--steps": 1, "--rounds": 1, "--warmup": 1, "--tokens": 8192, "--heads": 1,
         }  # fmt: skip
         if self.script == "command":
             least["--steps"] = 4
@@ -87,6 +87,7 @@ PARTS = {
         # Small, because six runs at once write their checkpoints.
         {"--model": "small", "--batch-size": 32, "--length": 512, "--steps": 20},
     ),
+    "attention": Part("attention", 60, {"--tokens": 16_384, "--heads": 12, "--rounds": 12}),
     "bert-base-512": _training(120, "bert-base", 32, 512, steps=15),
     "evaluation": Part(
         "evaluation", 60, {"--model": "bert-base", "--batch-size": 64, "--chunks": 2048}
@@ -97,7 +98,7 @@ PARTS = {
 }
 """The parts by name, in the order in which they run."""
 
-WITH_PRECISION = ("training", "evaluation")
+WITH_PRECISION = ("training", "evaluation", "attention")
 """The scripts with one precision; `command` runs several."""
 
 

@@ -20,6 +20,10 @@ def has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def best_device() -> torch.device:
+    return torch.device("cuda" if has_gpu() else "cpu")
+
+
 def describe() -> dict[str, Any]:
     """Return versions and devices, and nothing that names a user or a path."""
     return {**describe_environment(1), "device": device_name()}
@@ -39,7 +43,7 @@ def num_bytes_in(folder: Path) -> int:
 
 def matmul_rate(precision: str) -> float:
     """Measure the FLOP/s of a large square product, as torch computes it by default."""
-    device = torch.device("cuda" if has_gpu() else "cpu")
+    device = best_device()
     size = MATRIX_SIZES[device.type]
     a, b = (torch.randn(size, size, device=device, dtype=DTYPES[precision]) for _ in range(2))
     seconds = []
