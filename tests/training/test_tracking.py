@@ -11,6 +11,8 @@ from mlmtune.sharing.trackers import flattened, kind_of_metrics
 from mlmtune.training import loop
 
 TRACKED = {"tracking": {"with": ["tensorboard"], "run_name": "tracked"}}
+A_SECOND = 1.1
+"""TensorBoard orders the files of a run by the second they were begun in."""
 
 
 def events(run):
@@ -49,6 +51,7 @@ def test_a_resumed_run_goes_on_in_the_same_place(runs, stopping_after):
     with stopping_after(3), pytest.raises(Exception, match="SIGTERM"):
         runs.train(**TRACKED)
     before = runs.at().json("tracking.json")
+    time.sleep(A_SECOND)
     run = runs.train(**TRACKED, resume="auto")
     assert run.json("tracking.json") == before
     whole = runs.train("whole", **TRACKED)
@@ -87,7 +90,7 @@ def test_a_step_is_told_once_also_where_a_run_is_killed_and_resumed(runs, monkey
     for _ in range(3):
         with pytest.raises(RuntimeError, match="killed"):
             runs.train(**tracked, resume="auto")
-        time.sleep(1.1)  # TensorBoard orders the files of a run by the second they were begun in
+        time.sleep(A_SECOND)
         if killed_at.pop(0) == 2:  # there is no checkpoint yet, so that it is another run
             Recorder.told.clear()
     run = runs.train(**tracked, resume="auto")
