@@ -19,8 +19,9 @@ FLASH, FLASH_KERNEL = "flash_attention_2", "kernels-community/flash-attn2"
 PROBE_TOLERANCE = 1e-4
 """Largest difference between two kinds of attention, relative to the largest value."""
 
-LONGEST_PROBE = 512
-"""Tokens of a probe: more than the windows of the architectures have."""
+LONGEST_PROBE = 1024
+"""Tokens of the longest probed sequence: beyond windows, and beyond the lengths at which BigBird's
+and Longformer's attention becomes sparse, and little work for a model of long sequences."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,8 @@ def why_not(model: Any, implementation: str, length: int) -> str | None:
             return "neither the package flash_attn nor the package kernels is installed"
         implementation = FLASH_KERNEL
     before = model.config._attn_implementation
-    expected = _probe(model, length) if implementation == VARLEN else None
     try:
+        expected = _probe(model, length) if implementation == VARLEN else None
         model.set_attn_implementation(implementation)
     except Exception as error:  # a package, a kernel, the network or the architecture
         model.set_attn_implementation(before)

@@ -22,6 +22,7 @@ from transformers import (
 from mlmtune.config import ModelConfig, Objective, has_pairs
 from mlmtune.errors import ConfigError, first_line, is_fault_of_machine, is_out_of_memory
 from mlmtune.modeling.attention import (
+    LONGEST_PROBE,
     attention_for,
     check_flash,
     keep_attention_type,
@@ -316,7 +317,8 @@ def _check_precision(request: ModelRequest, folder: ModelFolder, model: Any) -> 
     if request.precision == "fp32":
         return
     size = model.get_input_embeddings().num_embeddings
-    ids = torch.arange(request.max_length, device=request.device)[None] % size
+    length = min(request.max_length, LONGEST_PROBE)
+    ids = torch.arange(length, device=request.device)[None] % size
     autocast = torch.autocast(request.device.type, DTYPES[request.precision])
     try:
         with in_evaluation_mode(model), torch.no_grad(), autocast:

@@ -17,17 +17,18 @@ from torch import nn
 from mlmtune.masking.collator import IGNORE_INDEX, MaskedBatch
 from mlmtune.masking.packed_batch import PackedBatch
 from mlmtune.masking.places import Places
-from mlmtune.modeling.attention import attention_of_any_device, has_windows, takes_borders
+from mlmtune.modeling.attention import (
+    LONGEST_PROBE,
+    attention_of_any_device,
+    has_windows,
+    takes_borders,
+)
 from mlmtune.modeling.evaluation_mode import in_evaluation_mode
 from mlmtune.modeling.loading import LoadedModel
 from mlmtune.modeling.varlen_attention import sequence_arguments
 
 PROBE_TOLERANCE = 1e-4
 """Largest difference between both layouts, relative to that between tokens."""
-
-LONGEST_PROBE = 1024
-"""Tokens of the longest probed sequence: beyond the lengths at which BigBird's and Longformer's
-attention becomes sparse, and little work for a model of long sequences."""
 
 
 class Packing:

@@ -17,6 +17,9 @@ from mlmtune.tokens.word_splitting import SPACES, WordSplitter
 Tokens = tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.int64]]
 """The ids of some texts' tokens, whether each begins a word, and the number of tokens per text."""
 
+_FIRST_OF_SPACE = np.isin(np.arange(256), list(SPACES.encode()))
+"""Whether a word that begins with each byte is white space."""
+
 MOST_WORDS = 1 << 18
 """The number of words at which a cache is emptied; each takes about 200 bytes."""
 MOST_CHARACTERS = 1 << 24
@@ -62,8 +65,7 @@ class WordCache:
         """
         words, _ = self._split([text])
         numbers = self._numbers(words)  # first, because new words change what is known
-        content = words.to_pylist()
-        is_space = np.fromiter((word[0] in SPACES for word in content), bool, len(content))
+        is_space = _FIRST_OF_SPACE[_first_bytes(words)]
         # A word between white space may have been cut; its parts stay together here.
         runs = np.cumsum(is_space)
         run_of_token = np.repeat(runs, self._tokens[2][numbers])
@@ -71,7 +73,7 @@ class WordCache:
         begins = np.searchsorted(runs, concerned).tolist()
         ends = np.searchsorted(runs, concerned, side="right").tolist()
         parts = (
-            "".join(content[begin:end]).strip(SPACES)
+            "".join(words[begin:end].to_pylist()).strip(SPACES)
             for begin, end in zip(begins, ends, strict=True)
         )
         return " ".join(parts), tokens[np.isin(run_of_token, concerned)]
@@ -91,6 +93,14 @@ class WordCache:
             self._begins = np.cumsum(lengths) - lengths
         of_words: NDArray[np.int32] = numbers[encoded.indices.to_numpy()]
         return of_words
+
+
+def _first_bytes(words: pa.StringArray) -> NDArray[np.uint8]:
+    """Return (n,) the first byte of each word, none of which is empty."""
+    _, offsets, content = words.buffers()
+    begins = np.frombuffer(offsets, np.int32)[words.offset :][: len(words)]
+    first: NDArray[np.uint8] = np.frombuffer(content, np.uint8)[begins]
+    return first
 
 
 class _Numbers(dict[str, int]):

@@ -150,3 +150,16 @@ def test_processes_that_would_each_run_alone_are_told_how_to_join(machine, monke
         build_accelerator("fp32")
     command = "ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m mlmtune"
     assert command in str(error.value)
+
+
+def test_a_gpu_is_told_to_compute_the_same_bits_each_time(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    fills = torch.utils.deterministic.fill_uninitialized_memory
+    try:
+        device.use_deterministic_kernels()
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.utils.deterministic.fill_uninitialized_memory = fills

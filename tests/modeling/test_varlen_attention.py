@@ -117,3 +117,10 @@ def test_windows_that_a_layer_does_not_pass_on_are_noticed():
     assert reason is not None
     assert "more than this one knows" in reason
     assert model.config._attn_implementation == "eager"
+
+
+def test_an_encoder_that_cannot_be_probed_stays_as_it_is(monkeypatch):
+    model = make_model("bert", ARCHITECTURES["bert"])
+    monkeypatch.setattr(model.base_model, "forward", lambda **_: 1 / 0)
+    assert why_not(model, VARLEN, 18) == "division by zero"
+    assert model.config._attn_implementation == "eager"

@@ -216,3 +216,10 @@ def test_generator_seeds_are_all_different(stream: Callable[..., TrainingStream]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert seeds[0] != stream(seed=2).generator_seed(0, 0)
+
+
+def test_batches_that_were_prepared_are_the_same(stream: Callable[..., TrainingStream]) -> None:
+    prepared = stream()
+    prepared.prepare(2)
+    for step in (2, 2, 3):  # once from what was prepared, and then without
+        assert rows(prepared.micro_batches(step)) == rows(stream().micro_batches(step))
