@@ -19,7 +19,7 @@ from mlmtune.corpus.html_text import html_text
 from mlmtune.corpus.long_text import substituted, with_each_line
 from mlmtune.corpus.markdown_text import markdown_text
 
-CLEANING_VERSION = 6
+CLEANING_VERSION = 7
 """Raised with every change of what readers and cleaning yield, so that text is read again."""
 
 STEPS = (

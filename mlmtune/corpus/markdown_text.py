@@ -214,6 +214,7 @@ class _Page:
     def _end(self, tag: str, _: Any) -> None:
         """End an element that has attributes."""
         if tag == "Heading":
+            self.is_heading = False
             self._write(self._heading(self._taken()))
         elif self.inline:
             self._end_item()

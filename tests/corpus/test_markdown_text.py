@@ -247,6 +247,7 @@ def test_marks_of_footnotes_go_and_their_text_stays(source, expected):
         ('a :::image source="b" alt-text="c":::', {"images": "text"}, {"images": 34}),
         ("[!INCLUDE [a](b)]text", {}, {"directives": len("[!INCLUDE [a](b)]")}),
         ("# [a](#tab/b)", {}, {"directives": len("[](#tab/b)"), "markup": len("# ")}),
+        ("# a\n[b](#tab/c)", {}, {"links": len("[](#tab/c)"), "markup": len("# ") - 1}),
         ("a<!-- b -->", {}, {"comments": len("<!-- b -->")}),
         ("<!-- b -->", {}, {"comments": len("<!-- b -->")}),
         ("<p>a</p>", {}, {"html": len("<p></p>")}),
