@@ -44,6 +44,7 @@ class Packing:
         self._pad_token_id = loaded.tokenizer.pad_token_id
         self._first_position = _first_position(encoder)
         self._attention = _attention(encoder)
+        self._takes_borders = takes_borders(encoder.config._attn_implementation)
         self._max_row_length = loaded.context_length or max_row_length
 
     @classmethod
@@ -87,6 +88,8 @@ class Packing:
         if batch.places is None:
             return batch
         places = Places.smallest(batch.places.lengths, self._max_row_length)
+        if places is None and self._takes_borders:
+            places = batch.places  # because a mask of the padding would cost more than borders
         if places is None:
             return batch
         return PackedBatch.of(

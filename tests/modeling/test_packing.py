@@ -1,5 +1,6 @@
 """Several sequences in a row have the losses and gradients that they have in rows of their own."""
 
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -104,6 +105,30 @@ def test_a_batch_of_full_sequences_is_not_touched():
     ids = torch.full((3, 8), 7)
     batch = MaskedBatch(ids, ids, torch.tensor([1]), 1, None, None)
     assert head.packed(batch) is batch
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", VARLEN])
+def test_attention_by_borders_needs_no_mask_of_padding_either(implementation):
+    model = make_model("modernbert", settings_of("modernbert"))
+    model.set_attn_implementation(implementation)
+    head, batch = MaskedHead(model, VOCAB_SIZE), uneven_batch(model)
+    long = batch.places.lengths[[0, 0]] - [0, 1]  # no row has room for both
+    two = replace(
+        batch,
+        input_ids=batch.input_ids[[0, 0]],
+        attention_mask=(torch.arange(max(LENGTHS)) < torch.from_numpy(long)[:, None]).long(),
+        labels=batch.labels[:2],
+        masked_positions=batch.masked_positions[:5],
+        num_masked_tokens=5,
+        places=Places.padded(long, max(LENGTHS)),
+    )
+    expected = torch.cat([*head.outputs(model, two).logits()])
+    head.packing = packing_of(model, head)
+    packed = head.packed(two)
+    assert isinstance(packed, PackedBatch) == (implementation == VARLEN)
+    assert packed.input_ids.shape == two.input_ids.shape
+    actual = torch.cat([*head.outputs(model, packed).logits()])
+    assert torch.allclose(actual, expected, atol=1e-5)
 
 
 def test_what_the_encoder_does_counts_where_a_new_head_says_nothing():
