@@ -22,15 +22,14 @@ from transformers import (
 from mlmtune.config import ModelConfig, Objective, has_pairs
 from mlmtune.errors import ConfigError, first_line, is_fault_of_machine, is_out_of_memory
 from mlmtune.modeling.attention import (
-    LONGEST_PROBE,
     attention_for,
     check_flash,
     keep_attention_type,
+    probe_encoder,
     takes_borders,
     why_not,
 )
 from mlmtune.modeling.device import DTYPES
-from mlmtune.modeling.evaluation_mode import in_evaluation_mode
 from mlmtune.modeling.kept_weights import read_kept_weights
 from mlmtune.modeling.locating import ModelFolder, locate_model
 from mlmtune.modeling.pair_head import has_pair_head, model_types_with_pair_head
@@ -220,7 +219,6 @@ def _load(request: ModelRequest, head: _Head, prepare: Prepare) -> LoadedModel:
     )
     at_first = None if by_default else attention
     read = read_model(folder, head.auto_class, model_config, at_first, request.seed)
-    notes = [*_take_flash(request, read.model, attention)] if takes_borders(attention) else []
     keep_attention_type(read.model)
     context_length = _context_length(read.model, tokenizer)
     if context_length is not None:
@@ -230,6 +228,7 @@ def _load(request: ModelRequest, head: _Head, prepare: Prepare) -> LoadedModel:
                 f"{context_length} tokens; set {head.length_key} to {context_length} or less"
             )
         tokenizer.model_max_length = context_length  # some tokenizers do not know their limit
+    notes = [*_take_flash(request, read.model, attention)] if takes_borders(attention) else []
     _check_precision(request, folder, read.model)
     unexpected = read.unexpected if head.keeps_other_weights else ()
     about_tokenizer = (f"{folder.name} {note}" for note in tokenizer_notes(tokenizer, model_config))
@@ -316,13 +315,10 @@ def _check_precision(request: ModelRequest, folder: ModelFolder, model: Any) -> 
     """
     if request.precision == "fp32":
         return
-    size = model.get_input_embeddings().num_embeddings
-    length = min(request.max_length, LONGEST_PROBE)
-    ids = torch.arange(length, device=request.device)[None] % size
-    autocast = torch.autocast(request.device.type, DTYPES[request.precision])
     try:
-        with in_evaluation_mode(model), torch.no_grad(), autocast:
-            model.to(request.device).base_model(input_ids=ids)
+        model.to(request.device)
+        with torch.autocast(request.device.type, DTYPES[request.precision]):
+            probe_encoder(model, request.max_length)
     except Exception as error:
         if is_out_of_memory(error):
             raise

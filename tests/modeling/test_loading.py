@@ -318,6 +318,11 @@ def test_a_precision_that_the_architecture_cannot_compute_in_is_refused(
         load(model_dir, precision=precision)
 
 
+def test_attention_is_not_tried_on_inputs_that_are_too_long(model_dir):
+    with pytest.raises(ConfigError, match="takes at most"):
+        load(model_dir, chunk_length=1024, attn_implementation="varlen")
+
+
 def test_flash_attention_is_pytorch_s_own_unless_a_package_is_named(tokenizer, save, monkeypatch):
     from transformers import ModernBertConfig, ModernBertForMaskedLM
 
