@@ -4,11 +4,15 @@ import multiprocessing
 import os
 import signal
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import chain, islice
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from mlmtune.errors import ResourceError
@@ -18,9 +22,6 @@ Result = TypeVar("Result")
 
 _MAX_WAITING_PER_PROCESS = 4
 """The number of results that may wait for an earlier one, which limits their memory."""
-
-_shared: Any = None
-"""In a worker, the argument `shared` of `ordered_map`, which is sent only once."""
 
 
 def num_processors() -> int:
@@ -55,38 +56,89 @@ def ordered_map(
             yield function(item, shared)
         return
 
-    before = set(multiprocessing.active_children())
-    # Spawned, not forked, because threads of other libraries may hold locks in this process.
-    executor = ProcessPoolExecutor(
-        num_processes, multiprocessing.get_context("spawn"), _start_worker, (shared,)
-    )
+    workers = _Workers(num_processes, shared)
     waiting: deque[Future[Result]] = deque()
     try:
         for item in chain(first, remaining):
-            waiting.append(executor.submit(_call, function, item))
+            waiting.append(workers.submit(function, item))
             if len(waiting) > _MAX_WAITING_PER_PROCESS * num_processes:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-    except BrokenProcessPool as error:
-        raise ResourceError(
-            "a process that read the corpus was killed, most likely because memory ran out; what "
-            "is finished is kept, so start again with more memory or fewer processors (taskset)"
-        ) from error
     finally:
-        if waiting:  # the caller left early and needs no further results
-            for process in set(multiprocessing.active_children()) - before:
-                process.terminate()
-        executor.shutdown(cancel_futures=True)
+        workers.end()
 
 
-def _start_worker(shared: Any) -> None:
-    global _shared
-    _shared = shared
+class _Workers:
+    """Processes that call functions, and a thread for each of them, which waits for its results.
+
+    An executor of processes waits for all of them by one queue, and for ever if a process is ended
+    while it writes a result into that queue. Here each has a pipe, which ends with it.
+    """
+
+    def __init__(self, num_processes: int, shared: Any) -> None:
+        # Spawned, not forked, because threads of other libraries may hold locks in this process.
+        context = multiprocessing.get_context("spawn")
+        self._processes: list[SpawnProcess] = []
+        self._idle: SimpleQueue[Connection] = SimpleQueue()
+        for _ in range(num_processes):
+            pipe, pipe_of_worker = context.Pipe()
+            process = context.Process(target=_work, args=(pipe_of_worker, shared), daemon=True)
+            process.start()
+            pipe_of_worker.close()  # so that the pipe ends with the process
+            self._processes.append(process)
+            self._idle.put(pipe)
+        self._threads = ThreadPoolExecutor(num_processes)
+
+    def submit(self, function: Callable[[Item, Any], Result], item: Item) -> Future[Result]:
+        return self._threads.submit(self._call, function, item)
+
+    def _call(self, function: Callable[[Item, Any], Result], item: Item) -> Result:
+        """Call a function in a process that is idle.
+
+        Raises:
+            ResourceError: The process died.
+        """
+        pipe = self._idle.get()
+        try:
+            pipe.send((function, item))
+            outcome: tuple[Result, Exception | None] = pipe.recv()
+        except (EOFError, OSError) as ended:
+            raise ResourceError(
+                "a process that read the corpus was killed, most likely because memory ran out; "
+                "what is finished is kept, so start again with more memory or fewer processors "
+                "(taskset)"
+            ) from ended
+        finally:
+            self._idle.put(pipe)
+        result, error = outcome
+        if error is not None:
+            raise error
+        return result
+
+    def end(self) -> None:
+        """End the processes, in the middle of their work if they have some."""
+        for process in self._processes:
+            process.terminate()
+        self._threads.shutdown(cancel_futures=True)
+        for process in self._processes:
+            process.join()
+
+
+def _work(pipe: Connection, shared: Any) -> None:
+    """Call functions in this new process, and write what they return, until the pipe ends."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each processor has a process
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends this one
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_follow_parent, daemon=True).start()
+    with suppress(EOFError, OSError):  # the parent has ended, and nobody reads an error
+        while True:
+            function, item = pipe.recv()
+            try:
+                pipe.send((function(item, shared), None))
+            except Exception as error:
+                error.add_note(traceback.format_exc())  # a traceback cannot be sent
+                pipe.send((None, error))
 
 
 def _follow_parent() -> None:
@@ -95,7 +147,3 @@ def _follow_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
-
-
-def _call(function: Callable[[Item, Any], Result], item: Item) -> Result:
-    return function(item, _shared)

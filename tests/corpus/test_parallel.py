@@ -31,6 +31,10 @@ def die_at_one(number, shared):
     return number
 
 
+def return_much(number, shared):
+    return bytes(30_000_000)
+
+
 def write_pid_and_wait(number, shared):
     (shared / str(os.getpid())).touch()
     time.sleep(600)
@@ -79,6 +83,15 @@ def test_leaving_early_ends_the_processes_in_the_middle_of_their_work(tmp_path):
         signal.signal(signal.SIGALRM, before)
     results.close()
     assert time.monotonic() - began < 60
+    assert multiprocessing.active_children() == []
+
+
+def test_leaving_early_ends_processes_that_are_writing_results():
+    """Whoever waits for the rest of a result waits for ever."""
+    for _ in range(3):
+        results = ordered_map(return_much, range(99), None, num_processes=2)
+        next(results)
+        results.close()
     assert multiprocessing.active_children() == []
 
 
