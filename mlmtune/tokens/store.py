@@ -160,7 +160,7 @@ class TokenStore:
         shards = np.searchsorted(self.shard_offsets, positions, side="right") - 1
         ids = np.empty(positions.shape, dtype=np.int32)
         starts = np.empty(positions.shape, dtype=bool)
-        for number in np.unique(shards).tolist():
+        for number in np.flatnonzero(np.bincount(shards.ravel())).tolist():
             here = shards == number
             local = positions[here] - self.shard_offsets[number]
             ids[here] = self.shards[number].ids[local]

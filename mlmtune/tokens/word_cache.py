@@ -12,13 +12,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mlmtune.tokens.word_splitting import SPACES, WordSplitter
+from mlmtune.tokens.word_splitting import WordSplitter
 
 Tokens = tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.int64]]
 """The ids of some texts' tokens, whether each begins a word, and the number of tokens per text."""
-
-_FIRST_OF_SPACE = np.isin(np.arange(256), list(SPACES.encode()))
-"""Whether a word that begins with each byte is white space."""
 
 MOST_WORDS = 1 << 18
 """The number of words at which a cache is emptied; each takes about 200 bytes."""
@@ -45,15 +42,15 @@ class WordCache:
         """Return the tokens of some texts; a word begins at its first token in any case."""
         if len(self._known) > MOST_WORDS or self._known.num_characters > MOST_CHARACTERS:
             self._known, self._tokens = _Numbers(), self._encode([])
-        content, words_per_text = self._split(texts)
-        words = self._numbers(content)
+        split = self._split(texts)
+        words = self._numbers(split.words)
         ids, starts_word, lengths = self._tokens
         word_lengths = lengths[words]
         word_ends = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(word_lengths)])
         # The tokens of a word lie side by side, at other positions in the result than in the cache.
         shifts = self._begins[words] - word_ends[:-1]
         positions = np.repeat(shifts, word_lengths) + np.arange(word_ends[-1])
-        text_ends = word_ends[np.cumsum(words_per_text)]
+        text_ends = word_ends[np.cumsum(split.per_text)]
         return ids[positions], starts_word[positions], np.diff(text_ends, prepend=0)
 
     def words_of(self, text: str, tokens: NDArray[np.bool_]) -> tuple[str, NDArray[np.bool_]]:
@@ -63,18 +60,15 @@ class WordCache:
             text: The text.
             tokens: (n,) Which of its tokens.
         """
-        words, _ = self._split([text])
+        words, _, runs = self._split([text])
         numbers = self._numbers(words)  # first, because new words change what is known
-        is_space = _FIRST_OF_SPACE[_first_bytes(words)]
         # A word between white space may have been cut; its parts stay together here.
-        runs = np.cumsum(is_space)
         run_of_token = np.repeat(runs, self._tokens[2][numbers])
         concerned = np.unique(run_of_token[tokens])
         begins = np.searchsorted(runs, concerned).tolist()
         ends = np.searchsorted(runs, concerned, side="right").tolist()
         parts = (
-            "".join(words[begin:end].to_pylist()).strip(SPACES)
-            for begin, end in zip(begins, ends, strict=True)
+            "".join(words[begin:end].to_pylist()) for begin, end in zip(begins, ends, strict=True)
         )
         return " ".join(parts), tokens[np.isin(run_of_token, concerned)]
 
@@ -85,22 +79,12 @@ class WordCache:
         numbers = np.fromiter(map(self._known.__getitem__, distinct), np.int32, len(distinct))
         if self._known.new:
             new, self._known.new = self._known.new, []
-            if not self._split.keeps_spaces:
-                new = [word.strip(SPACES) for word in new]  # only white space has some
             added = self._encode(new)
             ids, starts_word, lengths = map(np.concatenate, zip(self._tokens, added, strict=True))
             self._tokens = ids, starts_word, lengths
             self._begins = np.cumsum(lengths) - lengths
         of_words: NDArray[np.int32] = numbers[encoded.indices.to_numpy()]
         return of_words
-
-
-def _first_bytes(words: pa.StringArray) -> NDArray[np.uint8]:
-    """Return (n,) the first byte of each word, none of which is empty."""
-    _, offsets, content = words.buffers()
-    begins = np.frombuffer(offsets, np.int32)[words.offset :][: len(words)]
-    first: NDArray[np.uint8] = np.frombuffer(content, np.uint8)[begins]
-    return first
 
 
 class _Numbers(dict[str, int]):

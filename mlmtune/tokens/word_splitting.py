@@ -6,8 +6,7 @@ each byte has a kind, and two kinds side by side decide whether there is a cut b
 
 import re
 from functools import cache
-from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +22,7 @@ from mlmtune.tokens.pieces import (
     normalizes_locally,
     parts_ideographs,
 )
+from mlmtune.tokens.sums import end_to_end
 
 SPACES = " \t\n\r"
 """White space for every tokenizer."""
@@ -37,7 +37,8 @@ _INNER = 8
 
 _PAIRS = [(pair >> 4 & 7, pair & 15) for pair in range(256)]
 """The kinds of two bytes, by the four low bits of each; that of the first one without `_INNER`."""
-_MARKS = bytes(first in (_SPACE, _BLANK) and second == _JOINED for first, second in _PAIRS)
+_CUT, _MARK = 1, 2
+"""What may be between two bytes: a border of words, or white space before a mark."""
 
 _ALWAYS_PUNCTUATION = (
     PUNCTUATION + "\u2010-\u2016\u2018-\u2027\u3001-\u3003\u3008-\u3011"
@@ -49,6 +50,20 @@ _SPLITS_AT_SPACE = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
 _CUTS_WORDS = {"Digits", "Punctuation"}
 
 
+class Words(NamedTuple):
+    """The words of some texts, one text after the other.
+
+    Attributes:
+        words: (n,) The words.
+        per_text: The number of words in each text.
+        runs: (n,) The number of the run between white space that each word is in.
+    """
+
+    words: pa.StringArray
+    per_text: NDArray[np.int64]
+    runs: NDArray[np.int64]
+
+
 class WordSplitter:
     """Cuts texts into words.
 
@@ -58,43 +73,62 @@ class WordSplitter:
     """
 
     def __init__(self, cuts: set[tuple[int, int]], alone: str) -> None:
-        self.keeps_spaces = (_SPACE, _LETTER) not in cuts
         self._kinds = _kinds(alone)
         ascii_kinds = self._kinds[:128].tobytes()
         # Until its first byte is looked at, a character beyond ASCII is any other.
         self._byte_kinds = ascii_kinds + bytes([_OTHER | _INNER] * 64 + [_OTHER] * 64)
-        self._cuts = bytes(pair in cuts for pair in _PAIRS)
+        is_mark = [first in (_SPACE, _BLANK) and second == _JOINED for first, second in _PAIRS]
+        self._between = bytes(
+            _CUT * (pair in cuts) | _MARK * mark for pair, mark in zip(_PAIRS, is_mark, strict=True)
+        )
+        self._drops_spaces = (_SPACE, _LETTER) in cuts
 
-    def __call__(self, texts: list[str]) -> tuple[pa.StringArray, NDArray[np.int64]]:
+    def __call__(self, texts: list[str]) -> Words:
         """Cut some texts.
 
-        Returns:
-            The words of all texts, and the number of words in each text. A run of white space is a
-            word of its own, or with `keeps_spaces`, the beginning of the word behind it. A text
-            is one word if it has control characters that may be white space, or a mark behind white
-            space, which may belong to the word before that.
+        White space between words is no word, or the beginning of the word behind it if the
+        tokenizer reads it so. A text is one word if it has control characters that may be white
+        space, or a mark behind white space, which may belong to the word before that.
         """
         encoded = [text.encode() for text in texts]
+        text_borders = end_to_end(np.fromiter(map(len, encoded), np.int64, len(encoded)))
         content = b"".join(encoded)
         kinds = np.frombuffer(bytearray(content.translate(self._byte_kinds)), np.uint8)
         if not content.isascii():
             self._look_at_characters(np.frombuffer(content, np.uint8), kinds)
+        borders = self._borders(kinds, texts, text_borders)
+        is_word = np.ones(len(borders) - 1, dtype=bool)
+        visible = np.frombuffer(content, np.uint8)
+        if self._drops_spaces:
+            is_space = kinds == _SPACE
+            is_word, visible = ~is_space[borders[:-1]], visible[~is_space]
+        offsets = end_to_end(np.diff(borders)[is_word]).astype(np.int32)
+        words = pa.StringArray.from_buffers(
+            len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(visible)
+        )
+        words_before = end_to_end(is_word)[np.searchsorted(borders, text_borders)]
+        return Words(words, np.diff(words_before), np.cumsum(~is_word)[is_word])
+
+    def _borders(
+        self, kinds: NDArray[np.uint8], texts: list[str], text_borders: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Return where words and white space begin, and the end.
+
+        In `kinds`, all of a text that is one word becomes `_OTHER`.
+        """
         pairs = (kinds[:-1] << 4) | kinds[1:]
-        is_cut = np.zeros(len(content) + 1, dtype=bool)
-        is_cut[1:-1] = np.frombuffer(pairs.tobytes().translate(self._cuts), bool)
-        text_borders = np.fromiter(accumulate(map(len, encoded), initial=0), np.int64)
-        marks = np.flatnonzero(np.frombuffer(pairs.tobytes().translate(_MARKS), bool))
+        between = np.frombuffer(pairs.tobytes().translate(self._between), np.uint8)
+        is_cut = np.zeros(len(kinds) + 1, dtype=bool)
+        is_cut[1:-1] = between & _CUT
+        marks = np.flatnonzero(between & _MARK)
         marks = np.setdiff1d(marks, text_borders - 1)  # not at the beginning of the next text
         num_marks = np.diff(np.searchsorted(marks, text_borders)).tolist()
         for number, text in enumerate(texts):
             if num_marks[number] or any(character in text for character in _AMBIGUOUS):
-                is_cut[text_borders[number] : text_borders[number + 1]] = False
+                whole = slice(text_borders[number], text_borders[number + 1])
+                is_cut[whole], kinds[whole] = False, _OTHER
         is_cut[text_borders] = True
-        borders = np.flatnonzero(is_cut)
-        words_before = np.searchsorted(borders, text_borders)
-        offsets = pa.py_buffer(borders.astype(np.int32))
-        words = pa.StringArray.from_buffers(len(borders) - 1, offsets, pa.py_buffer(content))
-        return words, np.diff(words_before)
+        return np.flatnonzero(is_cut)
 
     def _look_at_characters(self, content: NDArray[np.uint8], kinds: NDArray[np.uint8]) -> None:
         """Set the kinds of all bytes of the characters beyond ASCII, which have two to four."""

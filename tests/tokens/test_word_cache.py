@@ -164,7 +164,6 @@ def test_a_tokenizer_whose_words_turn_out_to_be_dependent_is_given_whole_texts(
     def split(texts):
         return (broken if dependent in "".join(texts) else whole)(texts)
 
-    split.keeps_spaces = True
     monkeypatch.setattr(encoding, "word_splitter", lambda _: split)
     monkeypatch.setattr(tokenization, "BATCH_DOCUMENTS", 1)
     monkeypatch.setattr(store_writer, "SHARD_TOKENS", 8)
