@@ -54,6 +54,27 @@ def file_digest(path: Path) -> str:
     return state.hexdigest()
 
 
+class GrowingFile:
+    """A new file that is written piece by piece, and hashed meanwhile.
+
+    Args:
+        path: The file. Whoever writes it gives it, or its folder, its own name at the end.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._state = xxhash.xxh3_128()
+
+    def append(self, content: bytes | memoryview) -> None:
+        with self._path.open("ab") as file:
+            file.write(content)
+        self._state.update(content)
+
+    def digest(self) -> str:
+        """Return the hash of all that was written."""
+        return self._state.hexdigest()
+
+
 def sealed(content: Mapping[str, Any]) -> bytes:
     """Return an object as JSON with a hash of its content, which `unsealed` verifies."""
     return json.dumps({_DIGEST: _digest_of_json(content), **content}, indent=1).encode()

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmtune.files import put_in_place, temporary_name, whole_folder, write_bytes
-from mlmtune.integrity import digest, file_digest, sealed, unsealed
+from mlmtune.files import put_in_place, sweep, temporary_name, write_bytes
+from mlmtune.integrity import GrowingFile, digest, file_digest, sealed, unsealed
 from mlmtune.redaction import redacted
 from mlmtune.tokens.store import most_frequent
 from mlmtune.tokens.store_format import (
     ALL_ARRAYS,
-    ARRAYS,
+    DOCUMENT_ARRAYS,
     DOCUMENTS,
     FORMAT_VERSION,
     MANIFEST,
@@ -86,14 +86,9 @@ class StoreWriter:
             shutil.rmtree(self._temporary, ignore_errors=True)
             self._temporary.mkdir(parents=True)
             write_bytes(marker, json.dumps(made_of).encode())
+        sweep(self._temporary)
         self._shards = self._finished_shards()
-        self._begin_shard()
-
-    def _begin_shard(self) -> None:
-        self._batches: list[dict[str, NDArray[Any]]] = []
-        self._unknown_characters: list[Counter[str]] = []
-        self._ids: list[str] = []
-        self._num_tokens = 0
+        self._growing: _GrowingShard | None = None
 
     @property
     def num_documents(self) -> int:
@@ -127,58 +122,27 @@ class StoreWriter:
         """Delete all documents that were appended, so that others can be appended instead."""
         for number in range(len(self._shards)):
             shutil.rmtree(self._temporary / shard_name(number))
-        self._shards = []
-        self._begin_shard()
+        self._shards, self._growing = [], None
+        sweep(self._temporary)
 
     def append(self, documents: TokenizedDocuments) -> None:
-        """Append a batch of documents, and write the shard if it is full."""
-        ids = documents.ids.astype(self._dtype, copy=False)
-        self._batches.append(
-            {"ids": ids, "word_starts": documents.word_starts, **vars(documents.arrays)}
-        )
-        self._unknown_characters.append(documents.unknown_characters)
-        self._ids += documents.document_ids
-        self._num_tokens += len(documents.ids)
-        if self._num_tokens >= SHARD_TOKENS:
+        """Write a batch of documents, and finish the shard if it is full."""
+        if self._growing is None:
+            folder = self._temporary / shard_name(len(self._shards))
+            self._growing = _GrowingShard(folder, self._dtype, len(self._sources))
+        self._growing.append(documents)
+        if self._growing.num_tokens >= SHARD_TOKENS:
             self.finish_shard()
 
     def finish_shard(self) -> None:
-        """Write the appended documents as a shard."""
-        # The batches let go of each array once it is joined, because a shard fills much memory.
-        arrays = {
-            name: np.concatenate([batch.pop(name) for batch in self._batches])
-            for name in ALL_ARRAYS
-        }
-        by_source = partial(
-            sum_by_source, sources=arrays["sources"], num_sources=len(self._sources)
-        )
-        num_words = count_by_document(arrays["word_starts"], arrays["lengths"])
-        entry: dict[str, Any] = {
-            "num_documents": len(self._ids),
-            "num_tokens": self._num_tokens,
-            "num_tokens_by_source": by_source(arrays["lengths"]).tolist(),
-            "num_unknown_tokens_by_source": by_source(arrays["num_unknown_tokens"]).tolist(),
-            "num_words_by_source": by_source(num_words).tolist(),
-            "unknown_characters": most_frequent(self._unknown_characters),
-        }
-        arrays["word_starts"] = np.packbits(arrays["word_starts"])
-        folder = self._temporary / shard_name(len(self._shards))
-        with whole_folder(folder, durable=True) as temporary:
-            digests = entry["digests"] = {}
-            for name, kind in {"ids": self._dtype, **ARRAYS}.items():
-                content = arrays[name].astype(kind, copy=False).data
-                digests[name] = digest(content)
-                write_bytes(array_path(temporary, name), content)
-            lines = "".join(json.dumps(id_) + "\n" for id_ in self._ids).encode()
-            digests["documents"] = digest(lines)
-            write_bytes(temporary / DOCUMENTS, lines)
-            write_bytes(temporary / SHARD, sealed(entry))
-        self._shards.append(entry)
-        self._begin_shard()
+        """Finish the shard that documents are written to."""
+        assert self._growing is not None
+        self._shards.append(self._growing.finish())
+        self._growing = None
 
     def finish(self, funnel: dict[str, Any]) -> None:
         """Write the last shard and the manifest, and give the store its name."""
-        if self._batches:
+        if self._growing is not None:
             self.finish_shard()
         counts = ("num_tokens", "num_unknown_tokens", "num_words")
         sources = [
@@ -201,3 +165,65 @@ class StoreWriter:
         write_bytes(self._temporary / MANIFEST, sealed(redacted(manifest)), durable=True)
         put_in_place(self._directory)
         (self._directory / _MADE_OF).unlink()  # the manifest has it now
+
+
+class _GrowingShard:
+    """A shard that is being written: its tokens as they come, the rest at the end.
+
+    Args:
+        folder: The folder that the shard will be in.
+        dtype: The type of an id.
+        num_sources: The number of sources of the corpus.
+    """
+
+    def __init__(self, folder: Path, dtype: str, num_sources: int) -> None:
+        self._folder, self._dtype, self._num_sources = folder, dtype, num_sources
+        temporary = temporary_name(folder)
+        temporary.mkdir()
+        self._ids = GrowingFile(array_path(temporary, "ids"))
+        self._word_starts = GrowingFile(array_path(temporary, "word_starts"))
+        self._open_byte = np.empty(0, dtype=bool)  # the last bits, if they fill no byte
+        self._tables: list[DocumentArrays] = []
+        self._num_words: list[NDArray[np.int64]] = []
+        self._unknown_characters: list[Counter[str]] = []
+        self._document_ids: list[str] = []
+        self.num_tokens = 0
+
+    def append(self, documents: TokenizedDocuments) -> None:
+        self._ids.append(documents.ids.astype(self._dtype, copy=False).data)
+        bits = np.concatenate([self._open_byte, documents.word_starts])
+        num_whole = len(bits) // 8 * 8
+        self._word_starts.append(np.packbits(bits[:num_whole]).data)
+        self._open_byte = bits[num_whole:].copy()
+        self._num_words.append(count_by_document(documents.word_starts, documents.arrays.lengths))
+        self._tables.append(documents.arrays)
+        self._unknown_characters.append(documents.unknown_characters)
+        self._document_ids += documents.document_ids
+        self.num_tokens += len(documents.ids)
+
+    def finish(self) -> dict[str, Any]:
+        """Write what is left, give the shard its name, and return its entry in the manifest."""
+        arrays = DocumentArrays.joined(self._tables)
+        by_source = partial(sum_by_source, sources=arrays.sources, num_sources=self._num_sources)
+        self._word_starts.append(np.packbits(self._open_byte).data)
+        temporary = temporary_name(self._folder)
+        digests = {"ids": self._ids.digest(), "word_starts": self._word_starts.digest()}
+        for name, kind in DOCUMENT_ARRAYS.items():
+            content = vars(arrays)[name].astype(kind, copy=False).data
+            digests[name] = digest(content)
+            write_bytes(array_path(temporary, name), content)
+        lines = "".join(json.dumps(id_) + "\n" for id_ in self._document_ids).encode()
+        digests["documents"] = digest(lines)
+        write_bytes(temporary / DOCUMENTS, lines)
+        entry = {
+            "num_documents": len(self._document_ids),
+            "num_tokens": self.num_tokens,
+            "num_tokens_by_source": by_source(arrays.lengths).tolist(),
+            "num_unknown_tokens_by_source": by_source(arrays.num_unknown_tokens).tolist(),
+            "num_words_by_source": by_source(np.concatenate(self._num_words)).tolist(),
+            "unknown_characters": most_frequent(self._unknown_characters),
+            "digests": digests,
+        }
+        write_bytes(temporary / SHARD, sealed(entry))
+        put_in_place(self._folder, durable=True)
+        return entry
