@@ -223,7 +223,7 @@ def _leave_out_by_text(
         num_processes=num_processors() if table.num_characters.sum() > SMALL_BYTES else 1,
     )
     # On disk, because signatures are larger than all other numbers of a document.
-    with tempfile.TemporaryFile(dir=folder) as file:
+    with closing(examined), tempfile.TemporaryFile(dir=folder) as file:
         overlaps: dict[int, str] = {}
         first = 0
         shown = console.under_bar(examined, total=len(items), unit="block", what="comparing texts")
