@@ -101,6 +101,10 @@ OUT_OF_MEMORY = re.compile(
 oneDNN (which has the descriptor of a primitive if it can compute it at all)."""
 
 
+_NOT_DETERMINISTIC = re.compile("(.+) does not have a deterministic implementation, but you set")
+"""The message of PyTorch for an operation that `use_deterministic_algorithms` forbids."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device or this machine has no memory left."""
     message = str(error) if isinstance(error, RuntimeError) else ""
@@ -211,6 +215,13 @@ def explain(error: BaseException) -> tuple[str, int]:
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         why = first_line(error)
         message = f"training.compile: the model cannot be compiled here ({why}); set it to false"
+        return message, ConfigError.exit_code
+    if operation := _NOT_DETERMINISTIC.match(str(error)):
+        message = (
+            f"on this device, PyTorch computes {operation[1]} with other bits each time, so a run "
+            "could not be repeated or resumed; set model.attn_implementation: eager if it is part "
+            "of attention, or train on a CPU (ACCELERATE_USE_CPU=true)"
+        )
         return message, ConfigError.exit_code
     if is_out_of_memory(error):
         message = (

@@ -6,6 +6,7 @@ import os
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
@@ -94,6 +95,18 @@ def test_a_file_on_a_full_disk_is_named():
 )
 def test_other_errors_stay_what_they_are(error, code):
     assert explain(error)[1] == code
+
+
+def test_an_operation_that_cannot_be_repeated_is_named():
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        error = error_of(torch.zeros(3).put_, torch.tensor([0]), torch.ones(1))
+    finally:
+        torch.use_deterministic_algorithms(before)
+    message, code = explain(error)
+    assert code == 2
+    assert "PyTorch computes put_ with other bits" in message
 
 
 def test_a_circle_of_causes_has_an_end():
