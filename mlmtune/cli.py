@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -27,7 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-WRITES_FILES = ("train", "finetune", "probe", "sweep", "report", "push", "prepare")
+WRITES_FILES = ("train", "finetune", "probe", "sweep", "report", "merge", "push", "prepare")
 """Commands that continue when nobody reads what they print, because they also write files."""
 
 WITHOUT_REVISION = "model.revision=null"
@@ -260,8 +261,7 @@ def report_runs(
     The base model and the adapted model are measured on the same masks. The report is written as
     report.html, report.md and report.json.
     """
-    overrides = [argument for argument in arguments if re.match(r"\w+(\.\w+)+=", argument)]
-    paths = [expand_home(a) for a in arguments if a not in overrides]
+    paths, overrides = _paths_and_settings(arguments)
     if not paths:
         raise ConfigError("there is no run to report on; give the directory of a run")
     from mlmtune.report.runs import read_finished_run
@@ -273,6 +273,44 @@ def report_runs(
         from mlmtune.commands.report import report_on
 
     report_on(runs, overrides, output, Console(is_quiet=quiet))
+
+
+def _paths_and_settings(arguments: list[str]) -> tuple[list[Path], list[str]]:
+    settings = [argument for argument in arguments if re.match(r"\w+(\.\w+)+=", argument)]
+    return [expand_home(a) for a in arguments if a not in settings], settings
+
+
+@app.command()
+def merge(
+    arguments: options.RunsAndSettings,
+    alphas: options.Alphas = None,
+    alpha: options.Alpha = None,
+    out: options.MergeFolder = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Merge a run's model with its base, which keeps most of what was learned and forgets less.
+
+    Each weight becomes (1 - alpha) x base + alpha x adapted. Every alpha is measured on the
+    validation text and on general text, with the same masks, and one is written: the one that
+    forgets least among those that are not clearly worse on the validation text than the best.
+    Several runs of one base are averaged first.
+    """
+    paths, overrides = _paths_and_settings(arguments)
+    if not paths:
+        raise ConfigError("there is no run to merge; give the directory of a run")
+    from mlmtune.commands.merge_grid import plan_merge
+    from mlmtune.report.runs import read_finished_run
+
+    runs = [read_finished_run(path) for path in paths]
+    plan = plan_merge([run.path for run in runs], alphas, alpha, out)
+    starting.announce(f"merging {', '.join(map(str, paths))}", is_quiet=quiet)
+    bases = {run.config.model.name_or_path for run in runs}
+    starting.check_models(sorted(bases), "model.name_or_path")
+
+    with starting.importing_libraries():
+        from mlmtune.commands.merge import merge_runs
+
+    merge_runs(runs, overrides, plan, Console(is_quiet=quiet))
 
 
 @app.command()

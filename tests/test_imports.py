@@ -26,6 +26,7 @@ LAYERS = (
     {"training"},
     {"classification"},
     {"report"},
+    {"merging"},
     {"exits"},
     {"commands"},
     {"cli"},
@@ -43,7 +44,7 @@ MAY_IMPORT_IN_FUNCTIONS = {
 # What commands do before they import their libraries.
 LIGHT = (
     "commands/__init__.py", "commands/options.py", "commands/starting.py", "commands/init.py",
-    "commands/fill_input.py", "commands/sweep_grid.py", "report/runs.py",
+    "commands/fill_input.py", "commands/merge_grid.py", "commands/sweep_grid.py", "report/runs.py",
 )  # fmt: skip
 
 SOURCES = sorted(ROOT.rglob("*.py"))

@@ -128,6 +128,25 @@ ReportFolder = Annotated[
         "for several runs.",
     ),
 ]
+Alphas = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B,...",
+        help="The shares of the adapted weights to choose from; 0 (the base) and 1 (the run) are "
+        "always measured. The default is 0,0.25,0.5,0.75,1.",
+    ),
+]
+Alpha = Annotated[
+    float | None, typer.Option(metavar="A", help="Write this share instead of choosing one.")
+]
+MergeFolder = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="The folder to write, which must not exist. The default is merged/ in the directory "
+        "of the run, or ./merged for several runs.",
+    ),
+]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a finished run.")]
 RepositoryName = Annotated[
     str, typer.Option(metavar="NAME", help="The repository: NAME, or ORGANISATION/NAME.")

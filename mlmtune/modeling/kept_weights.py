@@ -43,7 +43,7 @@ def read_kept_weights(
     for in_file, read in _tensors(weight_files(folder, model.config.to_dict())):
         saved_as = renamed.get(in_file, in_file)
         has_prefix |= saved_as.startswith(prefix)
-        name = _name_when_loaded(saved_as, model)
+        name = name_when_loaded(saved_as, model)
         if name not in unexpected:
             continue
         tensor = read()
@@ -69,7 +69,7 @@ def _tensors(paths: list[Path]) -> Iterator[tuple[str, Callable[[], torch.Tensor
                 yield name, tensor.detach
 
 
-def _name_when_loaded(name: str, model: Any) -> str:
+def name_when_loaded(name: str, model: Any) -> str:
     """Return what from_pretrained() makes of a name in a file, such as `weight` of `gamma`."""
     for conversion in getattr(model, "_weight_conversions", None) or []:
         if isinstance(conversion, WeightRenaming):

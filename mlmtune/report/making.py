@@ -40,7 +40,8 @@ def make_report(runs: list[FinishedRun], config: Config, console: Console) -> Re
         HubError: A base model cannot be fetched.
         ResourceError: Memory does not suffice for one chunk.
     """
-    measured = Measurements(runs, config)
+    # Of one run there are only two models, which the examples need again.
+    measured = Measurements(runs, config, keeps_models=len(runs) == 1)
     models = []
     for model, model_config in _models(runs):
         console.say(f"measuring {model.name}")

@@ -1,6 +1,6 @@
 """Measurements of the models of a report on its texts, and their comparison."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -30,11 +30,15 @@ class Measurements:
 
     Args:
         config: The config of the first run, which says what is measured.
+        keeps_models: Whether the models stay in memory, for `examples`.
     """
 
-    def __init__(self, runs: list[FinishedRun], config: Config) -> None:
+    def __init__(
+        self, runs: Sequence[FinishedRun], config: Config, *, keeps_models: bool = False
+    ) -> None:
         self._runs = runs
         self._config = config
+        self._keeps_models = keeps_models
         self._domain: dict[str, TokenScores] = {}
         self._general: dict[str, TokenScores] = {}
         self._splits: dict[str, Splits] = {}
@@ -57,8 +61,8 @@ class Measurements:
             masks = setup.general_evaluator.masks
             self._general[model.name] = measured.score(masks, size, console)
         self.answers[model.name] = list(ask(model.name, measured, config.evaluation.examples))
-        if len(self._runs) == 1:
-            self._kept[model.name] = measured  # only two models, which the examples need again
+        if self._keeps_models:
+            self._kept[model.name] = measured
         if setup.loaded.head_is_new and not model.is_adapted:
             self._frequencies[model.name] = setup.token_frequencies()
         return replace(model, head_is_new=setup.loaded.head_is_new, tokenizer=tokenizer)
@@ -175,7 +179,7 @@ def _by_specificity(
     return {name: kind == number for number, (name, _) in enumerate(BINS)}
 
 
-def _check_text(runs: list[FinishedRun], config: Config, splits: Splits) -> None:
+def _check_text(runs: Sequence[FinishedRun], config: Config, splits: Splits) -> None:
     """Refuse text on which the models cannot be judged.
 
     Raises:

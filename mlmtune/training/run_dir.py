@@ -32,7 +32,7 @@ OWN_FILES = (
     "data.json", "test_results.json", "test_predictions.jsonl", "probe.json",
     "report.html", "report.md", "report.json", "tracking.json", "attempt.json", MANIFEST,
 )  # fmt: skip
-OWN_FOLDERS = ("model", "checkpoints", "tensorboard", "wandb", "dvclive", ".aim")
+OWN_FOLDERS = ("model", "merged", "checkpoints", "tensorboard", "wandb", "dvclive", ".aim")
 RECORDS = (
     RESOLVED_CONFIG, "environment.json", "corpus.json", "data.json", "train_results.json",
     "eval_results.json", "test_results.json", "test_predictions.jsonl", "all_results.json",

@@ -1,0 +1,1 @@
+"""Merging a base model with what runs made of it, and measuring what that keeps and forgets."""

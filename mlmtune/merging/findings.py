@@ -1,0 +1,74 @@
+"""What a merge found: the content of merge.json, which merge.html and the model card show."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mlmtune.report.findings import Estimate, Measurement
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Point:
+    """A merged model, measured.
+
+    Attributes:
+        alpha: The share of the adapted weights, from 0 (the base) to 1.
+        domain: Its measurement on the validation text; the change is from the base.
+        behind_best: Its loss on that text minus the best model's, in nats per token.
+        general: Its measurement on general text; None if there is none.
+    """
+
+    alpha: float
+    domain: Measurement
+    behind_best: Estimate
+    general: Measurement | None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The model that is written, and why.
+
+    Attributes:
+        rule: The rule, in a sentence.
+    """
+
+    alpha: float
+    rule: str
+
+
+@dataclass(frozen=True)
+class Merge:
+    """A merge: the content of merge.json.
+
+    Attributes:
+        created_at: The time in UTC.
+        base: The base as the runs name it.
+        runs: The directories of the runs; the adapted weights are the mean of theirs.
+        new_weights: The weights that the base lacks, taken from the runs at every alpha.
+        has_new_head: Whether the masked-LM head is one of them.
+        points: The measured models, by alpha.
+    """
+
+    created_at: str
+    mlmtune_version: str
+    base: str
+    runs: tuple[str, ...]
+    new_weights: tuple[str, ...]
+    has_new_head: bool
+    choice: Choice
+    points: tuple[Point, ...]
+
+    @property
+    def chosen(self) -> Point:
+        """The measurements of the model that is written."""
+        return next(point for point in self.points if point.alpha == self.choice.alpha)
+
+    @property
+    def has_general(self) -> bool:
+        """Whether the models were measured on general text."""
+        return self.points[0].general is not None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of merge.json, with the version of its format."""
+        return {"format_version": FORMAT_VERSION, **asdict(self)}

@@ -1,0 +1,248 @@
+"""`mlmtune merge` on real runs of a tiny model, and what stands in its way."""
+
+import errno
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForMaskedLM, AutoTokenizer, BertModel
+
+from mlmtune.commands.merge import merge_runs
+from mlmtune.commands.merge_grid import plan_merge
+from mlmtune.config_loading import load_config
+from mlmtune.errors import CheckpointError, ConfigError, ResourceError, explain
+from mlmtune.merging.weights import Interpolation
+from mlmtune.report.runs import read_finished_run
+from mlmtune.training.run_dir import RESOLVED_CONFIG, RunDir
+
+Merging = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def merge(console: Any) -> Merging:
+    """Merges runs, and returns the content of merge.json."""
+
+    def run(
+        *paths: Path,
+        alphas: str | None = None,
+        alpha: float | None = None,
+        out: Path | None = None,
+        overrides: tuple[str, ...] = (),
+    ) -> dict[str, Any]:
+        runs = [read_finished_run(path) for path in paths]
+        plan = plan_merge(list(paths), alphas, alpha, out)
+        merge_runs(runs, list(overrides), plan, console)
+        return json.loads((plan.target / "merge.json").read_text(encoding="utf-8"))
+
+    return run
+
+
+@pytest.fixture
+def general(tmp_path: Path) -> dict[str, Any]:
+    folder = tmp_path / "general"
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    words = ["the", "key", "of", "a", "table", "is", "in", "the", "vault"]
+    for number in range(12):
+        (folder / f"{number:02}.txt").write_text(" ".join(draw.choice(words, size=40)))
+    return {"format": "text", "path": str(folder), "name": "general"}
+
+
+def losses(findings: dict[str, Any], text: str = "domain") -> dict[float, float]:
+    return {point["alpha"]: point[text]["loss"]["value"] for point in findings["points"]}
+
+
+def test_the_curve_goes_from_the_base_to_the_run_and_its_choice_loads(
+    runs: Any, merge: Merging, general: dict[str, Any]
+) -> None:
+    run = runs.train(evaluation={"general": [general]})
+    findings = merge(run.path)
+    results = run.json("eval_results.json")
+    domain, of_general = losses(findings), losses(findings, "general")
+    assert list(domain) == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert domain[0.0] == pytest.approx(results["loss_before"], rel=1e-6)
+    assert domain[1.0] == pytest.approx(results["loss"], rel=1e-6)
+    forgetting = of_general[1.0] - of_general[0.0]
+    assert forgetting == pytest.approx(results["forgetting"], abs=1e-6)
+    last = findings["points"][-1]
+    assert last["general"]["change"]["loss"]["value"] == pytest.approx(forgetting)
+    best = min(domain, key=lambda alpha: domain[alpha])
+    for point in findings["points"]:
+        behind = point["domain"]["loss"]["value"] - domain[best]
+        assert point["behind_best"]["value"] == pytest.approx(behind)
+
+    folder, alpha = run.path / "merged", findings["choice"]["alpha"]
+    model = AutoModelForMaskedLM.from_pretrained(folder)
+    AutoTokenizer.from_pretrained(folder)
+    own = AutoModelForMaskedLM.from_pretrained(run.path / "model").state_dict()
+    base = AutoModelForMaskedLM.from_pretrained(
+        load_config(run.path / RESOLVED_CONFIG).model.name_or_path
+    ).state_dict()
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, (1 - alpha) * base[name] + alpha * own[name])
+    names = {path.name for path in (run.path / "model").iterdir()}
+    assert {path.name for path in folder.iterdir()} - names == {"merge.json"}
+    assert not list(run.path.glob(".*writing*"))
+    # It is the run's own, so a run that replaces it deletes it, and its model is as before.
+    read_finished_run(run.path)
+    runs.train(overwrite=True)
+    assert not folder.exists()
+
+
+def test_a_given_alpha_is_written_without_a_choice(
+    runs: Any, merge: Merging, tmp_path: Path
+) -> None:
+    run, out = runs.train(), tmp_path / "new" / "half"
+    findings = merge(run.path, alpha=0.5, out=out)
+    assert list(losses(findings)) == [0.0, 0.5, 1.0]
+    assert findings["choice"]["alpha"] == 0.5
+    assert all(point["general"] is None for point in findings["points"])
+    assert not torch.equal(
+        load_file(out / "model.safetensors")["cls.predictions.bias"],
+        run.weights["cls.predictions.bias"],
+    )
+
+
+def test_general_text_may_be_named_afterwards(
+    runs: Any, merge: Merging, general: dict[str, Any]
+) -> None:
+    named = f"evaluation.general={json.dumps(general)}"
+    findings = merge(runs.train().path, alphas="0.5", overrides=(named,))
+    assert list(losses(findings, "general")) == [0.0, 0.5, 1.0]
+
+
+def test_several_runs_are_averaged(runs: Any, merge: Merging, tmp_path: Path) -> None:
+    first = runs.train("first")
+    second = runs.train("second", optimizer={"learning_rate": 0.01})
+    findings = merge(first.path, second.path, alpha=1.0, out=tmp_path / "soup")
+    assert findings["runs"] == [str(first.path), str(second.path)]
+    one, other = first.weights, second.weights
+    for name, tensor in load_file(tmp_path / "soup" / "model.safetensors").items():
+        torch.testing.assert_close(tensor, (one[name] + other[name]) / 2)
+
+
+def test_a_base_without_a_head_has_the_runs(
+    runs: Any, merge: Merging, model_dir: Path, tokenizer: Any, tmp_path: Path, console: Any
+) -> None:
+    base = tmp_path / "headless"
+    BertModel.from_pretrained(model_dir).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    run = runs.train(model={"name_or_path": str(base)})
+    findings = merge(run.path, alpha=0.0)
+    assert findings["has_new_head"]
+    [line] = [line for line in console.lines if "which are taken from the runs" in line]
+    assert f"{base} lacks" in line
+    merged = load_file(run.path / "merged" / "model.safetensors")
+    assert findings["new_weights"]
+    for name in findings["new_weights"]:
+        assert torch.equal(merged[name], run.weights[name])
+
+
+# ------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("alphas", "alpha", "message"),
+    [
+        ("0,1.5", None, "--alphas: 1.5 is not a number from 0"),
+        ("0,half", None, "--alphas: half is not a number"),
+        ("", None, "--alphas: an empty value is not a number"),
+        (None, float("nan"), "--alpha: nan is not a number"),
+        (None, -0.1, r"--alpha: -0.1 is not a number"),
+        ("0.5", 0.5, "--alphas and --alpha contradict each other"),
+    ],
+)
+def test_alphas_are_shares(
+    tmp_path: Path, alphas: str | None, alpha: float | None, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan_merge([tmp_path], alphas, alpha, None)
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "merged").mkdir()
+    with pytest.raises(ConfigError, match=r"merged exists already; delete it, or .* --out"):
+        plan_merge([tmp_path], None, None, None)
+
+
+def test_a_damaged_weight_file_is_named(runs: Any, merge: Merging) -> None:
+    run = runs.train()
+    file = run.path / "model" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"model.safetensors does not match its checksum"):
+        merge(run.path)
+
+
+def test_runs_of_different_bases_are_refused(
+    runs: Any, merge: Merging, byte_model_dir: Path, tmp_path: Path
+) -> None:
+    first = runs.train("first")
+    second = runs.train("second", model={"name_or_path": str(byte_model_dir)})
+    with pytest.raises(ConfigError, match=r"second: its base is .*; merge runs of one base"):
+        merge(first.path, second.path, out=tmp_path / "soup")
+
+
+def copied(model_dir: Path, folder: Path) -> Path:
+    AutoModelForMaskedLM.from_pretrained(model_dir).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(model_dir).save_pretrained(folder)
+    return folder
+
+
+def test_a_base_that_is_gone_or_has_changed_is_refused(
+    runs: Any, merge: Merging, model_dir: Path, byte_model_dir: Path, tmp_path: Path
+) -> None:
+    base = copied(model_dir, tmp_path / "base")
+    run = runs.train(model={"name_or_path": str(base)})
+    model = AutoModelForMaskedLM.from_pretrained(base)
+    with torch.no_grad():
+        model.cls.predictions.bias.add_(torch.arange(len(model.cls.predictions.bias)))
+    model.save_pretrained(base)
+    with pytest.raises(ConfigError, match=r"base has changed since .* \(perplexity .* restore"):
+        merge(run.path)
+    assert not (run.path / "merged").exists()
+    content = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(content | {"model_type": "roberta"}))
+    with pytest.raises(ConfigError, match=r"its architecture is bert, and that of .* is roberta"):
+        merge(run.path)
+    for file in base.iterdir():
+        file.unlink()
+    for file in byte_model_dir.iterdir():
+        (base / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(ConfigError, match="its tokenizer is not that of its base"):
+        merge(run.path)
+    base.rename(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match=r"there is no folder .*base"):
+        merge(run.path)
+
+
+def test_a_full_disk_leaves_nothing(
+    runs: Any, merge: Merging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = runs.train()
+
+    def full(weights: Interpolation, folder: Path, alpha: float) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Interpolation, "write", full)
+    with pytest.raises(ResourceError) as caught:
+        merge(run.path)
+    message, code = explain(caught.value)
+    assert code == 6
+    assert re.search(r"run/merged: cannot be written \(No space left .*--out", message)
+    assert not [path for path in run.path.iterdir() if "merged" in path.name]
+
+
+def test_a_run_that_is_not_finished_is_refused(runs: Any, merge: Merging) -> None:
+    run = runs.train()
+    RunDir(run.path).write_status("interrupted", step=3, max_steps=6)
+    with pytest.raises(ConfigError, match="stopped at step 3 of 6"):
+        merge(run.path)
