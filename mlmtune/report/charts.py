@@ -1,21 +1,24 @@
 """Charts as SVG without scripts; colours and fonts come from the style sheet of the page.
 
-A chart is 480 units wide and scales with its container. Each series has a colour and a name.
+A chart is 360 units wide, like the screen of a phone, and scales with its container. Each series
+has a colour and a name. For readers who do not see it, a chart says its numbers in words.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 480, 220
-LEFT, RIGHT, TOP, BOTTOM = 56, 10, 28, 36
-LABELS, VALUES = 164, 76
-"""The width of the names at the left of an interval chart, and of the numbers at its right."""
-ROW = 30
+WIDTH, HEIGHT = 360, 200
+LEFT, RIGHT, TOP, BOTTOM = 50, 12, 26, 34
+MARGIN = 16
+"""The space beside the axis of an interval chart, for the labels at its ends."""
+ROW = 40
+AXIS = 34
+"""The height of the axis below an interval chart."""
 NUM_TICKS = 4
 NUM_COLOURS = 6
-LONGEST_NAME = 19
+LONGEST_NAME = 26
 MOST_POINTS = 400
 """A longer series is thinned out, because no screen shows more points."""
 
@@ -33,10 +36,10 @@ class Range:
     """A row of an interval chart.
 
     Attributes:
-        name: The text at its left.
+        name: The text above it at the left.
         value: The position of the dot.
         interval: The ends of the bar; None for a row without a bar.
-        shown: The text at its right.
+        shown: The text above it at the right: the value and its interval.
     """
 
     name: str
@@ -75,13 +78,13 @@ def line_chart(title: str, series: Sequence[Series], *, may_be_log: bool = False
     for tick in ticks:
         y = at_y(tick)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" {_ys(y)}/>')
-        parts.append(f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}">{_short(tick)}</text>')
+        parts.append(f'<text class="tick end" x="{LEFT - 8}" y="{y + 4:.1f}">{_short(tick)}</text>')
     for tick in _ticks(0, right):
         parts.append(
             f'<text class="tick middle" x="{at_x(tick):.1f}" y="{HEIGHT - BOTTOM + 18}">'
             f"{_short(tick)}</text>"
         )
-    parts.append(f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT - 2}">step</text>')
+    parts.append(f'<text class="tick end" x="{WIDTH - RIGHT}" y="{HEIGHT - 2}">step</text>')
     for number, line in enumerate(series):
         points = [(at_x(x), at_y(y)) for x, y in line.points if math.isfinite(y)]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
@@ -91,42 +94,65 @@ def line_chart(title: str, series: Sequence[Series], *, may_be_log: bool = False
             parts += [f'<circle class="dot {colour}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>'
                       for x, y in points]  # fmt: skip
     parts += _legend([line.name for line in series])
-    return _svg(title, HEIGHT, parts)
+    return _svg(title, map(_in_words, series), HEIGHT, parts)
 
 
 def interval_chart(title: str, rows: Sequence[Range]) -> str:
-    """Draw a dot and its interval for each row; the scale is logarithmic for a wide range."""
-    values = [b for row in rows for b in (row.value, *(row.interval or ()))]
-    if not values:
+    """Draw a dot and its interval for each row, on an axis with a line at zero.
+
+    Args:
+        title: What is measured, and its unit behind a comma.
+        rows: The rows, from the top.
+    """
+    if not rows:
         return ""
+    values: list[float] = [0.0, *(b for row in rows for b in (row.value, *(row.interval or ())))]
     low, high = min(values), max(values)
-    is_log = low > 0 and high / low > 10
-    scale = math.log if is_log else float
-    span = (scale(high) - scale(low)) or 1.0
-    left, right = LABELS, WIDTH - VALUES
+    if low == high:  # all values are 0
+        high = 1.0
+    ticks = list(_ticks(low, high))
+    left, right, bottom = MARGIN, WIDTH - MARGIN, ROW * len(rows)
 
     def at(value: float) -> float:
-        return left + (right - left) * (scale(value) - scale(low)) / span
+        return left + (right - left) * (value - low) / (high - low)
 
     parts = []
+    for tick in ticks:
+        x, kind = f"{at(tick):.1f}", "zero" if tick == 0 else "grid"
+        parts += [  # not through the names
+            f'<line class="{kind}" x1="{x}" x2="{x}" y1="{ROW * n + 18}" y2="{ROW * n + 38}"/>'
+            for n in range(len(rows))
+        ]
+        parts.append(f'<text class="tick middle" x="{x}" y="{bottom + 17}">{_short(tick)}</text>')
+    unit = escape(title.rpartition(", ")[2])
+    parts.append(f'<text class="tick end" x="{WIDTH}" y="{bottom + AXIS - 3}">{unit}</text>')
     for number, row in enumerate(rows):
-        y = 16 + ROW * number
+        top, y = ROW * number + 12, ROW * number + 28
         colour = f"c{row.colour % NUM_COLOURS}"
-        parts.append(f'<line class="grid" x1="{left}" x2="{right}" {_ys(y)}/>')
         if row.interval is not None:
             begin, end = (at(bound) for bound in row.interval)
             parts.append(f'<line class="bar {colour}" x1="{begin:.1f}" x2="{end:.1f}" {_ys(y)}/>')
-        parts.append(f'<circle class="dot {colour}" cx="{at(row.value):.1f}" cy="{y}" r="6"/>')
-        parts.append(f'<text class="label" x="{left - 12}" y="{y + 5}">{_cut(row.name)}</text>')
-        parts.append(f'<text class="shown" x="{right + 14}" y="{y + 5}">{escape(row.shown)}</text>')
-    return _svg(title, 16 + ROW * len(rows), parts)
+        parts.append(f'<circle class="dot {colour}" cx="{at(row.value):.1f}" cy="{y}" r="5"/>')
+        parts.append(f'<text x="0" y="{top}">{_cut(row.name)}</text>')
+        parts.append(f'<text class="end" x="{WIDTH}" y="{top}">{escape(row.shown)}</text>')
+    words = [f"{row.name}: {row.shown}" for row in rows]
+    return _svg(title, words, bottom + AXIS, parts)
 
 
-def _svg(title: str, height: int, parts: list[str]) -> str:
-    name = escape(title, quote=True)
+def _in_words(line: Series) -> str:
+    (first, before), (last, after) = line.points[0], line.points[-1]
+    lowest = min(y for _, y in line.points)
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{name}" '
-        f'xmlns="http://www.w3.org/2000/svg"><title>{name}</title>{"".join(parts)}</svg>'
+        f"{line.name}: {_short(before)} at step {first:,.0f}, {_short(after)} at step {last:,.0f}, "
+        f"lowest {_short(lowest)}"
+    )
+
+
+def _svg(title: str, words: Iterable[str], height: int, parts: list[str]) -> str:
+    label = escape(f"{title}. {'; '.join(words)}", quote=True)
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}" '
+        f'xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
     )
 
 

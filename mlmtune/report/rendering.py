@@ -1,5 +1,6 @@
 """Rendering report.html and report.md, which show the same findings."""
 
+import re
 import shlex
 from collections.abc import Sequence
 from importlib.resources import files
@@ -7,13 +8,15 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
-from mlmtune.numbers import f1
-from mlmtune.printable import in_markdown
+from mlmtune.evaluation.fill_mask import ANY_MASK
+from mlmtune.numbers import f1, probability
+from mlmtune.printable import code_in_markdown, in_markdown
 from mlmtune.report.charts import Range, Series, interval_chart, line_chart
 from mlmtune.report.estimates import change, count, nats, perplexity, points, share
 from mlmtune.report.findings import METHOD_NAMES, Estimate, Probe, Report, Text, TextPart
+from mlmtune.report.summary import summaries
 
 
 def to_html(report: Report) -> str:
@@ -33,7 +36,9 @@ def _render(name: str, report: Report, *, escapes: bool) -> str:
     )
     environment.filters |= {
         "perplexity": perplexity, "share": share, "nats": nats, "change": change, "count": count,
-        "cell": in_markdown, "points": points, "quoted": shlex.quote,
+        "cell": in_markdown, "points": points,
+        "probability": probability, "anchor": _anchor, "blanks": _with_blanks,
+        "code": code_in_markdown,
     }  # fmt: skip
     template = environment.from_string(_resource(name))
     return (
@@ -42,7 +47,11 @@ def _render(name: str, report: Report, *, escapes: bool) -> str:
             style=Markup(_resource("report.css")),
             domain=[text for text in report.texts if text.kind == "domain"],
             general=[text for text in report.texts if text.kind == "general"],
-            before_and_after=lambda text: Markup(_before_and_after(report, text)),
+            summaries=summaries(report),
+            sections=_sections(report),
+            ask_command=_command(report, 'evaluation.examples=["A sentence with a [MASK]."]'),
+            general_command=_command(report, "evaluation.general=[{format: text, path: FOLDER}]"),
+            right_guesses=lambda text: Markup(_right_guesses(report, text)),
             by_part=lambda parts: Markup(_by_part(parts)),
             curves=[(title, Markup(chart)) for title, chart in _curves(report)],
             funnel=_funnel,
@@ -79,16 +88,46 @@ def _mean_and_spread(values: Sequence[float]) -> str:
     return mean if len(values) < 2 else f"{mean} ± {f1(float(np.std(values, ddof=1)))}"
 
 
-def _before_and_after(report: Report, text: Text) -> str:
+def _sections(report: Report) -> dict[str, str]:
+    """Return the title of each section, in their order."""
+    several = len(report.runs) > 1
+    titles = {
+        "sentences": "Your own sentences",
+        "verdict": "Why this verdict",
+        "differences": "What differs between the runs" if report.differences else "",
+        "domain": "In domain",
+        "general": "General text and forgetting",
+        "examples": "Where it gained and lost most" if report.gained or report.lost else "",
+        "tasks": "On a task" if report.probes else "",
+        "comparable": "Perplexity that compares",
+        "run": "The runs" if several else "The run",
+        "reading": "How to read this",
+    }
+    return {key: title for key, title in titles.items() if title}
+
+
+def _anchor(title: str) -> str:
+    """Return the anchor that GitHub gives to a heading; the page has the same."""
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+
+
+def _with_blanks(text: str) -> Markup:
+    """Show the masks of a text as blanks."""
+    blank = Markup('<span class="blank" role="img" aria-label="blank"></span>')
+    return blank.join(escape(part) for part in text.split(ANY_MASK))
+
+
+def _command(report: Report, setting: str) -> str:
+    """Return the command that makes the report again with a setting."""
+    return shlex.join(["mlmtune", "report", *(run.path for run in report.runs), setting])
+
+
+def _right_guesses(report: Report, text: Text) -> str:
     colours = {model.name: number for number, model in enumerate(report.models)}
     return interval_chart(
-        "Perplexity of each model, with 95 % intervals",
-        [
-            Range(m.model, m.perplexity.value, m.perplexity.interval,
-                  perplexity(m.perplexity, with_interval=False), colours[m.model])
-            for m in text.measurements
-            if m.perplexity.value is not None
-        ],
+        "Right at the first guess, percent",
+        [_range(m.model, m.accuracy, share(m.accuracy), colours[m.model], scale=100)
+         for m in text.measurements],
     )  # fmt: skip
 
 
@@ -98,10 +137,13 @@ def _by_part(parts: Sequence[TextPart]) -> str:
     for part in parts:
         # The template draws this chart only for a report on a single run.
         [loss] = [m.change.loss for m in part.measurements if m.change is not None]
-        rows.append(
-            Range(part.name, loss.value or 0.0, loss.interval, nats(Estimate(loss.value)), 1)
-        )
-    return interval_chart("Change of the loss in nats per token, with 95 % intervals", rows)
+        rows.append(_range(part.name, loss, nats(loss), 1))
+    return interval_chart("Change of the loss, nats per token", rows)
+
+
+def _range(name: str, estimate: Estimate, shown: str, colour: int, scale: int = 1) -> Range:
+    interval = estimate.interval and (scale * estimate.interval[0], scale * estimate.interval[1])
+    return Range(name, scale * (estimate.value or 0.0), interval, shown, colour)
 
 
 def _curves(report: Report) -> list[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """Reports on real runs of a tiny model, and what stands in their way."""
 
+import itertools
 import json
 import math
 import re
@@ -114,7 +115,14 @@ def test_the_page_needs_nothing_else_and_its_charts_are_whole(runs: Any, report:
     findings = report(run.path)
     page, markdown = report.read("html"), report.read("md")
     assert "<script" not in page
-    assert not re.search(r"""(src|href)\s*=|url\(|@import""", page)
+    assert not re.search(r"""(src|href)\s*=\s*(?!"#)|url\(|@import""", page)
+    anchors = re.findall(r'href="#(.*?)"', page)
+    assert anchors == [a for a in re.findall(r'<h2 id="(.*?)"', page) if a != "contents"]
+    assert re.findall(r"^- \[.*\]\(#(.*)\)$", markdown, re.MULTILINE) == anchors
+    levels = [int(level) for level in re.findall(r"<h(\d)", page)]
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    assert page.count("<table>") == page.count("<caption")
     charts = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
     assert len(charts) >= 4
     for chart in charts:

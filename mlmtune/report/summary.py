@@ -1,0 +1,235 @@
+"""The first screen of a report: the verdict, three numbers and the next steps for any reader.
+
+It needs no machine learning to be understood. Nothing is measured here: it says in plain words what
+the sections below it say with the terms of the field.
+"""
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mlmtune.printable import counted
+from mlmtune.report.estimates import change, points, share
+from mlmtune.report.findings import Measurement, Model, Report, Run, Text, Verdict
+from mlmtune.report.verdict import MUCH_FORGETTING
+from mlmtune.training.outcome import Label
+
+EXAMPLE = "Write a sentence with a [MASK] here."
+"""A sentence that commands show as an example."""
+
+TAGS = {"better": "better", "worse": "worse", "unclear": "no clear change"}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One of the three numbers.
+
+    Attributes:
+        question: What the number answers.
+        kind: How the model compares with before training: `better`, `worse`, `unclear` or `none`,
+            if that was not measured.
+        tag: The same in words.
+        after: The number; empty if it was not measured.
+        before: The number before training, and what it is.
+        difference: The difference and its 95 % interval.
+        meaning: What was counted; why, if nothing was.
+    """
+
+    question: str
+    kind: str
+    tag: str
+    after: str
+    before: str
+    difference: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something to do next, with the command for it if there is one."""
+
+    text: str
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the first screen says about one run.
+
+    Attributes:
+        run: The name of its model.
+        sentence: The verdict in plain words.
+        cost: What training took.
+        basis: On how much text the numbers rest.
+    """
+
+    run: str
+    label: Label
+    sentence: str
+    figures: tuple[Figure, ...]
+    cost: str
+    basis: str
+    steps: tuple[Step, ...]
+
+
+def summaries(report: Report) -> tuple[Summary, ...]:
+    """Return what the first screen says about each run, in the order of the verdicts."""
+    return tuple(
+        _summary(report, verdict, run)
+        for verdict, run in zip(report.verdicts, report.runs, strict=True)
+    )
+
+
+def _summary(report: Report, verdict: Verdict, run: Run) -> Summary:
+    model = next(model for model in report.models if model.name == verdict.run)
+    domain = report.texts[0]
+    figures = (_words(model, domain), _page(), _forgotten(report, model))
+    return Summary(
+        run=run.name,
+        label=verdict.label,
+        sentence=_sentence(model, verdict.label, figures),
+        figures=figures,
+        cost=_cost(run),
+        basis=_basis(model, domain),
+        steps=tuple(_steps(report, model, verdict, run)),
+    )
+
+
+def _words(model: Model, text: Text) -> Figure:
+    return _predictions("Does it predict the words of your text?", model, text)
+
+
+def _page() -> Figure:
+    return _unmeasured("Does it find the right page?", "This report did not measure it.")
+
+
+def _forgotten(report: Report, model: Model) -> Figure:
+    question = "Has it forgotten general language?"
+    if _is_new(model):
+        return _unmeasured(
+            question,
+            "The base model could not predict words, so there is nothing to compare with.",
+            tag="cannot be measured",
+        )
+    if report.general_is_missing:
+        return _unmeasured(question, "No general text was named.")
+    return _predictions(question, model, report.texts[1])
+
+
+def _unmeasured(question: str, meaning: str, tag: str = "not measured") -> Figure:
+    return Figure(question, "none", tag, "", "", "", meaning)
+
+
+def _predictions(question: str, model: Model, text: Text) -> Figure:
+    """Say how many hidden words of a text a model guesses; the loss decides what is better."""
+    before, after = _of(model.compared_with, text), _of(model.name, text)
+    assert after.change is not None  # only a base has no change
+    kind = change(after.change.loss)
+    is_slight = kind == "worse" and (after.change.loss.value or 0.0) < MUCH_FORGETTING
+    compared_with = "word frequencies alone" if _is_new(model) else "before"
+    return Figure(
+        question=question,
+        kind=kind,
+        tag="slightly worse" if is_slight else TAGS[kind],
+        after=share(after.accuracy, with_interval=False),
+        before=f"{compared_with}: {share(before.accuracy, with_interval=False)}",
+        difference=f"{points(after.change.accuracy)} points",
+        meaning=(
+            f"of the words hidden in {_called(text)} are guessed right at the first try. The model "
+            f"is as unsure as if it chose among {_choices(after)} words ({compared_with}: "
+            f"{_choices(before)})."
+        ),
+    )
+
+
+def _called(text: Text) -> str:
+    return "pages that were kept out of training" if text.kind == "domain" else text.name
+
+
+def _choices(measured: Measurement) -> str:
+    """Write a perplexity as the number of equally likely words that it amounts to."""
+    value = measured.perplexity.value
+    return "countless" if value is None else f"{value:,.0f}" if value >= 10 else f"{value:,.1f}"
+
+
+def _sentence(model: Model, label: Label, figures: tuple[Figure, ...]) -> str:
+    """Say in plain words whether training helped, and at what price."""
+    _, page, forgotten = figures
+    prices = []
+    if page.kind == "worse":
+        prices.append("it finds the right page less often")
+    if forgotten.tag == "worse":
+        prices.append("it has forgotten some general language")
+    gains = ["it finds the right page more often"] if page.kind == "better" else []
+    is_new = _is_new(model)
+    said = {
+        "improved": (
+            "The model has learned to predict the words of your text, which its base could not do"
+            if is_new
+            else "The model now predicts the words of your text better than before"
+        ),
+        "no clear change": (
+            "The model has not clearly learned to predict the words of your text"
+            if is_new
+            else "Training made no clear difference to how well the model predicts your text"
+        ),
+        "worse": "The model predicts the words of your text worse than "
+        + ("word frequencies alone do" if is_new else "before"),
+    }[label]
+    answer = {"improved": "Yes", "no clear change": "Not clearly", "worse": "No"}[label]
+    if label == "improved" and prices:
+        answer = "Yes, but at a price"
+    elif label == "improved" and page.kind == forgotten.kind == "none":
+        answer = "Yes, as far as it was measured"
+    more = [*gains, *prices]
+    link = "; but " if prices and label == "improved" and not gains else "; "
+    return f"{answer}. {said}{link if more else ''}{' and '.join(more)}."
+
+
+def _cost(run: Run) -> str:
+    results = run.train_results
+    return (
+        f"Training took {results['train_runtime'] / 60:.1f} minutes and "
+        f"{results['peak_memory_bytes'] / 1e9:.1f} GB of memory, and read "
+        f"{counted(results['num_tokens'], 'token')} (words or parts of words)."
+    )
+
+
+def _basis(model: Model, text: Text) -> str:
+    measured = _of(model.name, text)
+    return (
+        f"Measured on {counted(measured.num_masked_tokens, 'hidden word')} (or parts of words) of "
+        f"{counted(text.num_documents, 'document')} that the model was not trained on. In "
+        "brackets: where the true number is with 95 % confidence. A change is called better or "
+        "worse only if it is too large to be chance."
+    )
+
+
+def _steps(report: Report, model: Model, verdict: Verdict, run: Run) -> Iterator[Step]:
+    """Yield what to do next: use the model or not, what the verdict suggests, what to measure."""
+    if verdict.label != "worse":
+        yield Step(
+            "Try the model on your own sentences:",
+            _command("fill", "--model", model.location, EXAMPLE),
+        )
+    for suggestion in verdict.suggestions:
+        yield Step(f"{suggestion[0].upper()}{suggestion[1:]}.")
+    if report.general_is_missing and not _is_new(model):
+        general = "evaluation.general=[{format: text, path: FOLDER}]"
+        yield Step(
+            "Measure what it forgot, on a folder of everyday text:",
+            _command("report", run.path, general),
+        )
+
+
+def _command(*arguments: str) -> str:
+    return shlex.join(["mlmtune", *arguments])
+
+
+def _is_new(model: Model) -> bool:
+    """Whether the base of a model could not predict words, so that it is compared with others."""
+    return model.compared_with != model.base
+
+
+def _of(name: str | None, text: Text) -> Measurement:
+    return next(m for m in text.measurements if m.model == name)

@@ -1,0 +1,93 @@
+from dataclasses import replace
+
+import pytest
+
+from mlmtune.report.findings import Change, Estimate, Measurement, Model, Report, Run, Text
+from mlmtune.report.summary import summaries
+from mlmtune.report.verdict import judge
+
+BETTER, WORSE = Estimate(-0.5, (-0.6, -0.4)), Estimate(0.3, (0.2, 0.4))
+SLIGHTLY, UNCLEAR = Estimate(0.05, (0.01, 0.09)), Estimate(-0.1, (-0.3, 0.1))
+BASE = Model("old", None, "hub/old", False, "one")
+ADAPTED = Model("new", "old", "runs/new/model", False, "one", compared_with="old")
+
+
+def text(kind, change):
+    def measured(model, loss, share, change=None):
+        return Measurement(
+            model, 1000, 1000, Estimate(loss), Estimate(10 * loss), None, None,
+            Estimate(share), Estimate(0.6), change,
+        )  # fmt: skip
+
+    points = Estimate(0.25, (0.2, 0.3))
+    after = measured("new", 3.0, 0.65, Change(change, points, points))
+    return Text(kind, kind, 50, 100, 1, "documents", (measured("old", 3.5, 0.4), after))
+
+
+def report(*changes, is_new=False):
+    """Make a report by the changes of the loss, on the text of the domain first."""
+    results = {
+        "model_head_was_new": is_new, "loss_fell": True, "step": 2,
+        "train_runtime": 90.0, "peak_memory_bytes": 2e9, "num_tokens": 12_345,
+    }  # fmt: skip
+    run = Run("new", "my runs/new", (), (), results, results, {}, "", {})
+    base, adapted = replace(BASE, head_is_new=is_new), ADAPTED
+    texts = tuple(text(*pair) for pair in zip(("domain", "general"), changes, strict=False))
+    models = (base, adapted)
+    if is_new:
+        adapted = replace(adapted, compared_with="frequencies")
+        models = (base, Model("frequencies", None, "", False, "one"), adapted)
+        texts = tuple(
+            replace(t, measurements=(*t.measurements, replace(t.measurements[0], model=name)))
+            for t in texts
+            for name in ("frequencies",)
+        )
+    return Report(
+        "title", "now", "1", (judge(adapted, texts, run),), models, (), texts,
+        general_is_missing=len(texts) == 1, gained=(), lost=(), questions=(), runs=(run,),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "answer", "tags"),
+    [
+        ((BETTER, UNCLEAR), "Yes. The model now predicts", ("better", "no clear change")),
+        ((BETTER, SLIGHTLY), "Yes. The model now predicts", ("better", "slightly worse")),
+        ((BETTER, WORSE), "Yes, but at a price. ", ("better", "worse")),
+        ((BETTER,), "Yes, as far as it was measured. ", ("better", "not measured")),
+        ((UNCLEAR, UNCLEAR), "Not clearly. ", ("no clear change", "no clear change")),
+        ((WORSE, WORSE), "No. The model predicts", ("worse", "worse")),
+    ],
+)
+def test_the_first_sentence_answers_whether_it_helped_and_at_what_price(changes, answer, tags):
+    [summary] = summaries(report(*changes))
+    words, _, general = summary.figures
+    assert summary.sentence.startswith(answer)
+    assert ("has forgotten" in summary.sentence) == (tags[1] == "worse")
+    assert (words.tag, general.tag) == tags
+    assert (words.after, words.before) == ("65.0%", "before: 40.0%")
+    assert words.difference == "+25.0 [+20.0, +30.0] points"
+    assert "chose among 30 words (before: 35)" in words.meaning
+
+
+def test_a_model_that_is_worse_is_not_offered_for_use():
+    commands = {
+        change: [step.command for step in summaries(report(change, UNCLEAR))[0].steps]
+        for change in (BETTER, WORSE)
+    }
+    assert commands[BETTER][0].startswith("mlmtune fill --model runs/new/model ")
+    assert not any(commands[WORSE])
+
+
+def test_what_was_not_measured_is_said_with_the_command_that_measures_it():
+    [summary] = summaries(report(BETTER))
+    assert summary.figures[2].after == ""
+    assert summary.steps[-1].command.startswith("mlmtune report 'my runs/new' 'evaluation.general=")
+
+
+def test_a_base_without_a_head_is_not_called_a_measurement_before_training():
+    [summary] = summaries(report(BETTER, WORSE, is_new=True))
+    words, _, general = summary.figures
+    assert words.before == "word frequencies alone: 40.0%"
+    assert "learned to predict" in summary.sentence
+    assert general.tag == "cannot be measured"
