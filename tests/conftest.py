@@ -160,6 +160,7 @@ def make_store() -> Callable[..., Any]:
                 num_unknown_tokens=0 * lengths,
                 num_unknown_bytes=0 * lengths,
                 num_unknown_words=0 * lengths,
+                title_lengths=0 * lengths,
                 sources=document_sources,
             ),
             unknown_characters={},

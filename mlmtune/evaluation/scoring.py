@@ -232,13 +232,13 @@ class FittingBatches:
         """
         mine = sequences[accelerator.process_index :: accelerator.num_processes]
         # Every process goes through equally many batches, of which the last may be empty, because
-        # _any_should_stop() waits for all of them.
+        # any_should_stop() waits for all of them.
         largest_share = -(-len(sequences) // accelerator.num_processes)
         numbers = count()
         for start in range(0, largest_share, self._first_size):
             batch, results = mine[start : start + self._first_size], []
             for function in functions:
-                if _any_should_stop(accelerator, next(numbers), should_stop):
+                if any_should_stop(accelerator, next(numbers), should_stop):
                     raise Stopped
                 results += self.map(function, batch)
             if results:
@@ -272,7 +272,7 @@ class FittingBatches:
         return self.map(function, batch)
 
 
-def _any_should_stop(
+def any_should_stop(
     accelerator: Accelerator, batch_number: int, should_stop: Callable[[], bool]
 ) -> bool:
     """Whether any process wants to stop."""

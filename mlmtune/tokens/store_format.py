@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from mlmtune.errors import ConfigError, DataError
 from mlmtune.integrity import Damaged, VerifiedFiles, digest, file_digest, unsealed
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 
 MANIFEST = "store.json"
 SHARD = "shard.json"
@@ -50,6 +50,7 @@ class DocumentArrays:
         num_unknown_tokens: The number of tokens for text that the tokenizer does not know.
         num_unknown_bytes: The number of bytes of that text.
         num_unknown_words: The number of words that hold such text.
+        title_lengths: The number of tokens at the beginning that are the title (`titles.title_of`).
         sources: The index of the document's source in the manifest's list.
     """
 
@@ -61,6 +62,7 @@ class DocumentArrays:
     num_unknown_tokens: NDArray[np.int64]
     num_unknown_bytes: NDArray[np.int64]
     num_unknown_words: NDArray[np.int64]
+    title_lengths: NDArray[np.int64]
     sources: NDArray[np.uint16]
 
     @classmethod

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from mlmtune.console import Console
@@ -16,11 +17,13 @@ from mlmtune.corpus.corpus import Corpus
 from mlmtune.corpus.document import Document
 from mlmtune.corpus.parallel import num_processors, ordered_map
 from mlmtune.corpus.text import CorpusText
+from mlmtune.corpus.titles import title_of
 from mlmtune.tokens.borders import Offsets
 from mlmtune.tokens.encoding import Encoder, largest_id, plain_backend
 from mlmtune.tokens.pieces import cut
 from mlmtune.tokens.store_format import DocumentArrays
 from mlmtune.tokens.store_writer import StoreWriter, TokenizedDocuments
+from mlmtune.tokens.sums import end_to_end
 from mlmtune.tokens.unknown import UnknownText, UnknownTextFinder, unknown_token_id
 from mlmtune.tokens.word_cache import Tokens
 
@@ -168,7 +171,23 @@ def tokenize_batch(batch: list[Document], tokenizer: BatchTokenizer) -> Tokenize
         for (number, text, mask), (starts, ends) in zip(concerned, all_offsets, strict=True):
             finder.count(unknown, number, text, Offsets(starts[mask], ends[mask]))
     tokens = np.frombuffer(ids, encode.dtype), np.frombuffer(word_starts, bool), lengths
-    return _with_tokens(batch, tokens, unknown)
+    return _with_tokens(batch, tokens, unknown, _title_lengths(batch, tokens, encode))
+
+
+def _title_lengths(batch: list[Document], tokens: Tokens, encode: Encoder) -> NDArray[np.int64]:
+    """Return (D,) how many tokens each document's title has; 0 without a title.
+
+    So does a title whose tokens are others before the body than alone.
+    """
+    titles = [title_of(document.text) for document in batch]
+    title_ids, _, title_lengths = encode(titles)
+    ids, _, lengths = tokens
+    begins, title_begins = end_to_end(lengths), end_to_end(title_lengths)
+    for number, length in enumerate(title_lengths.tolist()):
+        alone = title_ids[title_begins[number] : title_begins[number + 1]]
+        if not np.array_equal(ids[begins[number] : begins[number] + length], alone):
+            title_lengths[number] = 0
+    return title_lengths
 
 
 def _num_bytes(text: str) -> int:
@@ -187,7 +206,12 @@ def offsets_of(texts: list[str], encode: Encoder) -> Iterator[tuple[int, Offsets
             yield piece.number, Offsets(*(side + piece.begin for side in offsets))
 
 
-def _with_tokens(batch: list[Document], tokens: Tokens, unknown: UnknownText) -> TokenizedDocuments:
+def _with_tokens(
+    batch: list[Document],
+    tokens: Tokens,
+    unknown: UnknownText,
+    title_lengths: NDArray[np.int64],
+) -> TokenizedDocuments:
     ids, word_starts, lengths = tokens
     arrays = DocumentArrays(
         lengths,
@@ -198,6 +222,7 @@ def _with_tokens(batch: list[Document], tokens: Tokens, unknown: UnknownText) ->
         num_unknown_tokens=unknown.num_tokens,
         num_unknown_bytes=unknown.num_bytes,
         num_unknown_words=unknown.num_words,
+        title_lengths=title_lengths,
         sources=np.asarray([document.source for document in batch], dtype=np.uint16),
     )
     document_ids = [document.id for document in batch]

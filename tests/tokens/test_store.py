@@ -44,6 +44,7 @@ def append(writer, documents, first=0):
         num_unknown_tokens=unknown.num_tokens,
         num_unknown_bytes=unknown.num_bytes,
         num_unknown_words=unknown.num_words,
+        title_lengths=np.asarray([min(n, len(d)) for n, d in zip(numbers, documents, strict=True)]),
         sources=np.asarray([n % 3 != 0 for n in numbers], dtype=np.uint16),
     )
     batch = TokenizedDocuments(
@@ -205,7 +206,7 @@ def test_every_file_is_flushed_to_the_disk_before_the_store_gets_its_name(tmp_pa
     monkeypatch.setattr("os.fsync", lambda number: flushed.add(os.fstat(number).st_ino))
     write(tmp_path / "store", [[(5, True)]])
     files = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
-    assert len(files) == 14
+    assert len(files) == 15
     assert {path.stat().st_ino for path in files} <= flushed
 
 

@@ -187,3 +187,11 @@ def test_offsets_are_kept_where_the_vocabulary_does_not_tell(tokenizer, byte_tok
     piece = next(token for token in tokenizer.get_vocab() if token.startswith("##"))
     ids, word_starts, _ = encode([f"{piece} {piece}"])
     assert (len(ids), word_starts.tolist()) == (2, [True, True])
+
+
+def test_the_store_knows_which_tokens_are_the_title(corpus, any_tokenizer):
+    texts = ["Scale-set test\n\nThe storage account.", "No title.\n\nThe storage.", "word"]
+    store, _ = build(corpus(texts), any_tokenizer)
+    title = any_tokenizer.encode("Scale-set test", add_special_tokens=False)
+    assert store.documents.title_lengths.tolist() == [len(title), 0, 0]
+    assert documents_of(store)[0][: len(title)] == title
