@@ -23,9 +23,10 @@ RULES = {
 def choose(points: Sequence[Point]) -> Choice:
     """Return the alpha with the least forgetting that costs nothing clear on the domain."""
     best = best_of(points)
-    if any(point.behind_best.interval is None for point in points):
+    behind = {point: point.behind_best for point in points if point.behind_best is not None}
+    if any(estimate.interval is None for estimate in behind.values()):
         return Choice(best.alpha, RULES["best"])
-    near = [point for point in points if change(point.behind_best) != "worse"]
+    near = [best, *(point for point in behind if change(behind[point]) != "worse")]
     if best.general is None:
         return Choice(min(point.alpha for point in near), RULES["domain"])
     return Choice(min(near, key=_loss_on_general_text).alpha, RULES["general"])

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mlmtune.report.findings import Estimate, Measurement
+from mlmtune.report.findings import Estimate, Measurement, Text
 
 FORMAT_VERSION = 1
 
@@ -15,13 +15,14 @@ class Point:
     Attributes:
         alpha: The share of the adapted weights, from 0 (the base) to 1.
         domain: Its measurement on the validation text; the change is from the base.
-        behind_best: Its loss on that text minus the best model's, in nats per token.
+        behind_best: Its loss on that text minus the best model's, in nats per token; None for the
+            best.
         general: Its measurement on general text; None if there is none.
     """
 
     alpha: float
     domain: Measurement
-    behind_best: Estimate
+    behind_best: Estimate | None
     general: Measurement | None
 
 
@@ -47,6 +48,8 @@ class Merge:
         runs: The directories of the runs; the adapted weights are the mean of theirs.
         new_weights: The weights that the base lacks, taken from the runs at every alpha.
         has_new_head: Whether the masked-LM head is one of them.
+        texts: The texts that they were measured on, that of the domain first; the measurements are
+            in the points.
         points: The measured models, by alpha.
     """
 
@@ -57,6 +60,7 @@ class Merge:
     new_weights: tuple[str, ...]
     has_new_head: bool
     choice: Choice
+    texts: tuple[Text, ...]
     points: tuple[Point, ...]
 
     @property

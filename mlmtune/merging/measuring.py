@@ -1,7 +1,7 @@
 """The curve of a merge: each merged model measured on the text of the run, with the same masks."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlmtune.config import Config
@@ -12,12 +12,20 @@ from mlmtune.merging.findings import Point
 from mlmtune.merging.weights import Interpolation
 from mlmtune.numbers import perplexity
 from mlmtune.report.estimates import perplexity as written
-from mlmtune.report.findings import Estimate, Measurement, Model, Text
+from mlmtune.report.findings import Measurement, Model, Text
 from mlmtune.report.measurements import Measurements
 from mlmtune.report.runs import FinishedRun
 
 LARGEST_DRIFT = 0.01
 """Nats by which the base's loss may differ from what the run measured; devices differ by less."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The measured models, by alpha, and the texts; see `Merge`."""
+
+    texts: tuple[Text, ...]
+    points: tuple[Point, ...]
 
 
 def measure_curve(
@@ -27,7 +35,7 @@ def measure_curve(
     alphas: Sequence[float],
     folder: Path,
     console: Console,
-) -> tuple[Point, ...]:
+) -> Curve:
     """Measure the model of each alpha on the validation text and on general text.
 
     Args:
@@ -53,23 +61,30 @@ def measure_curve(
         models.append(measured.add(model, location, console))
         if alpha == 0 and not weights.new_weights:
             _check_base(runs[0], config, _texts(measured, models, "0")[0].measurements[0])
-    domain, *general = _texts(measured, models, "0")
+    texts = domain, *general = _texts(measured, models, "0")
     points = [
-        Point(alpha, of_domain, Estimate(0.0), general[0].measurements[number] if general else None)
+        Point(alpha, of_domain, None, general[0].measurements[number] if general else None)
         for number, (alpha, of_domain) in enumerate(zip(alphas, domain.measurements, strict=True))
     ]
     best = f"{best_of(points).alpha:g}"
     behind = _texts(measured, models, best)[0].measurements
-    return tuple(
-        replace(point, behind_best=measurement.change.loss)
-        for point, measurement in zip(points, behind, strict=True)
-        if measurement.change is not None
+    return Curve(
+        tuple(replace(t, measurements=(), sources=(), specificity=()) for t in texts),
+        tuple(
+            replace(point, behind_best=m.change.loss if m.change is not None else None)
+            for point, m in zip(points, behind, strict=True)
+        ),
     )
 
 
 def _texts(measured: Measurements, models: Sequence[Model], reference: str) -> tuple[Text, ...]:
     """Return the measurements on each text, with the changes from one of the models."""
-    return measured.texts([replace(model, compared_with=reference) for model in models])
+    return measured.texts(
+        [
+            replace(model, compared_with=None if model.name == reference else reference)
+            for model in models
+        ]
+    )
 
 
 def _check_base(run: FinishedRun, config: Config, base: Measurement) -> None:

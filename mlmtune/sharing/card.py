@@ -5,9 +5,10 @@ Of texts it gives origin and size, never content; of paths on this machine it gi
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -157,6 +158,16 @@ def render(card: Card) -> str:
     template = files(__package__).joinpath("card.md.jinja").read_text(encoding="utf-8")
     made = ModelCard.from_template(metadata, template_str=template, card=card, cell=_cell)
     return without_secrets(f"{str(made).rstrip()}\n")
+
+
+def write_card(folder: Path, make: Callable[[], Card], say: Callable[[str], None]) -> None:
+    """Write the README.md of the model in a folder; if that fails, the model has none."""
+    try:
+        text = render(make())
+    except Exception as error:  # the card has an example, which any model's pipeline may fail at
+        say(f"there is no model card ({type(error).__name__}: {error})")
+        return
+    (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def _eval_results(card: Card) -> Iterator[EvalResult]:

@@ -1,7 +1,7 @@
 """The card of a masked language model."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from transformers import pipeline
 
 from mlmtune.config import Config, SourceConfig
 from mlmtune.corpus.sources import source_name
+from mlmtune.evaluation.fill_mask import ANY_MASK
 from mlmtune.modeling.locating import is_on_hub
 from mlmtune.numbers import nats, perplexity, share
 from mlmtune.printable import counted, printable
@@ -38,6 +39,14 @@ def fill_mask_snippet(folder: Path, text: str) -> Snippet:
         """    print(f"{guess['score']:.3f} {guess['token_str'].strip()}")""",
         "\n".join(f"{g['score']:.3f} {printable(g['token_str'].strip())}" for g in guesses),
     )
+
+
+def example_text(examples: Sequence[str], mask_token: str) -> str:
+    """Return the first of `evaluation.examples` with one mask, or a sentence of its own."""
+    # With several masks, the output of transformers' pipeline has another shape.
+    texts = (text.replace(ANY_MASK, mask_token) for text in examples)
+    own = f"This is a {mask_token} example."
+    return next((text for text in texts if text.count(mask_token) == 1), own)
 
 
 def masked_lm_card(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mlmtune.config import Config, RateSchedule, has_pairs
 from mlmtune.console import Console
 from mlmtune.corpus.funnel import remarks
-from mlmtune.evaluation.fill_mask import ANY_MASK, fill_mask
+from mlmtune.evaluation.fill_mask import fill_mask
 from mlmtune.evaluation.perplexity import Evaluation
 from mlmtune.masking.collator import MaskedBatch, MaskingCollator
 from mlmtune.masking.selection import highest_mlm_probability, mlm_probability_at
@@ -27,7 +27,7 @@ from mlmtune.modeling.output_layer import logits_at_once
 from mlmtune.numbers import nats, perplexity, share
 from mlmtune.printable import counted
 from mlmtune.sharing.card import Card
-from mlmtune.sharing.masked_lm_card import fill_mask_snippet, masked_lm_card
+from mlmtune.sharing.masked_lm_card import example_text, fill_mask_snippet, masked_lm_card
 from mlmtune.shell import own_command
 from mlmtune.tokens.mixing import Mixture
 from mlmtune.tokens.pairs import PairSequences
@@ -248,9 +248,7 @@ class MaskedLM(Task):
         self, folder: Path, results: dict[str, Any], records: Mapping[str, Any], name: str
     ) -> Card:
         mask = str(self.loaded.tokenizer.mask_token)
-        texts = [text.replace(ANY_MASK, mask) for text in self.config.evaluation.examples]
-        # With several masks, the output of transformers' pipeline has another shape.
-        text = next((text for text in texts if text.count(mask) == 1), f"This is a {mask} example.")
+        text = example_text(self.config.evaluation.examples, mask)
         return masked_lm_card(name, self.config, results, records, fill_mask_snippet(folder, text))
 
     def caveats(self) -> Iterator[str]:

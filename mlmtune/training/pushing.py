@@ -22,7 +22,7 @@ from mlmtune.sharing.hub_repository import (
 )  # fmt: skip
 from mlmtune.training.checkpoint import TrainState
 from mlmtune.training.manifest import MANIFEST
-from mlmtune.training.results import write_card
+from mlmtune.training.results import write_run_card
 from mlmtune.training.run_dir import RunDir
 from mlmtune.training.task import Task
 
@@ -55,7 +55,7 @@ class BackgroundPush:
             return
         try:
             self.copy(checkpoint)
-            write_card(task, self._run, self._copy, task.results(state, state.step), self._say)
+            write_run_card(task, self._run, self._copy, task.results(state, state.step), self._say)
         except OSError as error:
             self._say(f"step {state.step} is not pushed: its copy cannot be written ({error})")
             return

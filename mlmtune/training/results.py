@@ -9,7 +9,7 @@ import torch
 from mlmtune.files import whole_folder
 from mlmtune.modeling.losses import FILL, LOSS
 from mlmtune.numbers import share
-from mlmtune.sharing.card import render
+from mlmtune.sharing.card import write_card
 from mlmtune.training.checkpoint import TrainState, checkpoint_path, load_weights, save_model
 from mlmtune.training.environment import peak_memory_bytes
 from mlmtune.training.learner import Learner
@@ -46,7 +46,7 @@ def export(
     if learner.accelerator.is_main_process:
         with writing_to(run.model, CHECKPOINTS_STAY), whole_folder(run.model) as temporary:
             save_model(temporary, task.loaded)
-            write_card(task, run, temporary, test_results or eval_results, say)
+            write_run_card(task, run, temporary, test_results or eval_results, say)
         run.write_json("train_results.json", train_results)
         run.write_json("eval_results.json", eval_results)
         if test_results:
@@ -82,18 +82,13 @@ def _train_results(task: Task, state: TrainState, device: torch.device) -> dict[
     }
 
 
-def write_card(
+def write_run_card(
     task: Task, run: RunDir, folder: Path, results: dict[str, Any], say: Callable[[str], None]
 ) -> None:
-    """Write the README.md of the model in a folder; if that fails, the model has none."""
+    """Write the card of a run's model into its folder; see `write_card`."""
     records = {name: run.read_json(f"{name}.json") for name in CARD_RECORDS}
-    try:
-        card = task.card(folder, results, records, run.path.resolve().name)
-        text = render(card)
-    except Exception as error:  # the card has an example, which any model's pipeline may fail at
-        say(f"there is no model card ({type(error).__name__}: {error})")
-        return
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    name = run.path.resolve().name
+    write_card(folder, lambda: task.card(folder, results, records, name), say)
 
 
 def show_summary(

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def losses(findings: dict[str, Any], text: str = "domain") -> dict[float, float]
 
 
 def test_the_curve_goes_from_the_base_to_the_run_and_its_choice_loads(
-    runs: Any, merge: Merging, general: dict[str, Any]
+    runs: Any, merge: Merging, general: dict[str, Any], console: Any
 ) -> None:
     run = runs.train(evaluation={"general": [general]})
     findings = merge(run.path)
@@ -75,8 +76,11 @@ def test_the_curve_goes_from_the_base_to_the_run_and_its_choice_loads(
     assert last["general"]["change"]["loss"]["value"] == pytest.approx(forgetting)
     best = min(domain, key=lambda alpha: domain[alpha])
     for point in findings["points"]:
-        behind = point["domain"]["loss"]["value"] - domain[best]
-        assert point["behind_best"]["value"] == pytest.approx(behind)
+        if point["alpha"] == best:
+            assert point["behind_best"] is None
+        else:
+            behind = point["domain"]["loss"]["value"] - domain[best]
+            assert point["behind_best"]["value"] == pytest.approx(behind)
 
     folder, alpha = run.path / "merged", findings["choice"]["alpha"]
     model = AutoModelForMaskedLM.from_pretrained(folder)
@@ -88,7 +92,20 @@ def test_the_curve_goes_from_the_base_to_the_run_and_its_choice_loads(
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(tensor, (1 - alpha) * base[name] + alpha * own[name])
     names = {path.name for path in (run.path / "model").iterdir()}
-    assert {path.name for path in folder.iterdir()} - names == {"merge.json"}
+    assert {path.name for path in folder.iterdir()} - names == {"merge.json", "merge.html"}
+    assert not [line for line in console.lines if "no model card" in line]
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert f"{1 - alpha:g} x base + {alpha:g} x adapted" in card
+    assert findings["choice"]["rule"] in card
+    for measured in ("domain", "general"):
+        chosen = next(p for p in findings["points"] if p["alpha"] == alpha)
+        assert f"{chosen[measured]['perplexity']['value']:,.2f}" in card
+    page = (folder / "merge.html").read_text(encoding="utf-8")
+    assert not re.search(r"""<script|(src|href)\s*=|url\(|@import""", page)
+    charts = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert len(charts) == 2
+    for chart in charts:
+        ElementTree.fromstring(chart)
     assert not list(run.path.glob(".*writing*"))
     # It is the run's own, so a run that replaces it deletes it, and its model is as before.
     read_finished_run(run.path)
