@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from mlmtune.config import CorpusConfig, EvaluationConfig
 from mlmtune.corpus.ngrams import distinct, ngram_hashes
 from mlmtune.errors import DataError, DivergedError
 from mlmtune.evaluation.scoring import FittingBatches, Numbers, any_should_stop
@@ -30,6 +31,7 @@ from mlmtune.printable import counted
 from mlmtune.randomness import key, mix, permute
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.special_tokens import SpecialTokens
+from mlmtune.tokens.splits import Splits
 
 POOL_STREAM = 0xE7A4
 """Separates the choice of the pool from the other uses of `evaluation.seed`."""
@@ -234,6 +236,22 @@ class RetrievalProbe:
         self._sequences = [np.asarray([*tokens.prefix, *ids, *tokens.suffix]) for ids in texts]
         self._groups = list(_of_equal_length(self._sequences))
         self._batches = FittingBatches(GROUP_SEQUENCES, "chunking.chunk_length")
+
+    @classmethod
+    def of(
+        cls, splits: Splits, loaded: LoadedModel, corpus: CorpusConfig, evaluation: EvaluationConfig
+    ) -> Self:
+        """Take the documents of the validation side, none of which was trained on.
+
+        Raises:
+            DataError: There are too few of them, or chunks of them were trained on.
+        """
+        if corpus.split_by == "chunk":
+            raise DataError(
+                "retrieval cannot be measured with corpus.split_by: chunk, because parts of all "
+                "documents were trained on; split by document"
+            )
+        return cls(splits.validation, loaded, evaluation.seed)
 
     def run(
         self,

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from mlmtune.evaluation.known_text import compares
 from mlmtune.training.outcome import Label
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 Method = Literal["frozen", "finetuned"]
 METHOD_NAMES: dict[Method, str] = {"frozen": "frozen", "finetuned": "fine-tuned"}
@@ -120,6 +120,58 @@ class Text:
     def compares_bytes(self) -> bool:
         """Whether numbers per word and per byte compare, because all models know as much of it."""
         return compares(m.unknown_byte_share or 0.0 for m in self.measurements)
+
+
+@dataclass(frozen=True)
+class RetrievalMeasures:
+    """The measures of retrieval, or their differences; above 0, a difference is for the better.
+
+    Attributes:
+        recall_at_1: The share of queries whose own document comes first.
+        recall_at_10: The share of queries whose own document is among the first ten.
+        mrr: The mean of 1 / rank.
+        ndcg_at_10: The mean of 1 / log2(1 + rank) where the rank is at most 10, and else of 0. By
+            its difference, retrieval is better or worse.
+    """
+
+    recall_at_1: Estimate
+    recall_at_10: Estimate
+    mrr: Estimate
+    ndcg_at_10: Estimate
+
+
+@dataclass(frozen=True)
+class RetrievalMeasurement:
+    """How well one model finds the documents of the pool.
+
+    Attributes:
+        model: The name of the model, or `BM25`.
+        change: The differences from its base, on the same queries; None for a base and for BM25.
+        anisotropy: The mean cosine of two different documents; None for BM25.
+    """
+
+    model: str
+    measures: RetrievalMeasures
+    change: RetrievalMeasures | None
+    anisotropy: float | None
+
+
+@dataclass(frozen=True)
+class RetrievalFindings:
+    """Each model, and BM25 last, finding validation documents by their titles.
+
+    Attributes:
+        num_documents: The size of the pool; each of its documents is searched for once.
+        num_titles: How many queries are titles; the others are halves of their documents.
+    """
+
+    num_documents: int
+    num_titles: int
+    measurements: tuple[RetrievalMeasurement, ...]
+
+    def of(self, model: str) -> RetrievalMeasurement:
+        """Return the measurement of a model."""
+        return next(m for m in self.measurements if m.model == model)
 
 
 @dataclass(frozen=True)
@@ -302,6 +354,7 @@ class Report:
         lost: The tokens on which it lost most; empty for several runs.
         differences: The settings that differ between the runs; empty for one run.
         probes: How the models compare on tasks, if that was measured.
+        retrieval: How well the models find documents; None if there are too few, as `notes` say.
     """
 
     title: str
@@ -318,6 +371,7 @@ class Report:
     runs: tuple[Run, ...]
     differences: tuple[Difference, ...] = ()
     probes: tuple[Probe, ...] = ()
+    retrieval: RetrievalFindings | None = None
 
     @property
     def compares_tokens(self) -> bool:

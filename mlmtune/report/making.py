@@ -48,7 +48,7 @@ def make_report(runs: list[FinishedRun], config: Config, console: Console) -> Re
         models.append(measured.add(model, model_config, console))
     _check_tokenizers(models)
     models = measured.with_frequencies(models)
-    texts = measured.texts(models)
+    texts, found = measured.texts(models), measured.retrieval(models)
     adapted = {model.name: model for model in models if model.is_adapted}
     of_runs = tuple(replace(run.record, name=name) for run, name in zip(runs, adapted, strict=True))
     gained, lost = measured.examples()
@@ -56,9 +56,9 @@ def make_report(runs: list[FinishedRun], config: Config, console: Console) -> Re
         title=f"{' and '.join(adapted)}: did adaptation help?",
         created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         mlmtune_version=__version__,
-        verdicts=tuple(judge(adapted[run.name], texts, run) for run in of_runs),
+        verdicts=tuple(judge(adapted[run.name], texts, run, found) for run in of_runs),
         models=tuple(models),
-        notes=tuple(_notes(models, texts)),
+        notes=(*_notes(models, texts), *filter(None, [measured.why_no_retrieval])),
         texts=texts,
         general_is_missing=not config.evaluation.general,
         gained=gained,
@@ -67,6 +67,7 @@ def make_report(runs: list[FinishedRun], config: Config, console: Console) -> Re
         runs=of_runs,
         differences=_differences(dict(zip(adapted, runs, strict=True))),
         probes=read_probes([run.path for run in runs]),
+        retrieval=found,
     )
 
 

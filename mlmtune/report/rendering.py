@@ -15,7 +15,15 @@ from mlmtune.numbers import f1, probability
 from mlmtune.printable import code_in_markdown, in_markdown
 from mlmtune.report.charts import Range, Series, interval_chart, line_chart
 from mlmtune.report.estimates import change, count, nats, perplexity, points, share
-from mlmtune.report.findings import METHOD_NAMES, Estimate, Probe, Report, Text, TextPart
+from mlmtune.report.findings import (
+    METHOD_NAMES,
+    Estimate,
+    Probe,
+    Report,
+    RetrievalFindings,
+    Text,
+    TextPart,
+)
 from mlmtune.report.summary import summaries
 
 
@@ -56,6 +64,7 @@ def _render(name: str, report: Report, *, escapes: bool) -> str:
             curves=[(title, Markup(chart)) for title, chart in _curves(report)],
             funnel=_funnel,
             probe_table=probe_table,
+            retrieval_table=retrieval_table,
         ).rstrip()
         + "\n"
     )
@@ -63,6 +72,18 @@ def _render(name: str, report: Report, *, escapes: bool) -> str:
 
 def _resource(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def retrieval_table(found: RetrievalFindings) -> list[list[str]]:
+    """Return the header and the rows of the table of retrieval."""
+    cells = [["model", "first", "among ten", "MRR", "nDCG at 10", "change of nDCG, 95 %", "cosine"]]
+    for row in found.measurements:
+        of = row.measures
+        shown = [share(e) for e in (of.recall_at_1, of.recall_at_10, of.mrr, of.ndcg_at_10)]
+        changed = "" if row.change is None else points(row.change.ndcg_at_10)
+        anisotropy = "" if row.anisotropy is None else f"{row.anisotropy:.2f}"
+        cells.append([row.model, *shown, changed, anisotropy])
+    return cells
 
 
 def probe_table(result: Probe) -> list[list[str]]:
@@ -96,6 +117,7 @@ def _sections(report: Report) -> dict[str, str]:
         "verdict": "Why this verdict",
         "differences": "What differs between the runs" if report.differences else "",
         "domain": "In domain",
+        "retrieval": "Finding the right page" if report.retrieval else "",
         "general": "General text and forgetting",
         "examples": "Where it gained and lost most" if report.gained or report.lost else "",
         "tasks": "On a task" if report.probes else "",

@@ -1,10 +1,21 @@
 """The verdict on a run: what its measurements mean, and what to try next."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
+from mlmtune.numbers import share as share_of
 from mlmtune.printable import counted
 from mlmtune.report.estimates import change, nats, perplexity, points, share
-from mlmtune.report.findings import Change, Estimate, Measurement, Model, Run, Text, Verdict
+from mlmtune.report.findings import (
+    Change,
+    Estimate,
+    Measurement,
+    Model,
+    RetrievalFindings,
+    Run,
+    Text,
+    Verdict,
+)
 from mlmtune.training.outcome import Label, judge_new_head
 
 LABELS: dict[str, Label] = {
@@ -23,6 +34,12 @@ _ON_GENERAL_TEXT = {
     "worse": "general text has lost:",
 }
 
+_ON_RETRIEVAL = {
+    "better": "retrieval improved",
+    "unclear": "retrieval shows no clear change",
+    "worse": "retrieval got worse",
+}
+
 MUCH_FORGETTING = 0.1
 """Nats per token on general text from which the verdict mentions forgetting: a tenth more
 perplexity."""
@@ -31,8 +48,76 @@ STILL_FALLING = 0.02
 """Nats by which the loss fell between the last two evaluations if training ended too early."""
 
 
-def judge(model: Model, texts: tuple[Text, ...], run: Run) -> Verdict:
-    """Judge an adapted model by its run and its measurements on texts, the domain's text first."""
+def judge(
+    model: Model,
+    texts: tuple[Text, ...],
+    run: Run,
+    found: RetrievalFindings | None = None,
+) -> Verdict:
+    """Judge an adapted model by its run and its measurements.
+
+    Args:
+        model: The model.
+        texts: The measurements on texts, the domain's text first. They decide the label.
+        run: How the run went.
+        found: How well models find documents, if that was measured; a conflict is named.
+    """
+    verdict = _judge_predictions(model, texts, run)
+    if found is None:
+        return verdict
+    return _with_retrieval(verdict, found, model, run)
+
+
+def _with_retrieval(verdict: Verdict, found: RetrievalFindings, model: Model, run: Run) -> Verdict:
+    """Add to a verdict what became of retrieval, and name a conflict with perplexity."""
+    assert model.base is not None
+    measured, base = found.of(model.name), found.of(model.base)
+    assert measured.change is not None  # only a base has no change
+    changed = measured.change.ndcg_at_10
+    kind, difference = change(changed, is_loss=False), f"{points(changed)} points of nDCG at 10"
+    sentence, suggestions = verdict.sentence.removesuffix("."), list(verdict.suggestions)
+    if kind == "worse" and verdict.label == "improved":
+        sentence += f"; perplexity improved, retrieval got worse ({difference})"
+    elif kind == "better" and verdict.label == "worse":
+        sentence += f"; perplexity got worse, retrieval improved ({difference})"
+    if kind == "worse":
+        suggestions.append(
+            "for retrieval: merge the model with its base (mlmtune merge), or train its embeddings "
+            "by a contrastive step afterwards; mixing in general text (replay) does not help"
+        )
+    first = [share(m.measures.recall_at_1, with_interval=False) for m in (base, measured)]
+    bm25 = share(found.of("BM25").measures.recall_at_1, with_interval=False)
+    reason = (
+        f"{_ON_RETRIEVAL[kind]} ({difference}): of {counted(found.num_documents, 'document')}, "
+        f"{first[0]} came first for their own query before, {first[1]} after (BM25: {bm25})"
+    )
+    return replace(
+        verdict,
+        sentence=f"{sentence}.",
+        reasons=(*verdict.reasons, reason, *_better_checkpoint(run)),
+        suggestions=tuple(suggestions),
+    )
+
+
+def _better_checkpoint(run: Run) -> Iterator[str]:
+    """Say at which step retrieval was best, if the run measured it and kept another one."""
+    name = "eval_retrieval_ndcg_at_10"
+    by_step = {record["step"]: record[name] for record in run.evaluations if name in record}
+    if len(by_step) < 2:
+        return
+    kept, best = run.eval_results["step"], max(by_step, key=lambda step: by_step[step])
+    if by_step[best] <= by_step.get(kept, 1.0):
+        return
+    where = f"at step {best:,}" if best else "before training"
+    remedy = "; set checkpoint.best_by: retrieval to keep that checkpoint" if best else ""
+    yield (
+        f"retrieval was best {where} (nDCG at 10 {share_of(by_step[best])}, and "
+        f"{share_of(by_step[kept])} at step {kept:,}, whose weights are in model/){remedy}"
+    )
+
+
+def _judge_predictions(model: Model, texts: tuple[Text, ...], run: Run) -> Verdict:
+    """Judge an adapted model by how well it predicts masked tokens."""
     if run.eval_results["model_head_was_new"]:
         return _judge_new_head(model, texts, run)
     name, (domain, *general) = model.name, texts

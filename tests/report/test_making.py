@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 from transformers import BertModel
+from vocabulary import WORDS
 
 from mlmtune.commands.report import report_on
 from mlmtune.console import Console
@@ -306,3 +307,47 @@ def test_unknown_text_is_noted_and_models_that_know_other_shares_are_not_ranked(
     for note, part in zip(notes, expected, strict=True):
         assert "m0 23.0% of the tokens" in note
         assert part in note
+
+
+@pytest.fixture
+def pages(tmp_path: Path) -> dict[str, Any]:
+    """Sixty pages with titles, of which half are validated on."""
+    folder = tmp_path / "pages"
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for number in range(60):
+        title, body = draw.choice(WORDS, size=4), draw.choice(WORDS, size=40)
+        text = f"{' '.join(title)}\n\n{' '.join([*title[::-1], *body])}."
+        (folder / f"{number:02}.txt").write_text(text, encoding="utf-8")
+    sources = [{"format": "text", "path": str(folder)}]
+    return {"sources": sources, "validation_fraction": 0.5}
+
+
+def test_models_search_the_same_pages_beside_bm25(
+    runs: Any, report: Reports, pages: dict[str, Any]
+) -> None:
+    run = runs.train(corpus=pages)
+    findings = report(run.path)
+    found = findings["retrieval"]
+    base, adapted = (model["name"] for model in findings["models"])
+    assert [m["model"] for m in found["measurements"]] == [base, adapted, "BM25"]
+    assert found["num_titles"] == found["num_documents"] >= 20
+    before, after, bm25 = found["measurements"]
+    for name, change in after["change"].items():
+        difference = after["measures"][name]["value"] - before["measures"][name]["value"]
+        assert change["value"] == pytest.approx(difference)
+        assert change["interval"][0] <= change["value"] <= change["interval"][1]
+    assert before["change"] is bm25["change"] is bm25["anisotropy"] is None
+    # The words of a title are in its body, and nowhere else together.
+    assert bm25["measures"]["recall_at_1"]["value"] > before["measures"]["recall_at_1"]["value"]
+    assert [r for r in findings["verdicts"][0]["reasons"] if "came first for their own query" in r]
+    for ending in ("md", "html"):
+        assert "Finding the right page" in report.read(ending)
+
+
+def test_a_report_says_why_retrieval_was_not_measured(runs: Any, report: Reports) -> None:
+    findings = report(runs.train().path)
+    assert findings["retrieval"] is None
+    assert [note for note in findings["notes"] if "retrieval cannot be measured" in note]
+    split_by_chunk = runs.train("by-chunk", corpus={"split_by": "chunk"})
+    assert [note for note in report(split_by_chunk.path)["notes"] if "split_by: chunk" in note]

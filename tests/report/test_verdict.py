@@ -1,6 +1,18 @@
+from dataclasses import replace
+
 import pytest
 
-from mlmtune.report.findings import Change, Estimate, Measurement, Model, Run, Text
+from mlmtune.report.findings import (
+    Change,
+    Estimate,
+    Measurement,
+    Model,
+    RetrievalFindings,
+    RetrievalMeasurement,
+    RetrievalMeasures,
+    Run,
+    Text,
+)
 from mlmtune.report.verdict import judge
 
 ADAPTED = Model("new", "old", "runs/new", False, "one", compared_with="old")
@@ -114,3 +126,60 @@ def test_a_new_head_is_judged_by_what_it_predicts_beyond_token_frequencies(
     assert "do not show what it knew" in verdict.reasons[0]
     assert any("against frequency alone (general)" in reason for reason in verdict.reasons)
     assert verdict.reasons[-1].startswith("forgetting cannot be measured")
+
+
+def found(change):
+    measures, changes = (RetrievalMeasures(e, e, e, e) for e in (Estimate(0.5), change))
+    measurements = [("old", None), ("new", changes), ("BM25", None)]
+    return RetrievalFindings(
+        50, 50, tuple(RetrievalMeasurement(name, measures, c, None) for name, c in measurements)
+    )
+
+
+@pytest.mark.parametrize(
+    ("loss", "retrieval", "conflict"),
+    [
+        (
+            BETTER,
+            Estimate(-0.031, (-0.05, -0.012)),
+            "improved, retrieval got worse (-3.1",
+        ),
+        (WORSE, Estimate(0.1, (0.05, 0.2)), "got worse, retrieval improved (+10.0"),
+        (BETTER, Estimate(0.1, (0.05, 0.2)), None),
+        (BETTER, Estimate(-0.031, (-0.1, 0.012)), None),
+        (WORSE, Estimate(-0.031, (-0.05, -0.012)), None),
+    ],
+)
+@pytest.mark.parametrize("head_was_new", [False, True])
+def test_a_conflict_of_perplexity_and_retrieval_is_named(loss, retrieval, conflict, head_was_new):
+    texts, results = (
+        (text("domain", loss),),
+        {"model_head_was_new": head_was_new, "loss_fell": True},
+    )
+    verdict = judge(ADAPTED, texts, run(**results), found(retrieval))
+    assert ("retrieval" in verdict.sentence) == (conflict is not None)
+    assert conflict is None or conflict in verdict.sentence
+    is_worse = retrieval.interval[1] < 0
+    assert any("mlmtune merge" in suggestion for suggestion in verdict.suggestions) == is_worse
+
+
+@pytest.mark.parametrize(
+    ("by_step", "said"),
+    [
+        ((0.2, 0.9, 0.3), "best at step 1 (nDCG at 10 90.0%, and 30.0% at step 2"),
+        ((0.9, 0.2, 0.3), "best before training"),
+        ((0.2, 0.3, 0.9), None),
+        ((0.2,), None),
+    ],
+)
+def test_a_better_checkpoint_by_retrieval_is_named(by_step, said):
+    record = run()
+    name = "eval_retrieval_ndcg_at_10"
+    evaluations = tuple({"step": s, "eval_loss": 1.0, name: v} for s, v in enumerate(by_step))
+    record = replace(record, evaluations=evaluations)
+    verdict = judge(ADAPTED, (text("domain", BETTER),), record, found(UNCLEAR))
+    reasons = [reason for reason in verdict.reasons if "retrieval was best" in reason]
+    assert len(reasons) == (said is not None)
+    assert all(said in reason for reason in reasons)
+    if said is not None:
+        assert ("checkpoint.best_by: retrieval" in reasons[0]) == ("at step" in said[:13])
