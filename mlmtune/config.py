@@ -740,10 +740,12 @@ def _distinct(labels: list[str]) -> list[str]:
 class DataConfig(Section):
     """The labelled examples of a task: where they are, and which fields they have."""
 
-    format: Literal["json", "csv", "parquet", "folder", "dataset"]
+    format: Literal["json", "csv", "parquet", "folder", "dataset", "conll"]
     """What is one example. `json`: an object of a JSON list or of JSON Lines. `csv`: a row.
     `parquet`: a row (also of Arrow files). `folder`: a text file in the folder of its class
-    (`pos/`, `neg/`). `dataset`: a row of a Hugging Face dataset."""
+    (`pos/`, `neg/`). `dataset`: a row of a Hugging Face dataset. `conll` (for `task: entities`):
+    a sentence, with a line for each token, its tag in another column, and an empty line after
+    the sentence."""
     train: str
     """The training examples: a file, with `format: folder` the folder that holds the classes, or
     with `dataset` the name of a split."""
@@ -760,17 +762,26 @@ class DataConfig(Section):
     """With `dataset`: the name of its configuration."""
     revision: Annotated[str | None, ForFormats("dataset")] = None
     """With `dataset`: the branch, tag or commit; the default branch if empty."""
-    text_field: Annotated[
-        str | Annotated[list[str], Field(min_length=2, max_length=2)],
-        ForFormats("json", "csv", "parquet", "dataset"),
-    ] = "text"
+    text_field: (
+        Annotated[
+            str | Annotated[list[str], Field(min_length=2, max_length=2)],
+            ForFormats("json", "csv", "parquet", "dataset"),
+        ]
+        | None
+    ) = None
     """The field that holds the text, or a list of two fields for pairs such as premise and
-    hypothesis. It has no meaning for `folder`."""
-    label_field: Annotated[str, ForFormats("json", "csv", "parquet", "dataset")] = "label"
-    """The field that holds the label. It has no meaning for `folder`."""
-    encoding: Annotated[EncodingName | None, ForFormats("json", "csv", "folder")] = None
-    """With `json`, `csv` and `folder`: the encoding of the files. If empty, it is detected or
-    guessed, as in a source of the corpus."""
+    hypothesis; by default `text`. With `task: entities` the field holds a list of tokens, by
+    default `tokens`. It has no meaning for `folder` and `conll`."""
+    label_field: Annotated[str | None, ForFormats("json", "csv", "parquet", "dataset")] = None
+    """The field that holds the label, by default `label`. With `task: entities` it holds a list
+    with the tag of each token, by default `tags`. It has no meaning for `folder` and `conll`."""
+    token_column: Annotated[Positive, ForFormats("conll")] = 1
+    """With `conll`: the number of the column that holds the token, counted from 1."""
+    tag_column: Annotated[Positive | None, ForFormats("conll")] = None
+    """With `conll`: the number of the column that holds the tag; the last one if empty."""
+    encoding: Annotated[EncodingName | None, ForFormats("json", "csv", "folder", "conll")] = None
+    """With `json`, `csv`, `folder` and `conll`: the encoding of the files. If empty, it is
+    detected or guessed, as in a source of the corpus."""
     delimiter: Annotated[Delimiter | None, ForFormats("csv")] = None
     """With `csv`: the character between the fields of a row; by default as in a source."""
     quoting: Annotated[Literal["minimal", "none"] | None, ForFormats("csv")] = None
@@ -788,7 +799,8 @@ class DataConfig(Section):
     max_train_examples: Positive | None = None
     """Trains on this many examples, drawn by `run.seed`; the share of each class is kept."""
     max_length: Annotated[int, Field(ge=4)] = 256
-    """The number of tokens, special tokens included, to which an example is cut (and counted)."""
+    """The number of tokens, special tokens included, to which an example is cut (and counted).
+    With `task: entities`, a longer sentence is not cut but split."""
     class_weights: Literal["none", "balanced"] = "none"
     """With `balanced` an example weighs n / (K * n_c), for n training examples in K classes of
     which its own has n_c, so that each class contributes equally to the loss."""
@@ -802,13 +814,17 @@ class DataConfig(Section):
             yield "validation_fraction and test_fraction leave nothing to train on"
 
 
+Metric = Literal["macro_f1", "micro_f1", "accuracy", "loss"]
+
+
 class ClassificationEvaluationConfig(Section):
     """How a classifier is measured on validation; the test is measured at the end."""
 
     every: Positive | Literal["epoch"] | None = "epoch"
     """Steps between evaluations, or `epoch`. There is always one after training."""
-    metric: Literal["macro_f1", "accuracy", "loss"] = "macro_f1"
-    """The metric on validation by which the best weights are chosen."""
+    metric: Metric | None = None
+    """The metric on validation by which the best weights are chosen; by default `macro_f1`. With
+    `task: entities`, F1 is that of entities, and the default is `micro_f1`."""
     batch_size: Positive = 32
     """The number of examples that are evaluated at once. The result does not depend on it."""
 
@@ -831,9 +847,15 @@ class ProbeConfig(Section):
     (Mosbach et al. 2021, 5). `training.max_steps`, if given, takes precedence."""
 
 
-class ClassificationConfig(Section):
-    """A task of sequence classification, which shows whether a model is useful."""
+TaskName = Literal["classification", "entities"]
 
+
+class ClassificationConfig(Section):
+    """A task with labels, which shows whether a model is useful."""
+
+    task: TaskName = "classification"
+    """What is labelled: `classification`, whole texts or pairs of texts; `entities`, the tokens of
+    sentences, whose tags (IOB, BIOES, BILOU) mark named entities (extra `entities`)."""
     run: RunConfig
     model: ModelConfig
     data: DataConfig
@@ -845,5 +867,31 @@ class ClassificationConfig(Section):
     hub: HubConfig = HubConfig()
     probe: ProbeConfig = ProbeConfig()
 
+    @property
+    def metric(self) -> Metric:
+        """`evaluation.metric`, or the default of the task."""
+        default: Metric = "macro_f1" if self.task == "classification" else "micro_f1"
+        return self.evaluation.metric or default
+
     def _contradictions(self) -> Iterator[str]:
         yield from _endless_warmup(self.optimizer, self.training)
+        data, metric = self.data, self.evaluation.metric
+        if self.task == "classification":
+            if data.format == "conll":
+                yield "data.format: conll holds sentences with tags; set task: entities"
+            if metric == "micro_f1":
+                yield "evaluation.metric: micro_f1 is for task: entities; set accuracy, its equal"
+            return
+        if data.format in ("csv", "folder"):
+            yield (
+                f"data.format: {data.format} cannot hold a tag for each token; task: entities "
+                "reads conll, json, parquet or dataset"
+            )
+        if isinstance(data.text_field, list):
+            yield "data.text_field: task: entities has one field of tokens, not two"
+        if data.labels is not None:
+            yield "data.labels has no meaning for task: entities, which takes the tags found"
+        if data.class_weights != "none":
+            yield "data.class_weights has no meaning for task: entities; remove it"
+        if metric == "accuracy":
+            yield "evaluation.metric: accuracy is for task: classification; set micro_f1"

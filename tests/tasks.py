@@ -10,7 +10,7 @@ import yaml
 from runs import Run
 from vocabulary import WORDS
 
-from mlmtune.classification.sequence_classification import build_classification
+from mlmtune.classification.building import build_task
 from mlmtune.config import ClassificationConfig
 from mlmtune.config_loading import load_config
 from mlmtune.training import loop
@@ -63,7 +63,10 @@ class Tasks:
             "evaluation": {"every": 4},
         }  # fmt: skip
         for section, values in sections.items():
-            config.setdefault(section, {}).update(values)
+            if isinstance(values, dict):
+                config.setdefault(section, {}).update(values)
+            else:
+                config[section] = values
         path = self.folder / f"{name}.yaml"
         path.write_text(yaml.safe_dump(config), encoding="utf-8")
         return path
@@ -76,5 +79,5 @@ class Tasks:
             resume, overwrite, allow_changes=False, config_text=path.read_text(encoding="utf-8")
         )
         config = load_config(path, kind=ClassificationConfig)
-        loop.train(config, options, build_classification)
+        loop.train(config, options, build_task)
         return Run(self.folder / name)

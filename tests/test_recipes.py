@@ -10,7 +10,7 @@ import pytest
 from runs import Run
 from trials import TRIALS, english
 
-from mlmtune.classification.sequence_classification import build_classification
+from mlmtune.classification.building import build_task
 from mlmtune.commands.check import preview
 from mlmtune.config import ClassificationConfig, Config
 from mlmtune.config_loading import SHIPPED_TASK, load_config, shipped_configs
@@ -127,7 +127,7 @@ def test_the_recipe_of_a_task_trains_a_classifier(
         f"model.name_or_path={model}", "training.max_steps=2", "training.precision=fp32",
     ]  # fmt: skip
     config = load_config(recipe, changes, kind=ClassificationConfig)
-    train(config, RunOptions(is_quiet=True), build_classification)
+    train(config, RunOptions(is_quiet=True), build_task)
     run = Run(Path("runs/task"))
     assert run.json("test_results.json")["num_examples"] == 10
     assert run.json("data.json")["labels"] == ["a", "b"]

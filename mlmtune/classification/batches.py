@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from mlmtune.masking.collator import moved_to
 from mlmtune.modeling.loading import LoadedModel
 from mlmtune.randomness import bits, key, permute
 from mlmtune.tokens.encoding import plain_backend
+from mlmtune.training.stream import Batch, BatchT
 
 ORDER_STREAM, BATCH_STREAM = 0xC1A5, 0xC1A6
 """Separate the uses of `run.seed`: the order of examples, and that of batches."""
@@ -106,37 +107,76 @@ class EncodedExamples:
         """The number of tokens of each example (n,)."""
         return np.asarray([len(ids) for ids in self.ids], dtype=np.int64)
 
+    def rows(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the number of each prediction for a batch, which are those of its examples."""
+        return numbers
+
     def batch(self, numbers: NDArray[np.int64]) -> ExampleBatch:
         """Return the examples with some numbers, padded to the longest of them."""
-        ids = [self.ids[number] for number in numbers]
-        length = max(map(len, ids))
-        is_left = self.tokenizer.padding_side == "left"
-
-        def padded(rows: Sequence[NDArray[np.int32]], value: int) -> torch.Tensor:
-            filled = np.full((len(rows), length), value, dtype=np.int64)
-            for row, values in zip(filled, rows, strict=True):
-                row[length - len(values) if is_left else 0 :][: len(values)] = values
-            return torch.from_numpy(filled)
-
-        inputs = {
-            "input_ids": padded(ids, self.tokenizer.pad_token_id),
-            "attention_mask": padded([np.ones_like(row) for row in ids], 0),
-        }
+        inputs = padded_inputs([self.ids[number] for number in numbers], self.tokenizer)
         if self.has_token_types:
-            inputs["token_type_ids"] = padded([self.type_ids[number] for number in numbers], 0)
+            type_ids = [self.type_ids[number] for number in numbers]
+            inputs["token_type_ids"] = padded(type_ids, 0, self.tokenizer)
         return ExampleBatch(
             inputs, torch.from_numpy(self.labels[numbers]), torch.from_numpy(self.weights[numbers])
         )
 
 
-class ExampleSequences:
-    """The examples to train on, in the order of each epoch, with similar lengths in one batch.
+def padded(
+    rows: Sequence[NDArray[Any]], value: int, tokenizer: PreTrainedTokenizerFast
+) -> torch.Tensor:
+    """Return rows of different lengths as (B, T) int64, padded with a value to the longest."""
+    length = max(map(len, rows))
+    filled = np.full((len(rows), length), value, dtype=np.int64)
+    for row, values in zip(filled, rows, strict=True):
+        row[length - len(values) if tokenizer.padding_side == "left" else 0 :][: len(values)] = (
+            values
+        )
+    return torch.from_numpy(filled)
+
+
+def padded_inputs(
+    ids: Sequence[NDArray[np.int32]], tokenizer: PreTrainedTokenizerFast
+) -> dict[str, torch.Tensor]:
+    """Return `input_ids` and `attention_mask` of sequences, padded to the longest."""
+    return {
+        "input_ids": padded(ids, tokenizer.pad_token_id, tokenizer),
+        "attention_mask": padded([np.ones_like(row) for row in ids], 0, tokenizer),
+    }
+
+
+BatchT_co = TypeVar("BatchT_co", bound=Batch, covariant=True)
+
+
+class Encoded(Protocol[BatchT_co]):
+    """The sequences of one side; its length is their number."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """The number of tokens of each sequence (n,)."""
+        ...
+
+    def rows(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the number of each prediction that the model makes of a batch."""
+        ...
+
+    def batch(self, numbers: NDArray[np.int64]) -> BatchT_co:
+        """Return the sequences with some numbers, padded to the longest of them."""
+        ...
+
+
+class ExampleSequences(Generic[BatchT]):
+    """The examples, or windows of sentences, to train on, in the order of each epoch.
+
+    Similar lengths are in one batch.
 
     An epoch is a permutation. A window of some batches at a time is sorted by length, and then its
     batches are shuffled, so that a batch needs little padding and lengths vary from step to step.
     """
 
-    def __init__(self, examples: EncodedExamples, global_batch_size: int, seed: int) -> None:
+    def __init__(self, examples: Encoded[BatchT], global_batch_size: int, seed: int) -> None:
         self._examples = examples
         self._lengths = examples.lengths
         self._global_batch_size = global_batch_size
@@ -146,9 +186,7 @@ class ExampleSequences:
     def __len__(self) -> int:
         return len(self._examples)
 
-    def batch(
-        self, step: int, epochs: NDArray[np.int64], places: NDArray[np.int64]
-    ) -> ExampleBatch:
+    def batch(self, step: int, epochs: NDArray[np.int64], places: NDArray[np.int64]) -> BatchT:
         return self._examples.batch(self._numbers(epochs, places))
 
     def num_tokens(self, epochs: NDArray[np.int64], places: NDArray[np.int64]) -> int:

@@ -1,11 +1,12 @@
 """Metrics of predicted labels. n examples, K labels."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlmtune.config import Metric
 from mlmtune.numbers import f1, share
 from mlmtune.printable import counted
 
@@ -110,7 +111,7 @@ class Scores:
     labels: tuple[str, ...]
     loss: float
     confusion: NDArray[np.int64]
-    chosen_by: Literal["macro_f1", "accuracy", "loss"]
+    chosen_by: Metric
 
     @property
     def accuracy(self) -> float:

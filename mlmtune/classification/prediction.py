@@ -1,4 +1,4 @@
-"""A classifier's logits and features of every example of a side."""
+"""A classifier's logits and features of every example, or of every word, of a side."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,10 +9,15 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
 
-from mlmtune.classification.batches import EncodedExamples, ExampleBatch
+from mlmtune.classification.batches import Encoded, EncodedExamples, ExampleBatch
+from mlmtune.classification.sentence_batches import EncodedSentences, SentenceBatch
 from mlmtune.errors import DivergedError
 from mlmtune.evaluation.scoring import FittingBatches, Stopped
 from mlmtune.modeling.evaluation_mode import in_evaluation_mode
+from mlmtune.training.stream import BatchT
+
+Part = tuple[NDArray[np.int64], NDArray[np.float32]]
+"""The numbers (r,) of some predictions, and these (r, C)."""
 
 
 def predict(
@@ -41,6 +46,26 @@ def predict(
     return _of_each(accelerator, model, examples, batch_size, logits, should_stop)
 
 
+def predict_words(
+    accelerator: Accelerator,
+    model: Any,
+    sentences: EncodedSentences,
+    batch_size: int,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> NDArray[np.float32] | None:
+    """Return the logits of the words of a side; see `predict`.
+
+    Returns:
+        (W, K) in every process, NaN for a word that the tokenizer drops; None if it was stopped.
+    """
+
+    def logits(batch: SentenceBatch) -> Any:
+        return model(**batch.inputs).logits[batch.is_predicted]
+
+    predicted = _of_each(accelerator, model, sentences, batch_size, logits, should_stop)
+    return None if predicted is None else sentences.spread(predicted)
+
+
 def mean_pooled(
     accelerator: Accelerator, model: Any, examples: EncodedExamples, batch_size: int
 ) -> NDArray[np.float32]:
@@ -63,24 +88,44 @@ def mean_pooled(
     return features
 
 
+def first_pieces(
+    accelerator: Accelerator, model: Any, sentences: EncodedSentences, batch_size: int
+) -> NDArray[np.float32]:
+    """Return the encoder's last hidden state at the first piece of each word; see `predict`.
+
+    Returns:
+        (W, H) in every process, NaN for a word that the tokenizer drops.
+    """
+
+    def states(batch: SentenceBatch) -> Any:
+        with accelerator.autocast():
+            return model.base_model(**batch.inputs)[0][batch.is_predicted]
+
+    features = _of_each(accelerator, model, sentences, batch_size, states, lambda: False)
+    assert features is not None  # nothing stops it
+    return sentences.spread(features)
+
+
 def _of_each(
     accelerator: Accelerator,
     model: Any,
-    examples: EncodedExamples,
+    examples: Encoded[BatchT],
     batch_size: int,
-    compute: Callable[[ExampleBatch], torch.Tensor],
+    compute: Callable[[BatchT], torch.Tensor],
     should_stop: Callable[[], bool],
 ) -> NDArray[np.float32] | None:
-    """Return (n, C) for all examples, of a function that returns (B, C) for a batch."""
+    """Return (R, C) for the R predictions of all examples, of a function that returns a batch's.
+
+    They are in the order of `Encoded.rows`.
+    """
     order = np.argsort(examples.lengths, kind="stable")  # so that batches are padded little
     batches = FittingBatches(batch_size, "data.max_length")
 
-    def of_batch(numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+    def of_batch(numbers: NDArray[np.int64]) -> Part:
         batch = examples.batch(numbers).to(accelerator.device)
-        computed: NDArray[np.float32] = compute(batch).float().cpu().numpy()
-        return computed
+        return examples.rows(numbers), compute(batch).float().cpu().numpy()
 
-    parts: list[NDArray[np.float32]] = []
+    parts: list[Part] = []
     try:
         with in_evaluation_mode(model), torch.inference_mode():
             for _, results in batches.over(order, [of_batch], accelerator, should_stop):
@@ -88,13 +133,13 @@ def _of_each(
     except Stopped:
         return None
     # A process whose share is empty has no parts to send.
-    gathered = np.concatenate(gather_object(parts))
-    num_processes = accelerator.num_processes
-    values = np.empty_like(gathered)
-    values[np.concatenate([order[i::num_processes] for i in range(num_processes)])] = gathered
+    gathered: list[Part] = gather_object(parts)
+    rows = np.concatenate([numbers for numbers, _ in gathered])
+    values = np.concatenate([computed for _, computed in gathered])
     if not np.isfinite(values).all():
         raise DivergedError(
             "the classifier gives numbers that are not finite; its weights are broken: start from "
             "another checkpoint, or lower optimizer.learning_rate"
         )
-    return values
+    in_order: NDArray[np.float32] = values[np.argsort(rows, kind="stable")]
+    return in_order

@@ -1,4 +1,4 @@
-"""Sequence classification as a task of the training loop: `mlmtune finetune`."""
+"""Sequence classification as a task of the training loop."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -12,26 +12,24 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from mlmtune.classification.batches import EncodedExamples, ExampleBatch, ExampleSequences
+from mlmtune.classification.batches import EncodedExamples, ExampleBatch
+from mlmtune.classification.labelled_task import LabelledTask, load_for, planned
 from mlmtune.classification.metrics import Scores, confusion_matrix, gain_over_majority
 from mlmtune.classification.prediction import predict
-from mlmtune.classification.task_data import Side, TaskData, read_task_data, subset
+from mlmtune.classification.sides import subset
+from mlmtune.classification.task_data import Side, TaskData
 from mlmtune.config import ClassificationConfig
-from mlmtune.console import Console
-from mlmtune.modeling.device import precision_of
-from mlmtune.modeling.loading import LoadedModel, ModelRequest, load_classifier
+from mlmtune.modeling.loading import LoadedModel
 from mlmtune.modeling.losses import LOSS, Losses
 from mlmtune.numbers import f1, share
 from mlmtune.sharing.card import Card
 from mlmtune.sharing.classification_card import classification_card, classification_snippet
 from mlmtune.tables import table
-from mlmtune.training import caveats
 from mlmtune.training.checkpoint import TrainState
-from mlmtune.training.optimization import check_warmup
 from mlmtune.training.plan import Plan
 from mlmtune.training.run_dir import RunDir
 from mlmtune.training.stream import TrainingStream
-from mlmtune.training.task import Task, with_choices
+from mlmtune.training.task import with_choices
 
 MOST_LABELS_SHOWN = 20
 """With more labels, tables are only in the JSON files."""
@@ -41,8 +39,8 @@ CARD_TEXTS = ("This is one example.", "This is another one.")
 
 
 @dataclass(frozen=True)
-class SequenceClassification(Task):
-    """The task of `mlmtune finetune`.
+class SequenceClassification(LabelledTask):
+    """The task `classification`: a label for each text, or pair of texts.
 
     Attributes:
         data: The examples; for training, as many as are trained on.
@@ -60,9 +58,7 @@ class SequenceClassification(Task):
     validation: EncodedExamples
     test_examples: EncodedExamples | None
 
-    measures_before: ClassVar[bool] = False  # a new head guesses
     num_targets_name: ClassVar[str] = "num_examples"
-    length_key: ClassVar[str] = "data.max_length"
 
     def losses(self, model: Any, batch: ExampleBatch) -> Losses:
         logits = model(**batch.inputs).logits.float()
@@ -72,12 +68,6 @@ class SequenceClassification(Task):
     def num_targets(self, batch: ExampleBatch) -> dict[str, int]:
         # Weights are 1 on average, so the divisor is the plain number of examples.
         return {LOSS: batch.num_targets}
-
-    @property
-    def why_not_compilable(self) -> str | None:
-        return (
-            "a compiled model needs sequences of one length, and examples differ; set it to false"
-        )
 
     def memory_shape(self, micro_batch_size: int, device: torch.device) -> tuple[int, int]:
         return int(self.train.lengths.max()), micro_batch_size * len(self.data.labels)
@@ -97,7 +87,7 @@ class SequenceClassification(Task):
             # A probability may underflow to 0, whose logarithm would make the loss infinite.
             float(-np.log(np.maximum(probability, np.finfo(np.float64).tiny)).mean()),
             confusion_matrix(examples.labels, logits.argmax(axis=1), len(self.data.labels)),
-            self.config.evaluation.metric,
+            self.config.metric,
         )
 
     def test(self, accelerator: Accelerator, model: Any, run: RunDir) -> dict[str, Any]:
@@ -112,35 +102,17 @@ class SequenceClassification(Task):
             run.write_text("test_predictions.jsonl", "".join(lines))
         return self._scores(self.test_examples, logits).to_json()
 
-    def identity(self) -> dict[str, Any]:
-        return {
-            "data": {
-                "fingerprint": self.data.fingerprint,
-                **self.config.data.model_dump(
-                    include={"max_train_examples", "max_length", "class_weights"}
-                ),
-            },
-            "evaluation": {"metric": self.config.evaluation.metric},
-        }
-
-    @property
-    def data_seen(self) -> tuple[str, int]:
-        return self.data.fingerprint, len(self.train)
-
-    def write_records(self, run: RunDir) -> None:
-        record: dict[str, Any] = {
-            "labels": list(self.data.labels),
-            "fingerprint": self.data.fingerprint,
-            "left_out_of_training": self.data.num_left_out,
-        }
-        sides = {name: self._describe_side(side, ids) for name, side, ids in self._sides()}
-        run.write_json("data.json", record | sides)
-
     def _sides(self) -> Iterator[tuple[str, Side, EncodedExamples]]:
         yield "train", self.data.train, self.train
         yield "validation", self.data.validation, self.validation
         if self.data.test is not None and self.test_examples is not None:
             yield "test", self.data.test, self.test_examples
+
+    def records_by_side(self) -> dict[str, dict[str, Any]]:
+        return {name: self._describe_side(side, ids) for name, side, ids in self._sides()}
+
+    def without_test(self) -> "SequenceClassification":
+        return replace(self, test_examples=None)
 
     def _describe_side(self, side: Side, examples: EncodedExamples) -> dict[str, Any]:
         counts = np.bincount(side.labels, minlength=len(self.data.labels))
@@ -159,10 +131,6 @@ class SequenceClassification(Task):
         return classification_card(
             name, self.config, results, records, classification_snippet(folder, texts)
         )
-
-    def caveats(self) -> Iterator[str]:
-        # Only of the schedule: small data is usual for a classifier.
-        return caveats.of_schedule(self.config.optimizer, self.plan, "examples")
 
     def announce(self, state: TrainState, run: RunDir) -> Iterator[str]:
         if state.step == 0 and any(".pooler." in name for name in self.loaded.new_weights):
@@ -269,20 +237,6 @@ def class_weights(config: ClassificationConfig, data: TaskData) -> list[float]:
     return weights
 
 
-def build_classification(
-    config: ClassificationConfig, accelerator: Accelerator, console: Console
-) -> SequenceClassification:
-    """Read the examples, load the model, and plan the run.
-
-    Raises:
-        MlmtuneError: The run cannot start.
-    """
-    task = classification_of(read_task_data(config.data, console.say), config, accelerator)
-    for note in task.loaded.notes:
-        console.say(note)
-    return task
-
-
 def classification_of(
     data: TaskData, config: ClassificationConfig, accelerator: Accelerator
 ) -> SequenceClassification:
@@ -294,35 +248,19 @@ def classification_of(
     if config.data.max_train_examples is not None:
         chosen = subset(data.train.labels, config.data.max_train_examples, config.run.seed)
         data = replace(data, train=data.train.take(chosen))
-    request = ModelRequest(
-        config.model,
-        max_length=config.data.max_length,
-        device=accelerator.device,
-        precision=precision_of(accelerator),
-        seed=config.run.seed,
-    )
-    loaded = load_classifier(request, data.labels)
+    loaded = load_for(config, data.labels, accelerator)
     weights = class_weights(config, data)
 
     def encoded(side: Side) -> EncodedExamples:
         return EncodedExamples.of(side, loaded, config.data.max_length, weights)
 
     train = encoded(data.train)
-    plan = Plan.of(
-        config.training,
-        num_chunks=len(train),
-        num_tokens=int(train.lengths.sum()),
-        num_processes=accelerator.num_processes,
-    )
-    check_warmup(plan.max_steps, config.optimizer)
-    sequences = ExampleSequences(train, plan.global_batch_size, config.run.seed)
+    plan, stream = planned(config, train, accelerator)
     return SequenceClassification(
         config=with_choices(config, accelerator, loaded, plan),
         loaded=loaded,
         plan=plan,
-        stream=TrainingStream(
-            sequences, plan, seed=config.run.seed, process_index=accelerator.process_index
-        ),
+        stream=stream,
         data=data,
         train=train,
         validation=encoded(data.validation),

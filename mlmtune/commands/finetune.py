@@ -1,15 +1,15 @@
-"""`mlmtune finetune`: train a classifier on labelled examples."""
+"""`mlmtune finetune`: train a classifier, or a tagger of entities, on labelled examples."""
 
-from mlmtune.classification.sequence_classification import build_classification
+from mlmtune.classification.building import build_task
 from mlmtune.commands.training import train_and_push
 from mlmtune.config import ClassificationConfig
 from mlmtune.training.run_options import RunOptions
 
 
 def finetune(settings: ClassificationConfig, options: RunOptions) -> None:
-    """Train the classifier of a task, and push it if the config names a repository.
+    """Train the model of a task, and push it if the config names a repository.
 
     Raises:
         MlmtuneError: See `train_and_push`.
     """
-    train_and_push(settings, options, build_classification)
+    train_and_push(settings, options, build_task)

@@ -44,6 +44,8 @@ def probe(
         Interrupted: A signal stopped the command; what is finished is kept.
         MlmtuneError: The examples or a model cannot be read.
     """
+    if config.task == "entities":
+        raise ConfigError("task: entities is not compared by mlmtune probe; use mlmtune finetune")
     if config.data.test is None and config.data.test_fraction is None:
         raise ConfigError(
             "data.test: models are compared on a test set; name one, or set data.test_fraction"

@@ -17,7 +17,8 @@ from mlmtune.classification.frozen import fit_and_predict
 from mlmtune.classification.metrics import confusion_matrix, macro_f1
 from mlmtune.classification.prediction import mean_pooled
 from mlmtune.classification.sequence_classification import classification_of
-from mlmtune.classification.task_data import Side, TaskData, subset
+from mlmtune.classification.sides import subset
+from mlmtune.classification.task_data import Side, TaskData
 from mlmtune.commands.training import train_one_of_many
 from mlmtune.config import ClassificationConfig, TrackingConfig
 from mlmtune.console import Console
@@ -61,7 +62,7 @@ class ProbeFits:
             seed=self.config.run.seed,
             folder=locate_model(model.location, None, "--model"),
         )
-        return accelerator, load_classifier(request, self.data.labels)
+        return accelerator, load_classifier(request, self.config.task, self.data.labels)
 
     def predict(self, model: ProbedModel, method: Method) -> dict[ProbeSetting, NDArray[np.int64]]:
         """Fit a model by one method in each setting.

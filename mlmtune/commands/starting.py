@@ -87,12 +87,12 @@ def check_text(settings: "Config | ClassificationConfig") -> None:
     Raises:
         MlmtuneError: One of its paths does not exist.
     """
-    from mlmtune.classification import labelled_examples
+    from mlmtune.classification import rows
     from mlmtune.config import Config
     from mlmtune.corpus import scanning
 
     if not isinstance(settings, Config):
-        labelled_examples.check_paths(settings.data)
+        rows.check_paths(settings.data)
     elif settings.tokenization.store is None:  # a store replaces the text
         scanning.check_paths(settings.corpus)
 

@@ -3,20 +3,18 @@
 import json
 import math
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
-from mlmtune.classification.sequence_classification import (
-    SequenceClassification,
-    build_classification,
-)
+from mlmtune.classification.building import build_task
+from mlmtune.classification.labelled_task import LabelledTask
 from mlmtune.commands.sweep_grid import PlannedSweep, Trial
 from mlmtune.commands.training import train_one_of_many
-from mlmtune.config import ClassificationConfig, Config
+from mlmtune.config import ClassificationConfig, Config, TaskName
 from mlmtune.console import Console
 from mlmtune.errors import DivergedError
 from mlmtune.files import write_json
@@ -48,9 +46,9 @@ class Outcome:
         if self.results is None:
             return float("inf")
         config = self.trial.config
-        if isinstance(config, Config) or config.evaluation.metric == "loss":
+        if isinstance(config, Config) or config.metric == "loss":
             return float(self.results["loss"])
-        return -float(self.results[config.evaluation.metric])
+        return -float(self.results[config.metric])
 
     def to_json(self) -> dict[str, Any]:
         """Return the record of sweep.json."""
@@ -116,28 +114,45 @@ def _run(trial: Trial, console: Console) -> Outcome:
 
 def _build_untested(
     config: ClassificationConfig, accelerator: Accelerator, console: Console
-) -> SequenceClassification:
+) -> LabelledTask:
     """Build the task without its test set, because settings are chosen on validation data."""
-    return replace(build_classification(config, accelerator, console), test_examples=None)
+    return build_task(config, accelerator, console).without_test()
 
 
-def _is_of_a_task(outcome: Outcome) -> bool:
-    return isinstance(outcome.trial.config, ClassificationConfig)
+def _nats(loss: float) -> str:
+    return f"{loss:.3f}"
+
+
+COLUMNS: dict[TaskName, dict[str, tuple[str, Callable[[float], str]]]] = {
+    "classification": {
+        "macro-F1": ("macro_f1", f1), "accuracy": ("accuracy", share), "loss": ("loss", _nats),
+    },
+    "entities": {
+        "entity F1": ("micro_f1", f1), "precision": ("precision", share),
+        "recall": ("recall", share), "loss": ("loss", _nats),
+    },
+}  # fmt: skip
+"""The columns of a task's table: the measurement that each shows, and how it is written."""
+
+
+def _task(outcome: Outcome) -> TaskName | None:
+    """Return the name of the task; None for masked language modelling."""
+    config = outcome.trial.config
+    return config.task if isinstance(config, ClassificationConfig) else None
 
 
 def _columns(outcome: Outcome) -> list[str]:
-    return (
-        ["macro-F1", "accuracy", "loss"] if _is_of_a_task(outcome) else ["perplexity", "accuracy"]
-    )
+    task = _task(outcome)
+    return ["perplexity", "accuracy"] if task is None else list(COLUMNS[task])
 
 
 def _values(outcome: Outcome) -> list[str]:
     """Return what was measured on the validation data, as a reader sees it."""
-    results = outcome.results
+    results, task = outcome.results, _task(outcome)
     if results is None:
         return ["diverged", *[""] * (len(_columns(outcome)) - 1)]
-    if _is_of_a_task(outcome):
-        return [f1(results["macro_f1"]), share(results["accuracy"]), f"{results['loss']:.3f}"]
+    if task is not None:
+        return [write(results[key]) for key, write in COLUMNS[task].values()]
     shown = perplexity(results["perplexity"], results.get("perplexity_interval"))
     return [shown, share(results["accuracy"])]
 
@@ -157,7 +172,7 @@ def _report(path: Path, planned: PlannedSweep, outcomes: Sequence[Outcome]) -> I
         yield "every run diverged; try lower values of optimizer.learning_rate"
         return
     yield from _how_sure(outcomes)
-    command = "finetune" if _is_of_a_task(best) else "train"
+    command = "train" if _task(best) is None else "finetune"
     chosen = own_command(command, "--config", path, *planned.fixed, *best.trial.overrides)
     yield f"best: {' '.join(best.trial.overrides)}, in {best.trial.config.run.output_dir}"
     yield f"train with it: {chosen}"
@@ -168,7 +183,15 @@ def _how_sure(outcomes: Sequence[Outcome]) -> Iterator[str]:
     best, *others = (outcome.results for outcome in outcomes if outcome.results is not None)
     if not others:
         return
-    if _is_of_a_task(outcomes[0]):
+    task = _task(outcomes[0])
+    if task == "entities":
+        num_entities = best["num_entities"]
+        yield (
+            f"{counted(num_entities, 'validation entity', 'validation entities')}: one of them is "
+            f"{share(1 / num_entities)} of recall, so differences of a few entities may be chance"
+        )
+        return
+    if task == "classification":
         num_examples = best["num_examples"]
         yield (
             f"{counted(num_examples, 'validation example')}: one of them is "

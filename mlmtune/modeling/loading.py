@@ -5,7 +5,7 @@ All checks that need no weights come first, so a wrong choice is reported within
 
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any
 
@@ -16,10 +16,11 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     PreTrainedTokenizerFast,
 )
 
-from mlmtune.config import ModelConfig, Objective, has_pairs
+from mlmtune.config import ModelConfig, Objective, TaskName, has_pairs
 from mlmtune.errors import ConfigError, first_line, is_fault_of_machine, is_out_of_memory
 from mlmtune.modeling.attention import (
     attention_for,
@@ -83,7 +84,8 @@ class LoadedModel:
 
     Attributes:
         model: An `AutoModelForMaskedLM`, an `AutoModelForPreTraining` if the objective has pairs,
-            or an `AutoModelForSequenceClassification`; in fp32, on the CPU.
+            or an `AutoModelForSequenceClassification` or `AutoModelForTokenClassification` for a
+            task; in fp32, on the CPU.
         new_weights: Names of the weights that the checkpoint lacks; they were drawn.
         new_pair_weights: Those of `new_weights` that only pairs need: the head for pairs, and the
             pooler before it. Empty if the objective has no pairs.
@@ -153,6 +155,7 @@ _CLASSIFIER = _Head(
     length_key="data.max_length",
     keeps_other_weights=False,
 )
+_TOKEN_CLASSIFIER = replace(_CLASSIFIER, auto_class=AutoModelForTokenClassification)
 
 Prepare = Callable[[ModelFolder, Any], None]
 """A function that checks and changes the model's own config."""
@@ -177,18 +180,25 @@ def load_pretrained(request: ModelRequest, objective: Objective) -> LoadedModel:
     return _load(request, _PAIRS if has_pairs(objective) else _MASKED_LM, check)
 
 
-def load_classifier(request: ModelRequest, labels: Sequence[str]) -> LoadedModel:
-    """Load tokenizer and encoder with a classification head, which is new unless it fits.
+def load_classifier(request: ModelRequest, task: TaskName, labels: Sequence[str]) -> LoadedModel:
+    """Load tokenizer and encoder with a head for a task, which is new unless it fits.
 
     Raises:
         ConfigError: Tokenizer, model, labels and length do not fit.
         HubError: The hub cannot be reached, or has no such model.
     """
+    head = _CLASSIFIER if task == "classification" else _TOKEN_CLASSIFIER
 
     def set_labels(folder: ModelFolder, model_config: Any) -> None:
-        is_classifier = any("SequenceClassification" in a for a in model_config.architectures or [])
+        kind = head.auto_class.__name__.removeprefix("AutoModel")
+        architectures = [a for a in model_config.architectures or [] if "Classification" in a]
+        if other := [a for a in architectures if kind not in a]:
+            raise folder.refused(
+                f"is a classifier of another kind ({other[0]}); give the model that it was made "
+                "from"
+            )
         others = [name for _, name in sorted(model_config.id2label.items())]
-        if is_classifier and others != list(labels):
+        if architectures and others != list(labels):
             raise folder.refused(
                 f"is a classifier of other labels ({', '.join(others)}); give the model that it "
                 "was made from"
@@ -196,9 +206,10 @@ def load_classifier(request: ModelRequest, labels: Sequence[str]) -> LoadedModel
         model_config.num_labels = len(labels)
         model_config.id2label = dict(enumerate(labels))
         model_config.label2id = {label: number for number, label in enumerate(labels)}
-        model_config.problem_type = "single_label_classification"
+        if task == "classification":
+            model_config.problem_type = "single_label_classification"
 
-    return _load(request, _CLASSIFIER, set_labels)
+    return _load(request, head, set_labels)
 
 
 def _load(request: ModelRequest, head: _Head, prepare: Prepare) -> LoadedModel:

@@ -93,7 +93,7 @@ class Card:
     """
 
     name: str
-    task: Literal["fill-mask", "text-classification"]
+    task: Literal["fill-mask", "text-classification", "token-classification"]
     base: str
     base_on_hub: bool
     license: str | None

@@ -82,13 +82,22 @@ def classification_card(
             ),
         ),
         notes=tuple(notes),
-        data=tuple(_data(config.data, data, side)),
+        data=tuple(data_sources(config.data, data, side, "example")),
     )
 
 
-def _data(config: DataConfig, data: Mapping[str, Any], side: str) -> Iterator[DataSource]:
-    """Yield the data that were trained on and, if they are elsewhere, those measured on."""
-    amount = counted(data["train"]["examples"], "example")
+def data_sources(
+    config: DataConfig, data: Mapping[str, Any], side: str, noun: str
+) -> Iterator[DataSource]:
+    """Yield the data that were trained on and, if they are elsewhere, those measured on.
+
+    Args:
+        config: The section `data`.
+        data: The content of data.json.
+        side: The side that was measured.
+        noun: What the data are counted in; with an s, it is their key in data.json.
+    """
+    amount = counted(data["train"][f"{noun}s"], noun)
     if config.dataset is not None:
         on_hub = is_on_hub(config.dataset)
         name = config.dataset if on_hub else public_name(config.dataset)
@@ -98,6 +107,6 @@ def _data(config: DataConfig, data: Mapping[str, Any], side: str) -> Iterator[Da
     name = public_name(config.train)
     yield DataSource(name, None, amount, config.license, is_measured_on=other is None)
     if other is not None:
-        amount = counted(data[side]["examples"], "example")
+        amount = counted(data[side][f"{noun}s"], noun)
         name = f"{public_name(other)} ({side})"
         yield DataSource(name, None, amount, config.license, is_trained_on=False)

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from mlmtune.classification.labelled_examples import ReadSide, at_one_state, read_side
+from mlmtune.classification.labelled_examples import Example, ReadSide, read_side
+from mlmtune.classification.rows import at_one_state
 from mlmtune.errors import DataError
 
 RECORDS = [
@@ -21,7 +22,7 @@ RECORDS = [
 EXPECTED = [(("the cluster is running",), "good"), (('failed, "again"',), "bad")]
 
 
-def content(side: ReadSide) -> list[tuple[tuple[str, ...], str]]:
+def content(side: ReadSide[Example]) -> list[tuple[tuple[str, ...], str]]:
     return [(example.texts, example.label) for example in side.examples]
 
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlmtune.classification.task_data import Side, TaskData, read_task_data, subset
+from mlmtune.classification.sides import subset
+from mlmtune.classification.task_data import Side, TaskData, read_task_data
 from mlmtune.errors import DataError
 
 Pairs = list[tuple[str, Any]]

@@ -1,0 +1,49 @@
+"""The tasks of `mlmtune finetune` by their names in the config."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from accelerate import Accelerator
+
+from mlmtune.classification.entity_data import read_entity_data
+from mlmtune.classification.labelled_task import LabelledTask
+from mlmtune.classification.sequence_classification import classification_of
+from mlmtune.classification.task_data import read_task_data
+from mlmtune.classification.token_classification import entities_of
+from mlmtune.config import ClassificationConfig, DataConfig, TaskName
+from mlmtune.console import Console
+
+
+@dataclass(frozen=True)
+class TaskKind:
+    """How a task is built.
+
+    Attributes:
+        read: Reads the examples, and says where they come from.
+        plan: Loads the model and plans a run on examples that have been read.
+    """
+
+    read: Callable[[DataConfig, Callable[[str], None]], Any]
+    plan: Callable[[Any, ClassificationConfig, Accelerator], LabelledTask]
+
+
+KINDS: dict[TaskName, TaskKind] = {
+    "classification": TaskKind(read_task_data, classification_of),
+    "entities": TaskKind(read_entity_data, entities_of),
+}
+
+
+def build_task(
+    config: ClassificationConfig, accelerator: Accelerator, console: Console
+) -> LabelledTask:
+    """Read the examples, load the model, and plan the run.
+
+    Raises:
+        MlmtuneError: The run cannot start.
+    """
+    kind = KINDS[config.task]
+    task = kind.plan(kind.read(config.data, console.say), config, accelerator)
+    for note in task.loaded.notes:
+        console.say(note)
+    return task

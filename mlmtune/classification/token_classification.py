@@ -1,0 +1,292 @@
+"""Token classification as a task of the training loop: named entities."""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from mlmtune.classification.entity_data import EntityData, SentenceSide
+from mlmtune.classification.entity_metrics import (
+    ERROR_KINDS,
+    EXAMPLES_PER_KIND,
+    EntityScores,
+    check_available,
+    decoded,
+    errors_of,
+)
+from mlmtune.classification.labelled_task import LabelledTask, load_for, planned
+from mlmtune.classification.prediction import predict_words
+from mlmtune.classification.sentence_batches import EncodedSentences, SentenceBatch
+from mlmtune.classification.sides import subset
+from mlmtune.classification.tags import Tags
+from mlmtune.config import ClassificationConfig
+from mlmtune.masking.collator import IGNORE_INDEX
+from mlmtune.modeling.loading import LoadedModel
+from mlmtune.modeling.losses import LOSS, Losses
+from mlmtune.numbers import f1, share
+from mlmtune.printable import counted
+from mlmtune.sharing.card import Card
+from mlmtune.sharing.entity_card import entity_card, entity_snippet
+from mlmtune.tables import table
+from mlmtune.training.checkpoint import TrainState
+from mlmtune.training.plan import Plan
+from mlmtune.training.run_dir import RunDir
+from mlmtune.training.stream import TrainingStream
+from mlmtune.training.task import with_choices
+
+
+@dataclass(frozen=True)
+class TokenClassification(LabelledTask):
+    """The task `entities`: a tag for each word of a sentence.
+
+    Attributes:
+        data: The sentences; for training, as many as are trained on.
+        train: The windows of the training sentences.
+        validation: Those of the validation sentences, which choose the best weights.
+        test_sentences: Those of the test sentences, which are measured once, at the end.
+    """
+
+    config: ClassificationConfig
+    loaded: LoadedModel
+    plan: Plan
+    stream: TrainingStream[SentenceBatch]
+    data: EntityData
+    train: EncodedSentences
+    validation: EncodedSentences
+    test_sentences: EncodedSentences | None
+
+    num_targets_name: ClassVar[str] = "num_words"
+
+    def losses(self, model: Any, batch: SentenceBatch) -> Losses:
+        logits = model(**batch.inputs).logits.float()
+        loss = functional.cross_entropy(
+            logits.flatten(0, 1), batch.labels.flatten(), reduction="sum", ignore_index=IGNORE_INDEX
+        )
+        return Losses({LOSS: loss})
+
+    def num_targets(self, batch: SentenceBatch) -> dict[str, int]:
+        return {LOSS: int(batch.is_predicted.sum())}
+
+    def memory_shape(self, micro_batch_size: int, device: torch.device) -> tuple[int, int]:
+        length = int(self.train.lengths.max())
+        return length, micro_batch_size * length * len(self.data.labels)
+
+    # ----------------------------------------------------------------------------- measuring
+
+    def evaluate(
+        self, accelerator: Accelerator, model: Any, should_stop: Callable[[], bool]
+    ) -> EntityScores | None:
+        logits = predict_words(
+            accelerator, model, self.validation, self.config.evaluation.batch_size, should_stop
+        )
+        if logits is None:
+            return None
+        tags, probabilities = _tagged(logits, self.data.labels, self.data.validation)
+        return self._scores(self.data.validation, tags, probabilities)
+
+    def _scores(
+        self, side: SentenceSide, tags: Sequence[Tags], probabilities: NDArray[np.float64]
+    ) -> EntityScores:
+        of_true = probabilities[np.arange(len(side.labels)), side.labels]
+        # A probability may underflow to 0, whose logarithm would make the loss infinite.
+        losses = -np.log(np.maximum(of_true, np.finfo(np.float64).tiny))
+        return EntityScores.of(float(np.nanmean(losses)), side.tags, tags, self.config.metric)
+
+    def test(self, accelerator: Accelerator, model: Any, run: RunDir) -> dict[str, Any]:
+        """Measure the test, and write test_predictions.jsonl, which has every sentence."""
+        if self.test_sentences is None:
+            return {}
+        side = self.data.test
+        assert side is not None
+        logits = predict_words(
+            accelerator, model, self.test_sentences, self.config.evaluation.batch_size
+        )
+        assert logits is not None  # nothing stops it
+        tags, probabilities = _tagged(logits, self.data.labels, side)
+        if accelerator.is_main_process:
+            lines = _prediction_lines(side, tags, probabilities)
+            run.write_text("test_predictions.jsonl", "".join(lines))
+        results = self._scores(side, tags, probabilities).to_json()
+        return results | {"error_examples": _error_examples(side, tags)}
+
+    # ------------------------------------------------------------------- records and the card
+
+    def _sides(self) -> Iterator[tuple[str, SentenceSide, EncodedSentences]]:
+        yield "train", self.data.train, self.train
+        yield "validation", self.data.validation, self.validation
+        if self.data.test is not None and self.test_sentences is not None:
+            yield "test", self.data.test, self.test_sentences
+
+    def records_by_side(self) -> dict[str, dict[str, Any]]:
+        return {
+            name: {
+                "sentences": len(side),
+                "words": len(side.labels),
+                "tokens": int(encoded.lengths.sum()),
+                "split": encoded.num_split,
+                "dropped_words": encoded.num_dropped,
+                "cut_words": encoded.num_cut,
+                "by_type": {
+                    type_: int((side.labels == 1 + 2 * number).sum())
+                    for number, type_ in enumerate(self.data.types)
+                },
+            }
+            for name, side, encoded in self._sides()
+        }
+
+    def without_test(self) -> "TokenClassification":
+        return replace(self, test_sentences=None)
+
+    def card(
+        self, folder: Path, results: dict[str, Any], records: Mapping[str, Any], name: str
+    ) -> Card:
+        return entity_card(name, self.config, results, records, entity_snippet(folder))
+
+    # -------------------------------------------------------------------------- for people
+
+    def announce(self, state: TrainState, run: RunDir) -> Iterator[str]:
+        yield from self.data.notes
+        for name, side, encoded in self._sides():
+            if encoded.num_split:
+                yield (
+                    f"{name}: {encoded.num_split:,} of {counted(len(side), 'sentence')} have more "
+                    f"tokens than data.max_length: {self.config.data.max_length}; they are split, "
+                    "with context on both sides"
+                )
+            if encoded.num_dropped:
+                yield (
+                    f"{name}: the tokenizer makes no token of {encoded.num_dropped:,} of "
+                    f"{counted(len(side.labels), 'word')}; they are not trained on, and predicted "
+                    "as part of an entity around them, or else as O"
+                )
+            if encoded.num_cut:
+                yield (
+                    f"{name}: of {counted(encoded.num_cut, 'word')}, only the first half of "
+                    f"data.max_length: {self.config.data.max_length} tokens is read"
+                )
+
+    def sizes(self) -> str:
+        sides = [f"{len(side):,} {name}" for name, side, _ in self._sides()]
+        types = counted(len(self.data.types), "type of entity", "types of entities")
+        return f"{', '.join(sides)} sentences with {types}"
+
+    def summary(self, results: dict[str, Any]) -> Iterator[str]:
+        sides = {"eval": "validation", "test": "test"}
+        measured = [side for side in sides if f"{side}_micro_f1" in results]
+        for side in measured:
+            yield (
+                f"{sides[side] + ':':12}entity F1 {f1(results[f'{side}_micro_f1'])}, precision "
+                f"{share(results[f'{side}_precision'])}, recall {share(results[f'{side}_recall'])} "
+                f"on {counted(results[f'{side}_num_entities'], 'entity', 'entities')}"
+            )
+        side = measured[-1]
+        yield ""
+        yield from _type_table(sides[side], results[f"{side}_per_type"])
+        yield ""
+        yield from _error_table(results[f"{side}_errors"], results.get(f"{side}_error_examples"))
+
+    def how_to_try(self, run: RunDir) -> str:
+        return (
+            'python -c "from transformers import pipeline; '
+            f"print(pipeline('token-classification', '{run.model}', "
+            "aggregation_strategy='first')('your text'))\""
+        )
+
+
+def _tagged(
+    logits: NDArray[np.float32], labels: Sequence[str], side: SentenceSide
+) -> tuple[list[Tags], NDArray[np.float64]]:
+    """Return the tags of each sentence, and the probabilities (W, K), NaN for dropped words."""
+    # In double precision, and shifted by the largest logit, so that nothing overflows.
+    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    numbers = np.where(np.isnan(logits[:, 0]), -1, logits.argmax(axis=1))
+    return decoded(numbers, labels, side.ends), probabilities
+
+
+def _prediction_lines(
+    side: SentenceSide, tags: Sequence[Tags], probabilities: NDArray[np.float64]
+) -> Iterator[str]:
+    scores = np.split(probabilities.max(axis=1), side.ends[:-1])
+    for name, words, true, guess, row in zip(
+        side.names, side.tokens, side.tags, tags, scores, strict=True
+    ):
+        record = {
+            "example": name,
+            "tokens": words,
+            "tags": true,
+            "prediction": guess,
+            "scores": [None if np.isnan(score) else round(float(score), 6) for score in row],
+        }
+        yield json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def _error_examples(side: SentenceSide, tags: Sequence[Tags]) -> dict[str, list[dict[str, Any]]]:
+    """Return the first errors of each kind, with the words of the true and the predicted entity."""
+    examples: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for name, words, true, guess in zip(side.names, side.tokens, side.tags, tags, strict=True):
+        for kind, entity, other in errors_of(true, guess):
+            if len(examples[kind]) == EXAMPLES_PER_KIND:
+                continue
+            example: dict[str, Any] = {"example": name, "is": None, "predicted": None}
+            for key, found in (("is", entity), ("predicted", other)):
+                if found is not None and not (kind == "missed" and key == "predicted"):
+                    text = " ".join(words[found.first : found.last + 1])
+                    example[key] = {"type": found.type, "text": text}
+            examples[kind].append(example)
+    return {kind: examples[kind] for kind in ERROR_KINDS}
+
+
+def _type_table(name: str, per_type: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    rows = [["type", "precision", "recall", "F1", f"{name} entities"]]
+    for type_, scores in per_type.items():
+        shares = [share(scores[key]) for key in ("precision", "recall")]
+        rows.append([type_, *shares, f1(scores["f1"]), f"{scores['num_entities']:,}"])
+    return table(rows)
+
+
+def _error_table(
+    counts: Mapping[str, int], examples: Mapping[str, Sequence[Mapping[str, Any]]] | None
+) -> Iterator[str]:
+    rows = [["errors", "number", "what they are"]]
+    rows += [[kind, f"{counts[kind]:,}", what] for kind, what in ERROR_KINDS.items()]
+    return table(rows)
+
+
+def entities_of(
+    data: EntityData, config: ClassificationConfig, accelerator: Accelerator
+) -> TokenClassification:
+    """Load the model, and plan a run on sentences that have been read.
+
+    Raises:
+        MlmtuneError: The model cannot be loaded, or does not fit the config.
+    """
+    check_available()
+    if config.data.max_train_examples is not None:
+        chosen = subset(data.train.has_entities, config.data.max_train_examples, config.run.seed)
+        data = replace(data, train=data.train.take(chosen))
+    loaded = load_for(config, data.labels, accelerator)
+
+    def encoded(side: SentenceSide) -> EncodedSentences:
+        return EncodedSentences.of(side, loaded, config.data.max_length)
+
+    train = encoded(data.train)
+    plan, stream = planned(config, train, accelerator)
+    return TokenClassification(
+        config=with_choices(config, accelerator, loaded, plan),
+        loaded=loaded,
+        plan=plan,
+        stream=stream,
+        data=data,
+        train=train,
+        validation=encoded(data.validation),
+        test_sentences=None if data.test is None else encoded(data.test),
+    )
