@@ -7,7 +7,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SCRIPTS = (
     "training", "chunks", "corpus", "collator", "evaluation", "startup", "memory", "quality",
-    "command", "gpu", "vocabulary", "padding", "attention",
+    "command", "gpu", "vocabulary", "padding", "attention", "merging",
 )  # fmt: skip
 
 
