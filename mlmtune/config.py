@@ -26,6 +26,7 @@ FormatName = Literal[
     "markdown", "text", "lines", "sentences", "json", "csv", "parquet", "python", "dataset"
 ]
 Objective = Literal["mlm", "mlm+nsp", "mlm+sop"]
+BestBy = Literal["perplexity", "retrieval"]
 TrackerName = Literal[
     "tensorboard", "wandb", "trackio", "swanlab", "mlflow", "comet_ml", "aim", "clearml", "dvclive",
 ]  # fmt: skip
@@ -623,7 +624,11 @@ class EvaluationConfig(Section):
     or a list of these. It is never trained on. At most `max_chunks` are evaluated, or 1,000."""
     max_forgetting: Annotated[float, Field(gt=0.0)] | None = None
     """Stops when the loss on general text has risen by more than this many nats per token. `model/`
-    is then the best by validation perplexity before that."""
+    is then the best before that."""
+    retrieval: bool = False
+    """Also measures retrieval, without labels: each of at most 300 validation documents is searched
+    for by its title, or else one half of it by the other. A report and `mlmtune eval` always do. It
+    needs 20 documents of 32 words or more."""
     batch_size: Positive = 32
     """The number of sequences that are evaluated at once. The result does not depend on it."""
     examples: list[str] = []
@@ -646,6 +651,14 @@ class CheckpointConfig(Section):
     """Which weights go to `model/`: the best trained ones by validation, or the last. If the base
     model was better than all of them, the best trained ones are written nevertheless; the last
     lines of `train`, eval_results.json (`worse_than_base`) and the model card then say so."""
+
+
+class MaskedLMCheckpointConfig(CheckpointConfig):
+    """What is saved during training, and which weights become the result."""
+
+    best_by: BestBy = "perplexity"
+    """What decides which weights are the best, also for early stopping: perplexity on validation
+    text, or nDCG at 10 of `evaluation.retrieval`."""
 
 
 class TrackingConfig(Section):
@@ -699,7 +712,7 @@ class Config(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
+    checkpoint: MaskedLMCheckpointConfig = MaskedLMCheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
     hub: HubConfig = HubConfig()
 
@@ -708,6 +721,13 @@ class Config(Section):
             yield (
                 "evaluation.max_forgetting does not go with checkpoint.export: last, because the "
                 "last weights are those that have forgotten too much; remove one"
+            )
+        if self.checkpoint.best_by == "retrieval" and not self.evaluation.retrieval:
+            yield "checkpoint.best_by: retrieval needs evaluation.retrieval: true, to measure it"
+        if self.evaluation.retrieval and self.corpus.split_by == "chunk":
+            yield (
+                "evaluation.retrieval needs corpus.split_by: document, because by chunk parts of "
+                "all documents are trained on"
             )
         yield from _endless_warmup(self.optimizer, self.training)
         if not has_pairs(self.objective):

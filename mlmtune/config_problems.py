@@ -42,9 +42,11 @@ NAMES_IN_TRANSFORMERS = {
 }
 """The keys of Hugging Face's scripts, and the nearest setting for each."""
 
-NAMES_IN_TASKS = NAMES_IN_TRANSFORMERS | dict.fromkeys(
-    ("block_size", "max_seq_length"), "data.max_length"
-)
+NAMES_IN_TASKS = {
+    **NAMES_IN_TRANSFORMERS,
+    **dict.fromkeys(("block_size", "max_seq_length"), "data.max_length"),
+    "best_by": "evaluation.metric",
+}
 """The same for a task."""
 
 SECRETS = ("token", "hub_token", "hf_token", "use_auth_token", "api_key", "password")

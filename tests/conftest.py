@@ -259,6 +259,22 @@ def sentences_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def pages(tmp_path: Path) -> dict[str, Any]:
+    """The section `corpus` of sixty pages with titles, of which half are validated on."""
+    import random
+
+    folder = tmp_path / "pages"
+    folder.mkdir()
+    draw = random.Random(0)
+    for number in range(60):
+        title, body = draw.choices(WORDS, k=4), draw.choices(WORDS, k=40)
+        text = f"{' '.join(title)}\n\n{' '.join([*title[::-1], *body])}."
+        (folder / f"{number:02}.txt").write_text(text, encoding="utf-8")
+    sources = [{"format": "text", "path": str(folder)}]
+    return {"sources": sources, "validation_fraction": 0.5}
+
+
 @pytest.fixture(autouse=True)
 def token_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Each test has a token cache of its own."""

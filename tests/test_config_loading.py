@@ -307,6 +307,14 @@ class TestProblems:
                 "training:\n  max_steps: 10\n", ["optimizer={warmup_steps: 11}"],
                 "override 'optimizer={warmup_steps: 11}': optimizer.warmup_steps: 11 is more",
             ),
+            (
+                "checkpoint:\n  best_by: retrieval\n", [],
+                "my.yaml:10: checkpoint.best_by: retrieval needs evaluation.retrieval: true",
+            ),
+            (
+                "evaluation:\n  retrieval: true\n", ["corpus.split_by=chunk"],
+                "override 'corpus.split_by=chunk': evaluation.retrieval needs corpus.split_by: doc",
+            ),
         ],
     )  # fmt: skip
     def test_a_rule_between_sections_names_the_line_of_one_of_its_keys(

@@ -16,9 +16,10 @@ import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 
-from mlmtune.config import EvaluationConfig
+from mlmtune.config import BestBy, EvaluationConfig
 from mlmtune.errors import DataError, DivergedError
 from mlmtune.evaluation.known_text import KnownText
+from mlmtune.evaluation.retrieval import Retrieval
 from mlmtune.evaluation.scoring import (
     NOTHING_MASKED,
     FittingBatches,
@@ -68,6 +69,8 @@ class Evaluation:
         of_pairs: The mean of each of `PAIR_TERMS`, and `num_pairs`, by name; empty without pairs.
             A constant answer is right in `pair_label_share` of the pairs, or in the rest.
         general: The evaluation on general text; None if there is none.
+        retrieval: How well documents are found; None if that is not measured.
+        best_by: What `criterion` is; see `CRITERIA`.
     """
 
     loss: float
@@ -83,20 +86,25 @@ class Evaluation:
     unknown_byte_share: float
     of_pairs: dict[str, Any] = field(default_factory=dict)
     general: "Evaluation | None" = None
+    retrieval: Retrieval | None = None
+    best_by: BestBy = "perplexity"
 
     @property
     def criterion(self) -> float:
-        """The number that is lowest for the best weights: the loss on the domain's text."""
-        return self.loss
+        """The number that is lowest for the best weights."""
+        return CRITERIA[self.best_by](self)
 
     def to_json(self) -> dict[str, Any]:
         """Return what was measured as JSON values, under the names of eval_results.json."""
         fields = asdict(self)
-        del fields["general"]
+        for name in ("general", "retrieval", "best_by"):
+            del fields[name]
         fields |= fields.pop("of_pairs")
         if self.general is not None:
             general = self.general.to_json()
             fields |= {f"general_{name}": value for name, value in general.items()}
+        if self.retrieval is not None:
+            fields |= self.retrieval.to_json()
         return fields
 
     def describe(self) -> str:
@@ -117,7 +125,20 @@ class Evaluation:
             f"perplexity {shown}, accuracy {share(self.accuracy)} "
             f"on {counted(self.num_masked_tokens, 'masked token')}{draws}{unknown}{pairs}"
             + (f"; general text: {self.general.describe()}" if self.general is not None else "")
+            + (f"; {self.retrieval.describe()}" if self.retrieval is not None else "")
         )
+
+
+def _retrieval_criterion(evaluation: Evaluation) -> float:
+    assert evaluation.retrieval is not None  # the config refuses this choice without it
+    return -evaluation.retrieval.means()["ndcg_at_10"]
+
+
+CRITERIA: dict[BestBy, Callable[[Evaluation], float]] = {
+    "perplexity": lambda evaluation: evaluation.loss,
+    "retrieval": _retrieval_criterion,
+}
+"""By each choice of `checkpoint.best_by`, the number that is lowest for the best weights."""
 
 
 class Evaluator:

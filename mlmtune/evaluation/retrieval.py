@@ -305,6 +305,8 @@ class RetrievalProbe:
 
     def _embed(self, model: Any, groups: Sequence[Numbers], embeddings: torch.Tensor) -> None:
         """Write the embeddings of the sequences of some groups into their rows (2 N, H)."""
+        encoder = self._loaded.sentence_encoder
+        takes_first = encoder is not None and encoder.kind == "cls"
 
         def embed(numbers: Numbers) -> torch.Tensor:
             ids = torch.from_numpy(np.stack([self._sequences[n] for n in numbers]))
@@ -312,7 +314,7 @@ class RetrievalProbe:
             if self._loaded.has_token_types:
                 inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
             states: torch.Tensor = model.base_model(**inputs)[0].float()  # (B, T, H)
-            return states[:, 0] if self._loaded.pooling == "cls" else states.mean(dim=1)
+            return states[:, 0] if takes_first else states.mean(dim=1)
 
         with in_evaluation_mode(model), torch.inference_mode():
             for group in groups:

@@ -34,7 +34,7 @@ from mlmtune.modeling.device import DTYPES
 from mlmtune.modeling.kept_weights import read_kept_weights
 from mlmtune.modeling.locating import ModelFolder, locate_model
 from mlmtune.modeling.pair_head import has_pair_head, model_types_with_pair_head
-from mlmtune.modeling.sentence_encoder import Pooling, pooling_of
+from mlmtune.modeling.sentence_encoder import SentenceEncoder
 from mlmtune.modeling.tokenizer import load_tokenizer, tokenizer_notes
 from mlmtune.modeling.weights import read_model, why_not_loadable
 
@@ -92,7 +92,7 @@ class LoadedModel:
         kept_weights: Weights of the checkpoint that are not in the model but saved with it.
         attn_implementation: How attention is computed, with `auto` decided.
         context_length: Tokens of the longest input that the model takes; None if it has no limit.
-        pooling: How a sentence encoder makes the embedding of a text; None for other models.
+        sentence_encoder: What follows the encoder in a sentence encoder; None for other models.
         notes: Sentences for the user about how the model was found and read.
     """
 
@@ -103,7 +103,7 @@ class LoadedModel:
     kept_weights: dict[str, torch.Tensor]
     attn_implementation: str
     context_length: int | None
-    pooling: Pooling | None = None
+    sentence_encoder: SentenceEncoder | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -254,7 +254,7 @@ def _load(request: ModelRequest, head: _Head, prepare: Prepare) -> LoadedModel:
         kept_weights=read_kept_weights(folder.path, read.model, unexpected, read.renamed),
         attn_implementation=read.model.config._attn_implementation,
         context_length=context_length,
-        pooling=pooling_of(folder.path),
+        sentence_encoder=SentenceEncoder.of(folder.path) if head.keeps_other_weights else None,
         notes=(*folder.notes, *read.notes, *notes, *about_tokenizer),
     )
 

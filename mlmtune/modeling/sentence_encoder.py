@@ -1,39 +1,69 @@
 """Sentence encoders: how sentence-transformers makes the embedding of a text from its tokens."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+from mlmtune.files import write_json
 
 MODULES = "modules.json"
+POOLING_FOLDER = "1_Pooling"
 
-Pooling = Literal["mean", "cls"]
 
+@dataclass(frozen=True)
+class SentenceEncoder:
+    """What follows the encoder in a model of sentence-transformers.
 
-def pooling_of(folder: Path) -> Pooling | None:
-    """Return the pooling of a sentence encoder; None if a folder holds another kind of model.
-
-    Args:
-        folder: The folder with config.json; modules.json is in it or, where the encoder is a module
-            of its own, in the folder above.
+    Attributes:
+        pooling: The content of the config.json of its pooling; empty if that is not known.
+        normalizes: Whether embeddings are scaled to length 1, which no cosine depends on.
     """
-    for root in (folder, folder.parent):
-        modules = _read(root / MODULES)
-        if not isinstance(modules, list):
-            continue
-        paths = {str(m.get("type")): str(m.get("path")) for m in modules if isinstance(m, dict)}
-        if root != folder and folder.name not in paths.values():
-            continue
-        for kind, path in paths.items():
-            if kind.endswith(".Pooling"):
-                settings = _read(root / path / "config.json")
-                return "cls" if _takes_cls(settings) else "mean"
-    return None
 
+    pooling: dict[str, Any]
+    normalizes: bool
 
-def _takes_cls(settings: Any) -> bool:
-    if not isinstance(settings, dict):
-        return False
-    return bool(settings.get("pooling_mode_cls_token")) or settings.get("pooling_mode") == "cls"
+    @classmethod
+    def of(cls, folder: Path) -> Self | None:
+        """Read what is said of a model; None if it is no sentence encoder.
+
+        Args:
+            folder: The folder with config.json; modules.json is in it or, where the encoder is a
+                module of its own, in the folder above.
+        """
+        for root in (folder, folder.parent):
+            modules = _read(root / MODULES)
+            entries = [m for m in modules if isinstance(m, dict)] if modules is not None else []
+            paths = {str(entry.get("type")): str(entry.get("path")) for entry in entries}
+            if root != folder and folder.name not in paths.values():
+                continue
+            for kind, path in paths.items():
+                if kind.endswith(".Pooling"):
+                    pooling = _read(root / path / "config.json")
+                    normalizes = any(kind.endswith(".Normalize") for kind in paths)
+                    return cls(pooling if isinstance(pooling, dict) else {}, normalizes)
+        return None
+
+    @property
+    def kind(self) -> Literal["mean", "cls"]:
+        """What an embedding is: the state of the first token, or the mean, as any other kind is."""
+        takes_first = self.pooling.get("pooling_mode_cls_token")
+        return "cls" if takes_first or self.pooling.get("pooling_mode") == "cls" else "mean"
+
+    def save(self, directory: Path) -> None:
+        """Write what sentence-transformers reads beside a model that was saved in a folder."""
+        names = ["Transformer", "Pooling", *["Normalize"] * self.normalizes]
+        folders = ["", POOLING_FOLDER, "2_Normalize"]
+        write_json(
+            directory / MODULES,
+            [
+                {"idx": number, "name": str(number), "path": path,
+                 "type": f"sentence_transformers.models.{name}"}
+                for number, (name, path) in enumerate(zip(names, folders, strict=False))
+            ],
+        )  # fmt: skip
+        (directory / POOLING_FOLDER).mkdir()
+        write_json(directory / POOLING_FOLDER / "config.json", self.pooling)
 
 
 def _read(path: Path) -> Any:

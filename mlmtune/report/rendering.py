@@ -183,12 +183,14 @@ def _curves(report: Report) -> list[tuple[str, str]]:
 
     general = series("evaluations", "eval_general_perplexity", "general text")
     validation = series("evaluations", "eval_perplexity", "validation text")
+    retrieval = series("evaluations", "eval_retrieval_ndcg_at_10", "nDCG at 10")
     losses = series("steps", "loss", "training")
     if not several:
         losses += series("evaluations", "eval_loss", "validation")
     charts = {
         "Perplexity": validation if several else [*validation, *general],
         "Perplexity on general text": general if several else [],
+        "Retrieval, nDCG at 10": retrieval,
         "Loss, nats per token": losses,
         "Learning rate": series("steps", "learning_rate", "learning rate"),
     }

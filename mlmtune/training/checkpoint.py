@@ -87,6 +87,8 @@ def list_checkpoints(directory: Path) -> list[Path]:
 def save_model(directory: Path, loaded: LoadedModel) -> None:
     """Write the files that from_pretrained() and pipeline() load, and the weights of other heads.
 
+    Those of sentence-transformers, too, if the model started from a sentence encoder.
+
     Args:
         directory: The folder, which is made if it does not exist.
         loaded: The model as it is trained so far.
@@ -94,6 +96,8 @@ def save_model(directory: Path, loaded: LoadedModel) -> None:
     weights = {**loaded.model.state_dict(), **loaded.kept_weights}
     loaded.model.save_pretrained(directory, state_dict=weights)
     loaded.tokenizer.save_pretrained(directory)
+    if loaded.sentence_encoder is not None:
+        loaded.sentence_encoder.save(directory)
 
 
 def save_checkpoint(

@@ -17,6 +17,7 @@ from mlmtune.console import Console
 from mlmtune.corpus.funnel import remarks
 from mlmtune.evaluation.fill_mask import fill_mask
 from mlmtune.evaluation.perplexity import Evaluation
+from mlmtune.evaluation.retrieval import Retrieval, RetrievalProbe
 from mlmtune.masking.collator import MaskedBatch, MaskingCollator
 from mlmtune.masking.selection import highest_mlm_probability, mlm_probability_at
 from mlmtune.modeling.device import precision_of
@@ -50,6 +51,10 @@ from mlmtune.training.task import Task, with_choices
 
 GENERAL = ("general_loss", "general_perplexity", "general_accuracy", "general_accuracy_top5")
 """The results on general text that eval_results.json has both before and after training."""
+
+
+RETRIEVAL = tuple(f"retrieval_{name}" for name in (*Retrieval.MEASURES, "anisotropy"))
+"""The results of retrieval that it has both before and after training."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,7 @@ class MaskedLM(Task):
     Attributes:
         setup: The model, the text and the evaluators.
         sequences: The training sequences, before and after masking.
+        retrieval_probe: Measures retrieval at each evaluation; None unless the config asks for it.
     """
 
     config: Config
@@ -100,6 +106,7 @@ class MaskedLM(Task):
     plan: Plan
     stream: TrainingStream[MaskedBatch]
     sequences: MaskedSequences
+    retrieval_probe: RetrievalProbe | None = None
 
     measures_before: ClassVar[bool] = True
     num_targets_name: ClassVar[str] = "num_masked_tokens"
@@ -144,14 +151,24 @@ class MaskedLM(Task):
     def evaluate(
         self, accelerator: Accelerator, model: Any, should_stop: Callable[[], bool]
     ) -> Evaluation | None:
-        """Measure perplexity on validation text, and on general text if the config names some."""
+        """Measure perplexity, on general text and retrieval, too, if the config says so."""
         setup, evaluations = self.setup, []
         for evaluator in filter(None, (setup.evaluator, setup.general_evaluator)):
             evaluation = evaluator.run(accelerator, model, setup.head, should_stop=should_stop)
             if evaluation is None:
                 return None
             evaluations.append(evaluation)
-        return replace(evaluations[0], general=evaluations[1] if len(evaluations) > 1 else None)
+        retrieval = None
+        if self.retrieval_probe is not None:
+            retrieval = self.retrieval_probe.run(accelerator, model, should_stop)
+            if retrieval is None:
+                return None
+        return replace(
+            evaluations[0],
+            general=evaluations[1] if len(evaluations) > 1 else None,
+            retrieval=retrieval,
+            best_by=self.config.checkpoint.best_by,
+        )
 
     def reason_to_stop(self, state: TrainState) -> str | None:
         """Say that general text has lost more than `evaluation.max_forgetting`."""
@@ -185,7 +202,7 @@ class MaskedLM(Task):
             "accuracy_top5_before": before["accuracy_top5"],
             **{
                 f"{name}_before": before[name]
-                for name in ("pair_loss", "pair_accuracy", *GENERAL)
+                for name in ("pair_loss", "pair_accuracy", *GENERAL, *RETRIEVAL)
                 if name in after
             },
             "step": step,
@@ -231,8 +248,9 @@ class MaskedLM(Task):
             "objective": config.objective,
             "evaluation": config.evaluation.model_dump(
                 include={"seed", "strategy", "mlm_probability", "mask_draws", "max_chunks",
-                         "general"}
+                         "general", "retrieval"}
             ),
+            "checkpoint": config.checkpoint.model_dump(include={"best_by"}),
         }  # fmt: skip
 
     @property
@@ -264,6 +282,12 @@ class MaskedLM(Task):
             yield (
                 f"{name} has no masked-LM head; it gets a new one that starts from token "
                 "frequencies, so the perplexity before training says little"
+            )
+        if self.loaded.sentence_encoder is not None and state.step == 0:
+            yield (
+                f"{name} is a sentence encoder, and masked language modelling makes its embeddings "
+                "worse at search while it learns to predict the text; afterwards merge the result "
+                "with it (mlmtune merge) or train it by a contrastive step (replay does not help)"
             )
         if self.loaded.pair_head_is_new and state.step == 0:
             yield f"{name} has no head for pairs; it gets a new one, which guesses at first"
@@ -345,6 +369,13 @@ class MaskedLM(Task):
                 "with a new head there was nothing to forget"
             )
 
+        if "eval_retrieval_recall_at_1" in results:
+            yield (
+                f"retrieval: of {counted(results['eval_retrieval_num_documents'], 'document')}, "
+                f"{share(results['eval_retrieval_recall_at_1_before'])} came first for their own "
+                f"query before, {share(results['eval_retrieval_recall_at_1'])} after"
+            )
+
     def examples(self, before: dict[str, Any], model: Any) -> Iterator[str]:
         for text, after in self.fill_examples(model).items():
             yield text
@@ -399,4 +430,7 @@ def build_masked_lm(config: Config, accelerator: Accelerator, console: Console) 
         sequences, plan, seed=config.run.seed, process_index=accelerator.process_index
     )
     decided = with_choices(config, accelerator, loaded, plan)
-    return MaskedLM(decided, setup, loaded, plan, stream, sequences)
+    probe = None
+    if config.evaluation.retrieval:
+        probe = RetrievalProbe.of(splits, loaded, config.corpus, config.evaluation)
+    return MaskedLM(decided, setup, loaded, plan, stream, sequences, probe)

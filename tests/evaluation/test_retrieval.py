@@ -13,6 +13,7 @@ from mlmtune.evaluation import retrieval
 from mlmtune.evaluation.bm25 import bm25
 from mlmtune.evaluation.retrieval import Retrieval, RetrievalPool, RetrievalProbe
 from mlmtune.modeling.loading import ModelRequest, load_pretrained
+from mlmtune.modeling.sentence_encoder import SentenceEncoder
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.special_tokens import SpecialTokens
 
@@ -111,11 +112,12 @@ def test_the_measures_are_those_of_one_relevant_document(ranks):
     assert means == pytest.approx({name: np.mean(v) for name, v in expected.items()})
 
 
-@pytest.mark.parametrize("pooling", [None, "mean", "cls"])
+@pytest.mark.parametrize("pooling", [None, {}, {"pooling_mode_cls_token": True}])
 def test_the_embeddings_are_those_of_a_padded_batch(view_of, loaded, pooling):
     """Sentence-transformers pads, and averages over the attention mask, special tokens included."""
     documents = [ids[: 70 + number] for number, ids in enumerate(drawn(25, length=100))]
-    probe = RetrievalProbe(view_of(documents), replace(loaded, pooling=pooling), 0)
+    encoder = None if pooling is None else SentenceEncoder(pooling, normalizes=False)
+    probe = RetrievalProbe(view_of(documents), replace(loaded, sentence_encoder=encoder), 0)
     cls, sep = loaded.tokenizer.cls_token_id, loaded.tokenizer.sep_token_id
     texts = [*probe.pool.queries, *probe.pool.targets]
     rows = [{"input_ids": [cls, *ids.tolist(), sep]} for ids in texts]
@@ -124,7 +126,7 @@ def test_the_embeddings_are_those_of_a_padded_batch(view_of, loaded, pooling):
         states = loaded.model.eval().base_model(**batch)[0]
     mask = batch["attention_mask"][..., None]
     mean = (states * mask).sum(1) / mask.sum(1)
-    expected = states[:, 0] if pooling == "cls" else mean
+    expected = states[:, 0] if pooling else mean
     embeddings = probe.embeddings(loaded.model, torch.device("cpu"))
     torch.testing.assert_close(embeddings, expected, rtol=0.0, atol=1e-5)
     unit = torch.nn.functional.normalize(expected[25:], dim=1).numpy()

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from filelock import FileLock
 from transformers import BertModel
-from vocabulary import WORDS
 
 from mlmtune.commands.report import report_on
 from mlmtune.console import Console
@@ -307,20 +306,6 @@ def test_unknown_text_is_noted_and_models_that_know_other_shares_are_not_ranked(
     for note, part in zip(notes, expected, strict=True):
         assert "m0 23.0% of the tokens" in note
         assert part in note
-
-
-@pytest.fixture
-def pages(tmp_path: Path) -> dict[str, Any]:
-    """Sixty pages with titles, of which half are validated on."""
-    folder = tmp_path / "pages"
-    folder.mkdir()
-    draw = np.random.default_rng(0)
-    for number in range(60):
-        title, body = draw.choice(WORDS, size=4), draw.choice(WORDS, size=40)
-        text = f"{' '.join(title)}\n\n{' '.join([*title[::-1], *body])}."
-        (folder / f"{number:02}.txt").write_text(text, encoding="utf-8")
-    sources = [{"format": "text", "path": str(folder)}]
-    return {"sources": sources, "validation_fraction": 0.5}
 
 
 def test_models_search_the_same_pages_beside_bm25(
