@@ -79,6 +79,7 @@ def _measured(
 ) -> Merge:
     """Measure each alpha in a folder with the other files of the model, and choose one."""
     curve = measure_curve(weights, runs, config, plan.alphas, folder, console)
+    has_new_head = runs[0].record.eval_results["model_head_was_new"]
     given = None if plan.given is None else Choice(plan.given, RULES["given"])
     return Merge(
         created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -86,10 +87,12 @@ def _measured(
         base=config.model.name_or_path,
         runs=tuple(str(run.path) for run in runs),
         new_weights=weights.new_weights,
-        has_new_head=runs[0].record.eval_results["model_head_was_new"],
-        choice=given or choose(curve.points),
+        has_new_head=has_new_head,
+        choice=given or choose(curve.points, has_new_head=has_new_head),
         texts=curve.texts,
         points=curve.points,
+        bm25=curve.bm25,
+        notes=curve.notes,
     )
 
 

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mlmtune.report.findings import Estimate, Measurement, Text
+from mlmtune.report.findings import Estimate, Measurement, RetrievalMeasurement, Text
 
 FORMAT_VERSION = 1
 
@@ -18,12 +18,18 @@ class Point:
         behind_best: Its loss on that text minus the best model's, in nats per token; None for the
             best.
         general: Its measurement on general text; None if there is none.
+        retrieval: How well it finds validation documents; None if there are too few. The change is
+            from the base.
+        behind_best_retrieval: Its nDCG at 10 minus that of the model that finds best; None for that
+            model.
     """
 
     alpha: float
     domain: Measurement
     behind_best: Estimate | None
     general: Measurement | None
+    retrieval: RetrievalMeasurement | None = None
+    behind_best_retrieval: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,8 @@ class Merge:
         texts: The texts that they were measured on, that of the domain first; the measurements are
             in the points.
         points: The measured models, by alpha.
+        bm25: How well BM25 finds validation documents; None if retrieval was not measured.
+        notes: What the reader must know about the numbers.
     """
 
     created_at: str
@@ -62,6 +70,8 @@ class Merge:
     choice: Choice
     texts: tuple[Text, ...]
     points: tuple[Point, ...]
+    bm25: RetrievalMeasurement | None
+    notes: tuple[str, ...]
 
     @property
     def chosen(self) -> Point:

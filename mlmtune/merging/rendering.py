@@ -1,6 +1,6 @@
 """How the curve of a merge is shown: a table for the terminal, and merge.html."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
@@ -9,16 +9,18 @@ from markupsafe import Markup
 from mlmtune import report
 from mlmtune.merging.findings import Merge
 from mlmtune.report.charts import Range, interval_chart
-from mlmtune.report.estimates import change, count, nats, perplexity
+from mlmtune.report.estimates import count, nats, perplexity, points, share
 from mlmtune.report.findings import Change, Estimate
-
-UNCHANGED = Estimate(0.0)
 
 
 def curve_table(merge: Merge) -> list[list[str]]:
-    """Return the header and the rows of the curve; changes are in nats per token, with 95 %."""
+    """Return the header and the rows of the curve.
+
+    Changes have 95 % intervals, in nats per token, or in points of nDCG at 10.
+    """
     header = ["alpha", "perplexity", "change", "behind the best"]
     header += ["general perplexity", "change on it"] if merge.has_general else []
+    header += ["nDCG at 10", "change of it"] if merge.bm25 is not None else []
     rows = [[*header, ""]]
     for point in merge.points:
         row = [
@@ -30,6 +32,9 @@ def curve_table(merge: Merge) -> list[list[str]]:
         if point.general is not None:
             shown = perplexity(point.general.perplexity, with_interval=False)
             row += [shown, _changed(point.general.change)]
+        if (found := point.retrieval) is not None:
+            shown = share(found.measures.ndcg_at_10, with_interval=False)
+            row += [shown, "base" if found.change is None else points(found.change.ndcg_at_10)]
         rows.append([*row, "<- written" if point.alpha == merge.choice.alpha else ""])
     return rows
 
@@ -60,7 +65,17 @@ def conclusions(merge: Merge) -> list[str]:
         )
     if not merge.has_general:
         sentences.append("Forgetting was not measured: there is no evaluation.general.")
-    return sentences
+    if merge.bm25 is not None:
+        of_bm25, base, finder = (
+            share(found.measures.ndcg_at_10, with_interval=False)
+            for found in (merge.bm25, merge.points[0].retrieval, chosen.retrieval)
+            if found is not None
+        )
+        sentences.append(
+            f"Validation documents are found by their titles with nDCG at 10 of {finder} (base "
+            f"{base}, BM25 {of_bm25})."
+        )
+    return [*sentences, *merge.notes]
 
 
 def to_html(merge: Merge) -> str:
@@ -69,30 +84,53 @@ def to_html(merge: Merge) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"change": change, "count": count, "nats": nats}
+    environment.filters["count"] = count
     template = files(__package__).joinpath("merge.html.jinja").read_text(encoding="utf-8")
     style = files(report).joinpath("report.css").read_text(encoding="utf-8")
-    domain = [point.domain.change for point in merge.points]
-    general = [point.general.change for point in merge.points if point.general is not None]
-    charts = [(text.name, Markup(_chart(merge, changes)))
-              for text, changes in zip(merge.texts, (domain, general), strict=False)]  # fmt: skip
     page = environment.from_string(template).render(
         merge=merge,
         style=Markup(style),
-        charts=charts,
+        charts=[(title, Markup(chart)) for title, chart in _charts(merge)],
         table=curve_table(merge),
         conclusions=conclusions(merge),
     )
     return page.rstrip() + "\n"
 
 
-def _chart(merge: Merge, changes: Sequence[Change | None]) -> str:
-    """Draw how far the loss of each alpha is from that of the base."""
+def _charts(merge: Merge) -> Iterator[tuple[str, str]]:
+    """Yield the title and the chart of each measure: how far each alpha is from the base."""
+    of_loss = "change of the loss from the base, nats per token"
+    domain, *general = (f"{text.name}: {of_loss}" for text in merge.texts)
+    yield domain, _chart(domain, merge, [_loss(p.domain.change) for p in merge.points], nats)
+    if general:
+        losses = [_loss(p.general.change) for p in merge.points if p.general is not None]
+        yield general[0], _chart(general[0], merge, losses, nats)
+    if merge.bm25 is not None:
+        found = [p.retrieval.change for p in merge.points if p.retrieval is not None]
+        changes = [None if change is None else change.ndcg_at_10 for change in found]
+        # The axis is in points, as the numbers beside it.
+        title = "Retrieval: change of nDCG at 10 from the base, points"
+        yield title, _chart(title, merge, changes, points, scale=100)
+
+
+def _loss(change: Change | None) -> Estimate | None:
+    return None if change is None else change.loss
+
+
+def _chart(
+    title: str,
+    merge: Merge,
+    changes: Sequence[Estimate | None],
+    write: Callable[[Estimate], str],
+    *,
+    scale: float = 1,
+) -> str:
     rows = []
-    for point, of_point in zip(merge.points, changes, strict=True):
-        loss = UNCHANGED if of_point is None else of_point.loss
+    for point, change in zip(merge.points, changes, strict=True):
         is_chosen = point.alpha == merge.choice.alpha
         name = f"alpha {point.alpha:g}{' (written)' if is_chosen else ''}"
-        shown = _changed(of_point)
-        rows.append(Range(name, loss.value or 0.0, loss.interval, shown, 2 if is_chosen else 1))
-    return interval_chart("Change of the loss from the base, nats per token", rows)
+        shown = "base" if change is None else write(change)
+        value, interval = (0.0, None) if change is None else (change.value or 0.0, change.interval)
+        bar = None if interval is None else (scale * interval[0], scale * interval[1])
+        rows.append(Range(name, scale * value, bar, shown, 2 if is_chosen else 1))
+    return interval_chart(title, rows)

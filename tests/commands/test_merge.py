@@ -48,12 +48,16 @@ def merge(console: Any) -> Merging:
 @pytest.fixture
 def general(tmp_path: Path) -> dict[str, Any]:
     folder = tmp_path / "general"
-    folder.mkdir()
-    draw = np.random.default_rng(0)
-    words = ["the", "key", "of", "a", "table", "is", "in", "the", "vault"]
-    for number in range(12):
-        (folder / f"{number:02}.txt").write_text(" ".join(draw.choice(words, size=40)))
+    write_text(folder, 12, seed=0)
     return {"format": "text", "path": str(folder), "name": "general"}
+
+
+def write_text(folder: Path, num_documents: int, seed: int) -> None:
+    folder.mkdir()
+    draw = np.random.default_rng(seed)
+    words = ["the", "key", "of", "a", "table", "is", "in", "the", "vault"]
+    for number in range(num_documents):
+        (folder / f"{number:02}.txt").write_text(" ".join(draw.choice(words, size=40)))
 
 
 def losses(findings: dict[str, Any], text: str = "domain") -> dict[float, float]:
@@ -151,9 +155,28 @@ def test_a_base_without_a_head_has_the_runs(
     base = tmp_path / "headless"
     BertModel.from_pretrained(model_dir).save_pretrained(base)
     tokenizer.save_pretrained(base)
-    run = runs.train(model={"name_or_path": str(base)})
-    findings = merge(run.path, alpha=0.0)
+    pages = tmp_path / "pages"
+    write_text(pages, 50, seed=1)
+    sources = [{"format": "text", "path": str(pages)}]
+    run = runs.train(
+        model={"name_or_path": str(base)}, corpus={"sources": sources, "validation_fraction": 0.5}
+    )
+    findings = merge(run.path, alphas="0.5")
     assert findings["has_new_head"]
+    # What such a base can forget is how to embed text.
+    assert "whose retrieval is not clearly worse" in findings["choice"]["rule"]
+    scores = {}
+    for point in findings["points"]:
+        scores[point["alpha"]] = point["retrieval"]["measures"]["ndcg_at_10"]["value"]
+    best = max(scores, key=lambda alpha: scores[alpha])
+    for point in findings["points"][1:]:
+        change = point["retrieval"]["change"]["ndcg_at_10"]["value"]
+        assert change == pytest.approx(scores[point["alpha"]] - scores[0.0])
+        if point["alpha"] != best:
+            behind = point["behind_best_retrieval"]["value"]
+            assert behind == pytest.approx(scores[point["alpha"]] - scores[best])
+    page = (run.path / "merged" / "merge.html").read_text(encoding="utf-8")
+    assert "nDCG at 10 from the base, points" in page
     [line] = [line for line in console.lines if "which are taken from the runs" in line]
     assert f"{base} lacks" in line
     merged = load_file(run.path / "merged" / "model.safetensors")

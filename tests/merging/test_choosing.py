@@ -47,7 +47,7 @@ DOMAIN = [4.0, 3.1, 2.9, 2.8, 2.81]
 def test_the_least_forgetting_that_costs_nothing_clear(
     general: list[float] | None, half_width: float, alpha: float, rule: str
 ) -> None:
-    choice = choose(points(DOMAIN, general, half_width))
+    choice = choose(points(DOMAIN, general, half_width), has_new_head=False)
     assert (choice.alpha, choice.rule) == (alpha, RULES[rule])
 
 
@@ -56,5 +56,5 @@ def test_without_intervals_nothing_is_called_as_good_as_the_best() -> None:
         replace(point, behind_best=point.behind_best and ONE)
         for point in points(DOMAIN, DOMAIN[::-1], 0.1)
     ]
-    assert choose(curve).alpha == 0.75
-    assert choose(curve).rule == RULES["best"]
+    assert choose(curve, has_new_head=False).alpha == 0.75
+    assert choose(curve, has_new_head=False).rule == RULES["best"]
