@@ -546,6 +546,26 @@ def test_eval(command: Command, model_dir: Path, config_file: Callable[..., Path
     assert json.loads(fewer.out)[0]["num_chunks"] == 3
 
 
+def test_eval_lets_models_find_the_same_pages(
+    command: Command,
+    model_dir: Path,
+    pair_model_dir: Path,
+    config_file: Callable[..., Path],
+    pages: dict[str, Any],
+) -> None:
+    path = config_file(corpus=pages)
+    asked = ("eval", "--model", model_dir, "--model", pair_model_dir, "--config", path)
+    first, second = (r["retrieval"] for r in json.loads(command(*asked, "--json").out))
+    assert first["change"] is None
+    difference = second["measures"]["mrr"]["value"] - first["measures"]["mrr"]["value"]
+    assert second["change"]["mrr"]["value"] == pytest.approx(difference)
+    shown = command(*asked).out
+    assert "found first" in shown.splitlines()[0]
+    assert "(BM25: " in shown.splitlines()[-1]
+    by_chunk = command(*asked, "corpus.split_by=chunk")
+    assert "retrieval cannot be measured with corpus.split_by: chunk" in by_chunk.out
+
+
 def test_train_ends_with_a_report(
     command: Command, config_file: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -596,9 +616,11 @@ def test_eval_of_several_models_on_several_texts(
     domain = f"corpus.sources=[{{format: text, path: {corpus_dir}, max_documents: 10}}]"
     measured = f"evaluation.general=[{{format: text, path: {corpus_dir}, max_documents: 5}}]"
     shown = command(*asked, "--config", one, "--config", two, domain, measured)
-    assert [line.split("  ")[0] for line in shown.out.splitlines()] == [
+    *lines, _, why_not = shown.out.splitlines()  # a note on each text
+    assert [line.split("  ")[0] for line in lines] == [
         "text", *["one", "one, general"] * 2, *["two", "two, general"] * 2,
     ]  # fmt: skip
+    assert why_not.startswith("two: retrieval cannot be measured: it takes 20 validation documents")
 
 
 # ----------------------------------------------------------------------------- init and check

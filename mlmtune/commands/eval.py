@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from mlmtune.modeling.names import short_names
 from mlmtune.numbers import perplexity, share
 from mlmtune.report import estimates
 from mlmtune.report.comparison import perplexity_per
-from mlmtune.report.findings import Estimate
+from mlmtune.report.findings import Estimate, RetrievalMeasurement
+from mlmtune.report.retrieval import BM25, Searches
 from mlmtune.tables import table
 from mlmtune.training.setup import ModelAndText, load_model_and_text
 
@@ -41,6 +42,8 @@ class Row:
         tokenizer: Only rows with the same tokenizer compare per token.
         per_word: The perplexity per word; None if no word of the text is known.
         per_byte: The perplexity per byte; None if no byte of the text is known.
+        retrieval: How well the model finds documents of the text, compared with the first model;
+            None for a general text, or if there are too few documents.
     """
 
     text: str
@@ -49,6 +52,7 @@ class Row:
     evaluation: Evaluation
     per_word: Estimate | None
     per_byte: Estimate | None
+    retrieval: RetrievalMeasurement | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the record of `--json`."""
@@ -58,6 +62,7 @@ class Row:
             **self.evaluation.to_json(),
             "perplexity_per_word": self.per_word and self.per_word.value,
             "perplexity_per_byte": self.per_byte and self.per_byte.value,
+            "retrieval": self.retrieval and asdict(self.retrieval),
         }
 
 
@@ -93,18 +98,24 @@ def evaluate_models(
     if dump is not None and accelerator.num_processes > 1:
         raise ConfigError("--dump writes what one process sees; leave --nproc out")
     rows: list[Row] = []
+    notes: list[str] = []
     dumped: list[tuple[Any, ...]] | None = None if dump is None else []
     texts = text_names([path for path, _ in configs])
     for text, (_, config) in zip(texts, configs, strict=True):
+        searches, of_text = Searches(), []
         for name, model in zip(short_names(models), models, strict=True):
-            rows += _measure((text, config), (name, model), accelerator, console, dumped)
+            named = (name, model)
+            of_text += _measure((text, config), named, accelerator, console, searches, dumped)
             accelerator.free_memory()  # because it holds on to every model that it prepared
+        searched, note = _with_retrieval(of_text, text, searches)
+        rows += searched
+        notes.append(note)
     if dump is not None and dumped is not None:
         write_dump(dump, dumped)
     if as_json:
         console.result(json.dumps([row.to_json() for row in rows], indent=2))
     else:
-        for line in describe(rows):
+        for line in [*describe(rows), *notes]:
             console.result(line)
     accelerator.end_training()
 
@@ -115,14 +126,38 @@ def text_names(paths: Sequence[Path]) -> list[str]:
     return stems if len({*stems}) == len(stems) else short_names([str(path) for path in paths])
 
 
+def _with_retrieval(rows: Sequence[Row], text: str, searches: Searches) -> tuple[list[Row], str]:
+    """Add to the rows of a text what their models found.
+
+    Returns:
+        The rows, and a note: what the columns of the table mean, or why they are empty.
+    """
+    first, *others = dict.fromkeys(row.model for row in rows)
+    found = searches.findings(dict.fromkeys(others, first))
+    if found is None:
+        return list(rows), f"{text}: {searches.why_not}"
+    measures = found.of(BM25).measures
+    shares = [estimates.share(e, with_interval=False) for e in vars(measures).values()]
+    note = (
+        f"{text}: found first, and in ten: the share of {found.num_documents} documents, each "
+        f"searched for by its title or its other half (BM25: {shares[0]}, {shares[1]}); the change "
+        "is that of nDCG at 10 from the first model, in points."
+    )
+    searched = [
+        replace(row, retrieval=found.of(row.model)) if row.text == text else row for row in rows
+    ]
+    return searched, note
+
+
 def _measure(
     named_config: tuple[str, Config],
     named_model: tuple[str, str],
     accelerator: Accelerator,
     console: Console,
+    searches: Searches,
     dumped: list[tuple[Any, ...]] | None,
 ) -> list[Row]:
-    """Measure a model on the texts of a config, and add the rows of `--dump` to `dumped`."""
+    """Measure a model on the texts of a config, and add to `searches` and to `dumped`."""
     (text, config), (name, location) = named_config, named_model
     chosen = ModelConfig(
         name_or_path=location, attn_implementation=config.model.attn_implementation
@@ -135,6 +170,7 @@ def _measure(
         )
     prepared = accelerator.prepare_model(setup.loaded.model, evaluation_mode=True)
     module = accelerator.unwrap_model(prepared)
+    searches.add(name, setup, config, lambda probe: probe.run(accelerator, module))
     evaluators = {text: setup.evaluator, f"{text}, general": setup.general_evaluator}
     rows = []
     for what, evaluator in evaluators.items():
@@ -169,7 +205,9 @@ def describe(rows: Sequence[Row]) -> list[str]:
     names = [
         "text", "model", "perplexity", "95 %", "per word", "per byte", "first", "five", "tokens",
     ]  # fmt: skip
-    lines = [[*names, "unknown (bytes)"] + ["pairs", "apart"] * has_pairs]
+    finds = any(row.retrieval for row in rows)
+    found = ["found first", "in ten", "change, 95 %"] * finds
+    lines = [[*names, "unknown (bytes)", *found] + ["pairs", "apart"] * has_pairs]
     for row in rows:
         evaluation, interval = row.evaluation, row.evaluation.perplexity_interval
         bounds = [] if interval is None else [perplexity(bound) for bound in interval]
@@ -191,7 +229,7 @@ def describe(rows: Sequence[Row]) -> list[str]:
             f"{evaluation.num_masked_tokens:,}",
             f"{share(evaluation.unknown_token_share)} ({share(evaluation.unknown_byte_share)})",
         ]
-        lines.append(cells + pairs * has_pairs)
+        lines.append([*cells, *_found(row.retrieval) * finds, *pairs * has_pairs])
     shown = list(table(lines))
     if not compares_tokens:
         shown.append("* The tokenizers differ, so perplexities per token do not compare.")
@@ -203,6 +241,15 @@ def describe(rows: Sequence[Row]) -> list[str]:
             "out of its numbers, so no perplexity here says which model is better."
         )
     return shown
+
+
+def _found(retrieval: RetrievalMeasurement | None) -> list[str]:
+    """Return the cells of what a model found."""
+    if retrieval is None:
+        return ["", "", ""]
+    of, change = retrieval.measures, retrieval.change
+    shares = [estimates.share(e, with_interval=False) for e in (of.recall_at_1, of.recall_at_10)]
+    return [*shares, "" if change is None else estimates.points(change.ndcg_at_10)]
 
 
 def _of_chunks(

@@ -27,7 +27,6 @@ from mlmtune.evaluation.scoring import FittingBatches, Numbers, any_should_stop
 from mlmtune.modeling.evaluation_mode import in_evaluation_mode
 from mlmtune.modeling.loading import LoadedModel
 from mlmtune.numbers import share
-from mlmtune.printable import counted
 from mlmtune.randomness import key, mix, permute
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.special_tokens import SpecialTokens
@@ -90,10 +89,9 @@ class RetrievalPool:
         usable = documents[view.store.documents.num_text_words[documents] >= FEWEST_WORDS]
         if len(usable) < FEWEST_DOCUMENTS:
             raise DataError(
-                f"retrieval cannot be measured: {len(usable)} of "
-                f"{counted(len(documents), 'validation document')} have {FEWEST_WORDS} words or "
-                f"more, and it takes {FEWEST_DOCUMENTS}; add documents, or raise "
-                "corpus.validation_fraction"
+                f"retrieval cannot be measured: it takes {FEWEST_DOCUMENTS} validation documents "
+                f"of {FEWEST_WORDS} words or more, and this text has {len(usable)}; add documents, "
+                "or raise corpus.validation_fraction"
             )
         order = permute(np.arange(len(usable)), len(usable), key(seed, POOL_STREAM))
         chosen = np.sort(usable[order[:MOST_DOCUMENTS]])

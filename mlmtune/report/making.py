@@ -48,7 +48,8 @@ def make_report(runs: list[FinishedRun], config: Config, console: Console) -> Re
         models.append(measured.add(model, model_config, console))
     _check_tokenizers(models)
     models = measured.with_frequencies(models)
-    texts, found = measured.texts(models), measured.retrieval(models)
+    texts = measured.texts(models)
+    found = measured.searches.findings({model.name: model.base for model in models})
     adapted = {model.name: model for model in models if model.is_adapted}
     of_runs = tuple(replace(run.record, name=name) for run, name in zip(runs, adapted, strict=True))
     gained, lost = measured.examples()
@@ -58,7 +59,7 @@ def make_report(runs: list[FinishedRun], config: Config, console: Console) -> Re
         mlmtune_version=__version__,
         verdicts=tuple(judge(adapted[run.name], texts, run, found) for run in of_runs),
         models=tuple(models),
-        notes=(*_notes(models, texts), *filter(None, [measured.why_no_retrieval])),
+        notes=(*_notes(models, texts), *filter(None, [measured.searches.why_not])),
         texts=texts,
         general_is_missing=not config.evaluation.general,
         gained=gained,

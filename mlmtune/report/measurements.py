@@ -12,23 +12,20 @@ from mlmtune.config import Config, CorpusConfig, ModelConfig
 from mlmtune.console import Console
 from mlmtune.corpus.sources import corpus_sources
 from mlmtune.errors import DataError
-from mlmtune.evaluation.bm25 import bm25
 from mlmtune.evaluation.frequencies import TokenFrequencies
 from mlmtune.evaluation.known_text import KnownText
-from mlmtune.evaluation.retrieval import Retrieval, RetrievalProbe
 from mlmtune.evaluation.scoring import TokenScores
 from mlmtune.report.comparison import compare, units_of
 from mlmtune.report.findings import (
     Measurement,
     Model,
     Opinion,
-    RetrievalFindings,
     Text,
     TextPart,
     TokenExample,
 )
 from mlmtune.report.measuring import MeasuredModel, load_measured_model
-from mlmtune.report.retrieval import BM25, compare_retrieval
+from mlmtune.report.retrieval import Searches
 from mlmtune.report.runs import FinishedRun
 from mlmtune.report.specificity import BINS, kinds, vocabulary, words_at
 from mlmtune.report.token_examples import ask, furthest_apart
@@ -55,10 +52,8 @@ class Measurements:
         self._splits: dict[str, Splits] = {}
         self._kept: dict[str, MeasuredModel] = {}
         self._frequencies: dict[str, TokenFrequencies] = {}
-        self._retrieval: dict[str, Retrieval] = {}
-        self._bm25: Retrieval | None = None
         self.answers: dict[str, list[tuple[Opinion, ...]]] = {}
-        self.why_no_retrieval: str | None = None
+        self.searches = Searches()
 
     def add(self, model: Model, model_config: ModelConfig, console: Console) -> Model:
         """Score every masked token with a model; return it with its tokenizer and head known."""
@@ -74,33 +69,17 @@ class Measurements:
         if setup.general_evaluator is not None:
             masks = setup.general_evaluator.masks
             self._general[model.name] = measured.score(masks, size, console)
-        self._search(model.name, measured)
+        with measured.computing():
+            self.searches.add(
+                model.name, setup, config,
+                lambda probe: probe.measure(setup.loaded.model, measured.device),
+            )  # fmt: skip
         self.answers[model.name] = list(ask(model.name, measured, config.evaluation.examples))
         if self._keeps_models:
             self._kept[model.name] = measured
         if setup.loaded.head_is_new and not model.is_adapted:
             self._frequencies[model.name] = setup.token_frequencies()
         return replace(model, head_is_new=setup.loaded.head_is_new, tokenizer=tokenizer)
-
-    def _search(self, name: str, measured: MeasuredModel) -> None:
-        """Let a model find the documents of the pool, or keep why that cannot be measured."""
-        setup, config = measured.setup, self._config
-        try:
-            probe = RetrievalProbe.of(setup.splits, setup.loaded, config.corpus, config.evaluation)
-        except DataError as error:
-            self.why_no_retrieval = str(error)
-            return
-        with measured.computing():
-            self._retrieval[name] = probe.measure(setup.loaded.model, measured.device)
-        if self._bm25 is None:  # of the first model's text, which others cut a little differently
-            self._bm25 = bm25(probe.pool, setup.loaded.tokenizer)
-
-    def retrieval(self, models: list[Model]) -> RetrievalFindings | None:
-        """Return how well each model finds documents, and BM25; None if it was not measured."""
-        if self._bm25 is None:
-            return None
-        results = {**self._retrieval, BM25: self._bm25}
-        return compare_retrieval(results, {model.name: model.base for model in models})
 
     def with_frequencies(self, models: list[Model]) -> list[Model]:
         """Return the models, each with the name of what it is compared with.

@@ -1,16 +1,58 @@
 """Models compared by the documents that they find, query by query."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmtune.evaluation.retrieval import Retrieval
+from mlmtune.config import Config
+from mlmtune.errors import DataError
+from mlmtune.evaluation.bm25 import bm25
+from mlmtune.evaluation.retrieval import Retrieval, RetrievalProbe
 from mlmtune.report.bootstrap import estimate, resampled
 from mlmtune.report.findings import RetrievalFindings, RetrievalMeasurement, RetrievalMeasures
+from mlmtune.training.setup import ModelAndText
 
 BM25 = "BM25"
 """The name that BM25 has among the models."""
+
+
+class Searches:
+    """What models have found of the documents of one text, added model by model.
+
+    Attributes:
+        why_not: Why nothing is measured, in a sentence; None if it is.
+    """
+
+    def __init__(self) -> None:
+        self.why_not: str | None = None
+        self._results: dict[str, Retrieval] = {}
+        self._bm25: Retrieval | None = None
+
+    def add(
+        self,
+        name: str,
+        setup: ModelAndText,
+        config: Config,
+        search: Callable[[RetrievalProbe], Retrieval | None],
+    ) -> None:
+        """Let a model search by a function, unless the text has too few documents."""
+        try:
+            probe = RetrievalProbe.of(setup.splits, setup.loaded, config.corpus, config.evaluation)
+        except DataError as error:
+            self.why_not = str(error)
+            return
+        found = search(probe)
+        assert found is not None  # None means that it was stopped, which nothing does here
+        self._results[name] = found
+        if self._bm25 is None:  # of the first model's text, which others cut a little differently
+            self._bm25 = bm25(probe.pool, setup.loaded.tokenizer)
+
+    def findings(self, bases: Mapping[str, str | None]) -> RetrievalFindings | None:
+        """Compare each model with its base, by name; None if nothing was measured."""
+        if self._bm25 is None:
+            return None
+        return compare_retrieval({**self._results, BM25: self._bm25}, bases)
 
 
 def compare_retrieval(

@@ -16,6 +16,7 @@ from mlmtune.report.findings import (
     Text,
     Verdict,
 )
+from mlmtune.report.retrieval import BM25
 from mlmtune.training.outcome import Label, judge_new_head
 
 LABELS: dict[str, Label] = {
@@ -86,7 +87,7 @@ def _with_retrieval(verdict: Verdict, found: RetrievalFindings, model: Model, ru
             "by a contrastive step afterwards; mixing in general text (replay) does not help"
         )
     first = [share(m.measures.recall_at_1, with_interval=False) for m in (base, measured)]
-    bm25 = share(found.of("BM25").measures.recall_at_1, with_interval=False)
+    bm25 = share(found.of(BM25).measures.recall_at_1, with_interval=False)
     reason = (
         f"{_ON_RETRIEVAL[kind]} ({difference}): of {counted(found.num_documents, 'document')}, "
         f"{first[0]} came first for their own query before, {first[1]} after (BM25: {bm25})"

@@ -75,7 +75,7 @@ def test_the_pool_is_bounded_and_drawn_by_the_seed(view_of, monkeypatch):
 @pytest.mark.parametrize(("long", "short"), [(19, 0), (19, 30), (1, 0), (0, 1)])
 def test_too_few_documents_are_refused_in_one_line(view_of, long, short):
     view = view_of(drawn(long) + drawn(short, length=10))
-    with pytest.raises(DataError, match=f"{long} of {long + short} .* raise corpus") as error:
+    with pytest.raises(DataError, match=f"takes 20 .* has {long}; .* raise corpus") as error:
         RetrievalPool.of(view, 0, 50)
     assert "\n" not in str(error.value)
 
