@@ -32,6 +32,30 @@ def examples(size: int, seed: int) -> list[dict[str, str]]:
     return made
 
 
+NAMES = {"ACTION": ("failed", "running"), "THING": ("cluster", "network")}
+"""The first and the second word of the entities of each type."""
+DROPPED = "\u200b"
+"""A word of which the tokenizer makes no piece."""
+
+
+def sentences(size: int, seed: int) -> list[list[tuple[str, str]]]:
+    """Sentences of other words and an entity of each type, of one, two or three words."""
+    draw = random.Random(seed)
+    names = {word for words in NAMES.values() for word in words}
+    others = [word for word in WORDS if word not in names]
+    made = []
+    for _ in range(size):
+        parts = [[(word, "O")] for word in draw.choices(others, k=draw.randrange(2, 9))]
+        for type_, (first, second) in NAMES.items():
+            rest = [second] if draw.random() < 0.5 else []
+            if rest and draw.random() < 0.2:
+                rest = [DROPPED, second]
+            parts.append([(first, f"B-{type_}"), *((word, f"I-{type_}") for word in rest)])
+        draw.shuffle(parts)
+        made.append([word for part in parts for word in part])
+    return made
+
+
 def write_json_lines(path: Path, records: Sequence[Any]) -> Path:
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return path
@@ -47,13 +71,26 @@ class Tasks:
             for seed, (name, size) in enumerate([("train", 80), ("validation", 24), ("test", 30)])
         }
         self.model_dir = model_dir
+        self.kind: dict[str, Any] = {"task": "classification", "data": {"format": "json"}}
+
+    def hold_sentences(self) -> None:
+        """Replace the examples by sentences with tags, in CoNLL columns."""
+        self.kind = {"task": "entities", "data": {"format": "conll"}}
+        for seed, (name, size) in enumerate([("train", 80), ("validation", 24), ("test", 30)]):
+            text = "\n\n".join(
+                "\n".join(f"{word}\tX\t{tag}" for word, tag in sentence)
+                for sentence in sentences(size, seed)
+            )
+            self.files[name] = self.folder / f"{name}.conll"
+            self.files[name].write_text(text, encoding="utf-8")
 
     def config(self, name: str = "run", **sections: Any) -> Path:
         config: dict[str, Any] = {
+            "task": self.kind["task"],
             "run": {"output_dir": str(self.folder / name)},
             "model": {"name_or_path": str(self.model_dir)},
             "data": {
-                "format": "json", "max_length": 32,
+                **self.kind["data"], "max_length": 32,
                 **{side: str(path) for side, path in self.files.items()},
             },
             "optimizer": {"learning_rate": 0.01},

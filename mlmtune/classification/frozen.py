@@ -1,11 +1,11 @@
 """A logistic regression on the features of an encoder that is not trained."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmtune.classification.metrics import confusion_matrix, macro_f1
 from mlmtune.errors import ConfigError
 from mlmtune.shell import pip_install
 
@@ -30,28 +30,29 @@ def check_available() -> None:
 
 def fit_and_predict(
     train: tuple[NDArray[np.float32], NDArray[np.int64]],
-    validation: tuple[NDArray[np.float32], NDArray[np.int64]],
+    validation: NDArray[np.float32],
     test: NDArray[np.float32],
     class_weights: Literal["none", "balanced"],
+    score: Callable[[NDArray[np.int64]], float],
 ) -> NDArray[np.int64]:
-    """Predict the test's labels (m,) by the regression with the best macro-F1 on validation.
+    """Predict the test's labels (m,) by the regression with the best score on validation.
 
     Features are scaled to mean 0 and variance 1 over the training examples. Of equally good
     regressions, the most regularised one predicts.
 
     Args:
         train: (n, H) Features and (n,) labels.
-        validation: Features and labels, likewise.
+        validation: (k, H) Features.
         test: (m, H) Features.
         class_weights: `data.class_weights`.
+        score: Scores the predicted labels (k,) of validation.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    num_labels = 1 + int(max(train[1].max(), validation[1].max()))
     best: Any = None
-    best_f1 = -1.0
+    best_score = -1.0
     for strength in REGULARISATIONS:
         model = make_pipeline(
             StandardScaler(),
@@ -62,8 +63,7 @@ def fit_and_predict(
             ),
         )
         model.fit(*train)
-        confusion = confusion_matrix(validation[1], model.predict(validation[0]), num_labels)
-        f1 = float(macro_f1(confusion))
-        if f1 > best_f1:  # from small to large C, so that the most regularised one stays
-            best, best_f1 = model, f1
+        of_model = score(np.asarray(model.predict(validation), dtype=np.int64))
+        if of_model > best_score:  # from small to large C, so that the most regularised one stays
+            best, best_score = model, of_model
     return np.asarray(best.predict(test), dtype=np.int64)

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmtune.classification.frozen import check_available
-from mlmtune.classification.task_data import read_task_data
+from mlmtune.classification import entity_metrics, frozen
+from mlmtune.classification.building import KINDS
+from mlmtune.classification.probed_tasks import PROBED
 from mlmtune.commands.probe_fits import ProbeFits
 from mlmtune.config import ClassificationConfig
 from mlmtune.console import Console
@@ -17,7 +18,7 @@ from mlmtune.errors import ConfigError
 from mlmtune.files import write_json, write_text
 from mlmtune.locations import expand_home, resolve, run_directory
 from mlmtune.modeling.names import short_names
-from mlmtune.printable import counted, in_markdown
+from mlmtune.printable import in_markdown
 from mlmtune.report.findings import Probe
 from mlmtune.report.probing import ProbedModel, ProbeSetting, compare_on_task
 from mlmtune.report.rendering import probe_table
@@ -44,17 +45,18 @@ def probe(
         Interrupted: A signal stopped the command; what is finished is kept.
         MlmtuneError: The examples or a model cannot be read.
     """
-    if config.task == "entities":
-        raise ConfigError("task: entities is not compared by mlmtune probe; use mlmtune finetune")
     if config.data.test is None and config.data.test_fraction is None:
         raise ConfigError(
             "data.test: models are compared on a test set; name one, or set data.test_fraction"
         )
+    if config.task == "entities":
+        entity_metrics.check_available()
     if "frozen" in config.probe.methods:
-        check_available()
+        frozen.check_available()
     probed = _probed_models(models)
     folder = Path(f"{expand_home(config.run.output_dir)}-probe")
-    fits = ProbeFits(config, read_task_data(config.data, console.say), folder / "fits", console)
+    data = KINDS[config.task].read(config.data, console.say)
+    fits = ProbeFits(config, PROBED[config.task](data), folder / "fits", console)
     # All models are loaded once, so that a fault of the last one is not found after hours.
     for model in probed:
         _, loaded = fits.load(model)
@@ -70,7 +72,7 @@ def probe(
             predictions |= {(setting, model.name): by_setting[setting] for setting in by_setting}
 
     task = Path(config.run.output_dir).name
-    result = compare_on_task(task, probed, fits.data, predictions, console)
+    result = compare_on_task(task, probed, fits.task, predictions, console)
     content = asdict(result)
     write_json(folder / "probe.json", content)
     write_text(folder / "probe.md", to_markdown(result))
@@ -133,8 +135,7 @@ def to_markdown(result: Probe) -> str:
         "",
         *result.sentences,
         "",
-        f"On {counted(result.num_test_examples, 'test example')} of {len(result.labels)} labels; "
-        "mean and standard deviation over seeds, in percent.",
+        f"On {result.measured_on}; mean and standard deviation over seeds, in percent.",
         "",
         *(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header))),
         *(f"| {' | '.join(map(in_markdown, row))} |" for row in rows),

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,12 @@ import xxhash
 from accelerate import Accelerator
 from numpy.typing import NDArray
 
-from mlmtune.classification.batches import EncodedExamples
+from mlmtune.classification.building import KINDS
+from mlmtune.classification.entity_data import EntityData
 from mlmtune.classification.frozen import fit_and_predict
-from mlmtune.classification.metrics import confusion_matrix, macro_f1
-from mlmtune.classification.prediction import mean_pooled
-from mlmtune.classification.sequence_classification import classification_of
+from mlmtune.classification.probed_tasks import ProbedTask
 from mlmtune.classification.sides import subset
-from mlmtune.classification.task_data import Side, TaskData
+from mlmtune.classification.task_data import TaskData
 from mlmtune.commands.training import train_one_of_many
 from mlmtune.config import ClassificationConfig, TrackingConfig
 from mlmtune.console import Console
@@ -29,7 +29,7 @@ from mlmtune.modeling.loading import LoadedModel, ModelRequest, load_classifier
 from mlmtune.modeling.locating import locate_model
 from mlmtune.numbers import f1
 from mlmtune.printable import counted
-from mlmtune.report.findings import Method
+from mlmtune.report.findings import METRIC_NAMES, Method
 from mlmtune.report.probing import ProbedModel, ProbeSetting, Size
 
 FEWEST_EVALUATIONS, MOST_EVALUATIONS = 3, 10
@@ -43,7 +43,7 @@ class ProbeFits:
     """Fits models to a task, predicts its test examples, and keeps the predictions in a folder."""
 
     config: ClassificationConfig
-    data: TaskData
+    task: ProbedTask
     folder: Path
     console: Console
 
@@ -62,13 +62,13 @@ class ProbeFits:
             seed=self.config.run.seed,
             folder=locate_model(model.location, None, "--model"),
         )
-        return accelerator, load_classifier(request, self.config.task, self.data.labels)
+        return accelerator, load_classifier(request, self.config.task, self.task.data.labels)
 
     def predict(self, model: ProbedModel, method: Method) -> dict[ProbeSetting, NDArray[np.int64]]:
         """Fit a model by one method in each setting.
 
         Returns:
-            (S, n) predictions of the n test examples by S seeds, for each setting.
+            (S, R) predictions of the test by S seeds, for each setting.
         """
         settings = [ProbeSetting(method, size) for size in self._sizes]
         return (self._frozen if method == "frozen" else self._finetuned)(model, settings)
@@ -76,7 +76,7 @@ class ProbeFits:
     @property
     def _sizes(self) -> list[Size]:
         """Numbers of training examples; a number that is not below that of all examples is all."""
-        num_examples = len(self.data.train)
+        num_examples = len(self.task.data.train)
         sizes = self.config.probe.train_sizes
         return list(dict.fromkeys("all" if s == "all" or s >= num_examples else s for s in sizes))
 
@@ -87,32 +87,38 @@ class ProbeFits:
     def _frozen(
         self, model: ProbedModel, settings: Sequence[ProbeSetting]
     ) -> dict[ProbeSetting, NDArray[np.int64]]:
-        config, data = self.config, self.data
+        config, task, data = self.config, self.task, self.task.data
         num_examples = counted(len(data.train), "training example")
         self.console.say(f"{model.name}, frozen: {num_examples}")
         accelerator, loaded = self.load(model)
-
-        def features(side: Side) -> NDArray[np.float32]:
-            examples = EncodedExamples.of(
-                side, loaded, config.data.max_length, [1.0] * len(data.labels)
-            )
-            return mean_pooled(accelerator, loaded.model, examples, config.evaluation.batch_size)
-
-        assert data.test is not None
         sides = (data.train, data.validation, data.test)
-        train_features, validation, test = map(
-            features, self.console.under_bar(sides, total=len(sides), unit="side", what="features")
+        train, validation, test = (
+            task.features(side, accelerator, loaded, config)
+            for side in self.console.under_bar(
+                sides, total=len(sides), unit="side", what="features"
+            )
         )
+        # A word that the tokenizer drops has no features.
+        is_known, in_validation, in_test = (
+            ~np.isnan(features[:, 0]) for features in (train, validation, test)
+        )
+        examples_of_rows = task.examples_of(data.train)
+
+        def validation_score(numbers: NDArray[np.int64]) -> float:
+            return task.scores(data.validation, _spread(numbers, in_validation))[-1]
 
         def predictions(size: Size, seed: int) -> NDArray[np.int64]:
-            labels = data.train.labels
-            chosen = np.arange(len(labels)) if size == "all" else subset(labels, size, seed)
-            return fit_and_predict(
-                (train_features[chosen], labels[chosen]),
-                (validation, data.validation.labels),
-                test,
+            rows = is_known
+            if size != "all":
+                rows = is_known & np.isin(examples_of_rows, subset(task.strata, size, seed))
+            numbers = fit_and_predict(
+                (train[rows], data.train.labels[rows]),
+                validation[in_validation],
+                test[in_test],
                 config.data.class_weights,
+                validation_score,
             )
+            return task.settled(data.test, _spread(numbers, in_test))
 
         by_setting = {}
         for setting in settings:
@@ -126,15 +132,13 @@ class ProbeFits:
     ) -> dict[ProbeSetting, NDArray[np.int64]]:
         fits = [(setting, seed) for setting in settings for seed in self._seeds]
         by_setting: dict[ProbeSetting, list[NDArray[np.int64]]] = {key: [] for key in settings}
-        assert self.data.test is not None
-        true = self.data.test.labels
         for number, (setting, seed) in enumerate(fits, start=1):
             predictions = self._fit(model, setting, seed)
             by_setting[setting].append(predictions)
-            score = macro_f1(confusion_matrix(true, predictions, len(self.data.labels)))
+            score = self.task.scores(self.task.data.test, predictions)[-1]
             self.console.say(
                 f"{model.name}, fine-tuned {number}/{len(fits)}: {setting.size} examples, seed "
-                f"{seed}: macro-F1 {f1(float(score))}"
+                f"{seed}: {METRIC_NAMES[self.task.metrics[-1]]} {f1(score)}"
             )
         return {setting: np.stack(predictions) for setting, predictions in by_setting.items()}
 
@@ -143,7 +147,7 @@ class ProbeFits:
 
         Predictions that an earlier probe kept are read, and nothing is trained.
         """
-        data = self.data
+        data = self.task.data
         fit = config_of_fit(model, self.config, data, setting, seed)
         # Predictions are kept by what decides them: settings, examples and weights.
         settings = fit.model_dump(exclude={"probe", "tracking", "hub"})
@@ -157,7 +161,7 @@ class ProbeFits:
             run_config = fit.run.model_copy(update={"output_dir": str(path)})
             train_one_of_many(
                 fit.model_copy(update={"run": run_config}),
-                lambda of_fit, accelerator, _: classification_of(data, of_fit, accelerator),
+                lambda of_fit, accelerator, _: KINDS[of_fit.task].plan(data, of_fit, accelerator),
                 self.console,
             )
             lines = (path / "test_predictions.jsonl").read_text(encoding="utf-8").splitlines()
@@ -165,13 +169,22 @@ class ProbeFits:
             write_json(kept, content)
             shutil.rmtree(path)  # the weights of all fits together would fill the disk
         numbers = {label: number for number, label in enumerate(data.labels)}
-        return np.asarray([numbers[label] for label in content["predictions"]], dtype=np.int64)
+        # One label for each example, or a list of tags for each sentence.
+        flat = chain.from_iterable([p] if isinstance(p, str) else p for p in content["predictions"])
+        return np.asarray([numbers[label] for label in flat], dtype=np.int64)
+
+
+def _spread(numbers: NDArray[np.int64], is_known: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return (R,) the numbers of those rows that are known; -1 for the others."""
+    spread = np.full(len(is_known), -1, dtype=np.int64)
+    spread[is_known] = numbers
+    return spread
 
 
 def config_of_fit(
     model: ProbedModel,
     config: ClassificationConfig,
-    data: TaskData,
+    data: TaskData | EntityData,
     setting: ProbeSetting,
     seed: int,
 ) -> ClassificationConfig:

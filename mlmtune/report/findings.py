@@ -14,6 +14,11 @@ FORMAT_VERSION = 2
 
 Method = Literal["frozen", "finetuned"]
 METHOD_NAMES: dict[Method, str] = {"frozen": "frozen", "finetuned": "fine-tuned"}
+METRIC_NAMES = {
+    "accuracy": "accuracy", "macro_f1": "macro-F1", "precision": "precision", "recall": "recall",
+    "micro_f1": "entity F1",
+}  # fmt: skip
+"""The metrics of probes as readers see them."""
 
 
 @dataclass(frozen=True)
@@ -307,24 +312,25 @@ class ProbeRow:
 
     Attributes:
         method: `frozen` or `finetuned`, as `probe.methods` explains.
-        accuracies: The accuracy on the test examples, for each seed.
-        macro_f1s: The macro-F1 on the test examples, for each seed.
-        difference: The mean macro-F1 minus that of the first model; None for the first.
+        scores: For each of the probe's metrics, the score on the test for each seed.
+        difference: The mean of the last metric minus that of the first model; None for the first.
     """
 
     method: Method
     num_train_examples: int
     model: str
-    accuracies: tuple[float, ...]
-    macro_f1s: tuple[float, ...]
+    scores: tuple[tuple[float, ...], ...]
     difference: Estimate | None
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Models compared on a classification task: the content of probe.json.
+    """Models compared on a task with labels: the content of probe.json.
 
     Attributes:
+        measured_on: What the test holds, in words.
+        metrics: The metrics of the test, by their names in test_results.json; models are compared
+            by the last one.
         models: The names of the models; the others are compared with the first.
         rows: The results, by method and number of training examples, then by model.
         sentences: How each of the other models differs from the first.
@@ -333,7 +339,8 @@ class Probe:
 
     task: str
     num_test_examples: int
-    labels: tuple[str, ...]
+    measured_on: str
+    metrics: tuple[str, ...]
     models: tuple[str, ...]
     rows: tuple[ProbeRow, ...]
     sentences: tuple[str, ...]

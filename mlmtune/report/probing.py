@@ -1,4 +1,4 @@
-"""Models compared on a classification task by what they predict of its test examples."""
+"""Models compared on a task by what they predict of its test."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,17 +7,17 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmtune.classification.metrics import accuracy, confusion_matrix, gain_over_majority, macro_f1
-from mlmtune.classification.task_data import Side, TaskData
+from mlmtune.classification.entity_data import SentenceSide
+from mlmtune.classification.probed_tasks import ProbedTask
+from mlmtune.classification.task_data import Side
 from mlmtune.console import Console
 from mlmtune.corpus.overlap import OverlapIndex
 from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import MlmtuneError
-from mlmtune.numbers import share
 from mlmtune.printable import counted
 from mlmtune.report.bootstrap import NUM_RESAMPLES, SEED, estimate
 from mlmtune.report.estimates import change, points
-from mlmtune.report.findings import METHOD_NAMES, Method, Probe, ProbeRow
+from mlmtune.report.findings import METHOD_NAMES, METRIC_NAMES, Method, Probe, ProbeRow
 from mlmtune.report.runs import FinishedRun
 
 OVERLAP_WORDS = 13
@@ -47,34 +47,35 @@ class ProbeSetting:
         return f"{METHOD_NAMES[self.method]} on {self.size}"
 
 
+Predictions = Mapping[tuple[ProbeSetting, str], NDArray[np.int64]]
+"""(S, R) predictions of the test by S seeds, for each setting and model; see `probed_tasks`."""
+
+
 def compare_on_task(
-    task: str,
+    name: str,
     models: Sequence[ProbedModel],
-    data: TaskData,
-    predictions: Mapping[tuple[ProbeSetting, str], NDArray[np.int64]],
+    task: ProbedTask,
+    predictions: Predictions,
     console: Console,
 ) -> Probe:
-    """Compare models with the first of them by what they predict of the test examples.
-
-    `predictions` are (S, n) labels by S seeds, for each setting and model.
-    """
-    assert data.test is not None
-    labels = data.test.labels
-    rows: list[ProbeRow] = []
+    """Compare models with the first of them by what they predict of the test of a task."""
+    data, rows = task.data, list[ProbeRow]()
     for setting in dict.fromkeys(setting for setting, _ in predictions):
         by_model = {model.name: predictions[setting, model.name] for model in models}
         num_train_examples = len(data.train) if setting.size == "all" else setting.size
-        rows += _rows(setting.method, num_train_examples, by_model, labels, len(data.labels))
+        rows += _rows(setting.method, num_train_examples, by_model, task)
+    metric = METRIC_NAMES[task.metrics[-1]]
     return Probe(
-        task=task,
-        num_test_examples=len(labels),
-        labels=data.labels,
+        task=name,
+        num_test_examples=len(data.test),
+        measured_on=task.measured_on,
+        metrics=task.metrics,
         models=tuple(model.name for model in models),
         rows=tuple(rows),
-        sentences=tuple(sentences(rows, models[0].name)),
+        sentences=tuple(sentences(rows, models[0].name, metric)),
         notes=(
             *data.notes,
-            *what_says_little(data.labels, labels, predictions),
+            *what_says_little(task, predictions),
             *_overlaps(models, data.test, console),
         ),
     )
@@ -84,54 +85,29 @@ def _rows(
     method: Method,
     num_train_examples: int,
     predictions: Mapping[str, NDArray[np.int64]],
-    labels: NDArray[np.int64],
-    num_labels: int,
+    task: ProbedTask,
 ) -> Iterator[ProbeRow]:
-    """Yield the row of each model in one setting, from (S, n) predictions of (n,) labels."""
+    """Yield the row of each model in one setting, from (S, R) predictions of the test."""
     reference: tuple[float, NDArray[np.float64]] | None = None
     for model, of_model in predictions.items():
-        confusions = np.stack(
-            [confusion_matrix(labels, of_seed, num_labels) for of_seed in of_model]
+        by_metric = tuple(
+            zip(*(task.scores(task.data.test, seed) for seed in of_model), strict=True)
         )
-        f1s, difference = macro_f1(confusions), None
-        mean, draws = float(f1s.mean()), resampled_macro_f1(labels, of_model, num_labels)
+        mean, draws, difference = float(np.mean(by_metric[-1])), resampled(task, of_model), None
         if reference is None:
             reference = mean, draws
         else:
             difference = estimate(mean - reference[0], draws - reference[1])
-        yield ProbeRow(
-            method=method,
-            num_train_examples=num_train_examples,
-            model=model,
-            accuracies=tuple(accuracy(confusions).tolist()),
-            macro_f1s=tuple(f1s.tolist()),
-            difference=difference,
-        )
+        yield ProbeRow(method, num_train_examples, model, by_metric, difference)
 
 
-def what_says_little(
-    names: Sequence[str],
-    labels: NDArray[np.int64],
-    predictions: Mapping[tuple[ProbeSetting, str], NDArray[np.int64]],
-) -> Iterator[str]:
-    """Note the settings whose comparison says little about the models.
-
-    `labels` are (n,) labels of the test examples; `predictions` are (S, n) labels by S seeds, for
-    each setting and model.
-    """
+def what_says_little(task: ProbedTask, predictions: Predictions) -> Iterator[str]:
+    """Note the settings whose comparison says little about the models."""
     for setting in dict.fromkeys(setting for setting, _ in predictions):
         of_setting = [by_seed for (other, _), by_seed in predictions.items() if other == setting]
-        gains = [
-            gain_over_majority(confusion_matrix(labels, of_seed, len(names)))
-            for by_seed in of_setting
-            for of_seed in by_seed
-        ]
-        if all(gain.interval[0] <= 0 for gain in gains):
-            constant = f"{names[gains[0].label]!r} ({share(gains[0].share)})"
-            yield (
-                f"{setting}: no model is clearly more accurate than always answering {constant}, "
-                "so how they differ says little"
-            )
+        reason = task.why_worthless([of_seed for by_seed in of_setting for of_seed in by_seed])
+        if reason is not None:
+            yield f"{setting}: {reason}, so how they differ says little"
         if setting.method == "finetuned" and len(of_setting[0]) == 1:
             yield (
                 f"{setting}: with one seed the interval does not include how much seeds differ; "
@@ -139,34 +115,27 @@ def what_says_little(
             )
 
 
-def resampled_macro_f1(
-    labels: NDArray[np.int64], predictions: NDArray[np.int64], num_labels: int
-) -> NDArray[np.float64]:
-    """Return (NUM_RESAMPLES,) the mean macro-F1 of S seeds, resampled over examples and over seeds.
+def resampled(task: ProbedTask, predictions: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return (NUM_RESAMPLES,) the mean score of S seeds, resampled over examples and over seeds.
 
     Both are drawn with replacement and independently, so that the interval covers other examples
     and other seeds. Every model gets the same draws: seed s trains all models on the same examples
-    in the same order, so the seeds of two models pair. `labels` are (n,), `predictions` are (S, n).
+    in the same order, so the seeds of two models pair. `predictions` are (S, R).
     """
     generator = np.random.default_rng(SEED)
-    num_seeds, num_examples = predictions.shape
+    num_seeds, num_examples = len(predictions), len(task.data.test)
     counts = generator.multinomial(
         num_examples, np.full(num_examples, 1 / num_examples), size=NUM_RESAMPLES
     )
-    cells = labels * num_labels + predictions
-    f1s = np.empty((NUM_RESAMPLES, num_seeds))
-    for seed in range(num_seeds):
-        # One matrix product counts the confusion matrices of all resamples.
-        is_in_cell = np.zeros((num_examples, num_labels**2))
-        is_in_cell[np.arange(num_examples), cells[seed]] = 1.0
-        confusions = (counts @ is_in_cell).astype(np.int64)
-        f1s[:, seed] = macro_f1(confusions.reshape(-1, num_labels, num_labels))
+    scores = np.stack([task.resampler(of_seed)(counts) for of_seed in predictions], axis=1)
     drawn = generator.integers(num_seeds, size=(NUM_RESAMPLES, num_seeds))
-    means: NDArray[np.float64] = np.take_along_axis(f1s, drawn, axis=1).mean(axis=1)
+    means: NDArray[np.float64] = np.take_along_axis(scores, drawn, axis=1).mean(axis=1)
     return means
 
 
-def _overlaps(models: Sequence[ProbedModel], test: Side, console: Console) -> Iterator[str]:
+def _overlaps(
+    models: Sequence[ProbedModel], test: Side | SentenceSide, console: Console
+) -> Iterator[str]:
     """Note models of runs whose corpus shares text with the test examples."""
     runs = [(model.name, model.run) for model in models if model.run]
     if not runs:
@@ -193,8 +162,8 @@ def _overlaps(models: Sequence[ProbedModel], test: Side, console: Console) -> It
             )
 
 
-def sentences(rows: Sequence[ProbeRow], reference: str) -> Iterator[str]:
-    """Say in one sentence how each model differs from the reference."""
+def sentences(rows: Sequence[ProbeRow], reference: str, metric: str) -> Iterator[str]:
+    """Say in one sentence how each model differs from the reference, by the metric compared."""
     for model in dict.fromkeys(row.model for row in rows if row.difference is not None):
         settings: dict[str, list[str]] = {"better": [], "worse": [], "no clear difference": []}
         for row in rows:
@@ -204,4 +173,4 @@ def sentences(rows: Sequence[ProbeRow], reference: str) -> Iterator[str]:
                 setting = f"{METHOD_NAMES[row.method]} on {row.num_train_examples:,}"
                 settings[kind].append(f"{setting} ({points(row.difference)})")
         parts = [f"{kind} {', '.join(named)}" for kind, named in settings.items() if named]
-        yield f"{model} against {reference}, macro-F1 in points: {'; '.join(parts)}."
+        yield f"{model} against {reference}, {metric} in points: {'; '.join(parts)}."

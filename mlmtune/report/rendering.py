@@ -17,6 +17,7 @@ from mlmtune.report.charts import Range, Series, interval_chart, line_chart
 from mlmtune.report.estimates import change, count, nats, perplexity, points, share
 from mlmtune.report.findings import (
     METHOD_NAMES,
+    METRIC_NAMES,
     Estimate,
     Probe,
     Report,
@@ -88,15 +89,15 @@ def retrieval_table(found: RetrievalFindings) -> list[list[str]]:
 
 def probe_table(result: Probe) -> list[list[str]]:
     """Return the header and the rows of the table of a probe."""
-    cells = [["method", "examples", "model", "accuracy", "macro-F1", "difference of F1, 95 %"]]
+    metrics = [METRIC_NAMES[name] for name in result.metrics]
+    cells = [["method", "examples", "model", *metrics, "difference of F1, 95 %"]]
     for row in result.rows:
         cells.append(
             [
                 METHOD_NAMES[row.method],
                 f"{row.num_train_examples:,}",
                 row.model,
-                _mean_and_spread(row.accuracies),
-                _mean_and_spread(row.macro_f1s),
+                *map(_mean_and_spread, row.scores),
                 "" if row.difference is None else points(row.difference),
             ]
         )

@@ -1,7 +1,6 @@
 """finetune with `task: entities`: from sentences with tags to a model that a pipeline loads."""
 
 import json
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from runs import Run
+from tasks import DROPPED
 from transformers import pipeline
 from vocabulary import WORDS
 
@@ -19,48 +19,13 @@ from mlmtune.errors import ConfigError
 
 Finetune = Callable[..., Run]
 
-NAMES = {"ACTION": ("failed", "running"), "THING": ("cluster", "network")}
-"""The first and the second word of the entities of each type."""
-DROPPED = "\u200b"
-"""A word of which the tokenizer makes no piece."""
-
-
-def sentences(size: int, seed: int) -> list[list[tuple[str, str]]]:
-    """Sentences of other words and an entity of each type, of one, two or three words."""
-    draw = random.Random(seed)
-    names = {word for words in NAMES.values() for word in words}
-    others = [word for word in WORDS if word not in names]
-    made = []
-    for _ in range(size):
-        parts = [[(word, "O")] for word in draw.choices(others, k=draw.randrange(2, 9))]
-        for type_, (first, second) in NAMES.items():
-            rest = [second] if draw.random() < 0.5 else []
-            if rest and draw.random() < 0.2:
-                rest = [DROPPED, second]
-            parts.append([(first, f"B-{type_}"), *((word, f"I-{type_}") for word in rest)])
-        draw.shuffle(parts)
-        made.append([word for part in parts for word in part])
-    return made
-
 
 @pytest.fixture
-def entity_tasks(tasks: Any) -> Any:
-    """The tasks of this folder, on sentences with tags."""
-    for seed, (name, size) in enumerate([("train", 80), ("validation", 24), ("test", 30)]):
-        text = "\n\n".join(
-            "\n".join(f"{word}\tX\t{tag}" for word, tag in sentence)
-            for sentence in sentences(size, seed)
-        )
-        tasks.files[name] = tasks.folder / f"{name}.conll"
-        tasks.files[name].write_text(text, encoding="utf-8")
-    return tasks
+def finetune(tasks: Any) -> Finetune:
+    tasks.hold_sentences()
 
-
-@pytest.fixture
-def finetune(entity_tasks: Any) -> Finetune:
-    def run(name: str = "run", data: dict[str, Any] | None = None, **sections: Any) -> Run:
-        keys = {"format": "conll", **(data or {})}
-        return entity_tasks.finetune(name, task="entities", data=keys, **sections)
+    def run(name: str = "run", **sections: Any) -> Run:
+        return tasks.finetune(name, **sections)
 
     return run
 
@@ -173,6 +138,7 @@ def test_a_classifier_of_texts_is_not_a_tagger(
     examples = [{"text": word, "label": number % 2} for number, word in enumerate(WORDS)]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, examples)))
     tasks.files = {"train": tmp_path / "a.jsonl"}
+    tasks.kind = {"task": "classification", "data": {"format": "json"}}
     model = {"name_or_path": str(tagger.path / "model")}
     with pytest.raises(ConfigError, match=r"is a classifier of another kind \(BertForToken"):
         tasks.finetune("texts", model=model)

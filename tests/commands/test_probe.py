@@ -64,7 +64,7 @@ def test_a_run_is_compared_with_its_base_and_its_report_says_so(
     for row in result["rows"]:
         # Of all examples a frozen encoder gives the same whatever the seed.
         is_same = row["method"] == "frozen" and row["num_train_examples"] == 80
-        assert len(row["macro_f1s"]) == len(row["accuracies"]) == (1 if is_same else 2)
+        assert [len(of_metric) for of_metric in row["scores"]] == [1 if is_same else 2] * 2
         assert (row["difference"] is None) == (row["model"] == "tiny-bert")
     assert len(result["sentences"]) == 1
 
@@ -74,7 +74,7 @@ def test_a_run_is_compared_with_its_base_and_its_report_says_so(
     assert report["probes"] == [result]
     for ending in ("md", "html"):
         text = (run.path / f"report.{ending}").read_text(encoding="utf-8")
-        assert "On a task: task" in text
+        assert "On a task" in text
         assert result["sentences"][0].split(":")[0] in text
     # A report that is made again has it, too.
     report_on([read_finished_run(run.path)], [], None, Console(is_quiet=True))
@@ -91,10 +91,26 @@ def test_a_frozen_encoder_tells_what_it_can_see(tasks: Any, probing_of: Probing)
         tasks.model_dir, learned.path / "model", probe={"methods": ["frozen"], "seeds": 1}
     )
     base, trained = result["rows"]
-    assert trained["accuracies"] == [1.0]
-    assert base["accuracies"][0] < 0.9
+    assert trained["scores"] == [[1.0], [1.0]]
+    assert base["scores"][0][0] < 0.9
     assert trained["difference"]["interval"][0] > 0
     assert "better frozen on 80" in result["sentences"][0]
+
+
+def test_entities_are_compared_by_their_f1(tasks: Any, probing_of: Probing) -> None:
+    tasks.hold_sentences()
+    other = {"seed": 7}
+    sections = {"probe": {"seeds": 2, "train_sizes": [10, "all"], "min_steps": 20}}
+    result = probing_of(tasks.model_dir, tasks.model_dir, run=other, training={}, **sections)
+    assert result["metrics"] == ["precision", "recall", "micro_f1"]
+    assert result["measured_on"] == "30 test sentences with 60 entities of 2 types"
+    settings = [(row["method"], row["num_train_examples"]) for row in result["rows"][::2]]
+    assert settings == [("frozen", 10), ("frozen", 80), ("finetuned", 10), ("finetuned", 80)]
+    for base, same in zip(result["rows"][::2], result["rows"][1::2], strict=True):
+        assert base["scores"] == same["scores"]
+        assert same["difference"] == {"value": 0.0, "interval": [0.0, 0.0]}
+    assert result["rows"][2]["scores"][-1][0] > 0
+    assert "entity F1 in points: no clear difference frozen on 10" in result["sentences"][0]
 
 
 def test_the_same_model_does_not_differ_from_itself(model_dir: Path, probing_of: Probing) -> None:
@@ -220,7 +236,7 @@ def test_what_is_missing_is_said(
 def test_a_model_that_is_not_there_is_found_out_first(
     model_dir: Path, probing_of: Probing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probe_fits, "mean_pooled", lambda *_: pytest.fail("it has begun"))
+    monkeypatch.setattr(probe_fits.ProbeFits, "predict", lambda *_: pytest.fail("it has begun"))
     with pytest.raises(ConfigError, match=r"there is no folder \./none"):
         probing_of(model_dir, "./none")
 

@@ -1,0 +1,210 @@
+"""The tasks as `mlmtune probe` fits and scores them.
+
+A prediction is a number: that of an example's label, or of a word's tag. R predictions of a side
+are those of its n examples, one for each, or of all words of its n sentences.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from accelerate import Accelerator
+from numpy.typing import NDArray
+
+from mlmtune.classification.batches import EncodedExamples
+from mlmtune.classification.entity_data import EntityData, SentenceSide
+from mlmtune.classification.entity_metrics import counts_of, decoded, micro_f1, scores_of
+from mlmtune.classification.metrics import accuracy, confusion_matrix, gain_over_majority, macro_f1
+from mlmtune.classification.prediction import first_pieces, mean_pooled
+from mlmtune.classification.sentence_batches import EncodedSentences
+from mlmtune.classification.tags import Tags
+from mlmtune.classification.task_data import Side, TaskData
+from mlmtune.config import ClassificationConfig, TaskName
+from mlmtune.modeling.loading import LoadedModel
+from mlmtune.numbers import share
+from mlmtune.printable import counted
+
+Numbers = NDArray[np.int64]
+Counts = NDArray[np.int64]
+"""How often each of n examples is drawn in each of some resamples, (resamples, n)."""
+
+
+class ProbedTask(ABC):
+    """A task whose data have been read.
+
+    Attributes:
+        metrics: The names of the metrics of the test; models are compared by the last one.
+        data: The examples, with a test.
+    """
+
+    metrics: ClassVar[tuple[str, ...]]
+    data: Any
+
+    @property
+    @abstractmethod
+    def strata(self) -> Numbers:
+        """(n,) What subsets of the training examples have equal shares of."""
+
+    @abstractmethod
+    def features(
+        self, side: Any, accelerator: Accelerator, loaded: LoadedModel, config: ClassificationConfig
+    ) -> NDArray[np.float32]:
+        """Return the frozen encoder's features (R, H); NaN where the tokenizer drops a word."""
+
+    @abstractmethod
+    def examples_of(self, side: Any) -> Numbers:
+        """Return the number (R,) of the example to which each prediction of a side belongs."""
+
+    @abstractmethod
+    def settled(self, side: Any, numbers: Numbers) -> Numbers:
+        """Return the predictions (R,) that follow from the most likely ones; -1 where none is."""
+
+    @abstractmethod
+    def scores(self, side: Any, numbers: Numbers) -> tuple[float, ...]:
+        """Return the metrics of predictions (R,) of a side."""
+
+    @abstractmethod
+    def resampler(self, predictions: Numbers) -> Callable[[Counts], NDArray[np.float64]]:
+        """Return what computes the last metric (resamples,) of predictions (R,) of the test."""
+
+    @property
+    @abstractmethod
+    def measured_on(self) -> str:
+        """What the test holds, in words."""
+
+    @abstractmethod
+    def why_worthless(self, predictions: Sequence[Numbers]) -> str | None:
+        """Return why the comparison of some fits, (R,) each, says little; None if it does not."""
+
+
+@dataclass(frozen=True)
+class ProbedClassification(ProbedTask):
+    """Classification, compared by macro-F1."""
+
+    data: TaskData
+
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1")
+
+    @property
+    def strata(self) -> Numbers:
+        return self.data.train.labels
+
+    def features(
+        self,
+        side: Side,
+        accelerator: Accelerator,
+        loaded: LoadedModel,
+        config: ClassificationConfig,
+    ) -> NDArray[np.float32]:
+        weights = [1.0] * len(self.data.labels)
+        examples = EncodedExamples.of(side, loaded, config.data.max_length, weights)
+        return mean_pooled(accelerator, loaded.model, examples, config.evaluation.batch_size)
+
+    def examples_of(self, side: Side) -> Numbers:
+        return np.arange(len(side))
+
+    def settled(self, side: Side, numbers: Numbers) -> Numbers:
+        return numbers
+
+    def scores(self, side: Side, numbers: Numbers) -> tuple[float, ...]:
+        confusion = confusion_matrix(side.labels, numbers, len(self.data.labels))
+        return float(accuracy(confusion)), float(macro_f1(confusion))
+
+    def resampler(self, predictions: Numbers) -> Callable[[Counts], NDArray[np.float64]]:
+        assert self.data.test is not None
+        labels, num_labels = self.data.test.labels, len(self.data.labels)
+        # One matrix product counts the confusion matrices of all resamples.
+        is_in_cell = np.zeros((len(labels), num_labels**2))
+        is_in_cell[np.arange(len(labels)), labels * num_labels + predictions] = 1.0
+
+        def resampled(counts: Counts) -> NDArray[np.float64]:
+            confusions = (counts @ is_in_cell).astype(np.int64)
+            return macro_f1(confusions.reshape(-1, num_labels, num_labels))
+
+        return resampled
+
+    @property
+    def measured_on(self) -> str:
+        assert self.data.test is not None
+        return f"{counted(len(self.data.test), 'test example')} of {len(self.data.labels)} labels"
+
+    def why_worthless(self, predictions: Sequence[Numbers]) -> str | None:
+        assert self.data.test is not None
+        labels, names = self.data.test.labels, self.data.labels
+        gains = [
+            gain_over_majority(confusion_matrix(labels, numbers, len(names)))
+            for numbers in predictions
+        ]
+        if any(gain.interval[0] > 0 for gain in gains):
+            return None
+        constant = f"{names[gains[0].label]!r} ({share(gains[0].share)})"
+        return f"no model is clearly more accurate than always answering {constant}"
+
+
+@dataclass(frozen=True)
+class ProbedEntities(ProbedTask):
+    """Named entities, compared by the F1 of all entities."""
+
+    data: EntityData
+
+    metrics: ClassVar[tuple[str, ...]] = ("precision", "recall", "micro_f1")
+
+    @property
+    def strata(self) -> Numbers:
+        return self.data.train.has_entities
+
+    def features(
+        self,
+        side: SentenceSide,
+        accelerator: Accelerator,
+        loaded: LoadedModel,
+        config: ClassificationConfig,
+    ) -> NDArray[np.float32]:
+        sentences = EncodedSentences.of(side, loaded, config.data.max_length)
+        return first_pieces(accelerator, loaded.model, sentences, config.evaluation.batch_size)
+
+    def examples_of(self, side: SentenceSide) -> Numbers:
+        return np.repeat(np.arange(len(side)), [len(words) for words in side.tokens])
+
+    def settled(self, side: SentenceSide, numbers: Numbers) -> Numbers:
+        known = {label: number for number, label in enumerate(self.data.labels)}
+        tags = decoded(numbers, self.data.labels, side.ends)
+        return np.asarray([known[tag] for of_one in tags for tag in of_one], dtype=np.int64)
+
+    def _tags(self, side: SentenceSide, numbers: Numbers) -> list[Tags]:
+        return decoded(numbers, self.data.labels, side.ends)
+
+    def scores(self, side: SentenceSide, numbers: Numbers) -> tuple[float, ...]:
+        overall, _ = scores_of(side.tags, self._tags(side, numbers))
+        return tuple(overall[name] for name in self.metrics)
+
+    def resampler(self, predictions: Numbers) -> Callable[[Counts], NDArray[np.float64]]:
+        assert self.data.test is not None
+        by_sentence = counts_of(self.data.test.tags, self._tags(self.data.test, predictions))
+        return lambda counts: micro_f1(counts @ by_sentence)
+
+    @property
+    def measured_on(self) -> str:
+        test = self.data.test
+        assert test is not None
+        num_entities = int(counts_of(test.tags, test.tags)[:, 2].sum())
+        return (
+            f"{counted(len(test), 'test sentence')} with "
+            f"{counted(num_entities, 'entity', 'entities')} of "
+            f"{counted(len(self.data.types), 'type')}"
+        )
+
+    def why_worthless(self, predictions: Sequence[Numbers]) -> str | None:
+        test = self.data.test
+        assert test is not None
+        if any(self.scores(test, numbers)[-1] > 0 for numbers in predictions):
+            return None
+        return "no model finds an entity"
+
+
+PROBED: dict[TaskName, Callable[[Any], ProbedTask]] = {
+    "classification": ProbedClassification,
+    "entities": ProbedEntities,
+}
