@@ -288,12 +288,12 @@ def merge(
     out: options.MergeFolder = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Merge a run's model with its base, which keeps most of what was learned and forgets less.
+    """Merge a run's model with its base, to keep what was learned and forget less.
 
     Each weight becomes (1 - alpha) x base + alpha x adapted. Every alpha is measured on the
-    validation text and on general text, with the same masks, and one is written: the one that
-    forgets least among those that are not clearly worse on the validation text than the best.
-    Several runs of one base are averaged first.
+    validation text, on general text and by retrieval. The one is written that forgets least among
+    those that are not clearly worse on the validation text than the best. Several runs of one base
+    are averaged first.
     """
     paths, overrides = _paths_and_settings(arguments)
     if not paths:

@@ -43,6 +43,7 @@ COMMANDS = (
     "sweep",
     "eval",
     "report",
+    "merge",
     "push",
     "fill",
     "check",
@@ -185,9 +186,9 @@ def test_what_is_not_there_is_said_before_torch_is_imported(
         ["eval", *good, *no_model], ["fill", *no_model, "a [MASK]"],
         ["finetune", "--config", str(task)], ["probe", "--config", str(task), *no_model],
         ["sweep", *no_text, "training.max_steps=1", "run.seed=[1, 2]"],
-        ["report", "./missing"], ["push", "./missing", "--repo", "x"],
+        ["report", "./missing"], ["merge", "./missing"], ["push", "./missing", "--repo", "x"],
     )  # fmt: skip
-    assert codes == [2, 3, 3, 3, 3, 2, 2, 2, 2, 3, 2, 2]
+    assert codes == [2, 3, 3, 3, 3, 2, 2, 2, 2, 3, 2, 2, 2]
     assert not loaded & {"torch", "transformers", "accelerate", "datasets"}
 
 

@@ -48,16 +48,16 @@ def conclusions(merge: Merge) -> list[str]:
     chosen, ours = merge.chosen, merge.points[-1]
     sentences = [f"alpha {chosen.alpha:g} is written: {merge.choice.rule}."]
     if chosen.alpha == 0:
-        sentences.append("That is the base: no model between it and the run is clearly better.")
-    elif chosen.general is not None and 0 < chosen.alpha < 1:
-        assert ours.general is not None
-        assert chosen.domain.change is not None
-        assert ours.domain.change is not None
-        sentences.append(
-            f"On general text its loss changes by {_changed(chosen.general.change)} nats per token "
-            f"from the base ({_changed(ours.general.change)} at alpha 1), on the validation text "
-            f"by {_changed(chosen.domain.change)} ({_changed(ours.domain.change)} at alpha 1)."
-        )
+        sentences.append("That is the base.")
+    elif chosen.alpha < 1:
+        changes = [("the validation text", chosen.domain.change, ours.domain.change)]
+        if chosen.general is not None and ours.general is not None:
+            changes.append(("general text", chosen.general.change, ours.general.change))
+        sentences += [
+            f"On {text} its loss changes by {_changed(change)} nats per token from the base "
+            f"({_changed(of_run)} at alpha 1)."
+            for text, change, of_run in changes
+        ]
     if merge.has_new_head:
         sentences.append(
             f"{merge.base} has no masked-LM head, so all models have the run's, and losses at "
@@ -72,8 +72,8 @@ def conclusions(merge: Merge) -> list[str]:
             if found is not None
         )
         sentences.append(
-            f"Validation documents are found by their titles with nDCG at 10 of {finder} (base "
-            f"{base}, BM25 {of_bm25})."
+            f"It finds validation documents with nDCG at 10 of {finder} (base {base}, BM25 "
+            f"{of_bm25})."
         )
     return [*sentences, *merge.notes]
 
