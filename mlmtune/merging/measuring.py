@@ -68,7 +68,7 @@ def measure_curve(
         if alpha == 0 and not weights.new_weights:
             _check_base(runs[0], config, _texts(measured, models, model.name)[0].measurements[0])
     texts = domain, *general = _texts(measured, models, models[0].name)
-    found = measured.retrieval(models)
+    found = measured.searches.findings({model.name: model.base for model in models})
     points = [
         Point(
             alpha,
@@ -83,7 +83,7 @@ def measure_curve(
         tuple(replace(t, measurements=(), sources=(), specificity=()) for t in texts),
         tuple(_compared_with_best(points, measured, models)),
         bm25=None if found is None else found.of(BM25),
-        notes=tuple(filter(None, [measured.why_no_retrieval])),
+        notes=tuple(filter(None, [measured.searches.why_not])),
     )
 
 
@@ -104,7 +104,7 @@ def _compared_with_best(
     if (finder := best_by_retrieval(points)) is None:
         return compared
     best = name_of(finder.alpha)
-    found = measured.retrieval([replace(m, base=None if m.name == best else best) for m in models])
+    found = measured.searches.findings({m.name: None if m.name == best else best for m in models})
     assert found is not None  # it was measured
     changes = [found.of(model.name).change for model in models]
     return [
