@@ -180,9 +180,17 @@ class RetrievalFindings:
 
 
 @dataclass(frozen=True)
-class ProposedToken:
-    """The text of a token that a model predicts for a mask, and its probability."""
+class ProposedWord:
+    """What a model predicts for a mask.
 
+    Attributes:
+        word: The whole word that the token makes with the text around it. An ellipsis stands for a
+            part that the model did not see.
+        token_str: The text of the token.
+        score: The probability of the token.
+    """
+
+    word: str
     token_str: str
     score: float
 
@@ -198,7 +206,7 @@ class Opinion:
 
     model: str
     loss: float | None
-    candidates: tuple[ProposedToken, ...]
+    candidates: tuple[ProposedWord, ...]
 
 
 @dataclass(frozen=True)
@@ -207,7 +215,10 @@ class TokenExample:
 
     Attributes:
         document: The id of its document within the source.
-        before: The text before it, as the models saw it, with other masks in it.
+        before: The text before its word. Each other word that the models did not see, or only a
+            part of, is `[MASK]`.
+        word: The word that it belongs to.
+        token: The text of the token.
         gain: How much lower the loss of the adapted model is, in nats.
         opinions: The predictions of the base and of the adapted model.
     """
@@ -215,6 +226,7 @@ class TokenExample:
     source: str
     document: str
     before: str
+    word: str
     token: str
     after: str
     gain: float
