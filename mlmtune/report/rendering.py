@@ -60,6 +60,7 @@ def _render(name: str, report: Report, *, escapes: bool) -> str:
             sections=_sections(report),
             ask_command=_command(report, 'evaluation.examples=["A sentence with a [MASK]."]'),
             general_command=_command(report, "evaluation.general=[{format: text, path: FOLDER}]"),
+            found_first=lambda found: Markup(_found_first(report, found)),
             right_guesses=lambda text: Markup(_right_guesses(report, text)),
             by_part=lambda parts: Markup(_by_part(parts)),
             curves=[(title, Markup(chart)) for title, chart in _curves(report)],
@@ -145,8 +146,22 @@ def _command(report: Report, setting: str) -> str:
     return shlex.join(["mlmtune", "report", *(run.path for run in report.runs), setting])
 
 
+def _colours(report: Report) -> dict[str, int]:
+    return {model.name: number for number, model in enumerate(report.models)}
+
+
+def _found_first(report: Report, found: RetrievalFindings) -> str:
+    colours = _colours(report)
+    rows = [(m.model, m.measures.recall_at_1) for m in found.measurements]
+    return interval_chart(
+        "Found first, percent",
+        [_range(name, recall, share(recall), colours.get(name, len(colours)), scale=100)
+         for name, recall in rows],
+    )  # fmt: skip
+
+
 def _right_guesses(report: Report, text: Text) -> str:
-    colours = {model.name: number for number, model in enumerate(report.models)}
+    colours = _colours(report)
     return interval_chart(
         "Right at the first guess, percent",
         [_range(m.model, m.accuracy, share(m.accuracy), colours[m.model], scale=100)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from mlmtune.printable import counted
 from mlmtune.report.estimates import change, points, share
 from mlmtune.report.findings import Measurement, Model, Report, Run, Text, Verdict
+from mlmtune.report.retrieval import BM25
 from mlmtune.report.verdict import MUCH_FORGETTING
 from mlmtune.training.outcome import Label
 
@@ -83,7 +84,7 @@ def summaries(report: Report) -> tuple[Summary, ...]:
 def _summary(report: Report, verdict: Verdict, run: Run) -> Summary:
     model = next(model for model in report.models if model.name == verdict.run)
     domain = report.texts[0]
-    figures = (_words(model, domain), _page(), _forgotten(report, model))
+    figures = (_words(model, domain), _page(report, model), _forgotten(report, model))
     return Summary(
         run=run.name,
         label=verdict.label,
@@ -99,8 +100,34 @@ def _words(model: Model, text: Text) -> Figure:
     return _predictions("Does it predict the words of your text?", model, text)
 
 
-def _page() -> Figure:
-    return _unmeasured("Does it find the right page?", "This report did not measure it.")
+def _page(report: Report, model: Model) -> Figure:
+    question = "Does it find the right page?"
+    found = report.retrieval
+    if found is None:
+        reason = (
+            "It takes 20 whole documents or more that were kept out of training; what was missing "
+            "is said under “Why this verdict”."
+        )
+        return _unmeasured(question, reason)
+    assert model.base is not None
+    before, after = found.of(model.base).measures, found.of(model.name)
+    assert after.change is not None  # only a base has no change
+    kind = change(after.change.ndcg_at_10, is_loss=False)
+    has_titles = found.num_titles == found.num_documents
+    query = "their title" if has_titles else "their title or by a part of their text"
+    return Figure(
+        question=question,
+        kind=kind,
+        tag=TAGS[kind],
+        after=share(after.measures.recall_at_1, with_interval=False),
+        before=f"before: {share(before.recall_at_1, with_interval=False)}",
+        difference=f"{points(after.change.recall_at_1)} points",
+        meaning=(
+            f"of {counted(found.num_documents, 'document')} come first when all are "
+            f"searched by {query}. Plain word search (BM25): "
+            f"{share(found.of(BM25).measures.recall_at_1, with_interval=False)}."
+        ),
+    )
 
 
 def _forgotten(report: Report, model: Model) -> Figure:

@@ -2,7 +2,18 @@ from dataclasses import replace
 
 import pytest
 
-from mlmtune.report.findings import Change, Estimate, Measurement, Model, Report, Run, Text
+from mlmtune.report.findings import (
+    Change,
+    Estimate,
+    Measurement,
+    Model,
+    Report,
+    RetrievalFindings,
+    RetrievalMeasurement,
+    RetrievalMeasures,
+    Run,
+    Text,
+)
 from mlmtune.report.summary import summaries
 from mlmtune.report.verdict import judge
 
@@ -24,7 +35,18 @@ def text(kind, change):
     return Text(kind, kind, 50, 100, 1, "documents", (measured("old", 3.5, 0.4), after))
 
 
-def report(*changes, is_new=False):
+def pages(change):
+    """Say that 77 % of the pages were found first before training, and 40 % after."""
+
+    def measured(model, share, changes=None):
+        return RetrievalMeasurement(model, RetrievalMeasures(*4 * [Estimate(share)]), changes, 0.5)
+
+    points = Estimate(-0.37, (-0.5, -0.2))
+    after = measured("new", 0.4, RetrievalMeasures(points, points, points, change))
+    return RetrievalFindings(300, 300, (measured("old", 0.77), after, measured("BM25", 0.8)))
+
+
+def report(*changes, is_new=False, found=None):
     """Make a report by the changes of the loss, on the text of the domain first."""
     results = {
         "model_head_was_new": is_new, "loss_fell": True, "step": 2,
@@ -45,6 +67,7 @@ def report(*changes, is_new=False):
     return Report(
         "title", "now", "1", (judge(adapted, texts, run),), models, (), texts,
         general_is_missing=len(texts) == 1, gained=(), lost=(), questions=(), runs=(run,),
+        retrieval=found,
     )  # fmt: skip
 
 
@@ -68,6 +91,23 @@ def test_the_first_sentence_answers_whether_it_helped_and_at_what_price(changes,
     assert (words.after, words.before) == ("65.0%", "before: 40.0%")
     assert words.difference == "+25.0 [+20.0, +30.0] points"
     assert "chose among 30 words (before: 35)" in words.meaning
+
+
+@pytest.mark.parametrize(
+    ("change", "tag", "said"),
+    [(Estimate(-0.3, (-0.4, -0.2)), "worse", "Yes, but at a price. The model"),
+     (Estimate(0.3, (0.2, 0.4)), "better", "Yes. The model"),
+     (Estimate(-0.3, (-0.7, 0.1)), "no clear change", "Yes. The model")],
+)  # fmt: skip
+def test_finding_pages_is_a_number_and_losing_it_a_price(change, tag, said):
+    [summary] = summaries(report(BETTER, UNCLEAR, found=pages(change)))
+    page = summary.figures[1]
+    assert (page.tag, page.after, page.before) == (tag, "40.0%", "before: 77.0%")
+    assert "BM25): 80.0%" in page.meaning
+    assert summary.sentence.startswith(said)
+    assert ("less often" in summary.sentence, "more often" in summary.sentence) == (
+        tag == "worse", tag == "better",
+    )  # fmt: skip
 
 
 def test_a_model_that_is_worse_is_not_offered_for_use():
