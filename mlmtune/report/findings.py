@@ -311,6 +311,20 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """The place of one run among several.
+
+    Attributes:
+        run: The name of the model of the run.
+        behind: How much higher its loss is than that of the first, on the same masked tokens of the
+            domain, in nats per token; None for the first, and if its tokens are others.
+    """
+
+    run: str
+    behind: Estimate | None
+
+
+@dataclass(frozen=True)
 class Difference:
     """A setting that differs between runs, and its value in each run, written as YAML."""
 
@@ -371,6 +385,7 @@ class Report:
         general_is_missing: Whether there is no general text, so that forgetting was not measured.
         gained: The tokens on which the adapted model gained most; empty for several runs.
         lost: The tokens on which it lost most; empty for several runs.
+        standings: The runs, the best first; empty for one run, and if they do not compare.
         differences: The settings that differ between the runs; empty for one run.
         probes: How the models compare on tasks, if that was measured.
         retrieval: How well the models find documents; None if there are too few, as `notes` say.
@@ -388,6 +403,7 @@ class Report:
     lost: tuple[TokenExample, ...]
     questions: tuple[Question, ...]
     runs: tuple[Run, ...]
+    standings: tuple[Standing, ...] = ()
     differences: tuple[Difference, ...] = ()
     probes: tuple[Probe, ...] = ()
     retrieval: RetrievalFindings | None = None

@@ -1,7 +1,7 @@
 """Making a report: base and adapted models of one run or several, on the same masks."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import yaml
@@ -54,7 +54,7 @@ def make_report(runs: list[FinishedRun], config: Config, console: Console) -> Re
     of_runs = tuple(replace(run.record, name=name) for run, name in zip(runs, adapted, strict=True))
     gained, lost = measured.examples()
     return Report(
-        title=f"{' and '.join(adapted)}: did adaptation help?",
+        title=f"{_named(adapted)}: did adaptation help?",
         created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         mlmtune_version=__version__,
         verdicts=tuple(judge(adapted[run.name], texts, run, found) for run in of_runs),
@@ -66,6 +66,7 @@ def make_report(runs: list[FinishedRun], config: Config, console: Console) -> Re
         lost=lost,
         questions=questions(config.evaluation.examples, measured.answers),
         runs=of_runs,
+        standings=measured.standings(models, texts[0]),
         differences=_differences(dict(zip(adapted, runs, strict=True))),
         probes=read_probes([run.path for run in runs]),
         retrieval=found,
@@ -158,6 +159,12 @@ def notes_on_unknown_text(texts: tuple[Text, ...]) -> Iterator[str]:
                 f"{text.name}: a part of it is unknown to the tokenizer ({unknown}). It was "
                 "neither predicted nor scored, so all numbers are about the rest."
             )
+
+
+def _named(runs: Iterable[str]) -> str:
+    """Name runs in a title, in which more than two would leave no room for the rest."""
+    names = list(runs)
+    return " and ".join(names) if len(names) < 3 else f"{len(names)} runs"
 
 
 def _differences(runs: Mapping[str, FinishedRun]) -> tuple[Difference, ...]:

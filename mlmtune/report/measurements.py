@@ -1,5 +1,6 @@
 """Measurements of the models of a report on its texts, and their comparison."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,6 +21,7 @@ from mlmtune.report.findings import (
     Measurement,
     Model,
     Opinion,
+    Standing,
     Text,
     TextPart,
     TokenExample,
@@ -110,6 +112,32 @@ class Measurements:
             names = ", ".join(source.name for source in view.store.sources)
             texts.append(self._text(names, "general", self._general, models))
         return tuple(texts)
+
+    def standings(self, models: list[Model], text: Text) -> tuple[Standing, ...]:
+        """Rank the results of several runs on the text of the domain.
+
+        By the loss, or per byte where tokenizers differ. Empty for a single run, and if the models
+        know different shares of the text.
+        """
+        runs = [model for model in models if model.is_adapted]
+        have_same_tokens = len({model.tokenizer for model in runs}) == 1
+        if len(runs) < 2 or not (have_same_tokens or text.compares_bytes):
+            return ()
+        measured = {m.model: m for m in text.measurements}
+
+        def place(model: Model) -> float:
+            of = measured[model.name]
+            decisive = of.loss if have_same_tokens else of.perplexity_per_byte
+            value = None if decisive is None else decisive.value
+            return math.inf if value is None else value
+
+        first, *others = sorted(runs, key=place)
+        bases = {m.name: first.name for m in others if m.tokenizer == first.tokenizer}
+        scores = {name: self._domain[name] for name in (first.name, *bases)}
+        units, _ = units_of(scores[first.name], self._splits[first.tokenizer].validation)
+        compared = compare(scores, {first.name: None, **bases}, units)
+        behind = {m.model: m.change.loss for m in compared if m.change is not None}
+        return tuple(Standing(model.name, behind.get(model.name)) for model in (first, *others))
 
     def _text(
         self,

@@ -25,7 +25,7 @@ from mlmtune.report.findings import (
     Text,
     TextPart,
 )
-from mlmtune.report.summary import summaries
+from mlmtune.report.summary import leaderboard, ranking, summaries
 
 
 def to_html(report: Report) -> str:
@@ -56,7 +56,9 @@ def _render(name: str, report: Report, *, escapes: bool) -> str:
             style=Markup(_resource("report.css")),
             domain=[text for text in report.texts if text.kind == "domain"],
             general=[text for text in report.texts if text.kind == "general"],
-            summaries=summaries(report),
+            summary=summaries(report)[0],
+            ranking=ranking,
+            leaderboard=leaderboard,
             sections=_sections(report),
             ask_command=_command(report, 'evaluation.examples=["A sentence with a [MASK]."]'),
             general_command=_command(report, "evaluation.general=[{format: text, path: FOLDER}]"),

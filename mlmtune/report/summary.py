@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mlmtune.printable import counted
-from mlmtune.report.estimates import change, points, share
+from mlmtune.report.estimates import change, nats, points, share
 from mlmtune.report.findings import Measurement, Model, Report, Run, Text, Verdict
 from mlmtune.report.retrieval import BM25
 from mlmtune.report.verdict import MUCH_FORGETTING
@@ -74,11 +74,45 @@ class Summary:
 
 
 def summaries(report: Report) -> tuple[Summary, ...]:
-    """Return what the first screen says about each run, in the order of the verdicts."""
-    return tuple(
-        _summary(report, verdict, run)
-        for verdict, run in zip(report.verdicts, report.runs, strict=True)
-    )
+    """Return what the first screen says about each run, the best run first."""
+    verdicts = {verdict.run: verdict for verdict in report.verdicts}
+    runs = {run.name: run for run in report.runs}
+    order = [standing.run for standing in report.standings] or list(runs)
+    return tuple(_summary(report, verdicts[name], runs[name]) for name in order)
+
+
+def ranking(report: Report) -> str:
+    """Say in a sentence which of several runs is the best, and whether that is clear."""
+    if not report.standings:
+        return "These runs cannot be ranked, because their models know different parts of the text."
+    first, *others = report.standings
+    best = f"Of {len(report.standings)} runs, {first.run} predicts the words of your text best"
+    unclear = [s.run for s in others if s.behind is None or change(s.behind) != "worse"]
+    if not unclear:
+        return f"{best}, clearly better than the other{'s' if len(others) > 1 else ''}."
+    return f"{best}, but its lead over {' and '.join(unclear)} may be chance."
+
+
+def leaderboard(report: Report) -> list[list[str]]:
+    """Return the header and the rows of the table of several runs, the best first."""
+    behind = {standing.run: standing.behind for standing in report.standings}
+    header = ["run", "verdict", "words guessed", "right page found", "general words guessed"]
+    rows = [[*header, "loss above the first, nats per token"]]
+    for place, summary in enumerate(summaries(report), 1):
+        figures = [f"{f.after} ({f.tag})" if f.after else f.tag for f in summary.figures]
+        estimate = behind.get(summary.run)
+        if not report.standings:
+            difference = "not ranked"
+        elif place == 1:
+            difference = "the first"
+        elif estimate is None:
+            difference = "other tokens"
+        else:
+            how = "clear" if change(estimate) == "worse" else "not clear"
+            difference = f"{how}: {nats(estimate)}"
+        name = f"{place}. {summary.run}" if report.standings else summary.run
+        rows.append([name, summary.label, *figures, difference])
+    return rows
 
 
 def _summary(report: Report, verdict: Verdict, run: Run) -> Summary:
@@ -113,8 +147,9 @@ def _page(report: Report, model: Model) -> Figure:
     before, after = found.of(model.base).measures, found.of(model.name)
     assert after.change is not None  # only a base has no change
     kind = change(after.change.ndcg_at_10, is_loss=False)
+    bm25 = share(found.of(BM25).measures.recall_at_1, with_interval=False)
     has_titles = found.num_titles == found.num_documents
-    query = "their title" if has_titles else "their title or by a part of their text"
+    query = "title" if has_titles else "title or a part of their text"
     return Figure(
         question=question,
         kind=kind,
@@ -123,9 +158,12 @@ def _page(report: Report, model: Model) -> Figure:
         before=f"before: {share(before.recall_at_1, with_interval=False)}",
         difference=f"{points(after.change.recall_at_1)} points",
         meaning=(
-            f"of {counted(found.num_documents, 'document')} come first when all are "
-            f"searched by {query}. Plain word search (BM25): "
-            f"{share(found.of(BM25).measures.recall_at_1, with_interval=False)}."
+            f"of {counted(found.num_documents, 'page')} come first when they are searched by "
+            f"{query} (plain word search: {bm25})."
+            + _unless(
+                change(after.change.recall_at_1, is_loss=False) == kind,
+                "What decides is nDCG, which also counts places after the first.",
+            )
         ),
     )
 
@@ -162,21 +200,22 @@ def _predictions(question: str, model: Model, text: Text) -> Figure:
         before=f"{compared_with}: {share(before.accuracy, with_interval=False)}",
         difference=f"{points(after.change.accuracy)} points",
         meaning=(
-            f"of the words hidden in {_called(text)} are guessed right at the first try. The model "
-            f"is as unsure as if it chose among {_choices(after)} words ({compared_with}: "
-            f"{_choices(before)})."
+            f"of the words hidden in {_called(text)} are guessed right at once."
+            + _unless(
+                change(after.change.accuracy, is_loss=False) == kind,
+                "What decides is how probable the model found the right words.",
+            )
         ),
     )
 
 
 def _called(text: Text) -> str:
-    return "pages that were kept out of training" if text.kind == "domain" else text.name
+    return "pages that it had never seen" if text.kind == "domain" else text.name
 
 
-def _choices(measured: Measurement) -> str:
-    """Write a perplexity as the number of equally likely words that it amounts to."""
-    value = measured.perplexity.value
-    return "countless" if value is None else f"{value:,.0f}" if value >= 10 else f"{value:,.1f}"
+def _unless(is_obvious: bool, explanation: str) -> str:
+    """Explain a verdict that does not follow from the number beside it."""
+    return "" if is_obvious else f" {explanation}"
 
 
 def _sentence(model: Model, label: Label, figures: tuple[Figure, ...]) -> str:

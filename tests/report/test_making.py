@@ -163,6 +163,12 @@ def test_several_runs_side_by_side(runs: Any, report: Reports, general: dict[str
     findings = report(first.path, second.path)
     assert [model["name"] for model in findings["models"]] == ["tiny-bert", "first", "second"]
     assert [verdict["run"] for verdict in findings["verdicts"]] == ["first", "second"]
+    losses = {name: of(findings["texts"][0], name)["loss"]["value"] for name in ("first", "second")}
+    best, other = findings["standings"]
+    assert [best["run"], other["run"]] == sorted(losses, key=losses.__getitem__)
+    assert other["behind"]["value"] == pytest.approx(losses[other["run"]] - losses[best["run"]])
+    for page in (report.read("md"), report.read("html")):
+        assert f"Of 2 runs, {best['run']} predicts the words of your text best" in page
     differences = {d["key"]: d["values"] for d in findings["differences"]}
     assert differences["optimizer.learning_rate"] == {"first": "0.001", "second": "0.01"}
     assert "run.output_dir" not in differences
@@ -180,6 +186,7 @@ def test_other_tokenizers_are_compared_by_words_and_bytes(
     assert any("different tokenizers" in note for note in findings["notes"])
     measured = findings["texts"][0]["measurements"]
     assert [m["model"] for m in measured] == ["tiny-bert", "tiny-bytes", "first", "second"]
+    assert [standing["behind"] for standing in findings["standings"]] in ([], [None, None])
     assert measured[3]["change"] is not None
     assert "not-comparable" in report.read("html")
     fewest, most = sorted({m["num_masked_tokens"] for m in measured})

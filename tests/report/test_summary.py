@@ -12,9 +12,10 @@ from mlmtune.report.findings import (
     RetrievalMeasurement,
     RetrievalMeasures,
     Run,
+    Standing,
     Text,
 )
-from mlmtune.report.summary import summaries
+from mlmtune.report.summary import leaderboard, ranking, summaries
 from mlmtune.report.verdict import judge
 
 BETTER, WORSE = Estimate(-0.5, (-0.6, -0.4)), Estimate(0.3, (0.2, 0.4))
@@ -90,7 +91,7 @@ def test_the_first_sentence_answers_whether_it_helped_and_at_what_price(changes,
     assert (words.tag, general.tag) == tags
     assert (words.after, words.before) == ("65.0%", "before: 40.0%")
     assert words.difference == "+25.0 [+20.0, +30.0] points"
-    assert "chose among 30 words (before: 35)" in words.meaning
+    assert ("What decides" in words.meaning) == (tags[0] != "better")
 
 
 @pytest.mark.parametrize(
@@ -103,11 +104,50 @@ def test_finding_pages_is_a_number_and_losing_it_a_price(change, tag, said):
     [summary] = summaries(report(BETTER, UNCLEAR, found=pages(change)))
     page = summary.figures[1]
     assert (page.tag, page.after, page.before) == (tag, "40.0%", "before: 77.0%")
-    assert "BM25): 80.0%" in page.meaning
+    assert "plain word search: 80.0%" in page.meaning
+    assert ("What decides is nDCG" in page.meaning) == (tag != "worse")
     assert summary.sentence.startswith(said)
     assert ("less often" in summary.sentence, "more often" in summary.sentence) == (
         tag == "worse", tag == "better",
     )  # fmt: skip
+
+
+def several(*behind):
+    """Make a report on a first run and others behind it."""
+    one = report(BETTER, UNCLEAR)
+    names = ["new", *(f"run{number}" for number in range(len(behind)))]
+    text = one.texts[0]
+    rows = (text.measurements[0], *(replace(text.measurements[1], model=name) for name in names))
+    return replace(
+        one,
+        models=(BASE, *(replace(ADAPTED, name=name) for name in names)),
+        texts=(replace(text, measurements=rows),),
+        general_is_missing=True,
+        verdicts=tuple(replace(one.verdicts[0], run=name) for name in names),
+        runs=tuple(replace(one.runs[0], name=name) for name in names),
+        standings=tuple(map(Standing, names, (None, *behind))),
+    )
+
+
+@pytest.mark.parametrize(
+    ("behind", "said", "last"),
+    [((WORSE, WORSE), "clearly better than the others", "clear: +0.300 [+0.200, +0.400]"),
+     ((WORSE, UNCLEAR), "its lead over run1 may be chance", "not clear: "),
+     ((WORSE, None), "its lead over run1 may be chance", "other tokens")],
+)  # fmt: skip
+def test_several_runs_are_ranked_and_an_unclear_lead_is_called_so(behind, said, last):
+    compared = several(*behind)
+    assert said in ranking(compared)
+    header, first, *_, third = leaderboard(compared)
+    assert len(header) == len(first) == len(third)
+    assert (first[0], first[-1]) == ("1. new", "the first")
+    assert third[-1].startswith(last)
+
+
+def test_runs_that_do_not_compare_are_not_ranked():
+    compared = replace(several(WORSE), standings=())
+    assert "cannot be ranked" in ranking(compared)
+    assert [row[-1] for row in leaderboard(compared)[1:]] == ["not ranked", "not ranked"]
 
 
 def test_a_model_that_is_worse_is_not_offered_for_use():
