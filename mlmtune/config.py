@@ -855,8 +855,9 @@ class ProbeConfig(Section):
     methods: Annotated[list[Literal["frozen", "finetuned"]], Field(min_length=1)] = [
         "frozen", "finetuned",
     ]  # fmt: skip
-    """`frozen` fits a logistic regression on the mean of the encoder's last hidden states (extra
-    `probe`). `finetuned` trains the whole model, as `mlmtune finetune` does."""
+    """`frozen` fits a logistic regression on the mean of the encoder's last hidden states, or with
+    `task: entities` on the state at the first piece of each word (extra `probe`). `finetuned`
+    trains the whole model, as `mlmtune finetune` does."""
     seeds: Positive = 5
     """How often each method is repeated. Each time has a new head and another order, and draws
     other training examples if a size is not `all`."""

@@ -103,8 +103,8 @@ def json_schema(kind: type[Section]) -> dict[str, Any]:
     return {"$schema": GenerateJsonSchema.schema_dialect, **schema}
 
 
-SHIPPED_TASK = "task"
-"""The name of the only shipped config that is one of a classification task."""
+SHIPPED_TASKS = ("entities", "task")
+"""The names of the shipped configs that are those of tasks with labels."""
 
 
 def shipped_configs() -> dict[str, Path]:

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from mlmtune.config import ClassificationConfig, Config, CorpusConfig, SourceConfig
-from mlmtune.config_loading import SHIPPED_TASK, load_config, shipped_configs
+from mlmtune.config_loading import SHIPPED_TASKS, load_config, shipped_configs
 from mlmtune.config_problems import NAMES_IN_TRANSFORMERS, known_keys
 
 ROOT = Path(__file__).parent.parent
@@ -45,7 +45,7 @@ def test_three_settings_are_enough() -> None:
 
 @pytest.mark.parametrize("name", list(shipped_configs()))
 def test_each_shipped_config_loads(name: str) -> None:
-    kind = ClassificationConfig if name == SHIPPED_TASK else Config
+    kind = ClassificationConfig if name in SHIPPED_TASKS else Config
     config = load_config(shipped_configs()[name], kind=kind)
     assert config.run.output_dir == f"runs/{name}"
 
@@ -55,7 +55,7 @@ def test_the_shipped_configs_are_those_beside_the_package() -> None:
     assert set(shipped_configs().values()) == set((ROOT / "configs").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("name", [name for name in shipped_configs() if name != SHIPPED_TASK])
+@pytest.mark.parametrize("name", [name for name in shipped_configs() if name not in SHIPPED_TASKS])
 def test_each_example_of_a_shipped_config_has_one_mask(name: str) -> None:
     examples = load_config(shipped_configs()[name]).evaluation.examples
     assert examples

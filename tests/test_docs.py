@@ -28,7 +28,7 @@ from trials import TRIALS, chinese, english
 
 from mlmtune import cli
 from mlmtune.config import ClassificationConfig, Config
-from mlmtune.config_loading import SHIPPED_TASK, kind_of_config, shipped_configs
+from mlmtune.config_loading import kind_of_config, shipped_configs
 from mlmtune.config_problems import known_keys
 
 ROOT = Path(__file__).parent.parent
@@ -212,7 +212,7 @@ def world(
     Path("sentences.txt").write_text("start the [MASK] now\n", encoding="utf-8")
     for seed, side in enumerate(("train", "validation", "test")):
         write_json_lines(Path(f"{side}.jsonl"), examples(40, seed))
-    shutil.copy(shipped_configs()[SHIPPED_TASK], "task.yaml")
+    shutil.copy(shipped_configs()["task"], "task.yaml")
     Path("mine.yaml").write_text(
         "run: {output_dir: runs/mine}\n"
         "model: {name_or_path: google-bert/bert-base-uncased}\n"

@@ -13,7 +13,7 @@ from trials import TRIALS, english
 from mlmtune.classification.building import build_task
 from mlmtune.commands.check import preview
 from mlmtune.config import ClassificationConfig, Config
-from mlmtune.config_loading import SHIPPED_TASK, load_config, shipped_configs
+from mlmtune.config_loading import SHIPPED_TASKS, load_config, shipped_configs
 from mlmtune.training.loop import train
 from mlmtune.training.masked_lm import build_masked_lm
 from mlmtune.training.run_options import RunOptions
@@ -59,7 +59,7 @@ def run_of(trial_config: Callable[[str], Config]) -> Callable[[str], Run]:
 
 
 def test_each_shipped_config_has_its_trial() -> None:
-    assert sorted(shipped_configs()) == sorted([*NAMES, SHIPPED_TASK])
+    assert sorted(shipped_configs()) == sorted([*NAMES, *SHIPPED_TASKS])
 
 
 def header(name: str) -> list[str]:
@@ -121,7 +121,7 @@ def test_the_recipe_of_a_task_trains_a_classifier(
     for name, seeds in (("train", range(60)), ("dev", range(60, 70)), ("test", range(70, 80))):
         rows = [json.dumps({"text": english(seed, 2), "label": "ab"[seed % 2]}) for seed in seeds]
         Path(f"data/task/{name}.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    recipe = shipped_configs()[SHIPPED_TASK]
+    recipe = shipped_configs()["task"]
     model = tiny_models("roberta")
     changes = [
         f"model.name_or_path={model}", "training.max_steps=2", "training.precision=fp32",
@@ -131,6 +131,28 @@ def test_the_recipe_of_a_task_trains_a_classifier(
     run = Run(Path("runs/task"))
     assert run.json("test_results.json")["num_examples"] == 10
     assert run.json("data.json")["labels"] == ["a", "b"]
+
+
+def test_the_recipe_of_entities_trains_a_tagger(
+    tiny_models: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data/entities").mkdir(parents=True)
+    for name, seeds in (("train", range(60)), ("dev", range(60, 70)), ("test", range(70, 80))):
+        lines = [
+            "\n".join(f"{word} {'OB'[n % 2]}{'-A' * (n % 2)}" for n, word in enumerate(words))
+            for words in (english(seed, 2).split() for seed in seeds)
+        ]
+        Path(f"data/entities/{name}.txt").write_text("\n\n".join(lines), encoding="utf-8")
+    changes = [
+        f"model.name_or_path={tiny_models('roberta')}", "training.max_steps=2",
+        "training.precision=fp32",
+    ]  # fmt: skip
+    config = load_config(shipped_configs()["entities"], changes, kind=ClassificationConfig)
+    train(config, RunOptions(is_quiet=True), build_task)
+    run = Run(Path("runs/entities"))
+    assert run.json("test_results.json")["num_sentences"] == 10
+    assert run.json("data.json")["labels"] == ["O", "B-A", "I-A"]
 
 
 @pytest.mark.parametrize("name", ["imdb", "imdb-wwm"])

@@ -182,8 +182,9 @@ class _Columns:
         if self._first is None and "\t" in line:
             self._separator = "\t"
         parts = [part.strip() for part in line.rstrip("\r\n").split(self._separator)]
+        tag_place = (self._tag or len(parts)) - 1
         # `# id 3` is a comment, and `# O` is the token #.
-        if is_first and line.startswith("# ") and split_tag(parts[-1]) is None:
+        if is_first and line.startswith("# ") and split_tag("".join(parts[tag_place:][:1])) is None:
             return None
         where = f"{self._shown}:{number}"
         if self._first is None:
@@ -194,7 +195,7 @@ class _Columns:
                 f"{where}: {counted(len(parts), 'column')}, but line {self._first[0]:,} has "
                 f"{self._first[1]}; fix the line"
             )
-        token, tag = parts[self._token - 1], parts[(self._tag or len(parts)) - 1]
+        token, tag = parts[self._token - 1], parts[tag_place]
         if not token:
             raise DataError(f"{where}: the token is empty; fix or remove the line")
         return token, tag

@@ -191,7 +191,7 @@ class TokenClassification(LabelledTask):
         yield ""
         yield from _type_table(sides[side], results[f"{side}_per_type"])
         yield ""
-        yield from _error_table(results[f"{side}_errors"], results.get(f"{side}_error_examples"))
+        yield from _error_table(results[f"{side}_errors"])
 
     def how_to_try(self, run: RunDir) -> str:
         return (
@@ -253,9 +253,7 @@ def _type_table(name: str, per_type: Mapping[str, Mapping[str, float]]) -> Itera
     return table(rows)
 
 
-def _error_table(
-    counts: Mapping[str, int], examples: Mapping[str, Sequence[Mapping[str, Any]]] | None
-) -> Iterator[str]:
+def _error_table(counts: Mapping[str, int]) -> Iterator[str]:
     rows = [["errors", "number", "what they are"]]
     rows += [[kind, f"{counts[kind]:,}", what] for kind, what in ERROR_KINDS.items()]
     return table(rows)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from mlmtune.config import ClassificationConfig, Config
-from mlmtune.config_loading import SHIPPED_TASK, json_schema, shipped_configs
+from mlmtune.config_loading import SHIPPED_TASKS, json_schema, shipped_configs
 from mlmtune.errors import ConfigError, ResourceError
 from mlmtune.files import write_bytes
 from mlmtune.shell import own_command
@@ -29,7 +29,7 @@ def write_config(name: str, output: Path | None) -> None:
         raise ConfigError(f"there is no config {name!r}; there are {', '.join(configs)}")
     target = output or Path(f"{name}.yaml")
     _write_new(target, configs[name].read_bytes())
-    command = "finetune" if name == SHIPPED_TASK else "train"
+    command = "finetune" if name in SHIPPED_TASKS else "train"
     print(f"wrote {target}; review it, then: {own_command(command, '--config', target)}")
 
 
@@ -44,7 +44,7 @@ def write_schema(name: str | None, output: Path | None) -> None:
         ConfigError: The file exists.
         ResourceError: The file cannot be written.
     """
-    kind = ClassificationConfig if name == SHIPPED_TASK else Config
+    kind = ClassificationConfig if name in SHIPPED_TASKS else Config
     text = json.dumps(json_schema(kind), indent=1) + "\n"
     if output is None:
         print(text, end="")

@@ -25,10 +25,11 @@ _FIXED: dict[type, tuple[str, ...]] = {
         "model.revision", "training.precision", "run.output_dir",
     ),
     ClassificationConfig: (
-        "data.format", "data.train", "data.validation", "data.test", "data.dataset",
+        "task", "data.format", "data.train", "data.validation", "data.test", "data.dataset",
         "data.dataset_config", "data.revision", "data.text_field", "data.label_field",
-        "data.labels", "data.validation_fraction", "data.test_fraction", "data.split_seed",
-        "evaluation", "probe", "training.precision", "run.output_dir",
+        "data.token_column", "data.tag_column", "data.labels", "data.validation_fraction",
+        "data.test_fraction", "data.split_seed", "evaluation", "probe", "training.precision",
+        "run.output_dir",
     ),
 }  # fmt: skip
 """Settings that decide what is measured, by the kind of config."""

@@ -5,6 +5,12 @@ import numpy as np
 from mlmtune.classification.frozen import fit_and_predict
 
 
+def test_a_single_label_is_always_predicted() -> None:
+    ones = np.ones((3, 2), dtype=np.float32)
+    labels = np.full(3, 4)
+    assert fit_and_predict((ones, labels), ones, ones, "none", float).tolist() == [4, 4, 4]
+
+
 def test_validation_chooses_how_much_is_regularised() -> None:
     generator = np.random.default_rng(0)
     features = generator.normal(size=(300, 20)).astype(np.float32)

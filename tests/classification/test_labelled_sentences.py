@@ -49,8 +49,25 @@ def read(config: Any, notes: list[str] | None = None) -> list[tuple[Any, Any]]:
     return [(sentence.tokens, sentence.tags) for sentence in sentences]
 
 
+TAG_SECOND = """\
+EU B-ORG x
+rejects O x
+German B-MISC x
+call O x
+
+# O x
+Peter B-PER x
+Blackburn I-PER x
+"""
+
+
 @pytest.mark.parametrize(
-    ("text", "keys"), [(CONLL, {}), (CONLL_U, {"token_column": 2, "tag_column": 3})]
+    ("text", "keys"),
+    [
+        (CONLL, {}),
+        (CONLL_U, {"token_column": 2, "tag_column": 3}),
+        (TAG_SECOND, {"tag_column": 2}),
+    ],
 )
 def test_columns(
     tmp_path: Path, data_config: Callable[..., Any], text: str, keys: dict[str, int]
