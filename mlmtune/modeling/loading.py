@@ -245,7 +245,9 @@ def _load(request: ModelRequest, head: _Head, prepare: Prepare) -> LoadedModel:
     notes = [*_take_flash(request, read.model, attention)] if takes_borders(attention) else []
     _check_precision(request, folder, read.model)
     unexpected = read.unexpected if head.keeps_other_weights else ()
-    about_tokenizer = (f"{folder.name} {note}" for note in tokenizer_notes(tokenizer, model_config))
+    encoder = SentenceEncoder.of(folder.path) if head.keeps_other_weights else None
+    about_pooling = filter(None, [encoder and encoder.note])
+    about_it = (*about_pooling, *tokenizer_notes(tokenizer, model_config))
     return LoadedModel(
         read.model,
         tokenizer,
@@ -254,8 +256,8 @@ def _load(request: ModelRequest, head: _Head, prepare: Prepare) -> LoadedModel:
         kept_weights=read_kept_weights(folder.path, read.model, unexpected, read.renamed),
         attn_implementation=read.model.config._attn_implementation,
         context_length=context_length,
-        sentence_encoder=SentenceEncoder.of(folder.path) if head.keeps_other_weights else None,
-        notes=(*folder.notes, *read.notes, *notes, *about_tokenizer),
+        sentence_encoder=encoder,
+        notes=(*folder.notes, *read.notes, *notes, *(f"{folder.name} {note}" for note in about_it)),
     )
 
 

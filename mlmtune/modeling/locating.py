@@ -7,6 +7,8 @@ are imported, which takes seconds, and instead of their own errors.
 import json
 import re
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from glob import escape
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -275,16 +277,28 @@ def _is_weights(name: str) -> bool:
 def _download(name: str, revision: str | None, names: list[str], inner: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    patterns = [inner + pattern for pattern in HUB_FILES]
-    own = [file.removeprefix(inner) for file in names if file.startswith(inner)]
-    if not any(file.endswith(".safetensors") and "/" not in file for file in own):
-        patterns.append(f"{inner}pytorch_model*.bin")
-    if inner:
-        patterns.append("modules.json")
-    ignored = [f"{inner}*/*"]
-    return Path(
-        snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=ignored)
-    )
+    wanted = [escape(file) for file in files_to_fetch(names, inner)]
+    return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+
+
+def files_to_fetch(names: list[str], inner: str) -> list[str]:
+    """Return the files of a repository that are fetched, of those in a folder and beside it.
+
+    Args:
+        names: All files of the repository.
+        inner: The folder that holds the model, with its slash; `""` is the root.
+    """
+    own = [name.removeprefix(inner) for name in names if name.startswith(inner)]
+    own = [name for name in own if "/" not in name]
+    patterns = [*HUB_FILES]
+    if not any(name.endswith(".safetensors") for name in own):
+        patterns.append("pytorch_model*.bin")
+    wanted = {inner + name for name in own if any(fnmatch(name, pattern) for pattern in patterns)}
+    # What says how a sentence encoder pools.
+    pooling = {
+        name for name in names if re.fullmatch(r"modules\.json|\d+_Pooling/config\.json", name)
+    }
+    return sorted(wanted | pooling)
 
 
 def _from_cache(folder: ModelFolder, revision: str | None, reason: str) -> Path:

@@ -47,8 +47,23 @@ class SentenceEncoder:
     @property
     def kind(self) -> Literal["mean", "cls"]:
         """What an embedding is: the state of the first token, or the mean, as any other kind is."""
-        takes_first = self.pooling.get("pooling_mode_cls_token")
-        return "cls" if takes_first or self.pooling.get("pooling_mode") == "cls" else "mean"
+        return "cls" if self._pools_by("cls", "cls_token") else "mean"
+
+    @property
+    def note(self) -> str | None:
+        """A sentence about a kind that is measured as if it was the mean; None for the usual."""
+        if self._pools_by("cls", "cls_token") or self._pools_by("mean", "mean_tokens"):
+            return None
+        return (
+            "is a sentence encoder that pools neither by the mean nor by the first token, or does "
+            "not say how; retrieval takes the mean"
+        )
+
+    def _pools_by(self, name: str, key: str) -> bool:
+        """Whether it pools in a way, which versions of sentence-transformers write differently."""
+        return bool(self.pooling.get(f"pooling_mode_{key}")) or (
+            self.pooling.get("pooling_mode") == name
+        )
 
     def save(self, directory: Path) -> None:
         """Write what sentence-transformers reads beside a model that was saved in a folder."""

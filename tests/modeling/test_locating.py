@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mlmtune.errors import ConfigError
-from mlmtune.modeling.locating import ModelFolder, folder_on_hub, locate_model
+from mlmtune.modeling.locating import ModelFolder, files_to_fetch, folder_on_hub, locate_model
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n"
 INDEX = "model.safetensors.index.json"
@@ -253,6 +253,17 @@ def test_a_repository_without_a_model_is_refused_before_it_is_fetched(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         folder_on_hub(ModelFolder(Path(), "owner/name"), names)
+
+
+@pytest.mark.parametrize("inner", ["", "0_Transformer/"])
+def test_of_a_repository_the_model_and_its_pooling_are_fetched(inner: str) -> None:
+    model = [f"{inner}{name}" for name in ("config.json", "model.safetensors", "vocab.txt")]
+    pooling = ["modules.json", "1_Pooling/config.json"]
+    other = [f"{inner}pytorch_model.bin", f"{inner}onnx/model.onnx", f"{inner}onnx/config.json",
+             f"{inner}README.md"]  # fmt: skip
+    assert files_to_fetch([*model, *pooling, *other], inner) == sorted([*model, *pooling])
+    pickled = [f"{inner}config.json", f"{inner}pytorch_model.bin"]
+    assert files_to_fetch(pickled, inner) == pickled
 
 
 def test_an_empty_name_is_no_folder() -> None:
