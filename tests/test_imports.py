@@ -34,12 +34,13 @@ LAYERS = (
 )  # fmt: skip
 
 # Where an import waits until it is needed: commands must start without torch, the clients of the
-# hub and of other places are loaded only where something lies there, and extras may be missing.
+# hub and of other places are loaded only where something lies there, extras may be missing, and
+# bm25s brings along SciPy where it is installed.
 MAY_IMPORT_IN_FUNCTIONS = {
     "classification/entity_metrics.py", "classification/frozen.py", "cli.py",
     "commands/starting.py", "hub.py", "modeling/locating.py", "corpus/hub_datasets.py",
     "corpus/near_duplicates.py", "corpus/compression.py", "corpus/formats/parquet.py",
-    "corpus/remote.py", "tokens/sentences.py", "tokens/words.py",
+    "corpus/remote.py", "evaluation/bm25.py", "tokens/sentences.py", "tokens/words.py",
 }  # fmt: skip
 
 # What commands do before they import their libraries.

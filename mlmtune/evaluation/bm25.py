@@ -1,6 +1,5 @@
 """BM25, which counts words: what an encoder must beat to be of use for retrieval."""
 
-import bm25s
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
@@ -14,6 +13,8 @@ def bm25(pool: RetrievalPool, tokenizer: PreTrainedTokenizerFast) -> Retrieval:
     Its words are those of the text that the tokens spell, casefolded; an ideograph is a word. So
     BM25 and the encoders read the same text.
     """
+    import bm25s  # not before it is needed: it brings along SciPy, numba or JAX if there are any
+
     queries, targets = (
         [words(str(tokenizer.decode(ids))) for ids in texts]
         for texts in (pool.queries, pool.targets)
