@@ -31,9 +31,8 @@ def benchmark() -> None:
         )
     ]
     print(table(["measured", "on", "CPU seconds"], rows))
-    print(
-        f"retrieval takes {sorted(shares)[len(shares) // 2]:.1%} of its time (rounds {spread(shares)})"
-    )
+    median = sorted(shares)[len(shares) // 2]
+    print(f"retrieval takes {median:.1%} of its time (rounds {spread(shares)})")
     write_json(options.json, benchmark="retrieval", **measured, shares=shares, machine=machine)
 
 
