@@ -104,7 +104,7 @@ def finetune(
     nproc: options.NumProcesses = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Train a classifier, or a finder of named entities, on the labelled examples of a task.
+    """Train a classifier or an entity tagger on labelled examples.
 
     The test set is measured once, at the end.
     """

@@ -1,4 +1,4 @@
-"""The tasks of `mlmtune finetune` by their names in the config."""
+"""The tasks with labels by their names in the config."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +8,11 @@ from accelerate import Accelerator
 
 from mlmtune.classification.entity_data import read_entity_data
 from mlmtune.classification.labelled_task import LabelledTask
+from mlmtune.classification.probed_tasks import (
+    ProbedClassification,
+    ProbedEntities,
+    ProbedTask,
+)
 from mlmtune.classification.sequence_classification import classification_of
 from mlmtune.classification.task_data import read_task_data
 from mlmtune.classification.token_classification import entities_of
@@ -17,20 +22,22 @@ from mlmtune.console import Console
 
 @dataclass(frozen=True)
 class TaskKind:
-    """How a task is built.
+    """What a task consists of.
 
     Attributes:
         read: Reads the examples, and says where they come from.
         plan: Loads the model and plans a run on examples that have been read.
+        probed: Says how `mlmtune probe` fits and scores models on such examples.
     """
 
     read: Callable[[DataConfig, Callable[[str], None]], Any]
     plan: Callable[[Any, ClassificationConfig, Accelerator], LabelledTask]
+    probed: Callable[[Any], ProbedTask]
 
 
 KINDS: dict[TaskName, TaskKind] = {
-    "classification": TaskKind(read_task_data, classification_of),
-    "entities": TaskKind(read_entity_data, entities_of),
+    "classification": TaskKind(read_task_data, classification_of, ProbedClassification),
+    "entities": TaskKind(read_entity_data, entities_of, ProbedEntities),
 }
 
 

@@ -21,7 +21,7 @@ from mlmtune.classification.prediction import first_pieces, mean_pooled
 from mlmtune.classification.sentence_batches import EncodedSentences
 from mlmtune.classification.tags import Tags
 from mlmtune.classification.task_data import Side, TaskData
-from mlmtune.config import ClassificationConfig, TaskName
+from mlmtune.config import ClassificationConfig
 from mlmtune.modeling.loading import LoadedModel
 from mlmtune.numbers import share
 from mlmtune.printable import counted
@@ -202,9 +202,3 @@ class ProbedEntities(ProbedTask):
         if any(self.scores(test, numbers)[-1] > 0 for numbers in predictions):
             return None
         return "no model finds an entity"
-
-
-PROBED: dict[TaskName, Callable[[Any], ProbedTask]] = {
-    "classification": ProbedClassification,
-    "entities": ProbedEntities,
-}

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from mlmtune.classification import entity_metrics, frozen
 from mlmtune.classification.building import KINDS
-from mlmtune.classification.probed_tasks import PROBED
 from mlmtune.commands.probe_fits import ProbeFits
 from mlmtune.config import ClassificationConfig
 from mlmtune.console import Console
@@ -55,8 +54,9 @@ def probe(
         frozen.check_available()
     probed = _probed_models(models)
     folder = Path(f"{expand_home(config.run.output_dir)}-probe")
-    data = KINDS[config.task].read(config.data, console.say)
-    fits = ProbeFits(config, PROBED[config.task](data), folder / "fits", console)
+    kind = KINDS[config.task]
+    task = kind.probed(kind.read(config.data, console.say))
+    fits = ProbeFits(config, task, folder / "fits", console)
     # All models are loaded once, so that a fault of the last one is not found after hours.
     for model in probed:
         _, loaded = fits.load(model)
@@ -71,8 +71,8 @@ def probe(
             by_setting = fits.predict(model, method)
             predictions |= {(setting, model.name): by_setting[setting] for setting in by_setting}
 
-    task = Path(config.run.output_dir).name
-    result = compare_on_task(task, probed, fits.task, predictions, console)
+    name = Path(config.run.output_dir).name
+    result = compare_on_task(name, probed, task, predictions, console)
     content = asdict(result)
     write_json(folder / "probe.json", content)
     write_text(folder / "probe.md", to_markdown(result))
@@ -80,7 +80,7 @@ def probe(
         if model.run is not None:
             # By the name of the task, because a run may be probed on several.
             run = RunDir(model.run.path)
-            run.write_json("probe.json", (run.read_json("probe.json") or {}) | {task: content})
+            run.write_json("probe.json", (run.read_json("probe.json") or {}) | {name: content})
             renew_report(run.path, console)
     if as_json:
         console.result(json.dumps(content, indent=2, ensure_ascii=False))
