@@ -1,6 +1,6 @@
 """The model card of a merged model: the card of its run, with what was merged and what it gives."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,9 +8,10 @@ from typing import Any
 from mlmtune.config import Config
 from mlmtune.merging.findings import Merge
 from mlmtune.printable import in_markdown
+from mlmtune.report.estimates import share
 from mlmtune.report.findings import Measurement
 from mlmtune.report.runs import FinishedRun
-from mlmtune.sharing.card import Card, Snippet, public_name
+from mlmtune.sharing.card import Card, Metric, Snippet, public_name
 from mlmtune.sharing.masked_lm_card import masked_lm_card
 
 OF_THE_RUN = (
@@ -40,6 +41,7 @@ def merged_card(
     of_head = " with the masked-LM head of the run, because it has none" * merge.has_new_head
     return replace(
         card,
+        metrics=(*card.metrics, *_of_retrieval(merge)),
         introduction=(
             "A masked language model between its base and what training on the text of a domain "
             f"made of it: each weight is {1 - alpha:g} x base + {alpha:g} x adapted, which is "
@@ -52,6 +54,14 @@ def merged_card(
             *card.notes,
         ),
     )
+
+
+def _of_retrieval(merge: Merge) -> Iterator[Metric]:
+    base, chosen = merge.points[0].retrieval, merge.chosen.retrieval
+    if base is not None and chosen is not None:
+        before, after = base.measures.ndcg_at_10, chosen.measures.ndcg_at_10
+        name = "validation documents found (nDCG at 10)"
+        yield Metric(name, None, after.value, share(after), share(before))
 
 
 def _results(merge: Merge, of_run: Mapping[str, Any]) -> dict[str, Any]:

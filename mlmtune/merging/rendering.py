@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from mlmtune import report
 from mlmtune.merging.findings import Merge
+from mlmtune.modeling.names import short_names
 from mlmtune.report.charts import Range, interval_chart
 from mlmtune.report.estimates import count, nats, perplexity, points, share
 from mlmtune.report.findings import Change, Estimate
@@ -89,6 +90,7 @@ def to_html(merge: Merge) -> str:
     style = files(report).joinpath("report.css").read_text(encoding="utf-8")
     page = environment.from_string(template).render(
         merge=merge,
+        names=short_names([merge.base, *merge.runs]),
         style=Markup(style),
         charts=[(title, Markup(chart)) for title, chart in _charts(merge)],
         table=curve_table(merge),

@@ -177,6 +177,8 @@ def test_a_base_without_a_head_has_the_runs(
             assert behind == pytest.approx(scores[point["alpha"]] - scores[best])
     page = (run.path / "merged" / "merge.html").read_text(encoding="utf-8")
     assert "nDCG at 10 from the base, points" in page
+    card = (run.path / "merged" / "README.md").read_text(encoding="utf-8")
+    assert "| validation documents found (nDCG at 10) |" in card
     [line] = [line for line in console.lines if "which are taken from the runs" in line]
     assert f"{base} lacks" in line
     merged = load_file(run.path / "merged" / "model.safetensors")
