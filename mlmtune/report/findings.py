@@ -316,12 +316,22 @@ class Standing:
 
     Attributes:
         run: The name of the model of the run.
-        behind: How much higher its loss is than that of the first, on the same masked tokens of the
-            domain, in nats per token; None for the first, and if its tokens are others.
+        measure: What the runs are ordered by.
+        behind: How this differs from the first, on the same masked tokens of the domain (the loss,
+            in nats per token) or the same queries; None for the first, and for other tokens.
     """
 
     run: str
+    measure: Literal["loss", "ndcg_at_10"]
     behind: Estimate | None
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether it is clearly worse than the first."""
+        if self.behind is None or self.behind.interval is None:
+            return False
+        low, high = self.behind.interval
+        return low > 0 if self.measure == "loss" else high < 0
 
 
 @dataclass(frozen=True)

@@ -114,30 +114,48 @@ class Measurements:
         return tuple(texts)
 
     def standings(self, models: list[Model], text: Text) -> tuple[Standing, ...]:
-        """Rank the results of several runs on the text of the domain.
+        """Rank the results of several runs by what decides which weights are the best.
 
-        By the loss, or per byte where tokenizers differ. Empty for a single run, and if the models
-        know different shares of the text.
+        That is `checkpoint.best_by` of the first run: the loss on the text of the domain (per byte
+        where tokenizers differ), or nDCG. Empty for a single run, and if the models know different
+        shares of the text.
         """
-        runs = [model for model in models if model.is_adapted]
-        have_same_tokens = len({model.tokenizer for model in runs}) == 1
-        if len(runs) < 2 or not (have_same_tokens or text.compares_bytes):
+        runs = {model.name: model for model in models if model.is_adapted}
+        if len(runs) < 2:
+            return ()
+        found = self.searches.findings({})
+        if found is not None and self._config.checkpoint.best_by == "retrieval":
+            ndcg = {name: found.of(name).measures.ndcg_at_10.value or 0.0 for name in runs}
+            return self._standings_by_retrieval(sorted(ndcg, key=ndcg.__getitem__, reverse=True))
+        have_same_tokens = len({model.tokenizer for model in runs.values()}) == 1
+        if not (have_same_tokens or text.compares_bytes):
             return ()
         measured = {m.model: m for m in text.measurements}
 
-        def place(model: Model) -> float:
-            of = measured[model.name]
+        def place(name: str) -> float:
+            of = measured[name]
             decisive = of.loss if have_same_tokens else of.perplexity_per_byte
             value = None if decisive is None else decisive.value
             return math.inf if value is None else value
 
         first, *others = sorted(runs, key=place)
-        bases = {m.name: first.name for m in others if m.tokenizer == first.tokenizer}
-        scores = {name: self._domain[name] for name in (first.name, *bases)}
-        units, _ = units_of(scores[first.name], self._splits[first.tokenizer].validation)
-        compared = compare(scores, {first.name: None, **bases}, units)
+        tokenizer = runs[first].tokenizer
+        bases = {name: first for name in others if runs[name].tokenizer == tokenizer}
+        scores = {name: self._domain[name] for name in (first, *bases)}
+        units, _ = units_of(scores[first], self._splits[tokenizer].validation)
+        compared = compare(scores, {first: None, **bases}, units)
         behind = {m.model: m.change.loss for m in compared if m.change is not None}
-        return tuple(Standing(model.name, behind.get(model.name)) for model in (first, *others))
+        return tuple(Standing(name, "loss", behind.get(name)) for name in (first, *others))
+
+    def _standings_by_retrieval(self, runs: list[str]) -> tuple[Standing, ...]:
+        """Compare what runs find, the best first, with what the first of them finds."""
+        found = self.searches.findings(dict.fromkeys(runs[1:], runs[0]))
+        assert found is not None  # retrieval has decided their order
+        changes = {name: found.of(name).change for name in runs}
+        return tuple(
+            Standing(name, "ndcg_at_10", None if change is None else change.ndcg_at_10)
+            for name, change in changes.items()
+        )
 
     def _text(
         self,

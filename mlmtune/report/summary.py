@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from mlmtune.printable import counted
 from mlmtune.report.estimates import change, nats, points, share
-from mlmtune.report.findings import Measurement, Model, Report, Run, Text, Verdict
+from mlmtune.report.findings import Measurement, Model, Report, Run, Standing, Text, Verdict
 from mlmtune.report.retrieval import BM25
 from mlmtune.report.verdict import MUCH_FORGETTING
 from mlmtune.training.outcome import Label
@@ -86,8 +86,9 @@ def ranking(report: Report) -> str:
     if not report.standings:
         return "These runs cannot be ranked, because their models know different parts of the text."
     first, *others = report.standings
-    best = f"Of {len(report.standings)} runs, {first.run} predicts the words of your text best"
-    unclear = [s.run for s in others if s.behind is None or change(s.behind) != "worse"]
+    does = "predicts the words of your text" if first.measure == "loss" else "finds the right page"
+    best = f"Of {len(report.standings)} runs, {first.run} {does} best"
+    unclear = [standing.run for standing in others if not standing.is_clear]
     if not unclear:
         return f"{best}, clearly better than the other{'s' if len(others) > 1 else ''}."
     return f"{best}, but its lead over {' and '.join(unclear)} may be chance."
@@ -95,24 +96,28 @@ def ranking(report: Report) -> str:
 
 def leaderboard(report: Report) -> list[list[str]]:
     """Return the header and the rows of the table of several runs, the best first."""
-    behind = {standing.run: standing.behind for standing in report.standings}
+    standings = {standing.run: standing for standing in report.standings}
     header = ["run", "verdict", "words guessed", "right page found", "general words guessed"]
-    rows = [[*header, "loss above the first, nats per token"]]
+    by_loss = all(standing.measure == "loss" for standing in report.standings)
+    units = "loss, nats per token" if by_loss else "nDCG at 10, points"
+    rows = [[*header, f"behind the first ({units})"]]
     for place, summary in enumerate(summaries(report), 1):
         figures = [f"{f.after} ({f.tag})" if f.after else f.tag for f in summary.figures]
-        estimate = behind.get(summary.run)
-        if not report.standings:
-            difference = "not ranked"
-        elif place == 1:
-            difference = "the first"
-        elif estimate is None:
-            difference = "other tokens"
-        else:
-            how = "clear" if change(estimate) == "worse" else "not clear"
-            difference = f"{how}: {nats(estimate)}"
-        name = f"{place}. {summary.run}" if report.standings else summary.run
-        rows.append([name, summary.label, *figures, difference])
+        standing = standings.get(summary.run)
+        name = summary.run if standing is None else f"{place}. {summary.run}"
+        rows.append([name, summary.label, *figures, _behind(standing, place)])
     return rows
+
+
+def _behind(standing: Standing | None, place: int) -> str:
+    if standing is None:
+        return "not ranked"
+    if place == 1:
+        return "the first"
+    if standing.behind is None:
+        return "other tokens"
+    shown = nats(standing.behind) if standing.measure == "loss" else points(standing.behind)
+    return f"{'clear' if standing.is_clear else 'not clear'}: {shown}"
 
 
 def _summary(report: Report, verdict: Verdict, run: Run) -> Summary:

@@ -337,6 +337,24 @@ def test_models_search_the_same_pages_beside_bm25(
         assert "Finding the right page" in report.read(ending)
 
 
+def test_runs_are_ranked_by_what_chose_their_weights(
+    runs: Any, report: Reports, pages: dict[str, Any]
+) -> None:
+    settings = {
+        "corpus": pages, "evaluation": {"retrieval": True}, "checkpoint": {"best_by": "retrieval"},
+    }  # fmt: skip
+    first = runs.train("first", **settings)
+    second = runs.train("second", optimizer={"learning_rate": 0.01}, **settings)
+    findings = report(first.path, second.path)
+    found = {m["model"]: m["measures"] for m in findings["retrieval"]["measurements"]}
+    best, other = findings["standings"]
+    difference = other["behind"]["value"]
+    assert difference <= 0
+    ndcg = [found[standing["run"]]["ndcg_at_10"]["value"] for standing in (best, other)]
+    assert difference == pytest.approx(ndcg[1] - ndcg[0])
+    assert f"{best['run']} finds the right page best" in report.read("md")
+
+
 def test_a_report_says_why_retrieval_was_not_measured(runs: Any, report: Reports) -> None:
     findings = report(runs.train().path)
     assert findings["retrieval"] is None

@@ -125,7 +125,10 @@ def several(*behind):
         general_is_missing=True,
         verdicts=tuple(replace(one.verdicts[0], run=name) for name in names),
         runs=tuple(replace(one.runs[0], name=name) for name in names),
-        standings=tuple(map(Standing, names, (None, *behind))),
+        standings=tuple(
+            Standing(name, "loss", estimate)
+            for name, estimate in zip(names, (None, *behind), strict=True)
+        ),
     )
 
 
@@ -142,6 +145,14 @@ def test_several_runs_are_ranked_and_an_unclear_lead_is_called_so(behind, said, 
     assert len(header) == len(first) == len(third)
     assert (first[0], first[-1]) == ("1. new", "the first")
     assert third[-1].startswith(last)
+
+
+def test_runs_may_be_ranked_by_the_pages_that_they_find():
+    behind = Estimate(-0.3, (-0.4, -0.2))
+    standings = Standing("new", "ndcg_at_10", None), Standing("run0", "ndcg_at_10", behind)
+    compared = replace(several(WORSE), standings=standings)
+    assert "finds the right page best, clearly better" in ranking(compared)
+    assert leaderboard(compared)[2][-1] == "clear: -30.0 [-40.0, -20.0]"
 
 
 def test_runs_that_do_not_compare_are_not_ranked():
