@@ -9,10 +9,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from mlmtune.printable import shown_width
+
 WIDTH, HEIGHT = 360, 200
 LEFT, RIGHT, TOP, BOTTOM = 50, 12, 26, 34
 MARGIN = 16
 """The space beside the axis of an interval chart, for the labels at its ends."""
+LINE = 17
+"""The height of a line of the legend."""
 ROW = 40
 AXIS = 34
 """The height of the axis below an interval chart."""
@@ -84,7 +88,7 @@ def line_chart(title: str, series: Sequence[Series], *, may_be_log: bool = False
             f'<text class="tick middle" x="{at_x(tick):.1f}" y="{HEIGHT - BOTTOM + 18}">'
             f"{_short(tick)}</text>"
         )
-    parts.append(f'<text class="tick end" x="{WIDTH - RIGHT}" y="{HEIGHT - 2}">step</text>')
+    parts.append(f'<text class="tick end" x="{WIDTH - RIGHT}" y="{HEIGHT - 5}">step</text>')
     for number, line in enumerate(series):
         points = [(at_x(x), at_y(y)) for x, y in line.points if math.isfinite(y)]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
@@ -93,8 +97,8 @@ def line_chart(title: str, series: Sequence[Series], *, may_be_log: bool = False
         if len(points) <= 12:  # more dots would hide the line
             parts += [f'<circle class="dot {colour}" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>'
                       for x, y in points]  # fmt: skip
-    parts += _legend([line.name for line in series])
-    return _svg(title, map(_in_words, series), HEIGHT, parts)
+    legend, above = _legend([line.name for line in series])
+    return _svg(title, map(_in_words, series), HEIGHT, [*parts, *legend], above)
 
 
 def interval_chart(title: str, rows: Sequence[Range]) -> str:
@@ -148,20 +152,34 @@ def _in_words(line: Series) -> str:
     )
 
 
-def _svg(title: str, words: Iterable[str], height: int, parts: list[str]) -> str:
+def _svg(
+    title: str, words: Iterable[str], height: int, parts: Sequence[str], above: int = 0
+) -> str:
+    """Put a chart together, with some room above its zero."""
     label = escape(f"{title}. {'; '.join(words)}", quote=True)
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}" '
+        f'<svg viewBox="0 {-above} {WIDTH} {height + above}" role="img" aria-label="{label}" '
         f'xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
     )
 
 
-def _legend(names: list[str]) -> Iterator[str]:
-    x = float(LEFT)
-    for number, name in enumerate(names):
-        yield f'<circle class="dot c{(number + 1) % NUM_COLOURS}" cx="{x + 5:.0f}" cy="10" r="5"/>'
-        yield f'<text class="legend" x="{x + 15:.0f}" y="14">{_cut(name)}</text>'
-        x += 34 + 7.5 * min(len(name), LONGEST_NAME)  # about the width of a character
+def _legend(names: Sequence[str]) -> tuple[list[str], int]:
+    """Return the parts of the legend, and the height of its lines above the first."""
+    places: list[tuple[float, int]] = []
+    x, line = float(LEFT), 0
+    for name in names:
+        width = 28 + 7.5 * min(shown_width(name), LONGEST_NAME)  # about that of a character
+        if places and x + width > WIDTH:
+            x, line = float(LEFT), line + 1
+        places.append((x, line))
+        x += width
+    parts = []
+    for number, (name, (x, of)) in enumerate(zip(names, places, strict=True)):
+        y = 10 - LINE * (line - of)
+        colour = f"c{(number + 1) % NUM_COLOURS}"
+        parts.append(f'<circle class="dot {colour}" cx="{x + 5:.0f}" cy="{y}" r="5"/>')
+        parts.append(f'<text x="{x + 15:.0f}" y="{y + 4}">{_cut(name)}</text>')
+    return parts, LINE * line
 
 
 def _cut(name: str) -> str:

@@ -54,6 +54,7 @@ def _render(name: str, report: Report, *, escapes: bool) -> str:
         template.render(
             report=report,
             style=Markup(_resource("report.css")),
+            bases={model.base for model in report.models},
             domain=[text for text in report.texts if text.kind == "domain"],
             general=[text for text in report.texts if text.kind == "general"],
             summary=summaries(report)[0],

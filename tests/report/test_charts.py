@@ -44,6 +44,32 @@ def test_values_over_decades_are_drawn_by_their_logarithm():
     assert second - first == pytest.approx(third - second, abs=0.2)
 
 
+def test_a_legend_that_is_too_long_for_a_line_takes_more_of_them():
+    names = ["a run", "replay", "a run with a long name", "另一个名字很长的模型运行"]
+    chart = line_chart("loss", [Series(name, [(0, 1.0), (1, 2.0)]) for name in names])
+    root = ElementTree.fromstring(chart)
+    top = float(root.get("viewBox").split()[1])
+    places = {
+        e.text: (float(e.get("x")), float(e.get("y"))) for e in root.iter() if e.text in names
+    }
+    assert len(set(places.values())) == len(names)
+    assert all(x < WIDTH - 60 and y - 10 >= top for x, y in places.values())
+    assert len({y for _, y in places.values()}) > 1
+    for name in names:  # said in words, for readers who do not see the chart
+        assert f"{name}: 1 at step 0, 2 at step 1, lowest 1" in root.get("aria-label")
+
+
+def test_an_interval_chart_has_its_zero_its_unit_and_its_numbers_in_words():
+    rows = [Range("one", -0.5, (-0.6, -0.4), "-0.500 [-0.600, -0.400]", 0)]
+    root = ElementTree.fromstring(interval_chart("Change of the loss, nats per token", rows))
+    [zero] = [e for e in root.iter() if e.get("class") == "zero"]
+    [dot] = [e for e in root.iter() if "dot" in e.get("class", "")]
+    assert float(dot.get("cx")) < float(zero.get("x1")) <= WIDTH
+    texts = [e.text for e in root.iter() if e.text]
+    assert {"0", "nats per token", "one"} <= set(texts)
+    assert "one: -0.500 [-0.600, -0.400]" in root.get("aria-label")
+
+
 def test_nothing_to_draw_is_no_chart():
     assert line_chart("empty", [Series("none", [])]) == ""
     assert line_chart("not a number", [Series("nan", [(0, float("nan"))])]) == ""
