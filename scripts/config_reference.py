@@ -60,22 +60,27 @@ def reference() -> str:
     parts = [
         INTRODUCTION,
         f"Sections of adaptation: {links[0]}; and the key [`objective`](#objective).\n\n"
-        f"Sections of a task: {links[1]}.\n",
+        f"Sections of a task: {links[1]}; and the key [`task`](#task).\n",
     ]
     for name, kind in of_adaptation.items():
         parts += tables(name, kind)
         if name == "masking":
-            field = keys_of(Config)["objective"]
-            parts.append(
-                "## `objective`\n\n"
-                f"{_takes(field)}; by default `{field.default}`. {_words(field.description)}\n"
-            )
+            parts.append(single("objective", keys_of(Config)["objective"]))
+    parts.append(single("task", keys_of(ClassificationConfig)["task"]))
     for name, kind in of_task.items():
         if name not in of_adaptation:
             parts += tables(name, kind)
         elif kind is not of_adaptation[name]:
             parts += tables(name, kind, title=f"`{name}` of a task")
     return "\n".join(parts)
+
+
+def single(key: str, field: FieldInfo) -> str:
+    """Return the paragraph of a key that is in no section."""
+    return (
+        f"## `{key}`\n\n"
+        f"{_takes(field)}; by default `{field.default}`. {_words(field.description)}\n"
+    )
 
 
 def tables(name: str, kind: type[BaseModel], title: str = "") -> Iterator[str]:
