@@ -61,6 +61,13 @@ def write_json_lines(path: Path, records: Sequence[Any]) -> Path:
     return path
 
 
+def write_sentences(path: Path, tagged: Sequence[Sequence[tuple[str, str]]]) -> Path:
+    """Write words and their tags in CoNLL columns."""
+    lines = ("\n".join(f"{word}\tX\t{tag}" for word, tag in sentence) for sentence in tagged)
+    path.write_text("\n\n".join(lines), encoding="utf-8")
+    return path
+
+
 class Tasks:
     """Runs of a task in this process, each in a folder of its own."""
 
@@ -77,12 +84,8 @@ class Tasks:
         """Replace the examples by sentences with tags, in CoNLL columns."""
         self.kind = {"task": "entities", "data": {"format": "conll"}}
         for seed, (name, size) in enumerate([("train", 80), ("validation", 24), ("test", 30)]):
-            text = "\n\n".join(
-                "\n".join(f"{word}\tX\t{tag}" for word, tag in sentence)
-                for sentence in sentences(size, seed)
-            )
-            self.files[name] = self.folder / f"{name}.conll"
-            self.files[name].write_text(text, encoding="utf-8")
+            path = self.folder / f"{name}.conll"
+            self.files[name] = write_sentences(path, sentences(size, seed))
 
     def config(self, name: str = "run", **sections: Any) -> Path:
         config: dict[str, Any] = {

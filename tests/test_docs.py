@@ -23,7 +23,7 @@ import typer
 import yaml
 from huggingface_hub import constants
 from local_hub import TOKEN, serving
-from tasks import examples, write_json_lines
+from tasks import examples, sentences, write_json_lines, write_sentences
 from trials import TRIALS, chinese, english
 
 from mlmtune import cli
@@ -168,7 +168,9 @@ class World:
             family = TRIALS[name].model if name in TRIALS else "bert"
             overrides.append(f"model.name_or_path={self.tiny_models(family)}")
         if is_task:
-            overrides += [f"data.{side}={side}.jsonl" for side in ("train", "validation", "test")]
+            ending = "conll" if name == "entities" else "jsonl"
+            sides = ("train", "validation", "test")
+            overrides += [f"data.{side}={side}.{ending}" for side in sides]
         elif name in TRIALS:
             if name not in self.texts:
                 self.texts[name] = TRIALS[name].text()
@@ -212,6 +214,7 @@ def world(
     Path("sentences.txt").write_text("start the [MASK] now\n", encoding="utf-8")
     for seed, side in enumerate(("train", "validation", "test")):
         write_json_lines(Path(f"{side}.jsonl"), examples(40, seed))
+        write_sentences(Path(f"{side}.conll"), sentences(40, seed))
     shutil.copy(shipped_configs()["task"], "task.yaml")
     Path("mine.yaml").write_text(
         "run: {output_dir: runs/mine}\n"
