@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mlmtune.printable import counted
-from mlmtune.report.estimates import change, nats, points, share
+from mlmtune.report.estimates import change, nats, perplexity, points, share
 from mlmtune.report.findings import Measurement, Model, Report, Run, Standing, Text, Verdict
 from mlmtune.report.retrieval import BM25
 from mlmtune.report.verdict import MUCH_FORGETTING
@@ -152,6 +152,7 @@ def _page(report: Report, model: Model) -> Figure:
     before, after = found.of(model.base).measures, found.of(model.name)
     assert after.change is not None  # only a base has no change
     kind = change(after.change.ndcg_at_10, is_loss=False)
+    is_obvious = change(after.change.recall_at_1, is_loss=False) == kind
     bm25 = share(found.of(BM25).measures.recall_at_1, with_interval=False)
     has_titles = found.num_titles == found.num_documents
     query = "title" if has_titles else "title or a part of their text"
@@ -161,12 +162,16 @@ def _page(report: Report, model: Model) -> Figure:
         tag=TAGS[kind],
         after=share(after.measures.recall_at_1, with_interval=False),
         before=f"before: {share(before.recall_at_1, with_interval=False)}",
-        difference=f"{points(after.change.recall_at_1)} points",
+        difference=(
+            f"{points(after.change.recall_at_1)} points"
+            if is_obvious
+            else f"{points(after.change.ndcg_at_10)} points of nDCG at 10"
+        ),
         meaning=(
             f"of {counted(found.num_documents, 'page')} come first when they are searched by "
             f"{query} (plain word search: {bm25})."
             + _unless(
-                change(after.change.recall_at_1, is_loss=False) == kind,
+                is_obvious,
                 "What decides is nDCG, which also counts places after the first.",
             )
         ),
@@ -196,22 +201,28 @@ def _predictions(question: str, model: Model, text: Text) -> Figure:
     assert after.change is not None  # only a base has no change
     kind = change(after.change.loss)
     is_slight = kind == "worse" and (after.change.loss.value or 0.0) < MUCH_FORGETTING
+    is_obvious = change(after.change.accuracy, is_loss=False) == kind
     compared_with = "word frequencies alone" if _is_new(model) else "before"
+    by_perplexity = f"perplexity {_perplexity(after)}, {compared_with} {_perplexity(before)}"
     return Figure(
         question=question,
         kind=kind,
         tag="slightly worse" if is_slight else TAGS[kind],
         after=share(after.accuracy, with_interval=False),
         before=f"{compared_with}: {share(before.accuracy, with_interval=False)}",
-        difference=f"{points(after.change.accuracy)} points",
+        difference=f"{points(after.change.accuracy)} points" if is_obvious else by_perplexity,
         meaning=(
             f"of the words hidden in {_called(text)} are guessed right at once."
             + _unless(
-                change(after.change.accuracy, is_loss=False) == kind,
+                is_obvious,
                 "What decides is how probable the model found the right words.",
             )
         ),
     )
+
+
+def _perplexity(measured: Measurement) -> str:
+    return perplexity(measured.perplexity, with_interval=False)
 
 
 def _called(text: Text) -> str:
