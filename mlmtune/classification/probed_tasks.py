@@ -7,6 +7,7 @@ are those of its n examples, one for each, or of all words of its n sentences.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, ClassVar
 
 import numpy as np
@@ -170,8 +171,8 @@ class ProbedEntities(ProbedTask):
 
     def settled(self, side: SentenceSide, numbers: Numbers) -> Numbers:
         known = {label: number for number, label in enumerate(self.data.labels)}
-        tags = decoded(numbers, self.data.labels, side.ends)
-        return np.asarray([known[tag] for of_one in tags for tag in of_one], dtype=np.int64)
+        flat = chain.from_iterable(self._tags(side, numbers))
+        return np.asarray([known[tag] for tag in flat], dtype=np.int64)
 
     def _tags(self, side: SentenceSide, numbers: Numbers) -> list[Tags]:
         return decoded(numbers, self.data.labels, side.ends)
