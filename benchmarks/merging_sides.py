@@ -9,7 +9,7 @@ from transformers import AutoModelForMaskedLM
 
 from interleaved import Block
 from mlmtune.config import ModelConfig
-from mlmtune.merging.weights import Interpolation
+from mlmtune.merging.interpolation import Interpolation
 from mlmtune.modeling.loading import LoadedModel, ModelRequest, load_pretrained
 from mlmtune.training.checkpoint import save_model
 from mlmtune.training.environment import peak_memory_bytes

@@ -17,10 +17,10 @@ from mlmtune.files import whole_folder, write_json, write_text
 from mlmtune.merging.card import card_name, merged_card
 from mlmtune.merging.choosing import RULES, choose
 from mlmtune.merging.findings import Choice, Merge
+from mlmtune.merging.interpolation import Interpolation
 from mlmtune.merging.loading import load_interpolation
 from mlmtune.merging.measuring import measure_curve
 from mlmtune.merging.rendering import conclusions, curve_table, to_html
-from mlmtune.merging.weights import Interpolation
 from mlmtune.report.runs import FinishedRun
 from mlmtune.sharing.card import Card, write_card
 from mlmtune.sharing.masked_lm_card import example_text, fill_mask_snippet

@@ -8,7 +8,7 @@ from mlmtune.config import ModelConfig
 from mlmtune.console import Console
 from mlmtune.errors import ConfigError
 from mlmtune.integrity import digest
-from mlmtune.merging.weights import Interpolation
+from mlmtune.merging.interpolation import Interpolation
 from mlmtune.modeling.loading import ModelRequest, load_pretrained
 from mlmtune.modeling.locating import ModelFolder, locate_model, read_model_config
 from mlmtune.modeling.tokenizer import load_tokenizer

@@ -9,7 +9,7 @@ from mlmtune.console import Console
 from mlmtune.errors import ConfigError
 from mlmtune.merging.choosing import best_by_retrieval, best_of
 from mlmtune.merging.findings import Point
-from mlmtune.merging.weights import Interpolation
+from mlmtune.merging.interpolation import Interpolation
 from mlmtune.numbers import perplexity
 from mlmtune.report.estimates import perplexity as written
 from mlmtune.report.findings import Measurement, Model, RetrievalMeasurement, Text

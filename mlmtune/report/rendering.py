@@ -25,7 +25,7 @@ from mlmtune.report.findings import (
     Text,
     TextPart,
 )
-from mlmtune.report.summary import leaderboard, ranking, summaries
+from mlmtune.report.first_screen import leaderboard, ranking, summaries
 
 
 def to_html(report: Report) -> str:

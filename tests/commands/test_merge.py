@@ -19,7 +19,7 @@ from mlmtune.commands.merge import merge_runs
 from mlmtune.commands.merge_grid import plan_merge
 from mlmtune.config_loading import load_config
 from mlmtune.errors import CheckpointError, ConfigError, ResourceError, explain
-from mlmtune.merging.weights import Interpolation
+from mlmtune.merging.interpolation import Interpolation
 from mlmtune.report.runs import read_finished_run
 from mlmtune.training.run_dir import RESOLVED_CONFIG, RunDir
 

@@ -15,7 +15,7 @@ from mlmtune.report.findings import (
     Standing,
     Text,
 )
-from mlmtune.report.summary import leaderboard, ranking, summaries
+from mlmtune.report.first_screen import leaderboard, ranking, summaries
 from mlmtune.report.verdict import judge
 
 BETTER, WORSE = Estimate(-0.5, (-0.6, -0.4)), Estimate(0.3, (0.2, 0.4))

@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoModelForMaskedLM
 
 from mlmtune.config import ModelConfig
 from mlmtune.errors import ConfigError
-from mlmtune.merging.weights import Interpolation
+from mlmtune.merging.interpolation import Interpolation
 from mlmtune.modeling.loading import LoadedModel, ModelRequest, load_pretrained
 from mlmtune.modeling.weight_files import weight_files
 from mlmtune.training.checkpoint import save_model
