@@ -11,6 +11,24 @@ from mlmtune.numbers import f1, share
 from mlmtune.printable import counted
 
 
+def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return (n, K) the probability of each label; NaN where the logits (n, K) are."""
+    # In double precision, and shifted by the largest logit, so that nothing overflows.
+    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    normalised: NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return normalised
+
+
+def cross_entropies(
+    predicted: NDArray[np.float64], labels: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return (n,) the cross entropy, in nats, of the probabilities (n, K) and the true labels."""
+    of_true = predicted[np.arange(len(labels)), labels]
+    # A probability may underflow to 0, whose logarithm would make the loss infinite.
+    losses: NDArray[np.float64] = -np.log(np.maximum(of_true, np.finfo(np.float64).tiny))
+    return losses
+
+
 def confusion_matrix(
     labels: NDArray[np.int64],
     predictions: NDArray[np.int64],

@@ -14,7 +14,13 @@ from torch.nn import functional
 
 from mlmtune.classification.batches import EncodedExamples, ExampleBatch
 from mlmtune.classification.labelled_task import LabelledTask, load_for, planned
-from mlmtune.classification.metrics import Scores, confusion_matrix, gain_over_majority
+from mlmtune.classification.metrics import (
+    Scores,
+    confusion_matrix,
+    cross_entropies,
+    gain_over_majority,
+    probabilities,
+)
 from mlmtune.classification.prediction import predict
 from mlmtune.classification.sides import subset
 from mlmtune.classification.task_data import Side, TaskData
@@ -81,11 +87,9 @@ class SequenceClassification(LabelledTask):
         return None if logits is None else self._scores(self.validation, logits)
 
     def _scores(self, examples: EncodedExamples, logits: NDArray[np.float32]) -> Scores:
-        probability = _probabilities(logits)[np.arange(len(examples)), examples.labels]
         return Scores(
             self.data.labels,
-            # A probability may underflow to 0, whose logarithm would make the loss infinite.
-            float(-np.log(np.maximum(probability, np.finfo(np.float64).tiny)).mean()),
+            float(cross_entropies(probabilities(logits), examples.labels).mean()),
             confusion_matrix(examples.labels, logits.argmax(axis=1), len(self.data.labels)),
             self.config.metric,
         )
@@ -98,7 +102,7 @@ class SequenceClassification(LabelledTask):
         assert logits is not None  # nothing stops it
         if accelerator.is_main_process:
             assert self.data.test is not None
-            lines = _prediction_lines(self.data.test, self.data.labels, _probabilities(logits))
+            lines = _prediction_lines(self.data.test, self.data.labels, probabilities(logits))
             run.write_text("test_predictions.jsonl", "".join(lines))
         return self._scores(self.test_examples, logits).to_json()
 
@@ -190,17 +194,10 @@ def _verdict(labels: tuple[str, ...], results: Mapping[str, Any], side: str) -> 
     return line
 
 
-def _probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the softmax (n, K) of logits."""
-    # In double precision, and shifted by the largest logit, so that nothing overflows.
-    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
-
-
 def _prediction_lines(
-    side: Side, labels: tuple[str, ...], probabilities: NDArray[np.float64]
+    side: Side, labels: tuple[str, ...], of_examples: NDArray[np.float64]
 ) -> Iterator[str]:
-    for name, label, row in zip(side.names, side.labels, probabilities, strict=True):
+    for name, label, row in zip(side.names, side.labels, of_examples, strict=True):
         record = {
             "example": name,
             "label": labels[label],

@@ -23,6 +23,7 @@ from mlmtune.classification.entity_metrics import (
     errors_of,
 )
 from mlmtune.classification.labelled_task import LabelledTask, load_for, planned
+from mlmtune.classification.metrics import cross_entropies, probabilities
 from mlmtune.classification.prediction import predict_words
 from mlmtune.classification.sentence_batches import EncodedSentences, SentenceBatch
 from mlmtune.classification.sides import subset
@@ -89,15 +90,13 @@ class TokenClassification(LabelledTask):
         )
         if logits is None:
             return None
-        tags, probabilities = _tagged(logits, self.data.labels, self.data.validation)
-        return self._scores(self.data.validation, tags, probabilities)
+        tags, of_words = _tagged(logits, self.data.labels, self.data.validation)
+        return self._scores(self.data.validation, tags, of_words)
 
     def _scores(
-        self, side: SentenceSide, tags: Sequence[Tags], probabilities: NDArray[np.float64]
+        self, side: SentenceSide, tags: Sequence[Tags], of_words: NDArray[np.float64]
     ) -> EntityScores:
-        of_true = probabilities[np.arange(len(side.labels)), side.labels]
-        # A probability may underflow to 0, whose logarithm would make the loss infinite.
-        losses = -np.log(np.maximum(of_true, np.finfo(np.float64).tiny))
+        losses = cross_entropies(of_words, side.labels)
         return EntityScores.of(float(np.nanmean(losses)), side.tags, tags, self.config.metric)
 
     def test(self, accelerator: Accelerator, model: Any, run: RunDir) -> dict[str, Any]:
@@ -110,11 +109,11 @@ class TokenClassification(LabelledTask):
             accelerator, model, self.test_sentences, self.config.evaluation.batch_size
         )
         assert logits is not None  # nothing stops it
-        tags, probabilities = _tagged(logits, self.data.labels, side)
+        tags, of_words = _tagged(logits, self.data.labels, side)
         if accelerator.is_main_process:
-            lines = _prediction_lines(side, tags, probabilities)
+            lines = _prediction_lines(side, tags, of_words)
             run.write_text("test_predictions.jsonl", "".join(lines))
-        results = self._scores(side, tags, probabilities).to_json()
+        results = self._scores(side, tags, of_words).to_json()
         return results | {"error_examples": _error_examples(side, tags)}
 
     # ------------------------------------------------------------------- records and the card
@@ -205,17 +204,14 @@ def _tagged(
     logits: NDArray[np.float32], labels: Sequence[str], side: SentenceSide
 ) -> tuple[list[Tags], NDArray[np.float64]]:
     """Return the tags of each sentence, and the probabilities (W, K), NaN for dropped words."""
-    # In double precision, and shifted by the largest logit, so that nothing overflows.
-    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
     numbers = np.where(np.isnan(logits[:, 0]), -1, logits.argmax(axis=1))
-    return decoded(numbers, labels, side.ends), probabilities
+    return decoded(numbers, labels, side.ends), probabilities(logits)
 
 
 def _prediction_lines(
-    side: SentenceSide, tags: Sequence[Tags], probabilities: NDArray[np.float64]
+    side: SentenceSide, tags: Sequence[Tags], of_words: NDArray[np.float64]
 ) -> Iterator[str]:
-    scores = np.split(probabilities.max(axis=1), side.ends[:-1])
+    scores = np.split(of_words.max(axis=1), side.ends[:-1])
     for name, words, true, guess, row in zip(
         side.names, side.tokens, side.tags, tags, scores, strict=True
     ):

@@ -53,7 +53,7 @@ def classification_card(
         snippet: Code that labels a text.
     """
     data = records["data"]
-    side = "validation" if "step" in results else "test"  # only validation belongs to a step
+    side = measured_side(results)
     labels = ", ".join(map(code_in_markdown, data["labels"]))
     per_label = results["per_label"]
     most_frequent = max(per_label, key=lambda label: per_label[label]["num_examples"])
@@ -84,6 +84,11 @@ def classification_card(
         notes=tuple(notes),
         data=tuple(data_sources(config.data, data, side, "example")),
     )
+
+
+def measured_side(results: Mapping[str, Any]) -> str:
+    """Return the side that results were measured on."""
+    return "validation" if "step" in results else "test"  # only validation belongs to a step
 
 
 def data_sources(

@@ -10,7 +10,7 @@ from mlmtune.config import ClassificationConfig
 from mlmtune.numbers import f1, share
 from mlmtune.printable import code_in_markdown, counted, printable
 from mlmtune.sharing.card import Card, Metric, Snippet, card_of, python_literal
-from mlmtune.sharing.classification_card import data_sources
+from mlmtune.sharing.classification_card import data_sources, measured_side
 from mlmtune.sharing.hub_repository import HERE
 
 TEXT = "This is one example, written by Ada Lovelace in London."
@@ -40,7 +40,7 @@ def entity_card(
 ) -> Card:
     """Make the card of a model that finds entities; see `classification_card`."""
     data = records["data"]
-    side = "validation" if "step" in results else "test"  # only validation belongs to a step
+    side = measured_side(results)
     types = [label[2:] for label in data["labels"][1::2]]
     notes = ["An entity is right if its type, its first and its last word are right (seqeval)."]
     if side == "validation":

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mlmtune.tokens.sums import end_to_end
 from mlmtune.tokens.word_splitting import WordSplitter
 
 Tokens = tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.int64]]
@@ -46,7 +47,7 @@ class WordCache:
         words = self._numbers(split.words)
         ids, starts_word, lengths = self._tokens
         word_lengths = lengths[words]
-        word_ends = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(word_lengths)])
+        word_ends = end_to_end(word_lengths)
         # The tokens of a word lie side by side, at other positions in the result than in the cache.
         shifts = self._begins[words] - word_ends[:-1]
         positions = np.repeat(shifts, word_lengths) + np.arange(word_ends[-1])
