@@ -10,7 +10,7 @@ from typing import Any, Literal
 from mlmtune.evaluation.known_text import compares
 from mlmtune.training.outcome import Label
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 Method = Literal["frozen", "finetuned"]
 METHOD_NAMES: dict[Method, str] = {"frozen": "frozen", "finetuned": "fine-tuned"}
@@ -274,6 +274,8 @@ class Verdict:
 
     Attributes:
         run: The name of the model of the run.
+        label: What became of the model, by how it predicts words and how it finds documents.
+        predictions: The label by how it predicts words alone.
         sentence: The verdict in a sentence, for someone who reads nothing else.
         reasons: The measurements that it is based on.
         suggestions: What to try next; empty if there is nothing to fix.
@@ -281,6 +283,7 @@ class Verdict:
 
     run: str
     label: Label
+    predictions: Label
     sentence: str
     reasons: tuple[str, ...]
     suggestions: tuple[str, ...]

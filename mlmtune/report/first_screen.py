@@ -12,7 +12,7 @@ from mlmtune.printable import counted
 from mlmtune.report.estimates import change, nats, perplexity, points, share
 from mlmtune.report.findings import Measurement, Model, Report, Run, Standing, Text, Verdict
 from mlmtune.report.retrieval import BM25
-from mlmtune.report.verdict import MUCH_FORGETTING
+from mlmtune.report.verdict import LABELS, MUCH_FORGETTING
 from mlmtune.training.outcome import Label
 
 EXAMPLE = "Write a sentence with a [MASK] here."
@@ -123,7 +123,7 @@ def _behind(standing: Standing | None, place: int) -> str:
 def _summary(report: Report, verdict: Verdict, run: Run) -> Summary:
     model = next(model for model in report.models if model.name == verdict.run)
     domain = report.texts[0]
-    figures = (_words(model, domain), _page(report, model), _forgotten(report, model))
+    figures = (_words(verdict, model, domain), _page(report, model), _forgotten(report, model))
     return Summary(
         run=run.name,
         label=verdict.label,
@@ -135,8 +135,9 @@ def _summary(report: Report, verdict: Verdict, run: Run) -> Summary:
     )
 
 
-def _words(model: Model, text: Text) -> Figure:
-    return _predictions("Does it predict the words of your text?", model, text)
+def _words(verdict: Verdict, model: Model, text: Text) -> Figure:
+    kind = next(kind for kind, label in LABELS.items() if label == verdict.predictions)
+    return _predictions("Does it predict the words of your text?", kind, model, text)
 
 
 def _page(report: Report, model: Model) -> Figure:
@@ -188,18 +189,20 @@ def _forgotten(report: Report, model: Model) -> Figure:
         )
     if report.general_is_missing:
         return _unmeasured(question, "No general text was named.")
-    return _predictions(question, model, report.texts[1])
+    text = report.texts[1]
+    after = _of(model.name, text)
+    assert after.change is not None  # only a base has no change
+    return _predictions(question, change(after.change.loss), model, text)
 
 
 def _unmeasured(question: str, meaning: str, tag: str = "not measured") -> Figure:
     return Figure(question, "none", tag, "", "", "", meaning)
 
 
-def _predictions(question: str, model: Model, text: Text) -> Figure:
-    """Say how many hidden words of a text a model guesses; the loss decides what is better."""
+def _predictions(question: str, kind: str, model: Model, text: Text) -> Figure:
+    """Say how many hidden words of a text a model guesses; `kind` is what the loss decides."""
     before, after = _of(model.compared_with, text), _of(model.name, text)
     assert after.change is not None  # only a base has no change
-    kind = change(after.change.loss)
     is_slight = kind == "worse" and (after.change.loss.value or 0.0) < MUCH_FORGETTING
     is_obvious = change(after.change.accuracy, is_loss=False) == kind
     compared_with = "word frequencies alone" if _is_new(model) else "before"
@@ -236,36 +239,43 @@ def _unless(is_obvious: bool, explanation: str) -> str:
 
 def _sentence(model: Model, label: Label, figures: tuple[Figure, ...]) -> str:
     """Say in plain words whether training helped, and at what price."""
-    _, page, forgotten = figures
-    prices = []
-    if page.kind == "worse":
-        prices.append("it finds the right page less often")
-    if forgotten.tag == "worse":
-        prices.append("it has forgotten some general language")
-    gains = ["it finds the right page more often"] if page.kind == "better" else []
-    is_new = _is_new(model)
+    words, page, forgotten = figures
     said = {
-        "improved": (
-            "The model has learned to predict the words of your text, which its base could not do"
-            if is_new
-            else "The model now predicts the words of your text better than before"
+        "better": (
+            "has learned to predict the words of your text, which its base could not do"
+            if _is_new(model)
+            else "now predicts the words of your text better than before"
         ),
-        "no clear change": (
-            "The model has not clearly learned to predict the words of your text"
-            if is_new
-            else "Training made no clear difference to how well the model predicts your text"
+        "unclear": (
+            "has not clearly learned to predict the words of your text"
+            if _is_new(model)
+            else "shows no clear change in how well it predicts the words of your text"
         ),
-        "worse": "The model predicts the words of your text worse than "
-        + ("word frequencies alone do" if is_new else "before"),
-    }[label]
-    answer = {"improved": "Yes", "no clear change": "Not clearly", "worse": "No"}[label]
-    if label == "improved" and prices:
+        "worse": "predicts the words of your text worse than "
+        + ("word frequencies alone do" if _is_new(model) else "before"),
+    }
+    gains, losses = list[str](), list[str]()
+    (losses if words.kind == "worse" else gains).append(said[words.kind])
+    if page.kind == "better":
+        gains.append("finds the right page more often")
+    if page.kind == "worse":
+        losses.append("finds the right page less often")
+    if forgotten.tag == "worse":
+        losses.append("has forgotten some general language")
+    answer = {
+        "improved": "Yes", "mixed": "Partly", "no clear change": "Not clearly", "worse": "No",
+    }[label]  # fmt: skip
+    if label == "improved" and forgotten.tag == "worse":
         answer = "Yes, but at a price"
     elif label == "improved" and page.kind == forgotten.kind == "none":
         answer = "Yes, as far as it was measured"
-    more = [*gains, *prices]
-    link = "; but " if prices and label == "improved" and not gains else "; "
-    return f"{answer}. {said}{link if more else ''}{' and '.join(more)}."
+    sides = [_and(side) for side in (gains, losses) if side]
+    return f"{answer}. The model {', but '.join(sides)}."
+
+
+def _and(parts: list[str]) -> str:
+    *most, last = parts
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _cost(run: Run) -> str:

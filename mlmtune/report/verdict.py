@@ -17,12 +17,12 @@ from mlmtune.report.findings import (
     Verdict,
 )
 from mlmtune.report.retrieval import BM25
-from mlmtune.training.outcome import Label, judge_new_head
+from mlmtune.training.outcome import Label, combined, judge_new_head
 
 LABELS: dict[str, Label] = {
     "better": "improved", "unclear": "no clear change", "worse": "worse",
 }  # fmt: skip
-"""The label of a run by the change of its loss on the text of the domain."""
+"""The label by one measure alone."""
 
 _ON_THE_DOMAIN: dict[Label, str] = {
     "improved": "The adapted model is better on the domain's text",
@@ -40,6 +40,11 @@ _ON_RETRIEVAL = {
     "unclear": "retrieval shows no clear change",
     "worse": "retrieval got worse",
 }
+
+_ON_PERPLEXITY: dict[Label, str] = {
+    "improved": "perplexity improved", "worse": "perplexity got worse",
+}  # fmt: skip
+"""What perplexity did, if it changed clearly."""
 
 MUCH_FORGETTING = 0.1
 """Nats per token on general text from which the verdict mentions forgetting: a tenth more
@@ -59,9 +64,11 @@ def judge(
 
     Args:
         model: The model.
-        texts: The measurements on texts, the domain's text first. They decide the label.
+        texts: The measurements on texts, the domain's text first, which alone decides the label.
+            Forgetting does not: nearly every adaptation forgets, and how much of that matters is
+            for the user to say (`evaluation.max_forgetting`).
         run: How the run went.
-        found: How well models find documents, if that was measured; a conflict is named.
+        found: How well models find documents, if that was measured. It decides the label, too.
     """
     verdict = _judge_predictions(model, texts, run)
     if found is None:
@@ -75,12 +82,12 @@ def _with_retrieval(verdict: Verdict, found: RetrievalFindings, model: Model, ru
     measured, base = found.of(model.name), found.of(model.base)
     assert measured.change is not None  # only a base has no change
     changed = measured.change.ndcg_at_10
-    kind, difference = change(changed, is_loss=False), f"{points(changed)} points of nDCG at 10"
+    kind = change(changed, is_loss=False)
+    label = combined(verdict.label, LABELS[kind])
     sentence, suggestions = verdict.sentence.removesuffix("."), list(verdict.suggestions)
-    if kind == "worse" and verdict.label == "improved":
-        sentence += f"; perplexity improved, retrieval got worse ({difference})"
-    elif kind == "better" and verdict.label == "worse":
-        sentence += f"; perplexity got worse, retrieval improved ({difference})"
+    if label != verdict.label:
+        conflict = f"{_ON_PERPLEXITY[verdict.label]}, " if label == "mixed" else ""
+        sentence += f"; {conflict}{_ON_RETRIEVAL[kind]} ({_in_points(changed)})"
     if kind == "worse":
         suggestions.append(
             "for retrieval: merge the model with its base (mlmtune merge), or train its embeddings "
@@ -89,15 +96,22 @@ def _with_retrieval(verdict: Verdict, found: RetrievalFindings, model: Model, ru
     first = [share(m.measures.recall_at_1, with_interval=False) for m in (base, measured)]
     bm25 = share(found.of(BM25).measures.recall_at_1, with_interval=False)
     reason = (
-        f"{_ON_RETRIEVAL[kind]} ({difference}): of {counted(found.num_documents, 'document')}, "
-        f"{first[0]} came first for their own query before, {first[1]} after (BM25: {bm25})"
+        f"{_ON_RETRIEVAL[kind]} ({_in_points(changed)} of nDCG at 10): of "
+        f"{counted(found.num_documents, 'document')}, {first[0]} came first for their own query "
+        f"before, {first[1]} after (BM25: {bm25})"
     )
     return replace(
         verdict,
+        label=label,
         sentence=f"{sentence}.",
         reasons=(*verdict.reasons, reason, *_better_checkpoint(run)),
         suggestions=tuple(suggestions),
     )
+
+
+def _in_points(changed: Estimate) -> str:
+    value, *interval = points(changed).split(" ", 1)
+    return " ".join([f"{value} points", *interval])
 
 
 def _better_checkpoint(run: Run) -> Iterator[str]:
@@ -167,7 +181,7 @@ def _judge_predictions(model: Model, texts: tuple[Text, ...], run: Run) -> Verdi
         )
     if label != "worse":
         suggestions += _too_early(run)
-    return Verdict(name, label, f"{sentence}.", tuple(reasons), tuple(suggestions))
+    return Verdict(name, label, label, f"{sentence}.", tuple(reasons), tuple(suggestions))
 
 
 def _judge_new_head(model: Model, texts: tuple[Text, ...], run: Run) -> Verdict:
@@ -211,7 +225,7 @@ def _judge_new_head(model: Model, texts: tuple[Text, ...], run: Run) -> Verdict:
     ]
     if label != "improved":
         suggestions.insert(0, "train longer, or on more text: a new head has everything to learn")
-    return Verdict(name, label, f"{sentence}.", tuple(reasons), tuple(suggestions))
+    return Verdict(name, label, label, f"{sentence}.", tuple(reasons), tuple(suggestions))
 
 
 def _documents(text: Text) -> str:

@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 from mlmtune.numbers import perplexity, share
 
-Label = Literal["improved", "no clear change", "worse"]
+Label = Literal["improved", "mixed", "no clear change", "worse"]
+"""What became of a model. It is `mixed` if it is clearly better in one measure of the domain and
+clearly worse in another."""
 
 STANDARD_ERRORS = 1.96
 """Half the width of a 95 % interval, in standard errors."""
@@ -43,6 +45,17 @@ def outcome(results: Mapping[str, Any]) -> str:
         how = "worse" if label == "worse" else "not better"
         return f"{label}. The model is {how} than its base on validation text: {numbers}."
     return f"{label}. On validation text: {numbers}."
+
+
+def combined(predictions: Label, retrieval: Label) -> Label:
+    """Return the label of a model by how it predicts words and how it finds documents.
+
+    A measure without a clear change decides nothing.
+    """
+    clear = {predictions, retrieval} - {"no clear change"}
+    if len(clear) > 1:
+        return "mixed"
+    return clear.pop() if clear else "no clear change"
 
 
 def judge_new_head(against_frequencies: Label, loss_fell: bool) -> tuple[Label, str]:

@@ -66,7 +66,7 @@ def report(*changes, is_new=False, found=None):
             for name in ("frequencies",)
         )
     return Report(
-        "title", "now", "1", (judge(adapted, texts, run),), models, (), texts,
+        "title", "now", "1", (judge(adapted, texts, run, found),), models, (), texts,
         general_is_missing=len(texts) == 1, gained=(), lost=(), questions=(), runs=(run,),
         retrieval=found,
     )  # fmt: skip
@@ -79,7 +79,11 @@ def report(*changes, is_new=False, found=None):
         ((BETTER, SLIGHTLY), "Yes. The model now predicts", ("better", "slightly worse")),
         ((BETTER, WORSE), "Yes, but at a price. ", ("better", "worse")),
         ((BETTER,), "Yes, as far as it was measured. ", ("better", "not measured")),
-        ((UNCLEAR, UNCLEAR), "Not clearly. ", ("no clear change", "no clear change")),
+        (
+            (UNCLEAR, UNCLEAR),
+            "Not clearly. The model shows no clear change in ",
+            ("no clear change", "no clear change"),
+        ),
         ((WORSE, WORSE), "No. The model predicts", ("worse", "worse")),
     ],
 )
@@ -97,21 +101,37 @@ def test_the_first_sentence_answers_whether_it_helped_and_at_what_price(changes,
 
 
 @pytest.mark.parametrize(
-    ("change", "tag", "said"),
-    [(Estimate(-0.3, (-0.4, -0.2)), "worse", "Yes, but at a price. The model"),
-     (Estimate(0.3, (0.2, 0.4)), "better", "Yes. The model"),
-     (Estimate(-0.3, (-0.7, 0.1)), "no clear change", "Yes. The model")],
+    ("loss", "change", "tag", "answer", "end"),
+    [
+        (BETTER, Estimate(-0.3, (-0.4, -0.2)), "worse", "Partly. The model now predicts",
+         "better than before, but finds the right page less often."),
+        (BETTER, Estimate(0.3, (0.2, 0.4)), "better", "Yes. The model now predicts",
+         "better than before and finds the right page more often."),
+        (BETTER, Estimate(-0.3, (-0.7, 0.1)), "no clear change", "Yes. The model now predicts",
+         "better than before."),
+        (WORSE, Estimate(0.3, (0.2, 0.4)), "better", "Partly. The model finds the right page more",
+         "often, but predicts the words of your text worse than before."),
+        (UNCLEAR, Estimate(-0.3, (-0.4, -0.2)), "worse", "No. The model shows no clear change in",
+         "your text, but finds the right page less often."),
+    ],
 )  # fmt: skip
-def test_finding_pages_is_a_number_and_losing_it_a_price(change, tag, said):
-    [summary] = summaries(report(BETTER, UNCLEAR, found=pages(change)))
+def test_finding_pages_is_a_number_and_part_of_the_answer(loss, change, tag, answer, end):
+    [summary] = summaries(report(loss, UNCLEAR, found=pages(change)))
     page = summary.figures[1]
     assert (page.tag, page.after, page.before) == (tag, "40.0%", "before: 77.0%")
     assert "plain word search: 80.0%" in page.meaning
     assert ("What decides is nDCG" in page.meaning) == (tag != "worse")
-    assert summary.sentence.startswith(said)
-    assert ("less often" in summary.sentence, "more often" in summary.sentence) == (
-        tag == "worse", tag == "better",
-    )  # fmt: skip
+    assert summary.sentence.startswith(answer)
+    assert summary.sentence.endswith(end)
+
+
+def test_a_new_head_has_not_learned_if_only_its_guess_of_frequencies_is_better():
+    one = report(BETTER, is_new=True)
+    stayed = replace(one.runs[0], eval_results={**one.runs[0].eval_results, "loss_fell": False})
+    verdict = judge(one.models[-1], one.texts, stayed)
+    [summary] = summaries(replace(one, verdicts=(verdict,)))
+    assert summary.figures[0].tag == "no clear change"
+    assert summary.sentence.startswith("Not clearly. The model has not clearly learned")
 
 
 def several(*behind):

@@ -5,7 +5,7 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from xml.etree import ElementTree
 
 import numpy as np
@@ -19,6 +19,7 @@ from mlmtune.errors import CheckpointError, ConfigError, DataError
 from mlmtune.report.findings import Estimate, Measurement, Text
 from mlmtune.report.making import notes_on_unknown_text
 from mlmtune.report.runs import read_finished_run
+from mlmtune.training.outcome import Label
 from mlmtune.training.run_dir import RunDir
 
 GENERAL_WORDS = ["the", "key", "of", "a", "table", "is", "in", "vault"]
@@ -93,7 +94,7 @@ def test_it_measures_what_the_run_measured(
         == (text["num_masked_tokens"])
     )
     assert [len(mask) for mask in findings["questions"][0]["opinions"]] == [2, 2]
-    assert findings["verdicts"][0]["label"] in ("improved", "no clear change", "worse")
+    assert findings["verdicts"][0]["label"] in get_args(Label)
 
 
 def test_the_changes_of_sources_add_up_to_the_whole(

@@ -136,30 +136,38 @@ def found(change):
     )
 
 
+MORE_FOUND, FEWER_FOUND = Estimate(0.1, (0.05, 0.2)), Estimate(-0.031, (-0.05, -0.012))
+
+
 @pytest.mark.parametrize(
-    ("loss", "retrieval", "conflict"),
+    ("loss", "retrieval", "label", "said"),
     [
         (
-            BETTER,
-            Estimate(-0.031, (-0.05, -0.012)),
-            "improved, retrieval got worse (-3.1",
+            BETTER, FEWER_FOUND, "mixed",
+            "; perplexity improved, retrieval got worse (-3.1 points [-5.0, -1.2]).",
         ),
-        (WORSE, Estimate(0.1, (0.05, 0.2)), "got worse, retrieval improved (+10.0"),
-        (BETTER, Estimate(0.1, (0.05, 0.2)), None),
-        (BETTER, Estimate(-0.031, (-0.1, 0.012)), None),
-        (WORSE, Estimate(-0.031, (-0.05, -0.012)), None),
+        (WORSE, MORE_FOUND, "mixed", "; perplexity got worse, retrieval improved (+10.0 points ["),
+        (BETTER, MORE_FOUND, "improved", None),
+        (BETTER, UNCLEAR, "improved", None),
+        (WORSE, FEWER_FOUND, "worse", None),
+        (WORSE, UNCLEAR, "worse", None),
+        (UNCLEAR, MORE_FOUND, "improved", "; retrieval improved (+10.0 points ["),
+        (UNCLEAR, FEWER_FOUND, "worse", "; retrieval got worse (-3.1 points ["),
+        (UNCLEAR, UNCLEAR, "no clear change", None),
     ],
-)
+)  # fmt: skip
 @pytest.mark.parametrize("head_was_new", [False, True])
-def test_a_conflict_of_perplexity_and_retrieval_is_named(loss, retrieval, conflict, head_was_new):
-    texts, results = (
-        (text("domain", loss),),
-        {"model_head_was_new": head_was_new, "loss_fell": True},
-    )
+def test_perplexity_and_retrieval_decide_together_and_a_conflict_is_mixed(
+    loss, retrieval, label, said, head_was_new
+):
+    texts = (text("domain", loss),)
+    results = {"model_head_was_new": head_was_new, "loss_fell": True}
+    alone = judge(ADAPTED, texts, run(**results))
     verdict = judge(ADAPTED, texts, run(**results), found(retrieval))
-    assert ("retrieval" in verdict.sentence) == (conflict is not None)
-    assert conflict is None or conflict in verdict.sentence
-    is_worse = retrieval.interval[1] < 0
+    assert (verdict.label, verdict.predictions) == (label, alone.label)
+    assert ("retrieval" in verdict.sentence) == (said is not None)
+    assert said is None or said in verdict.sentence
+    is_worse = retrieval is FEWER_FOUND
     assert any("mlmtune merge" in suggestion for suggestion in verdict.suggestions) == is_worse
 
 

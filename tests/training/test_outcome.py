@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mlmtune.training.outcome import loss_fell, outcome
+from mlmtune.training.outcome import Label, combined, loss_fell, outcome
 
 
 def results(before: float, after: float, half_width: float | None, **others: Any) -> dict[str, Any]:
@@ -76,3 +76,18 @@ def test_a_loss_fell_where_an_evaluation_is_better_than_the_first(
     losses: tuple[float, ...], fell: bool
 ) -> None:
     assert loss_fell(losses) == fell
+
+
+@pytest.mark.parametrize(
+    ("predictions", "retrieval", "label"),
+    [
+        ("improved", "worse", "mixed"), ("worse", "improved", "mixed"),
+        ("improved", "improved", "improved"), ("worse", "no clear change", "worse"),
+        ("no clear change", "worse", "worse"), ("no clear change", "improved", "improved"),
+        ("no clear change", "no clear change", "no clear change"),
+    ],
+)  # fmt: skip
+def test_two_measures_that_conflict_are_mixed_and_a_clear_one_decides_alone(
+    predictions: Label, retrieval: Label, label: Label
+) -> None:
+    assert combined(predictions, retrieval) == label
