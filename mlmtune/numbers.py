@@ -21,9 +21,9 @@ def share(value: float, interval: Sequence[float] | None = None) -> str:
     return _written(value, interval, ".1f", unit="%", scale=100)
 
 
-def f1(value: float) -> str:
+def f1(value: float, interval: Sequence[float] | None = None) -> str:
     """Write an F1 score in percent and without the sign, such as `84.2`, as is usual."""
-    return f"{100 * value:.1f}"
+    return _written(value, interval, ".1f", scale=100)
 
 
 def nats(value: float, interval: Sequence[float] | None = None) -> str:

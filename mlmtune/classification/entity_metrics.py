@@ -9,9 +9,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mlmtune.classification.metrics import f1_of
 from mlmtune.classification.tags import OUTSIDE, Tags, to_iob2
 from mlmtune.config import Metric
 from mlmtune.errors import ConfigError
+from mlmtune.evaluation.bootstrap import score_interval
 from mlmtune.numbers import f1, share
 from mlmtune.printable import counted
 from mlmtune.shell import pip_install
@@ -97,12 +99,6 @@ def counts_of(true: Sequence[Tags], predicted: Sequence[Tags]) -> NDArray[np.int
     return counts
 
 
-def micro_f1(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return F1 (...) of all entities together, of summed counts (..., 3); 0 without entities."""
-    right, predicted, true = np.moveaxis(counts, -1, 0)
-    return np.asarray(2 * right / np.maximum(predicted + true, 1))
-
-
 def errors_of(true: Tags, predicted: Tags) -> Iterator[tuple[ErrorKind, Entity | None, Entity]]:
     """Yield the errors of a sentence: the kind, the true entity if there is one, the other one.
 
@@ -154,6 +150,13 @@ class EntityScores:
     def criterion(self) -> float:
         """The number that is lowest for the best weights."""
         return self.loss if self.chosen_by == "loss" else -self.overall[self.chosen_by]
+
+    @property
+    def micro_f1_interval(self) -> tuple[float, float] | None:
+        """95 % interval of the F1 of all entities: sentences are resampled."""
+        counts = counts_of(self.true, self.predicted).astype(np.float64)
+        rows, times = np.unique(counts, axis=0, return_counts=True)
+        return score_interval(rows, times, f1_of)
 
     def to_json(self) -> dict[str, Any]:
         """Return the scores as JSON values, under the names of eval_results.json."""

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmtune.config import Metric
+from mlmtune.evaluation.bootstrap import Sums, score_interval
 from mlmtune.numbers import f1, share
 from mlmtune.printable import counted
 
@@ -48,28 +49,53 @@ def confusion_matrix(
 def precision_recall_f1(
     confusion: NDArray[np.int64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return precision, recall and F1 of each label (..., K); 0 if the divisor is 0."""
-    right = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
-    predicted, true = confusion.sum(axis=-2), confusion.sum(axis=-1)
-    precision = right / np.maximum(predicted, 1)
-    recall = right / np.maximum(true, 1)
-    return precision, recall, 2 * right / np.maximum(predicted + true, 1)
+    """Return precision, recall and F1 of each label (K,); 0 if the divisor is 0."""
+    counts = label_counts(confusion)
+    right, predicted, true = counts.T
+    return right / np.maximum(predicted, 1), right / np.maximum(true, 1), f1_of(counts)
 
 
-def accuracy(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the share (...) of the examples that were classified correctly."""
-    right = np.trace(confusion, axis1=-2, axis2=-1).astype(np.float64)
-    return np.asarray(right / np.maximum(confusion.sum(axis=(-2, -1)), 1))
+def accuracy(confusion: NDArray[np.int64]) -> float:
+    """Return the share of the examples that were classified correctly."""
+    return float(np.trace(confusion) / max(confusion.sum(), 1))
 
 
-def macro_f1(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+def f1_of(counts: NDArray[Any]) -> NDArray[np.float64]:
+    """Return F1 (...) of how many are right, predicted and true (..., 3); 0 without any."""
+    right, predicted, true = np.moveaxis(counts, -1, 0)
+    return np.asarray(2 * right / np.maximum(predicted + true, 1))
+
+
+def macro_f1(counts: NDArray[Any]) -> NDArray[np.float64]:
     """Return the mean F1 (...) of the labels that occur, as scikit-learn does.
 
     A label that occurs neither among the true nor among the predicted labels has no F1.
+
+    Args:
+        counts: (..., K, 3) How often each label is right, predicted and true.
     """
-    _, _, f1 = precision_recall_f1(confusion)
-    occurs = confusion.sum(axis=-2) + confusion.sum(axis=-1) > 0
-    return np.asarray(np.sum(f1 * occurs, axis=-1) / np.maximum(occurs.sum(axis=-1), 1))
+    occurs = counts[..., 1:].any(axis=-1)
+    return np.asarray((f1_of(counts) * occurs).sum(axis=-1) / np.maximum(occurs.sum(axis=-1), 1))
+
+
+def label_counts(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return (K, 3) how often each label is right, predicted and true."""
+    return np.stack([confusion.diagonal(), confusion.sum(axis=0), confusion.sum(axis=1)], axis=1)
+
+
+def example_counts(
+    labels: NDArray[np.int64], predictions: NDArray[np.int64], num_labels: int
+) -> Sums:
+    """Return (n, 3 K) the `label_counts` of each example by itself, flattened."""
+    counts, rows = np.zeros((len(labels), num_labels, 3)), np.arange(len(labels))
+    counts[rows, predictions, 1] = counts[rows, labels, 2] = 1.0
+    counts[rows, labels, 0] = labels == predictions
+    return counts.reshape(len(labels), -1)
+
+
+def macro_f1_of_sums(sums: Sums) -> NDArray[np.float64]:
+    """Return macro-F1 (...) of sums (..., 3 K) of `example_counts`."""
+    return macro_f1(sums.reshape(*sums.shape[:-1], -1, 3))
 
 
 @dataclass(frozen=True)
@@ -110,7 +136,7 @@ def gain_over_majority(confusion: NDArray[np.int64]) -> Gain:
     return Gain(
         label,
         float(true[label] / num_examples),
-        float(macro_f1(constant)),
+        float(macro_f1(label_counts(constant))),
         (float(mean) - half_width, float(mean) + half_width),
     )
 
@@ -133,11 +159,18 @@ class Scores:
 
     @property
     def accuracy(self) -> float:
-        return float(accuracy(self.confusion))
+        return accuracy(self.confusion)
 
     @property
     def macro_f1(self) -> float:
-        return float(macro_f1(self.confusion))
+        return float(macro_f1(label_counts(self.confusion)))
+
+    @property
+    def macro_f1_interval(self) -> tuple[float, float] | None:
+        """95 % interval of macro-F1: examples are resampled."""
+        labels, predictions = np.nonzero(self.confusion)  # one example stands for its cell
+        by_cell = example_counts(labels, predictions, len(self.labels))
+        return score_interval(by_cell, self.confusion[labels, predictions], macro_f1_of_sums)
 
     @property
     def criterion(self) -> float:

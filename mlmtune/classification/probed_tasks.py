@@ -5,7 +5,7 @@ are those of its n examples, one for each, or of all words of its n sentences.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, ClassVar
@@ -16,20 +16,28 @@ from numpy.typing import NDArray
 
 from mlmtune.classification.batches import EncodedExamples
 from mlmtune.classification.entity_data import EntityData, SentenceSide
-from mlmtune.classification.entity_metrics import counts_of, decoded, micro_f1, scores_of
-from mlmtune.classification.metrics import accuracy, confusion_matrix, gain_over_majority, macro_f1
+from mlmtune.classification.entity_metrics import counts_of, decoded, scores_of
+from mlmtune.classification.metrics import (
+    accuracy,
+    confusion_matrix,
+    example_counts,
+    f1_of,
+    gain_over_majority,
+    label_counts,
+    macro_f1,
+    macro_f1_of_sums,
+)
 from mlmtune.classification.prediction import first_pieces, mean_pooled
 from mlmtune.classification.sentence_batches import EncodedSentences
 from mlmtune.classification.tags import Tags
 from mlmtune.classification.task_data import Side, TaskData
 from mlmtune.config import ClassificationConfig
+from mlmtune.evaluation.bootstrap import Sums
 from mlmtune.modeling.loading import LoadedModel
 from mlmtune.numbers import share
 from mlmtune.printable import counted
 
 Numbers = NDArray[np.int64]
-Counts = NDArray[np.int64]
-"""How often each of n examples is drawn in each of some resamples, (resamples, n)."""
 
 
 class ProbedTask(ABC):
@@ -67,8 +75,12 @@ class ProbedTask(ABC):
         """Return the metrics of predictions (R,) of a side."""
 
     @abstractmethod
-    def resampler(self, predictions: Numbers) -> Callable[[Counts], NDArray[np.float64]]:
-        """Return what computes the last metric (resamples,) of predictions (R,) of the test."""
+    def counts(self, predictions: Numbers) -> NDArray[Any]:
+        """Return (n, C) what the last metric needs to know of each example of the test."""
+
+    @abstractmethod
+    def score_of(self, sums: Sums) -> NDArray[np.float64]:
+        """Return the last metric (...) of sums (..., C) of `counts`."""
 
     @property
     @abstractmethod
@@ -111,20 +123,14 @@ class ProbedClassification(ProbedTask):
 
     def scores(self, side: Side, numbers: Numbers) -> tuple[float, ...]:
         confusion = confusion_matrix(side.labels, numbers, len(self.data.labels))
-        return float(accuracy(confusion)), float(macro_f1(confusion))
+        return accuracy(confusion), float(macro_f1(label_counts(confusion)))
 
-    def resampler(self, predictions: Numbers) -> Callable[[Counts], NDArray[np.float64]]:
+    def counts(self, predictions: Numbers) -> Sums:
         assert self.data.test is not None
-        labels, num_labels = self.data.test.labels, len(self.data.labels)
-        # One matrix product counts the confusion matrices of all resamples.
-        is_in_cell = np.zeros((len(labels), num_labels**2))
-        is_in_cell[np.arange(len(labels)), labels * num_labels + predictions] = 1.0
+        return example_counts(self.data.test.labels, predictions, len(self.data.labels))
 
-        def resampled(counts: Counts) -> NDArray[np.float64]:
-            confusions = (counts @ is_in_cell).astype(np.int64)
-            return macro_f1(confusions.reshape(-1, num_labels, num_labels))
-
-        return resampled
+    def score_of(self, sums: Sums) -> NDArray[np.float64]:
+        return macro_f1_of_sums(sums)
 
     @property
     def measured_on(self) -> str:
@@ -181,10 +187,12 @@ class ProbedEntities(ProbedTask):
         overall, _ = scores_of(side.tags, self._tags(side, numbers))
         return tuple(overall[name] for name in self.metrics)
 
-    def resampler(self, predictions: Numbers) -> Callable[[Counts], NDArray[np.float64]]:
+    def counts(self, predictions: Numbers) -> NDArray[np.int64]:
         assert self.data.test is not None
-        by_sentence = counts_of(self.data.test.tags, self._tags(self.data.test, predictions))
-        return lambda counts: micro_f1(counts @ by_sentence)
+        return counts_of(self.data.test.tags, self._tags(self.data.test, predictions))
+
+    def score_of(self, sums: Sums) -> NDArray[np.float64]:
+        return f1_of(sums)
 
     @property
     def measured_on(self) -> str:

@@ -104,7 +104,8 @@ class SequenceClassification(LabelledTask):
             assert self.data.test is not None
             lines = _prediction_lines(self.data.test, self.data.labels, probabilities(logits))
             run.write_text("test_predictions.jsonl", "".join(lines))
-        return self._scores(self.test_examples, logits).to_json()
+        scores = self._scores(self.test_examples, logits)
+        return scores.to_json() | {"macro_f1_interval": scores.macro_f1_interval}
 
     def _sides(self) -> Iterator[tuple[str, Side, EncodedExamples]]:
         yield "train", self.data.train, self.train
@@ -158,10 +159,10 @@ class SequenceClassification(LabelledTask):
         sides = {"eval": "validation", "test": "test"}
         measured = [side for side in sides if f"{side}_accuracy" in results]
         for side in measured:
-            accuracy, macro_f1 = results[f"{side}_accuracy"], results[f"{side}_macro_f1"]
+            macro_f1 = results[f"{side}_macro_f1"], results.get(f"{side}_macro_f1_interval")
             yield (
-                f"{sides[side] + ':':12}accuracy {share(accuracy)}, macro-F1 {f1(macro_f1)} "
-                f"on {results[f'{side}_num_examples']:,} examples"
+                f"{sides[side] + ':':12}accuracy {share(results[f'{side}_accuracy'])}, macro-F1 "
+                f"{f1(*macro_f1)} on {results[f'{side}_num_examples']:,} examples"
             )
         side = measured[-1]
         if len(self.data.labels) <= MOST_LABELS_SHOWN:

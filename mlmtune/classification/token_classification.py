@@ -113,8 +113,11 @@ class TokenClassification(LabelledTask):
         if accelerator.is_main_process:
             lines = _prediction_lines(side, tags, of_words)
             run.write_text("test_predictions.jsonl", "".join(lines))
-        results = self._scores(side, tags, of_words).to_json()
-        return results | {"error_examples": _error_examples(side, tags)}
+        scores = self._scores(side, tags, of_words)
+        return scores.to_json() | {
+            "micro_f1_interval": scores.micro_f1_interval,
+            "error_examples": _error_examples(side, tags),
+        }
 
     # ------------------------------------------------------------------- records and the card
 
@@ -181,8 +184,9 @@ class TokenClassification(LabelledTask):
         sides = {"eval": "validation", "test": "test"}
         measured = [side for side in sides if f"{side}_micro_f1" in results]
         for side in measured:
+            micro_f1 = results[f"{side}_micro_f1"], results.get(f"{side}_micro_f1_interval")
             yield (
-                f"{sides[side] + ':':12}entity F1 {f1(results[f'{side}_micro_f1'])}, precision "
+                f"{sides[side] + ':':12}entity F1 {f1(*micro_f1)}, precision "
                 f"{share(results[f'{side}_precision'])}, recall {share(results[f'{side}_recall'])} "
                 f"on {counted(results[f'{side}_num_entities'], 'entity', 'entities')}"
             )

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlmtune.evaluation.bootstrap import resampled, sums_by_unit
 from mlmtune.evaluation.known_text import KnownText
 from mlmtune.evaluation.perplexity import LARGEST_EXPONENT
 from mlmtune.evaluation.scoring import TokenScores
-from mlmtune.report.bootstrap import estimate, resampled, sums_by_unit
 from mlmtune.report.findings import Change, Estimate, Measurement
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.training.caveats import FEWEST_DOCUMENTS
@@ -101,7 +101,7 @@ def _means_and_draws(
 
 
 def _estimates(means: NDArray[np.float64], draws: NDArray[np.float64]) -> list[Estimate]:
-    return [estimate(float(mean), of_mean) for mean, of_mean in zip(means, draws.T, strict=True)]
+    return [Estimate.of(float(mean), of_mean) for mean, of_mean in zip(means, draws.T, strict=True)]
 
 
 def _of_whole_text(loss: Estimate, known_text: KnownText | None) -> dict[str, Any]:

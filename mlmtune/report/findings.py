@@ -5,8 +5,12 @@ per token, shares are between 0 and 1, and intervals are 95 % confidence interva
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
+from mlmtune.evaluation.bootstrap import interval
 from mlmtune.evaluation.known_text import compares
 from mlmtune.training.outcome import Label
 
@@ -33,6 +37,11 @@ class Estimate:
 
     value: float | None
     interval: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, value: float, draws: NDArray[np.float64]) -> Self:
+        """Return a number with the interval of 95 % of its draws."""
+        return cls(value, interval(draws))
 
 
 @dataclass(frozen=True)

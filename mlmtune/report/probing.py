@@ -14,10 +14,10 @@ from mlmtune.console import Console
 from mlmtune.corpus.overlap import OverlapIndex
 from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import MlmtuneError
+from mlmtune.evaluation import bootstrap
 from mlmtune.printable import counted
-from mlmtune.report.bootstrap import NUM_RESAMPLES, SEED, estimate
 from mlmtune.report.estimates import change, points
-from mlmtune.report.findings import METHOD_NAMES, METRIC_NAMES, Method, Probe, ProbeRow
+from mlmtune.report.findings import METHOD_NAMES, METRIC_NAMES, Estimate, Method, Probe, ProbeRow
 from mlmtune.report.runs import FinishedRun
 
 OVERLAP_WORDS = 13
@@ -97,7 +97,7 @@ def _rows(
         if reference is None:
             reference = mean, draws
         else:
-            difference = estimate(mean - reference[0], draws - reference[1])
+            difference = Estimate.of(mean - reference[0], draws - reference[1])
         yield ProbeRow(method, num_train_examples, model, by_metric, difference)
 
 
@@ -122,13 +122,12 @@ def resampled(task: ProbedTask, predictions: NDArray[np.int64]) -> NDArray[np.fl
     and other seeds. Every model gets the same draws: seed s trains all models on the same examples
     in the same order, so the seeds of two models pair. `predictions` are (S, R).
     """
-    generator = np.random.default_rng(SEED)
-    num_seeds, num_examples = len(predictions), len(task.data.test)
-    counts = generator.multinomial(
-        num_examples, np.full(num_examples, 1 / num_examples), size=NUM_RESAMPLES
-    )
-    scores = np.stack([task.resampler(of_seed)(counts) for of_seed in predictions], axis=1)
-    drawn = generator.integers(num_seeds, size=(NUM_RESAMPLES, num_seeds))
+    num_seeds = len(predictions)
+    by_example = np.stack([task.counts(of_seed) for of_seed in predictions], axis=1)  # (n, S, C)
+    sums = bootstrap.resampled(by_example.reshape(len(by_example), -1))
+    scores = task.score_of(sums.reshape(-1, *by_example.shape[1:]))
+    generator = np.random.default_rng((bootstrap.SEED, num_seeds))  # apart from the examples' draws
+    drawn = generator.integers(num_seeds, size=scores.shape)
     means: NDArray[np.float64] = np.take_along_axis(scores, drawn, axis=1).mean(axis=1)
     return means
 

@@ -8,9 +8,14 @@ from numpy.typing import NDArray
 from mlmtune.config import Config
 from mlmtune.errors import DataError
 from mlmtune.evaluation.bm25 import bm25
+from mlmtune.evaluation.bootstrap import resampled
 from mlmtune.evaluation.retrieval import Retrieval, RetrievalProbe
-from mlmtune.report.bootstrap import estimate, resampled
-from mlmtune.report.findings import RetrievalFindings, RetrievalMeasurement, RetrievalMeasures
+from mlmtune.report.findings import (
+    Estimate,
+    RetrievalFindings,
+    RetrievalMeasurement,
+    RetrievalMeasures,
+)
 from mlmtune.training.setup import ModelAndText
 
 BM25 = "BM25"
@@ -85,5 +90,5 @@ def compare_retrieval(
 
 def _measures(means: NDArray[np.float64], draws: NDArray[np.float64]) -> RetrievalMeasures:
     return RetrievalMeasures(
-        *(estimate(float(mean), of_mean) for mean, of_mean in zip(means, draws.T, strict=True))
+        *(Estimate.of(float(mean), of_mean) for mean, of_mean in zip(means, draws.T, strict=True))
     )

@@ -63,6 +63,8 @@ def classification_card(
     ]
     if side == "validation":
         notes.append("The weights were chosen by these validation examples; there is no test.")
+    else:
+        notes.append("In brackets: the 95 % interval, from resampled examples.")
     return card_of(
         name,
         config,
@@ -75,7 +77,12 @@ def classification_card(
         ),
         metrics=(
             Metric("accuracy", "accuracy", results["accuracy"], share(results["accuracy"])),
-            Metric("macro-F1", "f1", results["macro_f1"], f1(results["macro_f1"])),
+            Metric(
+                "macro-F1",
+                "f1",
+                results["macro_f1"],
+                f1(results["macro_f1"], results.get("macro_f1_interval")),
+            ),
             *(
                 Metric(f"F1 of {printable(label)}", None, scores["f1"], f1(scores["f1"]))
                 for label, scores in per_label.items()

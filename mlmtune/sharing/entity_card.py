@@ -45,6 +45,8 @@ def entity_card(
     notes = ["An entity is right if its type, its first and its last word are right (seqeval)."]
     if side == "validation":
         notes.append("The weights were chosen by these validation sentences; there is no test.")
+    else:
+        notes.append("In brackets: the 95 % interval, from resampled sentences.")
     return card_of(
         name,
         config,
@@ -62,7 +64,12 @@ def entity_card(
         metrics=(
             Metric("precision", "precision", results["precision"], share(results["precision"])),
             Metric("recall", "recall", results["recall"], share(results["recall"])),
-            Metric("F1", "f1", results["micro_f1"], f1(results["micro_f1"])),
+            Metric(
+                "F1",
+                "f1",
+                results["micro_f1"],
+                f1(results["micro_f1"], results.get("micro_f1_interval")),
+            ),
             *(
                 Metric(f"F1 of {printable(type_)}", None, scores["f1"], f1(scores["f1"]))
                 for type_, scores in results["per_type"].items()

@@ -1,6 +1,7 @@
 """finetune with `task: entities`: from sentences with tags to a model that a pipeline loads."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,9 @@ def test_entities_are_learned_and_a_pipeline_finds_them(
     assert "test:       entity F1 " in shown
 
     results = run.json("test_results.json")
+    low, high = results["micro_f1_interval"]
     assert results["micro_f1"] > 0.9
+    assert low <= results["micro_f1"] <= high
     assert results["per_type"].keys() == {"ACTION", "THING"}
     assert results["num_sentences"] == 30
     assert results["errors"].keys() == {"boundary", "type", "missed", "spurious"}
@@ -70,6 +73,7 @@ def test_entities_are_learned_and_a_pipeline_finds_them(
     card = (run.path / "model" / "README.md").read_text(encoding="utf-8")
     assert "pipeline_tag: token-classification" in card
     assert "F1 of ACTION" in card
+    assert re.search(r"\| F1 \| \d+\.\d \[\d+\.\d, \d+\.\d\] \|", card)
 
 
 def test_long_sentences_are_split_and_predicted_whole(

@@ -12,9 +12,9 @@ from mlmtune.classification.entity_metrics import (
     decoded,
     entities_of,
     errors_of,
-    micro_f1,
     scores_of,
 )
+from mlmtune.classification.metrics import f1_of
 
 LABELS = ("O", "B-A", "I-A", "B-B", "I-B")
 NUMBERS = st.lists(st.tuples(st.integers(-1, 4), st.integers(-1, 4)), min_size=1, max_size=8)
@@ -39,7 +39,7 @@ def test_scores_are_those_of_seqeval(pairs: list[list[tuple[int, int]]]) -> None
         macro = f1_score(*as_lists, average="macro", zero_division=0)
         assert overall["macro_f1"] == pytest.approx(macro)
     counts = counts_of(true, guess).sum(axis=0)
-    assert micro_f1(counts) == pytest.approx(overall["micro_f1"])
+    assert f1_of(counts) == pytest.approx(overall["micro_f1"])
 
     errors = [error for a, b in zip(true, guess, strict=True) for error in errors_of(a, b)]
     wrong = [kind for kind, _, _ in errors if kind != "missed"]
@@ -93,3 +93,20 @@ def test_without_entities_every_score_is_0() -> None:
     scores = EntityScores.of(0.5, [("O", "O")], [("O", "O")], "micro_f1")
     assert (scores.criterion, scores.num_entities, scores.to_json()["per_type"]) == (0.0, 0, {})
     assert scores.describe().startswith("entity F1 0.0 (precision 0.0%, recall 0.0%), loss 0.500")
+
+
+def test_the_interval_of_f1_draws_sentences() -> None:
+    # All entities of a sentence are right or wrong together, so sentences alone are independent.
+    generator = np.random.default_rng(1)
+
+    def sample() -> EntityScores:
+        true = [("B-A",) * 10] * 60
+        guess = [tags if generator.random() < 0.6 else ("O",) * 10 for tags in true]
+        return EntityScores.of(0.5, true, guess, "micro_f1")
+
+    interval = sample().micro_f1_interval
+    assert interval is not None
+    others = np.quantile([sample().overall["micro_f1"] for _ in range(200)], (0.025, 0.975))
+    assert interval[1] - interval[0] == pytest.approx(others[1] - others[0], rel=0.25)
+    one = EntityScores.of(0.5, [("B-A",)], [("B-A",)], "micro_f1")
+    assert one.micro_f1_interval is None

@@ -23,12 +23,13 @@ def test_a_task_is_learned_and_loads_as_any_classifier(
     run = tasks.finetune(training={"max_steps": 60}, evaluation={"every": 10})
     shown = capsys.readouterr().out
     assert "80 train, 24 validation, 30 test examples of 2 labels" in shown
-    assert "test:       accuracy 100.0%, macro-F1 100.0 on 30 examples" in shown
+    assert "test:       accuracy 100.0%, macro-F1 100.0 [100.0, 100.0] on 30 examples" in shown
     assert re.search(r"\nbetter than always answering '.*': accuracy 100.0% against \d", shown)
     assert "succeeded" not in shown
 
     results = run.json("test_results.json")
     assert results["accuracy"] == 1.0
+    assert results["macro_f1_interval"] == [1.0, 1.0]
     assert results["per_label"]["good"] == {
         "precision": 1.0, "recall": 1.0, "f1": 1.0, "num_examples": 15,
     }  # fmt: skip

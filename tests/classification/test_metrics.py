@@ -10,6 +10,7 @@ from mlmtune.classification.metrics import (
     accuracy,
     confusion_matrix,
     gain_over_majority,
+    label_counts,
     macro_f1,
     precision_recall_f1,
 )
@@ -36,7 +37,7 @@ def test_metrics_are_those_of_counting(pairs: list[tuple[int, int]]) -> None:
         assert f1 == pytest.approx(harmonic)
         if predicted or true:
             f1s.append(f1)
-    assert macro_f1(confusion) == pytest.approx(np.mean(f1s))
+    assert macro_f1(label_counts(confusion)) == pytest.approx(np.mean(f1s))
 
 
 @pytest.mark.parametrize(
@@ -59,8 +60,23 @@ def test_the_gain_over_the_most_frequent_label_is_that_of_counting(
     assert gain.label == np.bincount(labels).argmax()
     assert gain.share == pytest.approx(np.mean(labels == gain.label))
     constant = confusion_matrix(labels, np.full_like(labels, gain.label), NUM_LABELS)
-    assert gain.macro_f1 == pytest.approx(macro_f1(constant))
+    assert gain.macro_f1 == pytest.approx(macro_f1(label_counts(constant)))
     differences = (predictions == labels).astype(float) - (labels == gain.label)
     half_width = 1.96 * differences.std() / np.sqrt(len(labels))
     mean = differences.mean()
     assert gain.interval == pytest.approx((mean - half_width, mean + half_width), abs=1e-9)
+
+
+def test_the_interval_of_macro_f1_covers_what_other_tests_give() -> None:
+    generator = np.random.default_rng(1)
+
+    def sample() -> Scores:
+        labels = generator.integers(3, size=300)
+        guesses = np.where(generator.random(300) < 0.7, labels, generator.integers(3, size=300))
+        confusion = confusion_matrix(labels, guesses, 3)
+        return Scores(("a", "b", "c"), 0.5, confusion, "macro_f1")
+
+    interval = sample().macro_f1_interval
+    assert interval is not None
+    others = np.quantile([sample().macro_f1 for _ in range(400)], (0.025, 0.975))
+    assert interval[1] - interval[0] == pytest.approx(others[1] - others[0], rel=0.2)

@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
 
-from mlmtune.report import bootstrap
-from mlmtune.report.bootstrap import estimate, resampled, sums_by_unit
+from mlmtune.evaluation import bootstrap
+from mlmtune.evaluation.bootstrap import interval, resampled, score_interval, sums_by_unit
 
 
 def interval_of_means(units, values):
     """Of the mean over tokens, by the documents that they are of."""
     by_unit = sums_by_unit(units, [np.ones(len(values)), values])
     draws = resampled(by_unit)
-    return estimate(values.mean(), draws[:, 1] / draws[:, 0]).interval
+    return interval(draws[:, 1] / draws[:, 0])
 
 
 def test_sums_are_those_of_each_unit():
@@ -58,3 +58,16 @@ def test_the_draws_do_not_depend_on_how_many_are_held_at_once(monkeypatch):
     assert len(whole) == bootstrap.NUM_RESAMPLES
     monkeypatch.setattr(bootstrap, "BLOCK_DRAWS", 30 * 7)
     assert resampled(sums) == pytest.approx(whole)
+
+
+def test_equal_units_may_be_given_once():
+    values = np.random.default_rng(3).integers(2, size=(500, 1)).astype(float)
+    rows, times = np.unique(values, axis=0, return_counts=True)
+    together, apart = resampled(rows, times), resampled(values)
+    assert together.mean() == pytest.approx(apart.mean(), rel=0.02)
+    assert together.std() == pytest.approx(apart.std(), rel=0.1)
+
+
+def test_a_single_unit_has_no_interval():
+    assert score_interval(np.ones((1, 1)), np.ones(1, dtype=np.int64), np.ravel) is None
+    assert score_interval(np.ones((1, 1)), np.asarray([2]), np.ravel) == (2.0, 2.0)
