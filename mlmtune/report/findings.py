@@ -135,6 +135,16 @@ class Text:
         """Whether numbers per word and per byte compare, because all models know as much of it."""
         return compares(m.unknown_byte_share or 0.0 for m in self.measurements)
 
+    def of(self, model: str | None) -> Measurement:
+        """Return the measurement of a model."""
+        return next(m for m in self.measurements if m.model == model)
+
+    def change_of(self, model: str) -> Change:
+        """Return how an adapted model differs from what it is compared with."""
+        changed = self.of(model).change
+        assert changed is not None  # only a base has no change
+        return changed
+
 
 @dataclass(frozen=True)
 class RetrievalMeasures:
@@ -183,9 +193,15 @@ class RetrievalFindings:
     num_titles: int
     measurements: tuple[RetrievalMeasurement, ...]
 
-    def of(self, model: str) -> RetrievalMeasurement:
+    def of(self, model: str | None) -> RetrievalMeasurement:
         """Return the measurement of a model."""
         return next(m for m in self.measurements if m.model == model)
+
+    def change_of(self, model: str) -> RetrievalMeasures:
+        """Return how an adapted model differs from its base."""
+        changed = self.of(model).change
+        assert changed is not None  # only a base has no change
+        return changed
 
 
 @dataclass(frozen=True)
@@ -278,6 +294,14 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Step:
+    """Something to do next, with the command for it if there is one."""
+
+    text: str
+    command: str = ""
+
+
+@dataclass(frozen=True)
 class Verdict:
     """The verdict on one run.
 
@@ -287,7 +311,7 @@ class Verdict:
         predictions: The label by how it predicts words alone.
         sentence: The verdict in a sentence, for someone who reads nothing else.
         reasons: The measurements that it is based on.
-        suggestions: What to try next; empty if there is nothing to fix.
+        steps: What to do next, the most useful first.
     """
 
     run: str
@@ -295,7 +319,7 @@ class Verdict:
     predictions: Label
     sentence: str
     reasons: tuple[str, ...]
-    suggestions: tuple[str, ...]
+    steps: tuple[Step, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -4,19 +4,25 @@ It needs no machine learning to be understood. Nothing is measured here: it says
 the sections below it say with the terms of the field.
 """
 
-import shlex
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
 
 from mlmtune.printable import counted
-from mlmtune.report.estimates import change, nats, perplexity, points, share
-from mlmtune.report.findings import Measurement, Model, Report, Run, Standing, Text, Verdict
+from mlmtune.report.estimates import change, nats, points, share
+from mlmtune.report.findings import (
+    Estimate,
+    Model,
+    Report,
+    Run,
+    Standing,
+    Step,
+    Text,
+    Verdict,
+)
+from mlmtune.report.next_steps import MUCH_FORGETTING
 from mlmtune.report.retrieval import BM25
-from mlmtune.report.verdict import LABELS, MUCH_FORGETTING
+from mlmtune.report.verdict import LABELS
 from mlmtune.training.outcome import Label
-
-EXAMPLE = "Write a sentence with a [MASK] here."
-"""A sentence that commands show as an example."""
 
 TAGS = {"better": "better", "worse": "worse", "unclear": "no clear change"}
 
@@ -43,14 +49,6 @@ class Figure:
     before: str
     difference: str
     meaning: str
-
-
-@dataclass(frozen=True)
-class Step:
-    """Something to do next, with the command for it if there is one."""
-
-    text: str
-    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,7 @@ def _summary(report: Report, verdict: Verdict, run: Run) -> Summary:
         figures=figures,
         cost=_cost(run),
         basis=_basis(model, domain),
-        steps=tuple(_steps(report, model, verdict, run)),
+        steps=verdict.steps,
     )
 
 
@@ -149,11 +147,10 @@ def _page(report: Report, model: Model) -> Figure:
             "is said under “Why this verdict”."
         )
         return _unmeasured(question, reason)
-    assert model.base is not None
-    before, after = found.of(model.base).measures, found.of(model.name)
-    assert after.change is not None  # only a base has no change
-    kind = change(after.change.ndcg_at_10, is_loss=False)
-    is_obvious = change(after.change.recall_at_1, is_loss=False) == kind
+    before, after = found.of(model.base).measures, found.of(model.name).measures
+    changed = found.change_of(model.name)
+    kind = change(changed.ndcg_at_10, is_loss=False)
+    is_obvious = change(changed.recall_at_1, is_loss=False) == kind
     bm25 = share(found.of(BM25).measures.recall_at_1, with_interval=False)
     has_titles = found.num_titles == found.num_documents
     query = "title" if has_titles else "title or a part of their text"
@@ -161,22 +158,32 @@ def _page(report: Report, model: Model) -> Figure:
         question=question,
         kind=kind,
         tag=TAGS[kind],
-        after=share(after.measures.recall_at_1, with_interval=False),
+        after=share(after.recall_at_1, with_interval=False),
         before=f"before: {share(before.recall_at_1, with_interval=False)}",
         difference=(
-            f"{points(after.change.recall_at_1)} points"
+            _by(TAGS[kind], changed.recall_at_1)
             if is_obvious
-            else f"{points(after.change.ndcg_at_10)} points of nDCG at 10"
+            else f"{_by(TAGS[kind], changed.ndcg_at_10)} of a score (nDCG) that also counts pages "
+            "in second to tenth place"
         ),
         meaning=(
             f"of {counted(found.num_documents, 'page')} come first when they are searched by "
             f"{query} (plain word search: {bm25})."
-            + _unless(
-                is_obvious,
-                "What decides is nDCG, which also counts places after the first.",
-            )
         ),
     )
+
+
+def _by(tag: str, changed: Estimate) -> str:
+    """Write a change of a share behind what it means, such as `worse by 3.1 points (1.2 to 5)`."""
+    value, interval = 100 * (changed.value or 0.0), changed.interval
+    if tag == TAGS["unclear"]:
+        bounds = (
+            "" if interval is None else f" ({100 * interval[0]:+.1f} to {100 * interval[1]:+.1f})"
+        )
+        return f"{tag}: {value:+.1f} points{bounds}"
+    assert interval is not None  # only with an interval is a change clear
+    low, high = sorted(abs(100 * bound) for bound in interval)
+    return f"{tag} by {abs(value):.1f} points ({low:.1f} to {high:.1f})"
 
 
 def _forgotten(report: Report, model: Model) -> Figure:
@@ -188,11 +195,9 @@ def _forgotten(report: Report, model: Model) -> Figure:
             tag="cannot be measured",
         )
     if report.general_is_missing:
-        return _unmeasured(question, "No general text was named.")
+        return _unmeasured(question, "No everyday text was given to measure it on.")
     text = report.texts[1]
-    after = _of(model.name, text)
-    assert after.change is not None  # only a base has no change
-    return _predictions(question, change(after.change.loss), model, text)
+    return _predictions(question, change(text.change_of(model.name).loss), model, text)
 
 
 def _unmeasured(question: str, meaning: str, tag: str = "not measured") -> Figure:
@@ -201,40 +206,32 @@ def _unmeasured(question: str, meaning: str, tag: str = "not measured") -> Figur
 
 def _predictions(question: str, kind: str, model: Model, text: Text) -> Figure:
     """Say how many hidden words of a text a model guesses; `kind` is what the loss decides."""
-    before, after = _of(model.compared_with, text), _of(model.name, text)
-    assert after.change is not None  # only a base has no change
-    is_slight = kind == "worse" and (after.change.loss.value or 0.0) < MUCH_FORGETTING
-    is_obvious = change(after.change.accuracy, is_loss=False) == kind
+    before, after = text.of(model.compared_with), text.of(model.name)
+    changed = text.change_of(model.name)
+    is_slight = kind == "worse" and (changed.loss.value or 0.0) < MUCH_FORGETTING
+    tag = "slightly worse" if is_slight else TAGS[kind]
     compared_with = "word frequencies alone" if _is_new(model) else "before"
-    by_perplexity = f"perplexity {_perplexity(after)}, {compared_with} {_perplexity(before)}"
+    if change(changed.accuracy, is_loss=False) == kind:
+        difference = _by(tag, changed.accuracy)
+    elif kind == "unclear" and _is_new(model):
+        difference = "no clear sign that it learned from this training"
+    else:
+        times = math.exp(-(changed.loss.value or 0.0))
+        as_before = "by word frequencies alone" if _is_new(model) else "before"
+        difference = f"{tag}: it finds the right words {times:.2f} times as probable as {as_before}"
     return Figure(
         question=question,
         kind=kind,
-        tag="slightly worse" if is_slight else TAGS[kind],
+        tag=tag,
         after=share(after.accuracy, with_interval=False),
         before=f"{compared_with}: {share(before.accuracy, with_interval=False)}",
-        difference=f"{points(after.change.accuracy)} points" if is_obvious else by_perplexity,
-        meaning=(
-            f"of the words hidden in {_called(text)} are guessed right at once."
-            + _unless(
-                is_obvious,
-                "What decides is how probable the model found the right words.",
-            )
-        ),
+        difference=difference,
+        meaning=f"of the words hidden in {_called(text)} are guessed right at once.",
     )
-
-
-def _perplexity(measured: Measurement) -> str:
-    return perplexity(measured.perplexity, with_interval=False)
 
 
 def _called(text: Text) -> str:
     return "pages that it had never seen" if text.kind == "domain" else text.name
-
-
-def _unless(is_obvious: bool, explanation: str) -> str:
-    """Explain a verdict that does not follow from the number beside it."""
-    return "" if is_obvious else f" {explanation}"
 
 
 def _sentence(model: Model, label: Label, figures: tuple[Figure, ...]) -> str:
@@ -288,40 +285,15 @@ def _cost(run: Run) -> str:
 
 
 def _basis(model: Model, text: Text) -> str:
-    measured = _of(model.name, text)
+    measured = text.of(model.name)
     return (
         f"Measured on {counted(measured.num_masked_tokens, 'hidden word')} (or parts of words) of "
         f"{counted(text.num_documents, 'document')} that the model was not trained on. In "
-        "brackets: where the true number is with 95 % confidence. A change is called better or "
-        "worse only if it is too large to be chance."
+        "brackets: the range of the true number, with 95 % confidence. A change is called better "
+        "or worse only if it is too large to be chance."
     )
-
-
-def _steps(report: Report, model: Model, verdict: Verdict, run: Run) -> Iterator[Step]:
-    """Yield what to do next: use the model or not, what the verdict suggests, what to measure."""
-    if verdict.label != "worse":
-        yield Step(
-            "Try the model on your own sentences:",
-            _command("fill", "--model", model.location, EXAMPLE),
-        )
-    for suggestion in verdict.suggestions:
-        yield Step(f"{suggestion[0].upper()}{suggestion[1:]}.")
-    if report.general_is_missing and not _is_new(model):
-        general = "evaluation.general=[{format: text, path: FOLDER}]"
-        yield Step(
-            "Measure what it forgot, on a folder of everyday text:",
-            _command("report", run.path, general),
-        )
-
-
-def _command(*arguments: str) -> str:
-    return shlex.join(["mlmtune", *arguments])
 
 
 def _is_new(model: Model) -> bool:
     """Whether the base of a model could not predict words, so that it is compared with others."""
     return model.compared_with != model.base
-
-
-def _of(name: str | None, text: Text) -> Measurement:
-    return next(m for m in text.measurements if m.model == name)

@@ -1,4 +1,4 @@
-"""The verdict on a run: what its measurements mean, and what to try next."""
+"""The verdict on a run: what its measurements mean."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,7 +7,6 @@ from mlmtune.numbers import share as share_of
 from mlmtune.printable import counted
 from mlmtune.report.estimates import change, nats, perplexity, points, share
 from mlmtune.report.findings import (
-    Change,
     Estimate,
     Measurement,
     Model,
@@ -15,6 +14,12 @@ from mlmtune.report.findings import (
     Run,
     Text,
     Verdict,
+)
+from mlmtune.report.next_steps import (
+    best_step_of_search,
+    has_forgotten,
+    next_steps,
+    search_by_step,
 )
 from mlmtune.report.retrieval import BM25
 from mlmtune.training.outcome import Label, combined, judge_new_head
@@ -46,13 +51,6 @@ _ON_PERPLEXITY: dict[Label, str] = {
 }  # fmt: skip
 """What perplexity did, if it changed clearly."""
 
-MUCH_FORGETTING = 0.1
-"""Nats per token on general text from which the verdict mentions forgetting: a tenth more
-perplexity."""
-
-STILL_FALLING = 0.02
-"""Nats by which the loss fell between the last two evaluations if training ended too early."""
-
 
 def judge(
     model: Model,
@@ -71,28 +69,21 @@ def judge(
         found: How well models find documents, if that was measured. It decides the label, too.
     """
     verdict = _judge_predictions(model, texts, run)
-    if found is None:
-        return verdict
-    return _with_retrieval(verdict, found, model, run)
+    if found is not None:
+        verdict = _with_retrieval(verdict, found, model, run)
+    return replace(verdict, steps=tuple(next_steps(verdict, model, texts, run, found)))
 
 
 def _with_retrieval(verdict: Verdict, found: RetrievalFindings, model: Model, run: Run) -> Verdict:
     """Add to a verdict what became of retrieval, and name a conflict with perplexity."""
-    assert model.base is not None
     measured, base = found.of(model.name), found.of(model.base)
-    assert measured.change is not None  # only a base has no change
-    changed = measured.change.ndcg_at_10
+    changed = found.change_of(model.name).ndcg_at_10
     kind = change(changed, is_loss=False)
     label = combined(verdict.label, LABELS[kind])
-    sentence, suggestions = verdict.sentence.removesuffix("."), list(verdict.suggestions)
+    sentence = verdict.sentence.removesuffix(".")
     if label != verdict.label:
         conflict = f"{_ON_PERPLEXITY[verdict.label]}, " if label == "mixed" else ""
         sentence += f"; {conflict}{_ON_RETRIEVAL[kind]} ({_in_points(changed)})"
-    if kind == "worse":
-        suggestions.append(
-            "for retrieval: merge the model with its base (mlmtune merge), or train its embeddings "
-            "by a contrastive step afterwards; mixing in general text (replay) does not help"
-        )
     first = [share(m.measures.recall_at_1, with_interval=False) for m in (base, measured)]
     bm25 = share(found.of(BM25).measures.recall_at_1, with_interval=False)
     reason = (
@@ -105,7 +96,6 @@ def _with_retrieval(verdict: Verdict, found: RetrievalFindings, model: Model, ru
         label=label,
         sentence=f"{sentence}.",
         reasons=(*verdict.reasons, reason, *_better_checkpoint(run)),
-        suggestions=tuple(suggestions),
     )
 
 
@@ -116,12 +106,8 @@ def _in_points(changed: Estimate) -> str:
 
 def _better_checkpoint(run: Run) -> Iterator[str]:
     """Say at which step retrieval was best, if the run measured it and kept another one."""
-    name = "eval_retrieval_ndcg_at_10"
-    by_step = {record["step"]: record[name] for record in run.evaluations if name in record}
-    if len(by_step) < 2:
-        return
-    kept, best = run.eval_results["step"], max(by_step, key=lambda step: by_step[step])
-    if by_step[best] <= by_step.get(kept, 1.0):
+    best, by_step, kept = best_step_of_search(run), search_by_step(run), run.eval_results["step"]
+    if best is None:
         return
     where = f"at step {best:,}" if best else "before training"
     remedy = "; set checkpoint.best_by: retrieval to keep that checkpoint" if best else ""
@@ -136,8 +122,8 @@ def _judge_predictions(model: Model, texts: tuple[Text, ...], run: Run) -> Verdi
     if run.eval_results["model_head_was_new"]:
         return _judge_new_head(model, texts, run)
     name, (domain, *general) = model.name, texts
-    before, after = _of(model.compared_with, domain), _of(name, domain)
-    loss = _change(name, domain).loss
+    before, after = domain.of(model.compared_with), domain.of(name)
+    loss = domain.change_of(name).loss
     label = LABELS[change(loss)]
     sentence = (
         f"{_ON_THE_DOMAIN[label]}: perplexity {_perplexity(before)} before, "
@@ -150,45 +136,28 @@ def _judge_predictions(model: Model, texts: tuple[Text, ...], run: Run) -> Verdi
         f"{_right(after)} after",
         *_too_little_text(domain, loss),
     ]
-    suggestions = []
     if label == "worse":
         reasons.append(
             f"model/ holds the weights of step {run.eval_results['step']:,}, and those of the base "
             "are better"
         )
-        suggestions.append(
-            "use the base; lower optimizer.learning_rate, and look at the curve for the step at "
-            "which the loss began to rise"
-        )
-    on_general = [(text.name, _change(name, text).loss) for text in general]
+    on_general = [(text.name, text.change_of(name).loss) for text in general]
     reasons += [
         f"{_ON_GENERAL_TEXT[change(loss)]} {nats(loss)} nats per token ({text_name})"
         for text_name, loss in on_general
     ]
     if not general:
         reasons.append("forgetting was not measured: there is no evaluation.general")
-    if any(change(loss) == "worse" and (loss.value or 0.0) >= MUCH_FORGETTING
-           for _, loss in on_general):  # fmt: skip
+    if has_forgotten(model, texts):
         sentence += "; it has forgotten general text"
-        suggestions.append(
-            "against forgetting: mix in general text (replay: 0.1 on a source), lower "
-            "optimizer.learning_rate, or stop earlier (evaluation.max_forgetting)"
-        )
-    if label == "no clear change":
-        suggestions.append(
-            "train longer, with a higher optimizer.learning_rate or on more text; more validation "
-            "text (corpus.validation_fraction) makes the interval narrower"
-        )
-    if label != "worse":
-        suggestions += _too_early(run)
-    return Verdict(name, label, label, f"{sentence}.", tuple(reasons), tuple(suggestions))
+    return Verdict(name, label, label, f"{sentence}.", tuple(reasons))
 
 
 def _judge_new_head(model: Model, texts: tuple[Text, ...], run: Run) -> Verdict:
     """Judge a model whose base had no head: it must predict better than token frequencies alone."""
     name, (domain, *general) = model.name, texts
-    frequencies, after = _of(model.compared_with, domain), _of(name, domain)
-    against = _change(name, domain)
+    frequencies, after = domain.of(model.compared_with), domain.of(name)
+    against = domain.change_of(name)
     # A better guess of the frequencies lowers the loss, so more predictions must be right, too.
     beyond = change(against.accuracy, is_loss=False) == "better"
     by_loss = change(against.loss)
@@ -213,19 +182,12 @@ def _judge_new_head(model: Model, texts: tuple[Text, ...], run: Run) -> Verdict:
             f"{min(losses):.3f} at the best"
         )
     reasons += [
-        f"on general text its loss is {nats(_change(name, text).loss)} nats per token against "
+        f"on general text its loss is {nats(text.change_of(name).loss)} nats per token against "
         f"frequency alone ({text.name})"
         for text in general
     ]
     reasons.append("forgetting cannot be measured, because the base had no masked-LM head")
-    suggestions = [
-        "to find out whether the encoder itself is better, compare the base and the adapted model "
-        "on a task of the domain (mlmtune probe)",
-        *_too_early(run),
-    ]
-    if label != "improved":
-        suggestions.insert(0, "train longer, or on more text: a new head has everything to learn")
-    return Verdict(name, label, label, f"{sentence}.", tuple(reasons), tuple(suggestions))
+    return Verdict(name, label, label, f"{sentence}.", tuple(reasons))
 
 
 def _documents(text: Text) -> str:
@@ -241,23 +203,6 @@ def _too_little_text(text: Text, decisive: Estimate) -> Iterator[str]:
             f"the interval comes from the chunks of {_documents(text)}, too few to say anything "
             "about other documents"
         )
-
-
-def _too_early(run: Run) -> list[str]:
-    losses = [record["eval_loss"] for record in run.evaluations]
-    if len(losses) > 2 and losses[-2] - losses[-1] > STILL_FALLING:
-        return ["the validation loss was still falling at the end: train longer"]
-    return []
-
-
-def _of(name: str | None, text: Text) -> Measurement:
-    return next(m for m in text.measurements if m.model == name)
-
-
-def _change(name: str, text: Text) -> Change:
-    measured = _of(name, text).change
-    assert measured is not None  # only a base has no change
-    return measured
 
 
 def _perplexity(measured: Measurement) -> str:
