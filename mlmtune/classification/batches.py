@@ -1,5 +1,6 @@
 """Examples as tokens, and the batches of an epoch. B examples, T tokens."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
-from mlmtune.classification.task_data import Side
+from mlmtune.classification.task_data import TextSide
 from mlmtune.masking.collator import moved_to
 from mlmtune.modeling.loading import LoadedModel
 from mlmtune.randomness import bits, key, permute
 from mlmtune.tokens.encoding import plain_backend
-from mlmtune.training.stream import Batch, BatchT
+from mlmtune.training.stream import Batch
 
 ORDER_STREAM, BATCH_STREAM = 0xC1A5, 0xC1A6
 """Separate the uses of `run.seed`: the order of examples, and that of batches."""
@@ -44,6 +45,9 @@ class ExampleBatch:
     def num_targets(self) -> int:
         return len(self.labels)
 
+    def of_predictions(self, outputs: torch.Tensor) -> torch.Tensor:
+        return outputs
+
     def to(self, device: torch.device) -> Self:
         return type(self)(
             {name: moved_to(device, tensor) for name, tensor in self.inputs.items()},
@@ -52,30 +56,78 @@ class ExampleBatch:
         )
 
 
+class LabelledBatch(Batch, Protocol):
+    """Sequences with labels."""
+
+    @property
+    def inputs(self) -> dict[str, torch.Tensor]:
+        """The keyword arguments of the model's forward pass."""
+        ...
+
+    def of_predictions(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Return those outputs of the model, (r, C), that are predictions of the batch."""
+        ...
+
+
+LabelledBatchT = TypeVar("LabelledBatchT", bound=LabelledBatch)
+
+
 @dataclass(frozen=True)
-class EncodedExamples:
-    """The tokens of one side's n examples.
+class Encoded(ABC, Generic[LabelledBatchT]):
+    """The n sequences of one side, for which the model makes R predictions.
 
     Attributes:
-        ids: The ids of each example, special tokens included.
-        type_ids: The token type of each of these; 1 in the second text of a pair.
-        labels: (n,) int64.
-        weights: (n,) float32, the weight of each example's loss.
-        num_truncated: How many examples were too long and are cut.
+        ids: The ids of each sequence, special tokens included.
         tokenizer: The model's tokenizer, which says how to pad.
         has_token_types: Whether the model takes `token_type_ids`.
     """
 
     ids: Sequence[NDArray[np.int32]]
+    tokenizer: PreTrainedTokenizerFast
+    has_token_types: bool
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """The number of tokens of each sequence (n,)."""
+        return np.asarray([len(ids) for ids in self.ids], dtype=np.int64)
+
+    @property
+    @abstractmethod
+    def num_predictions(self) -> int:
+        """R."""
+
+    @abstractmethod
+    def rows(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the number, of 0 to R, of each prediction for a batch."""
+
+    @abstractmethod
+    def batch(self, numbers: NDArray[np.int64]) -> LabelledBatchT:
+        """Return the sequences with some numbers, padded to the longest of them."""
+
+
+@dataclass(frozen=True)
+class EncodedExamples(Encoded[ExampleBatch]):
+    """The examples of one side.
+
+    Attributes:
+        type_ids: The token type of each token; 1 in the second text of a pair.
+        labels: (n,) int64.
+        weights: (n,) float32, the weight of each example's loss.
+        num_truncated: How many examples were too long and are cut.
+    """
+
     type_ids: Sequence[NDArray[np.int32]]
     labels: NDArray[np.int64]
     weights: NDArray[np.float32]
     num_truncated: int
-    tokenizer: PreTrainedTokenizerFast
-    has_token_types: bool
 
     @classmethod
-    def of(cls, side: Side, loaded: LoadedModel, max_length: int, weights: Sequence[float]) -> Self:
+    def of(
+        cls, side: TextSide, loaded: LoadedModel, max_length: int, weights: Sequence[float]
+    ) -> Self:
         """Encode a side.
 
         Args:
@@ -99,20 +151,14 @@ class EncodedExamples:
             has_token_types=loaded.has_token_types,
         )
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
     @property
-    def lengths(self) -> NDArray[np.int64]:
-        """The number of tokens of each example (n,)."""
-        return np.asarray([len(ids) for ids in self.ids], dtype=np.int64)
+    def num_predictions(self) -> int:
+        return len(self)
 
     def rows(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the number of each prediction for a batch, which are those of its examples."""
         return numbers
 
     def batch(self, numbers: NDArray[np.int64]) -> ExampleBatch:
-        """Return the examples with some numbers, padded to the longest of them."""
         inputs = padded_inputs([self.ids[number] for number in numbers], self.tokenizer)
         if self.has_token_types:
             type_ids = [self.type_ids[number] for number in numbers]
@@ -145,29 +191,7 @@ def padded_inputs(
     }
 
 
-BatchT_co = TypeVar("BatchT_co", bound=Batch, covariant=True)
-
-
-class Encoded(Protocol[BatchT_co]):
-    """The sequences of one side; its length is their number."""
-
-    def __len__(self) -> int: ...
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """The number of tokens of each sequence (n,)."""
-        ...
-
-    def rows(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the number of each prediction that the model makes of a batch."""
-        ...
-
-    def batch(self, numbers: NDArray[np.int64]) -> BatchT_co:
-        """Return the sequences with some numbers, padded to the longest of them."""
-        ...
-
-
-class ExampleSequences(Generic[BatchT]):
+class ExampleSequences(Generic[LabelledBatchT]):
     """The examples, or windows of sentences, to train on, in the order of each epoch.
 
     Similar lengths are in one batch.
@@ -176,7 +200,9 @@ class ExampleSequences(Generic[BatchT]):
     batches are shuffled, so that a batch needs little padding and lengths vary from step to step.
     """
 
-    def __init__(self, examples: Encoded[BatchT], global_batch_size: int, seed: int) -> None:
+    def __init__(
+        self, examples: Encoded[LabelledBatchT], global_batch_size: int, seed: int
+    ) -> None:
         self._examples = examples
         self._lengths = examples.lengths
         self._global_batch_size = global_batch_size
@@ -186,7 +212,9 @@ class ExampleSequences(Generic[BatchT]):
     def __len__(self) -> int:
         return len(self._examples)
 
-    def batch(self, step: int, epochs: NDArray[np.int64], places: NDArray[np.int64]) -> BatchT:
+    def batch(
+        self, step: int, epochs: NDArray[np.int64], places: NDArray[np.int64]
+    ) -> LabelledBatchT:
         return self._examples.batch(self._numbers(epochs, places))
 
     def num_tokens(self, epochs: NDArray[np.int64], places: NDArray[np.int64]) -> int:

@@ -13,9 +13,9 @@ from mlmtune.classification.probed_tasks import (
     ProbedEntities,
     ProbedTask,
 )
-from mlmtune.classification.sequence_classification import classification_of
+from mlmtune.classification.sequence_classification import SequenceClassification
 from mlmtune.classification.task_data import read_task_data
-from mlmtune.classification.token_classification import entities_of
+from mlmtune.classification.token_classification import TokenClassification
 from mlmtune.config import ClassificationConfig, DataConfig, TaskName
 from mlmtune.console import Console
 
@@ -31,19 +31,19 @@ class TaskKind:
     """
 
     read: Callable[[DataConfig, Callable[[str], None]], Any]
-    plan: Callable[[Any, ClassificationConfig, Accelerator], LabelledTask]
-    probed: Callable[[Any], ProbedTask]
+    plan: Callable[[Any, ClassificationConfig, Accelerator], LabelledTask[Any, Any]]
+    probed: Callable[[Any], ProbedTask[Any]]
 
 
 KINDS: dict[TaskName, TaskKind] = {
-    "classification": TaskKind(read_task_data, classification_of, ProbedClassification),
-    "entities": TaskKind(read_entity_data, entities_of, ProbedEntities),
+    "classification": TaskKind(read_task_data, SequenceClassification.of, ProbedClassification),
+    "entities": TaskKind(read_entity_data, TokenClassification.of, ProbedEntities),
 }
 
 
 def build_task(
     config: ClassificationConfig, accelerator: Accelerator, console: Console
-) -> LabelledTask:
+) -> LabelledTask[Any, Any]:
     """Read the examples, load the model, and plan the run.
 
     Raises:

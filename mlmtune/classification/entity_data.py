@@ -6,12 +6,12 @@ from itertools import chain
 from typing import Self
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
+from mlmtune.classification.entity_metrics import check_available
 from mlmtune.classification.labelled_sentences import Sentence, read_sentences
 from mlmtune.classification.rows import at_one_state
-from mlmtune.classification.sides import Divided, read_divided
+from mlmtune.classification.sides import Divided, TaskData, missing, read_divided
 from mlmtune.classification.tags import OUTSIDE, Tags, split_tag
 from mlmtune.config import DataConfig
 from mlmtune.corpus.records import listed
@@ -27,14 +27,14 @@ class SentenceSide:
         tags: The tags of each sentence.
         labels: (W,) The numbers of all tags, one sentence after the other.
         names: The names of the sentences, for people.
-        has_entities: (n,) Whether a sentence has an entity.
+        strata: (n,) Whether a sentence has an entity.
     """
 
     tokens: Sequence[tuple[str, ...]]
     tags: Sequence[Tags]
     labels: NDArray[np.int64]
     names: Sequence[str]
-    has_entities: NDArray[np.int64]
+    strata: NDArray[np.int64]
 
     @classmethod
     def of(cls, sentences: Sequence[Sentence], labels: Sequence[str]) -> Self:
@@ -70,28 +70,12 @@ class SentenceSide:
             [self.tags[number] for number in numbers],
             np.concatenate([np.empty(0, dtype=np.int64), *spans]),
             [self.names[number] for number in numbers],
-            self.has_entities[numbers],
+            self.strata[numbers],
         )
 
 
-@dataclass(frozen=True)
-class EntityData:
-    """All sentences of a task.
-
-    Attributes:
-        labels: The tags by number: `O`, then `B-` and `I-` of each type.
-        num_left_out: How many sentences are not trained on because they are held out.
-        notes: Lines for the user about the data.
-        fingerprint: A hash that changes with any sentence, and with its side.
-    """
-
-    labels: tuple[str, ...]
-    train: SentenceSide
-    validation: SentenceSide
-    test: SentenceSide | None
-    num_left_out: int
-    notes: tuple[str, ...]
-    fingerprint: str
+class EntityData(TaskData[SentenceSide]):
+    """All sentences of a task; the labels are `O`, then `B-` and `I-` of each type."""
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -105,35 +89,21 @@ def read_entity_data(config: DataConfig, say: Callable[[str], None]) -> EntityDa
     `say` receives one line on where a dataset comes from.
 
     Raises:
+        ConfigError: seqeval is not installed.
         DataError: Data is missing, broken or empty; training has no entity; validation or the test
             has a type that training lacks; or half of the held-out sentences are in training.
         MlmtuneError: See `hub_datasets.locate`.
     """
+    check_available()
     config = at_one_state(config, say)
     notes: list[str] = []
     divided = read_divided(config, lambda name: read_sentences(config, name, notes), notes)
     types = _types(config, divided)
     labels = (OUTSIDE, *chain.from_iterable((f"B-{type_}", f"I-{type_}") for type_ in types))
-    sides = {"validation": divided.validation} | (
-        {} if divided.test is None else {"test": divided.test}
-    )
-    for name, sentences in sides.items():
+    for name, sentences in divided.held_out:
         _check_types(sentences, types)
-        found = set(_types_of(sentences))
-        if missing := [type_ for type_ in types if type_ not in found]:
-            notes.append(
-                f"{name} has no entity of the type{'s' * (len(missing) > 1)} {listed(missing)}"
-            )
-    test = divided.test
-    return EntityData(
-        labels=labels,
-        train=SentenceSide.of(divided.train, labels),
-        validation=SentenceSide.of(divided.validation, labels),
-        test=None if test is None else SentenceSide.of(test, labels),
-        num_left_out=divided.num_left_out,
-        notes=tuple(notes),
-        fingerprint=_fingerprint(labels, (divided.train, divided.validation, test or ())),
-    )
+        notes += missing(name, "entity of the type", types, _types_of(sentences))
+    return EntityData.of(divided, labels, notes, SentenceSide.of)
 
 
 def _types_of(sentences: Iterable[Sentence]) -> Iterable[str]:
@@ -166,13 +136,3 @@ def _check_types(sentences: Iterable[Sentence], types: Sequence[str]) -> None:
                     f"{sentence.where_token(place)}: no training sentence has an entity of the "
                     f"type '{tag[2:]}'; there are: {listed(types)}"
                 )
-
-
-def _fingerprint(labels: Sequence[str], sides: Iterable[Sequence[Sentence]]) -> str:
-    digest = xxhash.xxh3_128(repr(tuple(labels)).encode())
-    for sentences in sides:
-        digest.update(f"\0{len(sentences)}\0".encode())
-        for sentence in sentences:
-            content = repr((sentence.tokens, sentence.tags))
-            digest.update(content.encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()

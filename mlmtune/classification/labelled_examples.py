@@ -44,6 +44,10 @@ class Example:
     name: str
     where: str
 
+    @property
+    def content(self) -> tuple[tuple[str, ...], str]:
+        return self.texts, self.label
+
 
 @dataclass(frozen=True)
 class ReadSide(Generic[ExampleT]):

@@ -46,6 +46,10 @@ class Sentence:
         """What is drawn in equal shares: sentences with entities, and those without."""
         return OUTSIDE if set(self.tags) <= {OUTSIDE} else "entities"
 
+    @property
+    def content(self) -> tuple[tuple[str, ...], Tags]:
+        return self.tokens, self.tags
+
     def where_token(self, place: int) -> str:
         """Return the place of a token for an error."""
         if self.line is not None:

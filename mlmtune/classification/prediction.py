@@ -9,12 +9,16 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
 
-from mlmtune.classification.batches import Encoded, EncodedExamples, ExampleBatch
+from mlmtune.classification.batches import (
+    Encoded,
+    EncodedExamples,
+    ExampleBatch,
+    LabelledBatchT,
+)
 from mlmtune.classification.sentence_batches import EncodedSentences, SentenceBatch
 from mlmtune.errors import DivergedError
 from mlmtune.evaluation.scoring import FittingBatches, Stopped
 from mlmtune.modeling.evaluation_mode import in_evaluation_mode
-from mlmtune.training.stream import BatchT
 
 Part = tuple[NDArray[np.int64], NDArray[np.float32]]
 """The numbers (r,) of some predictions, and these (r, C)."""
@@ -23,47 +27,27 @@ Part = tuple[NDArray[np.int64], NDArray[np.float32]]
 def predict(
     accelerator: Accelerator,
     model: Any,
-    examples: EncodedExamples,
+    examples: Encoded[LabelledBatchT],
     batch_size: int,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> NDArray[np.float32] | None:
-    """Return the logits of n examples by a classifier that the accelerator has prepared.
+    """Return the logits of a side by a model that the accelerator has prepared.
 
-    Examples of similar length are in the same batch. The model is left in its training mode.
+    Sequences of similar length are in the same batch. The model is left in its training mode.
     `should_stop` is called between batches; True in any process stops all of them.
 
     Returns:
-        (n, K) in every process; None if it was stopped.
+        (R, K) in every process, NaN for a word that the tokenizer drops; None if it was stopped.
 
     Raises:
         DivergedError: A logit is not a finite number.
-        ResourceError: Memory does not suffice for one example.
+        ResourceError: Memory does not suffice for one sequence.
     """
 
-    def logits(batch: ExampleBatch) -> Any:
-        return model(**batch.inputs).logits
+    def logits(batch: LabelledBatchT) -> torch.Tensor:
+        return batch.of_predictions(model(**batch.inputs).logits)
 
     return _of_each(accelerator, model, examples, batch_size, logits, should_stop)
-
-
-def predict_words(
-    accelerator: Accelerator,
-    model: Any,
-    sentences: EncodedSentences,
-    batch_size: int,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> NDArray[np.float32] | None:
-    """Return the logits of the words of a side; see `predict`.
-
-    Returns:
-        (W, K) in every process, NaN for a word that the tokenizer drops; None if it was stopped.
-    """
-
-    def logits(batch: SentenceBatch) -> Any:
-        return model(**batch.inputs).logits[batch.is_predicted]
-
-    predicted = _of_each(accelerator, model, sentences, batch_size, logits, should_stop)
-    return None if predicted is None else sentences.spread(predicted)
 
 
 def mean_pooled(
@@ -97,26 +81,26 @@ def first_pieces(
         (W, H) in every process, NaN for a word that the tokenizer drops.
     """
 
-    def states(batch: SentenceBatch) -> Any:
+    def states(batch: SentenceBatch) -> torch.Tensor:
         with accelerator.autocast():
-            return model.base_model(**batch.inputs)[0][batch.is_predicted]
+            return batch.of_predictions(model.base_model(**batch.inputs)[0])
 
     features = _of_each(accelerator, model, sentences, batch_size, states, lambda: False)
     assert features is not None  # nothing stops it
-    return sentences.spread(features)
+    return features
 
 
 def _of_each(
     accelerator: Accelerator,
     model: Any,
-    examples: Encoded[BatchT],
+    examples: Encoded[LabelledBatchT],
     batch_size: int,
-    compute: Callable[[BatchT], torch.Tensor],
+    compute: Callable[[LabelledBatchT], torch.Tensor],
     should_stop: Callable[[], bool],
 ) -> NDArray[np.float32] | None:
-    """Return (R, C) for the R predictions of all examples, of a function that returns a batch's.
+    """Return (R, C) the predictions of a side, by a function that returns those of a batch.
 
-    They are in the order of `Encoded.rows`.
+    NaN where there is none.
     """
     order = np.argsort(examples.lengths, kind="stable")  # so that batches are padded little
     batches = FittingBatches(batch_size, "data.max_length")
@@ -141,5 +125,6 @@ def _of_each(
             "the classifier gives numbers that are not finite; its weights are broken: start from "
             "another checkpoint, or lower optimizer.learning_rate"
         )
-    in_order: NDArray[np.float32] = values[np.argsort(rows, kind="stable")]
-    return in_order
+    predictions = np.full((examples.num_predictions, values.shape[1]), np.nan, dtype=np.float32)
+    predictions[rows] = values
+    return predictions

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic
 
 import numpy as np
 from accelerate import Accelerator
@@ -29,8 +29,9 @@ from mlmtune.classification.metrics import (
 )
 from mlmtune.classification.prediction import first_pieces, mean_pooled
 from mlmtune.classification.sentence_batches import EncodedSentences
+from mlmtune.classification.sides import SideT, TaskData
 from mlmtune.classification.tags import Tags
-from mlmtune.classification.task_data import Side, TaskData
+from mlmtune.classification.task_data import TextSide
 from mlmtune.config import ClassificationConfig
 from mlmtune.evaluation.bootstrap import Sums
 from mlmtune.modeling.loading import LoadedModel
@@ -40,7 +41,8 @@ from mlmtune.printable import counted
 Numbers = NDArray[np.int64]
 
 
-class ProbedTask(ABC):
+@dataclass(frozen=True)
+class ProbedTask(ABC, Generic[SideT]):
     """A task whose data have been read.
 
     Attributes:
@@ -48,17 +50,22 @@ class ProbedTask(ABC):
         data: The examples, with a test.
     """
 
+    data: TaskData[SideT]
+
     metrics: ClassVar[tuple[str, ...]]
-    data: Any
 
     @property
-    @abstractmethod
-    def strata(self) -> Numbers:
-        """(n,) What subsets of the training examples have equal shares of."""
+    def test(self) -> SideT:
+        assert self.data.test is not None
+        return self.data.test
 
     @abstractmethod
     def features(
-        self, side: Any, accelerator: Accelerator, loaded: LoadedModel, config: ClassificationConfig
+        self,
+        side: SideT,
+        accelerator: Accelerator,
+        loaded: LoadedModel,
+        config: ClassificationConfig,
     ) -> NDArray[np.float32]:
         """Return the frozen encoder's features (R, H); NaN where the tokenizer drops a word."""
 
@@ -67,11 +74,11 @@ class ProbedTask(ABC):
         """Return the number (R,) of the example to which each prediction of a side belongs."""
 
     @abstractmethod
-    def settled(self, side: Any, numbers: Numbers) -> Numbers:
+    def settled(self, side: SideT, numbers: Numbers) -> Numbers:
         """Return the predictions (R,) that follow from the most likely ones; -1 where none is."""
 
     @abstractmethod
-    def scores(self, side: Any, numbers: Numbers) -> tuple[float, ...]:
+    def scores(self, side: SideT, numbers: Numbers) -> tuple[float, ...]:
         """Return the metrics of predictions (R,) of a side."""
 
     @abstractmethod
@@ -93,20 +100,14 @@ class ProbedTask(ABC):
 
 
 @dataclass(frozen=True)
-class ProbedClassification(ProbedTask):
+class ProbedClassification(ProbedTask[TextSide]):
     """Classification, compared by macro-F1."""
-
-    data: TaskData
 
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "macro_f1")
 
-    @property
-    def strata(self) -> Numbers:
-        return self.data.train.labels
-
     def features(
         self,
-        side: Side,
+        side: TextSide,
         accelerator: Accelerator,
         loaded: LoadedModel,
         config: ClassificationConfig,
@@ -115,31 +116,28 @@ class ProbedClassification(ProbedTask):
         examples = EncodedExamples.of(side, loaded, config.data.max_length, weights)
         return mean_pooled(accelerator, loaded.model, examples, config.evaluation.batch_size)
 
-    def examples_of(self, side: Side) -> Numbers:
+    def examples_of(self, side: TextSide) -> Numbers:
         return np.arange(len(side))
 
-    def settled(self, side: Side, numbers: Numbers) -> Numbers:
+    def settled(self, side: TextSide, numbers: Numbers) -> Numbers:
         return numbers
 
-    def scores(self, side: Side, numbers: Numbers) -> tuple[float, ...]:
+    def scores(self, side: TextSide, numbers: Numbers) -> tuple[float, ...]:
         confusion = confusion_matrix(side.labels, numbers, len(self.data.labels))
         return accuracy(confusion), float(macro_f1(label_counts(confusion)))
 
     def counts(self, predictions: Numbers) -> Sums:
-        assert self.data.test is not None
-        return example_counts(self.data.test.labels, predictions, len(self.data.labels))
+        return example_counts(self.test.labels, predictions, len(self.data.labels))
 
     def score_of(self, sums: Sums) -> NDArray[np.float64]:
         return macro_f1_of_sums(sums)
 
     @property
     def measured_on(self) -> str:
-        assert self.data.test is not None
-        return f"{counted(len(self.data.test), 'test example')} of {len(self.data.labels)} labels"
+        return f"{counted(len(self.test), 'test example')} of {len(self.data.labels)} labels"
 
     def why_worthless(self, predictions: Sequence[Numbers]) -> str | None:
-        assert self.data.test is not None
-        labels, names = self.data.test.labels, self.data.labels
+        labels, names = self.test.labels, self.data.labels
         gains = [
             gain_over_majority(confusion_matrix(labels, numbers, len(names)))
             for numbers in predictions
@@ -151,16 +149,12 @@ class ProbedClassification(ProbedTask):
 
 
 @dataclass(frozen=True)
-class ProbedEntities(ProbedTask):
+class ProbedEntities(ProbedTask[SentenceSide]):
     """Named entities, compared by the F1 of all entities."""
 
     data: EntityData
 
     metrics: ClassVar[tuple[str, ...]] = ("precision", "recall", "micro_f1")
-
-    @property
-    def strata(self) -> Numbers:
-        return self.data.train.has_entities
 
     def features(
         self,
@@ -188,16 +182,14 @@ class ProbedEntities(ProbedTask):
         return tuple(overall[name] for name in self.metrics)
 
     def counts(self, predictions: Numbers) -> NDArray[np.int64]:
-        assert self.data.test is not None
-        return counts_of(self.data.test.tags, self._tags(self.data.test, predictions))
+        return counts_of(self.test.tags, self._tags(self.test, predictions))
 
     def score_of(self, sums: Sums) -> NDArray[np.float64]:
         return f1_of(sums)
 
     @property
     def measured_on(self) -> str:
-        test = self.data.test
-        assert test is not None
+        test = self.test
         num_entities = int(counts_of(test.tags, test.tags)[:, 2].sum())
         return (
             f"{counted(len(test), 'test sentence')} with "
@@ -206,8 +198,7 @@ class ProbedEntities(ProbedTask):
         )
 
     def why_worthless(self, predictions: Sequence[Numbers]) -> str | None:
-        test = self.data.test
-        assert test is not None
+        test = self.test
         if any(self.scores(test, numbers)[-1] > 0 for numbers in predictions):
             return None
         return "no model finds an entity"

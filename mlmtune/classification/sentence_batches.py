@@ -7,10 +7,9 @@ from typing import ClassVar, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerFast
 
 from mlmtune.classification.alignment import pieces_of, windows, without_rests
-from mlmtune.classification.batches import padded, padded_inputs
+from mlmtune.classification.batches import Encoded, padded, padded_inputs
 from mlmtune.classification.entity_data import SentenceSide
 from mlmtune.masking.collator import IGNORE_INDEX, moved_to
 from mlmtune.modeling.loading import LoadedModel
@@ -36,6 +35,9 @@ class SentenceBatch:
         """(B, T) bool, where a word is predicted."""
         return self.labels != IGNORE_INDEX
 
+    def of_predictions(self, outputs: torch.Tensor) -> torch.Tensor:
+        return outputs[self.is_predicted]
+
     def to(self, device: torch.device) -> Self:
         return type(self)(
             {name: moved_to(device, tensor) for name, tensor in self.inputs.items()},
@@ -44,30 +46,24 @@ class SentenceBatch:
 
 
 @dataclass(frozen=True)
-class EncodedSentences:
-    """The windows of one side.
+class EncodedSentences(Encoded[SentenceBatch]):
+    """The windows of one side, of which each word with pieces is a prediction.
 
     Attributes:
-        ids: The ids of each window, special tokens included.
-        labels: The label of each of these, as in `SentenceBatch`.
+        labels: The label of each piece of each window, as in `SentenceBatch`.
         words: The numbers, of 0 to W, of the words that are predicted in each window.
         num_words: W.
         num_split: How many sentences have several windows.
         num_dropped: Of how many words the tokenizer makes no piece.
         num_cut: How many words are so long that only their beginning is read.
-        tokenizer: The model's tokenizer, which says how to pad.
-        has_token_types: Whether the model takes `token_type_ids`.
     """
 
-    ids: Sequence[NDArray[np.int32]]
     labels: Sequence[NDArray[np.int64]]
     words: Sequence[NDArray[np.int64]]
     num_words: int
     num_split: int
     num_dropped: int
     num_cut: int
-    tokenizer: PreTrainedTokenizerFast
-    has_token_types: bool
 
     @classmethod
     def of(cls, side: SentenceSide, loaded: LoadedModel, max_length: int) -> Self:
@@ -103,36 +99,24 @@ class EncodedSentences:
             num_before += len(pieces.counts)
         return cls(
             ids,
-            labels,
-            words,
-            num_before,
-            num_split,
-            num_dropped,
-            num_cut,
             loaded.tokenizer,
             loaded.has_token_types,
+            labels,
+            words,
+            num_words=num_before,
+            num_split=num_split,
+            num_dropped=num_dropped,
+            num_cut=num_cut,
         )
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
     @property
-    def lengths(self) -> NDArray[np.int64]:
-        """The number of pieces of each window (n,), with special tokens."""
-        return np.asarray([len(ids) for ids in self.ids], dtype=np.int64)
+    def num_predictions(self) -> int:
+        return self.num_words
 
     def rows(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the numbers of the words that are predicted in some windows, in their order."""
         return np.concatenate([self.words[number] for number in numbers])
 
-    def spread(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return (W, C) for values (R, C) of the words that have pieces; NaN for the others."""
-        all_words = np.full((self.num_words, values.shape[1]), np.nan, dtype=np.float32)
-        all_words[np.sort(np.concatenate(self.words))] = values
-        return all_words
-
     def batch(self, numbers: NDArray[np.int64]) -> SentenceBatch:
-        """Return the windows with some numbers, padded to the longest of them."""
         ids = [self.ids[number] for number in numbers]
         inputs = padded_inputs(ids, self.tokenizer)
         if self.has_token_types:

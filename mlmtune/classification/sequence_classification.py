@@ -1,19 +1,17 @@
 """Sequence classification as a task of the training loop."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch.nn import functional
 
 from mlmtune.classification.batches import EncodedExamples, ExampleBatch
-from mlmtune.classification.labelled_task import LabelledTask, load_for, planned
+from mlmtune.classification.labelled_task import LabelledTask
 from mlmtune.classification.metrics import (
     Scores,
     confusion_matrix,
@@ -21,9 +19,8 @@ from mlmtune.classification.metrics import (
     gain_over_majority,
     probabilities,
 )
-from mlmtune.classification.prediction import predict
-from mlmtune.classification.sides import subset
-from mlmtune.classification.task_data import Side, TaskData
+from mlmtune.classification.sides import TaskData
+from mlmtune.classification.task_data import TextSide
 from mlmtune.config import ClassificationConfig
 from mlmtune.modeling.loading import LoadedModel
 from mlmtune.modeling.losses import LOSS, Losses
@@ -32,10 +29,7 @@ from mlmtune.sharing.card import Card
 from mlmtune.sharing.classification_card import classification_card, classification_snippet
 from mlmtune.tables import table
 from mlmtune.training.checkpoint import TrainState
-from mlmtune.training.plan import Plan
 from mlmtune.training.run_dir import RunDir
-from mlmtune.training.stream import TrainingStream
-from mlmtune.training.task import with_choices
 
 MOST_LABELS_SHOWN = 20
 """With more labels, tables are only in the JSON files."""
@@ -45,26 +39,17 @@ CARD_TEXTS = ("This is one example.", "This is another one.")
 
 
 @dataclass(frozen=True)
-class SequenceClassification(LabelledTask):
-    """The task `classification`: a label for each text, or pair of texts.
-
-    Attributes:
-        data: The examples; for training, as many as are trained on.
-        train: The training examples, encoded.
-        validation: The validation examples, which choose the best weights.
-        test_examples: The test examples, which are measured once, at the end.
-    """
-
-    config: ClassificationConfig
-    loaded: LoadedModel
-    plan: Plan
-    stream: TrainingStream[ExampleBatch]
-    data: TaskData
-    train: EncodedExamples
-    validation: EncodedExamples
-    test_examples: EncodedExamples | None
+class SequenceClassification(LabelledTask[TextSide, EncodedExamples]):
+    """The task `classification`: a label for each text, or pair of texts."""
 
     num_targets_name: ClassVar[str] = "num_examples"
+
+    @classmethod
+    def encoder(
+        cls, data: TaskData[TextSide], config: ClassificationConfig, loaded: LoadedModel
+    ) -> Callable[[TextSide], EncodedExamples]:
+        weights = class_weights(config, data)
+        return lambda side: EncodedExamples.of(side, loaded, config.data.max_length, weights)
 
     def losses(self, model: Any, batch: ExampleBatch) -> Losses:
         logits = model(**batch.inputs).logits.float()
@@ -78,53 +63,27 @@ class SequenceClassification(LabelledTask):
     def memory_shape(self, micro_batch_size: int, device: torch.device) -> tuple[int, int]:
         return int(self.train.lengths.max()), micro_batch_size * len(self.data.labels)
 
-    def evaluate(
-        self, accelerator: Accelerator, model: Any, should_stop: Callable[[], bool]
-    ) -> Scores | None:
-        logits = predict(
-            accelerator, model, self.validation, self.config.evaluation.batch_size, should_stop
-        )
-        return None if logits is None else self._scores(self.validation, logits)
-
-    def _scores(self, examples: EncodedExamples, logits: NDArray[np.float32]) -> Scores:
+    def scores(self, side: TextSide, logits: NDArray[np.float32]) -> Scores:
         return Scores(
             self.data.labels,
-            float(cross_entropies(probabilities(logits), examples.labels).mean()),
-            confusion_matrix(examples.labels, logits.argmax(axis=1), len(self.data.labels)),
+            float(cross_entropies(probabilities(logits), side.labels).mean()),
+            confusion_matrix(side.labels, logits.argmax(axis=1), len(self.data.labels)),
             self.config.metric,
         )
 
-    def test(self, accelerator: Accelerator, model: Any, run: RunDir) -> dict[str, Any]:
-        """Measure the test, and write test_predictions.jsonl, which has every example."""
-        if self.test_examples is None:
-            return {}
-        logits = predict(accelerator, model, self.test_examples, self.config.evaluation.batch_size)
-        assert logits is not None  # nothing stops it
-        if accelerator.is_main_process:
-            assert self.data.test is not None
-            lines = _prediction_lines(self.data.test, self.data.labels, probabilities(logits))
-            run.write_text("test_predictions.jsonl", "".join(lines))
-        scores = self._scores(self.test_examples, logits)
-        return scores.to_json() | {"macro_f1_interval": scores.macro_f1_interval}
+    def test_results(
+        self, side: TextSide, logits: NDArray[np.float32]
+    ) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
+        scores = self.scores(side, logits)
+        results = scores.to_json() | {"macro_f1_interval": scores.macro_f1_interval}
+        return results, _predictions(side, self.data.labels, probabilities(logits))
 
-    def _sides(self) -> Iterator[tuple[str, Side, EncodedExamples]]:
-        yield "train", self.data.train, self.train
-        yield "validation", self.data.validation, self.validation
-        if self.data.test is not None and self.test_examples is not None:
-            yield "test", self.data.test, self.test_examples
-
-    def records_by_side(self) -> dict[str, dict[str, Any]]:
-        return {name: self._describe_side(side, ids) for name, side, ids in self._sides()}
-
-    def without_test(self) -> "SequenceClassification":
-        return replace(self, test_examples=None)
-
-    def _describe_side(self, side: Side, examples: EncodedExamples) -> dict[str, Any]:
+    def record(self, side: TextSide, encoded: EncodedExamples) -> dict[str, Any]:
         counts = np.bincount(side.labels, minlength=len(self.data.labels))
         return {
-            "examples": len(examples),
-            "tokens": int(examples.lengths.sum()),
-            "truncated": examples.num_truncated,
+            "examples": len(encoded),
+            "tokens": int(encoded.lengths.sum()),
+            "truncated": encoded.num_truncated,
             "by_label": dict(zip(self.data.labels, counts.tolist(), strict=True)),
         }
 
@@ -144,7 +103,7 @@ class SequenceClassification(LabelledTask):
                 "random weights"
             )
         yield from self.data.notes
-        for name, _, examples in self._sides():
+        for name, _, examples in self.sides():
             if examples.num_truncated:
                 yield (
                     f"{name}: {examples.num_truncated:,} of {len(examples):,} examples are longer "
@@ -152,7 +111,7 @@ class SequenceClassification(LabelledTask):
                 )
 
     def sizes(self) -> str:
-        sides = [f"{len(examples):,} {name}" for name, _, examples in self._sides()]
+        sides = [f"{len(examples):,} {name}" for name, _, examples in self.sides()]
         return f"{', '.join(sides)} examples of {len(self.data.labels)} labels"
 
     def summary(self, results: dict[str, Any]) -> Iterator[str]:
@@ -195,17 +154,16 @@ def _verdict(labels: tuple[str, ...], results: Mapping[str, Any], side: str) -> 
     return line
 
 
-def _prediction_lines(
-    side: Side, labels: tuple[str, ...], of_examples: NDArray[np.float64]
-) -> Iterator[str]:
+def _predictions(
+    side: TextSide, labels: tuple[str, ...], of_examples: NDArray[np.float64]
+) -> Iterator[dict[str, Any]]:
     for name, label, row in zip(side.names, side.labels, of_examples, strict=True):
-        record = {
+        yield {
             "example": name,
             "label": labels[label],
             "prediction": labels[row.argmax()],
             "score": float(row.max()),
         }
-        yield json.dumps(record, ensure_ascii=False) + "\n"
 
 
 def _label_table(name: str, per_label: dict[str, dict[str, float]]) -> Iterator[str]:
@@ -224,7 +182,7 @@ def _confusion_table(labels: tuple[str, ...], counts: list[list[int]]) -> Iterat
     return table(rows)
 
 
-def class_weights(config: ClassificationConfig, data: TaskData) -> list[float]:
+def class_weights(config: ClassificationConfig, data: TaskData[TextSide]) -> list[float]:
     """Return the weight of each label in the loss; the mean over all examples is 1."""
     num_labels = len(data.labels)
     if config.data.class_weights == "none":
@@ -233,34 +191,3 @@ def class_weights(config: ClassificationConfig, data: TaskData) -> list[float]:
     # A subset may lack a label; then no example has its weight.
     weights: list[float] = (len(data.train) / (num_labels * np.maximum(counts, 1))).tolist()
     return weights
-
-
-def classification_of(
-    data: TaskData, config: ClassificationConfig, accelerator: Accelerator
-) -> SequenceClassification:
-    """Load the model, and plan a run on examples that have been read.
-
-    Raises:
-        MlmtuneError: The model cannot be loaded, or does not fit the config.
-    """
-    if config.data.max_train_examples is not None:
-        chosen = subset(data.train.labels, config.data.max_train_examples, config.run.seed)
-        data = replace(data, train=data.train.take(chosen))
-    loaded = load_for(config, data.labels, accelerator)
-    weights = class_weights(config, data)
-
-    def encoded(side: Side) -> EncodedExamples:
-        return EncodedExamples.of(side, loaded, config.data.max_length, weights)
-
-    train = encoded(data.train)
-    plan, stream = planned(config, train, accelerator)
-    return SequenceClassification(
-        config=with_choices(config, accelerator, loaded, plan),
-        loaded=loaded,
-        plan=plan,
-        stream=stream,
-        data=data,
-        train=train,
-        validation=encoded(data.validation),
-        test_examples=None if data.test is None else encoded(data.test),
-    )

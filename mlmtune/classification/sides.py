@@ -1,16 +1,18 @@
 """Training, validation and test of a task: no two share a text."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from mlmtune.classification.labelled_examples import ReadSide
 from mlmtune.classification.rows import SideName
 from mlmtune.config import DataConfig
 from mlmtune.corpus.cleaning import content_hash
+from mlmtune.corpus.records import listed
 from mlmtune.errors import DataError
 from mlmtune.randomness import UInt64Array, key, uniform
 
@@ -31,6 +33,11 @@ class Labelled(Protocol):
         """Each side gets the same share of every label."""
         ...
 
+    @property
+    def content(self) -> tuple[Any, ...]:
+        """All that is learned from the example."""
+        ...
+
 
 ExampleT = TypeVar("ExampleT", bound=Labelled)
 
@@ -49,6 +56,103 @@ class Divided(Generic[ExampleT]):
     test: list[ExampleT] | None
     num_left_out: int
     label_order: Sequence[str] | None
+
+    @property
+    def held_out(self) -> Iterator[tuple[SideName, list[ExampleT]]]:
+        """The sides that are not trained on, with their names."""
+        yield "validation", self.validation
+        if self.test is not None:
+            yield "test", self.test
+
+
+class Side(Protocol):
+    """The n examples of one side, with the numbers of their labels."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The numbers of all labels, one example after the other."""
+        ...
+
+    @property
+    def strata(self) -> NDArray[np.int64]:
+        """(n,) What subsets of the examples have equal shares of."""
+        ...
+
+    @property
+    def texts(self) -> Sequence[tuple[str, ...]]:
+        """The texts of each example."""
+        ...
+
+    def take(self, numbers: NDArray[np.int64]) -> Self:
+        """Return the examples with some numbers."""
+        ...
+
+
+SideT = TypeVar("SideT", bound=Side)
+
+
+@dataclass(frozen=True)
+class TaskData(Generic[SideT]):
+    """All examples of a task.
+
+    Attributes:
+        labels: The names of the labels, or the tags, by number.
+        num_left_out: How many examples are not trained on because their texts are held out.
+        notes: Lines for the user about the data.
+        fingerprint: A hash that changes with any example, and with its side.
+    """
+
+    labels: tuple[str, ...]
+    train: SideT
+    validation: SideT
+    test: SideT | None
+    num_left_out: int
+    notes: tuple[str, ...]
+    fingerprint: str
+
+    @classmethod
+    def of(
+        cls,
+        divided: Divided[ExampleT],
+        labels: tuple[str, ...],
+        notes: Sequence[str],
+        number: Callable[[Sequence[ExampleT], Sequence[str]], SideT],
+    ) -> Self:
+        """Give the labels of examples their numbers, by a function of a side and the labels."""
+        test = divided.test
+        return cls(
+            labels=labels,
+            train=number(divided.train, labels),
+            validation=number(divided.validation, labels),
+            test=None if test is None else number(test, labels),
+            num_left_out=divided.num_left_out,
+            notes=tuple(notes),
+            fingerprint=_fingerprint(labels, (divided.train, divided.validation, test or ())),
+        )
+
+    def with_train_examples(self, size: int | None, seed: int) -> Self:
+        """Return the data with some of the training examples; see `subset`. None keeps all."""
+        if size is None:
+            return self
+        return replace(self, train=self.train.take(subset(self.train.strata, size, seed)))
+
+
+def _fingerprint(labels: Sequence[str], sides: Iterable[Sequence[Labelled]]) -> str:
+    digest = xxhash.xxh3_128(repr(tuple(labels)).encode())
+    for examples in sides:
+        digest.update(f"\0{len(examples)}\0".encode())
+        for example in examples:
+            digest.update(repr(example.content).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def missing(name: SideName, what: str, names: Iterable[str], found: Iterable[str]) -> Iterator[str]:
+    """Yield a line for the user if a side lacks some labels, or types of entities."""
+    known = set(found)
+    if lacking := [one for one in names if one not in known]:
+        yield f"{name} has no {what}{'s' * (len(lacking) > 1)} {listed(lacking)}"
 
 
 def read_divided(

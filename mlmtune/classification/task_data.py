@@ -1,17 +1,16 @@
 """The examples of a classification task, with the numbers of their labels."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from mlmtune.classification.labelled_examples import Example, read_side
 from mlmtune.classification.rows import at_one_state
-from mlmtune.classification.sides import Divided, read_divided
+from mlmtune.classification.sides import Divided, TaskData, missing, read_divided
 from mlmtune.config import DataConfig
 from mlmtune.corpus.records import listed
 from mlmtune.errors import DataError
@@ -20,7 +19,7 @@ _WHOLE_NUMBER = re.compile(r"-?\d+", re.ASCII)
 
 
 @dataclass(frozen=True)
-class Side:
+class TextSide:
     """The n examples of one side.
 
     Attributes:
@@ -45,6 +44,10 @@ class Side:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def strata(self) -> NDArray[np.int64]:
+        return self.labels
+
     def take(self, numbers: NDArray[np.int64]) -> Self:
         """Return the examples with some numbers."""
         return type(self)(
@@ -54,27 +57,7 @@ class Side:
         )
 
 
-@dataclass(frozen=True)
-class TaskData:
-    """All examples of a task.
-
-    Attributes:
-        labels: The names of the labels, by number.
-        num_left_out: How many examples are not trained on because their texts are held out.
-        notes: Lines for the user about the data.
-        fingerprint: A hash that changes with any example, and with its side.
-    """
-
-    labels: tuple[str, ...]
-    train: Side
-    validation: Side
-    test: Side | None
-    num_left_out: int
-    notes: tuple[str, ...]
-    fingerprint: str
-
-
-def read_task_data(config: DataConfig, say: Callable[[str], None]) -> TaskData:
+def read_task_data(config: DataConfig, say: Callable[[str], None]) -> TaskData[TextSide]:
     """Read, check and split the examples.
 
     Examples of `train` whose text is in `validation` or `test` are left out, and so are those of
@@ -89,21 +72,11 @@ def read_task_data(config: DataConfig, say: Callable[[str], None]) -> TaskData:
     notes: list[str] = []
     divided = read_divided(config, lambda name: read_side(config, name), notes)
     labels = _labels(config, divided)
-    train, validation, test = divided.train, divided.validation, divided.test
-    held_out = {"validation": validation} | ({} if test is None else {"test": test})
-    for name, examples in held_out.items():
+    for name, examples in divided.held_out:
         _check_labels(examples, labels, name)
-        notes += _missing_labels(labels, name, examples)
-
-    return TaskData(
-        labels=labels,
-        train=Side.of(train, labels),
-        validation=Side.of(validation, labels),
-        test=None if test is None else Side.of(test, labels),
-        num_left_out=divided.num_left_out,
-        notes=tuple(notes),
-        fingerprint=_fingerprint(labels, (train, validation, test or ())),
-    )
+        found = (example.label for example in examples)
+        notes += missing(name, "example of the label", labels, found)
+    return TaskData.of(divided, labels, notes, TextSide.of)
 
 
 # ---------------------------------------------------------------------------------------- labels
@@ -141,18 +114,3 @@ def _check_labels(examples: Sequence[Example], labels: Sequence[str], name: str)
                 f"{example.where}: the label '{example.label}' is not that of {others}; there are: "
                 f"{listed(labels)}"
             )
-
-
-def _missing_labels(labels: Sequence[str], name: str, examples: Sequence[Example]) -> Iterable[str]:
-    missing = sorted(set(labels) - {example.label for example in examples}, key=labels.index)
-    if missing:
-        yield f"{name} has no example of the label{'s' * (len(missing) > 1)} {listed(missing)}"
-
-
-def _fingerprint(labels: Sequence[str], sides: Iterable[Sequence[Example]]) -> str:
-    digest = xxhash.xxh3_128(repr(tuple(labels)).encode())
-    for examples in sides:
-        digest.update(f"\0{len(examples)}\0".encode())
-        for example in examples:
-            digest.update(repr((example.texts, example.label)).encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()

@@ -1,15 +1,13 @@
 """Token classification as a task of the training loop: named entities."""
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch.nn import functional
 
@@ -18,15 +16,13 @@ from mlmtune.classification.entity_metrics import (
     ERROR_KINDS,
     EXAMPLES_PER_KIND,
     EntityScores,
-    check_available,
     decoded,
     errors_of,
 )
-from mlmtune.classification.labelled_task import LabelledTask, load_for, planned
+from mlmtune.classification.labelled_task import LabelledTask
 from mlmtune.classification.metrics import cross_entropies, probabilities
-from mlmtune.classification.prediction import predict_words
 from mlmtune.classification.sentence_batches import EncodedSentences, SentenceBatch
-from mlmtune.classification.sides import subset
+from mlmtune.classification.sides import TaskData
 from mlmtune.classification.tags import Tags
 from mlmtune.config import ClassificationConfig
 from mlmtune.masking.collator import IGNORE_INDEX
@@ -38,33 +34,22 @@ from mlmtune.sharing.card import Card
 from mlmtune.sharing.entity_card import entity_card, entity_snippet
 from mlmtune.tables import table
 from mlmtune.training.checkpoint import TrainState
-from mlmtune.training.plan import Plan
 from mlmtune.training.run_dir import RunDir
-from mlmtune.training.stream import TrainingStream
-from mlmtune.training.task import with_choices
 
 
 @dataclass(frozen=True)
-class TokenClassification(LabelledTask):
-    """The task `entities`: a tag for each word of a sentence.
+class TokenClassification(LabelledTask[SentenceSide, EncodedSentences]):
+    """The task `entities`: a tag for each word of a sentence. Long sentences are windows."""
 
-    Attributes:
-        data: The sentences; for training, as many as are trained on.
-        train: The windows of the training sentences.
-        validation: Those of the validation sentences, which choose the best weights.
-        test_sentences: Those of the test sentences, which are measured once, at the end.
-    """
-
-    config: ClassificationConfig
-    loaded: LoadedModel
-    plan: Plan
-    stream: TrainingStream[SentenceBatch]
     data: EntityData
-    train: EncodedSentences
-    validation: EncodedSentences
-    test_sentences: EncodedSentences | None
 
     num_targets_name: ClassVar[str] = "num_words"
+
+    @classmethod
+    def encoder(
+        cls, data: TaskData[SentenceSide], config: ClassificationConfig, loaded: LoadedModel
+    ) -> Callable[[SentenceSide], EncodedSentences]:
+        return lambda side: EncodedSentences.of(side, loaded, config.data.max_length)
 
     def losses(self, model: Any, batch: SentenceBatch) -> Losses:
         logits = model(**batch.inputs).logits.float()
@@ -82,70 +67,36 @@ class TokenClassification(LabelledTask):
 
     # ----------------------------------------------------------------------------- measuring
 
-    def evaluate(
-        self, accelerator: Accelerator, model: Any, should_stop: Callable[[], bool]
-    ) -> EntityScores | None:
-        logits = predict_words(
-            accelerator, model, self.validation, self.config.evaluation.batch_size, should_stop
-        )
-        if logits is None:
-            return None
-        tags, of_words = _tagged(logits, self.data.labels, self.data.validation)
-        return self._scores(self.data.validation, tags, of_words)
-
-    def _scores(
-        self, side: SentenceSide, tags: Sequence[Tags], of_words: NDArray[np.float64]
-    ) -> EntityScores:
-        losses = cross_entropies(of_words, side.labels)
+    def scores(self, side: SentenceSide, logits: NDArray[np.float32]) -> EntityScores:
+        losses = cross_entropies(probabilities(logits), side.labels)
+        tags = _tags(logits, self.data.labels, side)
         return EntityScores.of(float(np.nanmean(losses)), side.tags, tags, self.config.metric)
 
-    def test(self, accelerator: Accelerator, model: Any, run: RunDir) -> dict[str, Any]:
-        """Measure the test, and write test_predictions.jsonl, which has every sentence."""
-        if self.test_sentences is None:
-            return {}
-        side = self.data.test
-        assert side is not None
-        logits = predict_words(
-            accelerator, model, self.test_sentences, self.config.evaluation.batch_size
-        )
-        assert logits is not None  # nothing stops it
-        tags, of_words = _tagged(logits, self.data.labels, side)
-        if accelerator.is_main_process:
-            lines = _prediction_lines(side, tags, of_words)
-            run.write_text("test_predictions.jsonl", "".join(lines))
-        scores = self._scores(side, tags, of_words)
-        return scores.to_json() | {
+    def test_results(
+        self, side: SentenceSide, logits: NDArray[np.float32]
+    ) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
+        scores = self.scores(side, logits)
+        results = scores.to_json() | {
             "micro_f1_interval": scores.micro_f1_interval,
-            "error_examples": _error_examples(side, tags),
+            "error_examples": _error_examples(side, scores.predicted),
         }
+        return results, _predictions(side, scores.predicted, probabilities(logits))
 
     # ------------------------------------------------------------------- records and the card
 
-    def _sides(self) -> Iterator[tuple[str, SentenceSide, EncodedSentences]]:
-        yield "train", self.data.train, self.train
-        yield "validation", self.data.validation, self.validation
-        if self.data.test is not None and self.test_sentences is not None:
-            yield "test", self.data.test, self.test_sentences
-
-    def records_by_side(self) -> dict[str, dict[str, Any]]:
+    def record(self, side: SentenceSide, encoded: EncodedSentences) -> dict[str, Any]:
         return {
-            name: {
-                "sentences": len(side),
-                "words": len(side.labels),
-                "tokens": int(encoded.lengths.sum()),
-                "split": encoded.num_split,
-                "dropped_words": encoded.num_dropped,
-                "cut_words": encoded.num_cut,
-                "by_type": {
-                    type_: int((side.labels == 1 + 2 * number).sum())
-                    for number, type_ in enumerate(self.data.types)
-                },
-            }
-            for name, side, encoded in self._sides()
+            "sentences": len(side),
+            "words": len(side.labels),
+            "tokens": int(encoded.lengths.sum()),
+            "split": encoded.num_split,
+            "dropped_words": encoded.num_dropped,
+            "cut_words": encoded.num_cut,
+            "by_type": {
+                type_: int((side.labels == 1 + 2 * number).sum())
+                for number, type_ in enumerate(self.data.types)
+            },
         }
-
-    def without_test(self) -> "TokenClassification":
-        return replace(self, test_sentences=None)
 
     def card(
         self, folder: Path, results: dict[str, Any], records: Mapping[str, Any], name: str
@@ -156,7 +107,7 @@ class TokenClassification(LabelledTask):
 
     def announce(self, state: TrainState, run: RunDir) -> Iterator[str]:
         yield from self.data.notes
-        for name, side, encoded in self._sides():
+        for name, side, encoded in self.sides():
             if encoded.num_split:
                 yield (
                     f"{name}: {encoded.num_split:,} of {counted(len(side), 'sentence')} have more "
@@ -176,7 +127,7 @@ class TokenClassification(LabelledTask):
                 )
 
     def sizes(self) -> str:
-        sides = [f"{len(side):,} {name}" for name, side, _ in self._sides()]
+        sides = [f"{len(side):,} {name}" for name, side, _ in self.sides()]
         types = counted(len(self.data.types), "type of entity", "types of entities")
         return f"{', '.join(sides)} sentences with {types}"
 
@@ -204,29 +155,26 @@ class TokenClassification(LabelledTask):
         )
 
 
-def _tagged(
-    logits: NDArray[np.float32], labels: Sequence[str], side: SentenceSide
-) -> tuple[list[Tags], NDArray[np.float64]]:
-    """Return the tags of each sentence, and the probabilities (W, K), NaN for dropped words."""
+def _tags(logits: NDArray[np.float32], labels: Sequence[str], side: SentenceSide) -> list[Tags]:
+    """Return the tags of each sentence; a dropped word has NaN for logits."""
     numbers = np.where(np.isnan(logits[:, 0]), -1, logits.argmax(axis=1))
-    return decoded(numbers, labels, side.ends), probabilities(logits)
+    return decoded(numbers, labels, side.ends)
 
 
-def _prediction_lines(
+def _predictions(
     side: SentenceSide, tags: Sequence[Tags], of_words: NDArray[np.float64]
-) -> Iterator[str]:
+) -> Iterator[dict[str, Any]]:
     scores = np.split(of_words.max(axis=1), side.ends[:-1])
     for name, words, true, guess, row in zip(
         side.names, side.tokens, side.tags, tags, scores, strict=True
     ):
-        record = {
+        yield {
             "example": name,
             "tokens": words,
             "tags": true,
             "prediction": guess,
             "scores": [None if np.isnan(score) else round(float(score), 6) for score in row],
         }
-        yield json.dumps(record, ensure_ascii=False) + "\n"
 
 
 def _error_examples(side: SentenceSide, tags: Sequence[Tags]) -> dict[str, list[dict[str, Any]]]:
@@ -257,34 +205,3 @@ def _error_table(counts: Mapping[str, int]) -> Iterator[str]:
     rows = [["errors", "number", "what they are"]]
     rows += [[kind, f"{counts[kind]:,}", what] for kind, what in ERROR_KINDS.items()]
     return table(rows)
-
-
-def entities_of(
-    data: EntityData, config: ClassificationConfig, accelerator: Accelerator
-) -> TokenClassification:
-    """Load the model, and plan a run on sentences that have been read.
-
-    Raises:
-        MlmtuneError: The model cannot be loaded, or does not fit the config.
-    """
-    check_available()
-    if config.data.max_train_examples is not None:
-        chosen = subset(data.train.has_entities, config.data.max_train_examples, config.run.seed)
-        data = replace(data, train=data.train.take(chosen))
-    loaded = load_for(config, data.labels, accelerator)
-
-    def encoded(side: SentenceSide) -> EncodedSentences:
-        return EncodedSentences.of(side, loaded, config.data.max_length)
-
-    train = encoded(data.train)
-    plan, stream = planned(config, train, accelerator)
-    return TokenClassification(
-        config=with_choices(config, accelerator, loaded, plan),
-        loaded=loaded,
-        plan=plan,
-        stream=stream,
-        data=data,
-        train=train,
-        validation=encoded(data.validation),
-        test_sentences=None if data.test is None else encoded(data.test),
-    )

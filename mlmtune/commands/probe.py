@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmtune.classification import entity_metrics, frozen
+from mlmtune.classification import frozen
 from mlmtune.classification.building import KINDS
 from mlmtune.commands.probe_fits import ProbeFits
 from mlmtune.config import ClassificationConfig
@@ -48,8 +48,6 @@ def probe(
         raise ConfigError(
             "data.test: models are compared on a test set; name one, or set data.test_fraction"
         )
-    if config.task == "entities":
-        entity_metrics.check_available()
     if "frozen" in config.probe.methods:
         frozen.check_available()
     probed = _probed_models(models)

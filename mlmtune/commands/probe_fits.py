@@ -14,11 +14,9 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from mlmtune.classification.building import KINDS
-from mlmtune.classification.entity_data import EntityData
 from mlmtune.classification.frozen import fit_and_predict
 from mlmtune.classification.probed_tasks import ProbedTask
-from mlmtune.classification.sides import subset
-from mlmtune.classification.task_data import TaskData
+from mlmtune.classification.sides import TaskData, subset
 from mlmtune.commands.training import train_one_of_many
 from mlmtune.config import ClassificationConfig, TrackingConfig
 from mlmtune.console import Console
@@ -43,7 +41,7 @@ class ProbeFits:
     """Fits models to a task, predicts its test examples, and keeps the predictions in a folder."""
 
     config: ClassificationConfig
-    task: ProbedTask
+    task: ProbedTask[Any]
     folder: Path
     console: Console
 
@@ -91,7 +89,7 @@ class ProbeFits:
         num_examples = counted(len(data.train), "training example")
         self.console.say(f"{model.name}, frozen: {num_examples}")
         accelerator, loaded = self.load(model)
-        sides = (data.train, data.validation, data.test)
+        sides = (data.train, data.validation, task.test)
         train, validation, test = (
             task.features(side, accelerator, loaded, config)
             for side in self.console.under_bar(
@@ -110,7 +108,7 @@ class ProbeFits:
         def predictions(size: Size, seed: int) -> NDArray[np.int64]:
             rows = is_known
             if size != "all":
-                rows = is_known & np.isin(examples_of_rows, subset(task.strata, size, seed))
+                rows = is_known & np.isin(examples_of_rows, subset(data.train.strata, size, seed))
             numbers = fit_and_predict(
                 (train[rows], data.train.labels[rows]),
                 validation[in_validation],
@@ -118,7 +116,7 @@ class ProbeFits:
                 config.data.class_weights,
                 validation_score,
             )
-            return task.settled(data.test, _spread(numbers, in_test))
+            return task.settled(task.test, _spread(numbers, in_test))
 
         by_setting = {}
         for setting in settings:
@@ -135,7 +133,7 @@ class ProbeFits:
         for number, (setting, seed) in enumerate(fits, start=1):
             predictions = self._fit(model, setting, seed)
             by_setting[setting].append(predictions)
-            score = self.task.scores(self.task.data.test, predictions)[-1]
+            score = self.task.scores(self.task.test, predictions)[-1]
             self.console.say(
                 f"{model.name}, fine-tuned {number}/{len(fits)}: {setting.size} examples, seed "
                 f"{seed}: {METRIC_NAMES[self.task.metrics[-1]]} {f1(score)}"
@@ -184,7 +182,7 @@ def _spread(numbers: NDArray[np.int64], is_known: NDArray[np.bool_]) -> NDArray[
 def config_of_fit(
     model: ProbedModel,
     config: ClassificationConfig,
-    data: TaskData | EntityData,
+    data: TaskData[Any],
     setting: ProbeSetting,
     seed: int,
 ) -> ClassificationConfig:

@@ -114,7 +114,7 @@ def _run(trial: Trial, console: Console) -> Outcome:
 
 def _build_untested(
     config: ClassificationConfig, accelerator: Accelerator, console: Console
-) -> LabelledTask:
+) -> LabelledTask[Any, Any]:
     """Build the task without its test set, because settings are chosen on validation data."""
     return build_task(config, accelerator, console).without_test()
 

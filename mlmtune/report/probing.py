@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmtune.classification.entity_data import SentenceSide
 from mlmtune.classification.probed_tasks import ProbedTask
-from mlmtune.classification.task_data import Side
+from mlmtune.classification.sides import Side
 from mlmtune.console import Console
 from mlmtune.corpus.overlap import OverlapIndex
 from mlmtune.corpus.text import CorpusText
@@ -54,7 +53,7 @@ Predictions = Mapping[tuple[ProbeSetting, str], NDArray[np.int64]]
 def compare_on_task(
     name: str,
     models: Sequence[ProbedModel],
-    task: ProbedTask,
+    task: ProbedTask[Any],
     predictions: Predictions,
     console: Console,
 ) -> Probe:
@@ -67,7 +66,7 @@ def compare_on_task(
     metric = METRIC_NAMES[task.metrics[-1]]
     return Probe(
         task=name,
-        num_test_examples=len(data.test),
+        num_test_examples=len(task.test),
         measured_on=task.measured_on,
         metrics=task.metrics,
         models=tuple(model.name for model in models),
@@ -76,7 +75,7 @@ def compare_on_task(
         notes=(
             *data.notes,
             *what_says_little(task, predictions),
-            *_overlaps(models, data.test, console),
+            *_overlaps(models, task.test, console),
         ),
     )
 
@@ -85,14 +84,12 @@ def _rows(
     method: Method,
     num_train_examples: int,
     predictions: Mapping[str, NDArray[np.int64]],
-    task: ProbedTask,
+    task: ProbedTask[Any],
 ) -> Iterator[ProbeRow]:
     """Yield the row of each model in one setting, from (S, R) predictions of the test."""
     reference: tuple[float, NDArray[np.float64]] | None = None
     for model, of_model in predictions.items():
-        by_metric = tuple(
-            zip(*(task.scores(task.data.test, seed) for seed in of_model), strict=True)
-        )
+        by_metric = tuple(zip(*(task.scores(task.test, seed) for seed in of_model), strict=True))
         mean, draws, difference = float(np.mean(by_metric[-1])), resampled(task, of_model), None
         if reference is None:
             reference = mean, draws
@@ -101,7 +98,7 @@ def _rows(
         yield ProbeRow(method, num_train_examples, model, by_metric, difference)
 
 
-def what_says_little(task: ProbedTask, predictions: Predictions) -> Iterator[str]:
+def what_says_little(task: ProbedTask[Any], predictions: Predictions) -> Iterator[str]:
     """Note the settings whose comparison says little about the models."""
     for setting in dict.fromkeys(setting for setting, _ in predictions):
         of_setting = [by_seed for (other, _), by_seed in predictions.items() if other == setting]
@@ -115,7 +112,7 @@ def what_says_little(task: ProbedTask, predictions: Predictions) -> Iterator[str
             )
 
 
-def resampled(task: ProbedTask, predictions: NDArray[np.int64]) -> NDArray[np.float64]:
+def resampled(task: ProbedTask[Any], predictions: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return (NUM_RESAMPLES,) the mean score of S seeds, resampled over examples and over seeds.
 
     Both are drawn with replacement and independently, so that the interval covers other examples
@@ -132,9 +129,7 @@ def resampled(task: ProbedTask, predictions: NDArray[np.int64]) -> NDArray[np.fl
     return means
 
 
-def _overlaps(
-    models: Sequence[ProbedModel], test: Side | SentenceSide, console: Console
-) -> Iterator[str]:
+def _overlaps(models: Sequence[ProbedModel], test: Side, console: Console) -> Iterator[str]:
     """Note models of runs whose corpus shares text with the test examples."""
     runs = [(model.name, model.run) for model in models if model.run]
     if not runs:

@@ -13,14 +13,9 @@ from mlmtune.classification.batches import EncodedExamples, ExampleSequences
 def encoded(lengths: list[int]) -> EncodedExamples:
     ids = [np.full(length, number, dtype=np.int32) for number, length in enumerate(lengths)]
     ones = np.ones(len(ids), dtype=np.float32)
+    tokenizer: Any = None  # nothing is padded
     return EncodedExamples(
-        ids,
-        ids,
-        np.zeros(len(ids), dtype=np.int64),
-        ones,
-        0,
-        None,
-        False,  # type: ignore[arg-type]
+        ids, tokenizer, False, ids, np.zeros(len(ids), dtype=np.int64), ones, num_truncated=0
     )
 
 
@@ -65,8 +60,9 @@ def test_a_batch_is_padded_to_its_longest(side: str, tokenizer: Any) -> None:
     try:
         examples = EncodedExamples(
             [np.asarray([7, 8], dtype=np.int32), np.asarray([9, 9, 9], dtype=np.int32)],
+            tokenizer, True,
             [np.asarray([0, 1], dtype=np.int32), np.asarray([0, 1, 1], dtype=np.int32)],
-            np.asarray([1, 0]), np.asarray([0.5, 2.0], dtype=np.float32), 0, tokenizer, True,
+            np.asarray([1, 0]), np.asarray([0.5, 2.0], dtype=np.float32), 0,
         )  # fmt: skip
         batch = examples.batch(np.asarray([0, 1]))
     finally:

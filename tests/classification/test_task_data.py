@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlmtune.classification.sides import subset
-from mlmtune.classification.task_data import Side, TaskData, read_task_data
+from mlmtune.classification.sides import TaskData, subset
+from mlmtune.classification.task_data import TextSide, read_task_data
 from mlmtune.errors import DataError
 
 Pairs = list[tuple[str, Any]]
-Read = Callable[..., TaskData]
+Read = Callable[..., TaskData[TextSide]]
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def numbered(size: int, labels: str = "ab", prefix: str = "text") -> Pairs:
     return [(f"{prefix} {number}", labels[number % len(labels)]) for number in range(size)]
 
 
-def texts(side: Side | None) -> list[str]:
+def texts(side: TextSide | None) -> list[str]:
     assert side is not None
     return [text for (text,) in side.texts]
 

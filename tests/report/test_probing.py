@@ -11,7 +11,8 @@ from mlmtune.classification.entity_data import EntityData, SentenceSide
 from mlmtune.classification.labelled_sentences import Sentence
 from mlmtune.classification.metrics import confusion_matrix, label_counts, macro_f1
 from mlmtune.classification.probed_tasks import ProbedClassification, ProbedEntities
-from mlmtune.classification.task_data import Side, TaskData
+from mlmtune.classification.sides import TaskData
+from mlmtune.classification.task_data import TextSide
 from mlmtune.report.findings import Estimate, ProbeRow
 from mlmtune.report.probing import (
     ProbeSetting,
@@ -23,7 +24,7 @@ from mlmtune.report.probing import (
 
 def task_of(labels: Any, num_labels: int) -> ProbedClassification:
     """A task with a test of such labels."""
-    side = Side([("text",)] * len(labels), np.asarray(labels), ["name"] * len(labels))
+    side = TextSide([("text",)] * len(labels), np.asarray(labels), ["name"] * len(labels))
     names = tuple(map(str, range(num_labels)))
     return ProbedClassification(TaskData(names, side, side, side, 0, (), ""))
 
