@@ -1,17 +1,17 @@
 """How the curve of a merge is shown: a table for the terminal, and merge.html."""
 
 from collections.abc import Callable, Iterator, Sequence
-from importlib.resources import files
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from mlmtune import report
 from mlmtune.merging.findings import Merge
 from mlmtune.modeling.names import short_names
 from mlmtune.report.charts import Range, interval_chart
 from mlmtune.report.estimates import count, nats, perplexity, points, share
 from mlmtune.report.findings import Change, Estimate
+from mlmtune.report.templates import STYLE, read_template
+
+TEMPLATE = read_template(__package__, "merge.html.jinja", {"count": count}, escapes=True)
 
 
 def curve_table(merge: Merge) -> list[list[str]]:
@@ -81,17 +81,10 @@ def conclusions(merge: Merge) -> list[str]:
 
 def to_html(merge: Merge) -> str:
     """Return a page that includes its style sheet and its charts."""
-    # StrictUndefined, because a misspelt field would otherwise be an empty cell.
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["count"] = count
-    template = files(__package__).joinpath("merge.html.jinja").read_text(encoding="utf-8")
-    style = files(report).joinpath("report.css").read_text(encoding="utf-8")
-    page = environment.from_string(template).render(
+    page = TEMPLATE.render(
         merge=merge,
         names=short_names([merge.base, *merge.runs]),
-        style=Markup(style),
+        style=STYLE,
         charts=[(title, Markup(chart)) for title, chart in _charts(merge)],
         table=curve_table(merge),
         conclusions=conclusions(merge),

@@ -2,12 +2,11 @@
 
 import re
 import shlex
-from collections.abc import Sequence
-from importlib.resources import files
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Template
 from markupsafe import Markup, escape
 
 from mlmtune.evaluation.fill_mask import ANY_MASK
@@ -26,34 +25,24 @@ from mlmtune.report.findings import (
     TextPart,
 )
 from mlmtune.report.first_screen import leaderboard, ranking, summaries
+from mlmtune.report.templates import STYLE, read_template
 
 
 def to_html(report: Report) -> str:
     """Return a page that includes its style sheet and its charts."""
-    return _render("report.html.jinja", report, escapes=True)
+    return _render(HTML, report)
 
 
 def to_markdown(report: Report) -> str:
     """Return the report as GitHub Markdown."""
-    return _render("report.md.jinja", report, escapes=False)
+    return _render(MARKDOWN, report)
 
 
-def _render(name: str, report: Report, *, escapes: bool) -> str:
-    # StrictUndefined, because a misspelt field would otherwise be an empty cell.
-    environment = Environment(
-        autoescape=escapes, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
-        "perplexity": perplexity, "share": share, "nats": nats, "change": change, "count": count,
-        "cell": in_markdown, "points": points,
-        "probability": probability, "anchor": _anchor, "blanks": _with_blanks,
-        "code": code_in_markdown,
-    }  # fmt: skip
-    template = environment.from_string(_resource(name))
+def _render(template: Template, report: Report) -> str:
     return (
         template.render(
             report=report,
-            style=Markup(_resource("report.css")),
+            style=STYLE,
             bases={model.base for model in report.models},
             domain=[text for text in report.texts if text.kind == "domain"],
             general=[text for text in report.texts if text.kind == "general"],
@@ -73,10 +62,6 @@ def _render(name: str, report: Report, *, escapes: bool) -> str:
         ).rstrip()
         + "\n"
     )
-
-
-def _resource(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def retrieval_table(found: RetrievalFindings) -> list[list[str]]:
@@ -240,3 +225,12 @@ def _funnel(corpus: dict[str, Any]) -> list[tuple[str, int | None, int | None]]:
         if side is not None and side["documents"] is not None:
             rows.append((what, side["documents"], side["characters"]))
     return rows
+
+
+FILTERS: Mapping[str, Callable[..., Any]] = {
+    "perplexity": perplexity, "share": share, "nats": nats, "change": change, "count": count,
+    "cell": in_markdown, "points": points, "probability": probability, "anchor": _anchor,
+    "blanks": _with_blanks, "code": code_in_markdown,
+}  # fmt: skip
+HTML = read_template(__package__, "report.html.jinja", FILTERS, escapes=True)
+MARKDOWN = read_template(__package__, "report.md.jinja", FILTERS, escapes=False)

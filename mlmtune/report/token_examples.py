@@ -61,7 +61,7 @@ def _examples(
 ) -> tuple[TokenExample, ...]:
     first = next(iter(models.values())).setup
     store, tokenizer = first.store, first.loaded.tokenizer
-    chosen: dict[int, tuple[int, MaskedBatch]] = {}
+    chosen: dict[int, tuple[int, MaskedBatch, _MaskedWord]] = {}
     for number in order.tolist():
         if len(chosen) == NUM_EXAMPLES:
             break
@@ -72,14 +72,16 @@ def _examples(
         batch = first.evaluator.masks.batch(
             scores.chunks[number : number + 1], int(scores.draws[number])
         )
-        if int(batch.input_ids[0, scores.columns[number]]) == tokenizer.mask_token_id:
-            # The others were left as they were, or replaced by a random token.
-            chosen[document] = (number, batch)
+        column = int(scores.columns[number])
+        if int(batch.input_ids[0, column]) != tokenizer.mask_token_id:
+            continue  # left as it was, or replaced by a random token
+        word = _MaskedWord.of(first, int(scores.chunks[number]), batch, column)
+        if word is not None:
+            chosen[document] = (number, batch, word)
     document_ids = store.document_ids(list(chosen))
     examples = []
-    for id_, (document, (number, batch)) in zip(document_ids, chosen.items(), strict=True):
+    for id_, (document, (number, batch, word)) in zip(document_ids, chosen.items(), strict=True):
         column = int(scores.columns[number])
-        word = _MaskedWord.of(first, int(scores.chunks[number]), batch, column)
         examples.append(
             TokenExample(
                 source=store.sources[int(store.documents.sources[document])].name,
@@ -115,18 +117,28 @@ class _MaskedWord:
     right: list[int]
 
     @classmethod
-    def of(cls, setup: ModelAndText, chunk: int, batch: MaskedBatch, column: int) -> Self:
-        """Find the word of the token in a column of a batch of one chunk."""
+    def of(cls, setup: ModelAndText, chunk: int, batch: MaskedBatch, column: int) -> Self | None:
+        """Find the word of the token in a column of a batch of one chunk.
+
+        Words that the chunk cuts at its ends are not shown; None if the token's word is one.
+        """
         store, tokenizer = setup.store, setup.loaded.tokenizer
         positions = setup.evaluator.masks.view.positions(np.asarray([chunk]))[0]
         documents = store.documents_at(positions)
         columns = np.flatnonzero((positions >= 0) & (documents == documents[column]))
         ids, begins = store.tokens_at(positions[columns])
+        is_whole = bool(begins[0]) or positions[columns[0]] == store.offsets[documents[column]]
         begins[0] = True  # the word that a chunk cuts begins with what the chunk has of it
         words = np.cumsum(begins)
+        is_cut = (words == words[0]) & (not is_whole)
+        following = positions[columns[-1:]] + 1
+        if following[0] < store.offsets[documents[column] + 1]:
+            is_cut |= (words == words[-1]) & ~store.tokens_at(following)[1]
         at = int(np.searchsorted(columns, column))
         low, high = words[max(at - CONTEXT_TOKENS, 0)], words[at + CONTEXT_TOKENS :][:1]
-        in_window = (words >= low) & (words <= (high[0] if len(high) else words[-1]))
+        in_window = (words >= low) & (words <= (high[0] if len(high) else words[-1])) & ~is_cut
+        if is_cut[at]:
+            return None
 
         labels = batch.labels[0].numpy()[columns]
         seen = batch.input_ids[0].numpy()[columns]
@@ -181,16 +193,19 @@ def in_its_word(
         token: The id of the token.
         right: The ids after it that belong to the masked word.
     """
+    mask = str(tokenizer.mask_token)
+    alone, behind = _text(tokenizer, [token]), _text(tokenizer, [tokenizer.mask_token_id, token])
+    if not _text(tokenizer, left) and alone != behind.removeprefix(mask).strip():
+        left = [tokenizer.mask_token_id]  # a piece that cannot begin a text, such as `##s`
     sequences = left, [*left, token], [*left, token, *right]
     before, whole, full = (_text(tokenizer, ids) for ids in sequences)
     if not (whole.startswith(before) and full.startswith(whole)):
         return _text(tokenizer, [token])  # a part of a character is no text
     piece, begin = whole[len(before) :], ""
     if before and _LETTER.match(piece):
-        mask = str(tokenizer.mask_token)
         begin = mask if before.endswith(mask) else _END_OF_WORD.findall(before)[0]
     word = begin + full[len(before) :]
-    word = re.sub(rf"\s*{re.escape(str(tokenizer.mask_token))}\s*", UNSEEN, word).strip()
+    word = re.sub(rf"\s*{re.escape(mask)}\s*", UNSEEN, word).strip()
     return word or str(tokenizer.convert_ids_to_tokens(token))
 
 

@@ -274,6 +274,24 @@ def test_a_corpus_that_has_changed_is_refused(
         report(run.path)
 
 
+def test_examples_show_only_whole_words(runs: Any, report: Reports, tmp_path: Path) -> None:
+    folder = tmp_path / "pieces"
+    folder.mkdir()
+    known = [f"{word}{ending}" for word in GENERAL_WORDS for ending in ("s", "ing", "edly")]
+    draw = np.random.default_rng(0)
+    for number in range(30):
+        text = " ".join(draw.choice(known, size=30))
+        (folder / f"{number:02}.txt").write_text(text, encoding="utf-8")
+    source = {"format": "text", "path": str(folder)}
+    run = runs.train(corpus={"sources": [source]}, chunking={"chunk_length": 9})
+    findings = report(run.path)
+    examples = [*findings["gained"], *findings["lost"]]
+    assert len(examples) >= 5
+    for example in examples:
+        shown = f"{example['before']}{example['word']}{example['after']}"
+        assert set(shown.replace("[MASK]", " ").split()) <= set(known)
+
+
 def test_an_example_without_a_mask_is_one_line(runs: Any, report: Reports) -> None:
     run = runs.train()
     with pytest.raises(ConfigError, match=r"there is no \[MASK\] in 'nothing'"):

@@ -49,6 +49,15 @@ def test_the_parts_of_a_word_that_were_hidden_are_left_open(any_tokenizer):
     assert shown([*the, mask], first, []).startswith("k")
 
 
+def test_a_piece_is_never_shown_bare_at_the_beginning_of_a_text(tokenizer):
+    *_, last = tokenizer("keyz", add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode([last]) == "##z"
+    for left in ([], [tokenizer.cls_token_id]):
+        assert in_its_word(tokenizer, left, last, []) == "…z"
+        [the] = tokenizer("the", add_special_tokens=False)["input_ids"]
+        assert in_its_word(tokenizer, left, the, []) == "the"
+
+
 def test_ideographs_are_words_of_their_own():
     backend = Tokenizer(WordPiece({c: n for n, c in enumerate("员工可以")}))
     backend.decoder = decoders.WordPiece()
