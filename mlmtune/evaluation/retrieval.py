@@ -1,10 +1,10 @@
 """Retrieval without labels: does an encoder find the page that a title belongs to?
 
 Perplexity says how well a model predicts words, and not what its embeddings are good for. So each
-validation document becomes a query and its target: its title and its body, or else the beginning of
-its first half and of its second half. The targets of all documents are ranked by their cosine to
-each query (Thakur et al. 2021, "BEIR", for the measures). As in sentence-transformers, the
-embedding of a text is the mean of its last hidden states, or the first of them.
+validation document becomes a query and its target (`retrieval_pool`), and the targets of all
+documents are ranked by their cosine to each query (Thakur et al. 2021, "BEIR", for the measures).
+As in sentence-transformers, the embedding of a text is the mean of its last hidden states, or the
+first of them.
 
 Legend: N documents of the pool, H hidden size.
 """
@@ -21,149 +21,24 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from mlmtune.config import CorpusConfig, EvaluationConfig
-from mlmtune.corpus.ngrams import distinct, ngram_hashes
 from mlmtune.errors import DataError, DivergedError
+from mlmtune.evaluation.retrieval_pool import RetrievalPool
 from mlmtune.evaluation.scoring import FittingBatches, Numbers, any_should_stop
 from mlmtune.modeling.evaluation_mode import in_evaluation_mode
 from mlmtune.modeling.loading import LoadedModel
+from mlmtune.modeling.masked_head import PROBE_ERRORS
 from mlmtune.numbers import share
-from mlmtune.randomness import key, mix, permute
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.special_tokens import SpecialTokens
 from mlmtune.tokens.splits import Splits
+from mlmtune.tokens.unknown import unknown_token_id
 
-POOL_STREAM = 0xE7A4
-"""Separates the choice of the pool from the other uses of `evaluation.seed`."""
-
-MOST_DOCUMENTS = 300
-"""The size of the pool, so that it costs little beside the perplexity of the same documents."""
-FEWEST_DOCUMENTS = 20
-"""In a smaller pool, chance alone would find a page among ten half of the time."""
-FEWEST_WORDS = 32
-"""A shorter document has too little text beside a title. Words, because they are the same for every
-tokenizer, so that models with different ones get the same pool."""
 MOST_TOKENS = 128
 """A query and a target are cut to this many tokens, special tokens included."""
-
-SHINGLE_TOKENS = 5
-SAME_SHARE = 0.5
-"""Two targets that share half of the token 5-grams of the shorter one are nearly the same."""
 
 GROUP_SEQUENCES = 32
 """The sequences that are embedded at once. A constant, because the last bits of an embedding depend
 on it, and nothing that is measured may depend on `evaluation.batch_size`."""
-
-
-@dataclass(frozen=True)
-class RetrievalPool:
-    """The queries and targets of some validation documents; they have the same order.
-
-    Attributes:
-        documents: (N,) The numbers of the documents in their store.
-        queries: N arrays of ids, without special tokens.
-        targets: N arrays of ids, without special tokens. A target does not begin with its query.
-        set_aside: (N, N) The targets that are not ranked for a query, because they nearly equal its
-            target, or because their own query is the same. To find one of them is no error.
-        num_titles: How many queries are titles; the others are halves of their documents.
-    """
-
-    documents: Numbers
-    queries: tuple[NDArray[np.int64], ...]
-    targets: tuple[NDArray[np.int64], ...]
-    set_aside: NDArray[np.bool_]
-    num_titles: int
-
-    @classmethod
-    def of(cls, view: ChunkView, seed: int, max_tokens: int) -> Self:
-        """Choose documents of a view of whole documents, and cut them.
-
-        Args:
-            view: The validation text.
-            seed: `evaluation.seed`.
-            max_tokens: The tokens of the longest query or target, without special tokens.
-
-        Raises:
-            DataError: The view has too few documents of enough words.
-        """
-        documents = view.layout.documents
-        usable = documents[view.store.documents.num_text_words[documents] >= FEWEST_WORDS]
-        if len(usable) < FEWEST_DOCUMENTS:
-            raise DataError(
-                f"retrieval cannot be measured: it takes {FEWEST_DOCUMENTS} validation documents "
-                f"of {FEWEST_WORDS} words or more, and this text has {len(usable)}; add documents, "
-                "or raise corpus.validation_fraction"
-            )
-        order = permute(np.arange(len(usable)), len(usable), key(seed, POOL_STREAM))
-        chosen = np.sort(usable[order[:MOST_DOCUMENTS]])
-        queries, targets = zip(*(_cut(view, int(n), max_tokens) for n in chosen), strict=True)
-        return cls(
-            chosen, queries, targets,
-            set_aside=_same(queries) | _nearly_same(targets),
-            num_titles=int((view.store.documents.title_lengths[chosen] > 0).sum()),
-        )  # fmt: skip
-
-    def __len__(self) -> int:
-        return len(self.documents)
-
-    def ranks(self, scores: NDArray[np.floating[Any]]) -> Numbers:
-        """Return (N,) the rank of each query's own target, from 1, by scores (N, N).
-
-        Targets with the same score count as better, so that a model that tells nothing apart finds
-        nothing.
-        """
-        own = scores.diagonal()[:, None]
-        ranks: Numbers = ((scores >= own) & ~self.set_aside).sum(axis=1)
-        return ranks
-
-
-def _cut(
-    view: ChunkView, document: int, max_tokens: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the query and the target of a document."""
-    store = view.store
-    ids, starts_word = store.tokens_at(np.arange(*store.offsets[document : document + 2]))
-    ids = ids.astype(np.int64)
-    num_title = int(store.documents.title_lengths[document])
-    if num_title == 0:
-        middle = len(ids) // 2
-        middle += int(starts_word[middle:].argmax())  # not within a word
-        return ids[:middle][:max_tokens], ids[middle:][:max_tokens]
-    title, body = ids[:num_title], ids[num_title:]
-    while (end := _end_of_title(title, body)) is not None:  # some pages repeat it above the text
-        body = body[end:]
-    return title[:max_tokens], body[:max_tokens]
-
-
-def _end_of_title(title: NDArray[np.int64], body: NDArray[np.int64]) -> int | None:
-    """Return where the body's text begins if its first tokens are the title once more."""
-    for begin in range(3):  # up to two tokens may stand for the lines in between
-        end = begin + len(title)
-        if np.array_equal(body[begin:end], title):
-            return end
-    return None
-
-
-def _same(texts: Sequence[NDArray[np.int64]]) -> NDArray[np.bool_]:
-    """Return (N, N) whether two texts are equal; False on the diagonal."""
-    numbers: dict[bytes, int] = {}
-    number = np.asarray([numbers.setdefault(ids.tobytes(), len(numbers)) for ids in texts])
-    same: NDArray[np.bool_] = number[:, None] == number
-    return same & ~np.eye(len(texts), dtype=bool)
-
-
-def _nearly_same(texts: Sequence[NDArray[np.int64]]) -> NDArray[np.bool_]:
-    """Return (N, N) whether two texts share `SAME_SHARE` of the shorter one's shingles."""
-    shingles = []
-    for ids in texts:
-        *_, longest = ngram_hashes(mix(ids.astype(np.uint64)), min(SHINGLE_TOKENS, len(ids)))
-        shingles.append(distinct(longest))
-    known = distinct(np.concatenate(shingles))
-    has = np.zeros((len(texts), len(known)), dtype=np.float32)
-    for row, of_text in zip(has, shingles, strict=True):
-        row[np.searchsorted(known, of_text)] = 1.0
-    sizes = has.sum(axis=1)
-    similar: NDArray[np.bool_] = has @ has.T >= SAME_SHARE * np.minimum(sizes[:, None], sizes)
-    return similar & ~np.eye(len(texts), dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -193,10 +68,17 @@ class Retrieval:
         """Return the mean of each of `MEASURES` over the queries."""
         return dict(zip(self.MEASURES, self.by_query().mean(axis=0).tolist(), strict=True))
 
+    def _interval(self, name: str) -> tuple[float, float]:
+        """Return the 95 % interval of a measure, from the spread between queries."""
+        values = self.by_query()[:, self.MEASURES.index(name)]
+        half_width = 1.96 * float(values.std(ddof=1)) / len(values) ** 0.5
+        return float(values.mean()) - half_width, float(values.mean()) + half_width
+
     def to_json(self) -> dict[str, Any]:
         """Return the measures under the names of eval_results.json."""
         values = {
             **self.means(),
+            "ndcg_at_10_interval": self._interval("ndcg_at_10"),
             "anisotropy": self.anisotropy,
             "num_documents": len(self.ranks),
             "num_titles": self.num_titles,
@@ -218,22 +100,25 @@ class RetrievalProbe:
     Args:
         view: The validation text, of whole documents.
         loaded: The model, whose tokenizer and pooling are used.
-        seed: `evaluation.seed`, which chooses the pool.
+        config: Its seed chooses the pool.
 
     Raises:
-        DataError: The view has too few documents of enough words.
+        DataError: The view has too few documents of enough words, they are all alike, or the model
+            has no encoder that gives a state of each token.
     """
 
-    def __init__(self, view: ChunkView, loaded: LoadedModel, seed: int) -> None:
+    def __init__(self, view: ChunkView, loaded: LoadedModel, config: EvaluationConfig) -> None:
         tokens = SpecialTokens.of(loaded.tokenizer)
         max_tokens = min(MOST_TOKENS, loaded.context_length or MOST_TOKENS)
         max_tokens -= len(tokens.prefix) + len(tokens.suffix)
-        self.pool = RetrievalPool.of(view, seed, max_tokens)
+        unknown_id = unknown_token_id(loaded.tokenizer)
+        self.pool = RetrievalPool.of(view, config, max_tokens, unknown_id)
         self._loaded = loaded
         texts = (*self.pool.queries, *self.pool.targets)
         self._sequences = [np.asarray([*tokens.prefix, *ids, *tokens.suffix]) for ids in texts]
         self._groups = list(_of_equal_length(self._sequences))
         self._batches = FittingBatches(GROUP_SEQUENCES, "chunking.chunk_length")
+        self._check_encoder()
 
     @classmethod
     def of(
@@ -242,14 +127,14 @@ class RetrievalProbe:
         """Take the documents of the validation side, none of which was trained on.
 
         Raises:
-            DataError: There are too few of them, or chunks of them were trained on.
+            DataError: Chunks of them were trained on, or for the reasons of the class.
         """
         if corpus.split_by == "chunk":
             raise DataError(
                 "retrieval cannot be measured with corpus.split_by: chunk, because parts of all "
                 "documents were trained on; split by document"
             )
-        return cls(splits.validation, loaded, evaluation.seed)
+        return cls(splits.validation, loaded, evaluation)
 
     def run(
         self,
@@ -301,6 +186,30 @@ class RetrievalProbe:
     def _no_embeddings(self, model: Any, device: torch.device) -> torch.Tensor:
         return torch.zeros(len(self._sequences), model.config.hidden_size, device=device)
 
+    def _check_encoder(self) -> None:
+        """Embed a few tokens, because a base model need not be an encoder of tokens."""
+        model = self._loaded.model
+        device = next(model.parameters()).device
+        ids = torch.from_numpy(self._sequences[0][:8])[None].to(device)
+        try:
+            with in_evaluation_mode(model), torch.inference_mode():
+                shape = self._states(model, ids).shape
+        except PROBE_ERRORS:
+            shape = torch.Size()
+        if model.base_model is model or shape != (*ids.shape, model.config.hidden_size):
+            raise DataError(
+                "retrieval cannot be measured: the encoder of a "
+                f"{model.config.model_type} gives no states of its tokens that could be embeddings"
+            )
+
+    def _states(self, model: Any, ids: torch.Tensor) -> torch.Tensor:
+        """Return (B, T, H) the last hidden states of sequences (B, T) without padding."""
+        inputs = {"input_ids": ids}
+        if self._loaded.has_token_types:
+            inputs["token_type_ids"] = torch.zeros_like(ids)
+        states: torch.Tensor = model.base_model(**inputs)[0]
+        return states.float()
+
     def _embed(self, model: Any, groups: Sequence[Numbers], embeddings: torch.Tensor) -> None:
         """Write the embeddings of the sequences of some groups into their rows (2 N, H)."""
         encoder = self._loaded.sentence_encoder
@@ -308,10 +217,7 @@ class RetrievalProbe:
 
         def embed(numbers: Numbers) -> torch.Tensor:
             ids = torch.from_numpy(np.stack([self._sequences[n] for n in numbers]))
-            inputs = {"input_ids": ids.to(embeddings.device)}
-            if self._loaded.has_token_types:
-                inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
-            states: torch.Tensor = model.base_model(**inputs)[0].float()  # (B, T, H)
+            states = self._states(model, ids.to(embeddings.device))
             return states[:, 0] if takes_first else states.mean(dim=1)
 
         with in_evaluation_mode(model), torch.inference_mode():
