@@ -626,7 +626,7 @@ class EvaluationConfig(Section):
     """Stops when the loss on general text has risen by more than this many nats per token. `model/`
     is then the best before that."""
     retrieval: bool = False
-    """Also measures retrieval, without labels: each of at most 300 validation documents is searched
+    """Also measures retrieval, without labels: each of 50 to 300 validation documents is searched
     for by its title, or else one half of it by the other. A report and `mlmtune eval` always do. It
     needs 20 documents of 32 words or more."""
     batch_size: Positive = 32
@@ -650,7 +650,8 @@ class CheckpointConfig(Section):
     export: Literal["best", "last"] = "best"
     """Which weights go to `model/`: the best trained ones by validation, or the last. If the base
     model was better than all of them, the best trained ones are written nevertheless; the last
-    lines of `train`, eval_results.json (`worse_than_base`) and the model card then say so."""
+    lines of `train`, eval_results.json (`worse_than_base`, `retrieval_worse_than_base`) and the
+    model card then say so."""
 
 
 class MaskedLMCheckpointConfig(CheckpointConfig):

@@ -260,6 +260,40 @@ def sentences_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def view_of(make_store: Any, tokenizer: Any) -> Callable[..., Any]:
+    """A view of whole documents, which are lists of ids and may have a title."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from mlmtune.config import ChunkingConfig
+    from mlmtune.tokens.chunking import ChunkView
+    from mlmtune.tokens.special_tokens import SpecialTokens
+
+    def view(documents: Sequence[Sequence[int]], titles: Sequence[int] | None = None) -> ChunkView:
+        store = make_store(documents)
+        lengths = np.asarray(titles or [0] * len(documents), dtype=np.int64)
+        store = replace(store, documents=replace(store.documents, title_lengths=lengths))
+        config, special = ChunkingConfig(chunk_length=16), SpecialTokens.of(tokenizer)
+        return ChunkView.of(store, np.arange(len(documents)), config, special, 0)
+
+    return view
+
+
+@pytest.fixture(scope="session")
+def drawn() -> Callable[..., list[list[int]]]:
+    """Documents of random ids, which have no five tokens in common."""
+
+    def draw(num_documents: int, length: int = 80, seed: int = 0) -> list[list[int]]:
+        import numpy as np
+
+        ids = np.random.default_rng(seed).integers(5, 60, (num_documents, length))
+        return list(ids.tolist())
+
+    return draw
+
+
+@pytest.fixture
 def pages(tmp_path: Path) -> dict[str, Any]:
     """The section `corpus` of sixty pages with titles, of which half are validated on."""
     import random
@@ -383,6 +417,8 @@ def here(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> LocalHub:
     from mlmtune.sharing import hub_repository
 
     monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+    downloads = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", downloads)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(hub_repository, "WAITS_SECONDS", (0.0, 0.0))

@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from mlmtune.classification.building import build_task
 from mlmtune.classification.labelled_task import LabelledTask
 from mlmtune.commands.sweep_grid import PlannedSweep, Trial
 from mlmtune.commands.training import train_one_of_many
-from mlmtune.config import ClassificationConfig, Config, TaskName
+from mlmtune.config import BestBy, ClassificationConfig, Config, TaskName
 from mlmtune.console import Console
 from mlmtune.errors import DivergedError
+from mlmtune.evaluation.perplexity import criterion_of
 from mlmtune.files import write_json
 from mlmtune.locations import expand_home
 from mlmtune.numbers import f1, perplexity, share
@@ -46,7 +47,9 @@ class Outcome:
         if self.results is None:
             return float("inf")
         config = self.trial.config
-        if isinstance(config, Config) or config.metric == "loss":
+        if isinstance(config, Config):
+            return criterion_of(self.results, config.checkpoint.best_by)
+        if config.metric == "loss":
             return float(self.results["loss"])
         return -float(self.results[config.metric])
 
@@ -142,8 +145,10 @@ def _task(outcome: Outcome) -> TaskName | None:
 
 
 def _columns(outcome: Outcome) -> list[str]:
-    task = _task(outcome)
-    return ["perplexity", "accuracy"] if task is None else list(COLUMNS[task])
+    config = outcome.trial.config
+    if isinstance(config, ClassificationConfig):
+        return list(COLUMNS[config.task])
+    return ["perplexity", "accuracy", *["nDCG at 10"] * config.evaluation.retrieval]
 
 
 def _values(outcome: Outcome) -> list[str]:
@@ -154,7 +159,8 @@ def _values(outcome: Outcome) -> list[str]:
     if task is not None:
         return [write(results[key]) for key, write in COLUMNS[task].values()]
     shown = perplexity(results["perplexity"], results.get("perplexity_interval"))
-    return [shown, share(results["accuracy"])]
+    found = [share(results[name]) for name in ("retrieval_ndcg_at_10",) if name in results]
+    return [shown, share(results["accuracy"]), *found]
 
 
 def _report(path: Path, planned: PlannedSweep, outcomes: Sequence[Outcome]) -> Iterator[str]:
@@ -198,12 +204,10 @@ def _how_sure(outcomes: Sequence[Outcome]) -> Iterator[str]:
             f"{share(1 / num_examples)} of accuracy, so differences of a few examples may be chance"
         )
         return
-    if best.get("worse_than_base"):
-        before = perplexity(best["perplexity_before"])
-        yield (
-            f"every run is worse than its base (perplexity {before} before training); try lower "
-            "values of optimizer.learning_rate"
-        )
+    config = outcomes[0].trial.config
+    assert isinstance(config, Config)
+    best_by = config.checkpoint.best_by
+    yield from _against_base(best, best_by)
     frequency_loss = best.get("token_frequency_loss")
     if frequency_loss is not None and best["loss"] >= frequency_loss:
         yield (
@@ -211,13 +215,31 @@ def _how_sure(outcomes: Sequence[Outcome]) -> Iterator[str]:
             f"{perplexity(math.exp(frequency_loss))}); train longer, or try other values "
             "of optimizer.learning_rate"
         )
-    interval = best.get("perplexity_interval")
+    name = {"perplexity": "perplexity", "retrieval": "retrieval_ndcg_at_10"}[best_by]
+    interval = best[f"{name}_interval"]
     if interval is None:
         yield "there is too little validation text for an interval, so the order may be chance"
-    else:
-        close = sum(results["perplexity"] <= interval[1] for results in others)
-        if len(others) > 1:
-            lie = "lies" if close == 1 else "lie"
-            yield f"{close:,} of {len(others):,} others {lie} within the 95 % interval of the best"
-        elif close:
-            yield "the other run lies within the 95 % interval of the best"
+        return
+    close = sum(interval[0] <= results[name] <= interval[1] for results in others)
+    if len(others) > 1:
+        lie = "lies" if close == 1 else "lie"
+        yield f"{close:,} of {len(others):,} others {lie} within the 95 % interval of the best"
+    elif close:
+        yield "the other run lies within the 95 % interval of the best"
+
+
+def _against_base(best: Mapping[str, Any], best_by: BestBy) -> Iterator[str]:
+    """Say that the first run is worse than its base; so is every run, by the measure that ranks."""
+    worse = {}
+    if best["worse_than_base"]:
+        worse["perplexity"] = f"perplexity {perplexity(best['perplexity_before'])}"
+    if best.get("retrieval_worse_than_base"):
+        worse["retrieval"] = f"nDCG at 10 {share(best['retrieval_ndcg_at_10_before'])}"
+    for measure, before in worse.items():
+        if measure == best_by:
+            yield (
+                f"every run is worse than its base ({before} before training); try lower values of "
+                "optimizer.learning_rate"
+            )
+        else:
+            yield f"by {measure}, the best run is worse than its base ({before} before training)"

@@ -22,7 +22,7 @@ MOST_RUNS = 256
 _FIXED: dict[type, tuple[str, ...]] = {
     Config: (
         "corpus", "tokenization", "chunking", "evaluation", "objective", "model.name_or_path",
-        "model.revision", "training.precision", "run.output_dir",
+        "model.revision", "training.precision", "run.output_dir", "checkpoint.best_by",
     ),
     ClassificationConfig: (
         "task", "data.format", "data.train", "data.validation", "data.test", "data.dataset",

@@ -6,7 +6,7 @@ pairs.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -92,7 +92,7 @@ class Evaluation:
     @property
     def criterion(self) -> float:
         """The number that is lowest for the best weights."""
-        return CRITERIA[self.best_by](self)
+        return criterion_of(self.to_json(), self.best_by)
 
     def to_json(self) -> dict[str, Any]:
         """Return what was measured as JSON values, under the names of eval_results.json."""
@@ -129,16 +129,17 @@ class Evaluation:
         )
 
 
-def _retrieval_criterion(evaluation: Evaluation) -> float:
-    assert evaluation.retrieval is not None  # the config refuses this choice without it
-    return -evaluation.retrieval.means()["ndcg_at_10"]
-
-
-CRITERIA: dict[BestBy, Callable[[Evaluation], float]] = {
-    "perplexity": lambda evaluation: evaluation.loss,
-    "retrieval": _retrieval_criterion,
+CRITERIA: dict[BestBy, tuple[str, int]] = {
+    "perplexity": ("loss", 1),
+    "retrieval": ("retrieval_ndcg_at_10", -1),
 }
-"""By each choice of `checkpoint.best_by`, the number that is lowest for the best weights."""
+"""By each choice of `checkpoint.best_by`, the result that decides, and its sign."""
+
+
+def criterion_of(results: Mapping[str, Any], best_by: BestBy) -> float:
+    """Return the number that is lowest for the best weights, from their eval_results.json."""
+    name, sign = CRITERIA[best_by]
+    return sign * float(results[name])
 
 
 class Evaluator:

@@ -9,7 +9,8 @@ first of them.
 Legend: N documents of the pool, H hidden size.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, ClassVar, Self
@@ -249,3 +250,14 @@ def _of_equal_length(sequences: Sequence[NDArray[np.int64]]) -> Iterator[Numbers
     for _, numbers in groupby(order, key=lengths.__getitem__):
         alike = np.fromiter(numbers, np.int64)
         yield from np.split(alike, range(GROUP_SEQUENCES, len(alike), GROUP_SEQUENCES))
+
+
+def change_interval(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the 95 % interval of the change of nDCG at 10 between two results of `to_json`.
+
+    They count as independent, so it is wider than that of a report, which compares each query.
+    """
+    name = "retrieval_ndcg_at_10"
+    half_widths = [results[f"{name}_interval"][1] - results[name] for results in (before, after)]
+    change, half_width = after[name] - before[name], math.hypot(*half_widths)
+    return change - half_width, change + half_width

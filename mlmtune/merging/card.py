@@ -1,6 +1,6 @@
 """The model card of a merged model: the card of its run, with what was merged and what it gives."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,10 +8,9 @@ from typing import Any
 from mlmtune.config import Config
 from mlmtune.merging.findings import Merge
 from mlmtune.printable import in_markdown
-from mlmtune.report.estimates import share
 from mlmtune.report.findings import Measurement
 from mlmtune.report.runs import FinishedRun
-from mlmtune.sharing.card import Card, Metric, Snippet, public_name
+from mlmtune.sharing.card import Card, Snippet, public_name
 from mlmtune.sharing.masked_lm_card import masked_lm_card
 
 OF_THE_RUN = (
@@ -41,7 +40,6 @@ def merged_card(
     of_head = " with the masked-LM head of the run, because it has none" * merge.has_new_head
     return replace(
         card,
-        metrics=(*card.metrics, *_of_retrieval(merge)),
         introduction=(
             "A masked language model between its base and what training on the text of a domain "
             f"made of it: each weight is {1 - alpha:g} x base + {alpha:g} x adapted, which is "
@@ -56,14 +54,6 @@ def merged_card(
     )
 
 
-def _of_retrieval(merge: Merge) -> Iterator[Metric]:
-    base, chosen = merge.points[0].retrieval, merge.chosen.retrieval
-    if base is not None and chosen is not None:
-        before, after = base.measures.ndcg_at_10, chosen.measures.ndcg_at_10
-        name = "validation documents found (nDCG at 10)"
-        yield Metric(name, None, after.value, share(after), share(before))
-
-
 def _results(merge: Merge, of_run: Mapping[str, Any]) -> dict[str, Any]:
     """Return the measurements of the chosen model under the names of eval_results.json."""
     base, chosen = merge.points[0], merge.chosen
@@ -74,6 +64,13 @@ def _results(merge: Merge, of_run: Mapping[str, Any]) -> dict[str, Any]:
         "num_mask_draws": merge.texts[0].num_mask_draws,
         "worse_than_base": _loss(chosen.domain) > _loss(base.domain),
     }
+    if base.retrieval is not None and chosen.retrieval is not None:
+        before, after = base.retrieval.measures.ndcg_at_10, chosen.retrieval.measures.ndcg_at_10
+        results["retrieval_ndcg_at_10_before"] = before.value
+        results["retrieval_ndcg_at_10"] = after.value
+        change = chosen.retrieval.change
+        if change is not None and change.ndcg_at_10.interval is not None:
+            results["retrieval_ndcg_at_10_change_interval"] = change.ndcg_at_10.interval
     if base.general is not None and chosen.general is not None:
         results |= _of_text(base.general, chosen.general, "general_")
         if not merge.has_new_head:

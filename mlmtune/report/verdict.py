@@ -22,7 +22,13 @@ from mlmtune.report.next_steps import (
     search_by_step,
 )
 from mlmtune.report.retrieval import BM25
-from mlmtune.training.outcome import Label, combined, judge_new_head
+from mlmtune.training.outcome import (
+    Label,
+    combined,
+    in_points,
+    judge_new_head,
+    remark_on_retrieval,
+)
 
 LABELS: dict[str, Label] = {
     "better": "improved", "unclear": "no clear change", "worse": "worse",
@@ -45,11 +51,6 @@ _ON_RETRIEVAL = {
     "unclear": "retrieval shows no clear change",
     "worse": "retrieval got worse",
 }
-
-_ON_PERPLEXITY: dict[Label, str] = {
-    "improved": "perplexity improved", "worse": "perplexity got worse",
-}  # fmt: skip
-"""What perplexity did, if it changed clearly."""
 
 
 def judge(
@@ -80,14 +81,13 @@ def _with_retrieval(verdict: Verdict, found: RetrievalFindings, model: Model, ru
     changed = found.change_of(model.name).ndcg_at_10
     kind = change(changed, is_loss=False)
     label = combined(verdict.label, LABELS[kind])
+    difference = in_points(changed.value or 0.0, changed.interval)
     sentence = verdict.sentence.removesuffix(".")
-    if label != verdict.label:
-        conflict = f"{_ON_PERPLEXITY[verdict.label]}, " if label == "mixed" else ""
-        sentence += f"; {conflict}{_ON_RETRIEVAL[kind]} ({_in_points(changed)})"
+    sentence += remark_on_retrieval(verdict.label, LABELS[kind], difference)
     first = [share(m.measures.recall_at_1, with_interval=False) for m in (base, measured)]
     bm25 = share(found.of(BM25).measures.recall_at_1, with_interval=False)
     reason = (
-        f"{_ON_RETRIEVAL[kind]} ({_in_points(changed)} of nDCG at 10): of "
+        f"{_ON_RETRIEVAL[kind]} ({difference} of nDCG at 10): of "
         f"{counted(found.num_documents, 'document')}, {first[0]} came first for their own query "
         f"before, {first[1]} after (BM25: {bm25})"
     )
@@ -97,11 +97,6 @@ def _with_retrieval(verdict: Verdict, found: RetrievalFindings, model: Model, ru
         sentence=f"{sentence}.",
         reasons=(*verdict.reasons, reason, *_better_checkpoint(run)),
     )
-
-
-def _in_points(changed: Estimate) -> str:
-    value, *interval = points(changed).split(" ", 1)
-    return " ".join([f"{value} points", *interval])
 
 
 def _better_checkpoint(run: Run) -> Iterator[str]:

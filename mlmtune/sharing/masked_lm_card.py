@@ -98,6 +98,8 @@ def _notes(config: Config, results: Mapping[str, Any]) -> Iterator[str]:
         yield "**This model predicts no better than token frequencies alone.**"
     if results["worse_than_base"]:
         yield "**This model is not better than its base on the validation text.**"
+    if results.get("retrieval_ndcg_at_10_change_interval", (0.0, 0.0))[1] < 0:
+        yield "**This model finds the validation documents less often than its base.**"
     draws = ""
     if results["num_mask_draws"] > 1:
         draws = f", drawn {results['num_mask_draws']} times"
@@ -138,6 +140,10 @@ def _metrics(results: Mapping[str, Any]) -> Iterator[Metric]:
         if key in results:
             value, before = results[key], results[f"{key}_before"]
             yield Metric(shown, kind, value, share(value), share(before))
+    if "retrieval_ndcg_at_10" in results:
+        value, before = results["retrieval_ndcg_at_10"], results["retrieval_ndcg_at_10_before"]
+        name = "validation documents found (nDCG at 10)"
+        yield Metric(name, None, value, share(value), share(before))
     if "general_perplexity" in results:
         yield Metric(
             "perplexity on general text", None, results["general_perplexity"],

@@ -297,7 +297,8 @@ def _evaluate(job: Job) -> bool:
     """Measure the current step, and return whether it is the best so far and must be saved."""
     state = job.state
     evaluation = _measure(job, evaluate)
-    worse = "; worse than before training" * job.task.is_worse_than_base(state, state.step)
+    names = " and ".join(job.task.worse_than_base(state, state.step))
+    worse = f"; worse than before training: {names}" if names else ""
     job.progress.say(f"after step {state.step}: {evaluation.describe()}{worse}")
     _record_evaluation(job, evaluation)
     reason = job.task.reason_to_stop(state)

@@ -12,12 +12,12 @@ import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 
-from mlmtune.config import Config, RateSchedule, has_pairs
+from mlmtune.config import BestBy, Config, RateSchedule, has_pairs
 from mlmtune.console import Console
 from mlmtune.corpus.funnel import remarks
 from mlmtune.evaluation.fill_mask import fill_mask
-from mlmtune.evaluation.perplexity import Evaluation
-from mlmtune.evaluation.retrieval import Retrieval, RetrievalProbe
+from mlmtune.evaluation.perplexity import Evaluation, criterion_of
+from mlmtune.evaluation.retrieval import Retrieval, RetrievalProbe, change_interval
 from mlmtune.masking.collator import MaskedBatch, MaskingCollator
 from mlmtune.masking.selection import highest_mlm_probability, mlm_probability_at
 from mlmtune.modeling.device import precision_of
@@ -207,15 +207,28 @@ class MaskedLM(Task):
             },
             "step": step,
             "model_head_was_new": self.loaded.head_is_new,
-            "worse_than_base": self.is_worse_than_base(state, step),
+            **self._compared_with_base(state, step),
             **self._judged_by(state, step),
         }
 
-    def is_worse_than_base(self, state: TrainState, step: int) -> bool:
-        """Whether the loss on validation text rose; never with a new head."""
-        assert state.evaluation_before is not None
-        rose = state.evaluations[str(step)]["loss"] > state.evaluation_before["loss"]
-        return bool(rose) and not self.loaded.head_is_new
+    def _compared_with_base(self, state: TrainState, step: int) -> dict[str, Any]:
+        before, after = state.evaluation_before, state.evaluations[str(step)]
+        assert before is not None
+        worse = self.worse_than_base(state, step)
+        compared: dict[str, Any] = {"worse_than_base": "perplexity" in worse}
+        if self.retrieval_probe is not None:
+            compared["retrieval_worse_than_base"] = "retrieval" in worse
+            compared["retrieval_ndcg_at_10_change_interval"] = change_interval(before, after)
+        return compared
+
+    def worse_than_base(self, state: TrainState, step: int) -> list[str]:
+        """Name perplexity if the loss rose, but not with a new head, and retrieval if it fell."""
+        before, after = state.evaluation_before, state.evaluations[str(step)]
+        assert before is not None
+        names: tuple[BestBy, ...] = ("perplexity",) if not self.loaded.head_is_new else ()
+        if self.retrieval_probe is not None:
+            names += ("retrieval",)
+        return [n for n in names if criterion_of(after, n) > criterion_of(before, n)]
 
     def _judged_by(self, state: TrainState, step: int) -> dict[str, Any]:
         """Return forgetting, or the unigram baseline of a new head, which had nothing to forget."""

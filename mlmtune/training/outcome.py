@@ -8,11 +8,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from mlmtune.numbers import perplexity, share
+from mlmtune.numbers import perplexity, points, share
 
 Label = Literal["improved", "mixed", "no clear change", "worse"]
 """What became of a model. It is `mixed` if it is clearly better in one measure of the domain and
 clearly worse in another."""
+
+_DID: dict[Label, str] = {"improved": "improved", "worse": "got worse"}
 
 STANDARD_ERRORS = 1.96
 """Half the width of a 95 % interval, in standard errors."""
@@ -33,7 +35,8 @@ def outcome(results: Mapping[str, Any]) -> str:
         against_frequencies = _label_of_new_head(results)
         label, sentence = judge_new_head(against_frequencies, results["eval_loss_fell"])
         of_frequencies = perplexity(math.exp(results["eval_token_frequency_loss"]))
-        return f"{label}. {sentence} ({right}): {after}, frequency alone {of_frequencies}."
+        sentence += f" ({right}): {after}, frequency alone {of_frequencies}"
+        return _with_retrieval(label, sentence, results)
     before = f"perplexity {perplexity(results['eval_perplexity_before'])} before"
     numbers = f"{before}, {after.removeprefix('perplexity ')} after"
     label = _label(
@@ -41,10 +44,39 @@ def outcome(results: Mapping[str, Any]) -> str:
         results["eval_loss_before"],
         _half_width(results, "eval_perplexity_before_interval", "eval_loss_before"),
     )  # fmt: skip
+    sentence = f"On validation text: {numbers}"
     if results["eval_worse_than_base"]:
         how = "worse" if label == "worse" else "not better"
-        return f"{label}. The model is {how} than its base on validation text: {numbers}."
-    return f"{label}. On validation text: {numbers}."
+        sentence = f"The model is {how} than its base on validation text: {numbers}"
+    return _with_retrieval(label, sentence, results)
+
+
+def _with_retrieval(predictions: Label, sentence: str, results: Mapping[str, Any]) -> str:
+    """Return label and sentence of a run by its predictions and, if measured, by retrieval."""
+    interval = results.get("eval_retrieval_ndcg_at_10_change_interval")
+    if interval is None:
+        return f"{predictions}. {sentence}."
+    retrieval: Label = "no clear change"
+    if interval[0] > 0 or interval[1] < 0:
+        retrieval = "improved" if interval[0] > 0 else "worse"
+    change = results["eval_retrieval_ndcg_at_10"] - results["eval_retrieval_ndcg_at_10_before"]
+    remark = remark_on_retrieval(predictions, retrieval, in_points(change, interval))
+    return f"{combined(predictions, retrieval)}. {sentence}{remark}."
+
+
+def remark_on_retrieval(predictions: Label, retrieval: Label, difference: str) -> str:
+    """Return the end of a sentence on predictions if retrieval makes the label another one."""
+    label = combined(predictions, retrieval)
+    if label == predictions:
+        return ""
+    conflict = f"perplexity {_DID[predictions]}, " if label == "mixed" else ""
+    return f"; {conflict}retrieval {_DID[retrieval]} ({difference})"
+
+
+def in_points(change: float, interval: Sequence[float] | None) -> str:
+    """Write a change of a share, such as `-3.1 points [-5.0, -1.2]`."""
+    value, *bounds = points(change, interval).split(" ", 1)
+    return " ".join([f"{value} points", *bounds])
 
 
 def combined(predictions: Label, retrieval: Label) -> Label:

@@ -115,9 +115,9 @@ class Task(ABC):
         """Return why the last evaluation ends the run; None if it does not."""
         return None
 
-    def is_worse_than_base(self, state: TrainState, step: int) -> bool:
-        """Whether a step's evaluation is worse than the one before training."""
-        return False
+    def worse_than_base(self, state: TrainState, step: int) -> list[str]:
+        """Name the measures by which a step's evaluation is worse than the one before training."""
+        return []
 
     def results(self, state: TrainState, step: int) -> dict[str, Any]:
         """Return the content of eval_results.json for the weights of a step."""

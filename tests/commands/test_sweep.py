@@ -63,6 +63,25 @@ def test_a_grid_ends_in_one_table_with_the_best_first(runs: Any, swept: Any) -> 
         assert not (folder / "checkpoints").exists()
 
 
+def test_runs_are_ranked_by_what_chooses_the_best_weights(
+    runs: Any, swept: Any, pages: dict[str, Any]
+) -> None:
+    path = runs.config(
+        corpus=pages, evaluation={"retrieval": True, "mask_draws": 1},
+        checkpoint={"best_by": "retrieval"},
+    )  # fmt: skip
+    record, shown = swept(path, "optimizer.learning_rate=[0.1, 0.003]", "optimizer.warmup_ratio=0")
+    results = [run["results"] for run in record["runs"]]
+    found = [of_run["retrieval_ndcg_at_10"] for of_run in results]
+    assert found[0] > found[1], "the test needs runs that differ"
+    assert "nDCG at 10" in shown.splitlines()[1]
+    base = results[0]["retrieval_ndcg_at_10_before"]
+    is_said = f"every run is worse than its base (nDCG at 10 {base:.1%} before" in shown
+    assert is_said == (found[0] < base)
+    low, high = results[0]["retrieval_ndcg_at_10_interval"]
+    assert ("the other run lies within" in shown) == (low <= found[1] <= high)
+
+
 def test_a_task_is_swept_on_validation_and_its_test_left_alone(tasks: Any, swept: Any) -> None:
     path = tasks.config(training={"max_steps": 12}, evaluation={"every": 4})
     record, shown = swept(path, "optimizer.learning_rate=[1e-6, 0.01]", kind=ClassificationConfig)
@@ -125,6 +144,7 @@ def test_a_new_head_that_is_worse_than_token_frequencies_is_said_to_be_so(
         (["chunking.chunk_length=[16, 32]"], r"^chunking.chunk_length: cannot be swept"),
         (["model.name_or_path=[a, b]"], r"^model.name_or_path: cannot be swept"),
         (["run.output_dir=[a, b]"], r"^run.output_dir: cannot be swept"),
+        (["checkpoint.best_by=[perplexity, retrieval]"], r"^checkpoint.best_by: cannot be swept"),
         (["run.seed=[]"], r"run.seed=\[\]: names no value"),
         (["run.seed=[1]", "run.seed=[2]"], r"run.seed=\[2\]: is given twice"),
         (["run.seed=[1"], r"run.seed=\[1: not YAML; write run.seed=\[A, B, C\]"),

@@ -39,7 +39,8 @@ def test_the_embeddings_are_those_of_a_padded_batch(view_of, drawn, loaded, pool
     """Sentence-transformers pads, and averages over the attention mask, special tokens included."""
     documents = [ids[: 70 + number] for number, ids in enumerate(drawn(25, length=100))]
     encoder = None if pooling is None else SentenceEncoder(pooling, normalizes=False)
-    probe = RetrievalProbe(view_of(documents), replace(loaded, sentence_encoder=encoder), EvaluationConfig())
+    loaded = replace(loaded, sentence_encoder=encoder)
+    probe = RetrievalProbe(view_of(documents), loaded, EvaluationConfig())
     cls, sep = loaded.tokenizer.cls_token_id, loaded.tokenizer.sep_token_id
     texts = [*probe.pool.queries, *probe.pool.targets]
     rows = [{"input_ids": [cls, *ids.tolist(), sep]} for ids in texts]
@@ -95,6 +96,33 @@ def test_a_request_to_stop_ends_it(view_of, drawn, loaded):
     assert probe.run(OneOf(0, 1), loaded.model, lambda: True) is None
 
 
+class Encoder(torch.nn.Module):
+    """Gives states of some tokens, or fails without a number of them."""
+
+    def __init__(self, config, num_tokens):
+        super().__init__()
+        self.config, self.num_tokens = config, num_tokens
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, input_ids, token_type_ids):
+        if self.num_tokens is None:
+            raise TypeError("forward() misses an input")
+        return (torch.zeros(1, self.num_tokens, self.config.hidden_size),)
+
+
+@pytest.mark.parametrize(("num_tokens", "is_own_base"), [(8, True), (4, False), (None, False)])
+def test_a_model_without_an_encoder_is_refused_in_one_line(
+    view_of, drawn, loaded, num_tokens, is_own_base
+):
+    config = loaded.model.config
+    model, encoder = Encoder(config, num_tokens), Encoder(config, num_tokens)
+    # Not as a module of its own, which would be a module of itself.
+    object.__setattr__(model, "base_model", model if is_own_base else encoder)
+    with pytest.raises(DataError, match="cannot be measured: the encoder of a bert") as error:
+        RetrievalProbe(view_of(drawn(20)), replace(loaded, model=model), EvaluationConfig())
+    assert "\n" not in str(error.value)
+
+
 def test_broken_weights_are_refused(view_of, drawn, loaded):
     probe = RetrievalProbe(view_of(drawn(20)), loaded, EvaluationConfig())
     bias = next(p for name, p in loaded.model.named_parameters() if name.endswith("LayerNorm.bias"))
@@ -110,7 +138,9 @@ def test_broken_weights_are_refused(view_of, drawn, loaded):
 def test_bm25_finds_the_target_that_has_the_words_of_the_title(view_of, tokenizer):
     words = [id_ for word, id_ in tokenizer.get_vocab().items() if word.isalpha()]
     fillers = np.random.default_rng(0).choice(words[20:], (20, 69)).tolist()
-    bodies = [[*filler[:9], word, *filler[9:]] for filler, word in zip(fillers, words, strict=False)]
+    bodies = [
+        [*filler[:9], word, *filler[9:]] for filler, word in zip(fillers, words, strict=False)
+    ]
     del bodies[0][9]  # the word of its title is nowhere
     view = view_of([[word, *b] for word, b in zip(words, bodies, strict=False)], [1] * 20)
     ranked = bm25(RetrievalPool.of(view, EvaluationConfig(), 100, None), tokenizer)

@@ -217,6 +217,18 @@ def test_a_model_that_is_no_better_than_its_base_says_so():
     assert said in card_of(RESULTS | {"worse_than_base": True})
 
 
+@pytest.mark.parametrize(("interval", "is_worse"), [((-0.5, -0.1), True), ((-0.5, 0.1), False)])
+def test_a_model_that_finds_less_than_its_base_says_so(interval, is_worse):
+    of_retrieval = {
+        "retrieval_ndcg_at_10": 0.5, "retrieval_ndcg_at_10_before": 0.8,
+        "retrieval_ndcg_at_10_change_interval": interval,
+    }  # fmt: skip
+    text = card_of(RESULTS | of_retrieval)
+    assert "| validation documents found (nDCG at 10) | 80.0% | 50.0% |" in text
+    assert ("finds the validation documents less often than its base" in text) == is_worse
+    assert "documents found" not in card_of()
+
+
 def test_a_perplexity_beyond_all_numbers_is_said_and_in_no_metadata():
     text = card_of(RESULTS | {"perplexity": None, "perplexity_interval": None})
     assert "over 1e308" in text

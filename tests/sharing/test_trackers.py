@@ -2,12 +2,14 @@ import json
 import sqlite3
 from typing import get_args
 
+import numpy as np
 import pytest
 import yaml
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
 from mlmtune.config import TrackerName, TrackingConfig
 from mlmtune.console import Console
+from mlmtune.evaluation.retrieval import Retrieval
 from mlmtune.sharing import trackers
 from mlmtune.sharing.trackers import TRACKERS, TrackedRun, Trackers, flattened
 from mlmtune.shell import pip_install
@@ -95,6 +97,37 @@ def test_tensorboard_shows_the_steps_that_were_taken_again_once(console, run):
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(1, 2.5), (2, 2.5),
                                                                         (3, 1.5)]  # fmt: skip
+
+
+OF_RETRIEVAL = {
+    "recall_at_1": 0.5, "recall_at_10": 1.0, "mrr": 0.75, "ndcg_at_10": 0.8155,
+    "anisotropy": 0.25, "num_documents": 4, "num_titles": 3,
+}  # fmt: skip
+"""What four queries give whose targets rank first, first, second and second."""
+
+
+def track_retrieval(console, run, name):
+    tracked = Trackers(console)
+    tracked.start(TrackingConfig(**{"with": [name]}), run, SETTINGS)
+    measured = Retrieval(np.asarray([1, 1, 2, 2]), 0.25, 3).to_json()
+    tracked.log({"step": 3, **{f"eval_{name}": value for name, value in measured.items()}})
+    tracked.finish()
+
+
+def test_tensorboard_has_what_was_found(console, run):
+    track_retrieval(console, run, "tensorboard")
+    scalars, _ = read_tensorboard(run)
+    for name, value in OF_RETRIEVAL.items():
+        assert scalars[f"eval/retrieval_{name}"] == [(3, pytest.approx(value, abs=1e-4))]
+
+
+def test_trackio_has_what_was_found(console, run, trackio_folder):
+    track_retrieval(console, run, "trackio")
+    [database] = trackio_folder.glob("*.db")
+    with sqlite3.connect(database) as connection:
+        [[step, metrics]] = connection.execute("select step, metrics from metrics").fetchall()
+    found = {name: json.loads(metrics)[f"eval/retrieval_{name}"] for name in OF_RETRIEVAL}
+    assert (step, found) == (3, pytest.approx(OF_RETRIEVAL, abs=1e-4))
 
 
 @pytest.fixture

@@ -44,6 +44,25 @@ def test_the_best_weights_are_those_that_find_most(runs: Runs, sections: dict[st
     ), "the test needs a best step that is not that of perplexity"
 
 
+def test_what_got_worse_is_named_where_results_are_said(
+    runs: Runs, sections: dict[str, Any], capsys: Any
+) -> None:
+    run = runs.train(**sections)
+    lines, results = capsys.readouterr().out.splitlines(), run.json("eval_results.json")
+    measured = by_step(run)
+    fell = [step for step, value in measured.items() if value < measured[0]]
+    assert fell, "the test needs a step that finds less than the base"
+    for step in range(1, 7):
+        [line] = [line for line in lines if line.startswith(f"after step {step}: ")]
+        assert ("worse than before training: retrieval" in line) == (step in fell)
+    change = results["retrieval_ndcg_at_10"] - results["retrieval_ndcg_at_10_before"]
+    assert results["retrieval_worse_than_base"] == (change < 0)
+    low, high = results["retrieval_ndcg_at_10_change_interval"]
+    assert low < change < high
+    low, high = results["retrieval_ndcg_at_10_interval"]
+    assert low < results["retrieval_ndcg_at_10"] < high
+
+
 def test_early_stopping_follows_retrieval(runs: Runs, sections: dict[str, Any]) -> None:
     full = by_step(runs.train("full", **sections))
     sections["training"] = {"early_stopping_patience": 1}

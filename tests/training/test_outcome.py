@@ -69,6 +69,31 @@ def test_a_new_head_is_compared_with_token_frequencies(
 
 
 @pytest.mark.parametrize(
+    ("after", "change", "expected"),
+    [
+        (2.5, -0.3, "mixed. On validation text: perplexity 20.09 before, 12.18 after; perplexity "
+                    "improved, retrieval got worse (-30.0 points [-40.0, -20.0])."),
+        (2.5, -0.05, "improved. On validation text: perplexity 20.09 before, 12.18 after."),
+        (2.5, 0.3, "improved. On validation text: perplexity 20.09 before, 12.18 after."),
+        (3.5, 0.3, "mixed. The model is worse than its base on validation text: perplexity 20.09 "
+                   "before, 33.12 after; perplexity got worse, retrieval improved (+30.0 points "
+                   "[+20.0, +40.0])."),
+        (2.95, -0.3, "worse. On validation text: perplexity 20.09 before, 19.11 after; retrieval "
+                     "got worse (-30.0 points [-40.0, -20.0])."),
+    ],
+)  # fmt: skip
+def test_what_retrieval_says_is_part_of_the_outcome(
+    after: float, change: float, expected: str
+) -> None:
+    of_retrieval = {
+        "eval_retrieval_ndcg_at_10": 0.5 + change,
+        "eval_retrieval_ndcg_at_10_before": 0.5,
+        "eval_retrieval_ndcg_at_10_change_interval": [change - 0.1, change + 0.1],
+    }
+    assert outcome(results(3.0, after, 0.1, **of_retrieval)) == expected
+
+
+@pytest.mark.parametrize(
     ("losses", "fell"), [((5.0, 4.0), True), ((5.0, 4.0, 6.0), True), ((5.0, 5.1), False),
                          ((5.0, 5.0), False), ((8.0,), True)],
 )  # fmt: skip
