@@ -43,15 +43,23 @@ def finished(losses: tuple[float, ...] = (3.0, 2.5, 2.49), **results: Any) -> Ru
     results = {"model_head_was_new": False, "loss_fell": True, "step": 2, **results}
     train_results = {
         "global_step": 2, "train_runtime": 90.0, "peak_memory_bytes": 2e9, "num_tokens": 12_345,
+        "epoch": 0.5, "train_tokens_per_second": 137.0,
     }  # fmt: skip
-    return Run("new", "my runs/new", (), evaluations, train_results, results, {}, CONFIG, {})
+    corpus = {
+        "documents": {"found": 9, "left_out": {"too_short": 1}, "kept": 8},
+        "characters": {"found": 90, "left_out": {"too_short": 1}, "kept": 80, "cleaned_away": {}},
+    }
+    environment = {"python": "3", "packages": {"torch": "2"}}
+    return Run(
+        "new", "my runs/new", (), evaluations, train_results, results, corpus, CONFIG, environment
+    )
 
 
 def text(kind: str, change: Estimate, num_documents: int = 50) -> Text:
     def measured(model: str, loss: float, share: float, change: Change | None) -> Measurement:
         return Measurement(
             model, 1000, 1000, Estimate(loss), Estimate(10 * loss), None, None,
-            Estimate(share), Estimate(0.6), change,
+            Estimate(share), Estimate(0.6), change, 0.0, 0.0,
         )  # fmt: skip
 
     points = Estimate(0.25, (0.2, 0.3))

@@ -199,7 +199,7 @@ def _ticks(low: float, high: float) -> Iterator[float]:
     """Yield round numbers that cover a range."""
     rough = (high - low) / NUM_TICKS
     size = 10 ** math.floor(math.log10(rough))
-    step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= rough)
+    step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if size * factor >= rough)
     number = math.floor(low / step)
     # Rounding must not lose a tick at either end.
     while number * step <= high + step * 1e-9:

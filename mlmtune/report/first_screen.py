@@ -96,26 +96,33 @@ def leaderboard(report: Report) -> list[list[str]]:
     """Return the header and the rows of the table of several runs, the best first."""
     standings = {standing.run: standing for standing in report.standings}
     header = ["run", "verdict", "words guessed", "right page found", "general words guessed"]
-    by_loss = all(standing.measure == "loss" for standing in report.standings)
-    units = "loss, nats per token" if by_loss else "nDCG at 10, points"
-    rows = [[*header, f"behind the first ({units})"]]
+    rows = [[*header, "compared with the best"]]
     for place, summary in enumerate(summaries(report), 1):
         figures = [f"{f.after} ({f.tag})" if f.after else f.tag for f in summary.figures]
         standing = standings.get(summary.run)
         name = summary.run if standing is None else f"{place}. {summary.run}"
-        rows.append([name, summary.label, *figures, _behind(standing, place)])
+        rows.append([name, summary.label, *figures, _compared(standing, place)])
     return rows
 
 
-def _behind(standing: Standing | None, place: int) -> str:
+def leaderboard_caption(report: Report) -> str:
+    """Say what the table of several runs shows, and in which unit the last column is."""
+    if not report.standings:
+        return "The runs"
+    by_loss = report.standings[0].measure == "loss"
+    unit = "the loss in nats per token" if by_loss else "nDCG at 10 in points"
+    return f"The runs, the best first; the last column is {unit}, with 95 % intervals"
+
+
+def _compared(standing: Standing | None, place: int) -> str:
     if standing is None:
         return "not ranked"
     if place == 1:
-        return "the first"
+        return "the best"
     if standing.behind is None:
         return "other tokens"
     shown = nats(standing.behind) if standing.measure == "loss" else points(standing.behind)
-    return f"{'clear' if standing.is_clear else 'not clear'}: {shown}"
+    return f"{'clearly worse' if standing.is_clear else 'may be as good'}: {shown}"
 
 
 def _summary(report: Report, verdict: Verdict, run: Run) -> Summary:

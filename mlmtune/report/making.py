@@ -54,7 +54,7 @@ def make_report(runs: list[FinishedRun], config: Config, console: Console) -> Re
     of_runs = tuple(replace(run.record, name=name) for run, name in zip(runs, adapted, strict=True))
     gained, lost = measured.examples()
     return Report(
-        title=f"{_named(adapted)}: did adaptation help?",
+        title=f"{_named(adapted)}: did training help?",
         created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         mlmtune_version=__version__,
         verdicts=tuple(judge(adapted[run.name], texts, run, found) for run in of_runs),

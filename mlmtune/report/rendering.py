@@ -24,7 +24,7 @@ from mlmtune.report.findings import (
     Text,
     TextPart,
 )
-from mlmtune.report.first_screen import leaderboard, ranking, summaries
+from mlmtune.report.first_screen import leaderboard, leaderboard_caption, ranking, summaries
 from mlmtune.report.templates import STYLE, read_template
 
 
@@ -49,6 +49,7 @@ def _render(template: Template, report: Report) -> str:
             summary=summaries(report)[0],
             ranking=ranking,
             leaderboard=leaderboard,
+            leaderboard_caption=leaderboard_caption,
             sections=_sections(report),
             ask_command=_command(report, 'evaluation.examples=["A sentence with a [MASK]."]'),
             general_command=_command(report, "evaluation.general=[{format: text, path: FOLDER}]"),

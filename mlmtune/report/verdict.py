@@ -107,7 +107,7 @@ def _better_checkpoint(run: Run) -> Iterator[str]:
     where = f"at step {best:,}" if best else "before training"
     remedy = "; set checkpoint.best_by: retrieval to keep that checkpoint" if best else ""
     yield (
-        f"retrieval was best {where} (nDCG at 10 {share_of(by_step[best])}, and "
+        f"retrieval was best {where} (nDCG at 10: {share_of(by_step[best])}, against "
         f"{share_of(by_step[kept])} at step {kept:,}, whose weights are in model/){remedy}"
     )
 

@@ -91,8 +91,8 @@ def several(*behind):
 
 @pytest.mark.parametrize(
     ("behind", "said", "last"),
-    [((WORSE, WORSE), "clearly better than the others", "clear: +0.300 [+0.200, +0.400]"),
-     ((WORSE, UNCLEAR), "its lead over run1 may be chance", "not clear: "),
+    [((WORSE, WORSE), "clearly better than the others", "clearly worse: +0.300 [+0.200, +0.400]"),
+     ((WORSE, UNCLEAR), "its lead over run1 may be chance", "may be as good: "),
      ((WORSE, None), "its lead over run1 may be chance", "other tokens")],
 )  # fmt: skip
 def test_several_runs_are_ranked_and_an_unclear_lead_is_called_so(behind, said, last):
@@ -100,7 +100,7 @@ def test_several_runs_are_ranked_and_an_unclear_lead_is_called_so(behind, said, 
     assert said in ranking(compared)
     header, first, *_, third = leaderboard(compared)
     assert len(header) == len(first) == len(third)
-    assert (first[0], first[-1]) == ("1. new", "the first")
+    assert (first[0], first[-1]) == ("1. new", "the best")
     assert third[-1].startswith(last)
 
 
@@ -109,7 +109,7 @@ def test_runs_may_be_ranked_by_the_pages_that_they_find():
     standings = Standing("new", "ndcg_at_10", None), Standing("run0", "ndcg_at_10", behind)
     compared = replace(several(WORSE), standings=standings)
     assert "finds the right page best, clearly better" in ranking(compared)
-    assert leaderboard(compared)[2][-1] == "clear: -30.0 [-40.0, -20.0]"
+    assert leaderboard(compared)[2][-1] == "clearly worse: -30.0 [-40.0, -20.0]"
 
 
 def test_runs_that_do_not_compare_are_not_ranked():

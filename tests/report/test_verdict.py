@@ -156,7 +156,7 @@ def test_perplexity_and_retrieval_decide_together_and_a_conflict_is_mixed(
 @pytest.mark.parametrize(
     ("by_step", "said"),
     [
-        ((0.2, 0.9, 0.3), "best at step 1 (nDCG at 10 90.0%, and 30.0% at step 2"),
+        ((0.2, 0.9, 0.3), "best at step 1 (nDCG at 10: 90.0%, against 30.0% at step 2"),
         ((0.9, 0.2, 0.3), "best before training"),
         ((0.2, 0.3, 0.9), None),
         ((0.2,), None),
