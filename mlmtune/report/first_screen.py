@@ -7,6 +7,7 @@ the sections below it say with the terms of the field.
 import math
 from dataclasses import dataclass
 
+from mlmtune.evaluation.retrieval_pool import FEWEST_DOCUMENTS
 from mlmtune.printable import counted
 from mlmtune.report.estimates import change, nats, points, share
 from mlmtune.report.findings import (
@@ -150,8 +151,8 @@ def _page(report: Report, model: Model) -> Figure:
     found = report.retrieval
     if found is None:
         reason = (
-            "It takes 20 whole documents or more that were kept out of training; what was missing "
-            "is said under “Why this verdict”."
+            f"It takes {FEWEST_DOCUMENTS} whole documents or more that were kept out of training; "
+            "what was missing is said under “Why this verdict”."
         )
         return _unmeasured(question, reason)
     before, after = found.of(model.base).measures, found.of(model.name).measures

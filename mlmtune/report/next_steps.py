@@ -54,7 +54,7 @@ def next_steps(
             _command("merge", run.path),
         )
     best = best_step_of_search(run)
-    if finds_less and best:
+    if verdict.label == "mixed" and finds_less and best:
         yield _again(
             run, f"Or train again, and keep the model of step {best:,}, which searched best:",
             "search", "checkpoint.best_by=retrieval", "evaluation.retrieval=true",

@@ -18,7 +18,7 @@ def steps_of(one: Report) -> tuple[Step, ...]:
     return summary.steps
 
 
-def searched(*by_step: float) -> Report:
+def searched(*by_step: float, loss: Estimate = BETTER) -> Report:
     """Return a report on a run that finds fewer pages, and measured that while it trained."""
     run = finished()
     evaluations = tuple(
@@ -26,7 +26,7 @@ def searched(*by_step: float) -> Report:
         for record, value in zip(run.evaluations, by_step, strict=True)
     )
     run = replace(run, evaluations=evaluations)
-    return report(BETTER, UNCLEAR, found=pages(FEWER_FOUND), run=run)
+    return report(loss, UNCLEAR, found=pages(FEWER_FOUND), run=run)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,7 @@ def searched(*by_step: float) -> Report:
         (report(BETTER, WORSE, found=pages(FEWER_FOUND)), ["fill", "merge"]),
         (searched(0.2, 0.9, 0.3), ["fill", "merge", "train best_by=retrieval"]),
         (searched(0.9, 0.2, 0.3), ["fill", "merge"]),
+        (searched(0.2, 0.9, 0.3, loss=WORSE), ["", "train learning_rate=0.0001"]),
         (report(UNCLEAR, UNCLEAR), ["fill", "train max_steps=4"]),
         (report(UNCLEAR, num_documents=19), ["fill", "train validation_fraction=0.15"]),
         (report(UNCLEAR, found=pages(FEWER_FOUND), run=FALLING), [""]),
