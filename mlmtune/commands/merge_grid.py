@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlmtune.errors import ConfigError
-from mlmtune.locations import expand_home
+from mlmtune.locations import MERGED_FOLDER, expand_home
 
 DEFAULT_ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
-FOLDER = "merged"
 
 
 @dataclass(frozen=True)
@@ -26,20 +25,30 @@ class MergePlan:
 
 
 def plan_merge(
-    runs: list[Path], alphas: str | None, alpha: float | None, out: Path | None
+    runs: list[Path],
+    others: list[Path],
+    alphas: str | None,
+    alpha: float | None,
+    out: Path | None,
 ) -> MergePlan:
     """Check the options of the command.
 
     Args:
         runs: The directories of the runs.
+        others: Those of the runs that are compared with them.
         alphas: The value of `--alphas`: numbers separated by commas.
         alpha: The value of `--alpha`.
         out: The value of `--out`; the default is `merged` in the directory of the run, or here for
             several runs.
 
     Raises:
-        ConfigError: An alpha is not a number from 0 to 1, or the target exists.
+        ConfigError: An alpha is not a number from 0 to 1, a run is given twice, or the target
+            exists.
     """
+    given = [*runs, *others]
+    for number, run in enumerate(given):
+        if run.resolve() in map(Path.resolve, given[:number]):
+            raise ConfigError(f"{run} is given twice; give each run once")
     if alphas is not None and alpha is not None:
         raise ConfigError(
             "--alphas and --alpha contradict each other; give a grid to choose from, or the alpha "
@@ -51,7 +60,7 @@ def plan_merge(
         measured = {_checked("--alphas", part) for part in alphas.split(",")}
     else:
         measured = {*DEFAULT_ALPHAS}
-    target = expand_home(out) if out else (runs[0] if len(runs) == 1 else Path()) / FOLDER
+    target = expand_home(out) if out else (runs[0] if len(runs) == 1 else Path()) / MERGED_FOLDER
     if target.exists() or target.is_symlink():
         raise ConfigError(f"{target} exists already; delete it, or give another folder by --out")
     return MergePlan(tuple(sorted({0.0, 1.0} | measured)), alpha, target)

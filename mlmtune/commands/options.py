@@ -147,7 +147,21 @@ MergeFolder = Annotated[
         "of the run, or ./merged for several runs.",
     ),
 ]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a finished run.")]
+ComparedRuns = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--compare",
+        metavar="RUN",
+        help="A run of the same base that is measured beside the merged models, such as one with "
+        "replay. Repeat the option for more.",
+    ),
+]
+RunPath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN", help="The directory of a finished run, or the folder of a merged model."
+    ),
+]
 RepositoryName = Annotated[
     str, typer.Option(metavar="NAME", help="The repository: NAME, or ORGANISATION/NAME.")
 ]

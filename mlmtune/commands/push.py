@@ -4,29 +4,40 @@ from pathlib import Path
 
 from mlmtune import hub
 from mlmtune.console import Console
-from mlmtune.errors import HubError, StoppedAtOnce
+from mlmtune.errors import CheckpointError, HubError, StoppedAtOnce
+from mlmtune.files import read_json
+from mlmtune.locations import MERGE_RECORD
+from mlmtune.modeling.names import merged_name
 from mlmtune.printable import counted
-from mlmtune.sharing.hub_repository import PushFailed, open_repository, push_folder, without_bars
+from mlmtune.sharing.hub_repository import (
+    PushFailed,
+    files_to_push,
+    open_repository,
+    push_folder,
+    without_bars,
+)  # fmt: skip
 from mlmtune.shell import own_command
+from mlmtune.training.manifest import find_damage
 from mlmtune.training.run_dir import finished_run_dir
 
 
 def push_run(path: Path, name: str, *, is_private: bool, console: Console) -> None:
-    """Push the folder `model/` of a finished run, which includes its card, in one commit.
+    """Push the folder of a model, which includes its card, in one commit.
 
     Args:
-        path: The directory of the run, or its folder `model/`.
+        path: The directory of a finished run, its folder `model/`, or the folder of a merged model.
         name: The name of the repository.
         is_private: Whether a new repository is made private. If true, an existing one must be.
         console: Prints what is pushed, and where it is then.
 
     Raises:
-        ConfigError: There is no finished run; or see `open_repository`.
+        ConfigError: There is no finished run or merged model; or see `open_repository`.
+        CheckpointError: A file is missing or damaged.
         HubError: The hub refuses, or cannot be reached; the message has the command to retry.
     """
-    run = finished_run_dir(path)
+    folder, message = _merged(path) if (path / MERGE_RECORD).is_file() else _result(path)
     again = own_command("push", path, "--repo", name, *([] if is_private else ["--public"]))
-    files = [file for file in run.model.rglob("*") if file.is_file()]
+    files = files_to_push(folder)
     if notes := hub.environment_notes():
         console.say(f"the hub is {hub.endpoint()} ({'; '.join(notes)})")
     if not console.shows_bars:  # the hub's client draws its own
@@ -38,15 +49,29 @@ def push_run(path: Path, name: str, *, is_private: bool, console: Console) -> No
         console.say(
             f"pushing {counted(len(files), 'file')}, {size:,.1f} MB, to {repository.name} ({seen})"
         )
-        step = (run.read_json("eval_results.json") or {}).get("step")
-        message = f"{run.path.resolve().name}, step {step}"
-        commit = push_folder(repository, run.model, message, console.say)
+        commit = push_folder(repository, folder, message, console.say)
     except PushFailed as error:
         raise HubError(
-            f"{error}; nothing was pushed, and the model is whole in {run.model}. To try again: "
+            f"{error}; nothing was pushed, and the model is whole in {folder}. To try again: "
             f"{again}"
         ) from error
     except StoppedAtOnce:
-        console.say(f"the model is whole in {run.model}; to push it: {again}")
+        console.say(f"the model is whole in {folder}; to push it: {again}")
         raise
     console.result(f"pushed to {repository.url}, commit {commit[:8]}")
+
+
+def _result(path: Path) -> tuple[Path, str]:
+    """Return the folder of a run's result, and what its commit is called."""
+    run = finished_run_dir(path)
+    step = (run.read_json("eval_results.json") or {}).get("step")
+    return run.model, f"{run.path.resolve().name}, step {step}"
+
+
+def _merged(path: Path) -> tuple[Path, str]:
+    """Return the folder of a merged model, and what its commit is called."""
+    record = read_json(path / MERGE_RECORD)
+    damage = f"{MERGE_RECORD} is broken" if record is None else find_damage(path, record)
+    if record is None or damage is not None:
+        raise CheckpointError(f"{path}: {damage}; delete the folder, and run mlmtune merge again")
+    return path, f"{merged_name(path)}, alpha {record['choice']['alpha']:g}"

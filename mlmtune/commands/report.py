@@ -49,6 +49,6 @@ def with_overrides(run: FinishedRun, overrides: list[str]) -> Config:
     for override in overrides:
         if not override.startswith("evaluation."):
             raise ConfigError(
-                f"{override}: a report measures what was trained; only evaluation.* can be changed"
+                f"{override}: a run is measured as it was trained; only evaluation.* can be changed"
             )
     return load_config(run.path / RESOLVED_CONFIG, overrides)

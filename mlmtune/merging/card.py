@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from mlmtune.config import Config
 from mlmtune.merging.findings import Merge
+from mlmtune.merging.rendering import in_markdown as curve_in_markdown
 from mlmtune.printable import in_markdown
 from mlmtune.report.findings import Measurement
 from mlmtune.report.runs import FinishedRun
@@ -47,9 +47,10 @@ def merged_card(
         ),
         notes=(
             f"`before` is the base{of_head}. alpha {alpha:g} was chosen by this rule: "
-            f"{merge.choice.rule}. merge.json and merge.html have the figures of every alpha that "
-            "was measured.",
+            f"{merge.choice.rule}.",
             *card.notes,
+            "Every alpha that was measured; behind each value is its change from the base.",
+            curve_in_markdown(merge),
         ),
     )
 
@@ -95,9 +96,3 @@ def _of_text(before: Measurement, after: Measurement, prefix: str) -> dict[str, 
 def _loss(measured: Measurement) -> float:
     assert measured.loss.value is not None  # a loss that is not finite is an error before
     return measured.loss.value
-
-
-def card_name(folder: Path) -> str:
-    """Return the name of a model by its folder; that in the directory of a run has the run's."""
-    resolved = folder.resolve()
-    return f"{resolved.parent.name}-{resolved.name}" if resolved.name == "merged" else resolved.name

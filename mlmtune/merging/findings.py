@@ -15,21 +15,44 @@ class Point:
     Attributes:
         alpha: The share of the adapted weights, from 0 (the base) to 1.
         domain: Its measurement on the validation text; the change is from the base.
-        behind_best: Its loss on that text minus the best model's, in nats per token; None for the
-            best.
         general: Its measurement on general text; None if there is none.
         retrieval: How well it finds validation documents; None if there are too few. The change is
             from the base.
+        behind_best: Its loss on the validation text minus the best model's, in nats per token; None
+            for the best.
         behind_best_retrieval: Its nDCG at 10 minus that of the model that finds best; None for that
             model.
     """
 
     alpha: float
     domain: Measurement
-    behind_best: Estimate | None
     general: Measurement | None
     retrieval: RetrievalMeasurement | None = None
+    behind_best: Estimate | None = None
     behind_best_retrieval: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class OtherRun:
+    """A run that is not merged, measured beside the merged models.
+
+    Attributes:
+        domain, general, retrieval: As those of a `Point`.
+        against_domain: Its loss on the validation text minus that of the model that is written, in
+            nats per token.
+        against_general: The same on general text; None if there is none.
+        against_retrieval: Its nDCG at 10 minus that of the model that is written; None if retrieval
+            was not measured.
+    """
+
+    name: str
+    path: str
+    domain: Measurement
+    general: Measurement | None
+    retrieval: RetrievalMeasurement | None
+    against_domain: Estimate
+    against_general: Estimate | None
+    against_retrieval: Estimate | None
 
 
 @dataclass(frozen=True)
@@ -57,6 +80,7 @@ class Merge:
         texts: The texts that they were measured on, that of the domain first; the measurements are
             in the points.
         points: The measured models, by alpha.
+        others: The runs that they were compared with.
         bm25: How well BM25 finds validation documents; None if retrieval was not measured.
         notes: What the reader must know about the numbers.
     """
@@ -70,6 +94,7 @@ class Merge:
     choice: Choice
     texts: tuple[Text, ...]
     points: tuple[Point, ...]
+    others: tuple[OtherRun, ...]
     bm25: RetrievalMeasurement | None
     notes: tuple[str, ...]
 

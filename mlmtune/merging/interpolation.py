@@ -7,7 +7,7 @@ al. 2023, section 3). Of several runs, `adapted` is their mean, a uniform soup (
 
 The result has the layout of the run's own files: the same names, shapes, precision and shards, with
 tied weights stored once. So their headers are copied, and only numbers are new. One tensor is in
-memory at a time, apart from the base, whose file is mapped.
+memory at a time, also of the base, once it is kept in files.
 """
 
 from collections.abc import Sequence
@@ -61,6 +61,7 @@ class Interpolation:
         drawn = {weights[name].data_ptr() for name in base.new_weights}
         self._layouts = layouts
         self._base: dict[str, torch.Tensor] = {}
+        self._base_folder: Path | None = None
         new = []
         for name, stored in layouts[0].items():
             # Names in a file may differ from those in memory.
@@ -98,6 +99,12 @@ class Interpolation:
                         "from"
                     )
 
+    def keep_base_in(self, folder: Path) -> None:
+        """Write the base to an empty folder and read it from there, so that it takes no memory."""
+        self.write(folder, 0.0)
+        self._base = {}
+        self._base_folder = folder
+
     def write(self, folder: Path, alpha: float) -> None:
         """Write the files of the merged weights.
 
@@ -123,6 +130,8 @@ class Interpolation:
         for number, other in enumerate(others, start=2):
             mean = mean + (other.float() - mean) / number  # exact where all are equal
         of_base = self._base.get(name)
+        if self._base_folder is not None and name not in self.new_weights:
+            of_base = _read(self._base_folder / self._layouts[0][name].file.name, name)
         # lerp() computes from the nearer end, so it is exact at both and where they are equal.
         merged = mean if of_base is None else torch.lerp(of_base.float(), mean, alpha)
         return merged.to(first.dtype).contiguous()

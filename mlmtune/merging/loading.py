@@ -17,11 +17,14 @@ from mlmtune.report.runs import FinishedRun
 from mlmtune.tokens.encoding import plain_backend
 
 
-def load_interpolation(runs: Sequence[FinishedRun], console: Console) -> Interpolation:
+def load_interpolation(
+    runs: Sequence[FinishedRun], others: Sequence[FinishedRun], console: Console
+) -> Interpolation:
     """Load the base of some runs, and check that only the values of weights differ.
 
     Args:
         runs: The finished runs, all of one base.
+        others: Finished runs that are compared with the merged models; their base is the same.
         console: Reports weights that the base lacks.
 
     Raises:
@@ -29,7 +32,7 @@ def load_interpolation(runs: Sequence[FinishedRun], console: Console) -> Interpo
         HubError: The base cannot be fetched.
     """
     config = runs[0].config
-    base = _base_of(runs)
+    base = _base_of([*runs, *others])
     models = [ModelFolder(run.model, str(run.model)) for run in runs]
     tokenizer = _fingerprint(base)
     for model in models:
@@ -75,7 +78,7 @@ def _base_of(runs: Sequence[FinishedRun]) -> ModelFolder:
         if folder.path.resolve() != folders[0].path.resolve():
             raise ConfigError(
                 f"{run.path}: its base is {folder.name}, and that of {runs[0].path} is "
-                f"{folders[0].name}; merge runs of one base"
+                f"{folders[0].name}; give runs of one base"
             )
     return folders[0]
 

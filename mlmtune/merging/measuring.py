@@ -1,18 +1,27 @@
 """The curve of a merge: each merged model measured on the text of the run, with the same masks."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import gc
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mlmtune.config import Config
 from mlmtune.console import Console
 from mlmtune.errors import ConfigError
 from mlmtune.merging.choosing import best_by_retrieval, best_of
-from mlmtune.merging.findings import Point
+from mlmtune.merging.findings import OtherRun, Point
 from mlmtune.merging.interpolation import Interpolation
+from mlmtune.modeling.names import short_names
 from mlmtune.numbers import perplexity
 from mlmtune.report.estimates import perplexity as written
-from mlmtune.report.findings import Measurement, Model, RetrievalMeasurement, Text
+from mlmtune.report.findings import (
+    Estimate,
+    Measurement,
+    Model,
+    RetrievalFindings,
+    RetrievalMeasurement,
+    Text,
+)
 from mlmtune.report.measurements import Measurements
 from mlmtune.report.retrieval import BM25
 from mlmtune.report.runs import FinishedRun
@@ -21,19 +30,107 @@ LARGEST_DRIFT = 0.01
 """Nats by which the base's loss may differ from what the run measured; devices differ by less."""
 
 
-@dataclass(frozen=True)
 class Curve:
-    """The measured models, by alpha, the texts, and notes; see `Merge`."""
+    """Merged models, and runs beside them, measured on the same masks and by the same searches.
 
-    texts: tuple[Text, ...]
-    points: tuple[Point, ...]
-    bm25: RetrievalMeasurement | None
-    notes: tuple[str, ...]
+    Args:
+        measured: The measurements of all models.
+        merged: The merged models by alpha, rising, the base first.
+        others: The runs beside them, by their path.
+
+    Attributes:
+        texts: The texts, without measurements; that of the domain comes first.
+        points: The merged models, measured.
+        bm25: What BM25 finds; None if retrieval was not measured.
+        notes: What the reader must know about the numbers.
+    """
+
+    def __init__(
+        self, measured: Measurements, merged: Mapping[float, Model], others: Mapping[Path, Model]
+    ) -> None:
+        self._measured, self._others = measured, others
+        self._models = [*merged.values(), *others.values()]
+        base = merged[0.0].name
+        self._texts_from_base = self._texts(base)
+        self._found = self._searches(base)
+        self.texts = tuple(
+            replace(text, measurements=(), sources=(), specificity=())
+            for text in self._texts_from_base
+        )
+        self.bm25 = None if self._found is None else self._found.of(BM25)
+        self.notes = tuple(filter(None, [measured.searches.why_not]))
+        points = [
+            Point(alpha, *self._measurements_of(model.name)) for alpha, model in merged.items()
+        ]
+        best, finder = best_of(points), best_by_retrieval(points)
+        behind = self._differences(name_of(best.alpha))
+        behind_finder = {} if finder is None else self._differences(name_of(finder.alpha))
+        self.points = tuple(
+            replace(
+                point,
+                behind_best=behind[name_of(point.alpha)][0] if point is not best else None,
+                behind_best_retrieval=(
+                    behind_finder[name_of(point.alpha)][2]
+                    if behind_finder and point is not finder
+                    else None
+                ),
+            )
+            for point in points
+        )
+
+    def beside(self, alpha: float) -> tuple[OtherRun, ...]:
+        """Return the other runs, compared with the model of an alpha."""
+        differences = self._differences(name_of(alpha))
+        runs = []
+        for path, model in self._others.items():
+            domain, general, retrieval = differences[model.name]
+            assert domain is not None  # it is another model
+            found = self._measurements_of(model.name)
+            runs.append(OtherRun(model.name, str(path), *found, domain, general, retrieval))
+        return tuple(runs)
+
+    def _measurements_of(
+        self, name: str
+    ) -> tuple[Measurement, Measurement | None, RetrievalMeasurement | None]:
+        domain, *general = (_of(name, text) for text in self._texts_from_base)
+        found = None if self._found is None else self._found.of(name)
+        return domain, general[0] if general else None, found
+
+    def _differences(
+        self, reference: str
+    ) -> dict[str, tuple[Estimate | None, Estimate | None, Estimate | None]]:
+        """Return how each model differs from one: losses on both texts, and nDCG at 10."""
+        texts, found = self._texts(reference), self._searches(reference)
+        differences = {}
+        for model in self._models:
+            changes = [_of(model.name, text).change for text in texts]
+            domain, *general = (None if change is None else change.loss for change in changes)
+            of_search = None if found is None else found.of(model.name).change
+            differences[model.name] = (
+                domain,
+                general[0] if general else None,
+                None if of_search is None else of_search.ndcg_at_10,
+            )
+        return differences
+
+    def _texts(self, reference: str) -> tuple[Text, ...]:
+        compared = [
+            replace(model, compared_with=None if model.name == reference else reference)
+            for model in self._models
+        ]
+        return self._measured.texts(compared)
+
+    def _searches(self, reference: str) -> RetrievalFindings | None:
+        names = [model.name for model in self._models]
+        return self._measured.searches.findings(
+            {name: None if name == reference else reference for name in names}
+        )
 
 
 def measure_curve(
     weights: Interpolation,
     runs: Sequence[FinishedRun],
+    others: Sequence[FinishedRun],
     config: Config,
     alphas: Sequence[float],
     folder: Path,
@@ -44,6 +141,7 @@ def measure_curve(
     Args:
         weights: The weights of the models.
         runs: The runs that are merged; the text is that of the first.
+        others: Runs that are only measured.
         config: The config of the first run, with the settings that the user has overridden.
         alphas: From 0 to 1, rising; both ends are among them.
         folder: The folder of a complete model, whose weights are replaced by those of each alpha.
@@ -54,37 +152,32 @@ def measure_curve(
         DataError: The text has changed since training, or runs were validated on different text.
         ResourceError: Memory does not suffice for one chunk, or the disk is full.
     """
-    measured, models = Measurements(runs, config), list[Model]()
+    measured = Measurements([*runs, *others], config)
     notes = console
-    for alpha in alphas:
-        console.say(f"measuring alpha {alpha:g}")
-        weights.write(folder, alpha)
-        location = config.model.model_copy(update={"name_or_path": str(folder), "revision": None})
-        base = models[0].name if models else None
-        model = Model(name_of(alpha), base, str(folder), head_is_new=False, tokenizer="")
-        models.append(measured.add(model, location, notes))
+
+    def measure(name: str, base: str | None, location: Path) -> Model:
+        nonlocal notes
+        console.say(f"measuring {name}")
+        changes = {"name_or_path": str(location), "revision": None}
+        model = Model(name, base, str(location), head_is_new=False, tokenizer="")
+        model = measured.add(model, config.model.model_copy(update=changes), notes)
+        gc.collect()  # the model refers to itself, and the next one needs its memory
         # All models have the same notes.
         notes = Console(is_quiet=not console.shows_bars, shows_lines=False)
+        return model
+
+    merged: dict[float, Model] = {}
+    for alpha in alphas:
+        weights.write(folder, alpha)
+        merged[alpha] = measure(name_of(alpha), name_of(0) if merged else None, folder)
         if alpha == 0 and not weights.new_weights:
-            _check_base(runs[0], config, _texts(measured, models, model.name)[0].measurements[0])
-    texts = domain, *general = _texts(measured, models, models[0].name)
-    found = measured.searches.findings({model.name: model.base for model in models})
-    points = [
-        Point(
-            alpha,
-            domain.measurements[number],
-            behind_best=None,
-            general=general[0].measurements[number] if general else None,
-            retrieval=None if found is None else found.of(name_of(alpha)),
-        )
-        for number, alpha in enumerate(alphas)
-    ]
-    return Curve(
-        tuple(replace(t, measurements=(), sources=(), specificity=()) for t in texts),
-        tuple(_compared_with_best(points, measured, models)),
-        bm25=None if found is None else found.of(BM25),
-        notes=tuple(filter(None, [measured.searches.why_not])),
-    )
+            _check_base(runs[0], config, _of(name_of(0), measured.texts([merged[0.0]])[0]))
+    names = short_names([*(str(run.path) for run in (*runs, *others))])[len(runs) :]
+    compared = {
+        run.path: measure(name, name_of(0), run.model)
+        for name, run in zip(names, others, strict=True)
+    }
+    return Curve(measured, merged, compared)
 
 
 def name_of(alpha: float) -> str:
@@ -92,35 +185,8 @@ def name_of(alpha: float) -> str:
     return f"alpha {alpha:g}"
 
 
-def _compared_with_best(
-    points: Sequence[Point], measured: Measurements, models: Sequence[Model]
-) -> list[Point]:
-    """Return the points with how far each is behind the best, by its loss and by retrieval."""
-    behind = _texts(measured, models, name_of(best_of(points).alpha))[0].measurements
-    compared = [
-        replace(point, behind_best=None if m.change is None else m.change.loss)
-        for point, m in zip(points, behind, strict=True)
-    ]
-    if (finder := best_by_retrieval(points)) is None:
-        return compared
-    best = name_of(finder.alpha)
-    found = measured.searches.findings({m.name: None if m.name == best else best for m in models})
-    assert found is not None  # it was measured
-    changes = [found.of(model.name).change for model in models]
-    return [
-        replace(point, behind_best_retrieval=None if c is None else c.ndcg_at_10)
-        for point, c in zip(compared, changes, strict=True)
-    ]
-
-
-def _texts(measured: Measurements, models: Sequence[Model], reference: str) -> tuple[Text, ...]:
-    """Return the measurements on each text, with the changes from one of the models."""
-    return measured.texts(
-        [
-            replace(model, compared_with=None if model.name == reference else reference)
-            for model in models
-        ]
-    )
+def _of(name: str, text: Text) -> Measurement:
+    return next(measured for measured in text.measurements if measured.model == name)
 
 
 def _check_base(run: FinishedRun, config: Config, base: Measurement) -> None:

@@ -2,8 +2,9 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
-from mlmtune.locations import FILE_SCHEME, PACKAGE_SCHEME, RESULT_FOLDER
+from mlmtune.locations import FILE_SCHEME, MERGED_FOLDER, PACKAGE_SCHEME, RESULT_FOLDER
 
 
 def short_names(locations: Sequence[str]) -> list[str]:
@@ -24,6 +25,12 @@ def short_names(locations: Sequence[str]) -> list[str]:
             return _numbered([forms[location][0] for location in locations])
         for names in ambiguous:
             del names[0]
+
+
+def merged_name(folder: Path) -> str:
+    """Return the name of a merged model; in the directory of a run, the run's comes first."""
+    *_, run, name = folder.resolve().parts
+    return f"{run}-{name}" if name == MERGED_FOLDER else name
 
 
 def _forms(location: str) -> list[str]:

@@ -8,11 +8,14 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import product
 
 from mlmtune.printable import shown_width
 
 WIDTH, HEIGHT = 360, 200
 LEFT, RIGHT, TOP, BOTTOM = 50, 12, 26, 34
+SQUARE = 320
+"""The height of a trade-off chart."""
 MARGIN = 16
 """The space beside the axis of an interval chart, for the labels at its ends."""
 LINE = 17
@@ -49,6 +52,26 @@ class Range:
     name: str
     value: float
     interval: tuple[float, float] | None
+    shown: str
+    colour: int
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A point of a trade-off chart.
+
+    Attributes:
+        name: The text beside it.
+        x, y: Its place.
+        x_interval, y_interval: The ends of its bars; its place twice for none.
+        shown: Its values and their intervals, for readers who do not see the chart.
+    """
+
+    name: str
+    x: float
+    y: float
+    x_interval: tuple[float, float]
+    y_interval: tuple[float, float]
     shown: str
     colour: int
 
@@ -143,6 +166,87 @@ def interval_chart(title: str, rows: Sequence[Range]) -> str:
     return _svg(title, words, bottom + AXIS, parts)
 
 
+def trade_off_chart(
+    title: str, axes: tuple[str, str], path: Sequence[Spot], others: Sequence[Spot] = ()
+) -> str:
+    """Draw what is won by one measure against what is lost by another, with intervals of both.
+
+    Args:
+        title: What is shown.
+        axes: What is measured along the horizontal and the vertical axis, with units.
+        path: Points that a line connects.
+        others: Points beside it.
+    """
+    spots = [*path, *others]
+    x_ticks, x_low, x_high = _span(bound for spot in spots for bound in (spot.x, *spot.x_interval))
+    y_ticks, y_low, y_high = _span(bound for spot in spots for bound in (spot.y, *spot.y_interval))
+    left, right, top, bottom = LEFT, WIDTH - RIGHT, TOP, SQUARE - BOTTOM
+
+    def at_x(x: float) -> float:
+        return left + (right - left) * (x - x_low) / (x_high - x_low)
+
+    def at_y(y: float) -> float:
+        return bottom - (bottom - top) * (y - y_low) / (y_high - y_low)
+
+    parts = []
+    for tick in y_ticks:
+        y, kind = at_y(tick), "zero" if tick == 0 else "grid"
+        parts.append(f'<line class="{kind}" x1="{left}" x2="{right}" {_ys(y)}/>')
+        parts.append(f'<text class="tick end" x="{left - 8}" y="{y + 4:.1f}">{_short(tick)}</text>')
+    for tick in x_ticks:
+        x, kind = at_x(tick), "zero" if tick == 0 else "grid"
+        ends = f'x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"'
+        parts.append(f'<line class="{kind}" {ends}/>')
+        label = f'x="{x:.1f}" y="{bottom + 15}">{_short(tick)}'
+        parts.append(f'<text class="tick middle" {label}</text>')
+    parts.append(f'<text class="tick end" x="{WIDTH}" y="{SQUARE - 4}">{escape(axes[0])}</text>')
+    parts.append(f'<text class="tick" x="0" y="11">{escape(axes[1])}</text>')
+    line = " ".join(f"{at_x(spot.x):.1f},{at_y(spot.y):.1f}" for spot in path)
+    parts.append(f'<polyline class="line c1" points="{line}"/>')
+    dots = ((at_x(spot.x), at_y(spot.y)) for spot in spots)
+    taken = [(x - 5, x + 5, y - 5, y + 5) for x, y in dots]
+    for spot in spots:
+        x, y, colour = at_x(spot.x), at_y(spot.y), f"c{spot.colour % NUM_COLOURS}"
+        (x1, x2), (y1, y2) = map(at_x, spot.x_interval), map(at_y, spot.y_interval)
+        parts.append(f'<line class="whisker {colour}" x1="{x1:.1f}" x2="{x2:.1f}" {_ys(y)}/>')
+        parts.append(
+            f'<line class="whisker {colour}" x1="{x:.1f}" x2="{x:.1f}" y1="{y1:.1f}" '
+            f'y2="{y2:.1f}"/>'
+        )
+        parts.append(f'<circle class="dot {colour}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>')
+        parts.append(_label(spot.name, x, y, taken))
+    return _svg(title, [f"{spot.name}: {spot.shown}" for spot in spots], SQUARE, parts)
+
+
+def _label(name: str, x: float, y: float, taken: list[tuple[float, float, float, float]]) -> str:
+    """Write a name beside its point where nothing is yet, and note that its place is taken."""
+    width = 6.5 * min(shown_width(name), LONGEST_NAME)
+    places = []
+    for is_left, baseline in product((False, True), (y - 7, y + 16)):
+        left = x - 8 - width if is_left else x + 8
+        box = (left, left + width, baseline - 10, baseline + 2)
+        hits = sum(
+            left < t_right and t_left < left + width and box[2] < t_bottom and t_top < box[3]
+            for t_left, t_right, t_top, t_bottom in taken
+        )
+        is_outside = left < LEFT or left + width > WIDTH or baseline > SQUARE - BOTTOM
+        places.append((is_outside, hits, is_left, baseline, box))
+    *_, is_left, baseline, box = min(places, key=lambda place: place[:2])
+    taken.append(box)
+    side = f'class="end" x="{x - 8:.1f}"' if is_left else f'x="{x + 8:.1f}"'
+    return f'<text {side} y="{baseline:.1f}">{_cut(name)}</text>'
+
+
+def _span(values: Iterable[float]) -> tuple[list[float], float, float]:
+    """Return the ticks of an axis that includes 0, and its ends."""
+    bounds = [0.0, *values]
+    low, high = min(bounds), max(bounds)
+    if low == high:  # all values are 0
+        high = 1.0
+    room = 0.04 * (high - low)  # so that no point lies on the edge
+    return list(_ticks(low - room, high + room, 6)), low - room, high + room
+
+
 def _in_words(line: Series) -> str:
     (first, before), (last, after) = line.points[0], line.points[-1]
     lowest = min(y for _, y in line.points)
@@ -195,9 +299,9 @@ def _thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, flo
     return [*points[::every], points[-1]] if every > 1 else points
 
 
-def _ticks(low: float, high: float) -> Iterator[float]:
+def _ticks(low: float, high: float, at_most: int = NUM_TICKS) -> Iterator[float]:
     """Yield round numbers that cover a range."""
-    rough = (high - low) / NUM_TICKS
+    rough = (high - low) / at_most
     size = 10 ** math.floor(math.log10(rough))
     step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if size * factor >= rough)
     number = math.floor(low / step)

@@ -18,6 +18,7 @@ from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-def
 
 from mlmtune.errors import ConfigError, HubError
 from mlmtune.hub import endpoint
+from mlmtune.locations import MERGE_PAGE, MERGE_RECORD
 
 WAITS_SECONDS = (2.0, 8.0, 30.0)
 """Waits between attempts. Within an attempt, the hub's client itself retries what it can."""
@@ -98,10 +99,16 @@ def open_repository(name: str, *, is_private: bool, say: Callable[[str], None]) 
     return repository
 
 
+def files_to_push(folder: Path) -> list[Path]:
+    """Return the files of a model; what was merged names paths of this machine and stays here."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [file for file in files if file.name not in (MERGE_RECORD, MERGE_PAGE)]
+
+
 def push_folder(
     repository: HubRepository, folder: Path, message: str, say: Callable[[str], None]
 ) -> str:
-    """Commit all files of a model's folder, and return the commit's hash.
+    """Commit the files of a model's folder, and return the commit's hash.
 
     Other files of the repository stay. The snippet in the card then loads the model from the hub.
     `say` receives a line for each further attempt.
@@ -135,9 +142,7 @@ def _lacks_xet(error: BaseException) -> bool:
 
 
 def _operations(folder: Path, repository: str) -> Iterator[CommitOperationAdd]:
-    for path in sorted(folder.rglob("*")):
-        if not path.is_file():
-            continue
+    for path in files_to_push(folder):
         content: Any = path
         if path.name == "README.md":
             try:

@@ -5,7 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from mlmtune.errors import (
     why_not_written,
 )
 from mlmtune.files import read_json, sweep, temporary_name, write_json, write_text
-from mlmtune.locations import RESULT_FOLDER, run_directory
+from mlmtune.locations import MERGE_RECORD, MERGED_FOLDER, RESULT_FOLDER, run_directory
 from mlmtune.training.manifest import MANIFEST, find_damage, manifest_of
 
 RESOLVED_CONFIG = "config.resolved.yaml"
@@ -32,7 +32,9 @@ OWN_FILES = (
     "data.json", "test_results.json", "test_predictions.jsonl", "probe.json",
     "report.html", "report.md", "report.json", "tracking.json", "attempt.json", MANIFEST,
 )  # fmt: skip
-OWN_FOLDERS = ("model", "merged", "checkpoints", "tensorboard", "wandb", "dvclive", ".aim")
+OWN_FOLDERS = (
+    RESULT_FOLDER, MERGED_FOLDER, "checkpoints", "tensorboard", "wandb", "dvclive", ".aim",
+)  # fmt: skip
 RECORDS = (
     RESOLVED_CONFIG, "environment.json", "corpus.json", "data.json", "train_results.json",
     "eval_results.json", "test_results.json", "test_predictions.jsonl", "all_results.json",
@@ -229,21 +231,13 @@ def open_run_dir(path: Path, *, may_be_in_use: bool) -> Iterator[RunDir]:
         ) from error
 
     run = RunDir(path)
-    lock = FileLock(path / LOCK_FILE, timeout=0)
     try:
-        lock.acquire()
-    except Timeout as error:
-        status = run.read_json("attempt.json") or run.read_json("status.json") or {}
-        holder = status.get("pid", "unknown")
-        raise ConfigError(
-            f"{path}: another run (process {holder}) is writing here; wait for it, or set "
-            "run.output_dir to another folder"
-        ) from error
+        lock = _lock(run, "wait for it, or set run.output_dir to another folder")
     except OSError as error:
         raise ResourceError(
             f"{path / LOCK_FILE}: cannot be written ({error.strerror}); move it away and try again"
         ) from error
-    try:
+    with lock:
         run.check_kinds()
         sweep(path)
         if run.is_in_use():
@@ -255,8 +249,42 @@ def open_run_dir(path: Path, *, may_be_in_use: bool) -> Iterator[RunDir]:
             run.keep_record()
         run.checkpoints.mkdir(exist_ok=True)
         yield run
-    finally:
-        lock.release()
+
+
+@contextmanager
+def reading_finished_run(path: Path) -> Iterator[None]:
+    """Keep any run from resuming or replacing the finished run in a directory during a block.
+
+    Raises:
+        ConfigError: Another process uses the directory, or the run was begun again.
+    """
+    run = RunDir(path)
+    try:
+        lock: AbstractContextManager[object] = _lock(run, "wait for it")
+    except OSError:  # nobody but its owner writes to it, so this process cannot lock it
+        lock = nullcontext()
+    with lock:
+        if run.read_status().get("state") != "finished":
+            raise ConfigError(f"{path}: the run in it was begun again; wait for it")
+        yield
+
+
+def _lock(run: RunDir, remedy: str) -> AbstractContextManager[object]:
+    """Take the lock of a run's directory.
+
+    Raises:
+        ConfigError: Another process holds it.
+        OSError: There can be no lock.
+    """
+    try:
+        return FileLock(run.path / LOCK_FILE).acquire(timeout=0)
+    except Timeout as error:
+        status = run.read_json("attempt.json") or run.read_status()
+        if status.get("state") == "running":
+            holder = f"another run (process {status.get('pid', 'unknown')}) is writing here"
+        else:
+            holder = "another process (a run that begins, or mlmtune merge) is using it"
+        raise ConfigError(f"{run.path}: {holder}; {remedy}") from error
 
 
 def finished_run_dir(path: Path) -> RunDir:
@@ -273,6 +301,11 @@ def finished_run_dir(path: Path) -> RunDir:
     status = run.read_json("status.json")
     if status is None and path.is_dir() and run.is_in_use() and (run.path / MANIFEST).exists():
         raise CheckpointError(f"{path}: status.json is missing or broken; {REMEDY}")
+    if status is None and (path / MERGE_RECORD).is_file():
+        raise ConfigError(
+            f"{path}: holds a merged model, and not a run; merge.html there has its figures, and "
+            "mlmtune eval --model compares it with others"
+        )
     if status is None:
         raise ConfigError(f"{path}: there is no run in it (no status.json); give a run.output_dir")
     if status.get("state") != "finished":

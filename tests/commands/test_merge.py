@@ -15,13 +15,20 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertModel
 
+from mlmtune.commands import merge as merge_command
 from mlmtune.commands.merge import merge_runs
 from mlmtune.commands.merge_grid import plan_merge
+from mlmtune.commands.push import push_run
 from mlmtune.config_loading import load_config
 from mlmtune.errors import CheckpointError, ConfigError, ResourceError, explain
 from mlmtune.merging.interpolation import Interpolation
 from mlmtune.report.runs import read_finished_run
-from mlmtune.training.run_dir import RESOLVED_CONFIG, RunDir
+from mlmtune.training.run_dir import (
+    RESOLVED_CONFIG,
+    RunDir,
+    open_run_dir,
+    reading_finished_run,
+)
 
 Merging = Callable[..., dict[str, Any]]
 
@@ -32,14 +39,16 @@ def merge(console: Any) -> Merging:
 
     def run(
         *paths: Path,
+        others: tuple[Path, ...] = (),
         alphas: str | None = None,
         alpha: float | None = None,
         out: Path | None = None,
         overrides: tuple[str, ...] = (),
     ) -> dict[str, Any]:
         runs = [read_finished_run(path) for path in paths]
-        plan = plan_merge(list(paths), alphas, alpha, out)
-        merge_runs(runs, list(overrides), plan, console)
+        compared = [read_finished_run(path) for path in others]
+        plan = plan_merge(list(paths), list(others), alphas, alpha, out)
+        merge_runs(runs, compared, list(overrides), plan, console)
         return json.loads((plan.target / "merge.json").read_text(encoding="utf-8"))
 
     return run
@@ -107,7 +116,8 @@ def test_the_curve_goes_from_the_base_to_the_run_and_its_choice_loads(
     page = (folder / "merge.html").read_text(encoding="utf-8")
     assert not re.search(r"""<script|(src|href)\s*=|url\(|@import""", page)
     charts = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
-    assert len(charts) == 2
+    assert len(charts) == 1
+    assert "loss on general text: change, nats per token" in charts[0]
     for chart in charts:
         ElementTree.fromstring(chart)
     assert not list(run.path.glob(".*writing*"))
@@ -115,6 +125,34 @@ def test_the_curve_goes_from_the_base_to_the_run_and_its_choice_loads(
     read_finished_run(run.path)
     runs.train(overwrite=True)
     assert not folder.exists()
+
+
+def test_a_merged_model_is_pushed_with_its_card_and_without_paths(
+    here: Any, runs: Any, merge: Merging, tmp_path: Path, console: Any
+) -> None:
+    run, out = runs.train(), tmp_path / "half"
+    merge(run.path, alpha=0.5)
+    merge(run.path, alpha=0.5, out=out)
+    folder = run.path / "merged"
+    push_run(folder, "both", is_private=True, console=console)
+    push_run(out, "half", is_private=True, console=console)
+    repository = here.repos["someone/both"]
+    assert repository.private
+    assert set(repository.files) == {file.name for file in (run.path / "model").iterdir()}
+    assert repository.files["model.safetensors"] == (out / "model.safetensors").read_bytes()
+    card = repository.files["README.md"].decode()
+    assert str(tmp_path) not in card
+    assert 'model="someone/both")' in card
+    curve = [line for line in card.splitlines() if re.match(r"\| (0|0.5 \(written\)|1) \| ", line)]
+    assert len(curve) == 3
+    with pytest.raises(ConfigError, match=r"merged: holds a merged model, and not a run; merge.ht"):
+        read_finished_run(folder)
+    (out / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"half: config.json has 2 bytes .* mlmtune merge"):
+        push_run(out, "half", is_private=True, console=console)
+    (out / "merge.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"half: merge.json is broken; delete the folder"):
+        push_run(out, "half", is_private=True, console=console)
 
 
 def test_a_given_alpha_is_written_without_a_choice(
@@ -149,6 +187,31 @@ def test_several_runs_are_averaged(runs: Any, merge: Merging, tmp_path: Path) ->
         torch.testing.assert_close(tensor, (one[name] + other[name]) / 2)
 
 
+def test_another_run_is_measured_beside_the_merged_models(
+    runs: Any, merge: Merging, general: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluation = {"general": [general]}
+    run = runs.train("run", evaluation=evaluation)
+    other = runs.train("other", evaluation=evaluation, optimizer={"learning_rate": 0.01})
+    findings = merge(run.path, others=(other.path,), alpha=0.5)
+    [beside] = findings["others"]
+    assert beside["name"] == "other"
+    assert beside["domain"]["loss"]["value"] == pytest.approx(
+        other.json("eval_results.json")["loss"]
+    )
+    written = next(point for point in findings["points"] if point["alpha"] == 0.5)
+    for text in ("domain", "general"):
+        expected = beside[text]["loss"]["value"] - written[text]["loss"]["value"]
+        assert beside[f"against_{text}"]["value"] == pytest.approx(expected)
+        low, high = beside[f"against_{text}"]["interval"]
+        assert low <= expected <= high
+    assert "\nother, minus the model that is written: " in capsys.readouterr().out
+    [chart] = re.findall(r"<svg.*?</svg>", (run.path / "merged" / "merge.html").read_text("utf-8"))
+    assert re.findall(r">(0|0.5 \(written\)|1|other)</text>", chart) == [
+        "0", "0.5 (written)", "1", "other",
+    ]  # fmt: skip
+
+
 def test_a_base_without_a_head_has_the_runs(
     runs: Any, merge: Merging, model_dir: Path, tokenizer: Any, tmp_path: Path, console: Any
 ) -> None:
@@ -176,7 +239,7 @@ def test_a_base_without_a_head_has_the_runs(
             behind = point["behind_best_retrieval"]["value"]
             assert behind == pytest.approx(scores[point["alpha"]] - scores[best])
     page = (run.path / "merged" / "merge.html").read_text(encoding="utf-8")
-    assert "nDCG at 10 from the base, points" in page
+    assert "change of nDCG at 10, points" in page
     card = (run.path / "merged" / "README.md").read_text(encoding="utf-8")
     assert "| validation documents found (nDCG at 10) |" in card
     [line] = [line for line in console.lines if "which are taken from the runs" in line]
@@ -205,13 +268,13 @@ def test_alphas_are_shares(
     tmp_path: Path, alphas: str | None, alpha: float | None, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        plan_merge([tmp_path], alphas, alpha, None)
+        plan_merge([tmp_path], [], alphas, alpha, None)
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "merged").mkdir()
     with pytest.raises(ConfigError, match=r"merged exists already; delete it, or .* --out"):
-        plan_merge([tmp_path], None, None, None)
+        plan_merge([tmp_path], [], None, None, None)
 
 
 def test_a_damaged_weight_file_is_named(runs: Any, merge: Merging) -> None:
@@ -224,12 +287,50 @@ def test_a_damaged_weight_file_is_named(runs: Any, merge: Merging) -> None:
         merge(run.path)
 
 
+def test_no_run_replaces_what_is_merged_and_what_a_run_uses_is_not_merged(
+    runs: Any, merge: Merging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = runs.train()
+    begin = merge_command.measure_curve
+    refused = []
+
+    def measure(*arguments: Any) -> Any:
+        for options in ({"resume": "auto"}, {"overwrite": True}):
+            with pytest.raises(ConfigError) as caught:
+                runs.train(**options)
+            refused.append(str(caught.value))
+        with pytest.raises(ConfigError, match=r"\(a run that begins, or mlmtune merge\)"):
+            merge(run.path, out=run.path / "another")
+        return begin(*arguments)
+
+    monkeypatch.setattr(merge_command, "measure_curve", measure)
+    merge(run.path, alphas="0.5")
+    assert len(refused) == 2
+    for line in refused:
+        assert re.search(r"run: another process .*mlmtune merge.* is using it; wait for it", line)
+    with open_run_dir(run.path, may_be_in_use=True) as held:
+        held.write_status("running")
+        with pytest.raises(ConfigError, match=r"another run \(process \d+\) is writing here"):
+            merge(run.path, out=run.path / "another")
+    run.path.joinpath("status.json").write_text('{"state": "running"}')
+    with (
+        pytest.raises(ConfigError, match="the run in it was begun again"),
+        reading_finished_run(run.path),
+    ):
+        pass
+
+
+def test_a_run_is_given_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="run is given twice"):
+        plan_merge([tmp_path / "run"], [tmp_path / "a" / ".." / "run"], None, None, None)
+
+
 def test_runs_of_different_bases_are_refused(
     runs: Any, merge: Merging, byte_model_dir: Path, tmp_path: Path
 ) -> None:
     first = runs.train("first")
     second = runs.train("second", model={"name_or_path": str(byte_model_dir)})
-    with pytest.raises(ConfigError, match=r"second: its base is .*; merge runs of one base"):
+    with pytest.raises(ConfigError, match=r"second: its base is .*; give runs of one base"):
         merge(first.path, second.path, out=tmp_path / "soup")
 
 

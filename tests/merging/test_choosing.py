@@ -22,10 +22,10 @@ def points(domain: list[float], general: list[float] | None, half_width: float) 
         Point(
             number / (len(domain) - 1),
             measured(loss),
-            None
+            None if general is None else measured(general[number]),
+            behind_best=None
             if loss == best
             else Estimate(loss - best, (loss - best - half_width, loss - best + half_width)),
-            None if general is None else measured(general[number]),
         )
         for number, loss in enumerate(domain)
     ]

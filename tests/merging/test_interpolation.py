@@ -1,5 +1,7 @@
 """Merged weights: exact at both ends, between them elsewhere, in the layout of the run."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +107,21 @@ def test_between_them_every_weight_is_their_mean(
     for name, tensor in merged(weights, alpha, tmp_path / "m").items():
         expected = (1 - alpha) * of_base[name].double() + alpha * of_run[name].double()
         torch.testing.assert_close(tensor.double(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_base_that_is_kept_in_files_gives_the_same_and_is_let_go(
+    model_dir: Path, adapt: Adapt, tmp_path: Path
+) -> None:
+    adapted, base = adapt(model_dir), load(model_dir)
+    weights = Interpolation(base, "base", [adapted])
+    expected = merged(weights, 0.3, tmp_path / "m")
+    tensors = [weakref.ref(t) for t in base.model.parameters()]
+    (tmp_path / "kept").mkdir()
+    weights.keep_base_in(tmp_path / "kept")
+    assert_equal(merged(weights, 0.3, tmp_path / "m"), expected)
+    del base
+    gc.collect()
+    assert not [t for t in tensors if t() is not None]
 
 
 def test_a_soup_is_the_mean_of_its_runs(model_dir: Path, adapt: Adapt, tmp_path: Path) -> None:

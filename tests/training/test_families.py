@@ -4,6 +4,7 @@ import copy
 import math
 import random
 import re
+import shutil
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,9 @@ from vocabulary import WORDS
 from mlmtune.config_loading import load_config
 from mlmtune.console import Console
 from mlmtune.masking.collator import IGNORE_INDEX
+from mlmtune.merging.interpolation import Interpolation
 from mlmtune.modeling.device import build_accelerator
+from mlmtune.modeling.loading import LoadedModel
 from mlmtune.modeling.packing import Packing
 from mlmtune.modeling.pair_head import model_types_with_pair_head
 from mlmtune.training.masked_lm import build_masked_lm
@@ -184,9 +187,22 @@ def assert_trained(run: Any, base: Path, auto_class: Any) -> None:
     assert all(re.search(STILL, name) for name in still), still
 
 
+def assert_merges(base: LoadedModel, adapted: Path, folder: Path) -> None:
+    """Its merged models are the base and the result at the ends, and load between them."""
+    shutil.copytree(adapted, folder)
+    weights = Interpolation(base, "base", [adapted])
+    assert weights.new_weights == ()
+    weights.write(folder, 1.0)
+    file = "model.safetensors"
+    assert (folder / file).read_bytes() == (adapted / file).read_bytes()
+    weights.write(folder, 0.0)
+    for name, tensor in AutoModelForMaskedLM.from_pretrained(folder).state_dict().items():
+        assert torch.equal(tensor, base.model.state_dict()[name]), name
+
+
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_a_family_is_trained_on_masked_tokens(
-    runs: Any, model_of: Any, text: Path, model_type: str
+    runs: Any, model_of: Any, text: Path, tmp_path: Path, model_type: str
 ) -> None:
     family = FAMILIES[model_type]
     folder = model_of(model_type)
@@ -210,6 +226,7 @@ def test_a_family_is_trained_on_masked_tokens(
     frame = tokenizer.cls_token_id, tokenizer.sep_token_id
     encoded = tokenizer("the node")["input_ids"]
     assert (encoded[0], encoded[-1]) == frame
+    assert_merges(parts.loaded, run.path / "model", tmp_path / "merged")
     for batch in parts.stream.micro_batches(0):
         originals = torch.where(batch.labels == IGNORE_INDEX, batch.input_ids, batch.labels)
         assert originals.shape[1] == family.chunk_length
