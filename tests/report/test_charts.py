@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlmtune.report.charts import WIDTH, Range, Series, interval_chart, line_chart
+from mlmtune.report.charts import (
+    SQUARE,
+    WIDTH,
+    Range,
+    Series,
+    Spot,
+    interval_chart,
+    line_chart,
+    trade_off_chart,
+)
 
 NUMBERS = st.floats(-1e6, 1e6, allow_nan=False).map(lambda value: value if abs(value) > 1e-6 else 0)
 POINTS = st.lists(st.tuples(st.integers(0, 10_000), NUMBERS), min_size=1, max_size=30)
@@ -94,3 +103,29 @@ def test_the_dot_lies_in_its_bar():
     dots = [element for element in root.iter() if "dot" in element.get("class", "")]
     assert float(bar.get("x1")) < float(dots[0].get("cx")) < float(bar.get("x2"))
     assert float(dots[1].get("cx")) < float(bar.get("x1"))
+
+
+@given(places_of=st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=6))
+def test_a_trade_off_stays_on_its_chart_with_its_intervals_and_names(places_of):
+    spots = [
+        Spot(f"<{number}>", x, y, (x - 1, x + 1), (y - 1, y + 2), f"{x} and {y}", 1)
+        for number, (x, y) in enumerate(places_of)
+    ]
+    chart = trade_off_chart("a & b", ("won, nats", "lost, nats"), spots[:-1], spots[-1:])
+    root = ElementTree.fromstring(chart)
+    assert all(f"<{number}>: " in root.get("aria-label") for number in range(len(spots)))
+    assert len(places(chart, "cx")) == len(spots)
+    assert sum(e.get("class", "").startswith("whisker") for e in root.iter()) == 2 * len(spots)
+    for name, end in (("x", WIDTH), ("y", SQUARE)):
+        for suffix in ("", "1", "2"):
+            found = (e.get(name + suffix) for e in root.iter() if e.get("class") != "tick")
+            assert all(0 <= float(value) <= end for value in found if value is not None)
+    [line] = [element for element in root.iter() if element.tag.endswith("polyline")]
+    assert len(line.get("points").split()) == len(spots) - 1
+
+
+def test_names_that_would_meet_stand_apart():
+    spots = [Spot(name, 0.0, 0.0, (-1, 1), (-1, 1), "", 1) for name in ("one", "two", "three")]
+    root = ElementTree.fromstring(trade_off_chart("t", ("x", "y"), spots))
+    labels = [e for e in root.iter() if e.text in ("one", "two", "three")]
+    assert len({(e.get("class"), e.get("y")) for e in labels}) == 3
