@@ -70,6 +70,7 @@ def _check_working_directory() -> None:
 def train(
     config: options.ConfigPath,
     overrides: options.Overrides = None,
+    from_: options.From = None,
     resume: options.Resume = "never",
     overwrite: options.Overwrite = False,
     allow_changes: options.AllowChanges = False,
@@ -81,6 +82,8 @@ def train(
 
     Perplexity is measured before and after training, on held-out text.
     """
+    if from_ is not None:
+        overrides = [*(overrides or []), *starting.overrides_from(from_)]
     settings = starting.load_adaptation(config, overrides)
     run_options = RunOptions(
         resume, overwrite, allow_changes, quiet, config_text=config.read_text(encoding="utf-8"),

@@ -8,11 +8,18 @@ reported at once.
 import codecs
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from encodings.aliases import aliases
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 from pydantic.fields import FieldInfo
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -413,6 +420,40 @@ class CorpusConfig(Section):
     """What a broken record causes (a JSON line that does not parse, a truncated `.gz`): `fail`
     stops and names its file and line; `skip` leaves it out and counts it."""
 
+    def with_sources_of(self, named: Mapping[str, float] | None) -> "CorpusConfig":
+        """Return the corpus with the weights that a phase gives its sources, and 0 for all others.
+
+        Args:
+            named: The weights, or for a replayed source its share, by the source's name; with None
+                all sources stay as they are.
+
+        Raises:
+            ValueError: A name is that of no source, or of several, or all text would be replayed.
+        """
+        if named is None:
+            return self
+        names = [source.name or ", ".join(source.locations) for source in self.sources]
+        for name in named:
+            if names.count(name) != 1:
+                number = "no source" if name not in names else "several sources"
+                near = difflib.get_close_matches(name, names, n=1)
+                hint = f"; did you mean {near[0]}?" if near and name not in names else ""
+                raise ValueError(
+                    f"sources: {number} in corpus.sources has the name {name}{hint}"
+                    + ("" if hint else " (a source has the name that its key `name` gives it)")
+                )
+        changes = []
+        for name, source in zip(names, self.sources, strict=True):
+            key = "weight" if source.replay is None else "replay"
+            update = {key: named[name]} if name in named else {"weight": 0.0, "replay": None}
+            changes.append(source.model_copy(update=update))
+        shares = [source.replay for source in changes if source.replay is not None]
+        if sum(shares) >= 1.0:
+            raise ValueError(f"sources: replay adds up to {sum(shares):g}; leave room for others")
+        if len(shares) == len(named):
+            raise ValueError("sources: all of them are replay; name one to adapt to")
+        return self.model_copy(update={"sources": changes})
+
     def _contradictions(self) -> Iterator[str]:
         limits = (self.max_train_chunks, self.max_validation_chunks)
         if self.split_by == "document" and any(limit is not None for limit in limits):
@@ -471,10 +512,13 @@ class TokenizationConfig(Section):
     With `objective: mlm` it may be given beside `word_segmenter`, and has no effect."""
 
 
+ChunkLength = Annotated[int, Field(ge=4)]
+
+
 class ChunkingConfig(Section):
     """How tokens become sequences of the same length."""
 
-    chunk_length: Annotated[int, Field(ge=4)] = 128
+    chunk_length: ChunkLength = 128
     """The number of tokens in a chunk, special tokens included."""
     mode: Literal["concatenate", "per_document"] = "concatenate"
     """`concatenate` cuts the stream of all documents; nothing is dropped or padded except at its
@@ -502,6 +546,10 @@ class RateSchedule(Section):
     """The masking rate at the last step."""
 
 
+SPAN_KEYS = ("span_geometric_p", "span_max_words")
+"""The keys of `masking` that only `strategy: span` reads."""
+
+
 class MaskingConfig(Section):
     """Which tokens are predicted, and what replaces them (Devlin et al. 2019, 3.1)."""
 
@@ -525,16 +573,20 @@ class MaskingConfig(Section):
         # 0.7 + 0.3 and the like may exceed 1 by a rounding error.
         if self.mask_replace_prob + self.random_replace_prob > 1.0 + 1e-9:
             yield "mask_replace_prob + random_replace_prob must not exceed 1"
-        for name in ("span_geometric_p", "span_max_words"):
+        for name in SPAN_KEYS:
             default = type(self).model_fields[name].default
             if self.strategy != "span" and getattr(self, name) != default:
                 yield f"{name} has no meaning without strategy: span; remove it"
 
 
+LearningRate = Annotated[float, Field(gt=0.0)]
+ScheduleName = Literal["linear", "cosine", "one_minus_sqrt", "constant", "warmup_stable_decay"]
+
+
 class OptimizerConfig(Section):
     """AdamW and its learning rate schedule."""
 
-    learning_rate: Annotated[float, Field(gt=0.0)] = 5e-5
+    learning_rate: LearningRate = 5e-5
     """The peak of the learning rate."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     """Decoupled weight decay. It applies to matrices only, never to biases, norms or vectors."""
@@ -546,20 +598,37 @@ class OptimizerConfig(Section):
     """The term that is added to the denominator."""
     max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
     """Gradients with a larger norm are scaled down to this one."""
-    schedule: Literal["linear", "cosine", "constant", "warmup_stable_decay"] = "linear"
-    """How the learning rate changes after its warmup."""
+    schedule: ScheduleName = "linear"
+    """How the learning rate changes after its warmup. `one_minus_sqrt` falls fast at first (Hägele
+    et al. 2024, 4.1: 1 - sqrt of the progress); `warmup_stable_decay` is constant and falls
+    linearly at the end."""
+    final_learning_rate_ratio: Probability = 0.0
+    """The share of the peak to which the learning rate falls at the end; with 0 it falls to 0."""
     warmup_ratio: Probability = 0.06
     """The share of all steps over which the learning rate rises from 0."""
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
     """The number of warmup steps; it replaces `warmup_ratio`."""
     decay_ratio: Probability = 0.1
-    """With `warmup_stable_decay`: the share of all steps over which it falls to 0 at the end."""
+    """With `warmup_stable_decay`: the share of all steps over which it falls at the end."""
+    initial_moments: Literal["zero", "checkpoint"] = "zero"
+    """With `checkpoint`, AdamW starts from the moments of the checkpoint that `model.name_or_path`
+    names: a folder `checkpoints/checkpoint-N` of a run. `mlmtune train --from` sets both."""
+
+    def _contradictions(self) -> Iterator[str]:
+        if self.schedule == "constant" and self.final_learning_rate_ratio > 0.0:
+            yield "final_learning_rate_ratio has no meaning with schedule: constant; remove it"
+
+
+Epochs = Annotated[float, Field(gt=0.0)]
+
+DEFAULT_EPOCHS = 3.0
+"""The length of a run whose config does not limit it."""
 
 
 class TrainingConfig(Section):
     """How long to train, in which batches and precision. The first limit that is reached counts."""
 
-    epochs: Annotated[float, Field(gt=0.0)] | None = None
+    epochs: Epochs | None = None
     """Passes over the training text; 3 if neither `max_steps` nor `max_tokens` is given."""
     max_steps: Positive | None = None
     """The number of optimizer steps."""
@@ -592,13 +661,18 @@ class TrainingConfig(Section):
             yield f"micro_batch_size {micro} is larger than global_batch_size {total}"
 
 
-def _endless_warmup(optimizer: OptimizerConfig, training: TrainingConfig) -> Iterator[str]:
+def _endless_warmup(
+    optimizer: OptimizerConfig, training: TrainingConfig, *, phase: bool = False
+) -> Iterator[str]:
     # How many steps the epochs have is known later, and checked by training.optimization.
     warmup, steps = optimizer.warmup_steps, training.max_steps
     if warmup is not None and steps is not None and warmup > steps:
+        keys = ("warmup_steps", "its steps") if phase else (
+            "optimizer.warmup_steps", "training.max_steps"
+        )  # fmt: skip
         yield (
-            f"optimizer.warmup_steps: {warmup:,} is more than training.max_steps: {steps:,}, so "
-            "the learning rate would never reach its peak; lower the former or raise the latter"
+            f"{keys[0]}: {warmup:,} is more than {keys[1]}: {steps:,}, so the learning rate would "
+            "never reach its peak; lower the former or raise the latter"
         )
 
 
@@ -640,18 +714,25 @@ class EvaluationConfig(Section):
             yield "max_forgetting needs general: text to measure it on"
 
 
+EXPORTS = ("best", "last")
+"""What `checkpoint.export` may be besides the name of a phase."""
+
+
 class CheckpointConfig(Section):
     """What is saved during training, and which weights become the result."""
 
     every: Positive | Literal["epoch"] | None = "epoch"
-    """Steps between checkpoints, or `epoch`. The last step always has one."""
+    """Steps between checkpoints, or `epoch`. The last step always has one, and the last of each
+    phase."""
     keep: Positive = 2
-    """The number of newest checkpoints that are kept. The best one is kept in addition."""
-    export: Literal["best", "last"] = "best"
-    """Which weights go to `model/`: the best trained ones by validation, or the last. If the base
-    model was better than all of them, the best trained ones are written nevertheless; the last
-    lines of `train`, eval_results.json (`worse_than_base`, `retrieval_worse_than_base`) and the
-    model card then say so."""
+    """The number of newest checkpoints that are kept. The best one is kept in addition, and the
+    last one of each phase."""
+    export: str = "best"
+    """Which weights go to `model/`: the best trained ones by validation (`best`), the last ones
+    (`last`), or those at the end of the phase that is named. If the base model was better than all
+    of them, the best trained ones are written nevertheless; the last lines of `train`,
+    eval_results.json (`worse_than_base`, `retrieval_worse_than_base`) and the model card then say
+    so."""
 
 
 class MaskedLMCheckpointConfig(CheckpointConfig):
@@ -697,6 +778,90 @@ class HubConfig(Section):
             yield "push has no meaning without hub_model_id; give one"
 
 
+def _phase_name(name: str) -> str:
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError(f"expected a name of letters, digits, - and _, got {name!r}")
+    if name in EXPORTS:
+        raise ValueError(f"{name} has a meaning in checkpoint.export; choose another name")
+    return name
+
+
+class PhaseConfig(Section):
+    """A part of a run with settings of its own. What is not given is as in the rest of the config.
+
+    A phase changes training alone: validation has the same chunks and masks throughout the run.
+    """
+
+    name: Annotated[str, AfterValidator(_phase_name)]
+    """The name of the phase, in tables, in metrics.jsonl and for `checkpoint.export`."""
+    share: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Its share of the run whose length `training` says. Give either all phases a share, or each of
+    them one of the next three keys."""
+    max_steps: Positive | None = None
+    """The number of optimizer steps of the phase."""
+    max_tokens: Positive | None = None
+    """The number of tokens that the model sees in the phase."""
+    epochs: Epochs | None = None
+    """Passes over the text of the phase."""
+    learning_rate: LearningRate | None = None
+    """The peak of the learning rate."""
+    schedule: ScheduleName | None = None
+    """How the learning rate changes after its warmup, from the first to the last step of the
+    phase."""
+    final_learning_rate_ratio: Probability | None = None
+    """The share of the peak to which it falls at the end of the phase."""
+    warmup_ratio: Probability | None = None
+    """The share of the phase's steps over which it rises from 0. By default only the first phase
+    has a warmup, that of `optimizer`."""
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """The number of warmup steps of the phase; it replaces `warmup_ratio`."""
+    decay_ratio: Probability | None = None
+    """With `warmup_stable_decay`: the share of the phase's steps over which it falls."""
+    reset_optimizer: bool = False
+    """Sets AdamW's moments and step counts to 0 before the phase; by default they are kept."""
+    strategy: StrategyName | None = None
+    """The masking strategy."""
+    mlm_probability: MaskingRate | RateSchedule | None = None
+    """The masking rate; `{start: 0.30, end: 0.15}` changes it linearly over the phase."""
+    sources: dict[str, Annotated[float, Field(gt=0.0, le=1000.0)]] | None = None
+    """The sources that the phase trains on: `{notes: 1, papers: 0.5}`. The key is the `name` of a
+    source, or else its location as written; the value is its weight, or for a source with `replay`
+    its share of all training tokens. Sources that are not named are not seen."""
+    chunk_length: ChunkLength | None = None
+    """The number of tokens in a training chunk, special tokens included."""
+    global_batch_size: Positive | None = None
+    """The number of sequences in an optimizer step, over all processes."""
+
+    def _contradictions(self) -> Iterator[str]:
+        budgets = [key for key in BUDGETS if getattr(self, key) is not None]
+        if not budgets:
+            yield f"phase {self.name} has no end; give one of {', '.join(BUDGETS)}"
+        if len(budgets) > 1:
+            yield f"phase {self.name}: {' and '.join(budgets)} contradict each other; keep one"
+
+
+PHASES = "phases"
+"""The key of the phases."""
+
+BUDGETS = ("share", "max_steps", "max_tokens", "epochs")
+"""The keys that say how long a phase is."""
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def _changed(section: SectionT, **changes: Any) -> SectionT:
+    """Return a section with the changes that are not None, checked as if they were written there.
+
+    Raises:
+        ValueError: The section then contradicts itself.
+    """
+    given = {key: value for key, value in changes.items() if value is not None}
+    try:
+        return type(section).model_validate({**dict(section), **given})
+    except ValidationError as error:
+        raise ValueError(str(error.errors()[0]["ctx"]["error"])) from error
+
+
 class Config(Section):
     """A whole run."""
 
@@ -712,16 +877,104 @@ class Config(Section):
     cut text into pairs of `chunking.chunk_length` tokens and need a model with a head for pairs."""
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
+    phases: list[PhaseConfig] = []
+    """The phases of the run, one after the other (docs/phases.md). Without any, the run is one
+    phase."""
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: MaskedLMCheckpointConfig = MaskedLMCheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
     hub: HubConfig = HubConfig()
 
+    @property
+    def by_phase(self) -> "tuple[Config, ...]":
+        """The config of each phase, in which its settings replace those of the run.
+
+        A source that a phase does not name has weight 0 in its config. Without `phases`, this
+        config is the only one.
+        """
+        if not self.phases:
+            return (self,)
+        return tuple(self._of_phase(number) for number in range(len(self.phases)))
+
+    def _of_phase(self, number: int) -> "Config":
+        """Return the config of a phase.
+
+        Raises:
+            ValueError: The settings of the phase contradict each other or those of the config.
+        """
+        phase, masking = self.phases[number], self.masking
+        if phase.strategy is not None and phase.strategy != "span":  # then these mean nothing
+            masking = masking.model_copy(
+                update={name: MaskingConfig.model_fields[name].default for name in SPAN_KEYS}
+            )
+        batch = phase.global_batch_size or self.training.global_batch_size
+        return self.model_copy(
+            update={
+                "phases": [],
+                "optimizer": self._optimizer_of_phase(number),
+                "training": self._training_of_phase(number, batch),
+                "masking": _changed(
+                    masking, strategy=phase.strategy, mlm_probability=phase.mlm_probability
+                ),
+                "chunking": _changed(self.chunking, chunk_length=phase.chunk_length),
+                "corpus": self.corpus.with_sources_of(phase.sources),
+            }
+        )
+
+    def _optimizer_of_phase(self, number: int) -> OptimizerConfig:
+        phase, changes = self.phases[number], dict[str, Any]()
+        if number > 0 or phase.warmup_ratio is not None:
+            changes = {"warmup_ratio": 0.0, "warmup_steps": None}
+        if phase.schedule == "constant" and phase.final_learning_rate_ratio is None:
+            changes["final_learning_rate_ratio"] = 0.0
+        return _changed(
+            self.optimizer.model_copy(update=changes),
+            **phase.model_dump(
+                include={"learning_rate", "schedule", "final_learning_rate_ratio", "warmup_ratio",
+                         "warmup_steps", "decay_ratio"}
+            ),
+        )  # fmt: skip
+
+    def _training_of_phase(self, number: int, batch: int) -> TrainingConfig:
+        phase, training = self.phases[number], self.training
+        budget = {key: getattr(phase, key) for key in BUDGETS if key != "share"}
+        if phase.share is not None:
+            budget = training.model_dump(include=set(budget))
+            if not any(budget.values()):
+                budget["epochs"] = DEFAULT_EPOCHS
+            for key, whole in budget.items():
+                if isinstance(whole, int):
+                    budget[key] = self._shares_of(whole)[number]
+                elif whole is not None:
+                    budget[key] = whole * phase.share
+        micro = training.micro_batch_size
+        return training.model_copy(
+            update={
+                **budget,
+                "global_batch_size": batch,
+                "micro_batch_size": min(micro, batch) if isinstance(micro, int) else micro,
+            }
+        )
+
+    def _shares_of(self, whole: int) -> list[int]:
+        """Divide a whole by the shares of the phases into parts of 1 or more that add up to it."""
+        parts: list[int] = []
+        share, left = 0.0, len(self.phases)
+        for phase in self.phases:
+            share, left = share + (phase.share or 0.0), left - 1
+            end = min(round(whole * share), whole - left)
+            parts.append(max(end - sum(parts), 1))
+        return parts
+
     def _contradictions(self) -> Iterator[str]:
-        if self.evaluation.max_forgetting is not None and self.checkpoint.export == "last":
+        yield from self._contradicting_phases()
+        export, names = self.checkpoint.export, [phase.name for phase in self.phases]
+        if export not in (*EXPORTS, *names):
+            yield f"checkpoint.export: expected {' or '.join([*EXPORTS, *names])}, got {export!r}"
+        if self.evaluation.max_forgetting is not None and export != "best":
             yield (
-                "evaluation.max_forgetting does not go with checkpoint.export: last, because the "
-                "last weights are those that have forgotten too much; remove one"
+                f"evaluation.max_forgetting does not go with checkpoint.export: {export}, because "
+                "those weights may have forgotten too much; remove one"
             )
         if self.checkpoint.best_by == "retrieval" and not self.evaluation.retrieval:
             yield "checkpoint.best_by: retrieval needs evaluation.retrieval: true, to measure it"
@@ -730,7 +983,8 @@ class Config(Section):
                 "evaluation.retrieval needs corpus.split_by: document, because by chunk parts of "
                 "all documents are trained on"
             )
-        yield from _endless_warmup(self.optimizer, self.training)
+        if not self.phases:
+            yield from _endless_warmup(self.optimizer, self.training)
         if not has_pairs(self.objective):
             # Beside a segmenter the language may be stated; without one it would have no meaning.
             is_read = self.tokenization.word_segmenter is not None
@@ -750,6 +1004,38 @@ class Config(Section):
                 f"objective: {self.objective} needs corpus.split_by: document, so that the "
                 "sentences of a pair are on one side"
             )
+
+    def _contradicting_phases(self) -> Iterator[str]:
+        if not self.phases:
+            return
+        names = [phase.name for phase in self.phases]
+        for name in names:
+            if names.count(name) > 1:
+                yield f"two phases are named {name}; give each a name of its own"
+        shares = [phase.share for phase in self.phases if phase.share is not None]
+        if shares and len(shares) < len(names):
+            yield f"phases: give all of them a share, or none; {len(shares)} of {len(names)} have"
+        if shares and abs(sum(shares) - 1.0) > 1e-6:
+            yield f"phases: the shares add up to {sum(shares):g}; they must add up to 1"
+        for key in BUDGETS[1:]:
+            if not shares and getattr(self.training, key) is not None:
+                yield (
+                    f"training.{key} has no meaning with phases that have lengths of their own; "
+                    "remove it, or give each phase a share"
+                )
+        for number, phase in enumerate(self.phases):
+            if self.corpus.split_by == "chunk" and (phase.sources or phase.chunk_length):
+                yield (
+                    f"phase {phase.name}: sources and chunk_length need corpus.split_by: document, "
+                    "because other chunks would mix the two sides"
+                )
+            try:
+                config = self._of_phase(number)
+            except ValueError as error:
+                yield f"phase {phase.name}: {error}"
+            else:
+                for message in _endless_warmup(config.optimizer, config.training, phase=True):
+                    yield f"phase {phase.name}: {message}"
 
 
 def _distinct(labels: list[str]) -> list[str]:
@@ -897,6 +1183,13 @@ class ClassificationConfig(Section):
 
     def _contradictions(self) -> Iterator[str]:
         yield from _endless_warmup(self.optimizer, self.training)
+        if self.checkpoint.export not in EXPORTS:
+            yield (
+                f"checkpoint.export: expected {' or '.join(EXPORTS)}, "
+                f"got {self.checkpoint.export!r}"
+            )
+        if self.optimizer.initial_moments != "zero":
+            yield "optimizer.initial_moments: a task has a new head, without moments; remove it"
         data, metric = self.data, self.evaluation.metric
         if self.task == "classification":
             if data.format == "conll":

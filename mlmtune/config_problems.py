@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from mlmtune.config import Config, keys_of
+from mlmtune.config import PHASES, Config, keys_of
 from mlmtune.config_schema import alternatives, list_item, optional_of, section_in, section_of
 from mlmtune.redaction import is_secret_name
 from mlmtune.yaml_document import KeyPath, Origin, YamlDocument, dotted
@@ -161,6 +161,8 @@ def _locate(
             field = keys_of(section)[str(part)]
         elif item is not None and isinstance(part, int):
             field = FieldInfo.from_annotation(item)
+        elif get_origin(mapping := optional_of(field.annotation)) is dict:
+            field = FieldInfo.from_annotation(get_args(mapping)[1])
         else:
             return path, field
         path = (*path, part)
@@ -211,7 +213,8 @@ def _meant(key: str, siblings: dict[str, str], kind: type[BaseModel]) -> list[st
     """
     names_by_key: dict[str, list[str]] = defaultdict(list)
     for name in known_keys(kind):
-        if not name.startswith("corpus.validation_sources."):  # the same keys as sources
+        # Those of sources and phases have the names of other settings.
+        if not name.startswith(("corpus.validation_sources.", f"{PHASES}.")):
             names_by_key[name.rpartition(".")[2]].append(name)
     elsewhere = NAMES_IN_TRANSFORMERS if kind is Config else NAMES_IN_TASKS
     meanings = {known: [name] for known, name in elsewhere.items()} | names_by_key
@@ -249,6 +252,8 @@ def expectation(annotation: Any, metadata: list[Any], plural: bool = False) -> s
         return _listed([repr(value) for value in get_args(annotation)])
     if get_origin(annotation) is list:
         word = f"a list of {expectation(get_args(annotation)[0], [], plural=True)}"
+    elif get_origin(annotation) is dict:
+        word = f"names with {expectation(get_args(annotation)[1], [], plural=True)}"
     elif (section := section_in(annotation)) is not None:
         keys = _required_keys(section)
         word = "sections" if plural else "a section"

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from mlmtune.config_loading import load_config
 from mlmtune.training import loop
-from mlmtune.training.checkpoint import list_checkpoints, step_of
+from mlmtune.training.checkpoint_folders import list_checkpoints, step_of
 from mlmtune.training.masked_lm import build_masked_lm
 from mlmtune.training.run_options import RunOptions
 

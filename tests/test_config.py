@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from mlmtune.config import ClassificationConfig, Config, CorpusConfig, SourceConfig
@@ -81,6 +83,7 @@ def test_every_section_of_the_design_is_there() -> None:
         "objective",
         "optimizer",
         "training",
+        "phases",
         "evaluation",
         "checkpoint",
         "tracking",
@@ -161,6 +164,11 @@ DATASET = {"format": "dataset", "dataset": "a/b"}
                 ({"exclude_overlap_with": [TEXT | {"max_documents": 1}]}, "max_documents has no"),
             ]
         ),
+        ({"checkpoint": {"export": "first"}}, "expected best or last, got 'first'"),
+        (
+            {"optimizer": {"schedule": "constant", "final_learning_rate_ratio": 0.1}},
+            "final_learning_rate_ratio has no meaning with schedule: constant",
+        ),
         ({"training": {"epochs": 0}}, "greater than 0"),
         ({"training": {"epochs": "3"}}, "valid number"),
         ({"training": {"max_steps": True}}, "valid integer"),
@@ -188,6 +196,110 @@ def test_a_path_alone_names_text_that_must_not_be_learned(given: str, format_: s
     corpus = {"sources": [TEXT], "exclude_overlap_with": given}
     (source,) = CorpusConfig.model_validate(corpus).exclude_overlap_with
     assert (source.path, source.format) == (given, format_)
+
+
+SOURCES = [
+    {"format": "text", "path": "a", "name": "notes"},
+    {"format": "text", "path": "b"},
+    {"format": "text", "path": "c", "name": "wiki", "replay": 0.1},
+]
+ONE = {"name": "one", "max_steps": 5}
+TWO = {"name": "two", "epochs": 1.0}
+
+
+def phased(*phases: dict[str, Any], **sections: dict[str, Any]) -> dict[str, Any]:
+    corpus = {"sources": SOURCES, **sections.pop("corpus", {})}
+    return {**with_settings(corpus=corpus, **sections), "phases": list(phases)}
+
+
+@pytest.mark.parametrize(
+    ("phases", "sections", "complaint"),
+    [
+        ([{"name": "one"}], {}, "phase one has no end; give one of share, max_steps"),
+        ([{**ONE, "epochs": 1.0}], {}, "phase one: max_steps and epochs contradict"),
+        ([{**ONE, "max_steps": 0}], {}, "greater than or equal to 1"),
+        ([ONE, ONE], {}, "two phases are named one"),
+        ([{**ONE, "name": "best"}], {}, "best has a meaning in checkpoint.export"),
+        ([{**ONE, "name": "a b"}], {}, "expected a name of letters"),
+        ([ONE, {"name": "two", "share": 0.5}], {}, "all of them a share, or none; 1 of 2"),
+        ([{"name": "one", "share": 0.5}], {}, "add up to 0.5; they must add up to 1"),
+        ([ONE], {"training": {"max_steps": 9}}, "training.max_steps has no meaning with phases"),
+        ([ONE], {"checkpoint": {"export": "two"}}, "expected best or last or one, got 'two'"),
+        (
+            [ONE],
+            {"checkpoint": {"export": "one"},
+             "evaluation": {"general": "x.txt", "max_forgetting": 0.1}},
+            "does not go with checkpoint.export: one",
+        ),
+        ([{**ONE, "sources": {"note": 1}}], {}, "phase one: sources: no source .*mean notes"),
+        ([{**ONE, "sources": {"x": 1}}], {}, r"the name x \(a source has the name that its key"),
+        ([{**ONE, "sources": {"wiki": 0.1}}], {}, "phase one: sources: all of them are replay"),
+        ([{**ONE, "sources": {"notes": 1, "wiki": 1}}], {}, "phase one: sources: replay adds up"),
+        (
+            [{**ONE, "sources": {"notes": 1}}],
+            {"corpus": {"sources": [SOURCES[0], SOURCES[0]]}},
+            "several sources in corpus.sources has the name notes",
+        ),
+        ([{**ONE, "warmup_steps": 6}], {}, "phase one: warmup_steps: 6 is more than its steps: 5"),
+        (
+            [{**ONE, "schedule": "constant", "final_learning_rate_ratio": 0.5}], {},
+            "phase one: final_learning_rate_ratio has no meaning",
+        ),
+        (
+            [{**ONE, "chunk_length": 64}],
+            {"corpus": {"sources": SOURCES[:2], "split_by": "chunk"}},
+            "phase one: sources and chunk_length need corpus.split_by: document",
+        ),
+    ],
+)  # fmt: skip
+def test_phases_that_cannot_be_are_refused_by_their_names(
+    phases: list[dict[str, Any]], sections: dict[str, dict[str, Any]], complaint: str
+) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        Config.model_validate(phased(*phases, **sections))
+
+
+def test_a_phase_has_the_settings_that_it_names_and_else_those_of_the_run() -> None:
+    changes = {
+        "learning_rate": 1e-3, "schedule": "constant", "mlm_probability": 0.4, "strategy": "token",
+        "chunk_length": 64, "global_batch_size": 4, "sources": {"b": 2, "wiki": 0.3},
+    }  # fmt: skip
+    config = Config.model_validate(
+        phased(
+            ONE, {**TWO, **changes},
+            optimizer={"weight_decay": 0.1, "warmup_steps": 2, "final_learning_rate_ratio": 0.5},
+            masking={"strategy": "span", "span_max_words": 3},
+            training={"micro_batch_size": 8},
+        )
+    )  # fmt: skip
+    one, two = config.by_phase
+    assert one == config.model_copy(
+        update={"phases": [], "training": config.training.model_copy(update={"max_steps": 5})}
+    )
+    optimizer, training = two.optimizer, two.training
+    assert (optimizer.learning_rate, optimizer.weight_decay) == (1e-3, 0.1)
+    assert (optimizer.warmup_steps, optimizer.warmup_ratio) == (None, 0.0)
+    assert (optimizer.schedule, optimizer.final_learning_rate_ratio) == ("constant", 0.0)
+    assert (training.epochs, training.global_batch_size, training.micro_batch_size) == (1.0, 4, 4)
+    assert (two.masking.strategy, two.masking.mlm_probability) == ("token", 0.4)
+    assert two.chunking.chunk_length == 64
+    assert [source.weight for source in two.corpus.sources] == [0, 2, 1]
+    assert [source.replay for source in two.corpus.sources] == [None, None, 0.3]
+    assert config.model_copy(update={"phases": []}).by_phase[0].phases == []
+
+
+@given(
+    parts=st.lists(st.integers(1, 50), min_size=1, max_size=6),
+    whole=st.integers(6, 10_000),
+)
+def test_shares_add_up_to_the_whole(parts: list[int], whole: int) -> None:
+    phases = [
+        {"name": f"p{number}", "share": part / sum(parts)} for number, part in enumerate(parts)
+    ]
+    config = Config.model_validate(phased(*phases, training={"max_steps": whole}))
+    steps = [phase.training.max_steps or 0 for phase in config.by_phase]
+    assert sum(steps) == whole
+    assert min(steps) >= 1
 
 
 def test_shares_that_add_up_to_one_in_floating_point_are_accepted() -> None:

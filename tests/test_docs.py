@@ -277,7 +277,8 @@ def keys_in(value: Any, name: str = "") -> Iterator[str]:
         for key, inner in value.items():
             path = f"{name}.{key}" if name else key
             yield path
-            if path not in ("masking.mlm_probability",):
+            # Other kinds of sections, and keys that the user chooses.
+            if path not in ("masking.mlm_probability", "phases.0.sources"):
                 yield from keys_in(inner, path)
     elif isinstance(value, list):
         for inner in value:

@@ -105,10 +105,23 @@ def files() -> list[str]:
     return []
 
 
+def notes_and_papers() -> list[str]:
+    return json_lines("data/notes/0.jsonl", range(60)) + json_lines(
+        "data/papers/0.jsonl", range(60, 120)
+    )
+
+
+def files_from_a_folder() -> list[str]:
+    files()
+    return ["model.revision="]
+
+
 TRIALS = {
     "azure": Trial("bert", pages),
     "azure-nsp": Trial("bert", pages),
+    "bioclinical": Trial("modernbert", notes_and_papers),
     "dapt": Trial("roberta", lambda: json_lines("data/domain/0.jsonl", range(150))),
+    "decay": Trial("modernbert", files_from_a_folder),
     "imdb": Trial("distilbert", reviews),
     "imdb-wwm": Trial("distilbert", reviews),
     "modernbert": Trial("modernbert", files),

@@ -17,8 +17,7 @@ from mlmtune.config import ClassificationConfig
 from mlmtune.modeling.device import precision_of
 from mlmtune.modeling.loading import LoadedModel, ModelRequest, load_classifier
 from mlmtune.training import caveats
-from mlmtune.training.optimization import check_warmup
-from mlmtune.training.plan import Plan
+from mlmtune.training.plan import Phase, Plan
 from mlmtune.training.run_dir import RunDir
 from mlmtune.training.stream import TrainingStream
 from mlmtune.training.task import Task, ValidationResult, with_choices
@@ -69,20 +68,20 @@ class LabelledTask(Task, Generic[SideT, EncodedT]):
         loaded = load_classifier(request, config.task, data.labels)
         encode = cls.encoder(data, config, loaded)
         train = encode(data.train)
-        plan = Plan.of(
+        phase = Phase.of(
             config.training,
+            config.optimizer,
             num_chunks=len(train),
             num_tokens=int(train.lengths.sum()),
-            num_processes=accelerator.num_processes,
         )
-        check_warmup(plan.max_steps, config.optimizer)
-        sequences = ExampleSequences(train, plan.global_batch_size, config.run.seed)
+        plan = Plan.of([phase], config.training, num_processes=accelerator.num_processes)
+        sequences = ExampleSequences(train, phase.global_batch_size, config.run.seed)
         return cls(
             config=with_choices(config, accelerator, loaded, plan),
             loaded=loaded,
             plan=plan,
             stream=TrainingStream(
-                sequences, plan, seed=config.run.seed, process_index=accelerator.process_index
+                [sequences], plan, seed=config.run.seed, process_index=accelerator.process_index
             ),
             data=data,
             train=train,
@@ -175,4 +174,4 @@ class LabelledTask(Task, Generic[SideT, EncodedT]):
 
     def caveats(self) -> Iterator[str]:
         # Only of the schedule: small data is usual for a classifier.
-        return caveats.of_schedule(self.config.optimizer, self.plan, "examples")
+        return caveats.of_schedule(self.plan, "examples")

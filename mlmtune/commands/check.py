@@ -20,15 +20,17 @@ from mlmtune.printable import counted, printable
 from mlmtune.randomness import key, permute
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.encoding import role_tokens
-from mlmtune.tokens.mixing import Mixture
 from mlmtune.tokens.pairs import PairSequences
+from mlmtune.tokens.splits import PhaseText
 from mlmtune.training import advice
 from mlmtune.training.checkpoint import TrainState
 from mlmtune.training.environment import peak_memory_bytes
 from mlmtune.training.learner import prepare_learner
 from mlmtune.training.masked_lm import MaskedLM, build_masked_lm
 from mlmtune.training.memory import estimate_memory, fit_micro_batch
+from mlmtune.training.phase_table import phase_table
 from mlmtune.training.progress import Progress
+from mlmtune.training.setup import ModelAndText
 from mlmtune.training.shown_masks import show_masks
 from mlmtune.training.step import agree, take_step
 from mlmtune.training.task import Task
@@ -62,6 +64,8 @@ def preview(
 
     for name, text in _plan_lines(task, accelerator.device):
         progress.result(f"{name:<12}{text}")
+    for line in phase_table(task.config, task.plan):
+        progress.result(f"{'':<12}{line}")
     samples = list(islice(_samples(task), NUM_SAMPLES))
     if samples:
         progress.result("\nsamples of the text, cleaned")
@@ -104,19 +108,17 @@ def _plan_lines(task: MaskedLM, device: torch.device) -> Iterator[tuple[str, str
         yield "corpus", remark
     for name, view in (("training", splits.train), ("validation", splits.validation)):
         yield name, _describe_side(view, task.setup.store.documents.num_characters.sum())
-    if isinstance(task.sequences.unmasked, PairSequences):
-        yield "pairs", task.sequences.unmasked.describe()
+    for sequences in task.sequences:
+        if isinstance(sequences.unmasked, PairSequences):
+            yield "pairs", sequences.unmasked.describe()
     if added := _added_tokens(task):
         yield "added", added
-    yield (
-        "steps",
-        f"{plan.max_steps:,} of {counted(plan.global_batch_size, 'sequence')} "
-        f"({counted(plan.num_processes, 'process', 'processes')} "
-        f"x {plan.num_accumulation} accumulation x {plan.micro_batch_size} micro batch), "
-        f"{plan.num_epochs:.2f} epochs",
-    )
+    yield "steps", plan.describe()
     needed = estimate_memory(task, plan.micro_batch_size, device)
-    yield "masked", f"about {_masked_tokens_per_epoch(task):,} tokens per epoch"
+    for phase, settings, text in zip(plan.phases, config.by_phase, splits.phases, strict=True):
+        of_phase = f" of phase {phase.name}" if phase.name else ""
+        num_masked = _masked_tokens_per_epoch(task.setup, settings, text)
+        yield "masked", f"about {num_masked:,} tokens per epoch{of_phase}"
     yield "memory", f"about {needed / 1e9:.1f} GB for weights, moments, activations"
     for caveat in task.caveats():
         yield "warning", caveat
@@ -157,13 +159,12 @@ def _added_tokens(task: MaskedLM) -> str:
     return "; ".join(parts)
 
 
-def _masked_tokens_per_epoch(task: MaskedLM) -> int:
-    splits = task.setup.splits
-    mixture = Mixture.of(splits.train_pairs or splits.train, splits.weights)
+def _masked_tokens_per_epoch(setup: ModelAndText, settings: Config, text: PhaseText) -> int:
+    """Estimate the masked tokens of an epoch of a phase, by its config and its text."""
     # Unknown tokens are never selected.
-    known = [1 - s.num_unknown_tokens / max(s.num_tokens, 1) for s in task.setup.store.sources]
-    num_tokens = float(mixture.num_body_tokens_by_source @ known)
-    return round(num_tokens * mean_mlm_probability(task.config.masking.mlm_probability))
+    known = [1 - s.num_unknown_tokens / max(s.num_tokens, 1) for s in setup.store.sources]
+    num_tokens = float(text.mixture.num_body_tokens_by_source @ known)
+    return round(num_tokens * mean_mlm_probability(settings.masking.mlm_probability))
 
 
 def _samples(task: MaskedLM) -> Iterator[CleanDocument]:
@@ -202,8 +203,11 @@ def _show_measured(
     task: MaskedLM, seconds: list[float], peak_bytes: int, progress: Progress
 ) -> None:
     seconds_per_step = float(np.median(seconds[WARMUP_STEPS:]))
-    tokens_per_step = task.plan.num_tokens / task.plan.num_chunks * task.plan.global_batch_size
-    duration = timedelta(seconds=round(seconds_per_step * task.plan.max_steps))
+    plan = task.plan
+    tokens_per_step = plan.phases[plan.locate(WARMUP_STEPS)[0]].tokens_per_step
+    seconds_per_token = seconds_per_step / tokens_per_step
+    num_tokens = plan.total(plan.max_steps, lambda phase: phase.tokens_per_step)
+    duration = timedelta(seconds=round(seconds_per_token * num_tokens))
     finish = datetime.now() + duration
     progress.result(
         f"measured    {tokens_per_step / seconds_per_step:,.0f} tokens/s, {seconds_per_step:.2f} s "
@@ -213,6 +217,8 @@ def _show_measured(
         f"finish      {tqdm.format_interval(duration.total_seconds())} of training without "
         f"evaluations: {finish:%Y-%m-%d %H:%M} if started now"
     )
+    for line in phase_table(task.config, plan, seconds_per_token):
+        progress.result(f"{'':<12}{line}")
 
 
 def _excerpt(text: str) -> str:

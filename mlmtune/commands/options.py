@@ -42,6 +42,15 @@ Resume = Annotated[
         "there is none; PATH resumes from that checkpoint.",
     ),
 ]
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="RUN|CHECKPOINT",
+        help="Start from the weights and the optimizer's moments of a checkpoint: the newest one "
+        "of a run, or the one that is given. It replaces model.name_or_path.",
+    ),
+]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Delete the run in the output directory first.")
 ]

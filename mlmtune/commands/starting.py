@@ -48,6 +48,13 @@ def load_adaptation(path: Path, overrides: Sequence[str] | None) -> "Config":
     return load_config(path, overrides or [])
 
 
+def overrides_from(location: str) -> list[str]:
+    """Return the settings that `--from` stands for; see `lineage.overrides_from`."""
+    from mlmtune.training import lineage
+
+    return lineage.overrides_from(location)
+
+
 def load_task(path: Path, overrides: Sequence[str] | None) -> "ClassificationConfig":
     """Load a config for a classification task; see `load_config`."""
     from mlmtune.config import ClassificationConfig

@@ -100,7 +100,10 @@ def plan_sweep(
         settings = dict(zip(axes, combination, strict=True))
         chosen = [f"{key}={_inline(value)}" for key, value in settings.items()]
         config = load_config(path, [*fixed, *chosen], kind=kind)
-        if config.training.max_steps is None and config.training.max_minutes is None:
+        training = config.training
+        lengths = config.phases if isinstance(config, Config) else ()
+        has_budget = training.max_steps is not None or training.max_minutes is not None
+        if not has_budget and not (lengths and lengths[0].share is None):
             raise ConfigError(
                 f"{path}: training.max_steps: a sweep needs a budget for each run; add "
                 "training.max_steps=N or training.max_minutes=M"

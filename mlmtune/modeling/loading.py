@@ -68,6 +68,7 @@ class ModelRequest:
         precision: `fp32`, `bf16` or `fp16`.
         seed: The seed of the weights that the checkpoint lacks.
         folder: The model's folder, if it has been located already.
+        length_key: The setting that `max_length` is from; if empty, that of the kind of model.
     """
 
     config: ModelConfig
@@ -76,6 +77,7 @@ class ModelRequest:
     precision: str
     seed: int
     folder: ModelFolder | None = None
+    length_key: str = ""
 
 
 @dataclass(frozen=True)
@@ -237,9 +239,10 @@ def _load(request: ModelRequest, head: _Head, prepare: Prepare) -> LoadedModel:
     context_length = _context_length(read.model, tokenizer)
     if context_length is not None:
         if request.max_length > context_length:
+            key = request.length_key or head.length_key
             raise ConfigError(
-                f"{head.length_key} is {request.max_length}, but {folder.name} takes at most "
-                f"{context_length} tokens; set {head.length_key} to {context_length} or less"
+                f"{key} is {request.max_length}, but {folder.name} takes at most "
+                f"{context_length} tokens; set {key} to {context_length} or less"
             )
         tokenizer.model_max_length = context_length  # some tokenizers do not know their limit
     notes = [*_take_flash(request, read.model, attention)] if takes_borders(attention) else []

@@ -39,6 +39,15 @@ class Series:
 
 
 @dataclass(frozen=True)
+class Band:
+    """A part of the axis of steps with a name above it, such as a phase."""
+
+    name: str
+    begin: float
+    end: float
+
+
+@dataclass(frozen=True)
 class Range:
     """A row of an interval chart.
 
@@ -76,10 +85,17 @@ class Spot:
     colour: int
 
 
-def line_chart(title: str, series: Sequence[Series], *, may_be_log: bool = False) -> str:
+def line_chart(
+    title: str,
+    series: Sequence[Series],
+    *,
+    may_be_log: bool = False,
+    bands: Sequence[Band] = (),
+) -> str:
     """Draw lines over training steps; return an empty string if there is nothing to draw.
 
     With `may_be_log`, the scale is logarithmic if the values span more than a factor of ten.
+    Every other band is shaded.
     """
     series = [Series(s.name, _thinned(s.points)) for s in series if len(s.points) > 0]
     values = [y for s in series for _, y in s.points if math.isfinite(y)]
@@ -102,6 +118,20 @@ def line_chart(title: str, series: Sequence[Series], *, may_be_log: bool = False
         return TOP + (HEIGHT - TOP - BOTTOM) * (1 - share)
 
     parts = []
+    for number, band in enumerate(bands):
+        x, end = (at_x(min(step, right)) for step in (band.begin, band.end))
+        if number % 2:
+            parts.append(
+                f'<rect class="band" x="{x:.1f}" y="{TOP}" width="{end - x:.1f}" '
+                f'height="{HEIGHT - TOP - BOTTOM}"/>'
+            )
+        room = int((end - x) / 6.5)  # characters of a tick's size
+        if room > 2:
+            shown = band.name if len(band.name) <= room else f"{band.name[: room - 1]}…"
+            parts.append(
+                f'<text class="tick middle" x="{(x + end) / 2:.1f}" y="{TOP + 12}">'
+                f"{escape(shown)}</text>"
+            )
     for tick in ticks:
         y = at_y(tick)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" {_ys(y)}/>')

@@ -25,6 +25,7 @@ from mlmtune.report.findings import (
     TextPart,
 )
 from mlmtune.report.first_screen import leaderboard, leaderboard_caption, ranking, summaries
+from mlmtune.report.phase_ends import bands, phase_table
 from mlmtune.report.templates import STYLE, read_template
 
 
@@ -59,6 +60,7 @@ def _render(template: Template, report: Report) -> str:
             curves=[(title, Markup(chart)) for title, chart in _curves(report)],
             funnel=_funnel,
             probe_table=probe_table,
+            phase_table=phase_table,
             retrieval_table=retrieval_table,
         ).rstrip()
         + "\n"
@@ -202,8 +204,9 @@ def _curves(report: Report) -> list[tuple[str, str]]:
     if len({r["mlm_probability"] for run in report.runs for r in run.steps}) > 1:
         charts["Masking rate"] = series("steps", "mlm_probability", "masking rate")
     charts["Tokens per second"] = series("steps", "tokens_per_second", "tokens per second")
+    phases = bands(report.runs)
     drawn = {
-        title: line_chart(title, lines, may_be_log=title.startswith("Perplexity"))
+        title: line_chart(title, lines, may_be_log=title.startswith("Perplexity"), bands=phases)
         for title, lines in charts.items()
     }
     return [(title, chart) for title, chart in drawn.items() if chart]

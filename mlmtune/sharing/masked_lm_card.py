@@ -62,21 +62,31 @@ def masked_lm_card(
         name: The model's name.
         config: The config with every `auto` decided.
         results: The content of eval_results.json.
-        records: The contents of corpus.json and environment.json, as `corpus` and `environment`.
+        records: The contents of corpus.json, environment.json and lineage.json, as `corpus`,
+            `environment` and `lineage`.
         snippet: Code that fills a mask.
     """
     validation = config.corpus.validation_sources
     corpus = records["corpus"]
     masked = counted(results["num_masked_tokens"], "masked token")
-    sequences = counted(config.training.global_batch_size, "sequence")
-    steps = f"{counted(results['step'], 'step')} of {sequences}"
+    if config.phases:
+        how = f"in the phases {', '.join(phase.name for phase in config.phases)}"
+    else:
+        how = f"of {counted(config.training.global_batch_size, 'sequence')}"
+    steps = f"{counted(results['step'], 'step')} {how}"
+    went_on = ""
+    if records.get("lineage"):
+        went_on = (
+            f" It went on from {describe_lineage(records['lineage']['ancestors'])}, with the "
+            "optimizer's moments."
+        )
     return card_of(
         name,
         config,
         records["environment"],
         task="fill-mask",
         introduction=(
-            f"A masked language model, trained further on the text of a domain ({steps})."
+            f"A masked language model, trained further on the text of a domain ({steps}).{went_on}"
         ),
         snippet=snippet,
         measured_on=f"validation text, {masked}, kept apart from training",
@@ -90,6 +100,16 @@ def masked_lm_card(
             *(_data(source, corpus, is_trained_on=False) for source in validation),
         ),
     )
+
+
+def describe_lineage(lineage: Sequence[Mapping[str, Any]]) -> str:
+    """Say in a sentence what a run went on from, by the ancestors in its lineage.json."""
+    places = [
+        f"{Path(a['checkpoint']).name} of {Path(a['checkpoint']).parents[1].name} "
+        f"({a['step']:,} steps, {a['num_tokens']:,} tokens)"
+        for a in reversed(lineage)
+    ]
+    return f"{', which went on from '.join(places)}, which started from {lineage[0]['model']}"
 
 
 def _notes(config: Config, results: Mapping[str, Any]) -> Iterator[str]:

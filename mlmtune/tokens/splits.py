@@ -1,6 +1,6 @@
 """The two sides of a corpus, as chunks and, if the objective needs them, as pairs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Self
@@ -25,7 +25,7 @@ from mlmtune.randomness import key, permute
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.encoding import Encoder, plain_backend
 from mlmtune.tokens.marks import Marker, Marks, TokenizedText, open_marks
-from mlmtune.tokens.mixing import Countable, with_replay
+from mlmtune.tokens.mixing import Countable, Mixture, with_replay
 from mlmtune.tokens.opening import find_text, open_store
 from mlmtune.tokens.pair_windows import PairFrame, PairView
 from mlmtune.tokens.sentences import SENTENCES, sentence_marker
@@ -41,12 +41,33 @@ SPLIT_BY_CHUNK_STREAM = 0x5B1C
 
 
 @dataclass(frozen=True)
+class PhaseText:
+    """The text that a phase trains on.
+
+    Attributes:
+        view: Its chunks, or its pairs if the objective has pairs.
+        weights: (S,) How often an epoch of the phase sees each of the store's sources.
+    """
+
+    view: ChunkView | PairView
+    weights: NDArray[np.float64]
+
+    @property
+    def mixture(self) -> Mixture:
+        """The composition of an epoch of the phase."""
+        return Mixture.of(self.view, self.weights)
+
+
+@dataclass(frozen=True)
 class Splits:
     """The two sides of a corpus.
 
     Attributes:
+        train: The chunks of the training side, as `chunking` cuts them.
         weights: (S,) How often an epoch sees each of the store's sources.
         train_pairs: The pairs of the training side; None if the objective has no pairs.
+        phases: What each phase trains on, of the training side; that of a run without phases is all
+            of it.
         general: The chunks of `evaluation.general`, which has a store of its own; None if empty.
         num_in_general: The number of documents that are not trained on because they are general
             text, too.
@@ -60,6 +81,7 @@ class Splits:
     validation_pairs: PairView | None = None
     general: ChunkView | None = None
     num_in_general: int = 0
+    phases: tuple[PhaseText, ...] = ()
     marks: dict[str, str] = field(default_factory=dict)
 
 
@@ -73,6 +95,7 @@ class TextNeeds:
         word_segmenter: What finds the words of scripts without spaces; None for the tokenizer.
         language: The language whose rules end a sentence (ISO 639).
         general: The text that forgetting is measured on.
+        phases: The text that each phase trains on, by the phase's name.
     """
 
     objective: Objective = "mlm"
@@ -80,6 +103,22 @@ class TextNeeds:
     word_segmenter: str | None = None
     language: str = "en"
     general: tuple[SourceConfig, ...] = ()
+    phases: tuple["PhaseNeeds", ...] = ()
+
+
+@dataclass(frozen=True)
+class PhaseNeeds:
+    """Which text a phase trains on, and how it is cut.
+
+    Attributes:
+        name: The name of the phase.
+        corpus: The corpus with the weights of the phase; a source of weight 0 is not seen.
+        chunk_length: The tokens of a chunk or a pair, special tokens included.
+    """
+
+    name: str
+    corpus: CorpusConfig
+    chunk_length: int
 
 
 @dataclass(frozen=True)
@@ -148,12 +187,13 @@ def open_splits(
     splits = build_splits(store, text.config, chunker, general)
     for remark in _remarks(splits, text.config):
         text.console.say(remark)
+    pairs_of = None
     if has_pairs(needs.objective):
-        pairs_of = partial(
-            PairView, store, marks[f"{SENTENCES}{needs.language}"].positions(store),
-            pair_length=chunking.chunk_length, frame=PairFrame.of(tokenizer),
-        )  # fmt: skip
-        splits = _with_pairs(splits, text.config, needs.objective, pairs_of)
+        starts = marks[f"{SENTENCES}{needs.language}"].positions(store)
+        pairs_of = partial(PairView, store, starts, frame=PairFrame.of(tokenizer))
+        splits = _with_pairs(splits, text.config, needs.objective, pairs_of, chunking.chunk_length)
+    phases = tuple(_phase_texts(needs.phases, splits, text.config, chunker, pairs_of))
+    splits = replace(splits, phases=phases)
     return store, replace(splits, marks={name: m.fingerprint for name, m in marks.items()})
 
 
@@ -236,12 +276,11 @@ def build_splits(
     Raises:
         DataError: A side has no chunk, or a source that is replayed has none.
     """
-    is_weighted = any(source.weight != 1.0 or source.replay for source in corpus_sources(corpus))
     on_train, on_validation, num_in_general = _documents_of_sides(store, corpus, general)
     if corpus.split_by == "chunk":
         train, validation = _split_by_chunk(chunker.view(store, on_train), corpus)
     else:
-        train = chunker.view(store, on_train, separates_sources=is_weighted)
+        train = chunker.view(store, on_train, separates_sources=_is_weighted(corpus))
         validation = chunker.view(store, on_validation)
     for side, chunks in (("training", train), ("validation", validation)):
         _check_chunks(chunks, f"the {side} text", chunker)
@@ -306,7 +345,8 @@ def _with_pairs(
     splits: Splits,
     corpus: CorpusConfig,
     objective: Objective,
-    pairs_of: Callable[[NDArray[np.int64]], PairView],
+    pairs_of: Callable[..., PairView],
+    pair_length: int,
 ) -> Splits:
     """Return the splits with the pairs of their documents.
 
@@ -314,7 +354,8 @@ def _with_pairs(
         DataError: A side has none, or no other document to take a second segment from.
     """
     train, validation = (
-        pairs_of(chunks.layout.documents) for chunks in (splits.train, splits.validation)
+        pairs_of(chunks.layout.documents, pair_length=pair_length)
+        for chunks in (splits.train, splits.validation)
     )
     for side, pairs in (("training", train), ("validation", validation)):
         if len(pairs) == 0:
@@ -334,6 +375,49 @@ def _with_pairs(
             )
     weights = _weights_of_epoch(corpus, train)
     return replace(splits, train_pairs=train, validation_pairs=validation, weights=weights)
+
+
+def _phase_texts(
+    phases: Sequence[PhaseNeeds],
+    splits: Splits,
+    corpus: CorpusConfig,
+    chunker: Chunker,
+    pairs_of: Callable[..., PairView] | None,
+) -> Iterator[PhaseText]:
+    """Yield the text of each phase; without phases, the whole training side once.
+
+    Raises:
+        DataError: A phase has nothing to train on.
+    """
+    whole = PhaseText(splits.train_pairs or splits.train, splits.weights)
+    if not phases:
+        yield whole
+    train, sources = splits.train, splits.train.store.documents.sources
+    for phase in phases:
+        if (phase.corpus, phase.chunk_length) == (corpus, chunker.config.chunk_length):
+            yield whole
+            continue
+        is_seen = np.asarray([source.weight > 0 for source in corpus_sources(phase.corpus)])
+        documents = train.layout.documents
+        documents = documents[is_seen[sources[documents]]]
+        view: ChunkView | PairView
+        if pairs_of is not None:
+            view = pairs_of(documents, pair_length=phase.chunk_length)
+        else:
+            config = chunker.config.model_copy(update={"chunk_length": phase.chunk_length})
+            view = replace(chunker, config=config).view(
+                train.store, documents, separates_sources=_is_weighted(phase.corpus)
+            )
+        if len(view) == 0:
+            raise DataError(
+                f"phase {phase.name}: its sources have no training text for a chunk of "
+                f"{phase.chunk_length} tokens; name others, or add text"
+            )
+        yield PhaseText(view, _weights_of_epoch(phase.corpus, view))
+
+
+def _is_weighted(corpus: CorpusConfig) -> bool:
+    return any(source.weight != 1.0 or source.replay for source in corpus_sources(corpus))
 
 
 def _split_by_chunk(chunks: ChunkView, corpus: CorpusConfig) -> tuple[ChunkView, ChunkView]:

@@ -28,6 +28,8 @@ Sections = dict[str, dict[str, Any]]
 
 def faster_settings(config: Config, loaded: LoadedModel, plan: Plan) -> Sections:
     """Return the settings that are worth a try instead of those of a config; empty if none is."""
+    if config.phases:  # measured in runs of one phase
+        return {}
     advised: Sections = {}
     rates = [getattr(loaded.model.config, field, None) for field in DROPOUT_FIELDS]
     if any(rates) and plan.num_epochs <= MOST_EPOCHS:

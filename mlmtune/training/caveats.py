@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mlmtune.config import Config, OptimizerConfig
+from mlmtune.config import Config
 from mlmtune.config_loading import load_config
 from mlmtune.corpus.sources import corpus_sources
 from mlmtune.errors import ConfigError
@@ -20,7 +20,7 @@ from mlmtune.numbers import share
 from mlmtune.printable import counted
 from mlmtune.tokens.splits import Splits
 from mlmtune.training.optimization import num_warmup_steps
-from mlmtune.training.plan import Plan
+from mlmtune.training.plan import Phase, Plan
 from mlmtune.training.run_dir import RESOLVED_CONFIG
 
 LEARNING_RATES = (1e-6, 1e-3)
@@ -45,9 +45,15 @@ LOCATION_KEYS = {"path", "git", "dataset"}
 SPLIT_KEYS = ("validation_fraction", "validation_sources", "split_by", "split_seed")
 
 
-def of_schedule(optimizer: OptimizerConfig, plan: Plan, what: str) -> Iterator[str]:
+def of_schedule(plan: Plan, what: str) -> Iterator[str]:
     """Yield caveats about the learning rate and the length of a run, which trains on `what`."""
-    rate = optimizer.learning_rate
+    for phase in plan.phases:
+        for caveat in _of_phase(phase, what):
+            yield f"phase {phase.name}: {caveat}" if phase.name else caveat
+
+
+def _of_phase(phase: Phase, what: str) -> Iterator[str]:
+    optimizer, rate = phase.optimizer, phase.optimizer.learning_rate
     low, high = LEARNING_RATES
     if not low <= rate <= high:
         consequence = "is likely to ruin the model" if rate > high else "hardly changes the model"
@@ -55,18 +61,18 @@ def of_schedule(optimizer: OptimizerConfig, plan: Plan, what: str) -> Iterator[s
             f"optimizer.learning_rate: {rate:g} {consequence}; encoders are trained with {low:g} "
             f"to {high:g}, and 5e-5 is a good first try"
         )
-    warmup = num_warmup_steps(plan.max_steps, optimizer)
-    if warmup > plan.max_steps / 2:
+    warmup = num_warmup_steps(phase.num_steps, optimizer)
+    if warmup > phase.num_steps / 2:
         remedy = "lower optimizer.warmup_ratio (0.06 is usual)"
         if optimizer.warmup_steps is not None:
             remedy = "lower optimizer.warmup_steps, or train longer"
-        yield f"the learning rate rises for {warmup:,} of {plan.max_steps:,} steps; {remedy}"
-    if plan.num_epochs > MOST_EPOCHS:
-        enough = max(1, int(MOST_EPOCHS * plan.num_chunks / plan.global_batch_size))
+        yield f"the learning rate rises for {warmup:,} of {phase.num_steps:,} steps; {remedy}"
+    if phase.num_epochs > MOST_EPOCHS:
+        enough = max(1, int(MOST_EPOCHS / phase.epochs_after(1)))
         yield (
-            f"the run passes {plan.num_epochs:,.0f} times over {plan.num_chunks:,} training {what} "
-            f"and would memorise them; set training.max_steps to {enough:,} or less, or add "
-            "text"
+            f"{'it' if phase.name else 'the run'} passes {phase.num_epochs:,.0f} times over "
+            f"{phase.num_chunks:,} training {what} and would memorise them; set "
+            f"{'' if phase.name else 'training.'}max_steps to {enough:,} or less, or add text"
         )
 
 
@@ -81,14 +87,16 @@ def of_masked_lm(
 
     Perplexity is measured on `masks`, and forgetting on `general_masks`.
     """
-    yield from of_schedule(config.optimizer, plan, "chunks")
-    batch = plan.global_batch_size
-    if batch > plan.num_chunks:
+    yield from of_schedule(plan, "chunks")
+    too_small = next((p for p in plan.phases if p.global_batch_size > p.num_chunks), None)
+    if too_small is not None:
         yield (
-            f"a step takes {batch:,} chunks and the training text has {plan.num_chunks:,}, so each "
-            "step sees the same text several times; lower training.global_batch_size, or add text"
+            f"a step takes {too_small.global_batch_size:,} chunks and the training text "
+            f"{f'of phase {too_small.name} ' if too_small.name else ''}has "
+            f"{too_small.num_chunks:,}, so each step sees the same text several times; lower "
+            "global_batch_size, or add text"
         )
-    elif plan.max_steps < FEWEST_STEPS and config.training.max_steps is None:
+    elif plan.max_steps < FEWEST_STEPS and config.training.max_steps is None and not config.phases:
         yield (
             f"the whole run is {counted(plan.max_steps, 'step')}, which hardly changes the model; "
             "lower training.global_batch_size, raise training.epochs, or add text"

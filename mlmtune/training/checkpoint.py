@@ -12,7 +12,7 @@ and the step. A checkpoint is written under a temporary name, made durable, and 
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,14 +25,14 @@ from safetensors.torch import load_file, save_file
 from mlmtune.errors import CheckpointError
 from mlmtune.files import read_json, sweep, whole_folder, write_json
 from mlmtune.modeling.loading import LoadedModel
+from mlmtune.training.checkpoint_folders import checkpoint_path, list_checkpoints, step_of
 from mlmtune.training.manifest import MANIFEST, find_damage, manifest_of
 from mlmtune.training.run_dir import writing_to
 from mlmtune.training.window import Window
 
-FORMAT_VERSION = 2
-"""The format of state.json. Version 1 had no version number in the file."""
+FORMAT_VERSION = 3
+"""The format of state.json. Version 1 had no version number in the file, and 2 no lineage."""
 
-PREFIX = "checkpoint-"
 WITHOUT_MOMENTS = "without_moments"
 """The metadata key of optimizer.safetensors for parameters that have had no gradient so far."""
 
@@ -63,25 +63,8 @@ class TrainState:
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Evaluations by step, as written in eval_results.json."""
     examples_before: dict[str, Any] = field(default_factory=dict)
-
-
-def checkpoint_path(directory: Path, step: int) -> Path:
-    return directory / f"{PREFIX}{step}"
-
-
-def step_of(path: Path) -> int:
-    """Return the step of a checkpoint, by its name; -1 for any other name."""
-    number = path.name.removeprefix(PREFIX)
-    # int() also takes digits of other scripts.
-    step = int(number) if number.isascii() and number.isdigit() else -1
-    return step if path.name == f"{PREFIX}{step}" else -1
-
-
-def list_checkpoints(directory: Path) -> list[Path]:
-    """Return the checkpoints by step, newest first, valid or not."""
-    if not directory.is_dir():
-        return []
-    return sorted((p for p in directory.iterdir() if step_of(p) >= 0), key=step_of, reverse=True)
+    lineage: list[dict[str, Any]] = field(default_factory=list)
+    """What the run went on from; see `lineage.Ancestor`."""
 
 
 def save_model(directory: Path, loaded: LoadedModel) -> None:
@@ -241,10 +224,13 @@ def copy_checkpoint(source: Path, target: Path) -> None:
         shutil.copytree(source, temporary, dirs_exist_ok=True)
 
 
-def prune(directory: Path, keep: int, best_step: int | None) -> None:
-    """Delete all but the `keep` newest checkpoints and the best, and what killed saves left."""
+def prune(directory: Path, keep: int, steps: Collection[int]) -> None:
+    """Delete all checkpoints but the `keep` newest and those of some steps.
+
+    Also deletes what killed saves left.
+    """
     for path in list_checkpoints(directory)[keep:]:
-        if step_of(path) != best_step:
+        if step_of(path) not in steps:
             _delete(path)
     sweep(directory)
 

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from mlmtune.training.checkpoint import TrainState, checkpoint_path, prune, save_checkpoint
+from mlmtune.training.checkpoint import TrainState, prune, save_checkpoint
+from mlmtune.training.checkpoint_folders import checkpoint_path
 from mlmtune.training.learner import Learner
 from mlmtune.training.task import Task
 
@@ -21,6 +22,7 @@ class Checkpointer:
     def __init__(self, folder: Path, task: Task, learner: Learner, saved_step: int | None) -> None:
         self._folder = folder
         self._config = task.config.checkpoint
+        self._ends_of_phases = frozenset(task.plan.ends().values())
         self._loaded = task.loaded
         self._learner = learner
         self._saved_step = saved_step
@@ -41,8 +43,10 @@ class Checkpointer:
             state.scaler = accelerator.scaler.state_dict()
         if accelerator.is_main_process:
             save_checkpoint(self._folder, self._loaded, self._learner.plain_optimizer, state)
-            best = state.best_step if self._config.export == "best" else None
-            prune(self._folder, self._config.keep, best)
+            kept = {*self._ends_of_phases}
+            if self._config.export == "best" and state.best_step is not None:
+                kept.add(state.best_step)
+            prune(self._folder, self._config.keep, kept)
         accelerator.wait_for_everyone()  # a process that ends early would stop the one that writes
         self._saved_step = state.step
         return path

@@ -40,10 +40,8 @@ def evaluate(
 
 def evaluation_is_pending(task: Task, state: TrainState) -> bool:
     """Whether the run was interrupted in an evaluation that was due after its last step."""
-    is_due = (
-        state.step == task.plan.max_steps
-        or task.plan.is_due(state.step, task.config.evaluation.every)
-        or is_out_of_time(task.config.training, state)
+    is_due = task.plan.is_due(state.step, task.config.evaluation.every) or is_out_of_time(
+        task.config.training, state
     )
     return state.step > 0 and is_due and str(state.step) not in state.evaluations
 
@@ -61,3 +59,14 @@ def patience_is_over(config: TrainingConfig, state: TrainState) -> bool:
 def is_stopped_early(task: Task, state: TrainState) -> bool:
     """Whether the evaluations so far end the run."""
     return patience_is_over(task.config.training, state) or task.reason_to_stop(state) is not None
+
+
+def step_to_export(task: Task, state: TrainState) -> int:
+    """Return the step whose weights become the result.
+
+    A phase that the run did not finish gives way to the last step.
+    """
+    wanted = task.config.checkpoint.export
+    if wanted == "best" and state.best_step is not None:
+        return state.best_step
+    return min(task.plan.ends().get(wanted, state.step), state.step)

@@ -1,9 +1,10 @@
 """The identity of a run: the settings that decide its result, by config key."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mlmtune.config import PHASES
 from mlmtune.errors import CheckpointError
 from mlmtune.training.task import Task
 
@@ -12,20 +13,32 @@ NUM_PROCESSES = "num_processes"
 
 def identity_of(task: Task, num_processes: int) -> dict[str, Any]:
     """Return the settings that a resumed run must share with the one that wrote the checkpoint."""
-    config = task.config
+    config, own = task.config, task.identity()
     sections: dict[str, Any] = {
         "run": {"seed": config.run.seed},
         "model": config.model.model_dump(
             include={"name_or_path", "revision", "attn_implementation", "dropout"}
         ),
-        **task.identity(),
-        "optimizer": config.optimizer.model_dump(),
-        "training": {
-            **config.training.model_dump(include={"global_batch_size", "precision", "compile"}),
-            "max_steps (or as many as its epochs or tokens take)": task.plan.max_steps,
-        },
+        **own,
+        "training": config.training.model_dump(include={"precision", "compile"}),
     }
+    if not own.get(PHASES):  # else each phase has these
+        sections["optimizer"] = config.optimizer.model_dump()
+        sections["training"] |= {
+            "global_batch_size": config.training.global_batch_size,
+            "max_steps (or as many as its epochs or tokens take)": task.plan.max_steps,
+        }
     return {**flat(sections), NUM_PROCESSES: num_processes}
+
+
+def phases_added(then: Sequence[str], now: Sequence[str]) -> Sequence[str]:
+    """Return the phases that follow those of an earlier run; none if those have changed."""
+    return now[len(then) :] if then and list(now[: len(then)]) == list(then) else []
+
+
+def is_of_phases(key: str, names: Sequence[str]) -> bool:
+    """Whether a key is one of the named phases, or the list of phases that they were added to."""
+    return bool(names) and (key == PHASES or key.split(".")[:2] in [[PHASES, n] for n in names])
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,6 +63,8 @@ def check_identity(
 ) -> None:
     """Refuse to resume a run with other settings than those of the checkpoint.
 
+    Phases may have been added after the others.
+
     Args:
         then: The identity in the checkpoint.
         now: The identity of this sitting.
@@ -61,7 +76,10 @@ def check_identity(
     Raises:
         CheckpointError: Settings that decide the result have changed.
     """
-    changed = [key for key, value in now.items() if then.get(key) != value]
+    added = phases_added(then.get(PHASES, []), now.get(PHASES, []))
+    changed = [
+        key for key, value in now.items() if then.get(key) != value and not is_of_phases(key, added)
+    ]
     if NUM_PROCESSES in changed:
         changed.remove(NUM_PROCESSES)  # not refused, because batches and masks do not depend on it
         dropout = "and so does dropout" if keys_dropout else "dropout does not"

@@ -18,7 +18,8 @@ from mlmtune.errors import Interrupted
 from mlmtune.modeling.device import build_accelerator
 from mlmtune.modeling.losses import LOSS
 from mlmtune.sharing.trackers import Trackers
-from mlmtune.training.checkpoint import TrainState, checkpoint_path
+from mlmtune.training.checkpoint import TrainState
+from mlmtune.training.checkpoint_folders import checkpoint_path
 from mlmtune.training.checkpointer import Checkpointer
 from mlmtune.training.environment import describe_environment
 from mlmtune.training.evaluating import (
@@ -27,6 +28,7 @@ from mlmtune.training.evaluating import (
     evaluation_is_pending,
     is_out_of_time,
     is_stopped_early,
+    step_to_export,
 )  # fmt: skip
 from mlmtune.training.interrupts import StopRequest, listening
 from mlmtune.training.learner import Learner, prepare_learner
@@ -44,7 +46,7 @@ from mlmtune.training.resuming import (
     EarlierRun,
     begin,
     is_complete,
-    keep_the_best,
+    keep_for_export,
     read_earlier_run,
     resume,
     with_recorded_choices,
@@ -184,8 +186,8 @@ def _begin(
     tracking = None
     if job.is_main:
         tracking = begin(earlier, run, state, replaces=options.overwrite, say=say)
-    if checkpoint is not None and config.checkpoint.export == "best":
-        keep_the_best(run, state, checkpoint, job.is_main, say)
+    if checkpoint is not None:
+        keep_for_export(job.task, run, state, checkpoint, job.is_main, say)
     if not job.is_main:
         return
     if options.config_text is not None:
@@ -250,8 +252,8 @@ def _train_to_the_end(job: Job) -> None:
             if last or plan.is_due(state.step, config.evaluation.every):
                 improved = _evaluate(job)
                 last = last or is_stopped_early(job.task, state)
-                becomes_result = improved or config.checkpoint.export == "last"
                 # The same in all processes, because all of them save and only the first pushes.
+                becomes_result = step_to_export(job.task, state) == state.step
                 pushes = config.hub.push == "evaluation" and becomes_result and not last
             if last or improved or pushes or plan.is_due(state.step, config.checkpoint.every):
                 state.elapsed_seconds = clock.elapsed_seconds
@@ -269,7 +271,7 @@ def _log(job: Job, taken: StepTaken, clock: Clock) -> None:
     means = state.window.means()
     metrics = {
         "step": state.step,
-        "epoch": task.plan.epoch_at(state.step),
+        **task.plan.place(state.step),
         **means,
         "learning_rate": taken.learning_rate,
         **task.metrics(state.step - 1),
@@ -279,7 +281,7 @@ def _log(job: Job, taken: StepTaken, clock: Clock) -> None:
         "tokens_per_second": clock.tokens_per_second(state.num_tokens),
     }
     job.record(metrics)
-    seconds_left = clock.seconds_left(state.step, task.plan.max_steps)
+    seconds_left = clock.seconds_left(state.step, task.plan)
     job.progress.log(metrics, task.describe_means(means), task.plan.max_steps, seconds_left)
     state.window = Window()
 
@@ -323,7 +325,7 @@ def _record_evaluation(job: Job, evaluation: ValidationResult) -> None:
     job.record(
         {
             "step": job.state.step,
-            "epoch": job.task.plan.epoch_at(job.state.step),
+            **job.task.plan.place(job.state.step),
             **{f"eval_{name}": value for name, value in evaluation.to_json().items()},
         }
     )

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 
-from mlmtune.config import BestBy, Config, RateSchedule, has_pairs
+from mlmtune.config import PHASES, BestBy, Config, RateSchedule, has_pairs
 from mlmtune.console import Console
 from mlmtune.corpus.funnel import remarks
 from mlmtune.evaluation.fill_mask import fill_mask
@@ -30,23 +30,26 @@ from mlmtune.printable import counted
 from mlmtune.sharing.card import Card
 from mlmtune.sharing.masked_lm_card import example_text, fill_mask_snippet, masked_lm_card
 from mlmtune.shell import own_command
-from mlmtune.tokens.mixing import Mixture
+from mlmtune.tokens.pair_windows import PairView
 from mlmtune.tokens.pairs import PairSequences
 from mlmtune.tokens.sequences import ChunkSequences, Sequences
+from mlmtune.tokens.splits import PhaseText
 from mlmtune.tokens.summary import summarize
 from mlmtune.training import caveats
 from mlmtune.training.checkpoint import TrainState
-from mlmtune.training.optimization import check_warmup
+from mlmtune.training.lineage import Ancestor, lineage_of, num_steps_before, to_json
 from mlmtune.training.outcome import loss_fell
-from mlmtune.training.plan import Plan
+from mlmtune.training.phase_table import phase_table
+from mlmtune.training.plan import Phase, Plan
 from mlmtune.training.run_dir import RunDir
 from mlmtune.training.setup import (
     ModelAndText,
     check_is_known,
     has_padding,
     load_model_and_text,
+    longest_chunk,
 )
-from mlmtune.training.stream import TrainingStream
+from mlmtune.training.stream import TrainingStream, seed_after, seed_of_phase
 from mlmtune.training.task import Task, with_choices
 
 GENERAL = ("general_loss", "general_perplexity", "general_accuracy", "general_accuracy_top5")
@@ -63,22 +66,22 @@ class MaskedSequences:
 
     Attributes:
         lay_out: Lays them out for the model; see `MaskedHead.packed`.
-        rate: `masking.mlm_probability`.
-        max_steps: The steps of the run, over which a scheduled rate changes.
+        rate: `masking.mlm_probability` of the phase.
+        num_steps: The steps of the phase, over which a scheduled rate changes.
     """
 
     unmasked: Sequences
     collator: MaskingCollator
     lay_out: Callable[[MaskedBatch], MaskedBatch]
     rate: float | RateSchedule
-    max_steps: int
+    num_steps: int
 
     def __len__(self) -> int:
         return len(self.unmasked)
 
     def mlm_probability(self, step: int) -> float:
-        """Return the masking rate of a step, counted from 0."""
-        return mlm_probability_at(step, self.max_steps, self.rate)
+        """Return the masking rate of a step, counted from 0 at the beginning of the phase."""
+        return mlm_probability_at(step, self.num_steps, self.rate)
 
     def batch(
         self, step: int, epochs: NDArray[np.int64], positions: NDArray[np.int64]
@@ -96,7 +99,7 @@ class MaskedLM(Task):
 
     Attributes:
         setup: The model, the text and the evaluators.
-        sequences: The training sequences, before and after masking.
+        sequences: The training sequences of each phase, before and after masking.
         retrieval_probe: Measures retrieval at each evaluation; None unless the config asks for it.
     """
 
@@ -105,8 +108,9 @@ class MaskedLM(Task):
     loaded: LoadedModel
     plan: Plan
     stream: TrainingStream[MaskedBatch]
-    sequences: MaskedSequences
+    sequences: tuple[MaskedSequences, ...]
     retrieval_probe: RetrievalProbe | None = None
+    lineage: tuple[Ancestor, ...] = ()
 
     measures_before: ClassVar[bool] = True
     num_targets_name: ClassVar[str] = "num_masked_tokens"
@@ -138,11 +142,11 @@ class MaskedLM(Task):
         return None
 
     def memory_shape(self, micro_batch_size: int, device: torch.device) -> tuple[int, int]:
-        length = self.config.chunking.chunk_length
+        _, length = longest_chunk(self.config)
         vocab_size = self.loaded.model.get_input_embeddings().num_embeddings
         rate = 1.0
         if self.setup.head.is_sparse:  # only masked positions have logits
-            rate = highest_mlm_probability(self.config.masking.mlm_probability)
+            rate = max(highest_mlm_probability(sequences.rate) for sequences in self.sequences)
         num_logits = round(micro_batch_size * length * rate) * vocab_size
         if self.setup.head.output_layer is not None:
             num_logits = min(num_logits, max(logits_at_once(device), vocab_size))
@@ -252,12 +256,10 @@ class MaskedLM(Task):
                     include={"validation_fraction", "split_by", "split_seed", "max_train_chunks",
                              "max_validation_chunks"}
                 ),
-                "weights": [source.weight for source in config.corpus.sources],
-                "replay": [source.replay for source in config.corpus.sources],
                 "marks": self.setup.splits.marks,
             },
             "chunking": config.chunking.model_dump(),
-            "masking": config.masking.model_dump(),
+            **self._identity_of_phases(),
             "objective": config.objective,
             "evaluation": config.evaluation.model_dump(
                 include={"seed", "strategy", "mlm_probability", "mask_draws", "max_chunks",
@@ -265,6 +267,37 @@ class MaskedLM(Task):
             ),
             "checkpoint": config.checkpoint.model_dump(include={"best_by"}),
         }  # fmt: skip
+
+    def _identity_of_phases(self) -> dict[str, Any]:
+        """Return what a phase may change, once for each phase, or else for the run."""
+        config = self.config
+        if not config.phases:
+            return {
+                "corpus.sources": {
+                    "weight": [source.weight for source in config.corpus.sources],
+                    "replay": [source.replay for source in config.corpus.sources],
+                },
+                "masking": config.masking.model_dump(),
+                PHASES: [],
+            }
+        return {
+            PHASES: [phase.name for phase in config.phases],
+            **{
+                f"{PHASES}.{phase.name}": {
+                    "num_steps (or as many as its epochs or tokens take)": planned.num_steps,
+                    "reset_optimizer": phase.reset_optimizer,
+                    "weights": [source.weight for source in settings.corpus.sources],
+                    "replay": [source.replay for source in settings.corpus.sources],
+                    "chunk_length": settings.chunking.chunk_length,
+                    "global_batch_size": planned.global_batch_size,
+                    **settings.masking.model_dump(),
+                    **settings.optimizer.model_dump(),
+                }
+                for phase, settings, planned in zip(
+                    config.phases, config.by_phase, self.plan.phases, strict=True
+                )
+            },
+        }
 
     @property
     def data_seen(self) -> tuple[str, int]:
@@ -274,6 +307,8 @@ class MaskedLM(Task):
         setup, split_seed = self.setup, self.config.corpus.split_seed
         summary = summarize(setup.store, setup.splits, self.loaded.tokenizer, split_seed)
         run.write_json("corpus.json", summary)
+        if self.lineage:
+            run.write_json("lineage.json", {"ancestors": to_json(self.lineage)})
 
     def card(
         self, folder: Path, results: dict[str, Any], records: Mapping[str, Any], name: str
@@ -310,8 +345,11 @@ class MaskedLM(Task):
                 reasons = ", ".join(f"{reason} {count:,}" for reason, count in left_out.items())
                 yield f"{kind} left out: {reasons}; see {run.path / 'corpus.json'}"
         yield from remarks(self.setup.store.funnel)
-        if isinstance(self.sequences.unmasked, PairSequences):
-            yield f"training pairs: {self.sequences.unmasked.describe()}"
+        yield from phase_table(self.config, self.plan)
+        for phase, sequences in zip(self.plan.phases, self.sequences, strict=True):
+            if isinstance(sequences.unmasked, PairSequences):
+                of_phase = f" of phase {phase.name}" if phase.name else ""
+                yield f"training pairs{of_phase}: {sequences.unmasked.describe()}"
 
     def sizes(self) -> str:
         splits = self.setup.splits
@@ -335,7 +373,8 @@ class MaskedLM(Task):
         return "  ".join(parts)
 
     def metrics(self, step: int) -> dict[str, float]:
-        return {"mlm_probability": self.sequences.mlm_probability(step)}
+        phase, number = self.plan.locate(step)
+        return {"mlm_probability": self.sequences[phase].mlm_probability(number)}
 
     def fill_examples(self, model: Any) -> dict[str, Any]:
         # A compiled model would be compiled again for each sentence, because lengths differ.
@@ -415,35 +454,62 @@ def build_masked_lm(config: Config, accelerator: Accelerator, console: Console) 
     Raises:
         MlmtuneError: Anything that keeps the run from starting.
     """
+    lineage = lineage_of(config)
     setup = load_model_and_text(config, accelerator.device, precision_of(accelerator), console)
     check_is_known(setup, config)
     loaded, splits = setup.loaded, setup.splits
-    mixture = Mixture.of(splits.train_pairs or splits.train, splits.weights)
     plan = Plan.of(
+        [_phase_of(config, index, text) for index, text in enumerate(splits.phases)],
         config.training,
-        num_chunks=len(mixture),
-        num_tokens=mixture.num_tokens,
         num_processes=accelerator.num_processes,
     )
-    check_warmup(plan.max_steps, config.optimizer)
-    collator = MaskingCollator(
-        loaded.tokenizer,
-        config.masking,
-        with_token_type_ids=loaded.has_token_types,
-        is_for_compiled_model=config.training.compile,
+    # A run that goes on from another must not see the text in the same order with the same masks.
+    seed = seed_after(config.run.seed, num_steps_before(lineage))
+    sequences = tuple(
+        _sequences(config, index, setup, phase, seed_of_phase(seed, index))
+        for index, phase in enumerate(plan.phases)
     )
-    unmasked: Sequences
-    if splits.train_pairs is None:
-        unmasked = ChunkSequences(splits.train, mixture, config.run.seed)
-    else:
-        unmasked = PairSequences(splits.train_pairs, mixture, config.objective, config.run.seed)
-    rate = config.masking.mlm_probability
-    sequences = MaskedSequences(unmasked, collator, setup.head.packed, rate, plan.max_steps)
-    stream = TrainingStream(
-        sequences, plan, seed=config.run.seed, process_index=accelerator.process_index
-    )
+    stream = TrainingStream(sequences, plan, seed=seed, process_index=accelerator.process_index)
     decided = with_choices(config, accelerator, loaded, plan)
     probe = None
     if config.evaluation.retrieval:
         probe = RetrievalProbe.of(splits, loaded, config.corpus, config.evaluation)
-    return MaskedLM(decided, setup, loaded, plan, stream, sequences, probe)
+    return MaskedLM(decided, setup, loaded, plan, stream, sequences, probe, lineage)
+
+
+def _phase_of(config: Config, index: int, text: PhaseText) -> Phase:
+    """Return the length and the batches of a phase, which trains on a text.
+
+    Raises:
+        ConfigError: Its warmup is longer than it is.
+    """
+    settings, mixture = config.by_phase[index], text.mixture
+    given = config.phases[index] if config.phases else None
+    return Phase.of(
+        settings.training,
+        settings.optimizer,
+        num_chunks=len(mixture),
+        num_tokens=mixture.num_tokens,
+        name=given.name if given else "",
+        resets_optimizer=given is not None and given.reset_optimizer,
+    )
+
+
+def _sequences(
+    config: Config, index: int, setup: ModelAndText, phase: Phase, seed: int
+) -> MaskedSequences:
+    """Return what a phase trains on, in an order and with masks that `seed` draws."""
+    settings, text, loaded = config.by_phase[index], setup.splits.phases[index], setup.loaded
+    unmasked: Sequences
+    if isinstance(text.view, PairView):
+        unmasked = PairSequences(text.view, text.mixture, config.objective, seed)
+    else:
+        unmasked = ChunkSequences(text.view, text.mixture, seed)
+    collator = MaskingCollator(
+        loaded.tokenizer,
+        settings.masking,
+        with_token_type_ids=loaded.has_token_types,
+        is_for_compiled_model=config.training.compile,
+    )
+    rate = settings.masking.mlm_probability
+    return MaskedSequences(unmasked, collator, setup.head.packed, rate, phase.num_steps)

@@ -79,7 +79,7 @@ def fit_micro_batch(learner: Learner, task: Task, step: int, say: Callable[[str]
     Args:
         learner: The model and its optimizer, which a trial leaves as they were.
         task: The task whose micro-batches are made smaller.
-        step: The step whose batches are tried, counted from 0.
+        step: The next step, counted from 0; of those that follow, the longest batches are tried.
         say: Reports the size that fits.
 
     Raises:
@@ -88,6 +88,7 @@ def fit_micro_batch(learner: Learner, task: Task, step: int, say: Callable[[str]
     if task.config.training.micro_batch_size != "auto":
         return task
     fits = fits_by_estimate if learner.accelerator.device.type == "cpu" else fits_by_trial
+    step = task.plan.heaviest_step(step)
     while not _all_agree(learner.accelerator, fits(learner, task, step)):
         task = _halve(task)
     # Recorded as a number, so that a resumed run does not measure again.
@@ -113,10 +114,11 @@ def shrink_micro_batch(
         )
     task = _halve(task)
     plan = task.plan
+    phase = plan.phases[plan.locate(step)[0]]
     say(
         f"out of memory with micro batches of {size}; going on with {plan.micro_batch_size}, "
-        f"{plan.num_accumulation} of them per step, so that a step stays {plan.global_batch_size} "
-        "sequences"
+        f"{plan.num_accumulation(phase)} of them per step, so that a step stays "
+        f"{phase.global_batch_size} sequences"
     )
     return task
 

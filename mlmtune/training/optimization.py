@@ -6,7 +6,6 @@ from collections.abc import Callable
 import torch
 
 from mlmtune.config import OptimizerConfig
-from mlmtune.errors import ConfigError
 
 
 def build_optimizer(model: torch.nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
@@ -39,6 +38,12 @@ def _linear(progress: float) -> float:
     return 1.0 - progress
 
 
+def _one_minus_sqrt(progress: float) -> float:
+    # Hägele et al. 2024, "Scaling laws and compute-optimal training beyond fixed training
+    # durations", 4.1.
+    return 1.0 - math.sqrt(progress)
+
+
 def _cosine(progress: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * progress))
 
@@ -50,44 +55,38 @@ def _constant(progress: float) -> float:
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "linear": _linear,
     "cosine": _cosine,
+    "one_minus_sqrt": _one_minus_sqrt,
     "constant": _constant,
     "warmup_stable_decay": _linear,
 }
 """The factor of the peak, by progress from 0 to 1 through the falling part of the schedule."""
 
 
-def num_warmup_steps(max_steps: int, config: OptimizerConfig) -> int:
+def num_warmup_steps(num_steps: int, config: OptimizerConfig) -> int:
+    """Return the warmup steps of a phase of `num_steps` steps."""
     if config.warmup_steps is not None:
         return config.warmup_steps
-    return round(config.warmup_ratio * max_steps)
+    return round(config.warmup_ratio * num_steps)
 
 
-def check_warmup(max_steps: int, config: OptimizerConfig) -> None:
-    """Refuse a warmup that is longer than the run.
-
-    Raises:
-        ConfigError: The learning rate would never reach its peak.
-    """
-    warmup = num_warmup_steps(max_steps, config)
-    if warmup > max_steps:
-        raise ConfigError(
-            f"optimizer.warmup_steps: {warmup:,} is more than the {max_steps:,} steps of the run, "
-            "so the learning rate would never reach its peak; set optimizer.warmup_ratio instead, "
-            "or train longer"
-        )
-
-
-def learning_rate_at(step: int, max_steps: int, config: OptimizerConfig) -> float:
-    """Return the learning rate of a step, counted from 0.
+def learning_rate_at(step: int, num_steps: int, config: OptimizerConfig) -> float:
+    """Return the learning rate of a step of a phase; the run is one phase if it has no others.
 
     It rises linearly to its peak at the last warmup step, and then follows the schedule. That
     ends one step after the last, so that no step is taken with a rate of 0.
+
+    Args:
+        step: The step, counted from 0 at the beginning of the phase.
+        num_steps: The steps of the phase.
+        config: The section `optimizer` of the phase.
     """
-    warmup = num_warmup_steps(max_steps, config)
+    warmup = num_warmup_steps(num_steps, config)
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup
     falls_from = warmup
     if config.schedule == "warmup_stable_decay":
-        falls_from = max(warmup, max_steps - round(config.decay_ratio * max_steps))
-    progress = max(0, step - falls_from) / max(1, max_steps - falls_from)
-    return config.learning_rate * SCHEDULES[config.schedule](min(progress, 1.0))
+        falls_from = max(warmup, num_steps - round(config.decay_ratio * num_steps))
+    progress = max(0, step - falls_from) / max(1, num_steps - falls_from)
+    factor = SCHEDULES[config.schedule](min(progress, 1.0))
+    end = config.final_learning_rate_ratio
+    return config.learning_rate * (end + (1.0 - end) * factor)

@@ -12,7 +12,7 @@ from mlmtune.masking.selection import STRATEGIES
 from mlmtune.modeling.locating import is_on_hub, locate_model
 from mlmtune.modeling.tokenizer import load_tokenizer
 from mlmtune.tokens.opening import find_text
-from mlmtune.tokens.splits import Splits, TextNeeds, needed_markers, open_splits
+from mlmtune.tokens.splits import PhaseNeeds, Splits, TextNeeds, needed_markers, open_splits
 from mlmtune.tokens.store import TokenStore
 
 
@@ -67,7 +67,16 @@ def find_corpus(
 
 def text_needs(config: Config) -> TextNeeds:
     """Return what a config needs to know about its text."""
-    strategies = {"masking": config.masking.strategy, "evaluation": config.evaluation.strategy}
+    strategies = {
+        "masking": config.masking.strategy,
+        "evaluation": config.evaluation.strategy,
+        **{
+            f"phases.{number}": phase.strategy
+            for number, phase in enumerate(config.phases)
+            if phase.strategy is not None
+        },
+    }
+    by_phase = zip(config.phases, config.by_phase, strict=True) if config.phases else ()
     return TextNeeds(
         objective=config.objective,
         word_strategies={
@@ -78,4 +87,8 @@ def text_needs(config: Config) -> TextNeeds:
         word_segmenter=config.tokenization.word_segmenter,
         language=config.tokenization.language,
         general=tuple(config.evaluation.general),
+        phases=tuple(
+            PhaseNeeds(phase.name, settings.corpus, settings.chunking.chunk_length)
+            for phase, settings in by_phase
+        ),
     )

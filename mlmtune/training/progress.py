@@ -14,7 +14,7 @@ from mlmtune.modeling.losses import LOSS
 from mlmtune.printable import counted
 from mlmtune.training.checkpoint import TrainState
 from mlmtune.training.evaluating import patience_is_over
-from mlmtune.training.optimization import learning_rate_at
+from mlmtune.training.plan import Plan
 from mlmtune.training.run_dir import RunDir
 from mlmtune.training.task import Task
 
@@ -53,15 +53,27 @@ class Clock:
         self._asked_at += seconds
         self._seconds_aside += seconds
 
-    def seconds_per_step(self, step: int) -> float:
-        """Return the mean seconds per step in this sitting, without evaluating and saving."""
+    def seconds_of_steps_left(self, step: int, plan: Plan) -> float:
+        """Return the same without evaluating and saving."""
         seconds = time.monotonic() - self._started - self._seconds_aside
-        return seconds / max(step - self._first_step, 1)
+        return seconds * _ratio(plan, self._first_step, step)
 
-    def seconds_left(self, step: int, max_steps: int) -> float:
-        """Return the seconds that the remaining steps will take at this sitting's pace."""
-        taken = max(step - self._first_step, 1)
-        return (max_steps - step) * (time.monotonic() - self._started) / taken
+    def seconds_left(self, step: int, plan: Plan) -> float:
+        """Return the seconds that the remaining steps will take at this sitting's pace.
+
+        A step counts by its tokens, because phases have steps of different sizes.
+        """
+        seconds = time.monotonic() - self._started
+        return seconds * _ratio(plan, self._first_step, step)
+
+
+def _ratio(plan: Plan, first_step: int, step: int) -> float:
+    """Return how many times as many tokens follow a step as came before it from `first_step`."""
+    first, now, end = (
+        plan.total(at, lambda phase: phase.tokens_per_step)
+        for at in (first_step, step, plan.max_steps)
+    )
+    return (end - now) / (now - first) if now > first else 0.0
 
 
 class Progress(Console):
@@ -95,8 +107,9 @@ class Progress(Console):
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {metrics[LOSS]:.3f}, {pace}")
             return
+        phase = f"{metrics['phase']}, " if "phase" in metrics else ""
         self.say(
-            f"step {metrics['step']}/{max_steps}  epoch {metrics['epoch']:.2f}  {means}  "
+            f"step {metrics['step']}/{max_steps}  {phase}epoch {metrics['epoch']:.2f}  {means}  "
             f"learning rate {metrics['learning_rate']:.2e}  {pace}  "
             f"{tqdm.format_interval(seconds_left)} left"
         )
@@ -124,11 +137,7 @@ def announce(
         f"{training.precision}, {task.loaded.attn_implementation} attention"
         f"{', compiled' if training.compile else ''}; {task.sizes()}"
     )
-    say(
-        f"{counted(plan.max_steps, 'step')} of {counted(plan.global_batch_size, 'sequence')} "
-        f"({plan.num_processes} x {plan.num_accumulation} x {plan.micro_batch_size}: processes x "
-        f"accumulation x micro batch), {plan.num_epochs:.2f} epochs"
-    )
+    say(plan.describe())
     for line in task.caveats():
         say(f"warning: {line}")
 
@@ -144,7 +153,7 @@ def why_it_ended_early(task: Task, state: TrainState) -> str | None:
             f"{ended}: {counted(state.num_evaluations_without_improvement, 'evaluation')} in a row "
             "without a better result (training.early_stopping_patience)"
         )
-    rate = learning_rate_at(state.step, max_steps, task.config.optimizer)
+    rate = task.plan.learning_rate_at(state.step)
     return (
         f"{ended}: training.max_minutes: {training.max_minutes:g} are over, with the learning rate "
         f"still at {rate:.2e}; set training.max_steps to {state.step:,} for a schedule that ends "
@@ -157,9 +166,8 @@ def describe_duration(
 ) -> str:
     """Return a line on how long the whole run will take, by the pace of its first steps."""
     plan, every, minutes = task.plan, task.config.evaluation.every, task.config.training.max_minutes
-    steps = range(step + 1, plan.max_steps + 1)
-    num_evaluations = sum(step == plan.max_steps or plan.is_due(step, every) for step in steps)
-    seconds = clock.seconds_per_step(step) * len(steps)
+    num_evaluations = len(plan.due_after(step, every))
+    seconds = clock.seconds_of_steps_left(step, plan)
     evaluated = "without evaluations"
     if seconds_per_evaluation is not None:
         seconds += num_evaluations * seconds_per_evaluation

@@ -10,14 +10,16 @@ from mlmtune.files import whole_folder
 from mlmtune.modeling.losses import FILL, LOSS
 from mlmtune.numbers import share
 from mlmtune.sharing.card import write_card
-from mlmtune.training.checkpoint import TrainState, checkpoint_path, load_weights, save_model
+from mlmtune.training.checkpoint import TrainState, load_weights, save_model
+from mlmtune.training.checkpoint_folders import checkpoint_path
 from mlmtune.training.environment import peak_memory_bytes
+from mlmtune.training.evaluating import step_to_export
 from mlmtune.training.learner import Learner
 from mlmtune.training.progress import Progress
 from mlmtune.training.run_dir import CHECKPOINTS_STAY, RunDir, writing_to
 from mlmtune.training.task import Task
 
-CARD_RECORDS = ("corpus", "data", "environment")
+CARD_RECORDS = ("corpus", "data", "environment", "lineage")
 """The files of a run that its model card is written from, without their ending."""
 
 
@@ -26,12 +28,10 @@ def export(
 ) -> dict[str, Any]:
     """Write model/ and the results, and return the content of all_results.json.
 
-    The model becomes that of the best step if `checkpoint.export` is `best`, and eval_results.json
+    The model becomes that of the step that `checkpoint.export` names, and eval_results.json
     describes it.
     """
-    step = state.step
-    if task.config.checkpoint.export == "best" and state.best_step is not None:
-        step = state.best_step
+    step = step_to_export(task, state)
     if step != state.step:
         load_weights(checkpoint_path(run.checkpoints, step), learner.module)
 
@@ -64,14 +64,15 @@ def _train_results(task: Task, state: TrainState, device: torch.device) -> dict[
     seconds = max(state.elapsed_seconds, 1e-9)
     embeddings = task.loaded.model.get_input_embeddings().weight.numel()
     means = state.totals.means()
+    num_sequences = task.plan.total(state.step, lambda phase: phase.global_batch_size)
     return {
-        "epoch": task.plan.epoch_at(state.step),
+        "epoch": task.plan.total(state.step, lambda phase: phase.epochs_after(1)),
         "global_step": state.step,
         # 2 FLOPs per weight forward, 4 backward (Kaplan et al. 2020, 2.1).
         "total_flos": 6.0 * (task.loaded.num_parameters - embeddings) * state.num_tokens,
         "train_loss": means[LOSS],
         "train_runtime": state.elapsed_seconds,
-        "train_samples_per_second": state.step * task.plan.global_batch_size / seconds,
+        "train_samples_per_second": num_sequences / seconds,
         "train_steps_per_second": state.step / seconds,
         "train_tokens_per_second": state.num_tokens / seconds,
         "num_tokens": state.num_tokens,

@@ -10,16 +10,17 @@ from typing import Any
 import yaml
 from accelerate import Accelerator
 
+from mlmtune.config import PHASES
 from mlmtune.config_loading import as_override, load_config, recorded_yaml
 from mlmtune.errors import CheckpointError, ConfigError
 from mlmtune.files import read_json
 from mlmtune.locations import expand_home
 from mlmtune.modeling.device import decided_by_main
 from mlmtune.printable import counted
+from mlmtune.sharing.masked_lm_card import describe_lineage
 from mlmtune.shell import own_command
 from mlmtune.training.checkpoint import (
     TrainState,
-    checkpoint_path,
     copy_checkpoint,
     drop_checkpoints_after,
     find_checkpoint,
@@ -28,8 +29,17 @@ from mlmtune.training.checkpoint import (
     load_state,
     load_weights,
 )  # fmt: skip
-from mlmtune.training.identity import check_identity, flat, identity_of
+from mlmtune.training.checkpoint_folders import checkpoint_path
+from mlmtune.training.evaluating import step_to_export
+from mlmtune.training.identity import (
+    check_identity,
+    flat,
+    identity_of,
+    is_of_phases,
+    phases_added,
+)
 from mlmtune.training.learner import Learner
+from mlmtune.training.lineage import to_json
 from mlmtune.training.progress import Progress
 from mlmtune.training.run_dir import RESOLVED_CONFIG, RunDir
 from mlmtune.training.run_options import RunOptions
@@ -156,12 +166,16 @@ def _is_finished(
         return False
     if isinstance(earlier.config, ConfigError):
         raise earlier.config
-    then = flat(earlier.config.model_dump())
+    then = _by_key(earlier.config.model_dump())
+    now = _by_key(yaml.safe_load(recorded_yaml(config)))
+    added = phases_added(then.get(PHASES, []), now.get(PHASES, []))
     lines = [
         f"  {name}: {then.get(name)} then, {value} now"
-        for name, value in flat(yaml.safe_load(recorded_yaml(config))).items()
+        for name, value in now.items()
         # What is `auto` now, or not set, was decided then.
-        if value not in (then.get(name), None, "auto") and not MAY_CHANGE.fullmatch(name)
+        if value not in (then.get(name), None, "auto")
+        and not MAY_CHANGE.fullmatch(name)
+        and not is_of_phases(name, added)
     ]
     if lines:
         raise CheckpointError(
@@ -169,7 +183,18 @@ def _is_finished(
             "run.output_dir to another folder, or replace it with --overwrite:\n"
             + "\n".join([*lines, *_how_to_train_on(earlier, run, config)])
         )
-    return True
+    if added:
+        say(f"{run.path} is finished, and goes on with what was added: {', '.join(added)}")
+    return not added
+
+
+def _by_key(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a config by their dotted keys; those of a phase by its name."""
+    sections = dict(settings)
+    phases = sections.pop(PHASES, [])
+    if phases:
+        sections[PHASES] = [phase["name"] for phase in phases]
+    return flat({**sections, **{f"{PHASES}.{phase['name']}": phase for phase in phases}})
 
 
 def _how_to_train_on(earlier: EarlierRun, run: RunDir, config: Settings) -> Iterator[str]:
@@ -217,11 +242,11 @@ def resume(
     """
     identity = identity_of(task, learner.accelerator.num_processes)
     if earlier is None:
-        return None, TrainState(identity)
+        return None, _first_state(task, learner, identity, say)
     path = decided_by_main(learner.accelerator, lambda: _choose_checkpoint(earlier, run, say))
     if path is None:
         say(f"{run.path} holds no checkpoint yet; starting from the beginning")
-        return None, TrainState(identity)
+        return None, _first_state(task, learner, identity, say)
 
     state = load_state(path)
     check_identity(
@@ -235,6 +260,25 @@ def resume(
         learner.accelerator.scaler.load_state_dict(state.scaler)
     say(f"resumed from {path}, after step {state.step}")
     return path, state
+
+
+def _first_state(
+    task: Task, learner: Learner, identity: dict[str, Any], say: Callable[[str], None]
+) -> TrainState:
+    """Return the state of a run that begins, and load the moments that it begins with.
+
+    Raises:
+        CheckpointError: The checkpoint that has them is damaged, or of another model.
+    """
+    if not task.lineage:
+        return TrainState(identity)
+    path = expand_home(task.lineage[-1].checkpoint)
+    fault = find_fault(path)
+    if fault is not None:
+        raise CheckpointError(f"{path}: {fault}; go on from another checkpoint")
+    load_optimizer(path, learner.plain_optimizer)
+    say(f"goes on from {describe_lineage(to_json(task.lineage))}, with the optimizer's moments")
+    return TrainState(identity, lineage=to_json(task.lineage))
 
 
 def _choose_checkpoint(earlier: EarlierRun, run: RunDir, say: Callable[[str], None]) -> Path | None:
@@ -295,25 +339,39 @@ def begin(
     return tracking
 
 
-def keep_the_best(
-    run: RunDir, state: TrainState, resumed_from: Path, is_main: bool, say: Callable[[str], None]
+def keep_for_export(
+    task: Task,
+    run: RunDir,
+    state: TrainState,
+    resumed_from: Path,
+    is_main: bool,
+    say: Callable[[str], None],
 ) -> None:
-    """Make sure that the best checkpoint so far is whole, and is where `export` looks for it.
+    """Make sure that an earlier checkpoint that may be exported is whole, and in this run's folder.
 
-    The best one is beside `resumed_from`, the checkpoint of `state`. The main process copies it to
-    the directory of this run; if it is damaged, all processes forget it.
+    That is the best one so far, or the end of the phase that `checkpoint.export` names. It is
+    beside `resumed_from`, the checkpoint of `state`. The main process copies it to the directory of
+    this run; if the best one is damaged, all processes forget it.
+
+    Raises:
+        CheckpointError: The end of the phase is damaged.
     """
-    best = state.best_step
-    if best is None:
+    export, step = task.config.checkpoint.export, step_to_export(task, state)
+    if export == "last" or (export == "best" and state.best_step is None):
         return
     # A checkpoint that the user has renamed is found by its path alone.
-    beside = checkpoint_path(resumed_from.parent, best)
-    source = resumed_from if best == state.step else beside
+    beside = checkpoint_path(resumed_from.parent, step)
+    source = resumed_from if step == state.step else beside
     fault = find_fault(source)
+    if fault is not None and export != "best":
+        raise CheckpointError(
+            f"{source} is the end of the phase that checkpoint.export names, but {fault}; set "
+            "checkpoint.export: last"
+        )
     if fault is not None:
         say(f"{source} was the best, but {fault}; model/ will be the best from here on")
         state.best_step = state.best_criterion = None
     elif is_main:
-        target = checkpoint_path(run.checkpoints, best)
+        target = checkpoint_path(run.checkpoints, step)
         if source.resolve() != target.resolve():
             copy_checkpoint(source, target)

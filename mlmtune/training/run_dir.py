@@ -30,7 +30,8 @@ OWN_FILES = (
     "config.yaml", RESOLVED_CONFIG, "environment.json", "corpus.json", "metrics.jsonl",
     "status.json", "train_results.json", "eval_results.json", "all_results.json",
     "data.json", "test_results.json", "test_predictions.jsonl", "probe.json",
-    "report.html", "report.md", "report.json", "tracking.json", "attempt.json", MANIFEST,
+    "lineage.json", "report.html", "report.md", "report.json", "tracking.json", "attempt.json",
+    MANIFEST,
 )  # fmt: skip
 OWN_FOLDERS = (
     RESULT_FOLDER, MERGED_FOLDER, "checkpoints", "tensorboard", "wandb", "dvclive", ".aim",
@@ -38,6 +39,7 @@ OWN_FOLDERS = (
 RECORDS = (
     RESOLVED_CONFIG, "environment.json", "corpus.json", "data.json", "train_results.json",
     "eval_results.json", "test_results.json", "test_predictions.jsonl", "all_results.json",
+    "lineage.json",
 )  # fmt: skip
 """The files that do not change once the run is finished."""
 LOCK_FILE = ".lock"

@@ -89,9 +89,11 @@ def load_model_and_text(
         MlmtuneError: The model or the text cannot be loaded, or they do not fit.
     """
     text = find_corpus(config, console)
+    length_key, max_length = longest_chunk(config)
     request = ModelRequest(
         config.model,
-        max_length=config.chunking.chunk_length,
+        max_length=max_length,
+        length_key=length_key,
         device=device,
         precision=precision,
         seed=config.run.seed,
@@ -135,7 +137,7 @@ def _head(loaded: LoadedModel, precision: str, config: Config, console: Console)
         )
     if config.chunking.mode == "per_document":
         head.packing = Packing.if_possible(
-            loaded, config.chunking.chunk_length, partial(head.outputs, loaded.model)
+            loaded, longest_chunk(config)[1], partial(head.outputs, loaded.model)
         )
         if head.packing is None:
             console.say(
@@ -143,6 +145,15 @@ def _head(loaded: LoadedModel, precision: str, config: Config, console: Console)
                 "which is slower"
             )
     return head
+
+
+def longest_chunk(config: Config) -> tuple[str, int]:
+    """Return the key and the tokens of the longest chunk, in any phase or in validation."""
+    lengths = {"chunking.chunk_length": config.chunking.chunk_length}
+    for number, phase in enumerate(config.phases):
+        if phase.chunk_length is not None:
+            lengths[f"phases.{number}.chunk_length (phase {phase.name})"] = phase.chunk_length
+    return max(lengths.items(), key=lambda item: item[1])
 
 
 def has_padding(config: Config) -> bool:

@@ -14,7 +14,7 @@ from mlmtune.numbers import share
 from mlmtune.randomness import key
 from mlmtune.tables import histogram
 from mlmtune.tokens.chunking import ChunkBatch
-from mlmtune.training.masked_lm import MaskedLM
+from mlmtune.training.masked_lm import MaskedLM, MaskedSequences
 
 NUM_MEASURED = 256  # sequences for the statistics
 LONGEST_SHOWN = 6
@@ -50,33 +50,46 @@ def show_masks(
     On a terminal, a predicted token is green, and what the model sees instead is red. The first of
     several draws of masks is that of the first epoch. `compares` shows every strategy.
     """
-    masking = task.config.masking
-    strategies = list(STRATEGIES) if compares else [masking.strategy]
-    for strategy in strategies:
-        preview = _StrategyPreview(task, masking.model_copy(update={"strategy": strategy}))
-        console.result(f"\nmasking.strategy: {strategy} ({STRATEGIES[strategy].description})")
-        console.result("the first training sequences, [[original -> what the model sees]]")
-        for number in range(min(num_chunks, len(task.sequences))):
-            for draw in range(num_draws):
-                label = f"sequence {number + 1}" + (f", draw {draw + 1}" if num_draws > 1 else "")
-                console.result(f"{label}\n{preview.sequence(number, draw)}")
-        for line in preview.statistics():
-            console.result(line)
+    for phase, settings, sequences in zip(
+        task.plan.phases, task.config.by_phase, task.sequences, strict=True
+    ):
+        masking = settings.masking
+        for strategy in STRATEGIES if compares else [masking.strategy]:
+            config = masking.model_copy(update={"strategy": strategy})
+            preview = _StrategyPreview(task, config, sequences)
+            of_phase = f"phase {phase.name}, " if phase.name else ""
+            title = f"{of_phase}masking.strategy: {strategy}"
+            console.result(f"\n{title} ({STRATEGIES[strategy].description})")
+            console.result("the first training sequences, [[original -> what the model sees]]")
+            _show(preview, min(num_chunks, len(sequences)), num_draws, console)
+
+
+def _show(preview: "_StrategyPreview", num_chunks: int, num_draws: int, console: Console) -> None:
+    for number in range(num_chunks):
+        for draw in range(num_draws):
+            label = f"sequence {number + 1}" + (f", draw {draw + 1}" if num_draws > 1 else "")
+            console.result(f"{label}\n{preview.sequence(number, draw)}")
+    for line in preview.statistics():
+        console.result(line)
 
 
 class _StrategyPreview:
-    """The masks of one strategy, as text; `config` is the section `masking` with this strategy."""
+    """The masks of one strategy, as text, on the sequences of a phase.
 
-    def __init__(self, task: MaskedLM, config: MaskingConfig) -> None:
+    `config` is the section `masking` with this strategy.
+    """
+
+    def __init__(self, task: MaskedLM, config: MaskingConfig, sequences: MaskedSequences) -> None:
         self._task = task
         self._config = config
+        self._sequences = sequences
         self._collator = MaskingCollator(
             task.loaded.tokenizer, config, with_token_type_ids=task.loaded.has_token_types
         )
 
     def _mask(self, positions: NDArray[np.int64], draw: int) -> _Masked:
         """Mask the sequences at some positions of the first epoch."""
-        sequences = self._task.sequences
+        sequences = self._sequences
         chunks, keys = sequences.unmasked.batch(np.zeros_like(positions), positions)
         if draw:  # the first draw has the keys of the run itself
             keys = key(keys, draw)
@@ -88,7 +101,7 @@ class _StrategyPreview:
         """Write a sequence as text, with a line that names each document before it."""
         masked = self._mask(np.asarray([position]), draw)
         tokenizer, store = self._task.loaded.tokenizer, self._task.setup.store
-        documents = self._task.sequences.unmasked.documents_at(position)
+        documents = self._sequences.unmasked.documents_at(position)
         ids = store.document_ids([document for _, document in documents])
         borders = {
             column: f"{store.sources[store.documents.sources[document]].name}: {id_}"
@@ -128,7 +141,7 @@ class _StrategyPreview:
 
     def statistics(self) -> list[str]:
         """Write how many tokens are predicted, what replaces them, and the lengths of words."""
-        masked = self._mask(np.arange(min(NUM_MEASURED, len(self._task.sequences))), 0)
+        masked = self._mask(np.arange(min(NUM_MEASURED, len(self._sequences))), 0)
         lines = [self._rates(masked), *_word_lengths(masked)]
         if self._config.strategy == "span":
             lines += _span_lengths(masked, self._config.span_max_words)

@@ -20,7 +20,6 @@ from mlmtune.training.checkpoint import TrainState
 from mlmtune.training.interrupts import STOP_SIGNALS
 from mlmtune.training.learner import Learner
 from mlmtune.training.memory import shrink_micro_batch
-from mlmtune.training.optimization import learning_rate_at
 from mlmtune.training.stream import Batch
 from mlmtune.training.task import Task
 
@@ -131,13 +130,15 @@ def take_step(
         if not math.isfinite(value):
             raise _diverged(f"the {name} of step {step.number + 1} is {value}", task)
 
-    learning_rate = learning_rate_at(step.number, task.plan.max_steps, config.optimizer)
+    learning_rate = task.plan.learning_rate_at(step.number)
     for group in learner.optimizer.param_groups:
         group["lr"] = learning_rate
     norm = float(clipped)
     # A scaler skips a step whose gradient overflows; without one, it would be applied.
     if not math.isfinite(norm) and accelerator.scaler is None:
         raise _diverged(f"the gradient of step {step.number + 1} is {norm}", task)
+    if task.plan.resets_optimizer_before(step.number):
+        learner.plain_optimizer.state.clear()
     learner.optimizer.step()
     learner.optimizer.zero_grad()
     _count_overflow(accelerator, state, task)

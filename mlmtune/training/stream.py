@@ -1,11 +1,12 @@
-"""The training data as an endless stream: any step's batch is a function of its number.
+"""The training data as a stream for each phase: any step's batch is a function of its number.
 
-Item n = step * G + i of the stream (G sequences in a global batch) is at position n % N of epoch
-n // N, and `TrainingSequences` know which sequence that is and how it is masked. So nothing
-depends on workers, on how a batch is divided into processes and micro-batches, or on where a run
-was resumed.
+Item n = step * G + i of a phase's endless stream (G sequences in a global batch, steps counted from
+the beginning of the phase) is at position n % N of epoch n // N, and `TrainingSequences` know which
+sequence that is and how it is masked. So nothing depends on workers, on how a batch is divided into
+processes and micro-batches, or on where a run was resumed.
 """
 
+from collections.abc import Sequence
 from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
@@ -16,8 +17,27 @@ from mlmtune.masking.places import Places
 from mlmtune.randomness import UInt64Array, key
 from mlmtune.training.plan import Plan
 
-DROPOUT_STREAM, GENERATOR_STREAM = 0x7A03, 0x7A04
+DROPOUT_STREAM, GENERATOR_STREAM, PHASE_STREAM, LINEAGE_STREAM = 0x7A03, 0x7A04, 0x7A08, 0x7A09
 """Keep these draws apart from the others that `run.seed` decides."""
+
+
+def seed_of_phase(seed: int, phase: int) -> int:
+    """Return the seed of the order and the masks of a phase, counted from 0.
+
+    Phases have seeds of their own, because each counts its epochs from 0, and would otherwise see
+    the text of the first phase again in the same order with the same masks.
+    """
+    return seed if phase == 0 else _as_seed(key(seed, PHASE_STREAM, phase))
+
+
+def seed_after(seed: int, num_steps: int) -> int:
+    """Return the seed of all draws of a run whose model was trained for some steps before."""
+    return _as_seed(key(seed, LINEAGE_STREAM, num_steps)) if num_steps else seed
+
+
+def _as_seed(drawn: UInt64Array) -> int:
+    """Return the 63 bits of a key of shape (1,) that torch and the config take as a seed."""
+    return int(drawn[0] >> np.uint64(1))
 
 
 class Batch(Protocol):
@@ -43,7 +63,10 @@ class TrainingSequences(Protocol[BatchT_co]):
     def batch(
         self, step: int, epochs: NDArray[np.int64], positions: NDArray[np.int64]
     ) -> BatchT_co:
-        """Return the sequences at (B,) positions of (B,) epochs, as a step sees them."""
+        """Return the sequences at (B,) positions of (B,) epochs, as a step of the phase sees them.
+
+        `step` is counted from 0 at the beginning of the phase.
+        """
         ...
 
     def num_tokens(self, epochs: NDArray[np.int64], positions: NDArray[np.int64]) -> int:
@@ -55,21 +78,24 @@ class TrainingStream(Generic[BatchT]):
     """The batches of each step, and the keys of their random draws.
 
     Args:
-        sequences: What the batches consist of.
-        plan: The sizes of batches, and the number of processes.
-        seed: `run.seed`.
+        sequences: What the batches of each phase of the plan consist of.
+        plan: The phases, the sizes of batches, and the number of processes.
+        seed: The seed of dropout and of a device's own draws.
         process_index: The process whose share of each batch is returned.
     """
 
     def __init__(
-        self, sequences: TrainingSequences[BatchT], plan: Plan, *, seed: int, process_index: int
+        self,
+        sequences: Sequence[TrainingSequences[BatchT]],
+        plan: Plan,
+        *,
+        seed: int,
+        process_index: int,
     ) -> None:
         self._sequences = sequences
         self._plan = plan
         self._seed = seed
         self._process_index = process_index
-        all_items = np.arange(plan.global_batch_size)
-        self._items = np.array_split(all_items, plan.num_processes)[process_index]
         self._prepared: dict[int, list[BatchT]] = {}
 
     def with_plan(self, plan: Plan) -> "TrainingStream[BatchT]":
@@ -87,29 +113,40 @@ class TrainingStream(Generic[BatchT]):
         self._prepared = {step: self._micro_batches(step)}
 
     def _micro_batches(self, step: int) -> list[BatchT]:
-        epochs, positions = self._positions(step, self._items)
+        phase, number = self._plan.locate(step)
+        sequences, epochs, positions = self._positions(step, self._items(phase))
         size = self._plan.micro_batch_size
         return [
-            self._sequences.batch(step, epochs[i : i + size], positions[i : i + size])
+            sequences.batch(number, epochs[i : i + size], positions[i : i + size])
             for i in range(0, len(positions), size)
         ]
 
     def num_tokens(self, step: int) -> int:
         """Count the tokens of a step over all processes, without padding."""
-        all_items = np.arange(self._plan.global_batch_size)
-        return self._sequences.num_tokens(*self._positions(step, all_items))
+        phase, _ = self._plan.locate(step)
+        all_items = np.arange(self._plan.phases[phase].global_batch_size)
+        sequences, epochs, positions = self._positions(step, all_items)
+        return sequences.num_tokens(epochs, positions)
+
+    def _items(self, phase: int) -> NDArray[np.int64]:
+        """Return the numbers of this process's sequences in each global batch of a phase."""
+        all_items = np.arange(self._plan.phases[phase].global_batch_size)
+        return np.array_split(all_items, self._plan.num_processes)[self._process_index]
 
     def _positions(
         self, step: int, items: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the epochs and positions of some items of a step's global batch."""
-        numbers = step * self._plan.global_batch_size + items
-        return np.divmod(numbers, len(self._sequences))
+    ) -> tuple[TrainingSequences[BatchT], NDArray[np.int64], NDArray[np.int64]]:
+        """Return the sequences of a step's phase, and epochs and positions of some of its items."""
+        phase, number = self._plan.locate(step)
+        sequences = self._sequences[phase]
+        numbers = number * self._plan.phases[phase].global_batch_size + items
+        return sequences, *np.divmod(numbers, len(sequences))
 
     def dropout_keys(self, step: int, micro_batch: int) -> UInt64Array:
         """Return (B,) keys of the sequences of a micro-batch, on whichever process they are."""
         size = self._plan.micro_batch_size
-        items = self._items[micro_batch * size : (micro_batch + 1) * size]
+        phase, _ = self._plan.locate(step)
+        items = self._items(phase)[micro_batch * size : (micro_batch + 1) * size]
         return key(self._seed, DROPOUT_STREAM, step, items)
 
     def shared_dropout_key(self, step: int) -> UInt64Array:
@@ -118,5 +155,4 @@ class TrainingStream(Generic[BatchT]):
 
     def generator_seed(self, step: int, micro_batch: int) -> int:
         """Return the seed of a device's own draws, so that no generator's state is saved."""
-        seed = key(self._seed, GENERATOR_STREAM, step, micro_batch, self._process_index)
-        return int(seed[0] >> np.uint64(1))  # torch takes 63 bits
+        return _as_seed(key(self._seed, GENERATOR_STREAM, step, micro_batch, self._process_index))

@@ -21,6 +21,7 @@ from mlmtune.modeling.loading import LoadedModel
 from mlmtune.modeling.losses import Losses
 from mlmtune.sharing.card import Card
 from mlmtune.training.checkpoint import TrainState
+from mlmtune.training.lineage import Ancestor
 from mlmtune.training.plan import Plan, default_epochs
 from mlmtune.training.run_dir import RunDir
 from mlmtune.training.stream import TrainingStream
@@ -54,6 +55,7 @@ class Task(ABC):
         loaded: The model, which a run trains in place, and its tokenizer.
         plan: The sizes of batches and the number of steps.
         stream: The training batches of each step.
+        lineage: What the run goes on from, with the optimizer's moments; the oldest first.
         measures_before: Whether the model can be measured before it is trained.
         num_targets_name: The name in metrics.jsonl of the number of targets of `LOSS`.
         length_key: The setting that limits the length of a sequence.
@@ -63,6 +65,7 @@ class Task(ABC):
     loaded: LoadedModel
     plan: Plan
     stream: TrainingStream[Any]
+    lineage: tuple[Ancestor, ...] = ()
     measures_before: ClassVar[bool]
     num_targets_name: ClassVar[str]
     length_key: ClassVar[str]
@@ -201,11 +204,11 @@ def with_choices(
     """Return the config with each `auto` decided, as config.resolved.yaml records it."""
     choices: dict[str, dict[str, Any]] = {
         "model": {"attn_implementation": loaded.attn_implementation},
-        "training": {
-            "precision": precision_of(accelerator),
-            "epochs": default_epochs(config.training),
-        },
+        "training": {"precision": precision_of(accelerator)},
     }
+    phases = config.phases if isinstance(config, Config) else ()
+    if not phases or phases[0].share is not None:  # else the phases say how long the run is
+        choices["training"]["epochs"] = default_epochs(config.training)
     if config.training.micro_batch_size != "auto":  # `fit_micro_batch` decides it
         choices["training"]["micro_batch_size"] = plan.micro_batch_size
     return config.model_copy(

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from mlmtune.report.charts import (
     SQUARE,
     WIDTH,
+    Band,
     Range,
     Series,
     Spot,
@@ -129,3 +130,14 @@ def test_names_that_would_meet_stand_apart():
     root = ElementTree.fromstring(trade_off_chart("t", ("x", "y"), spots))
     labels = [e for e in root.iter() if e.text in ("one", "two", "three")]
     assert len({(e.get("class"), e.get("y")) for e in labels}) == 3
+
+
+def test_bands_are_named_and_stay_on_the_chart():
+    bands = [Band("stable & long", 0, 80), Band("decay", 80, 100), Band("x", 100, 120)]
+    chart = line_chart("loss", [Series("all", [(0, 2.0), (100, 1.0)])], bands=bands)
+    root = ElementTree.fromstring(chart)
+    texts = [element.text for element in root.iter() if element.tag.endswith("text")]
+    assert {"stable & long", "decay"} <= set(texts)
+    assert "x" not in texts  # it lies beyond the last step
+    [shaded] = [element for element in root.iter() if element.tag.endswith("rect")]
+    assert float(shaded.get("x")) + float(shaded.get("width")) <= WIDTH

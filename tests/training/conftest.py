@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from mlmtune.training import loop
-from mlmtune.training import step as step_module
 from mlmtune.training.checkpoint import TrainState
+from mlmtune.training.plan import Plan
 
 
 @pytest.fixture
@@ -41,8 +41,6 @@ def worse_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Makes a run learn up to some step, and unlearn from there."""
 
     def worsen(step: int) -> None:
-        monkeypatch.setattr(
-            step_module, "learning_rate_at", lambda at, *_: 0.003 if at < step else 3.0
-        )
+        monkeypatch.setattr(Plan, "learning_rate_at", lambda _, at: 0.003 if at < step else 3.0)
 
     return worsen

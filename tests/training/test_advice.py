@@ -7,15 +7,14 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM
 
-from mlmtune.config import Config
+from mlmtune.config import Config, OptimizerConfig
 from mlmtune.modeling.loading import LoadedModel
 from mlmtune.training.advice import MOST_PARAMETERS, describe, faster_settings
-from mlmtune.training.plan import Plan
+from mlmtune.training.plan import Phase, Plan
 
-PLAN = Plan(
-    num_chunks=100, num_tokens=12_800, global_batch_size=10, micro_batch_size=10, num_processes=1,
-    max_steps=30,
-)  # fmt: skip
+PHASE = Phase("", 100, 12_800, global_batch_size=10, num_steps=30, optimizer=OptimizerConfig())
+PLAN = Plan((PHASE,), micro_batch_size=10, num_processes=1)
+LONGER = replace(PLAN, phases=(replace(PHASE, num_steps=40),))
 ALL = {
     "model": {"dropout": 0.0},
     "masking": {"mlm_probability": 0.3},
@@ -52,7 +51,7 @@ def without(*sections: str) -> dict[str, Any]:
     [
         ({}, PLAN, loaded_model(), ALL),
         ({}, PLAN, loaded_model(0.0), without("model")),
-        ({}, replace(PLAN, max_steps=40), loaded_model(), without("model")),
+        ({}, LONGER, loaded_model(), without("model")),
         ({"masking": {"mlm_probability": 0.4}}, PLAN, loaded_model(), without("masking")),
         (
             {"masking": {"mlm_probability": {"start": 0.3, "end": 0.15}}}, PLAN, loaded_model(),

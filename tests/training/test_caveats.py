@@ -16,12 +16,13 @@ from mlmtune.evaluation.scoring import FixedMasks
 from mlmtune.tokens.special_tokens import SpecialTokens
 from mlmtune.tokens.splits import Chunker, build_splits
 from mlmtune.training import caveats
-from mlmtune.training.plan import Plan
+from mlmtune.training.plan import Phase, Plan
 
-PLAN = Plan(
-    num_chunks=100, num_tokens=12_800, global_batch_size=10, micro_batch_size=10, num_processes=1,
-    max_steps=100,
-)  # fmt: skip
+PHASE = Phase("", 100, 12_800, global_batch_size=10, num_steps=100, optimizer=OptimizerConfig())
+
+
+def plan_of(phase: Phase) -> Plan:
+    return Plan((phase,), micro_batch_size=10, num_processes=1)
 
 
 def assert_says(lines: Iterable[str], *patterns: str) -> None:
@@ -34,23 +35,26 @@ def assert_says(lines: Iterable[str], *patterns: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "plan", "patterns"),
+    ("settings", "phase", "patterns"),
     [
-        ({}, PLAN, []),
-        ({"learning_rate": 1e-6}, PLAN, []),
-        ({"learning_rate": 1e-3}, PLAN, []),
-        ({"learning_rate": 0.1}, PLAN, ["optimizer.learning_rate: 0.1 is likely to ruin"]),
-        ({"learning_rate": 1e-8}, PLAN, ["optimizer.learning_rate: 1e-08 hardly changes"]),
-        ({"warmup_ratio": 0.5}, PLAN, []),
-        ({"warmup_steps": 60}, PLAN, ["the learning rate rises for 60 of 100 steps"]),
-        ({}, replace(PLAN, max_steps=1500), []),
-        ({}, replace(PLAN, max_steps=2000), ["passes 200 times over 100 .*max_steps to 1,500"]),
+        ({}, PHASE, []),
+        ({"learning_rate": 1e-6}, PHASE, []),
+        ({"learning_rate": 1e-3}, PHASE, []),
+        ({"learning_rate": 0.1}, PHASE, ["optimizer.learning_rate: 0.1 is likely to ruin"]),
+        ({"learning_rate": 1e-8}, PHASE, ["optimizer.learning_rate: 1e-08 hardly changes"]),
+        ({"warmup_ratio": 0.5}, PHASE, []),
+        ({"warmup_steps": 60}, PHASE, ["the learning rate rises for 60 of 100 steps"]),
+        ({}, replace(PHASE, num_steps=1500), []),
+        ({}, replace(PHASE, num_steps=2000), ["passes 200 times over 100 .*max_steps to 1,500"]),
     ],
 )
 def test_a_schedule_that_is_unlikely_to_work(
-    settings: dict[str, Any], plan: Plan, patterns: list[str]
+    settings: dict[str, Any], phase: Phase, patterns: list[str]
 ) -> None:
-    assert_says(caveats.of_schedule(OptimizerConfig(**settings), plan, "chunks"), *patterns)
+    phase = replace(phase, optimizer=OptimizerConfig(**settings))
+    assert_says(caveats.of_schedule(plan_of(phase), "chunks"), *patterns)
+    named = caveats.of_schedule(plan_of(replace(phase, name="decay")), "chunks")
+    assert all(line.startswith("phase decay: ") for line in named)
 
 
 @pytest.mark.parametrize("name", list(shipped_configs()))
@@ -58,9 +62,12 @@ def test_no_false_alarm_on_the_schedules_that_come_with_mlmtune(name: str) -> No
     path = shipped_configs()[name]
     config = load_config(path, kind=kind_of_config(path))
     batch = config.training.global_batch_size
-    plan = Plan.of(config.training, num_chunks=25 * batch, num_tokens=3200 * batch, num_processes=1)
-    if config.training.max_steps is None:  # else the text is as large as its budget
-        assert_says(caveats.of_schedule(config.optimizer, plan, "chunks"))
+    phase = Phase.of(
+        config.training, config.optimizer, num_chunks=25 * batch, num_tokens=3200 * batch
+    )
+    training = config.training
+    if training.max_steps is None and training.max_tokens is None:  # else its text is as large
+        assert_says(caveats.of_schedule(plan_of(phase), "chunks"))
 
 
 @pytest.fixture
@@ -86,16 +93,16 @@ def said_of(make_store: Any, tokenizer: Any) -> Callable[..., list[str]]:
         masks = FixedMasks(
             splits.validation, tokenizer, config.evaluation, with_token_type_ids=True
         )
-        plan = Plan.of(
-            config.training, num_chunks=len(splits.train), num_tokens=splits.train.num_tokens,
-            num_processes=1,
+        phase = Phase.of(
+            config.training, config.optimizer, num_chunks=len(splits.train),
+            num_tokens=splits.train.num_tokens,
         )  # fmt: skip
         # General text of a few tokens, where the config names some.
         general = None
         if config.evaluation.general:
             view = build_splits(make_store([[10] * 60] * 2), config.corpus, chunker).train
             general = FixedMasks(view, tokenizer, config.evaluation, with_token_type_ids=True)
-        return list(caveats.of_masked_lm(config, plan, splits, masks, general))
+        return list(caveats.of_masked_lm(config, plan_of(phase), splits, masks, general))
 
     return say
 

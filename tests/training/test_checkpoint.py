@@ -123,7 +123,7 @@ def test_the_state_of_another_format_is_refused(saved: Path) -> None:
     state = json.loads(file.read_text(encoding="utf-8"))
     del state["format_version"]  # as before there was a number
     file.write_text(json.dumps(state), encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"of format 1, .* reads format 2; finish the run"):
+    with pytest.raises(CheckpointError, match=r"of format 1, .* reads format 3; finish the run"):
         load_state(saved / "checkpoint-4")
 
 
@@ -185,7 +185,7 @@ def test_prune_keeps_the_newest_and_the_best(
 ) -> None:
     (saved / ".writing-checkpoint-3").mkdir()
     (saved / "notes.txt").write_text("mine", encoding="utf-8")
-    prune(saved, keep, best)
+    prune(saved, keep, {best})
     assert {path.name for path in saved.iterdir()} == {
         "notes.txt", *(f"checkpoint-{step}" for step in kept)
     }  # fmt: skip

@@ -78,7 +78,7 @@ def test_replayed_text_has_its_share_of_an_epoch(
     sources = [domain, general | {"replay": share}]
     path = runs.config(corpus={"sources": sources}, training={"max_steps": 1})
     parts = parts_of(path)
-    mixture = parts.sequences.unmasked._mixture
+    mixture = parts.sequences[0].unmasked._mixture
     assert mixture.num_drawn[1] / mixture.num_drawn.sum() == pytest.approx(share, abs=0.03)
     # The domain is there as a whole, and replayed text is not validated on.
     assert mixture.num_drawn[0] == mixture.num_chunks[0]

@@ -72,6 +72,7 @@ def test_a_run_writes_what_it_promises(runs: Any, capsys: pytest.CaptureFixture[
         *("data.json", "test_results.json", "test_predictions.jsonl"),  # of a classifier
         "tracking.json",  # of a run that is tracked
         "attempt.json",  # of one that has not begun yet
+        "lineage.json",  # of one that goes on from another
     }
     assert set(OWN_FILES) - of_others <= {path.name for path in run.path.iterdir()}
     assert {path.name for path in run.checkpoint(30).iterdir()} >= {

@@ -217,9 +217,10 @@ def test_the_estimate_counts_the_logits_that_exist_at_a_time(
     embeddings = SimpleNamespace(num_embeddings=256_000)
     task: Any = SimpleNamespace(
         config=SimpleNamespace(
-            chunking=SimpleNamespace(chunk_length=256),
-            masking=SimpleNamespace(mlm_probability=0.25),
+            chunking=SimpleNamespace(chunk_length=128),
+            phases=[SimpleNamespace(name="long", chunk_length=256)],
         ),
+        sequences=(SimpleNamespace(rate=0.25), SimpleNamespace(rate=0.15)),
         loaded=SimpleNamespace(model=SimpleNamespace(get_input_embeddings=lambda: embeddings)),
         setup=SimpleNamespace(head=SimpleNamespace(is_sparse=True, output_layer=output_layer)),
     )

@@ -10,11 +10,9 @@ from hypothesis import strategies as st
 from transformers import BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
 
 from mlmtune.config import OptimizerConfig
-from mlmtune.errors import ConfigError
 from mlmtune.training.optimization import (
     SCHEDULES,
     build_optimizer,
-    check_warmup,
     learning_rate_at,
     num_warmup_steps,
 )
@@ -64,13 +62,6 @@ def test_warmup_steps_take_the_place_of_the_ratio() -> None:
     assert num_warmup_steps(100, OptimizerConfig(warmup_ratio=0.5, warmup_steps=0)) == 0
 
 
-def test_a_warmup_longer_than_the_run_is_refused() -> None:
-    config = OptimizerConfig(warmup_steps=101)
-    check_warmup(101, config)
-    with pytest.raises(ConfigError, match="101 is more than the 100 steps"):
-        check_warmup(100, config)
-
-
 def test_linear_falls_by_equal_parts() -> None:
     assert rates(14, schedule="linear", warmup_steps=4)[4:] == pytest.approx(
         [PEAK * (1 - step / 10) for step in range(10)]
@@ -81,6 +72,21 @@ def test_cosine_falls_along_half_a_wave() -> None:
     assert rates(14, schedule="cosine", warmup_steps=4)[4:] == pytest.approx(
         [PEAK * (1 + math.cos(math.pi * step / 10)) / 2 for step in range(10)]
     )
+
+
+def test_one_minus_sqrt_falls_fast_at_first() -> None:
+    assert rates(14, schedule="one_minus_sqrt", warmup_steps=4)[4:] == pytest.approx(
+        [PEAK * (1 - math.sqrt(step / 10)) for step in range(10)]
+    )
+
+
+@pytest.mark.parametrize("schedule", sorted(set(SCHEDULES) - {"constant"}))
+def test_the_rate_falls_to_a_share_of_the_peak(schedule: Any) -> None:
+    whole, part = (
+        rates(500, schedule=schedule, final_learning_rate_ratio=ratio) for ratio in (0.0, 0.4)
+    )
+    assert part[30:] == pytest.approx([0.4 * PEAK + 0.6 * rate for rate in whole[30:]])
+    assert 0.4 * PEAK < part[-1] < 0.45 * PEAK
 
 
 def test_constant_stays() -> None:

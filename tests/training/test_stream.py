@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from mlmtune.config import ChunkingConfig, MaskingConfig
+from mlmtune.config import ChunkingConfig, MaskingConfig, OptimizerConfig
 from mlmtune.masking.collator import IGNORE_INDEX, MaskedBatch, MaskingCollator
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.mixing import Mixture
 from mlmtune.tokens.sequences import ChunkSequences
 from mlmtune.tokens.special_tokens import SpecialTokens
 from mlmtune.training.masked_lm import MaskedSequences
-from mlmtune.training.plan import Plan
+from mlmtune.training.plan import Phase, Plan
 from mlmtune.training.stream import TrainingStream
 
 BATCH = 8
@@ -52,17 +52,11 @@ def stream(view: ChunkView, tokenizer: Any) -> Callable[..., TrainingStream]:
     ) -> TrainingStream:
         whole = np.asarray([NUM_CHUNKS])
         mixture = Mixture(whole, times * whole, times * view.num_tokens, whole)
-        plan = Plan(
-            num_chunks=len(mixture),
-            num_tokens=view.num_tokens,
-            global_batch_size=BATCH,
-            micro_batch_size=micro,
-            num_processes=num_processes,
-            max_steps=100,
-        )
+        phase = Phase("", len(mixture), view.num_tokens, BATCH, 100, OptimizerConfig())
+        plan = Plan((phase,), micro_batch_size=micro, num_processes=num_processes)
         unmasked = ChunkSequences(view, mixture, seed)
-        sequences = MaskedSequences(unmasked, collator, lambda batch: batch, 0.3, plan.max_steps)
-        return TrainingStream(sequences, plan, seed=seed, process_index=process)
+        sequences = MaskedSequences(unmasked, collator, lambda batch: batch, 0.3, phase.num_steps)
+        return TrainingStream([sequences], plan, seed=seed, process_index=process)
 
     return make
 
