@@ -13,6 +13,18 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "evaluation": {"every": 3},
     "checkpoint": {"every": 2, "keep": 2, "export": "last"},
 }
+IN_PHASES: dict[str, Any] = {
+    **SECTIONS,
+    # The first phase ends in step 4, where a checkpoint is due anyway.
+    "training": {**SECTIONS["training"], "max_steps": None},
+    "phases": [
+        {"name": "stable", "max_steps": 4, "schedule": "constant", "mlm_probability": 0.3},
+        {"name": "decay", "max_steps": 3, "schedule": "one_minus_sqrt", "global_batch_size": 20,
+         "strategy": "whole_word"},
+    ],
+}  # fmt: skip
+"""The same run with a border between two phases."""
+
 FILES = ["config.json", "model.safetensors", "optimizer.safetensors", "state.json",
          "tokenizer.json", "tokenizer_config.json", "MANIFEST.json"]  # fmt: skip
 """Of a checkpoint."""

@@ -21,7 +21,7 @@ from child import (
     killed_in_tokenizing,
 )
 from runs import Run, Runs, assert_same_end
-from scenario import FILES, SECTIONS, whole_steps
+from scenario import FILES, IN_PHASES, SECTIONS, whole_steps
 
 from mlmtune.training.checkpoint import TrainState
 from mlmtune.training.checkpointer import Checkpointer
@@ -123,6 +123,23 @@ def test_while_pruning(
     assert whole_steps(run) == whole
     assert 2 in run.checkpoint_steps
     goes_on(step)
+
+
+def test_around_the_border_between_two_phases(start: Callable[..., Any], runs: Runs) -> None:
+    """Before the border's checkpoint has its name, after that, and in the next phase."""
+    stable, decay = IN_PHASES["phases"]
+    sections = {**IN_PHASES, "phases": [stable, {**decay, "reset_optimizer": True}]}
+    expected = runs.train("expected", **sections)
+    for step, moment, resumed in (
+        (4, "checkpoints/.writing-checkpoint-4/MANIFEST.json", 2),
+        (4, "checkpoints/checkpoint-4", 4),
+        (6, "checkpoints/.writing-checkpoint-6/model.safetensors", 4),
+    ):
+        run = runs.at(f"at-{step}-{resumed}")
+        fault = partial(killed_in_saving, step, partial(is_there, run.path / moment))
+        assert start(fault=fault, name=run.path.name, **sections).exit_code() == KILLED
+        assert whole_steps(run)[-1] == resumed
+        assert_same_end(runs.train(run.path.name, **sections, resume="auto"), expected)
 
 
 @pytest.mark.parametrize("keep", [1, 2])

@@ -12,10 +12,10 @@ import psutil
 import pytest
 from launching import TIMEOUT_SECONDS, environment, torchrun
 from runs import Runs, assert_same_end
-from scenario import SECTIONS, whole_steps
+from scenario import IN_PHASES, whole_steps
 
 # Adam's step follows the gradient, so that rounding of a gradient of 0 makes no step.
-SMOOTH: dict[str, dict[str, Any]] = {**SECTIONS, "optimizer": {"adam_epsilon": 1e-3}}
+SMOOTH: dict[str, Any] = {**IN_PHASES, "optimizer": {"adam_epsilon": 1e-3}}
 
 
 def kill_all(launcher: subprocess.Popen[str]) -> None:
