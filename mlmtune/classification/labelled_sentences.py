@@ -83,6 +83,12 @@ def read_sentences(config: DataConfig, name: SideName, notes: list[str]) -> Read
             sentences = [_sentence(config, row) for row in file_rows(config, path, _fields(config))]
     if not sentences:
         raise DataError(f"data.{name}: {location} holds no sentences")
+    if all(token.isdecimal() for sentence in sentences for token in sentence.tokens):
+        key = "data.token_column" if config.format == "conll" else "data.text_field"
+        raise DataError(
+            f"{sentences[0].where_token(0)}: all tokens are numbers, such as those of lines; set "
+            f"{key} if the tokens are elsewhere"
+        )
     return ReadSide(_in_iob2(config, name, sentences, notes), order)
 
 
@@ -210,10 +216,15 @@ class _Columns:
                 raise DataError(
                     f"data.{key} is {column}, but {where} has {counted(num_columns, 'column')}"
                 )
+        if num_columns == 1:
+            raise DataError(
+                f"{where}: a single column; a line has a token and its tag, with a tab or a space "
+                "between them"
+            )
         if (self._tag or num_columns) == self._token:
             raise DataError(
                 f"{where}: column {self._token} would be both the token and its tag; set "
-                "data.tag_column, or add the tags"
+                "data.token_column or data.tag_column"
             )
 
 
@@ -230,9 +241,14 @@ def _in_iob2(
             parts = split_tag(tag)
             if parts is None:
                 key = "data.tag_column" if config.format == "conll" else "data.label_field"
+                hint = (
+                    ", or remove the line if it is a header"
+                    if (sentence.line, place) == (1, 0)
+                    else ""
+                )
                 raise DataError(
                     f"{sentence.where_token(place)}: '{printable(tag)}' is not a tag such as O, "
-                    f"B-PER or I-PER; fix it, or set {key} if the tags are elsewhere"
+                    f"B-PER or I-PER; fix it, or set {key} if the tags are elsewhere{hint}"
                 )
             places.setdefault(parts[0], (sentence, place))
     scheme = scheme_of(places)

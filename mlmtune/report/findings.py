@@ -4,7 +4,7 @@ The JSON has every number that the pages show, so that other tools can use it. L
 per token, shares are between 0 and 1, and intervals are 95 % confidence intervals.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -407,6 +407,7 @@ class Probe:
         rows: The results, by method and number of training examples, then by model.
         sentences: How each of the other models differs from the first.
         notes: What the reader must know about the numbers.
+        format_version: That of probe.json, which is kept apart from reports.
     """
 
     task: str
@@ -417,6 +418,7 @@ class Probe:
     rows: tuple[ProbeRow, ...]
     sentences: tuple[str, ...]
     notes: tuple[str, ...]
+    format_version: Literal[2] = field(kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def make_report(runs: list[FinishedRun], config: Config, console: Console) -> Re
         runs=of_runs,
         standings=measured.standings(models, texts[0]),
         differences=_differences(dict(zip(adapted, runs, strict=True))),
-        probes=read_probes([run.path for run in runs]),
+        probes=read_probes([run.path for run in runs], console),
         retrieval=found,
     )
 

@@ -77,6 +77,7 @@ def compare_on_task(
             *what_says_little(task, predictions),
             *_overlaps(models, task.test, console),
         ),
+        format_version=2,
     )
 
 

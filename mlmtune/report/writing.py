@@ -7,8 +7,9 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from mlmtune.console import Console
-from mlmtune.errors import CheckpointError, ResourceError
+from mlmtune.errors import ResourceError
 from mlmtune.files import read_json, write_text
+from mlmtune.printable import printable
 from mlmtune.report.findings import FORMAT_VERSION, Probe, Report
 from mlmtune.report.rendering import to_html, to_markdown
 from mlmtune.shell import own_command
@@ -60,21 +61,23 @@ def renew_report(path: Path, console: Console) -> None:
             f"again: {own_command('report', path)}"
         )
         return
-    write_report(replace(report, probes=read_probes([path])), path)
+    write_report(replace(report, probes=read_probes([path], console)), path)
 
 
-def read_probes(paths: list[Path]) -> tuple[Probe, ...]:
+def read_probes(paths: list[Path], console: Console) -> tuple[Probe, ...]:
     """Read the probes that `mlmtune probe` left in the directories of runs.
 
-    Raises:
-        CheckpointError: A file of them is damaged.
+    One that is damaged, or of another version, is named and left out.
     """
-    kept = [read_json(path / "probe.json") or {} for path in paths]
-    contents = [content for by_task in kept for content in by_task.values()]
-    try:
-        probes = TypeAdapter(tuple[Probe, ...]).validate_python(contents)
-    except ValueError as error:  # pydantic's
-        raise CheckpointError(
-            f"{paths[0] / 'probe.json'}: broken; delete it, and mlmtune probe makes it again"
-        ) from error
-    return tuple(dict.fromkeys(probes))  # a probe of several runs is in the directory of each
+    reader = TypeAdapter(Probe)
+    probes: dict[Probe, None] = {}  # a probe of several runs is in the directory of each
+    for path in (path / "probe.json" for path in paths):
+        for task, content in (read_json(path) or {}).items():
+            try:
+                probes[reader.validate_python(content)] = None
+            except ValueError:  # pydantic's
+                console.say(
+                    f"{path}: the probe of {printable(task)} is of another version of mlmtune, or "
+                    "broken, and is not in the report; mlmtune probe makes it again"
+                )
+    return tuple(probes)

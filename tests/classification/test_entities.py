@@ -106,6 +106,13 @@ def test_the_same_config_gives_the_same_bits(finetune: Finetune) -> None:
     assert once.json("test_results.json") == again.json("test_results.json")
 
 
+def test_byte_level_tokens_give_a_card_without_a_warning(
+    finetune: Finetune, byte_model_dir: Path
+) -> None:
+    run = finetune(model={"name_or_path": str(byte_model_dir)}, training={"max_steps": 1})
+    assert "aggregation_strategy" in (run.path / "model" / "README.md").read_text(encoding="utf-8")
+
+
 def test_fewer_training_sentences(finetune: Finetune) -> None:
     run = finetune(data={"max_train_examples": 10}, training={"max_steps": 1})
     assert run.json("data.json")["train"]["sentences"] == 10

@@ -55,8 +55,13 @@ def cut_after(step: int, run: Run) -> None:
     (run.path / "status.json").write_text(json.dumps({"state": "running"}))
 
 
-def test_a_resumed_run_ends_as_one_that_was_not_stopped(tasks: Any) -> None:
-    sections = {"training": {"max_steps": 8}, "checkpoint": {"every": 4}}
+@pytest.mark.parametrize("task", ["classification", "entities"])
+def test_a_resumed_run_ends_as_one_that_was_not_stopped(tasks: Any, task: str) -> None:
+    if task == "entities":
+        tasks.hold_sentences()
+    sections = {
+        "model": {"dropout": 0.1}, "training": {"max_steps": 8}, "checkpoint": {"every": 4},
+    }  # fmt: skip
     whole = tasks.finetune("whole", **sections)
     cut_after(4, tasks.finetune("cut", **sections))
     resumed = tasks.finetune("cut", resume="auto", **sections)

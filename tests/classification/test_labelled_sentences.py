@@ -128,7 +128,18 @@ def test_what_was_rewritten_is_one_line(tmp_path: Path, data_config: Callable[..
     [
         ("", {}, r"^data.train: .*a.conll holds no sentences$"),
         ("\n-DOCSTART- O\n\n", {}, r"^data.train: .*a.conll holds no sentences$"),
-        ("EU\nrejects\n", {}, r"a.conll:1: column 1 would be both the token and its tag; set data"),
+        ("EU\nrejects\n", {}, r"a.conll:1: a single column; a line has a token and its tag, with"),
+        (
+            "EU O\n",
+            {"token_column": 2},
+            r"a.conll:1: column 2 would be both the token and its tag; set data.token_column or",
+        ),
+        (
+            "1\tEU\tB-ORG\n2\trejects\tO\n",
+            {},
+            r"a.conll:1: all tokens are numbers, such as those of lines; set data.token_column if",
+        ),
+        ("token tag\nEU O\n", {}, r"a.conll:1: 'tag' is not a tag .*, or remove the line if it is"),
         ("EU O\nrejects VBZ O\n", {}, r"a.conll:2: 3 columns, but line 1 has 2; fix the line$"),
         ("EU\tO\n\tO\n", {}, r"a.conll:2: the token is empty; fix or remove the line$"),
         ("EU NNP O\n", {"tag_column": 4}, r"^data.tag_column is 4, but .*a.conll:1 has 3 columns$"),

@@ -1,6 +1,7 @@
 """Models side by side on a task: what is drawn, what is said, what is kept."""
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +44,7 @@ def probing_of(tasks: Any, capsys: pytest.CaptureFixture[str]) -> Probing:
 
 
 def test_a_run_is_compared_with_its_base_and_its_report_says_so(
-    runs: Any, tasks: Any, probing_of: Probing
+    runs: Any, tasks: Any, probing_of: Probing, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = runs.train("adapted")
     report_on([read_finished_run(run.path)], [], None, Console(is_quiet=True))
@@ -76,8 +77,12 @@ def test_a_run_is_compared_with_its_base_and_its_report_says_so(
         text = (run.path / f"report.{ending}").read_text(encoding="utf-8")
         assert "On a task" in text
         assert result["sentences"][0].split(":")[0] in text
-    # A report that is made again has it, too.
-    report_on([read_finished_run(run.path)], [], None, Console(is_quiet=True))
+    # A report that is made again has it, too, and leaves out what another version wrote.
+    older = {key: value for key, value in result.items() if key != "format_version"}
+    (run.path / "probe.json").write_text(json.dumps({"older": older, "task": result}))
+    capsys.readouterr()
+    report_on([read_finished_run(run.path)], [], None, Console())
+    assert "probe.json: the probe of older is of another version" in capsys.readouterr().out
     assert run.json("report.json")["probes"] == [result]
 
     table = (tasks.folder / "task-probe" / "probe.md").read_text(encoding="utf-8")
@@ -247,9 +252,15 @@ def test_a_classifier_has_no_report(tasks: Any) -> None:
         read_finished_run(run.path)
 
 
-def test_a_missing_extra_is_named(
-    model_dir: Path, probing_of: Probing, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("package", "extra"), [("sklearn", "probe"), ("seqeval", "entities")])
+def test_a_missing_extra_is_named_before_anything_is_read(
+    tasks: Any, probing_of: Probing, monkeypatch: pytest.MonkeyPatch, package: str, extra: str
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "sklearn", None)
-    with pytest.raises(ConfigError, match=r"pip install 'mlmtune\[probe\]'"):
-        probing_of(model_dir, model_dir)
+    tasks.hold_sentences()
+    tasks.files["train"].unlink()
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=rf"pip install 'mlmtune\[{extra}\]'"):
+        probing_of(tasks.model_dir, tasks.model_dir)
+    if package == "seqeval":
+        with pytest.raises(ConfigError, match=rf"pip install 'mlmtune\[{extra}\]'"):
+            tasks.finetune()

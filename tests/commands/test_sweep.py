@@ -82,14 +82,25 @@ def test_runs_are_ranked_by_what_chooses_the_best_weights(
     assert ("the other run lies within" in shown) == (low <= found[1] <= high)
 
 
-def test_a_task_is_swept_on_validation_and_its_test_left_alone(tasks: Any, swept: Any) -> None:
+@pytest.mark.parametrize(
+    ("task", "metric", "shown_metric", "noun"),
+    [
+        ("classification", "macro_f1", "macro-F1", "24 validation examples"),
+        ("entities", "micro_f1", "entity F1", "24 validation sentences"),
+    ],
+)
+def test_a_task_is_swept_on_validation_and_its_test_left_alone(
+    tasks: Any, swept: Any, task: str, metric: str, shown_metric: str, noun: str
+) -> None:
+    if task == "entities":
+        tasks.hold_sentences()
     path = tasks.config(training={"max_steps": 12}, evaluation={"every": 4})
     record, shown = swept(path, "optimizer.learning_rate=[1e-6, 0.01]", kind=ClassificationConfig)
-    f1s = [run["results"]["macro_f1"] for run in record["runs"]]
+    f1s = [run["results"][metric] for run in record["runs"]]
     assert f1s == sorted(f1s, reverse=True)
-    assert "macro-F1" in shown
+    assert shown_metric in shown
     assert "mlmtune finetune" in shown
-    assert "24 validation examples" in shown
+    assert noun in shown
     for run in record["runs"]:
         assert not list(Path(run["run"]).glob("test_*"))
 
