@@ -90,7 +90,7 @@ def read_entity_data(config: DataConfig, say: Callable[[str], None]) -> EntityDa
 
     Raises:
         ConfigError: seqeval is not installed.
-        DataError: Data is missing, broken or empty; training has no entity; validation or the test
+        DataError: Data is missing, broken or empty; a side has no entity; validation or the test
             has a type that training lacks; or half of the held-out sentences are in training.
         MlmtuneError: See `hub_datasets.locate`.
     """
@@ -102,7 +102,13 @@ def read_entity_data(config: DataConfig, say: Callable[[str], None]) -> EntityDa
     labels = (OUTSIDE, *chain.from_iterable((f"B-{type_}", f"I-{type_}") for type_ in types))
     for name, sentences in divided.held_out:
         _check_types(sentences, types)
-        notes += missing(name, "entity of the type", types, _types_of(sentences))
+        found = set(_types_of(sentences))
+        if not found:
+            raise DataError(
+                f"data.{name}: every tag is {OUTSIDE}, so there is no entity to find; give other "
+                "sentences"
+            )
+        notes += missing(name, "entity of the type", types, found)
     return EntityData.of(divided, labels, notes, SentenceSide.of)
 
 

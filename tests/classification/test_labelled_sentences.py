@@ -214,6 +214,7 @@ def test_sides_share_no_sentence_and_no_unknown_type(
             "b/O",
             r"^data.train: every tag is O, so there is no entity to learn; set data.tag",
         ),
+        ("a/B-X", "b/O", r"^data.validation: every tag is O, so there is no entity to find; give"),
         ("a/B-X", "a/B-X", r"^data.validation: 1 of its 1 texts are in data.train, too; give exam"),
     ],
 )

@@ -86,7 +86,7 @@ def test_runs_are_ranked_by_what_chooses_the_best_weights(
     ("task", "metric", "shown_metric", "noun"),
     [
         ("classification", "macro_f1", "macro-F1", "24 validation examples"),
-        ("entities", "micro_f1", "entity F1", "24 validation sentences"),
+        ("entities", "micro_f1", "entity F1", "48 validation entities"),
     ],
 )
 def test_a_task_is_swept_on_validation_and_its_test_left_alone(
