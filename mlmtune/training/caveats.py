@@ -134,7 +134,7 @@ def _of_validation(config: Config, splits: Splits, masks: FixedMasks) -> Iterato
         too_few.append(f"about {counted(num_masked, 'masked token')}")
     if not too_few:
         return
-    if measured_share < 1 and num_masked / measured_share >= FEWEST_MASKED_TOKENS:
+    if num_masked < FEWEST_MASKED_TOKENS <= num_masked / measured_share:
         remedy = "raise evaluation.max_chunks"
     elif config.corpus.validation_sources:
         remedy = "add text to corpus.validation_sources"

@@ -125,6 +125,10 @@ OF_A_RUN = "the base is the result of .*first, .* set corpus.split_seed as in"
             [10_000] * 2, {"corpus": {"validation_fraction": 0.2}},
             ["is 1 document, too little", "is 50.0% of the characters, .* asks for 20.0%"],
         ),
+        (  # more chunks would be of the same documents
+            [5000] * 20, {"corpus": THIRD, "evaluation": {"max_chunks": 200}},
+            [r"is \d documents, too little .* add documents"],
+        ),
         (
             [800] * 100, {"corpus": THIRD, "evaluation": {"max_chunks": 5}},
             ["raise evaluation.max_chunks"],
