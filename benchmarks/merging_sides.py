@@ -80,8 +80,9 @@ class Ours(Side):
     def merge(self) -> None:
         request = ModelRequest(ModelConfig(name_or_path=str(self.base)), 128, CPU, "fp32", seed=0)
         loaded = load_pretrained(request, "mlm")
-        self.target.mkdir()
-        Interpolation(loaded, "base", [self.of_run / "model"]).write(self.target, ALPHA)
+        weights = Interpolation(loaded, "base", [self.of_run / "model"], self.target / "base")
+        del loaded
+        weights.write(self.target, ALPHA)
 
 
 class Measured(Side):

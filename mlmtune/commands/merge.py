@@ -60,13 +60,12 @@ def merge_runs(
     with ExitStack() as stack:
         for run in (*runs, *others):
             stack.enter_context(reading_finished_run(run.path))
-        weights = load_interpolation(runs, others, console)
         stack.enter_context(explaining_failures(plan.target, "--out"))
         plan.target.parent.mkdir(parents=True, exist_ok=True)
         with whole_folder(plan.target) as folder:
             shutil.copytree(runs[0].model, folder, ignore=NOT_COPIED, dirs_exist_ok=True)
             with TemporaryDirectory(dir=folder) as kept:
-                weights.keep_base_in(Path(kept))
+                weights = load_interpolation(runs, others, Path(kept), console)
                 merge = _measured(weights, runs, others, config, plan, folder, console)
                 weights.write(folder, merge.choice.alpha)
             write_text(folder / MERGE_PAGE, to_html(merge))

@@ -7,7 +7,7 @@ al. 2023, section 3). Of several runs, `adapted` is their mean, a uniform soup (
 
 The result has the layout of the run's own files: the same names, shapes, precision and shards, with
 tied weights stored once. So their headers are copied, and only numbers are new. One tensor is in
-memory at a time, also of the base, once it is kept in files.
+memory at a time.
 """
 
 from collections.abc import Sequence
@@ -21,6 +21,7 @@ from mlmtune.errors import ConfigError
 from mlmtune.modeling.kept_weights import name_when_loaded
 from mlmtune.modeling.loading import LoadedModel
 from mlmtune.modeling.weight_files import weight_files
+from mlmtune.training.checkpoint import save_model
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,10 @@ class Interpolation:
     """The weights between a base model and the mean of adapted ones.
 
     Args:
-        base: The base model, loaded as the runs loaded it.
+        base: The base model, loaded as the runs loaded it; it is not kept.
         base_name: Its name, for errors.
         adapted: The folders that runs wrote their models to.
+        folder: A folder for the base as a run would write it, from which it is read again.
 
     Attributes:
         new_weights: The names, in the files of the runs, of weights that the base lacks, such as
@@ -52,43 +54,45 @@ class Interpolation:
         ConfigError: The models differ in more than the values of their floating-point weights.
     """
 
-    def __init__(self, base: LoadedModel, base_name: str, adapted: Sequence[Path]) -> None:
-        weights = {**base.model.state_dict(), **base.kept_weights}
-        layouts = [_layout(folder) for folder in adapted]
-        for folder, layout in zip(adapted[1:], layouts[1:], strict=True):
-            _check_same_layout(adapted[0], layouts[0], folder, layout)
+    def __init__(
+        self, base: LoadedModel, base_name: str, adapted: Sequence[Path], folder: Path
+    ) -> None:
+        # Saved as a run saves it, because files have other names, and even other tensors, than
+        # models in memory; and so the base takes no memory.
+        save_model(folder, base)
+        self._base = _layout(folder)
+        self._layouts = [_layout(path) for path in adapted]
+        for path, layout in zip(adapted[1:], self._layouts[1:], strict=True):
+            _check_same_layout(adapted[0], self._layouts[0], path, layout)
+        for name in self._layouts[0] | self._base:
+            its, stored = self._base.get(name), self._layouts[0].get(name)
+            if its is not None and stored is not None and its.shape == stored.shape:
+                continue
+            if stored is None:
+                difference = f"lacks the weight {name} of its base {base_name}"
+            else:
+                of_base = "lacks it" if its is None else f"has it as {list(its.shape)}"
+                difference = (
+                    f"has its weight {name} as {list(stored.shape)}, and its base {base_name} "
+                    f"{of_base}"
+                )
+            raise ConfigError(
+                f"{adapted[0]}: {difference}, so they are of different architectures; restore the "
+                "base that the run started from"
+            )
+        weights = base.model.state_dict()
         # By address, because of two tied weights only one is listed as new, and one is stored.
         drawn = {weights[name].data_ptr() for name in base.new_weights}
-        self._layouts = layouts
-        self._base: dict[str, torch.Tensor] = {}
-        self._base_folder: Path | None = None
-        new = []
-        for name, stored in layouts[0].items():
-            # Names in a file may differ from those in memory.
-            of_base = weights.get(name_when_loaded(name, base.model))
-            if of_base is not None and of_base.data_ptr() in drawn:
-                new.append(name)
-                continue
-            if of_base is None or of_base.shape != stored.shape:
-                its = "lacks it" if of_base is None else f"has it as {list(of_base.shape)}"
-                raise ConfigError(
-                    f"{adapted[0]}: its weight {name} is {list(stored.shape)}, and its base "
-                    f"{base_name} {its}, so they are of different architectures; restore the base "
-                    "that the run started from"
-                )
-            self._base[name] = of_base
-        self.new_weights = tuple(new)
-        found = drawn.union(tensor.data_ptr() for tensor in self._base.values())
-        if lost := [name for name, t in weights.items() if t.data_ptr() not in found]:
-            raise ConfigError(
-                f"{adapted[0]}: it lacks the weight {lost[0]} of its base {base_name}, so they "
-                "are of different architectures; restore the base that the run started from"
-            )
+        in_memory = {name: weights.get(name_when_loaded(name, base.model)) for name in self._base}
+        self.new_weights = tuple(
+            name for name, t in in_memory.items() if t is not None and t.data_ptr() in drawn
+        )
         self._check_buffers(base_name, adapted)
 
     def _check_buffers(self, base_name: str, adapted: Sequence[Path]) -> None:
         """Refuse integers that differ, because a mean of them has no meaning."""
-        for name, of_base in self._base.items():
+        for name, stored in self._base.items():
+            of_base = _read(stored.file, name)
             if of_base.is_floating_point():
                 continue
             for folder, layout in zip(adapted, self._layouts, strict=True):
@@ -98,12 +102,6 @@ class Interpolation:
                         "and there is nothing between them; restore the base that the run started "
                         "from"
                     )
-
-    def keep_base_in(self, folder: Path) -> None:
-        """Write the base to an empty folder and read it from there, so that it takes no memory."""
-        self.write(folder, 0.0)
-        self._base = {}
-        self._base_folder = folder
 
     def write(self, folder: Path, alpha: float) -> None:
         """Write the files of the merged weights.
@@ -129,11 +127,11 @@ class Interpolation:
         mean = first.float()
         for number, other in enumerate(others, start=2):
             mean = mean + (other.float() - mean) / number  # exact where all are equal
-        of_base = self._base.get(name)
-        if self._base_folder is not None and name not in self.new_weights:
-            of_base = _read(self._base_folder / self._layouts[0][name].file.name, name)
+        if name in self.new_weights:
+            return mean.to(first.dtype).contiguous()
+        of_base = _read(self._base[name].file, name).float()
         # lerp() computes from the nearer end, so it is exact at both and where they are equal.
-        merged = mean if of_base is None else torch.lerp(of_base.float(), mean, alpha)
+        merged = torch.lerp(of_base, mean, alpha)
         return merged.to(first.dtype).contiguous()
 
 

@@ -1,6 +1,7 @@
 """The base of some runs, loaded as they loaded it, with checks that it is theirs."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -18,13 +19,14 @@ from mlmtune.tokens.encoding import plain_backend
 
 
 def load_interpolation(
-    runs: Sequence[FinishedRun], others: Sequence[FinishedRun], console: Console
+    runs: Sequence[FinishedRun], others: Sequence[FinishedRun], folder: Path, console: Console
 ) -> Interpolation:
     """Load the base of some runs, and check that only the values of weights differ.
 
     Args:
         runs: The finished runs, all of one base.
         others: Finished runs that are compared with the merged models; their base is the same.
+        folder: A folder for the base, which is read from there while models are merged.
         console: Reports weights that the base lacks.
 
     Raises:
@@ -56,7 +58,7 @@ def load_interpolation(
         folder=base,
     )
     loaded = load_pretrained(request, config.objective)
-    weights = Interpolation(loaded, base.name, [run.model for run in runs])
+    weights = Interpolation(loaded, base.name, [run.model for run in runs], folder)
     if weights.new_weights:
         console.say(
             f"{base.name} lacks {counted(len(weights.new_weights), 'weight')} of the runs' models "

@@ -190,7 +190,7 @@ def assert_trained(run: Any, base: Path, auto_class: Any) -> None:
 def assert_merges(base: LoadedModel, adapted: Path, folder: Path) -> None:
     """Its merged models are the base and the result at the ends, and load between them."""
     shutil.copytree(adapted, folder)
-    weights = Interpolation(base, "base", [adapted])
+    weights = Interpolation(base, "base", [adapted], folder / "base")
     assert weights.new_weights == ()
     weights.write(folder, 1.0)
     file = "model.safetensors"
