@@ -128,7 +128,7 @@ def test_a_soup_is_the_mean_of_its_runs(model_dir: Path, adapt: Adapt, tmp_path:
     for name, tensor in soup.items():
         torch.testing.assert_close(tensor, sum(e[name] for e in each) / 3)
     # Equal runs are their own mean, to the bit.
-    same = Interpolation(load(model_dir), "base", [runs[0]] * 3)
+    same = Interpolation(load(model_dir), "base", [runs[0]] * 3, tmp_path / "kept")
     assert_equal(merged(same, 1.0, tmp_path / "m"), each[0])
 
 
