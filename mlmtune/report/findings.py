@@ -243,7 +243,7 @@ class TokenExample:
         before: The text before its word. Each other word that the models did not see, or only a
             part of, is `[MASK]`.
         word: The word that it belongs to.
-        token: The text of the token.
+        token: The text of the token within its word.
         gain: How much lower the loss of the adapted model is, in nats.
         opinions: The predictions of the base and of the adapted model.
     """

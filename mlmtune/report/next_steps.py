@@ -24,6 +24,9 @@ STILL_FALLING = 0.02
 
 LARGEST_VALIDATION_FRACTION = 0.5
 
+GENTLE_RATE = 1e-4
+"""The highest learning rate that is proposed after a run that ruined its model."""
+
 
 def next_steps(
     verdict: Verdict,
@@ -60,10 +63,10 @@ def next_steps(
             "search", "checkpoint.best_by=retrieval", "evaluation.retrieval=true",
         )  # fmt: skip
     if verdict.predictions == "worse":
-        rate = settings["optimizer"]["learning_rate"] / 5
+        rate = min(settings["optimizer"]["learning_rate"] / 5, GENTLE_RATE)
         yield _again(
-            run, "Or train again in smaller steps, which change the model more gently (a fifth of "
-            "this run's learning rate):",
+            run, "Or train again in smaller steps, which change the model more gently (a lower "
+            "learning rate):",
             "gentle", f"optimizer.learning_rate={rate:.2g}",
         )  # fmt: skip
     # More of the same training would raise the price, too.

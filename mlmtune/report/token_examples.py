@@ -88,7 +88,7 @@ def _examples(
                 document=id_,
                 before=word.before,
                 word=word.text,
-                token=_text(tokenizer, [int(scores.labels[number])]),
+                token=_behind_mask(tokenizer, int(scores.labels[number])),
                 after=word.after,
                 gain=float(gains[number]),
                 opinions=tuple(
@@ -179,6 +179,12 @@ def _space(tokenizer: PreTrainedTokenizerFast, before: Sequence[int], after: Seq
     return "" if _text(tokenizer, [*before, *after]) == "".join(texts) else " "
 
 
+def _behind_mask(tokenizer: PreTrainedTokenizerFast, token: int) -> str:
+    """Return the text of a token as it stands in a text: `s` for what is `##s` alone."""
+    behind = _text(tokenizer, [tokenizer.mask_token_id, token])
+    return behind.removeprefix(str(tokenizer.mask_token)).strip()
+
+
 def in_its_word(
     tokenizer: PreTrainedTokenizerFast, left: Sequence[int], token: int, right: Sequence[int]
 ) -> str:
@@ -194,8 +200,7 @@ def in_its_word(
         right: The ids after it that belong to the masked word.
     """
     mask = str(tokenizer.mask_token)
-    alone, behind = _text(tokenizer, [token]), _text(tokenizer, [tokenizer.mask_token_id, token])
-    if not _text(tokenizer, left) and alone != behind.removeprefix(mask).strip():
+    if not _text(tokenizer, left) and _text(tokenizer, [token]) != _behind_mask(tokenizer, token):
         left = [tokenizer.mask_token_id]  # a piece that cannot begin a text, such as `##s`
     sequences = left, [*left, token], [*left, token, *right]
     before, whole, full = (_text(tokenizer, ids) for ids in sequences)

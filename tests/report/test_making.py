@@ -290,6 +290,7 @@ def test_examples_show_only_whole_words(runs: Any, report: Reports, tmp_path: Pa
     for example in examples:
         shown = f"{example['before']}{example['word']}{example['after']}"
         assert set(shown.replace("[MASK]", " ").split()) <= set(known)
+        assert "#" not in example["token"]
 
 
 def test_an_example_without_a_mask_is_one_line(runs: Any, report: Reports) -> None:

@@ -101,3 +101,12 @@ def test_a_limit_in_tokens_does_not_end_a_longer_run() -> None:
     assert config != CONFIG
     run = replace(finished((3.0, 2.9, 2.8)), config=config)
     assert steps_of(report(BETTER, run=run))[1].command.endswith("training.max_tokens=null")
+
+
+@pytest.mark.parametrize(("rate", "proposed"), [("5.0e-05", "1e-05"), ("0.01", "0.0001")])
+def test_a_lower_learning_rate_is_one_that_does_not_ruin_a_model(rate: str, proposed: str) -> None:
+    config = CONFIG.replace("learning_rate: 0.0005", f"learning_rate: {rate}")
+    assert config != CONFIG
+    run = replace(finished(), config=config)
+    command = steps_of(report(WORSE, run=run))[1].command
+    assert command.endswith(f"optimizer.learning_rate={proposed}")
