@@ -3,13 +3,16 @@
 import json
 import shutil
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
+from local_hub import LocalHub, Repo
 
 from mlmtune.errors import ConfigError
 from mlmtune.modeling.locating import ModelFolder, files_to_fetch, folder_on_hub, locate_model
+from mlmtune.modeling.sentence_encoder import SentenceEncoder
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n"
 INDEX = "model.safetensors.index.json"
@@ -269,3 +272,30 @@ def test_of_a_repository_the_model_and_its_pooling_are_fetched(inner: str) -> No
 def test_an_empty_name_is_no_folder() -> None:
     with pytest.raises(ConfigError, match=r"^--model: the name is empty; give a model$"):
         locate_model("", None, "--model")
+
+
+@pytest.mark.parametrize("inner", ["", "0_Transformer"])
+def test_a_sentence_encoder_of_the_hub_keeps_its_pooling_offline(
+    here: LocalHub, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inner: str
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    modules = [
+        {"path": inner, "type": "sentence_transformers.models.Transformer"},
+        {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    ]
+    pooling = {"pooling_mode_cls_token": True}
+    described = {"modules.json": modules, "1_Pooling/config.json": pooling}
+    files = {name: json.dumps(content).encode() for name, content in described.items()}
+    of_model = {str(PurePosixPath(inner, f.name)): f.read_bytes() for f in model_dir.iterdir()}
+    here.repos["someone/encoder"] = Repo(
+        private=False, files=files | of_model, commits=[{"oid": "1" * 40}]
+    )
+    for is_offline in (False, True):
+        if is_offline:
+            here.repos.clear()
+            monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        path = locate_model("someone/encoder", None).path
+        assert path.name == (inner or "1" * 40)
+        encoder = SentenceEncoder.of(path)
+        assert encoder is not None
+        assert encoder.kind == "cls"

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
     AutoTokenizer,
@@ -22,12 +23,15 @@ from transformers import (
 )
 from vocabulary import WORDS
 
+from mlmtune.config import EvaluationConfig, ModelConfig
 from mlmtune.config_loading import load_config
 from mlmtune.console import Console
+from mlmtune.evaluation.retrieval import RetrievalProbe
 from mlmtune.masking.collator import IGNORE_INDEX
 from mlmtune.merging.interpolation import Interpolation
 from mlmtune.modeling.device import build_accelerator
-from mlmtune.modeling.loading import LoadedModel
+from mlmtune.modeling.loading import LoadedModel, ModelRequest, load_pretrained
+from mlmtune.modeling.masked_head import MaskedHead
 from mlmtune.modeling.packing import Packing
 from mlmtune.modeling.pair_head import model_types_with_pair_head
 from mlmtune.training.masked_lm import build_masked_lm
@@ -233,6 +237,30 @@ def test_a_family_is_trained_on_masked_tokens(
         for row in originals:
             (chunk,) = row[row != tokenizer.pad_token_id][None]
             assert (chunk[0], chunk[-1]) == frame
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_a_family_embeds_a_text_as_its_encoder_does_alone(
+    model_of: Any, view_of: Any, drawn: Any, model_type: str
+) -> None:
+    """So an embedding depends neither on the other texts of a batch nor on padding."""
+    folder, cpu = model_of(model_type), torch.device("cpu")
+    length = min(FAMILIES[model_type].chunk_length, 64)
+    config = ModelConfig(name_or_path=str(folder))
+    loaded = load_pretrained(ModelRequest(config, length, cpu, "fp32", 0), "mlm")
+    MaskedHead(loaded.model, len(loaded.tokenizer))  # its hook is on the encoder
+    documents = [ids[: 66 + 2 * number] for number, ids in enumerate(drawn(24, length=120))]
+    probe = RetrievalProbe(
+        view_of(documents, [3, 5, 7, 9] * 3 + [0] * 12), loaded, EvaluationConfig()
+    )
+    texts = [*probe.pool.queries, *probe.pool.targets]
+    assert len({len(ids) for ids in texts}) > 3
+    encoder = AutoModel.from_pretrained(folder).eval()
+    cls, sep = loaded.tokenizer.cls_token_id, loaded.tokenizer.sep_token_id
+    with torch.inference_mode():
+        alone = [encoder(torch.tensor([[cls, *ids.tolist(), sep]]))[0].mean(dim=1) for ids in texts]
+    embeddings = probe.embeddings(loaded.model, cpu)
+    torch.testing.assert_close(embeddings, torch.cat(alone), rtol=0.0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
