@@ -686,7 +686,7 @@ def test_check_shows_what_a_run_would_do(
         assert "documents" in items[side]
         assert " tokens, " in items[side]
         assert " chunks" in items[side]
-    assert items["steps"].startswith("6 of 8 sequences")
+    assert items["steps"].startswith("6 steps of 8 sequences")
     assert "tokens per epoch" in items["masked"]
     assert "GB" in items["memory"]
     assert "masking.mlm_probability=0.3" in items["try"]
