@@ -48,7 +48,8 @@ def overrides_from(location: str) -> list[str]:
                 "its checkpoints/checkpoint-N"
             )
         path = found[0]
-    return [f"{MODEL_KEY}={path}", "optimizer.initial_moments=checkpoint"]
+    of_hub = "model.revision="  # a folder has none
+    return [f"{MODEL_KEY}={path}", of_hub, "optimizer.initial_moments=checkpoint"]
 
 
 def lineage_of(config: Config) -> tuple[Ancestor, ...]:

@@ -305,7 +305,9 @@ def test_the_flag_finds_the_newest_checkpoint_of_a_run(
     runs: Runs, sections: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     stable = runs.train("stable", **sections(STABLE))
-    config = ["--config", str(runs.config("decay", **sections(DECAY))), "--no-report"]
+    of_hub = {"name_or_path": "a/model", "revision": "step-5"}
+    path = runs.config("decay", **sections(DECAY, model=of_hub))
+    config = ["--config", str(path), "--no-report"]
     app(["train", *config, "--from", str(stable.path)], standalone_mode=False)
     (ancestor,) = runs.at("decay").json("lineage.json")["ancestors"]
     assert ancestor["checkpoint"] == str(stable.checkpoint(4))
