@@ -22,7 +22,7 @@ ENTITIES = Probe(
         ProbeRow("frozen", 50, "old", ((0.5,), (0.6,), (0.55,)), None),
         ProbeRow("frozen", 50, "new", ((0.6,), (0.7,), (0.65,)), Estimate(0.1, (0.0, 0.2))),
     ),
-    ("new against old: better.",), (),
+    ("new against old: better.",), (), format_version=2,
 )  # fmt: skip
 TOPICS = replace(
     ENTITIES, task="topics | of | news", metrics=("accuracy", "macro_f1"),
