@@ -655,6 +655,12 @@ class TrainingConfig(Section):
     early_stopping_patience: Positive | None = None
     """Stops after this many evaluations in a row without a better result."""
 
+    @property
+    def planned_epochs(self) -> float | None:
+        """The epochs that limit the run: those of the config, or 3 if nothing else limits it."""
+        is_limited = self.max_steps is not None or self.max_tokens is not None
+        return DEFAULT_EPOCHS if self.epochs is None and not is_limited else self.epochs
+
     def _contradictions(self) -> Iterator[str]:
         micro, total = self.micro_batch_size, self.global_batch_size
         if isinstance(micro, int) and micro > total:
@@ -939,9 +945,7 @@ class Config(Section):
         phase, training = self.phases[number], self.training
         budget = {key: getattr(phase, key) for key in BUDGETS if key != "share"}
         if phase.share is not None:
-            budget = training.model_dump(include=set(budget))
-            if not any(budget.values()):
-                budget["epochs"] = DEFAULT_EPOCHS
+            budget = training.model_dump(include=set(budget)) | {"epochs": training.planned_epochs}
             for key, whole in budget.items():
                 if isinstance(whole, int):
                     budget[key] = self._shares_of(whole)[number]

@@ -46,16 +46,16 @@ class PhaseText:
 
     Attributes:
         view: Its chunks, or its pairs if the objective has pairs.
-        weights: (S,) How often an epoch of the phase sees each of the store's sources.
+        mixture: The composition of an epoch of the phase.
     """
 
     view: ChunkView | PairView
-    weights: NDArray[np.float64]
+    mixture: Mixture
 
-    @property
-    def mixture(self) -> Mixture:
-        """The composition of an epoch of the phase."""
-        return Mixture.of(self.view, self.weights)
+    @classmethod
+    def of(cls, view: ChunkView | PairView, weights: NDArray[np.float64]) -> Self:
+        """Mix the sources by (S,) how often an epoch sees each of them."""
+        return cls(view, Mixture.of(view, weights))
 
 
 @dataclass(frozen=True)
@@ -389,7 +389,7 @@ def _phase_texts(
     Raises:
         DataError: A phase has nothing to train on.
     """
-    whole = PhaseText(splits.train_pairs or splits.train, splits.weights)
+    whole = PhaseText.of(splits.train_pairs or splits.train, splits.weights)
     if not phases:
         yield whole
     train, sources = splits.train, splits.train.store.documents.sources
@@ -413,7 +413,7 @@ def _phase_texts(
                 f"phase {phase.name}: its sources have no training text for a chunk of "
                 f"{phase.chunk_length} tokens; name others, or add text"
             )
-        yield PhaseText(view, _weights_of_epoch(phase.corpus, view))
+        yield PhaseText.of(view, _weights_of_epoch(phase.corpus, view))
 
 
 def _is_weighted(corpus: CorpusConfig) -> bool:

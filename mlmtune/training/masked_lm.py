@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 
-from mlmtune.config import PHASES, BestBy, Config, RateSchedule, has_pairs
+from mlmtune.config import PHASES, BestBy, Config, PhaseConfig, RateSchedule, has_pairs
 from mlmtune.console import Console
 from mlmtune.corpus.funnel import remarks
 from mlmtune.evaluation.fill_mask import fill_mask
@@ -458,16 +458,23 @@ def build_masked_lm(config: Config, accelerator: Accelerator, console: Console) 
     setup = load_model_and_text(config, accelerator.device, precision_of(accelerator), console)
     check_is_known(setup, config)
     loaded, splits = setup.loaded, setup.splits
+    by_phase = config.by_phase
+    given: list[PhaseConfig | None] = [*config.phases] or [None]
     plan = Plan.of(
-        [_phase_of(config, index, text) for index, text in enumerate(splits.phases)],
+        [
+            _phase_of(settings, text, phase)
+            for settings, text, phase in zip(by_phase, splits.phases, given, strict=True)
+        ],
         config.training,
         num_processes=accelerator.num_processes,
     )
     # A run that goes on from another must not see the text in the same order with the same masks.
     seed = seed_after(config.run.seed, num_steps_before(lineage))
     sequences = tuple(
-        _sequences(config, index, setup, phase, seed_of_phase(seed, index))
-        for index, phase in enumerate(plan.phases)
+        _sequences(settings, text, setup, phase, seed_of_phase(seed, index))
+        for index, (settings, text, phase) in enumerate(
+            zip(by_phase, splits.phases, plan.phases, strict=True)
+        )
     )
     stream = TrainingStream(sequences, plan, seed=seed, process_index=accelerator.process_index)
     decided = with_choices(config, accelerator, loaded, plan)
@@ -477,14 +484,15 @@ def build_masked_lm(config: Config, accelerator: Accelerator, console: Console) 
     return MaskedLM(decided, setup, loaded, plan, stream, sequences, probe, lineage)
 
 
-def _phase_of(config: Config, index: int, text: PhaseText) -> Phase:
+def _phase_of(settings: Config, text: PhaseText, given: PhaseConfig | None) -> Phase:
     """Return the length and the batches of a phase, which trains on a text.
+
+    `settings` is its config (`Config.by_phase`), and `given` the phase as the run's config has it.
 
     Raises:
         ConfigError: Its warmup is longer than it is.
     """
-    settings, mixture = config.by_phase[index], text.mixture
-    given = config.phases[index] if config.phases else None
+    mixture = text.mixture
     return Phase.of(
         settings.training,
         settings.optimizer,
@@ -496,20 +504,20 @@ def _phase_of(config: Config, index: int, text: PhaseText) -> Phase:
 
 
 def _sequences(
-    config: Config, index: int, setup: ModelAndText, phase: Phase, seed: int
+    settings: Config, text: PhaseText, setup: ModelAndText, phase: Phase, seed: int
 ) -> MaskedSequences:
     """Return what a phase trains on, in an order and with masks that `seed` draws."""
-    settings, text, loaded = config.by_phase[index], setup.splits.phases[index], setup.loaded
+    loaded = setup.loaded
     unmasked: Sequences
     if isinstance(text.view, PairView):
-        unmasked = PairSequences(text.view, text.mixture, config.objective, seed)
+        unmasked = PairSequences(text.view, text.mixture, settings.objective, seed)
     else:
         unmasked = ChunkSequences(text.view, text.mixture, seed)
     collator = MaskingCollator(
         loaded.tokenizer,
         settings.masking,
         with_token_type_ids=loaded.has_token_types,
-        is_for_compiled_model=config.training.compile,
+        is_for_compiled_model=settings.training.compile,
     )
     rate = settings.masking.mlm_probability
     return MaskedSequences(unmasked, collator, setup.head.packed, rate, phase.num_steps)

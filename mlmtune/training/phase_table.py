@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from tqdm import tqdm
 
 from mlmtune.config import Config, RateSchedule
+from mlmtune.corpus.sources import source_name
 from mlmtune.numbers import share
 from mlmtune.tables import table
 from mlmtune.training.plan import Phase, Plan
@@ -64,7 +65,7 @@ def _sources(config: Config, settings: Config) -> Iterator[str]:
         yield "all"
         return
     for source in settings.corpus.sources:
-        name = source.name or ", ".join(source.locations)
+        name = source_name(source)
         if source.replay is not None:
             yield f"{name} (replay {source.replay:g})"
         elif source.weight:

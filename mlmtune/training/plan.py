@@ -9,17 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from mlmtune.config import DEFAULT_EPOCHS, OptimizerConfig, TrainingConfig
+from mlmtune.config import OptimizerConfig, TrainingConfig
 from mlmtune.errors import ConfigError
 from mlmtune.printable import counted
 from mlmtune.training.optimization import learning_rate_at, num_warmup_steps
-
-
-def default_epochs(config: TrainingConfig) -> float | None:
-    """Return the epochs of the config; 3 if it does not limit the run."""
-    if config.epochs is None and config.max_steps is None and config.max_tokens is None:
-        return DEFAULT_EPOCHS
-    return config.epochs
 
 
 @dataclass(frozen=True)
@@ -62,7 +55,7 @@ class Phase:
                 reach its peak.
         """
         batch = training.global_batch_size
-        epochs = default_epochs(training)
+        epochs = training.planned_epochs
         limits = []
         if epochs is not None:
             limits.append(math.ceil(epochs * num_chunks / batch))

@@ -96,6 +96,11 @@ class TrainingStream(Generic[BatchT]):
         self._plan = plan
         self._seed = seed
         self._process_index = process_index
+        # The numbers of this process's sequences in each global batch, by phase.
+        self._items = [
+            np.array_split(np.arange(phase.global_batch_size), plan.num_processes)[process_index]
+            for phase in plan.phases
+        ]
         self._prepared: dict[int, list[BatchT]] = {}
 
     def with_plan(self, plan: Plan) -> "TrainingStream[BatchT]":
@@ -114,7 +119,7 @@ class TrainingStream(Generic[BatchT]):
 
     def _micro_batches(self, step: int) -> list[BatchT]:
         phase, number = self._plan.locate(step)
-        sequences, epochs, positions = self._positions(step, self._items(phase))
+        sequences, epochs, positions = self._positions(step, self._items[phase])
         size = self._plan.micro_batch_size
         return [
             sequences.batch(number, epochs[i : i + size], positions[i : i + size])
@@ -127,11 +132,6 @@ class TrainingStream(Generic[BatchT]):
         all_items = np.arange(self._plan.phases[phase].global_batch_size)
         sequences, epochs, positions = self._positions(step, all_items)
         return sequences.num_tokens(epochs, positions)
-
-    def _items(self, phase: int) -> NDArray[np.int64]:
-        """Return the numbers of this process's sequences in each global batch of a phase."""
-        all_items = np.arange(self._plan.phases[phase].global_batch_size)
-        return np.array_split(all_items, self._plan.num_processes)[self._process_index]
 
     def _positions(
         self, step: int, items: NDArray[np.int64]
@@ -146,7 +146,7 @@ class TrainingStream(Generic[BatchT]):
         """Return (B,) keys of the sequences of a micro-batch, on whichever process they are."""
         size = self._plan.micro_batch_size
         phase, _ = self._plan.locate(step)
-        items = self._items(phase)[micro_batch * size : (micro_batch + 1) * size]
+        items = self._items[phase][micro_batch * size : (micro_batch + 1) * size]
         return key(self._seed, DROPOUT_STREAM, step, items)
 
     def shared_dropout_key(self, step: int) -> UInt64Array:

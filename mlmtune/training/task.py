@@ -22,7 +22,7 @@ from mlmtune.modeling.losses import Losses
 from mlmtune.sharing.card import Card
 from mlmtune.training.checkpoint import TrainState
 from mlmtune.training.lineage import Ancestor
-from mlmtune.training.plan import Plan, default_epochs
+from mlmtune.training.plan import Plan
 from mlmtune.training.run_dir import RunDir
 from mlmtune.training.stream import TrainingStream
 
@@ -208,7 +208,7 @@ def with_choices(
     }
     phases = config.phases if isinstance(config, Config) else ()
     if not phases or phases[0].share is not None:  # else the phases say how long the run is
-        choices["training"]["epochs"] = default_epochs(config.training)
+        choices["training"]["epochs"] = config.training.planned_epochs
     if config.training.micro_batch_size != "auto":  # `fit_micro_batch` decides it
         choices["training"]["micro_batch_size"] = plan.micro_batch_size
     return config.model_copy(
