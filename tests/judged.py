@@ -68,13 +68,14 @@ def text(kind: str, change: Estimate, num_documents: int = 50) -> Text:
     return Text(kind, kind, num_documents, 100, 1, unit, (measured("old", 3.5, 0.4, None), after))
 
 
-def pages(change: Estimate) -> RetrievalFindings:
+def pages(change: Estimate, against_bm25: Estimate = UNCLEAR) -> RetrievalFindings:
     """Say that 77 % of the pages were found first before training, and 40 % after."""
 
     def measured(
         model: str, share: float, changes: RetrievalMeasures | None = None
     ) -> RetrievalMeasurement:
-        return RetrievalMeasurement(model, RetrievalMeasures(*4 * [Estimate(share)]), changes, 0.5)
+        measures = RetrievalMeasures(*4 * [Estimate(share)])
+        return RetrievalMeasurement(model, measures, changes, against_bm25, 0.5)
 
     points = Estimate(-0.37, (-0.5, -0.2))
     after = measured("new", 0.4, RetrievalMeasures(points, points, points, change))

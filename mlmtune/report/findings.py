@@ -171,12 +171,14 @@ class RetrievalMeasurement:
     Attributes:
         model: The name of the model, or `BM25`.
         change: The differences from its base, on the same queries; None for a base and for BM25.
+        against_bm25: How much its nDCG at 10 is above that of BM25; None for BM25.
         anisotropy: The mean cosine of two different documents; None for BM25.
     """
 
     model: str
     measures: RetrievalMeasures
     change: RetrievalMeasures | None
+    against_bm25: Estimate | None
     anisotropy: float | None
 
 

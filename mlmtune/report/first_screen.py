@@ -296,9 +296,10 @@ def _basis(model: Model, text: Text) -> str:
     measured = text.of(model.name)
     return (
         f"Measured on {counted(measured.num_masked_tokens, 'hidden word')} (or parts of words) of "
-        f"{counted(text.num_documents, 'document')} that the model was not trained on. In "
-        "brackets: the range of the true number, with 95 % confidence. A change is called better "
-        "or worse only if it is too large to be chance."
+        f"{counted(text.num_documents, 'document')} that the model was not trained on. A point is "
+        "1 % of the pages or words, and differences are computed before rounding. In brackets: the "
+        "range of the true number, with 95 % confidence. A change is called better or worse only "
+        "if it is too large to be chance."
     )
 
 

@@ -16,6 +16,8 @@ from mlmtune.report.findings import Model, RetrievalFindings, Run, Step, Text, V
 EXAMPLE = "Write a sentence with a [MASK] here."
 """What a model fills in if the user has named no sentences."""
 
+WORD_SEARCH = "plain word search (BM25)"
+
 MUCH_FORGETTING = 0.1
 """Nats per token on general text from which forgetting is called so: a tenth more perplexity."""
 
@@ -48,8 +50,9 @@ def next_steps(
     finds_less = found is not None and (
         change(found.change_of(model.name).ndcg_at_10, is_loss=False) == "worse"
     )
+    words_find_more = found is not None and _words_find_more(found, model)
     is_at_a_price = finds_less or has_forgotten(model, texts)
-    yield _use(verdict, finds_less, model, settings)
+    yield _use(verdict, finds_less, words_find_more, model, settings)
     if verdict.label != "worse" and is_at_a_price:
         yield Step(
             "Mix the new model with the one that you started from. Nothing is trained, and this "
@@ -74,6 +77,14 @@ def next_steps(
         yield _longer(verdict, texts[0], run, settings)
     if verdict.label in ("improved", "mixed"):
         yield from _measure_more(model, texts, run)
+    if words_find_more and verdict.label != "mixed":
+        yield Step(f"To find pages, use {WORD_SEARCH}, which finds more than either model.")
+
+
+def _words_find_more(found: RetrievalFindings, model: Model) -> bool:
+    """Whether BM25 clearly finds more than the model, and more than its base."""
+    behind = [found.of(name).against_bm25 for name in (model.name, model.base)]
+    return all(of is not None and change(of, is_loss=False) == "worse" for of in behind)
 
 
 def has_forgotten(model: Model, texts: tuple[Text, ...]) -> bool:
@@ -106,22 +117,33 @@ def best_step_of_search(run: Run) -> int | None:
     return best if by_step[best] > by_step[kept] else None
 
 
-def _use(verdict: Verdict, finds_less: bool, model: Model, settings: dict[str, Any]) -> Step:
+def _use(
+    verdict: Verdict,
+    finds_less: bool,
+    words_find_more: bool,
+    model: Model,
+    settings: dict[str, Any],
+) -> Step:
     """Say which model to use, and for what."""
     if verdict.label == "worse":
         return Step(
             "Keep using the model that you started from, because this training did not help."
         )
+    best_at_search = "the new model"
+    if words_find_more:
+        best_at_search = f"{WORD_SEARCH} (which finds more than either model)"
+    elif finds_less:
+        best_at_search = "the one that you started from"
     if verdict.label == "mixed" and not finds_less:
         return Step(
-            "Use the new model to search, and the one that you started from to predict words."
+            f"Use {best_at_search} to search, and the model that you started from to predict words."
         )
     sentences = settings["evaluation"]["examples"]
     try_it = _command("fill", "--model", model.location, *(sentences or [EXAMPLE])[:1])
     if verdict.label == "mixed":
         return Step(
-            "Use the new model to predict words, and the one that you started from to search. Try "
-            "the new one: it fills in the [MASK] of any sentence.", try_it,
+            f"Use the new model to predict words, and {best_at_search} to search. Try the new "
+            "model: it fills in the [MASK] of any sentence.", try_it,
         )  # fmt: skip
     return Step("Try the new model: it fills in the [MASK] of any sentence.", try_it)
 

@@ -66,7 +66,7 @@ def compare_retrieval(
     """Compare models that searched the same pool, with intervals by its documents.
 
     Args:
-        results: The result of each model, by its name.
+        results: The result of each model, by its name, and that of BM25.
         bases: The name of the base of each model; None, or no entry, for a base and for BM25.
     """
     numbers = {name: number for number, name in enumerate(results)}
@@ -74,16 +74,24 @@ def compare_retrieval(
     num_queries = len(by_query)
     draws = resampled(by_query.reshape(num_queries, -1)) / num_queries
     draws, means = draws.reshape(-1, *by_query.shape[1:]), by_query.mean(axis=0)
+
+    def difference(name: str, other: str) -> RetrievalMeasures:
+        # The draws are the same for both models, so the difference is taken draw by draw.
+        of, its = numbers[name], numbers[other]
+        return _measures(means[of] - means[its], draws[:, of] - draws[:, its])
+
     measured = []
     for name, number in numbers.items():
-        change, base = None, bases.get(name)
-        if base is not None:
-            # The draws are the same for both models, so the difference is taken draw by draw.
-            other = numbers[base]
-            change = _measures(means[number] - means[other], draws[:, number] - draws[:, other])
-        measures = _measures(means[number], draws[:, number])
-        anisotropy = results[name].anisotropy
-        measured.append(RetrievalMeasurement(name, measures, change, anisotropy))
+        base = bases.get(name)
+        measured.append(
+            RetrievalMeasurement(
+                model=name,
+                measures=_measures(means[number], draws[:, number]),
+                change=None if base is None else difference(name, base),
+                against_bm25=None if name == BM25 else difference(name, BM25).ndcg_at_10,
+                anisotropy=results[name].anisotropy,
+            )
+        )
     some = next(iter(results.values()))
     return RetrievalFindings(num_queries, some.num_titles, tuple(measured))
 

@@ -63,14 +63,15 @@ def check_identity(
 ) -> None:
     """Refuse to resume a run with other settings than those of the checkpoint.
 
-    Phases may have been added after the others.
+    Phases may have been added after the others. What decides how the run is measured cannot change
+    at all, because its results compare the model with what was measured before training.
 
     Args:
         then: The identity in the checkpoint.
         now: The identity of this sitting.
         checkpoint: The checkpoint's folder.
         keys_dropout: Whether dropout does not depend on the number of processes; see `Learner`.
-        allow_changes: Whether changes are reported only.
+        allow_changes: Whether other changes are reported only.
         say: Reports what has changed.
 
     Raises:
@@ -92,8 +93,16 @@ def check_identity(
     table = "\n".join(
         f"  {key}: {then.get(key)} in the checkpoint, {now[key]} now" for key in changed
     )
+    if any(key.startswith("evaluation.") for key in changed):
+        raise CheckpointError(
+            f"{checkpoint}: until then, the run was measured with other settings of evaluation, "
+            "and later measurements would not compare; change them back and give them to mlmtune "
+            f"report when the run is finished, or start again with --overwrite:\n{table}"
+        )
     if allow_changes:
         say(f"resuming although this changed:\n{table}")
+        if any(key.startswith(("corpus.", "chunking.")) for key in changed):
+            say("what was measured until now is of the earlier text, and does not compare exactly")
         return
     raise CheckpointError(
         f"{checkpoint} belongs to another run; change these back, start again with --overwrite, or "

@@ -72,6 +72,18 @@ def test_a_model_that_is_worse_is_not_offered_for_use() -> None:
     assert "the one that you started from to search" in mixed.text
 
 
+@pytest.mark.parametrize("found", [FEWER_FOUND, MORE_FOUND])
+@pytest.mark.parametrize("loss", [BETTER, WORSE])
+def test_plain_word_search_is_proposed_once_where_it_finds_more(
+    loss: Estimate, found: Estimate
+) -> None:
+    texts = [step.text for step in steps_of(report(loss, found=pages(found, FEWER_FOUND)))]
+    assert sum("plain word search (BM25)" in text for text in texts) == 1
+    assert not any("started from to search" in text or "model to search" in text for text in texts)
+    texts = [step.text for step in steps_of(report(loss, found=pages(found, MORE_FOUND)))]
+    assert not any("plain word search" in text for text in texts)
+
+
 def test_commands_that_train_again_work_as_they_are_written(tmp_path: Path) -> None:
     folder = tmp_path / "my runs" / "new"
     folder.mkdir(parents=True)

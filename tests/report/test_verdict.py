@@ -116,7 +116,9 @@ def found(change):
     measures, changes = (RetrievalMeasures(e, e, e, e) for e in (Estimate(0.5), change))
     measurements = [("old", None), ("new", changes), ("BM25", None)]
     return RetrievalFindings(
-        50, 50, tuple(RetrievalMeasurement(name, measures, c, None) for name, c in measurements)
+        50,
+        50,
+        tuple(RetrievalMeasurement(name, measures, c, UNCLEAR, None) for name, c in measurements),
     )
 
 

@@ -283,6 +283,24 @@ def test_allow_changes_insists(runs: Any, stopped: Any, capsys: pytest.CaptureFi
     assert checkpoint.load_state(run.checkpoint(7)).identity["run.seed"] == 7
 
 
+@pytest.mark.parametrize(("key", "new"), [("seed", 7), ("mask_draws", 3), ("max_chunks", 2)])
+def test_no_option_makes_measurements_compare_that_do_not(
+    runs: Any, stopped: Any, key: str, new: int
+) -> None:
+    named = f"(?s)would not compare.*  evaluation.{key}: "
+    with pytest.raises(CheckpointError, match=named) as caught:
+        runs.train(**changed("evaluation", **{key: new}), resume="auto", allow_changes=True)
+    assert "--allow-changes" not in str(caught.value)
+
+
+def test_changed_text_is_said_not_to_compare(
+    runs: Any, stopped: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sections = changed("corpus", validation_fraction=0.3)
+    runs.train(**sections, resume="auto", allow_changes=True)
+    assert "of the earlier text, and does not compare" in capsys.readouterr().out
+
+
 def test_what_only_shows_may_change(runs: Any, stopped: Any, expected: Any) -> None:
     sections = changed("training", log_every=1)
     run = runs.train(**{**sections, "checkpoint": {"every": 1, "keep": 5}}, resume="auto")
