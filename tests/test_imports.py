@@ -21,6 +21,7 @@ LAYERS = (
     {"tokens"},
     {"masking"},
     {"modeling"},
+    {"vocabulary"},
     {"evaluation"},
     {"sharing"},
     {"training"},
