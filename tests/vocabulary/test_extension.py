@@ -1,0 +1,286 @@
+"""Words become entries of a tokenizer, and nothing else changes."""
+
+import json
+
+import pytest
+from class_tokenizers import MAKERS, MODEL_TYPES, bert, modern_bert, tokenizer_of, trained_bpe
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tokenizer_families import bpe_of_characters
+from tokenizers import Tokenizer, models
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from mlmtune.errors import ConfigError
+from mlmtune.tokens.encoding import Encoder, plain_backend
+from mlmtune.tokens.unknown import unknown_token_id
+from mlmtune.vocabulary.extension import extend
+from mlmtune.vocabulary.plan import Reason
+
+DOMAIN = ["kubernetes", "kubectl", "namespace", "namespaces", "subnets", "hypervisor", "ingress"]
+CORPUS = [
+    "the kubernetes cluster and its namespaces, a namespace for the hypervisor.",
+    "kubectl lists subnets; (kubectl) ingress to the cluster",
+    "we are running in the nodes of a netting",
+]
+FAMILIES = [*MAKERS]
+BY_BYTES = ["RoBERTa", "ModernBERT"]
+UNIGRAM = ["ALBERT", "XLM-R", "DeBERTa"]
+
+fragments = st.sampled_from(
+    [*DOMAIN, "kuber", "netes", "es", "s", "name", "space", "sub", "net", "hyper", "the", "cluster"]
+    + ["Kubernetes", "集群", "我们", "网络", "ü", "ß", "\U0001f692", "<x>", "3", "don't"]
+    + [" ", " ", " ", ", ", "-", "\n", "."]
+)
+texts_of = st.lists(st.lists(fragments, max_size=12).map("".join), max_size=6)
+words_of = st.lists(
+    st.lists(fragments, min_size=1, max_size=3).map("".join), min_size=1, max_size=8
+)
+
+
+def ids_of(tokenizer, texts):
+    return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture
+def tokenizer(family):
+    return tokenizer_of(family)
+
+
+def test_a_saved_folder_gives_the_words_as_single_tokens(family, tokenizer, tmp_path):
+    extension = extend(tokenizer, DOMAIN, CORPUS)
+    assert len(extension.ids) >= 5
+    extension.tokenizer.save_pretrained(tmp_path)
+    assert not [*tmp_path.glob("vocab.*"), *tmp_path.glob("*.model")]
+    config = {"model_type": MODEL_TYPES[family]}  # by which AutoTokenizer may choose a class
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert type(loaded) is type(tokenizer)
+    assert loaded.get_vocab() == extension.tokenizer.get_vocab()
+    for word, id_ in extension.ids.items():
+        assert loaded(f"the {word}", add_special_tokens=False)["input_ids"][-1] == id_
+        assert id_ not in loaded.added_tokens_decoder
+    assert loaded.decode(loaded(CORPUS[0])["input_ids"], skip_special_tokens=True).split() == (
+        tokenizer.decode(tokenizer(CORPUS[0])["input_ids"], skip_special_tokens=True).split()
+    )
+
+
+def test_old_entries_keep_their_ids(tokenizer):
+    extension = extend(tokenizer, DOMAIN, CORPUS)
+    before, after = tokenizer.get_vocab(), extension.tokenizer.get_vocab()
+    changed = {name for name, id_ in before.items() if after.get(name) != id_}
+    assert {before[name] for name in changed} <= extension.pieces.keys()
+    assert all("unused" in name or "madeup" in name for name in changed)
+    assert extension.tokenizer.all_special_ids == tokenizer.all_special_ids
+    first, second = CORPUS[2], "the cluster"
+    assert extension.tokenizer(first, second)["input_ids"] == tokenizer(first, second)["input_ids"]
+
+
+def test_new_ids_know_the_tokens_that_their_text_had(tokenizer):
+    extension = extend(tokenizer, DOMAIN, CORPUS)
+    for word, id_ in extension.ids.items():
+        before = tokenizer(f"the {word}", add_special_tokens=False)["input_ids"]
+        assert tuple(before[-len(extension.pieces[id_]) :]) == extension.pieces[id_]
+        assert len(extension.pieces[id_]) > 1
+
+
+def test_words_are_not_added_twice(tokenizer):
+    first = extend(tokenizer, DOMAIN, CORPUS)
+    second = extend(first.tokenizer, DOMAIN, CORPUS)
+    assert second.ids == {}
+    assert second.pieces == {}
+    assert second.tokenizer.get_vocab() == first.tokenizer.get_vocab()
+    known = {word for word, reason in second.dropped.items() if reason is Reason.KNOWN}
+    assert known == first.ids.keys()
+
+
+def check_laws(tokenizer, extension, texts):
+    extended, unknown = extension.tokenizer, unknown_token_id(tokenizer)
+    for old, new in zip(ids_of(tokenizer, texts), ids_of(extended, texts), strict=True):
+        assert len(new) <= len(old)
+        if not extension.pieces.keys() & set(new):
+            assert new == old
+        if unknown not in old:
+            assert extended.decode(new) == tokenizer.decode(old)
+
+
+@settings(max_examples=12)
+@example(texts=["kubernetes kubernetess kubernet", "subnetsting"], words=DOMAIN)
+@example(texts=["我们使用集群网络", "集群 集群集群"], words=["集群", "我们使用", "网络集群"])
+@given(texts=texts_of, words=words_of)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_laws_hold_on_the_corpus(name, texts, words):
+    tokenizer = tokenizer_of(name)
+    extension = extend(tokenizer, words, texts)
+    check_laws(tokenizer, extension, texts)
+    assert extension.ids.keys() | extension.dropped.keys() == set(words)
+    assert not extension.ids.keys() & extension.dropped.keys()
+    encode = Encoder(plain_backend(extension.tokenizer))
+    ids, _, _ = encode(texts)
+    assert ids.tolist() == sum(ids_of(extension.tokenizer, texts), [])
+
+
+@pytest.mark.parametrize("name", [*BY_BYTES, *UNIGRAM])
+def test_no_other_text_gets_longer_either(name):
+    tokenizer = tokenizer_of(name)
+    extension = extend(tokenizer, [*DOMAIN, "集群"], CORPUS)
+
+    @given(texts=texts_of)
+    def check(texts):
+        for old, new in zip(
+            ids_of(tokenizer, texts), ids_of(extension.tokenizer, texts), strict=True
+        ):
+            assert len(new) <= len(old)
+
+    check()
+
+
+@pytest.mark.parametrize("name", UNIGRAM)
+def test_other_texts_are_cut_as_before_by_unigram(name):
+    tokenizer = tokenizer_of(name)
+    extension = extend(tokenizer, DOMAIN, CORPUS)
+    check_laws(tokenizer, extension, ["kuber net es", "names spaces subnet hyper", "ingres 集群"])
+
+
+def test_unused_entries_come_first_and_then_new_ids(family, tokenizer):
+    extension = extend(tokenizer, DOMAIN, CORPUS)
+    vocabulary = tokenizer.get_vocab()
+    unused = [id_ for name, id_ in vocabulary.items() if "unused" in name or "madeup" in name]
+    new = sorted(extension.pieces)
+    assert new[: len(unused)] == sorted(unused)
+    num_new = len(new) - len(unused)
+    assert new[len(unused) :] == list(range(len(tokenizer), len(tokenizer) + num_new))
+    assert [*extension.ids.values()] == sorted(extension.ids.values())
+    assert not any("unused" in name for name in extension.tokenizer.get_vocab())
+
+
+def test_an_unused_entry_that_a_text_spells_is_kept():
+    tokenizer = tokenizer_of("ModernBERT")
+    extension = extend(tokenizer, DOMAIN, [*CORPUS, "see [unused1] there"])
+    name = "[unused1]"
+    assert extension.tokenizer.get_vocab()[name] == tokenizer.get_vocab()[name]
+    assert tokenizer.get_vocab()["[unused0]"] in extension.pieces
+
+
+def test_embeddings_grow_to_a_multiple_and_only_if_they_must():
+    extension = extend(bert(), DOMAIN, CORPUS)
+    needed = max(extension.tokenizer.get_vocab().values()) + 1
+    assert extension.num_rows(needed) == needed
+    assert extension.num_rows(needed + 3) == needed + 3
+    grown = extension.num_rows(needed - 1)
+    assert needed <= grown < needed + 64
+    assert grown % 64 == 0
+
+
+def test_reasons_why_a_word_is_dropped():
+    words = ["", "\u200b", "new york", "scale-set", "集群", "cluster", "Kubectl", "KUBECTL"]
+    extension = extend(bert(), [*words, "x" * 101], CORPUS)
+    assert extension.dropped == {
+        "": Reason.EMPTY,
+        "\u200b": Reason.EMPTY,
+        "new york": Reason.WHITE_SPACE,
+        "scale-set": Reason.SEVERAL_WORDS,
+        "集群": Reason.SEVERAL_WORDS,
+        "cluster": Reason.KNOWN,
+        "KUBECTL": Reason.REPEATED,
+        "x" * 101: Reason.UNREACHABLE,
+    }
+    assert extension.ids.keys() == {"Kubectl"}
+    assert extension.tokenizer.get_vocab()["kubectl"] == extension.ids["Kubectl"]
+
+
+def test_word_piece_does_not_take_a_word_that_spoils_a_longer_one():
+    tokenizer = bert()
+    vocabulary = tokenizer.get_vocab() | {"ku": 900, "##bernetes": 901}
+    tokenizer = type(tokenizer)(vocab=vocabulary)
+    corpus = ["kubernetes", "kubern"]
+    extension = extend(tokenizer, ["kubern"], corpus)
+    assert extension.dropped == {"kubern": Reason.LONGER}
+    # Not if the longer one is a word, too.
+    extension = extend(tokenizer, ["kubern", "kubernetes"], corpus)
+    assert extension.ids.keys() == {"kubern", "kubernetes"}
+
+
+def test_merges_need_no_step_where_a_shorter_word_is_one():
+    tokenizer = tokenizer_of("RoBERTa")
+    shorter, longer = "subnet", "subnets"
+    alone = extend(tokenizer, [longer], [longer])
+    both = extend(tokenizer, [longer, shorter], [f" {longer} {shorter}"])
+    assert both.ids.keys() == {longer, shorter}
+    assert len(both.pieces) - 2 <= len(alone.pieces) - 1
+
+
+def test_a_step_that_other_text_would_have_is_not_taken():
+    tokenizer = tokenizer_of("RoBERTa")
+    word, without_last, without_first = "accountqx", " accountqz", " zqx"
+    assert tokenizer.tokenize(f" {word}") == ["Ġaccount", "q", "x"]
+    # Either of the two steps can be taken unless a text has it.
+    for other in (without_first, without_last):
+        extension = extend(tokenizer, [word], [f" {word}", other])
+        assert extension.ids.keys() == {word}
+        assert ids_of(extension.tokenizer, [other]) == ids_of(tokenizer, [other])
+    extension = extend(tokenizer, [word], [f" {word}", without_first, without_last])
+    assert extension.dropped == {word: Reason.CHANGED}
+
+
+def test_words_are_looked_up_by_a_class_that_keeps_that():
+    extension = extend(tokenizer_of("ModernBERT"), DOMAIN, [f" {word}s" for word in DOMAIN])
+    assert extension.ids.keys() == set(DOMAIN)
+    assert extension.pieces.keys() == set(extension.ids.values())  # no steps
+    backend = extension.tokenizer.backend_tokenizer
+    assert backend.model.ignore_merges
+
+
+def test_words_are_not_looked_up_if_old_entries_would_be_found_then():
+    backend = trained_bpe([])
+    content = json.loads(backend.to_str())
+    content["model"]["vocab"]["Ġkubectls"] = len(content["model"]["vocab"])
+    tokenizer = modern_bert(Tokenizer.from_str(json.dumps(content)))
+    extension = extend(tokenizer, DOMAIN, CORPUS)
+    assert extension.ids
+    text = ["the kubectls"]
+    assert extension.tokenizer.vocab["Ġkubectls"] not in ids_of(extension.tokenizer, text)[0]
+
+
+@pytest.mark.parametrize("name", [*BY_BYTES, *UNIGRAM])
+def test_words_in_runs_without_spaces_have_no_border_mark(name):
+    tokenizer = tokenizer_of(name)
+    extension = extend(tokenizer, ["集群"], ["我们使用集群网络"])
+    ids = ids_of(extension.tokenizer, ["我们使用集群网络"])[0]
+    assert extension.ids["集群"] in ids
+    assert extension.tokenizer.decode([extension.ids["集群"]]) == "集群"
+
+
+@pytest.mark.parametrize("name", UNIGRAM)
+def test_a_word_of_unknown_characters_is_not_for_unigram(name):
+    extension = extend(tokenizer_of(name), ["Ωmega"], CORPUS)
+    assert extension.dropped == {"Ωmega": Reason.UNKNOWN}
+
+
+def test_word_piece_takes_a_word_that_it_did_not_know():
+    tokenizer = bert(do_lower_case=False)
+    extension = extend(tokenizer, ["Ωmega"], ["the Ωmega"])
+    unknown = tokenizer.unk_token_id
+    assert extension.pieces == {extension.ids["Ωmega"]: (unknown,)}
+    assert ids_of(extension.tokenizer, ["Ωmega"]) == [[extension.ids["Ωmega"]]]
+
+
+def whole_words():
+    backend = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>"))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+
+
+def characters():
+    return PreTrainedTokenizerFast(tokenizer_object=bpe_of_characters(), unk_token="<unk>")
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"), [(whole_words, "WordLevel"), (characters, "BPE that is not byte-level")]
+)
+def test_another_kind_is_refused_by_its_name(make, kind):
+    with pytest.raises(ConfigError, match=kind):
+        extend(make(), DOMAIN, CORPUS)
