@@ -27,18 +27,13 @@ def plan_byte_bpe(request: Request) -> Plan:
     }
     pieces_of = {word: request.pieces_of(word) for word in request.words if word not in looked_up}
     elsewhere = _pieces_elsewhere(request.pieces, set(pieces_of.values()))
-    entries = request.content["model"]["vocab"]
-    merges = _Merges(entries, elsewhere, request.forbidden)
+    merges = _Merges(request.content["model"]["vocab"], elsewhere, request.forbidden)
     # Shorter words first, so that they are the steps of longer ones.
     for word in sorted(pieces_of, key=lambda word: (len(pieces_of[word]), len(word))):
         merges.reach(word, pieces_of[word])
     words = tuple(word for word in request.words if word not in merges.unreached)
     dropped = dict.fromkeys(merges.unreached, Reason.CHANGED)
-    steps = {
-        step: old
-        for step, old in merges.results.items()
-        if step not in request.words and step not in entries
-    }
+    steps = {step: old for step, old in merges.results.items() if step not in words}
     return Plan(
         words,
         dropped,
@@ -86,7 +81,7 @@ class _Merges:
     Pieces that were joined are given as the pieces that they are made of.
 
     Args:
-        entries: The entries of the vocabulary, which are no new steps.
+        entries: The entries of the vocabulary, which cannot be steps.
         elsewhere: Runs of pieces that must not be joined, unless they are a word.
         forbidden: Entries that must not be steps.
 
@@ -147,9 +142,10 @@ class _Merges:
     def _cost(self, pieces: Pieces) -> float:
         """Return the number of new steps that joining pieces takes; infinite if not allowed."""
         step = "".join(pieces)
-        if step in self._forbidden or pieces in self._elsewhere:
+        # Old merges might go on with an old entry.
+        if step in self._entries or step in self._forbidden or pieces in self._elsewhere:
             return math.inf
-        return 0 if step in self.results or step in self._entries else 1
+        return 0 if step in self.results else 1
 
     def _add(self, joined: list[Pieces], ways: Ways, begin: int, end: int) -> None:
         if end - begin < 2:

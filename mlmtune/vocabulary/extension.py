@@ -84,52 +84,61 @@ def extend(
     """
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     check_kind(content, tokenizer.name_or_path)
-    before = _Vocabulary(content)
-    texts = list(texts)
-    corpus = before.terms.cut_all(texts)
+    before, texts = _Vocabulary(content), list(texts)
     written, dropped = _entries(words, before)
-    refused: dict[str, Reason] = {}
-    forbidden: frozenset[str] = frozenset()
-    pieces = [before.pieces(word) for word in corpus]
-    looks_up = _can_look_up(tokenizer, content, before)
+    corpus = {word: before.pieces(word) for word in before.terms.cut_all(texts)}
+    request = Request(
+        content,
+        before.pieces,
+        words=list(written),
+        pieces=list(corpus.values()),
+        looks_up=_can_look_up(tokenizer, content, before),
+    )
     while True:
-        wanted = [entry for entry in written if entry not in refused]
-        request = Request(content, before.pieces, wanted, pieces, forbidden, looks_up)
         plan = PLANNERS[content["model"]["type"]](request)
-        extended = with_entries(content, plan, free_ids(content, texts))
-        after = _Vocabulary(extended)
-        offences = _offences(plan, before, after, zip(corpus, pieces, strict=True))
+        after = _Vocabulary(with_entries(content, plan, free_ids(content, texts)))
+        offences = _offences(plan, after, corpus)
         if not offences:
-            loaded = _load(tokenizer, extended)
-            offences = _offences_of_texts(tokenizer, loaded, plan, texts)
-            if not offences:
-                break
-        refused |= {entry: reason for entry, reason in offences.items() if entry in plan.words}
-        forbidden |= offences.keys() - set(plan.words)
-    dropped |= {written[entry]: reason for entry, reason in {**refused, **plan.dropped}.items()}
+            extended = _load(tokenizer, after.content)
+            offences = _offences_of_texts(tokenizer, extended, plan, texts)
+        if not offences:
+            break
+        request = request.without(offences)
+        dropped |= {written[entry]: why for entry, why in offences.items() if entry in written}
+    dropped |= {written[entry]: reason for entry, reason in plan.dropped.items()}
+    old_pieces = {word: before.pieces(word) for word in plan.words} | {**plan.steps}
     return Extension(
-        tokenizer=loaded,
+        tokenizer=extended,
         ids={written[entry]: after.ids[entry] for entry in plan.words},
         pieces={
-            after.ids[entry]: tuple(before.ids[piece] for piece in old)
-            for entry, old in _old_pieces(plan, before)
+            after.ids[entry]: tuple(before.ids[piece] for piece in pieces)
+            for entry, pieces in old_pieces.items()
         },
         dropped=dropped,
     )
 
 
 class _Vocabulary:
-    """A tokenizer.json, and what its model does."""
+    """A tokenizer.json, and what its model does.
+
+    Attributes:
+        content: The tokenizer.json.
+        names: The entry of each id, added tokens included.
+        ids: The id of each entry.
+        terms: How texts are cut into words.
+    """
 
     def __init__(self, content: Mapping[str, Any]) -> None:
-        self.backend = Tokenizer.from_str(json.dumps(content))
-        self.terms = Terms(self.backend)
-        self.ids = {name: id_ for id_, name in entries_by_id(content).items()}
+        self.content = content
         self.names = entries_by_id(content)
+        self.ids = {name: id_ for id_, name in self.names.items()}
+        backend = Tokenizer.from_str(json.dumps(content))
+        self.terms = Terms(backend)
+        self._model = backend.model
 
     def pieces(self, word: str) -> tuple[str, ...]:
         """Return the entries that a word of the pre-tokenizer consists of."""
-        return tuple(self.names[token.id] for token in self.backend.model.tokenize(word))
+        return tuple(self.names[token.id] for token in self._model.tokenize(word))
 
 
 def _entries(
@@ -138,17 +147,17 @@ def _entries(
     """Return the word that each new entry stands for, and why other words have none."""
     written: dict[str, str] = {}
     dropped: dict[str, Reason] = {}
-    for word in words:
+    for word in dict.fromkeys(words):
         entry = vocabulary.terms.entry(word)
         if isinstance(entry, Reason):
             dropped[word] = entry
         elif entry in vocabulary.ids:
             dropped[word] = Reason.KNOWN
         elif entry in written:
-            dropped.setdefault(word, Reason.REPEATED)
+            dropped[word] = Reason.REPEATED
         else:
             written[entry] = word
-    return written, {word: why for word, why in dropped.items() if word not in written.values()}
+    return written, dropped
 
 
 def _can_look_up(
@@ -171,24 +180,24 @@ def _can_look_up(
 
 
 def _offences(
-    plan: Plan,
-    before: _Vocabulary,
-    after: _Vocabulary,
-    corpus: Iterable[tuple[str, tuple[str, ...]]],
+    plan: Plan, after: _Vocabulary, corpus: Mapping[str, tuple[str, ...]]
 ) -> dict[str, Reason]:
-    """Return the new entries that break a law for a word of the corpus, or cannot be reached."""
+    """Return the new entries that break a law for a word of the corpus, or cannot be reached.
+
+    Args:
+        plan: What was added.
+        after: The vocabulary with it.
+        corpus: The distinct words of the corpus, and the pieces that they had.
+    """
     offences = {word: Reason.UNREACHABLE for word in plan.words if after.pieces(word) != (word,)}
     words, steps = set(plan.words), set(plan.steps)
-    for text, old in corpus:
+    for text, old in corpus.items():
         new = after.pieces(text)
         if new == old:
             continue
-        others = set(new) - set(old)
         if len(new) > len(old):
-            offences |= dict.fromkeys(others & words, Reason.LONGER)
-        if not others & words:
-            offences |= dict.fromkeys(others, Reason.CHANGED)
-        offences |= dict.fromkeys(others & steps, Reason.CHANGED)
+            offences |= dict.fromkeys(words.intersection(new), Reason.LONGER)
+        offences |= dict.fromkeys(steps.intersection(new), Reason.CHANGED)
     return offences
 
 
@@ -198,7 +207,7 @@ def _offences_of_texts(
     plan: Plan,
     texts: Sequence[str],
 ) -> dict[str, Reason]:
-    """Return the new words that break a law for a text.
+    """Return the new words that break a law for a text, as a user's tokenizer reads it.
 
     Raises:
         ConfigError: A text changes that has no new word.
@@ -243,12 +252,6 @@ def _decoded(backend: Tokenizer, ids: list[int]) -> str:
 
 def _excerpt(text: str) -> str:
     return repr(text if len(text) <= LONGEST_EXCERPT else f"{text[:LONGEST_EXCERPT]}...")
-
-
-def _old_pieces(plan: Plan, before: _Vocabulary) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield the pieces that each new entry was before."""
-    yield from ((word, before.pieces(word)) for word in plan.words)
-    yield from plan.steps.items()
 
 
 def _load(tokenizer: PreTrainedTokenizerFast, content: Mapping[str, Any]) -> Any:

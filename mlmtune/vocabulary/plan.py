@@ -1,9 +1,9 @@
 """What a kind of tokenizer model needs so that words become single tokens: Request and Plan."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 BORDER_MARKS = ("\u0120", "\u2581")
 """What byte-level BPE and Metaspace make of the space before a word."""
@@ -44,6 +44,14 @@ class Request:
     pieces: Sequence[tuple[str, ...]]
     forbidden: frozenset[str] = frozenset()
     looks_up: bool = False
+
+    def without(self, entries: Collection[str]) -> Self:
+        """Return the request without some words, and with no such entries between them."""
+        return replace(
+            self,
+            words=[word for word in self.words if word not in entries],
+            forbidden=self.forbidden.union(entries).difference(self.words),
+        )
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,9 @@ from mlmtune.randomness import key, uniform
 RowInit = Literal["subword_mean", "random"]
 """How the rows of new entries start."""
 
+DEFAULT_RANGE = 0.02
+"""The standard deviation of new rows, for models whose config does not name it."""
+
 ROW_STREAM = 0x726F7773
 """Keeps the draws of rows apart from other draws of the same seed."""
 
@@ -85,10 +88,6 @@ def extend_rows(
         tensor.replace(new)
     model.config.vocab_size = num_rows
     _check_logits(model, list(pieces)[:_PROBED] or [0], num_rows)
-
-
-DEFAULT_RANGE = 0.02
-"""The standard deviation of new rows, for models whose config does not name it."""
 
 
 @dataclass(frozen=True)

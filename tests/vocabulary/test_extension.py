@@ -1,6 +1,7 @@
 """Words become entries of a tokenizer, and nothing else changes."""
 
 import json
+from itertools import chain
 
 import pytest
 from class_tokenizers import MAKERS, MODEL_TYPES, bert, modern_bert, tokenizer_of, trained_bpe
@@ -26,11 +27,10 @@ FAMILIES = [*MAKERS]
 BY_BYTES = ["RoBERTa", "ModernBERT"]
 UNIGRAM = ["ALBERT", "XLM-R", "DeBERTa"]
 
-fragments = st.sampled_from(
-    [*DOMAIN, "kuber", "netes", "es", "s", "name", "space", "sub", "net", "hyper", "the", "cluster"]
-    + ["Kubernetes", "集群", "我们", "网络", "ü", "ß", "\U0001f692", "<x>", "3", "don't"]
-    + [" ", " ", " ", ", ", "-", "\n", "."]
-)
+PARTS = ["kuber", "netes", "es", "s", "name", "space", "sub", "net", "hyper", "the", "cluster"]
+OTHERS = ["Kubernetes", "集群", "我们", "网络", "ü", "ß", "\U0001f692", "<x>", "3", "don't"]
+BETWEEN = [" ", " ", " ", ", ", "-", "\n", "."]
+fragments = st.sampled_from([*DOMAIN, *PARTS, *OTHERS, *BETWEEN])
 texts_of = st.lists(st.lists(fragments, max_size=12).map("".join), max_size=6)
 words_of = st.lists(
     st.lists(fragments, min_size=1, max_size=3).map("".join), min_size=1, max_size=8
@@ -75,7 +75,11 @@ def test_old_entries_keep_their_ids(tokenizer):
     changed = {name for name, id_ in before.items() if after.get(name) != id_}
     assert {before[name] for name in changed} <= extension.pieces.keys()
     assert all("unused" in name or "madeup" in name for name in changed)
-    assert extension.tokenizer.all_special_ids == tokenizer.all_special_ids
+    extended = extension.tokenizer
+    assert extended.all_special_ids == tokenizer.all_special_ids
+    assert extended.model_max_length == tokenizer.model_max_length
+    assert extended.model_input_names == tokenizer.model_input_names
+    assert extended.name_or_path == tokenizer.name_or_path
     first, second = CORPUS[2], "the cluster"
     assert extension.tokenizer(first, second)["input_ids"] == tokenizer(first, second)["input_ids"]
 
@@ -121,7 +125,7 @@ def test_the_laws_hold_on_the_corpus(name, texts, words):
     assert not extension.ids.keys() & extension.dropped.keys()
     encode = Encoder(plain_backend(extension.tokenizer))
     ids, _, _ = encode(texts)
-    assert ids.tolist() == sum(ids_of(extension.tokenizer, texts), [])
+    assert ids.tolist() == [*chain.from_iterable(ids_of(extension.tokenizer, texts))]
 
 
 @pytest.mark.parametrize("name", [*BY_BYTES, *UNIGRAM])
@@ -164,6 +168,36 @@ def test_an_unused_entry_that_a_text_spells_is_kept():
     name = "[unused1]"
     assert extension.tokenizer.get_vocab()[name] == tokenizer.get_vocab()[name]
     assert tokenizer.get_vocab()["[unused0]"] in extension.pieces
+
+
+def test_added_tokens_keep_their_ids_where_the_vocabulary_grows():
+    tokenizer = bert()
+    tokenizer.add_tokens(["[URL]", "kubecfg"])
+    extension = extend(tokenizer, [*DOMAIN, "quota"], ["the kubecfg of [URL]", *CORPUS])
+    assert max(extension.ids.values()) >= len(tokenizer)
+    texts = ["the kubecfg of [URL]", "kubecfgs"]
+    assert ids_of(extension.tokenizer, texts) == ids_of(tokenizer, texts)
+    assert {"[URL]", "kubecfg"} <= extension.tokenizer.get_added_vocab().keys()
+
+
+def test_texts_are_compared_whole_though_the_tokenizer_cuts_and_pads_them():
+    tokenizer = bert()
+    vocabulary = tokenizer.get_vocab() | {"ku": 900, "##bernetes": 901}
+    tokenizer = type(tokenizer)(vocab=vocabulary)
+    tokenizer.backend_tokenizer.enable_truncation(4)
+    tokenizer.backend_tokenizer.enable_padding(length=4)
+    extension = extend(tokenizer, ["kubern"], ["the nodes of the kubernetes cluster"])
+    assert extension.dropped == {"kubern": Reason.LONGER}
+    assert extension.tokenizer.backend_tokenizer.truncation["max_length"] == 4
+
+
+@pytest.mark.parametrize("fixture", ["byte_tokenizer", "unigram_tokenizer"])
+def test_a_tokenizer_made_in_memory_is_extended(request, fixture):
+    made = request.getfixturevalue(fixture)
+    texts = [text.removesuffix(".") for text in CORPUS]
+    extension = extend(made, DOMAIN, texts)
+    assert len(extension.ids) >= 5
+    check_laws(made, extension, texts)
 
 
 def test_embeddings_grow_to_a_multiple_and_only_if_they_must():
