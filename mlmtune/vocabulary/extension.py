@@ -11,31 +11,20 @@ is tokenized before and after, and a word that breaks one of these laws is dropp
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, decoders
+from tokenizers import decoders
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from mlmtune.errors import ConfigError
-from mlmtune.tokens.unknown import unknown_token_id
-from mlmtune.vocabulary.content import (
-    PLANNERS,
-    check_kind,
-    entries_by_id,
-    free_ids,
-    with_entries,
-)
-from mlmtune.vocabulary.plan import Plan, Reason, Request
-from mlmtune.vocabulary.terms import Terms
+from mlmtune.vocabulary.content import PLANNERS, check_kind, free_ids, with_entries
+from mlmtune.vocabulary.laws import Vocabulary, offences_of_texts, offences_of_words
+from mlmtune.vocabulary.plan import Reason, Request
 
 MULTIPLE = 64
 """Embeddings that grow get a multiple of so many rows, for which GPUs have fast kernels."""
-
-LONGEST_EXCERPT = 60
-"""The number of characters of a text that an error shows."""
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 """The files of a saved tokenizer that do not hold the vocabulary a second time."""
@@ -84,7 +73,7 @@ def extend(
     """
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     check_kind(content, tokenizer.name_or_path)
-    before, texts = _Vocabulary(content), list(texts)
+    before, texts = Vocabulary(content), list(texts)
     written, dropped = _entries(words, before)
     corpus = {word: before.pieces(word) for word in before.terms.cut_all(texts)}
     request = Request(
@@ -96,11 +85,11 @@ def extend(
     )
     while True:
         plan = PLANNERS[content["model"]["type"]](request)
-        after = _Vocabulary(with_entries(content, plan, free_ids(content, texts)))
-        offences = _offences(plan, after, corpus)
+        after = Vocabulary(with_entries(content, plan, free_ids(content, texts)))
+        offences = offences_of_words(plan, after, corpus)
         if not offences:
             extended = _load(tokenizer, after.content)
-            offences = _offences_of_texts(tokenizer, extended, plan, texts)
+            offences = offences_of_texts(tokenizer, extended, plan, before, texts)
         if not offences:
             break
         request = request.without(offences)
@@ -118,31 +107,8 @@ def extend(
     )
 
 
-class _Vocabulary:
-    """A tokenizer.json, and what its model does.
-
-    Attributes:
-        content: The tokenizer.json.
-        names: The entry of each id, added tokens included.
-        ids: The id of each entry.
-        terms: How texts are cut into words.
-    """
-
-    def __init__(self, content: Mapping[str, Any]) -> None:
-        self.content = content
-        self.names = entries_by_id(content)
-        self.ids = {name: id_ for id_, name in self.names.items()}
-        backend = Tokenizer.from_str(json.dumps(content))
-        self.terms = Terms(backend)
-        self._model = backend.model
-
-    def pieces(self, word: str) -> tuple[str, ...]:
-        """Return the entries that a word of the pre-tokenizer consists of."""
-        return tuple(self.names[token.id] for token in self._model.tokenize(word))
-
-
 def _entries(
-    words: Iterable[str], vocabulary: _Vocabulary
+    words: Iterable[str], vocabulary: Vocabulary
 ) -> tuple[dict[str, str], dict[str, Reason]]:
     """Return the word that each new entry stands for, and why other words have none."""
     written: dict[str, str] = {}
@@ -161,7 +127,7 @@ def _entries(
 
 
 def _can_look_up(
-    tokenizer: PreTrainedTokenizerFast, content: Mapping[str, Any], vocabulary: _Vocabulary
+    tokenizer: PreTrainedTokenizerFast, content: Mapping[str, Any], vocabulary: Vocabulary
 ) -> bool:
     """Whether the tokenizer may look up whole words before it merges, and its class keeps that.
 
@@ -177,81 +143,6 @@ def _can_look_up(
                 return False
     with_look_up = {**content, "model": {**model, "ignore_merges": True}}
     return bool(_load(tokenizer, with_look_up).backend_tokenizer.model.ignore_merges)
-
-
-def _offences(
-    plan: Plan, after: _Vocabulary, corpus: Mapping[str, tuple[str, ...]]
-) -> dict[str, Reason]:
-    """Return the new entries that break a law for a word of the corpus, or cannot be reached.
-
-    Args:
-        plan: What was added.
-        after: The vocabulary with it.
-        corpus: The distinct words of the corpus, and the pieces that they had.
-    """
-    offences = {word: Reason.UNREACHABLE for word in plan.words if after.pieces(word) != (word,)}
-    words, steps = set(plan.words), set(plan.steps)
-    for text, old in corpus.items():
-        new = after.pieces(text)
-        if new == old:
-            continue
-        if len(new) > len(old):
-            offences |= dict.fromkeys(words.intersection(new), Reason.LONGER)
-        offences |= dict.fromkeys(steps.intersection(new), Reason.CHANGED)
-    return offences
-
-
-def _offences_of_texts(
-    tokenizer: PreTrainedTokenizerFast,
-    extended: PreTrainedTokenizerFast,
-    plan: Plan,
-    texts: Sequence[str],
-) -> dict[str, Reason]:
-    """Return the new words that break a law for a text, as a user's tokenizer reads it.
-
-    Raises:
-        ConfigError: A text changes that has no new word.
-    """
-    offences: dict[str, Reason] = {}
-    words, unknown = set(plan.words), unknown_token_id(tokenizer)
-    old_backend, new_backend = _without_limits(tokenizer), _without_limits(extended)
-    for text, old, new in zip(
-        texts, _ids_of(old_backend, texts), _ids_of(new_backend, texts), strict=True
-    ):
-        if new == old:
-            continue
-        in_text = words & {new_backend.id_to_token(id_) for id_ in new}
-        if not in_text:
-            raise ConfigError(
-                f"{tokenizer.name_or_path}: a saved copy of its tokenizer does not read "
-                f"{_excerpt(text)} as it does, so its vocabulary cannot be extended; remove "
-                "vocabulary"
-            )
-        if len(new) > len(old):
-            offences |= dict.fromkeys(in_text, Reason.LONGER)
-        elif unknown not in old and _decoded(new_backend, new) != _decoded(old_backend, old):
-            offences |= dict.fromkeys(in_text, Reason.DECODING)
-    return offences
-
-
-def _without_limits(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.no_truncation()
-    backend.no_padding()
-    return backend
-
-
-def _ids_of(backend: Tokenizer, texts: Sequence[str]) -> Iterator[list[int]]:
-    encodings = backend.encode_batch_fast(list(texts), add_special_tokens=False)
-    return (encoding.ids for encoding in encodings)
-
-
-def _decoded(backend: Tokenizer, ids: list[int]) -> str:
-    return backend.decode(ids, skip_special_tokens=False)
-
-
-def _excerpt(text: str) -> str:
-    return repr(text if len(text) <= LONGEST_EXCERPT else f"{text[:LONGEST_EXCERPT]}...")
 
 
 def _load(tokenizer: PreTrainedTokenizerFast, content: Mapping[str, Any]) -> Any:

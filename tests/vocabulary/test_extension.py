@@ -8,8 +8,8 @@ from class_tokenizers import MAKERS, MODEL_TYPES, bert, modern_bert, tokenizer_o
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizer_families import bpe_of_characters
-from tokenizers import Tokenizer, models
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, XLMRobertaTokenizer
 
 from mlmtune.errors import ConfigError
 from mlmtune.tokens.encoding import Encoder, plain_backend
@@ -301,6 +301,39 @@ def test_word_piece_takes_a_word_that_it_did_not_know():
     unknown = tokenizer.unk_token_id
     assert extension.pieces == {extension.ids["Ωmega"]: (unknown,)}
     assert ids_of(extension.tokenizer, ["Ωmega"]) == [[extension.ids["Ωmega"]]]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "reasons"), [("qx", {"abab": Reason.SCORE}), ("ab", {})], ids=["pruned", "trained"]
+)
+def test_unigram_keeps_its_least_score_if_text_with_unknown_characters_depends_on_it(
+    pieces, reasons
+):
+    special = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    vocabulary = [*special, ("\u2581", -2.0), ("a", -3.0), ("b", -3.0), (pieces, -4.0)]
+    tokenizer = XLMRobertaTokenizer(vocab=vocabulary)
+    assert extend(tokenizer, ["abab"], ["abab a"]).dropped == reasons
+
+
+def test_a_word_that_is_decoded_in_another_way_is_dropped():
+    names = ["[UNK]", "[MASK]", "do", "n", "##'", "##t", "##s"]
+    vocabulary = {name: id_ for id_, name in enumerate(names)}
+    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.decoder = decoders.WordPiece(cleanup=True)  # which joins n't with the word before it
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="[UNK]", mask_token="[MASK]"
+    )
+    extension = extend(tokenizer, ["n't", "dos"], ["dos do n't"])
+    assert extension.dropped == {"n't": Reason.DECODING}
+    assert extension.ids.keys() == {"dos"}
+
+
+def test_a_tokenizer_that_its_class_does_not_build_again_is_refused():
+    tokenizer = MAKERS["RoBERTa"]()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    with pytest.raises(ConfigError, match=r"a saved copy .* does not read 'The Cluster'"):
+        extend(tokenizer, DOMAIN, ["The Cluster"])
 
 
 def whole_words():
