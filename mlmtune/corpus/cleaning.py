@@ -237,6 +237,11 @@ def words(text: str) -> list[str]:
     return pattern.findall(folded)
 
 
+def find_words(text: str) -> Iterator[re.Match[str]]:
+    """Find the words of a text where they are, as `words` tells them apart."""
+    return (_ASCII_WORD if text.isascii() else _word()).finditer(text)
+
+
 def word_slices(text: str) -> Iterator[str]:
     """Yield a long text in pieces that cut no word, unless it has over four million letters."""
     start = 0

@@ -81,9 +81,22 @@ class Corpus:
         for number, part in enumerate(self.parts):
             kept = self.table.kept_rows(number)
             rows, start = kept[start:], max(0, start - len(kept))
-            hashes = self.table.content_hashes[self.table.part_offsets[number] + rows].tolist()
-            for (id_, text), content_hash in zip(read_part(part, rows), hashes, strict=True):
-                yield Document(text, id_, part.source, content_hash)
+            yield from self._documents_of(number, part, rows)
+
+    def some_documents(self, numbers: NDArray[np.int64]) -> Iterator[Document]:
+        """Yield some of the kept documents, by their ascending numbers, and read no others."""
+        first = 0
+        for number, part in enumerate(self.parts):
+            kept = self.table.kept_rows(number)
+            here = numbers[(numbers >= first) & (numbers < first + len(kept))] - first
+            if len(here):
+                yield from self._documents_of(number, part, kept[here])
+            first += len(kept)
+
+    def _documents_of(self, number: int, part: Part, rows: NDArray[np.int64]) -> Iterator[Document]:
+        hashes = self.table.content_hashes[self.table.part_offsets[number] + rows].tolist()
+        for (id_, text), content_hash in zip(read_part(part, rows), hashes, strict=True):
+            yield Document(text, id_, part.source, content_hash)
 
 
 def read_corpus(

@@ -10,9 +10,8 @@ Legend: N documents of the pool, H hidden size.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -24,7 +23,12 @@ from torch.nn import functional
 from mlmtune.config import CorpusConfig, EvaluationConfig
 from mlmtune.errors import DataError, DivergedError
 from mlmtune.evaluation.retrieval_pool import RetrievalPool
-from mlmtune.evaluation.scoring import FittingBatches, Numbers, any_should_stop
+from mlmtune.evaluation.scoring import (
+    FittingBatches,
+    Numbers,
+    any_should_stop,
+    groups_of_equal_length,
+)
 from mlmtune.modeling.evaluation_mode import in_evaluation_mode
 from mlmtune.modeling.loading import LoadedModel
 from mlmtune.modeling.masked_head import PROBE_ERRORS
@@ -117,7 +121,9 @@ class RetrievalProbe:
         self._loaded = loaded
         texts = (*self.pool.queries, *self.pool.targets)
         self._sequences = [np.asarray([*tokens.prefix, *ids, *tokens.suffix]) for ids in texts]
-        self._groups = list(_of_equal_length(self._sequences))
+        self._groups = list(
+            groups_of_equal_length(list(map(len, self._sequences)), GROUP_SEQUENCES)
+        )
         self._batches = FittingBatches(GROUP_SEQUENCES, "chunking.chunk_length")
         self._check_encoder()
 
@@ -241,15 +247,6 @@ class RetrievalProbe:
         return Retrieval(
             self.pool.ranks(queries @ targets.T), cosines / num_pairs, self.pool.num_titles
         )
-
-
-def _of_equal_length(sequences: Sequence[NDArray[np.int64]]) -> Iterator[Numbers]:
-    """Yield the numbers of sequences in groups of one length, which need no padding."""
-    lengths = [len(sequence) for sequence in sequences]
-    order = sorted(range(len(sequences)), key=lengths.__getitem__)
-    for _, numbers in groupby(order, key=lengths.__getitem__):
-        alike = np.fromiter(numbers, np.int64)
-        yield from np.split(alike, range(GROUP_SEQUENCES, len(alike), GROUP_SEQUENCES))
 
 
 def change_interval(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[float, float]:

@@ -11,7 +11,7 @@ mask different tokens until nearly all of the text has been predicted.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from itertools import count
+from itertools import count, groupby
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -270,6 +270,19 @@ class FittingBatches:
             )
         free_cached_memory()
         return self.map(function, batch)
+
+
+def groups_of_equal_length(lengths: Sequence[int], most: int) -> Iterator[Numbers]:
+    """Yield the numbers of sequences in groups of one length, which need no padding.
+
+    Args:
+        lengths: The length of each sequence.
+        most: The sequences of a group, at most.
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    for _, numbers in groupby(order, key=lengths.__getitem__):
+        alike = np.fromiter(numbers, np.int64)
+        yield from np.split(alike, range(most, len(alike), most))
 
 
 def any_should_stop(

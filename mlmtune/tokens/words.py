@@ -6,7 +6,7 @@ begins a word or continues the one before it.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import distributions
 
 import numpy as np
@@ -73,6 +73,21 @@ def word_marker(segmenter: str) -> Marker:
         concerns=lambda document: _RUN.search(document.text) is not None,
         mark=lambda document, pieces, own: word_starts(document.text, pieces, own, load()),
     )
+
+
+def segmented(text: str, cut: Callable[[str], list[str]]) -> Iterator[tuple[int, int]]:
+    """Yield where each word of a script without spaces begins and ends in a text.
+
+    Args:
+        text: The text.
+        cut: Cuts a run into words.
+    """
+    for run in _RUN.finditer(text):
+        for begin in range(run.start(), run.end(), MOST_CHARACTERS_PER_CUT):
+            end = begin
+            for word in cut(text[begin : min(begin + MOST_CHARACTERS_PER_CUT, run.end())]):
+                start, end = end, end + len(word)
+                yield start, end
 
 
 def word_starts(

@@ -14,6 +14,7 @@ from mlmtune.corpus.cleaning import (
     clean,
     content_hash,
     count_words,
+    find_words,
     letter_share,
     word_slices,
     words,
@@ -217,6 +218,8 @@ def test_words_do_not_depend_on_their_slices(pieces, size):
         assert count_words(text) == len(words(text))
     assert "".join(sliced) == text
     assert [word for piece in sliced for word in words(piece)] == words(text)
+    folded = text.casefold()
+    assert [folded[slice(*found.span())] for found in find_words(folded)] == words(text)
 
 
 def test_each_character_is_counted_as_the_words_it_makes():

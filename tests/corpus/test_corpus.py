@@ -59,6 +59,18 @@ def read(*sources, **fields):
     return Reading(CorpusConfig(sources=list(sources), **fields))
 
 
+def test_some_documents_are_read_by_their_numbers(folder):
+    files = {f"{number}.txt": f"text number {number} of some" for number in range(6)}
+    files["3.txt"] = files["1.txt"]  # left out, so that later documents have other numbers
+    config = CorpusConfig(sources=[source(folder(files)), source(folder(files, "x"))])
+    with tempfile.TemporaryDirectory() as cache:
+        corpus = CorpusText(config, Console(is_quiet=True), cache).listed().read()
+        every = list(corpus.documents())
+        for numbers in ([], [0], [1, 3, 4], [*range(len(every))]):
+            some = corpus.some_documents(np.asarray(numbers, dtype=np.int64))
+            assert list(some) == [every[number] for number in numbers]
+
+
 def test_documents_come_in_the_order_of_their_files(folder):
     reading = read(source(folder({"b.txt": "two", "a.txt": "one"}), name="docs"))
     assert [(d.text, d.id, d.source) for d in reading.kept] == [

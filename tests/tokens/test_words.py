@@ -20,7 +20,7 @@ from mlmtune.tokens import words as words_module
 from mlmtune.tokens.borders import Offsets
 from mlmtune.tokens.encoding import Encoder, plain_backend
 from mlmtune.tokens.splits import TextNeeds, needed_markers
-from mlmtune.tokens.words import SEGMENTERS, check_words, word_marker, word_starts
+from mlmtune.tokens.words import SEGMENTERS, check_words, segmented, word_marker, word_starts
 
 ENGLISH = "The scale-set, in storageaccounts (and pools)."
 CHINESE = "员工的人力资源数据很重要，请打开AI模型的下一行。"
@@ -236,6 +236,15 @@ def test_the_laws_of_word_starts(text):
 
 
 by_bytes = roberta()
+
+
+@given(text=st.text(alphabet=f"ab .,-{UNSPACED}", max_size=30), most=st.integers(1, 5))
+def test_a_segmenter_cuts_runs_without_spaces_and_nothing_else(text, most):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(words_module, "MOST_CHARACTERS_PER_CUT", most)
+        places = list(segmented(text, by_twos))
+    assert "".join(text[a:b] for a, b in places) == "".join(c for c in text if c in UNSPACED)
+    assert all(0 < b - a <= 2 for a, b in places)
 
 
 def test_a_segmenter_that_knows_no_word_gives_characters():
