@@ -26,6 +26,11 @@ def f1(value: float, interval: Sequence[float] | None = None) -> str:
     return _written(value, interval, ".1f", scale=100)
 
 
+def loss(value: float, interval: Sequence[float] | None = None) -> str:
+    """Write a mean loss, such as `5.12`."""
+    return _written(value, interval, ".2f")
+
+
 def nats(value: float, interval: Sequence[float] | None = None) -> str:
     """Write a difference of losses, such as `-0.125`."""
     return _written(value, interval, "+.3f")

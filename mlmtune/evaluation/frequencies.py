@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmtune.evaluation.scoring import FixedMasks, TokenScores
+from mlmtune.evaluation.word_cloze import WordScores
 from mlmtune.masking.collator import IGNORE_INDEX
 
 CHUNKS_AT_ONCE = 256
@@ -65,3 +66,7 @@ class TokenFrequencies:
             is_first=scores.labels == self.likeliest[0],
             is_in_five=np.isin(scores.labels, self.likeliest),
         )
+
+    def score_words(self, scores: WordScores) -> WordScores:
+        """Score this baseline on the words that a model was asked for, in the same pieces."""
+        return WordScores.of(self.losses[scores.pieces], scores.num_pieces, scores.pieces)

@@ -201,10 +201,19 @@ class WordScores:
         losses: (W,) float64 -log of the probability of each word, in nats, given the number of its
             pieces: the sum of the losses of its pieces.
         num_pieces: (W,) The number of its pieces.
+        pieces: (V,) The ids of the pieces of all words.
     """
 
     losses: NDArray[np.float64]
     num_pieces: Numbers
+    pieces: Numbers
+
+    @classmethod
+    def of(cls, losses: NDArray[np.float64], num_pieces: Numbers, pieces: Numbers) -> Self:
+        """Add up the losses (V,) of the pieces of each word."""
+        by_word = np.zeros(len(num_pieces))
+        np.add.at(by_word, np.repeat(np.arange(len(num_pieces)), num_pieces), losses)
+        return cls(by_word, num_pieces, pieces)
 
     def counts(self, which: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Return (W,) -log of the share of the words that have as many pieces, in nats.
@@ -232,7 +241,6 @@ class WordCloze:
         words = WordCutter(loaded.tokenizer)(text.windows)
         self._loaded, self._head = loaded, head
         self._num_pieces = np.asarray([word.num_pieces for word in words], dtype=np.int64)
-        self._words = np.repeat(np.arange(len(words)), self._num_pieces)
         self._variants = [(word, place) for word in words for place in range(word.begin, word.end)]
         lengths = [len(word.ids) for word, _ in self._variants]
         self._groups = list(groups_of_equal_length(lengths, GROUP_SEQUENCES))
@@ -301,6 +309,5 @@ class WordCloze:
                 "the loss of a word is not finite; the model's weights are broken: take another "
                 "checkpoint, or train again"
             )
-        by_word = np.zeros(len(self._num_pieces))
-        np.add.at(by_word, self._words, losses.double().cpu().numpy())
-        return WordScores(by_word, self._num_pieces)
+        pieces = np.asarray([word.ids[place] for word, place in self._variants], dtype=np.int64)
+        return WordScores.of(losses.double().cpu().numpy(), self._num_pieces, pieces)

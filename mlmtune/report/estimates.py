@@ -18,6 +18,11 @@ def share(estimate: Estimate, *, with_interval: bool = True) -> str:
     return numbers.share(estimate.value or 0.0, estimate.interval if with_interval else None)
 
 
+def loss(estimate: Estimate) -> str:
+    """Write a mean loss in nats."""
+    return numbers.loss(estimate.value or 0.0, estimate.interval)
+
+
 def nats(estimate: Estimate) -> str:
     """Write a change of the loss in nats per token, with its sign."""
     return numbers.nats(estimate.value or 0.0, estimate.interval)

@@ -75,7 +75,8 @@ class Measurement:
             None for a part of a text.
         accuracy: The share of masked tokens whose likeliest prediction is right.
         accuracy_top5: The share of masked tokens that are among the five likeliest predictions.
-        change: The difference from what the model is compared with; None for a base.
+        change: The difference from what the model is compared with; None for a base, and if their
+            tokenizers differ.
         unknown_token_share: The share of the tokens of the text that the tokenizer does not know,
             which are not measured; None for a part of a text.
         unknown_byte_share: The share of the bytes of the text that these tokens stand for; None
@@ -105,6 +106,88 @@ class TextPart:
 
 
 @dataclass(frozen=True)
+class WordLosses:
+    """The mean loss of words in nats, or its difference; below 0, a difference is for the better.
+
+    Attributes:
+        loss: Given the number of the word's pieces, which the masks show. Favours a tokenizer with
+            more pieces.
+        loss_with_count: With the loss of the number of pieces, by its share of the words. Favours a
+            tokenizer with fewer pieces.
+    """
+
+    loss: Estimate
+    loss_with_count: Estimate
+
+    @property
+    def decisive(self) -> Estimate:
+        """The loss, with an interval that holds for both ways of counting."""
+        one, other = self.loss.interval, self.loss_with_count.interval
+        if one is None or other is None:
+            return Estimate(self.loss.value)
+        return Estimate(self.loss.value, (min(one[0], other[0]), max(one[1], other[1])))
+
+
+@dataclass(frozen=True)
+class WordMeasurement:
+    """How well one model predicts the words of a sample.
+
+    Attributes:
+        pieces_per_word: The mean number of pieces of its tokenizer.
+        change: The difference from what the model is compared with; None for a base.
+    """
+
+    model: str
+    pieces_per_word: float
+    losses: WordLosses
+    change: WordLosses | None
+
+
+@dataclass(frozen=True)
+class WordSample:
+    """Each model measured on a sample of the words of a text."""
+
+    name: str
+    num_words: int
+    measurements: tuple[WordMeasurement, ...]
+
+
+@dataclass(frozen=True)
+class WordFindings:
+    """The word cloze of a text: the same words for models whose tokenizers differ.
+
+    Attributes:
+        num_documents: The documents that the words are of.
+        num_left_out: The words that were drawn and are no whole pieces of each of the tokenizers.
+        interval_unit: What the intervals resample: words if there are too few documents.
+        samples: All words first, then those that the tokenizers cut into different numbers of
+            pieces, and the others; a sample with too few words is left out.
+    """
+
+    num_documents: int
+    num_left_out: int
+    interval_unit: Literal["documents", "words"]
+    samples: tuple[WordSample, ...]
+
+    def of(self, model: str | None) -> WordMeasurement:
+        """Return the measurement of a model on the sample of all words."""
+        return next(m for m in self.samples[0].measurements if m.model == model)
+
+
+@dataclass(frozen=True)
+class LossChange:
+    """How the loss of an adapted model differs from that of what it is compared with.
+
+    Attributes:
+        loss: The difference in nats; its value is None if it was not measured.
+        unit: What the nats are of.
+    """
+
+    loss: Estimate
+    unit: Literal["token", "word"]
+
+
+@dataclass(frozen=True)
 class Text:
     """A text that all models were measured on.
 
@@ -118,6 +201,8 @@ class Text:
         sources: The measurements by source; empty if there is only one.
         specificity: The measurements by how domain-specific the masked word is, the most specific
             first; empty for general text, and if there is no general text to compare with.
+        words: The same words predicted by each model; None if all have one tokenizer, or if it
+            could not be measured, as the notes of the report say.
     """
 
     name: str
@@ -129,6 +214,7 @@ class Text:
     measurements: tuple[Measurement, ...]
     sources: tuple[TextPart, ...] = ()
     specificity: tuple[TextPart, ...] = ()
+    words: WordFindings | None = None
 
     @property
     def compares_bytes(self) -> bool:
@@ -140,10 +226,18 @@ class Text:
         return next(m for m in self.measurements if m.model == model)
 
     def change_of(self, model: str) -> Change:
-        """Return how an adapted model differs from what it is compared with."""
+        """Return how an adapted model differs from what it is compared with, token by token."""
         changed = self.of(model).change
-        assert changed is not None  # only a base has no change
+        assert changed is not None  # only a base has none, and a model with another tokenizer
         return changed
+
+    def loss_change_of(self, model: str) -> LossChange:
+        """Return the change of the loss of an adapted model: of words if its tokenizer differs."""
+        changed = self.of(model).change
+        if changed is not None:
+            return LossChange(changed.loss, "token")
+        of_words = None if self.words is None else self.words.of(model).change
+        return LossChange(Estimate(None) if of_words is None else of_words.decisive, "word")
 
 
 @dataclass(frozen=True)
@@ -355,12 +449,13 @@ class Standing:
     Attributes:
         run: The name of the model of the run.
         measure: What the runs are ordered by.
-        behind: How this differs from the first, on the same masked tokens of the domain (the loss,
-            in nats per token) or the same queries; None for the first, and for other tokens.
+        behind: How this differs from the first, on the same masked tokens of the domain (`loss`, in
+            nats per token), the same words (`word_loss`, in nats per word) or the same queries;
+            None for the first, and for other tokens.
     """
 
     run: str
-    measure: Literal["loss", "ndcg_at_10"]
+    measure: Literal["loss", "word_loss", "ndcg_at_10"]
     behind: Estimate | None
 
     @property
@@ -369,7 +464,7 @@ class Standing:
         if self.behind is None or self.behind.interval is None:
             return False
         low, high = self.behind.interval
-        return low > 0 if self.measure == "loss" else high < 0
+        return high < 0 if self.measure == "ndcg_at_10" else low > 0
 
 
 @dataclass(frozen=True)
@@ -470,6 +565,8 @@ class Report:
 
     def role_of(self, name: str) -> str:
         """Return what the table shows for a model without a change of its own."""
+        if any(model.name == name and model.is_adapted for model in self.models):
+            return "other tokens"
         if name in self.bases_without_head:
             return "new head"
         return "base" if name in {model.base for model in self.models} else "compared with"

@@ -25,6 +25,12 @@ from mlmtune.report.retrieval import BM25
 from mlmtune.report.verdict import LABELS
 from mlmtune.training.outcome import Label
 
+UNITS = {
+    "loss": "the loss in nats per token", "word_loss": "the loss in nats per word",
+    "ndcg_at_10": "nDCG at 10 in points",
+}  # fmt: skip
+"""What runs are ordered by."""
+
 TAGS = {"better": "better", "worse": "worse", "unclear": "no clear change"}
 
 
@@ -85,7 +91,8 @@ def ranking(report: Report) -> str:
     if not report.standings:
         return "These runs cannot be ranked, because their models know different parts of the text."
     first, *others = report.standings
-    does = "predicts the words of your text" if first.measure == "loss" else "finds the right page"
+    finds = first.measure == "ndcg_at_10"
+    does = "finds the right page" if finds else "predicts the words of your text"
     best = f"Of {len(report.standings)} runs, {first.run} {does} best"
     unclear = [standing.run for standing in others if not standing.is_clear]
     if not unclear:
@@ -110,8 +117,7 @@ def leaderboard_caption(report: Report) -> str:
     """Say what the table of several runs shows, and in which unit the last column is."""
     if not report.standings:
         return "The runs"
-    by_loss = report.standings[0].measure == "loss"
-    unit = "the loss in nats per token" if by_loss else "nDCG at 10 in points"
+    unit = UNITS[report.standings[0].measure]
     return f"The runs, the best first; the last column is {unit}, with 95 % intervals"
 
 
@@ -122,7 +128,8 @@ def _compared(standing: Standing | None, place: int) -> str:
         return "the best"
     if standing.behind is None:
         return "other tokens"
-    shown = nats(standing.behind) if standing.measure == "loss" else points(standing.behind)
+    write = points if standing.measure == "ndcg_at_10" else nats
+    shown = write(standing.behind)
     return f"{'clearly worse' if standing.is_clear else 'may be as good'}: {shown}"
 
 
@@ -205,7 +212,10 @@ def _forgotten(report: Report, model: Model) -> Figure:
     if report.general_is_missing:
         return _unmeasured(question, "No everyday text was given to measure it on.")
     text = report.texts[1]
-    return _predictions(question, change(text.change_of(model.name).loss), model, text)
+    changed = text.loss_change_of(model.name)
+    if changed.loss.value is None:
+        return _unmeasured(question, "Its tokens are others, and its words were not compared.")
+    return _predictions(question, change(changed.loss), model, text)
 
 
 def _unmeasured(question: str, meaning: str, tag: str = "not measured") -> Figure:
@@ -215,9 +225,13 @@ def _unmeasured(question: str, meaning: str, tag: str = "not measured") -> Figur
 def _predictions(question: str, kind: str, model: Model, text: Text) -> Figure:
     """Say how many hidden words of a text a model guesses; `kind` is what the loss decides."""
     before, after = text.of(model.compared_with), text.of(model.name)
-    changed = text.change_of(model.name)
-    is_slight = kind == "worse" and (changed.loss.value or 0.0) < MUCH_FORGETTING
+    is_slight = kind == "worse" and (
+        (text.loss_change_of(model.name).loss.value or 0.0) < MUCH_FORGETTING
+    )
     tag = "slightly worse" if is_slight else TAGS[kind]
+    if after.change is None:
+        return _whole_words(question, kind, tag, model, text)
+    changed = after.change
     compared_with = "word frequencies alone" if _is_new(model) else "before"
     if change(changed.accuracy, is_loss=False) == kind:
         difference = _by(tag, changed.accuracy)
@@ -235,6 +249,32 @@ def _predictions(question: str, kind: str, model: Model, text: Text) -> Figure:
         before=f"{compared_with}: {share(before.accuracy, with_interval=False)}",
         difference=difference,
         meaning=f"of the words hidden in {_called(text)} are guessed right at once.",
+    )
+
+
+def _whole_words(question: str, kind: str, tag: str, model: Model, text: Text) -> Figure:
+    """Say how much whole words surprise a model whose tokens are not those of its base."""
+    if text.words is None:
+        return _unmeasured(question, "Its tokens are others, and its words were not compared.")
+    before, after = (
+        text.words.of(name).losses.loss.value or 0.0 for name in (model.compared_with, model.name)
+    )
+    times = math.exp(before - after)
+    return Figure(
+        question=question,
+        kind=kind,
+        tag=tag,
+        after=f"{after:.2f}",
+        before=f"before: {before:.2f}",
+        difference=(
+            tag
+            if kind == "unclear"
+            else f"{tag}: it finds the right words {times:.2f} times as probable as before"
+        ),
+        meaning=(
+            f"is how much whole words hidden in {_called(text)} surprise it, on average (in nats; "
+            "lower is better)."
+        ),
     )
 
 

@@ -19,6 +19,7 @@ from mlmtune.report.measurements import Measurements
 from mlmtune.report.runs import FinishedRun
 from mlmtune.report.token_examples import questions
 from mlmtune.report.verdict import judge
+from mlmtune.report.word_cloze import Clozes
 from mlmtune.report.writing import read_probes
 from mlmtune.training.identity import flat
 
@@ -40,10 +41,11 @@ def make_report(runs: list[FinishedRun], config: Config, console: Console) -> Re
         HubError: A base model cannot be fetched.
         ResourceError: Memory does not suffice for one chunk.
     """
+    to_measure, models = _models(runs), []
+    clozes = Clozes.of(model_config for _, model_config in to_measure)
     # Of one run there are only two models, which the examples need again.
-    measured = Measurements(runs, config, keeps_models=len(runs) == 1)
-    models = []
-    for model, model_config in _models(runs):
+    measured = Measurements(runs, config, clozes, keeps_models=len(runs) == 1)
+    for model, model_config in to_measure:
         console.say(f"measuring {model.name}")
         models.append(measured.add(model, model_config, console))
     _check_tokenizers(models)
@@ -59,7 +61,11 @@ def make_report(runs: list[FinishedRun], config: Config, console: Console) -> Re
         mlmtune_version=__version__,
         verdicts=tuple(judge(adapted[run.name], texts, run, found) for run in of_runs),
         models=tuple(models),
-        notes=(*_notes(models, texts), *filter(None, [measured.searches.why_not])),
+        notes=(
+            *_notes(models, texts),
+            *clozes.why_not,
+            *filter(None, [measured.searches.why_not]),
+        ),
         texts=texts,
         general_is_missing=not config.evaluation.general,
         gained=gained,
@@ -126,6 +132,7 @@ def _notes(models: list[Model], texts: tuple[Text, ...]) -> list[str]:
             "of them, and most are easy to predict from their neighbours, so perplexities and "
             "accuracies per token do not compare"
             + ("; those per word and per byte do." if all(t.compares_bytes for t in texts) else ".")
+            + (" So the models were asked for the same whole words, too." if texts[0].words else "")
         )
     notes += notes_on_unknown_text(texts)
     notes += [

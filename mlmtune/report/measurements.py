@@ -25,12 +25,14 @@ from mlmtune.report.findings import (
     Text,
     TextPart,
     TokenExample,
+    WordFindings,
 )
 from mlmtune.report.measuring import MeasuredModel, load_measured_model
 from mlmtune.report.retrieval import Searches
 from mlmtune.report.runs import FinishedRun
 from mlmtune.report.specificity import BINS, kinds, vocabulary, words_at
 from mlmtune.report.token_examples import ask, furthest_apart
+from mlmtune.report.word_cloze import Clozes
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.splits import Splits
 
@@ -40,11 +42,17 @@ class Measurements:
 
     Args:
         config: The config of the first run, which says what is measured.
+        clozes: Compares words; None if the models have one tokenizer.
         keeps_models: Whether the models stay in memory, for `examples`.
     """
 
     def __init__(
-        self, runs: Sequence[FinishedRun], config: Config, *, keeps_models: bool = False
+        self,
+        runs: Sequence[FinishedRun],
+        config: Config,
+        clozes: Clozes | None = None,
+        *,
+        keeps_models: bool = False,
     ) -> None:
         self._runs = runs
         self._config = config
@@ -53,7 +61,8 @@ class Measurements:
         self._general: dict[str, TokenScores] = {}
         self._splits: dict[str, Splits] = {}
         self._kept: dict[str, MeasuredModel] = {}
-        self._frequencies: dict[str, TokenFrequencies] = {}
+        self._frequencies: dict[tuple[str, str], tuple[TokenFrequencies, str]] = {}
+        self.clozes = clozes or Clozes([])
         self.answers: dict[str, list[tuple[Opinion, ...]]] = {}
         self.searches = Searches()
 
@@ -76,11 +85,19 @@ class Measurements:
                 model.name, setup, config,
                 lambda probe: probe.measure(setup.loaded.model, measured.device),
             )  # fmt: skip
+            self.clozes.add(
+                model.name, setup, config,
+                lambda cloze: cloze.measure(setup.loaded.model, measured.device),
+            )  # fmt: skip
         self.answers[model.name] = list(ask(model.name, measured, config.evaluation.examples))
         if self._keeps_models:
             self._kept[model.name] = measured
-        if setup.loaded.head_is_new and not model.is_adapted:
-            self._frequencies[model.name] = setup.token_frequencies()
+        has_baseline = any(base == model.base for base, _ in self._frequencies)
+        if has_baseline if model.is_adapted else setup.loaded.head_is_new:
+            # In the tokens of each tokenizer, because an adapted model may have another one.
+            baseline = (model.base or model.name, tokenizer)
+            if baseline not in self._frequencies:
+                self._frequencies[baseline] = setup.token_frequencies(), model.name
         return replace(model, head_is_new=setup.loaded.head_is_new, tokenizer=tokenizer)
 
     def with_frequencies(self, models: list[Model]) -> list[Model]:
@@ -89,18 +106,24 @@ class Measurements:
         Token frequencies follow a base without a masked-LM head as one more model, because the
         adapted model must predict better than they do.
         """
-        names: dict[str, str] = {}
-        for base, frequencies in self._frequencies.items():
-            several = f" for {base}" if len(self._frequencies) > 1 else ""
-            names[base] = f"token frequencies alone{several}"
+        names: dict[tuple[str, str], str] = {}
+        several_bases = len({base for base, _ in self._frequencies}) > 1
+        for (base, tokenizer), (frequencies, model) in self._frequencies.items():
+            of_base = f" for {base}" if several_bases else ""
+            in_tokens = f" in the tokens of {model}" if model != base else ""
+            name = names[base, tokenizer] = f"token frequencies alone{of_base}{in_tokens}"
             for scores in filter(None, (self._domain, self._general)):
-                scores[names[base]] = frequencies.score(scores[base])
+                scores[name] = frequencies.score(scores[model])
+            self.clozes.add_frequencies(name, frequencies, model)
+        measured_by = {model: names[key] for key, (_, model) in self._frequencies.items()}
         compared = []
-        for model in models:
-            compared_with = None if model.base is None else names.get(model.base, model.base)
-            compared.append(replace(model, compared_with=compared_with))
-            if model.name in names:
-                compared.append(Model(names[model.name], None, "", False, model.tokenizer))
+        for each in models:
+            compared_with = None
+            if each.base is not None:
+                compared_with = names.get((each.base, each.tokenizer), each.base)
+            compared.append(replace(each, compared_with=compared_with))
+            if each.name in measured_by:
+                compared.append(Model(measured_by[each.name], None, "", False, each.tokenizer))
         return compared
 
     def texts(self, models: list[Model]) -> tuple[Text, ...]:
@@ -116,9 +139,9 @@ class Measurements:
     def standings(self, models: list[Model], text: Text) -> tuple[Standing, ...]:
         """Rank the results of several runs by what decides which weights are the best.
 
-        That is `checkpoint.best_by` of the first run: the loss on the text of the domain (per byte
-        where tokenizers differ), or nDCG. Empty for a single run, and if the models know different
-        shares of the text.
+        That is `checkpoint.best_by` of the first run: the loss on the text of the domain, or nDCG.
+        Where tokenizers differ, it is the loss of words, or if that was not measured the loss per
+        byte. Empty for a single run, and if the models know different shares of the text.
         """
         runs = {model.name: model for model in models if model.is_adapted}
         if len(runs) < 2:
@@ -128,6 +151,8 @@ class Measurements:
             ndcg = {name: found.of(name).measures.ndcg_at_10.value or 0.0 for name in runs}
             return self._standings_by_retrieval(sorted(ndcg, key=ndcg.__getitem__, reverse=True))
         have_same_tokens = len({model.tokenizer for model in runs.values()}) == 1
+        if not have_same_tokens and text.words is not None:
+            return self._standings_by_words(list(runs), text.words)
         if not (have_same_tokens or text.compares_bytes):
             return ()
         measured = {m.model: m for m in text.measurements}
@@ -146,6 +171,17 @@ class Measurements:
         compared = compare(scores, {first: None, **bases}, units)
         behind = {m.model: m.change.loss for m in compared if m.change is not None}
         return tuple(Standing(name, "loss", behind.get(name)) for name in (first, *others))
+
+    def _standings_by_words(self, runs: list[str], words: WordFindings) -> tuple[Standing, ...]:
+        """Compare the losses of the words that all runs were asked for, the best first."""
+        first, *others = sorted(runs, key=lambda name: words.of(name).losses.loss.value or 0.0)
+        compared = self.clozes.findings("domain", {first: None, **dict.fromkeys(others, first)})
+        assert compared is not None  # words have decided the order
+        changes = [compared.of(name).change for name in (first, *others)]
+        return tuple(
+            Standing(name, "word_loss", None if change is None else change.decisive)
+            for name, change in zip((first, *others), changes, strict=True)
+        )
 
     def _standings_by_retrieval(self, runs: list[str]) -> tuple[Standing, ...]:
         """Compare what runs find, the best first, with what the first of them finds."""
@@ -200,6 +236,7 @@ class Measurements:
                     if which.any():
                         parts.setdefault(part, []).extend(measure(which))
         order = {model.name: number for number, model in enumerate(models)}
+        compared_with = {model.name: model.compared_with for model in models}
         return Text(
             name=name,
             kind=kind,
@@ -207,11 +244,12 @@ class Measurements:
             measurements=tuple(rows[model.name] for model in models),
             sources=_parts(sources, order),
             specificity=_parts(specific, order),
+            words=self.clozes.findings(kind, compared_with),
         )
 
     def examples(self) -> tuple[tuple[TokenExample, ...], tuple[TokenExample, ...]]:
         """Return the tokens on which the model of a single run gained most, and lost most."""
-        if len(self._kept) != 2:
+        if len(self._kept) != 2 or len(self._splits) > 1:  # other tokenizers mask other tokens
             return (), ()
         return furthest_apart(self._kept, {name: self._domain[name] for name in self._kept})
 

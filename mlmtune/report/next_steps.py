@@ -91,7 +91,7 @@ def has_forgotten(model: Model, texts: tuple[Text, ...]) -> bool:
     """Whether a model has clearly become worse on general text, and by how much matters."""
     if model.compared_with != model.base:
         return False  # the base could not predict words, so there was nothing to forget
-    losses = [text.change_of(model.name).loss for text in texts if text.kind == "general"]
+    losses = [text.loss_change_of(model.name).loss for text in texts if text.kind == "general"]
     return any(change(loss) == "worse" and (loss.value or 0.0) >= MUCH_FORGETTING
                for loss in losses)  # fmt: skip
 

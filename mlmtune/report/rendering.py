@@ -13,7 +13,7 @@ from mlmtune.evaluation.fill_mask import ANY_MASK
 from mlmtune.numbers import f1, probability
 from mlmtune.printable import code_in_markdown, in_markdown
 from mlmtune.report.charts import Range, Series, interval_chart, line_chart
-from mlmtune.report.estimates import change, count, nats, perplexity, points, share
+from mlmtune.report.estimates import change, count, loss, nats, perplexity, points, share
 from mlmtune.report.findings import (
     METHOD_NAMES,
     METRIC_NAMES,
@@ -23,6 +23,7 @@ from mlmtune.report.findings import (
     RetrievalFindings,
     Text,
     TextPart,
+    WordFindings,
 )
 from mlmtune.report.first_screen import leaderboard, leaderboard_caption, ranking, summaries
 from mlmtune.report.phase_ends import bands, phase_table
@@ -62,6 +63,8 @@ def _render(template: Template, report: Report) -> str:
             probe_table=probe_table,
             phase_table=phase_table,
             retrieval_table=retrieval_table,
+            word_table=word_table,
+            adapted={model.name for model in report.models if model.is_adapted},
         ).rstrip()
         + "\n"
     )
@@ -78,6 +81,25 @@ def retrieval_table(found: RetrievalFindings) -> list[list[str]]:
         anisotropy = "" if row.anisotropy is None else f"{row.anisotropy:.2f}"
         against = "" if row.against_bm25 is None else points(row.against_bm25)
         cells.append([row.model, *shown, changed, against, anisotropy])
+    return cells
+
+
+def word_table(words: WordFindings) -> list[list[str]]:
+    """Return the header and the rows of the table of the word cloze."""
+    cells = [["words", "model", "pieces per word", "nats per word", "with the number of pieces",
+              "change, nats per word"]]  # fmt: skip
+    for sample in words.samples:
+        for row in sample.measurements:
+            cells.append(
+                [
+                    f"{sample.name} ({sample.num_words})",
+                    row.model,
+                    f"{row.pieces_per_word:.2f}",
+                    loss(row.losses.loss),
+                    loss(row.losses.loss_with_count),
+                    "" if row.change is None else nats(row.change.decisive),
+                ]
+            )
     return cells
 
 
@@ -166,9 +188,9 @@ def _by_part(parts: Sequence[TextPart]) -> str:
     """Draw the change of the loss of a single run in each part of a text."""
     rows = []
     for part in parts:
-        # The template draws this chart only for a report on a single run.
-        [loss] = [m.change.loss for m in part.measurements if m.change is not None]
-        rows.append(_range(part.name, loss, nats(loss), 1))
+        # The template draws this chart only for a single run with the tokens of its base.
+        [change_of_run] = [m.change.loss for m in part.measurements if m.change is not None]
+        rows.append(_range(part.name, change_of_run, nats(change_of_run), 1))
     return interval_chart("Change of the loss, nats per token", rows)
 
 

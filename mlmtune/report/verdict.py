@@ -14,6 +14,7 @@ from mlmtune.report.findings import (
     Run,
     Text,
     Verdict,
+    WordMeasurement,
 )
 from mlmtune.report.next_steps import (
     best_step_of_search,
@@ -116,9 +117,11 @@ def _judge_predictions(model: Model, texts: tuple[Text, ...], run: Run) -> Verdi
     """Judge an adapted model by how well it predicts masked tokens."""
     if run.eval_results["model_head_was_new"]:
         return _judge_new_head(model, texts, run)
-    name, (domain, *general) = model.name, texts
+    name, domain = model.name, texts[0]
     before, after = domain.of(model.compared_with), domain.of(name)
-    loss = domain.change_of(name).loss
+    if after.change is None:
+        return _judge_words(model, texts, run)
+    loss = after.change.loss
     label = LABELS[change(loss)]
     sentence = (
         f"{_ON_THE_DOMAIN[label]}: perplexity {_perplexity(before)} before, "
@@ -131,21 +134,71 @@ def _judge_predictions(model: Model, texts: tuple[Text, ...], run: Run) -> Verdi
         f"{_right(after)} after",
         *_too_little_text(domain, loss),
     ]
-    if label == "worse":
+    return _with_price(model, texts, run, Verdict(name, label, label, sentence, tuple(reasons)))
+
+
+def _judge_words(model: Model, texts: tuple[Text, ...], run: Run) -> Verdict:
+    """Judge a model whose tokens are not those of its base, by the same words of the text."""
+    domain = texts[0]
+    words = domain.words
+    if words is None:
+        sentence = (
+            "Its tokenizer is not that of its base, and words could not be compared, so it is not "
+            "known whether the model is better"
+        )
+        verdict = Verdict(model.name, "no clear change", "no clear change", sentence, ())
+        return _with_price(model, texts, run, verdict)
+    before, after = words.of(model.compared_with), words.of(model.name)
+    loss = domain.loss_change_of(model.name).loss
+    label = LABELS[change(loss)]
+    sentence = (
+        f"{_ON_THE_DOMAIN[label]}: {_nats(before)} nats per word before, {_nats(after)} after"
+    )
+    reasons = [
+        f"tokenizers differ, so {counted(words.samples[0].num_words, 'word')} of "
+        f"{counted(words.num_documents, 'document')} were predicted as a whole: the loss changed "
+        f"by {nats(loss)} nats per word, an interval that holds whether the number of a word's "
+        "pieces is counted or not",
+        f"pieces per word: {before.pieces_per_word:.2f} before, {after.pieces_per_word:.2f} after",
+    ]
+    reasons += [
+        f"{sample.name} ({sample.num_words}): {nats(m.change.decisive)} nats per word"
+        for sample in words.samples[1:]
+        for m in sample.measurements
+        if m.model == model.name and m.change is not None
+    ]
+    if loss.interval is None:
+        reasons.append(
+            "there is too little text for an interval, and without one no change is clear"
+        )
+    return _with_price(
+        model, texts, run, Verdict(model.name, label, label, sentence, tuple(reasons))
+    )
+
+
+def _with_price(model: Model, texts: tuple[Text, ...], run: Run, verdict: Verdict) -> Verdict:
+    """Add to a verdict what it does not depend on: which weights, and what was forgotten."""
+    reasons, sentence = [*verdict.reasons], verdict.sentence
+    if verdict.label == "worse":
         reasons.append(
             f"model/ holds the weights of step {run.eval_results['step']:,}, and those of the base "
             "are better"
         )
-    on_general = [(text.name, text.change_of(name).loss) for text in general]
-    reasons += [
-        f"{_ON_GENERAL_TEXT[change(loss)]} {nats(loss)} nats per token ({text_name})"
-        for text_name, loss in on_general
-    ]
-    if not general:
+    for text in texts[1:]:
+        changed = text.loss_change_of(model.name)
+        if changed.loss.value is None:
+            reasons.append(
+                f"forgetting was not measured on {text.name}: its words were not compared"
+            )
+        else:
+            what = _ON_GENERAL_TEXT[change(changed.loss)]
+            shown = f"{nats(changed.loss)} nats per {changed.unit}"
+            reasons.append(f"{what} {shown} ({text.name})")
+    if len(texts) == 1:
         reasons.append("forgetting was not measured: there is no evaluation.general")
     if has_forgotten(model, texts):
         sentence += "; it has forgotten general text"
-    return Verdict(name, label, label, f"{sentence}.", tuple(reasons))
+    return replace(verdict, sentence=f"{sentence}.", reasons=tuple(reasons))
 
 
 def _judge_new_head(model: Model, texts: tuple[Text, ...], run: Run) -> Verdict:
@@ -202,6 +255,10 @@ def _too_little_text(text: Text, decisive: Estimate) -> Iterator[str]:
 
 def _perplexity(measured: Measurement) -> str:
     return perplexity(measured.perplexity, with_interval=False)
+
+
+def _nats(measured: WordMeasurement) -> str:
+    return f"{measured.losses.loss.value or 0.0:.2f}"
 
 
 def _right(measured: Measurement) -> str:

@@ -187,7 +187,20 @@ def test_other_tokenizers_are_compared_by_words_and_bytes(
     assert any("different tokenizers" in note for note in findings["notes"])
     measured = findings["texts"][0]["measurements"]
     assert [m["model"] for m in measured] == ["tiny-bert", "tiny-bytes", "first", "second"]
-    assert [standing["behind"] for standing in findings["standings"]] in ([], [None, None])
+    words = findings["texts"][0]["words"]
+    every = words["samples"][0]
+    losses = {m["model"]: m["losses"]["loss"]["value"] for m in every["measurements"]}
+    assert list(losses) == ["tiny-bert", "tiny-bytes", "first", "second"]
+    best, other = findings["standings"]
+    assert [best["run"], other["run"]] == sorted(["first", "second"], key=losses.__getitem__)
+    assert best["behind"] is None
+    assert other["behind"]["value"] == pytest.approx(losses[other["run"]] - losses[best["run"]])
+    assert other["measure"] == "word_loss"
+    assert f"Of 2 runs, {best['run']} predicts the words of your text best" in report.read("md")
+    for m in every["measurements"][2:]:
+        base = {"first": "tiny-bert", "second": "tiny-bytes"}[m["model"]]
+        change = losses[m["model"]] - losses[base]
+        assert m["change"]["loss"]["value"] == pytest.approx(change)
     assert measured[3]["change"] is not None
     assert "not-comparable" in report.read("html")
     fewest, most = sorted({m["num_masked_tokens"] for m in measured})
