@@ -25,8 +25,9 @@ from mlmtune.modeling.names import short_names
 from mlmtune.numbers import perplexity, share
 from mlmtune.report import estimates
 from mlmtune.report.comparison import perplexity_per
-from mlmtune.report.findings import Estimate, RetrievalMeasurement
+from mlmtune.report.findings import Estimate, RetrievalMeasurement, WordFindings
 from mlmtune.report.retrieval import BM25, Searches
+from mlmtune.report.word_cloze import Clozes, distinct_tokenizers
 from mlmtune.tables import table
 from mlmtune.training.setup import ModelAndText, load_model_and_text
 
@@ -44,6 +45,8 @@ class Row:
         per_byte: The perplexity per byte; None if no byte of the text is known.
         retrieval: How well the model finds documents of the text, compared with the first model;
             None for a general text, or if there are too few documents.
+        words: How well it predicts whole words of the text, compared with the first model; None if
+            all models have one tokenizer, or if words could not be compared.
     """
 
     text: str
@@ -53,6 +56,7 @@ class Row:
     per_word: Estimate | None
     per_byte: Estimate | None
     retrieval: RetrievalMeasurement | None = None
+    words: WordFindings | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the record of `--json`."""
@@ -63,6 +67,7 @@ class Row:
             "perplexity_per_word": self.per_word and self.per_word.value,
             "perplexity_per_byte": self.per_byte and self.per_byte.value,
             "retrieval": self.retrieval and asdict(self.retrieval),
+            "words": self.words and asdict(self.words),
         }
 
 
@@ -101,15 +106,18 @@ def evaluate_models(
     notes: list[str] = []
     dumped: list[tuple[Any, ...]] | None = None if dump is None else []
     texts = text_names([path for path, _ in configs])
+    tokenizers = distinct_tokenizers((ModelConfig(name_or_path=m) for m in models), "--model")
     for text, (_, config) in zip(texts, configs, strict=True):
-        searches, of_text = Searches(), []
+        searches, clozes, of_text = Searches(), Clozes(tokenizers), []
         for name, model in zip(short_names(models), models, strict=True):
             named = (name, model)
-            of_text += _measure((text, config), named, accelerator, console, searches, dumped)
+            of_text += _measure(
+                (text, config), named, accelerator, console, (searches, clozes), dumped
+            )
             accelerator.free_memory()  # because it holds on to every model that it prepared
         searched, note = _with_retrieval(of_text, text, searches)
-        rows += searched
-        notes.append(note)
+        rows += _with_words(searched, text, clozes)
+        notes += [note, *(f"{text}: {why_not}" for why_not in clozes.why_not)]
     if dump is not None and dumped is not None:
         write_dump(dump, dumped)
     if as_json:
@@ -149,15 +157,25 @@ def _with_retrieval(rows: Sequence[Row], text: str, searches: Searches) -> tuple
     return searched, note
 
 
+def _with_words(rows: Sequence[Row], text: str, clozes: Clozes) -> Iterator[Row]:
+    """Yield the rows of a text and of its general text, with the words that were compared."""
+    first, *others = dict.fromkeys(row.model for row in rows)
+    bases = {first: None, **dict.fromkeys(others, first)}
+    for row in rows:
+        words = clozes.findings("domain" if row.text == text else "general", bases)
+        yield replace(row, words=words and words.only(row.model))
+
+
 def _measure(
     named_config: tuple[str, Config],
     named_model: tuple[str, str],
     accelerator: Accelerator,
     console: Console,
-    searches: Searches,
+    compared: tuple[Searches, Clozes],
     dumped: list[tuple[Any, ...]] | None,
 ) -> list[Row]:
-    """Measure a model on the texts of a config, and add to `searches` and to `dumped`."""
+    """Measure a model on the texts of a config, and add to `compared` and to `dumped`."""
+    searches, clozes = compared
     (text, config), (name, location) = named_config, named_model
     chosen = ModelConfig(
         name_or_path=location, attn_implementation=config.model.attn_implementation
@@ -171,6 +189,7 @@ def _measure(
     prepared = accelerator.prepare_model(setup.loaded.model, evaluation_mode=True)
     module = accelerator.unwrap_model(prepared)
     searches.add(name, setup, config, lambda probe: probe.run(accelerator, module))
+    clozes.add(name, setup, config, lambda cloze: cloze.run(accelerator, module))
     evaluators = {text: setup.evaluator, f"{text}, general": setup.general_evaluator}
     rows = []
     for what, evaluator in evaluators.items():
@@ -207,7 +226,9 @@ def describe(rows: Sequence[Row]) -> list[str]:
     ]  # fmt: skip
     finds = any(row.retrieval for row in rows)
     found = ["found first", "in ten", "change, 95 %"] * finds
-    lines = [[*names, "unknown (bytes)", *found] + ["pairs", "apart"] * has_pairs]
+    has_words = any(row.words for row in rows)
+    of_words = ["nats per word", "change, 95 %"] * has_words
+    lines = [[*names, "unknown (bytes)", *of_words, *found] + ["pairs", "apart"] * has_pairs]
     for row in rows:
         evaluation, interval = row.evaluation, row.evaluation.perplexity_interval
         bounds = [] if interval is None else [perplexity(bound) for bound in interval]
@@ -229,18 +250,34 @@ def describe(rows: Sequence[Row]) -> list[str]:
             f"{evaluation.num_masked_tokens:,}",
             f"{share(evaluation.unknown_token_share)} ({share(evaluation.unknown_byte_share)})",
         ]
-        lines.append([*cells, *_found(row.retrieval) * finds, *pairs * has_pairs])
+        cells += [*_words(row) * has_words, *_found(row.retrieval) * finds]
+        lines.append([*cells, *pairs * has_pairs])
     shown = list(table(lines))
     if not compares_tokens:
         shown.append("* The tokenizers differ, so perplexities per token do not compare.")
         if all(knows.values()):
             shown.append("  Perplexities per word and per byte do compare.")
+    if has_words:
+        shown.append(
+            "  Nats per word are of the same whole words for every model; the change from the first "
+            "model has an interval that holds whether the number of a word's pieces is counted or "
+            "not."
+        )
     if not all(knows.values()):
         shown.append(
             "† The models know different shares of this text. What a model does not know is left "
             "out of its numbers, so no perplexity here says which model is better."
         )
     return shown
+
+
+def _words(row: Row) -> list[str]:
+    """Return the cells of the whole words that a model predicted."""
+    if row.words is None:
+        return ["", ""]
+    measured = row.words.of(row.model)
+    changed = "" if measured.change is None else estimates.nats(measured.change.decisive)
+    return [estimates.loss(measured.losses.loss), changed]
 
 
 def _found(retrieval: RetrievalMeasurement | None) -> list[str]:

@@ -4,7 +4,7 @@ The JSON has every number that the pages show, so that other tools can use it. L
 per token, shares are between 0 and 1, and intervals are 95 % confidence intervals.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -172,6 +172,14 @@ class WordFindings:
     def of(self, model: str | None) -> WordMeasurement:
         """Return the measurement of a model on the sample of all words."""
         return next(m for m in self.samples[0].measurements if m.model == model)
+
+    def only(self, model: str) -> Self:
+        """Return the findings on a single model."""
+        samples = [
+            replace(s, measurements=tuple(m for m in s.measurements if m.model == model))
+            for s in self.samples
+        ]
+        return replace(self, samples=tuple(samples))
 
 
 @dataclass(frozen=True)

@@ -298,6 +298,7 @@ def _sentence(model: Model, label: Label, figures: tuple[Figure, ...]) -> str:
         ),
         "worse": "predicts the words of your text worse than "
         + ("word frequencies alone do" if _is_new(model) else "before"),
+        "none": "cuts your text into other tokens than before, and their words were not compared",
     }
     gains, losses = list[str](), list[str]()
     (losses if words.kind == "worse" else gains).append(said[words.kind])

@@ -1,7 +1,7 @@
 """Models with different tokenizers compared by the same words, which each predicts as a whole."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,16 +48,6 @@ class Clozes:
         self._texts: dict[TextKind, ClozeText] | None = None
         self._scores: dict[tuple[TextKind, str], WordScores] = {}
 
-    @classmethod
-    def of(cls, models: Iterable[ModelConfig], key: str = MODEL_KEY) -> Self:
-        """Take the tokenizers of models, before any of them is loaded; see `locate_model`."""
-        distinct: dict[str, PreTrainedTokenizerFast] = {}
-        for model in models:
-            folder = locate_model(model.name_or_path, model.revision, key)
-            tokenizer = load_tokenizer(folder)
-            distinct.setdefault(plain_backend(tokenizer).to_str(), tokenizer)
-        return cls(list(distinct.values()))
-
     def add(
         self,
         name: str,
@@ -101,6 +91,17 @@ class Clozes:
                     yield kind, ClozeText.of(samples, self._tokenizers, length)  # type: ignore[misc]
             except DataError as error:
                 self.why_not.append(f"words of the {kind} text cannot be compared: {error}")
+
+
+def distinct_tokenizers(
+    models: Iterable[ModelConfig], key: str = MODEL_KEY
+) -> list[PreTrainedTokenizerFast]:
+    """Load the tokenizers of models, each once, before any of the models; see `locate_model`."""
+    distinct: dict[str, PreTrainedTokenizerFast] = {}
+    for model in models:
+        tokenizer = load_tokenizer(locate_model(model.name_or_path, model.revision, key))
+        distinct.setdefault(plain_backend(tokenizer).to_str(), tokenizer)
+    return list(distinct.values())
 
 
 def _of_domain(setup: ModelAndText, config: Config) -> list[DrawnWord]:

@@ -16,6 +16,7 @@ from transformers import BertModel
 from mlmtune.commands.report import report_on
 from mlmtune.console import Console
 from mlmtune.errors import CheckpointError, ConfigError, DataError
+from mlmtune.report import making
 from mlmtune.report.findings import Estimate, Measurement, Text
 from mlmtune.report.making import notes_on_unknown_text
 from mlmtune.report.runs import read_finished_run
@@ -322,6 +323,88 @@ def test_a_model_whose_tokenizer_is_not_its_bases_is_refused(runs: Any, report: 
     RunDir(run.path).write_manifest()
     with pytest.raises(ConfigError, match="its tokenizer is not that of tiny-bert"):
         report(run.path)
+
+
+def with_another_tokenizer(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the model of a run another tokenizer, and let reports take it for its own."""
+    file = run.path / "model" / "tokenizer.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    words = content["model"]["vocab"]
+    # What was a word is now unused, so that it is cut into letters.
+    words["[unused0]"], words["storage"] = words.pop("storage"), words.pop("[unused0]")
+    words["##storage"] = words.pop("storage")
+    file.write_text(json.dumps(content), encoding="utf-8")
+    RunDir(run.path).write_manifest()
+    monkeypatch.setattr(making, "_check_tokenizers", lambda models: None)
+
+
+def test_a_model_with_tokens_of_its_own_is_judged_by_whole_words(
+    runs: Any, report: Reports, general: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = runs.train(evaluation={"general": [general]}, training={"max_steps": 30})
+    with_another_tokenizer(run, monkeypatch)
+    findings = report(run.path)
+    for text in findings["texts"]:
+        every, *parts = text["words"]["samples"]
+        before, after = every["measurements"]
+        difference = after["losses"]["loss"]["value"] - before["losses"]["loss"]["value"]
+        assert after["change"]["loss"]["value"] == pytest.approx(difference)
+        assert of(text, "run")["change"] is None
+        assert "words cut alike" in {part["name"] for part in parts}
+    domain, other = findings["texts"]
+    before, after = domain["words"]["samples"][0]["measurements"]
+    assert after["pieces_per_word"] > before["pieces_per_word"] >= 1.0
+    assert other["words"]["samples"][0]["measurements"][1]["pieces_per_word"] == 1.0
+    [verdict] = findings["verdicts"]
+    losses = [f"{m['losses']['loss']['value']:.2f}" for m in (before, after)]
+    assert f"{losses[0]} nats per word before, {losses[1]} after" in verdict["sentence"]
+    bounds = [bound for loss in after["change"].values() for bound in loss["interval"]]
+    expected = "worse" if min(bounds) > 0 else "no clear change"
+    assert verdict["label"] == ("improved" if max(bounds) < 0 else expected)
+    [on_general] = [reason for reason in verdict["reasons"] if "(general)" in reason]
+    assert "nats per word" in on_general
+    for page in (report.read("md"), report.read("html")):
+        assert "other tokens" in page
+        assert "words cut alike" in page
+        assert page.count(losses[1]) >= 2
+    assert findings["gained"] == findings["lost"] == []
+
+
+def test_a_new_head_is_compared_with_frequencies_in_its_own_tokens(
+    runs: Any, report: Reports, model_dir: Path, tokenizer: Any, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    base = tmp_path / "headless"
+    BertModel.from_pretrained(model_dir).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    run = runs.train(model={"name_or_path": str(base)})
+    with_another_tokenizer(run, monkeypatch)
+    findings = report(run.path)
+    compared = {model["name"]: model["compared_with"] for model in findings["models"]}
+    own = "token frequencies alone in the tokens of run"
+    assert compared == {
+        "headless": None, "token frequencies alone": None, "run": own, own: None,
+    }  # fmt: skip
+    text = findings["texts"][0]
+    change = of(text, "run")["loss"]["value"] - of(text, own)["loss"]["value"]
+    assert of(text, "run")["change"]["loss"]["value"] == pytest.approx(change)
+    names = [m["model"] for m in text["words"]["samples"][0]["measurements"]]
+    assert names == [*compared]
+
+
+def test_words_that_cannot_be_compared_are_said_to_be_so(
+    runs: Any, report: Reports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = runs.train(corpus={"split_by": "chunk"})
+    with_another_tokenizer(run, monkeypatch)
+    findings = report(run.path)
+    assert findings["texts"][0]["words"] is None
+    assert any("words of the domain text cannot be compared: with corpus.split_by: chunk" in note
+               for note in findings["notes"])  # fmt: skip
+    [verdict] = findings["verdicts"]
+    assert verdict["label"] == "no clear change"
+    assert "it is not known whether the model is better" in verdict["sentence"]
+    assert "its words were not compared" in report.read("html")
 
 
 def measured(model: str, unknown_share: float) -> Measurement:
