@@ -567,6 +567,35 @@ def test_eval_lets_models_find_the_same_pages(
     assert "retrieval cannot be measured with corpus.split_by: chunk" in by_chunk.out
 
 
+def test_eval_asks_models_with_other_tokenizers_for_the_same_words(
+    command: Command,
+    model_dir: Path,
+    byte_model_dir: Path,
+    config_file: Callable[..., Path],
+    corpus_dir: Path,
+) -> None:
+    general = {"format": "text", "path": str(corpus_dir), "max_documents": 5}
+    path = config_file(evaluation={"general": [general]})
+    asked = ("eval", "--model", model_dir, "--model", byte_model_dir, "--config", path)
+    records = json.loads(command(*asked, "--json").out)
+    assert len(records) == 4
+    for first, second in (records[::2], records[1::2]):
+        assert first["words"]["num_documents"] == second["words"]["num_documents"]
+        [[one], [other]] = [r["words"]["samples"][0]["measurements"] for r in (first, second)]
+        assert (one["model"], other["model"]) == ("tiny-bert", "tiny-bytes")
+        assert one["change"] is None
+        assert other["change"]["loss"]["value"] == pytest.approx(
+            other["losses"]["loss"]["value"] - one["losses"]["loss"]["value"]
+        )
+    shown = command(*asked).out
+    assert "nats per word" in shown.splitlines()[0]
+    assert "the same whole words for every model" in shown
+    by_chunk = command(*asked, "corpus.split_by=chunk").out
+    assert "words of the domain text cannot be compared" in by_chunk
+    same = command("eval", "--model", model_dir, "--config", path, "--json").out
+    assert [record["words"] for record in json.loads(same)] == [None, None]
+
+
 def test_train_ends_with_a_report(
     command: Command, config_file: Callable[..., Path], tmp_path: Path
 ) -> None:

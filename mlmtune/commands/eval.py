@@ -259,9 +259,9 @@ def describe(rows: Sequence[Row]) -> list[str]:
             shown.append("  Perplexities per word and per byte do compare.")
     if has_words:
         shown.append(
-            "  Nats per word are of the same whole words for every model; the change from the first "
-            "model has an interval that holds whether the number of a word's pieces is counted or "
-            "not."
+            "  Nats per word are of the same whole words for every model. The interval of the "
+            "change from the first model holds whether or not the number of a word's pieces is "
+            "counted."
         )
     if not all(knows.values()):
         shown.append(

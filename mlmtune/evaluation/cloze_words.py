@@ -5,18 +5,18 @@ their characters: the draw is a function of the documents' text and a seed, and 
 tokenizer, no model and no order of the documents.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from mlmtune.corpus.cleaning import find_words
+from mlmtune.corpus.cleaning import UNSPACED, find_words
 from mlmtune.corpus.document import Document
 from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import DataError
 from mlmtune.randomness import key
-from mlmtune.tokens.borders import SPACE, UNSPACED_LETTER, character_kinds
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.words import SEGMENTERS, segmented
 
@@ -34,6 +34,7 @@ FEWEST_LETTERS, MOST_LETTERS = 2, 30
 """The length of a word in scripts with spaces: a single letter is a name or an ending, and what is
 longer is a code, or a sentence of a script that no segmenter has cut."""
 
+_BETWEEN_WORDS = re.compile(rf"[\s{UNSPACED}]")
 _APOSTROPHES = "'\u2019"
 """What is beside one is a part of a word (don't, l'eau)."""
 
@@ -89,8 +90,7 @@ def _is_border(text: str, place: int) -> bool:
     """Whether a place is at an end of a text, at white space, or at an ideograph or kana."""
     if place in (0, len(text)):
         return True
-    kinds = character_kinds()[[ord(text[place - 1]), ord(text[place])]]
-    return bool(np.isin(kinds, (SPACE, UNSPACED_LETTER)).any())
+    return _BETWEEN_WORDS.search(text, place - 1, place + 1) is not None
 
 
 def drawn_documents(view: ChunkView, text: CorpusText, seed: int) -> list[Document]:
@@ -157,10 +157,9 @@ def _places_of_words(
     text: str, cut: Callable[[str], list[str]] | None
 ) -> Iterator[tuple[int, int]]:
     """Yield where each word begins and ends that is made of letters alone."""
-    kinds = character_kinds()
     for found in find_words(text):
         begin, end = found.span()
-        if kinds[ord(text[begin])] == UNSPACED_LETTER:
+        if _BETWEEN_WORDS.match(text, begin):
             if cut is None:
                 yield begin, end
         elif _is_whole_word(text, begin, end):
