@@ -35,7 +35,7 @@ FEWEST_LETTERS, MOST_LETTERS = 2, 30
 longer is a code, or a sentence of a script that no segmenter has cut."""
 
 _BETWEEN_WORDS = re.compile(rf"[\s{UNSPACED}]")
-_APOSTROPHES = "'\u2019"
+_APOSTROPHES = ("'", "\u2019")
 """What is beside one is a part of a word (don't, l'eau)."""
 
 
@@ -170,7 +170,9 @@ def _places_of_words(
 
 def _is_whole_word(text: str, begin: int, end: int) -> bool:
     """Whether a word is made of letters and marks, and is no part of one with an apostrophe."""
-    beside = text[max(begin - 1, 0) : begin] + text[end : end + 1]
-    has_others = any(c == "_" or (c.isalnum() and not c.isalpha()) for c in text[begin:end])
-    is_part = any(character in _APOSTROPHES for character in beside)
-    return FEWEST_LETTERS <= end - begin <= MOST_LETTERS and not has_others and not is_part
+    if not FEWEST_LETTERS <= end - begin <= MOST_LETTERS:
+        return False
+    if text[begin - 1 : begin] in _APOSTROPHES or text[end : end + 1] in _APOSTROPHES:
+        return False
+    word = text[begin:end]
+    return word.isalpha() or not any(c == "_" or (c.isalnum() and not c.isalpha()) for c in word)
