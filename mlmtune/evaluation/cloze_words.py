@@ -17,6 +17,7 @@ from mlmtune.corpus.document import Document
 from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import DataError
 from mlmtune.randomness import key
+from mlmtune.shell import pip_install
 from mlmtune.tokens.chunking import ChunkView
 from mlmtune.tokens.words import SEGMENTERS, segmented
 
@@ -125,8 +126,11 @@ def draw_words(
         seed: The seed of the draw.
         segmenter: What finds the words of scripts without spaces; without one, each ideograph or
             kana is a word, as everywhere where words are counted. A run of them would be a clause.
+
+    Raises:
+        DataError: The segmenter is not installed.
     """
-    cut = None if segmenter is None else SEGMENTERS[segmenter][1]()
+    cut = None if segmenter is None else _cutter(segmenter)
     texts: dict[int, str] = {}
     for document in documents:
         # The same content may differ in its white space, and nothing may depend on the order.
@@ -142,6 +146,17 @@ def draw_words(
             drawn.append((turn, int(keys[number]), word))
     drawn.sort(key=lambda place: place[:2])
     return list(_without_repetitions(word for _, _, word in drawn))
+
+
+def _cutter(segmenter: str) -> Callable[[str], list[str]]:
+    extra, load = SEGMENTERS[segmenter]
+    try:
+        return load()
+    except ImportError as error:  # the marks of its words may have been found elsewhere
+        raise DataError(
+            f"tokenization.word_segmenter: {segmenter} is not installed; "
+            f"{pip_install(f'mlmtune[{extra}]')}"
+        ) from error
 
 
 def _without_repetitions(words: Iterable[DrawnWord]) -> Iterator[DrawnWord]:

@@ -8,6 +8,7 @@ from vocabulary import WORDS
 
 from mlmtune.corpus.cleaning import content_hash
 from mlmtune.corpus.document import Document
+from mlmtune.errors import DataError
 from mlmtune.evaluation.cloze_words import MOST_OF_A_FORM, draw_words
 from mlmtune.tokens.words import SEGMENTERS
 
@@ -82,6 +83,15 @@ def test_words_of_a_script_without_spaces(monkeypatch):
     in_twos = lambda run: [run[n : n + 2] for n in range(0, len(run), 2)]  # noqa: E731
     monkeypatch.setitem(SEGMENTERS, "twos", ("zh", lambda: in_twos))
     assert forms(text, segmenter="twos") == sorted(["Azure", "用", "储存", "密钥"])
+
+
+def test_a_segmenter_that_is_missing_is_one_line(monkeypatch):
+    def load():
+        raise ImportError("no such module")
+
+    monkeypatch.setitem(SEGMENTERS, "missing", ("zh", load))
+    with pytest.raises(DataError, match=r"missing is not installed; .*mlmtune\[zh\]"):
+        draw_words(documents_of("用"), 0, "missing")
 
 
 @pytest.mark.parametrize("field", ["begin", "document"])
