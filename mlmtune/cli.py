@@ -379,6 +379,34 @@ def corpus(
 
 
 @app.command()
+def vocabulary(
+    config: options.ConfigPath,
+    overrides: options.Overrides = None,
+    add: options.AddWords = None,
+    as_json: options.AsJson = False,
+    export: options.WordsFile = None,
+    refresh: options.Refresh = False,
+) -> None:
+    """Show which words of a text would pay as entries of the vocabulary.
+
+    Nothing is trained. The section vocabulary of a config adds the words to
+    the model that is trained.
+    """
+    settings = starting.load_adaptation(
+        config, [*(overrides or []), *([] if add is None else [f"vocabulary.add={add}"])]
+    )
+
+    starting.announce(f"reading the text of {config}")
+    starting.check_text(settings)
+    starting.leave_torch_out()
+    with starting.importing_libraries():
+        from mlmtune.commands.vocabulary import show_vocabulary
+
+    console = Console(notes_to_stderr=True)
+    show_vocabulary(settings, console, as_json=as_json, export_to=export, refresh=refresh)
+
+
+@app.command()
 def prepare(
     config: options.ConfigPath,
     overrides: options.Overrides = None,

@@ -512,6 +512,30 @@ class TokenizationConfig(Section):
     With `objective: mlm` it may be given beside `word_segmenter`, and has no effect."""
 
 
+class VocabularyConfig(Section):
+    """Words of the domain that become entries of the tokenizer's vocabulary."""
+
+    add: Positive | None = None
+    """The number of words to add: those of the training text that save most tokens. `mlmtune
+    vocabulary` shows them."""
+    words: str | None = None
+    """A file with the words to add, one per line, in place of `add`."""
+    min_documents: Positive = 5
+    """With `add`: the number of training documents that a word must be in."""
+    init: Literal["subword_mean", "random"] = "subword_mean"
+    """How the rows of new words start: `subword_mean` is the mean of the rows of the tokens that
+    the word had before (Gee et al. 2022, 3); `random` is drawn."""
+
+    @property
+    def is_used(self) -> bool:
+        """Whether words are added."""
+        return self.add is not None or self.words is not None
+
+    def _contradictions(self) -> Iterator[str]:
+        if self.add is not None and self.words is not None:
+            yield "add and words contradict each other; remove one"
+
+
 ChunkLength = Annotated[int, Field(ge=4)]
 
 
@@ -875,6 +899,7 @@ class Config(Section):
     model: ModelConfig
     corpus: CorpusConfig
     tokenization: TokenizationConfig = TokenizationConfig()
+    vocabulary: VocabularyConfig = VocabularyConfig()
     chunking: ChunkingConfig = ChunkingConfig()
     masking: MaskingConfig = MaskingConfig()
     objective: Objective = "mlm"

@@ -377,6 +377,19 @@ def config_file(tmp_path: Path, model_dir: Path, corpus_dir: Path) -> Callable[.
 
 
 @pytest.fixture
+def domain(tmp_path: Path) -> dict[str, Any]:
+    """Sections of a config whose text has words that the tokenizer cuts into pieces."""
+    words = ["kubernetes", "kubectl", "namespaces", "ingress"]
+    folder = tmp_path / "domain"
+    folder.mkdir()
+    for number in range(40):
+        named = " and ".join(words[: 2 + number % 3])
+        line = f"page {number} deploys {named} to the cluster of the storage account.\n"
+        (folder / f"{number}.txt").write_text(4 * line, encoding="utf-8")
+    return {"corpus": {"sources": [{"format": "text", "path": str(folder)}]}}
+
+
+@pytest.fixture
 def pair_sections(pair_model_dir: Path, sentences_dir: Path) -> dict[str, Any]:
     """What makes a config one of next-sentence prediction."""
     return {

@@ -78,6 +78,7 @@ def test_every_section_of_the_design_is_there() -> None:
         "model",
         "corpus",
         "tokenization",
+        "vocabulary",
         "chunking",
         "masking",
         "objective",

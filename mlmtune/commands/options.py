@@ -202,6 +202,19 @@ ExportPath = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Write the cleaned documents to FILE.jsonl or FILE.parquet."),
 ]
+AddWords = Annotated[
+    int | None,
+    typer.Option(
+        "--add",
+        metavar="N",
+        help="The number of words, as vocabulary.add. By default it is where the curve of tokens "
+        "saved bends.",
+    ),
+]
+WordsFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write the words that can be added, for vocabulary.words."),
+]
 ConfigName = Annotated[
     str | None,
     typer.Argument(metavar="NAME", help="The config to write. Without it, all configs are listed."),

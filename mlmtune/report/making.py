@@ -48,7 +48,7 @@ def make_report(runs: list[FinishedRun], config: Config, console: Console) -> Re
     for model, model_config in to_measure:
         console.say(f"measuring {model.name}")
         models.append(measured.add(model, model_config, console))
-    _check_tokenizers(models)
+    _check_tokenizers(models, {str(r.model) for r in runs if r.config.vocabulary.is_used})
     models = measured.with_frequencies(models)
     texts = measured.texts(models)
     found = measured.searches.findings({model.name: model.base for model in models})
@@ -103,15 +103,21 @@ def _key(model: ModelConfig) -> tuple[str, str | None]:
     return model.name_or_path, model.revision
 
 
-def _check_tokenizers(models: list[Model]) -> None:
-    """Refuse a model that cuts text into other tokens than its base, because they do not compare.
+def _check_tokenizers(models: list[Model], extended: set[str]) -> None:
+    """Refuse a model that cuts text into other tokens than its base, unless its run added words.
+
+    Args:
+        models: The models.
+        extended: The locations of those whose run added words.
 
     Raises:
         ConfigError: There is such a model.
     """
     tokenizers = {model.name: model.tokenizer for model in models}
     for model in models:
-        if model.base is not None and tokenizers[model.base] != model.tokenizer:
+        if model.base is None or model.location in extended:
+            continue
+        if tokenizers[model.base] != model.tokenizer:
             raise ConfigError(
                 f"{model.location}: its tokenizer is not that of {model.base}, which it was "
                 "adapted from; restore the tokenizer that it was saved with"

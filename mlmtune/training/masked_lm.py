@@ -258,6 +258,7 @@ class MaskedLM(Task):
                 ),
                 "marks": self.setup.splits.marks,
             },
+            "vocabulary": config.vocabulary.model_dump(),
             "chunking": config.chunking.model_dump(),
             **self._identity_of_phases(),
             "objective": config.objective,
@@ -455,7 +456,9 @@ def build_masked_lm(config: Config, accelerator: Accelerator, console: Console) 
         MlmtuneError: Anything that keeps the run from starting.
     """
     lineage = lineage_of(config)
-    setup = load_model_and_text(config, accelerator.device, precision_of(accelerator), console)
+    setup = load_model_and_text(
+        config, accelerator.device, precision_of(accelerator), console, extends_vocabulary=True
+    )
     check_is_known(setup, config)
     loaded, splits = setup.loaded, setup.splits
     by_phase = config.by_phase

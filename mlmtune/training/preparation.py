@@ -14,6 +14,7 @@ from mlmtune.modeling.tokenizer import load_tokenizer
 from mlmtune.tokens.opening import find_text
 from mlmtune.tokens.splits import PhaseNeeds, Splits, TextNeeds, needed_markers, open_splits
 from mlmtune.tokens.store import TokenStore
+from mlmtune.training.added_words import extension_of
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ def prepare(config: Config, console: Console, *, rebuilds: bool, refresh: bool) 
     needs = text_needs(config)
     text = find_corpus(config, console, is_needed=rebuilds or refresh, refresh=refresh)
     tokenizer = load_tokenizer(locate_model(config.model.name_or_path, config.model.revision))
+    if (extension := extension_of(config, text, needs, tokenizer)) is not None:
+        tokenizer = extension.tokenizer
     store, splits = open_splits(
         text, needs, config.chunking, tokenizer, rebuilds=rebuilds, refresh=refresh
     )

@@ -1,7 +1,8 @@
 """The model and the text of a run, loaded together for measuring and training."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,10 @@ from mlmtune.tokens.pairs import PairSequences
 from mlmtune.tokens.splits import Splits, open_splits
 from mlmtune.tokens.store import TokenStore
 from mlmtune.tokens.unknown import describe_unknown, unknown_token_id
+from mlmtune.training.added_words import extension_of
 from mlmtune.training.preparation import find_corpus, text_needs
+from mlmtune.vocabulary.extension import Extension
+from mlmtune.vocabulary.rows import extend_rows
 
 GENERAL_CHUNKS = 1000
 """The number of chunks of general text that are measured without `evaluation.max_chunks`."""
@@ -79,11 +83,13 @@ def load_model_and_text(
     console: Console,
     *,
     model_key: str = MODEL_KEY,
+    extends_vocabulary: bool = False,
 ) -> ModelAndText:
     """Load the model of a config, and tokenize the text unless that is done already.
 
     The model is on the CPU; `device` and `precision` are those that it will run with. `model_key`
-    is the setting or the flag that names it, for errors.
+    is the setting or the flag that names it, for errors. Only a run that is trained adds the words
+    of `vocabulary`; elsewhere, models are measured as they are.
 
     Raises:
         MlmtuneError: The model or the text cannot be loaded, or they do not fit.
@@ -104,8 +110,14 @@ def load_model_and_text(
         console.say(note)
     for sentence in config.evaluation.examples:
         encode_masked_text(loaded.tokenizer, sentence)  # refuses a sentence without a mask
+    needs, extension = text_needs(config), None
+    if extends_vocabulary:
+        extension = extension_of(config, text, needs, loaded.tokenizer)
+        loaded = loaded if extension is None else _with_tokenizer(loaded, extension)
+    store, splits = open_splits(text, needs, config.chunking, loaded.tokenizer)
+    if extension is not None:
+        _extend_rows(loaded.model, extension, splits, config)
     head = _head(loaded, precision, config, console)
-    store, splits = open_splits(text, text_needs(config), config.chunking, loaded.tokenizer)
     unknown = sum(source.num_unknown_tokens for source in store.sources) / store.num_tokens
     if unknown > UNKNOWN_SHARE:
         console.say(
@@ -119,6 +131,20 @@ def load_model_and_text(
         start_from_frequencies(loaded, counts)
     evaluators = _evaluators(splits, loaded, config)
     return ModelAndText(text, loaded, head, store, splits, *evaluators)
+
+
+def _with_tokenizer(loaded: LoadedModel, extension: Extension) -> LoadedModel:
+    extension.tokenizer.model_max_length = loaded.tokenizer.model_max_length
+    return replace(loaded, tokenizer=extension.tokenizer)
+
+
+def _extend_rows(model: Any, extension: Extension, splits: Splits, config: Config) -> None:
+    """Give a model rows for the new words, whose frequencies are those of the training text."""
+    num_rows = extension.num_rows(model.get_input_embeddings().num_embeddings)
+    extend_rows(
+        model, extension.pieces, num_rows, config.vocabulary.init, seed=config.run.seed,
+        token_counts=splits.train.token_counts(num_rows),
+    )  # fmt: skip
 
 
 def _head(loaded: LoadedModel, precision: str, config: Config, console: Console) -> MaskedHead:

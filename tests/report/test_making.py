@@ -335,7 +335,7 @@ def with_another_tokenizer(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     words["##storage"] = words.pop("storage")
     file.write_text(json.dumps(content), encoding="utf-8")
     RunDir(run.path).write_manifest()
-    monkeypatch.setattr(making, "_check_tokenizers", lambda models: None)
+    monkeypatch.setattr(making, "_check_tokenizers", lambda models, extended: None)
 
 
 def test_a_model_with_tokens_of_its_own_is_judged_by_whole_words(

@@ -1,0 +1,174 @@
+"""The words that a config adds to its tokenizer, chosen by the training text or by the user."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlmtune.config import Config, StrategyName
+from mlmtune.console import Console
+from mlmtune.corpus.text import CorpusText
+from mlmtune.errors import ConfigError, DataError
+from mlmtune.locations import expand_home
+from mlmtune.printable import counted
+from mlmtune.tokens.splits import Splits, TextNeeds, open_splits
+from mlmtune.tokens.store import TokenStore
+from mlmtune.vocabulary.choosing import bend, candidates, tokens_saved
+from mlmtune.vocabulary.counting import CountedWord, WordCounts, count_words
+from mlmtune.vocabulary.extension import Extension, extend
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+SAMPLE_CHARACTERS = 4_000_000
+"""How much text the extended tokenizer is checked on."""
+
+_SHOWN = 5
+"""How many words of a kind a line names."""
+
+
+@dataclass(frozen=True)
+class CountedText:
+    """A text in the tokens of the base model, and its words.
+
+    Attributes:
+        counts: All words of the training text that are cut into pieces.
+        candidates: Those that may be added, those that save most tokens first.
+    """
+
+    store: TokenStore
+    splits: Splits
+    counts: WordCounts
+    candidates: list[CountedWord]
+
+
+def count_text(
+    config: Config, text: CorpusText, needs: TextNeeds, tokenizer: "PreTrainedTokenizerFast"
+) -> CountedText:
+    """Count the words of the training text of a config, in the tokens of its base model.
+
+    Raises:
+        MlmtuneError: The text cannot be read; see `open_splits`.
+    """
+    strategies: dict[str, StrategyName] = {}
+    if needs.word_segmenter is not None:
+        strategies["vocabulary"] = "whole_word"  # so that words are marked
+    needs = replace(needs, objective="mlm", phases=(), word_strategies=strategies)
+    # Its remarks follow when the text is opened in the tokens that are trained on. The named store
+    # is for these.
+    quiet = Console(is_quiet=not text.console.shows_bars, shows_lines=False)
+    base = replace(text, console=quiet, store=None)
+    store, splits = open_splits(base, needs, config.chunking, tokenizer)
+    counts = count_words(store, np.sort(splits.train.layout.documents), tokenizer)
+    general = None
+    if splits.general is not None:
+        of_general = splits.general.layout.documents
+        general = count_words(splits.general.store, np.sort(of_general), tokenizer)
+    found = candidates(counts, config.vocabulary.min_documents, general)
+    return CountedText(store, splits, counts, found)
+
+
+def extension_of(
+    config: Config, text: CorpusText, needs: TextNeeds, tokenizer: "PreTrainedTokenizerFast"
+) -> Extension | None:
+    """Extend the tokenizer of a config as its section `vocabulary` says; None without one.
+
+    Raises:
+        ConfigError: The words cannot be read, or none of them can be added.
+        DataError: The text is not on this machine, or has too few words.
+    """
+    settings = config.vocabulary
+    if not settings.is_used:
+        return None
+    if text.listing is None:
+        raise DataError(
+            "vocabulary: only the tokens of the text are here, and the words are chosen and "
+            "checked by the text; run this where the text is"
+        )
+    if settings.words is not None:
+        words = read_words(settings.words)
+    else:
+        found = count_text(config, text, needs, tokenizer).candidates
+        words = most_useful(found, settings.add, config)
+    extension = extend(tokenizer, words, sample_of(text))
+    for line in describe(extension):
+        text.console.say(line)
+    if not extension.ids:
+        raise ConfigError(
+            f"vocabulary: none of the {counted(len(words), 'word')} can be added; choose others, "
+            "or remove the section"
+        )
+    return extension
+
+
+def most_useful(found: Sequence[CountedWord], number: int | None, config: Config) -> list[str]:
+    """Return the first words of those that may be added.
+
+    Args:
+        found: The words, those that save most tokens first.
+        number: How many; None for as many as the curve of tokens saved suggests.
+        config: The config, for errors.
+
+    Raises:
+        DataError: The text has fewer words.
+    """
+    least = config.vocabulary.min_documents
+    if not found:
+        raise DataError(
+            f"the tokenizer of {config.model.name_or_path} cuts no word of letters that is in "
+            f"{least} training documents or more (vocabulary.min_documents), so no word can be "
+            "added"
+        )
+    if number is not None and len(found) < number:
+        raise DataError(
+            f"vocabulary.add is {number:,}, but only {counted(len(found), 'word')} of letters that "
+            f"the tokenizer cuts are in {least} training documents or more "
+            f"(vocabulary.min_documents); set vocabulary.add to {len(found)} or less"
+        )
+    return [word.word for word in found[: number or bend(tokens_saved(found))]]
+
+
+def read_words(path: str) -> list[str]:
+    """Return the words of a file with a word per line, without empty lines.
+
+    Raises:
+        ConfigError: It is not a file of UTF-8 text, or has no words.
+    """
+    file = expand_home(path)
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "is not UTF-8 text" if isinstance(error, ValueError) else error.strerror
+        raise ConfigError(
+            f"vocabulary.words: {path}: {reason}; give a text file with a word per line"
+        ) from error
+    words = [line.strip() for line in lines if line.strip()]
+    if not words:
+        raise ConfigError(f"vocabulary.words: {path} has no words; write a word per line")
+    for number, line in enumerate(lines, 1):
+        if len(line.split()) > 1:
+            raise ConfigError(
+                f"vocabulary.words: {path}, line {number}: {line.strip()!r} has white space, and "
+                "an entry of the vocabulary is a single word; write a word per line"
+            )
+    return words
+
+
+def sample_of(text: CorpusText) -> list[str]:
+    """Return documents from all of a text, about `SAMPLE_CHARACTERS` of it."""
+    corpus = text.read()
+    every = 1 + int(corpus.table.num_characters.sum() // SAMPLE_CHARACTERS)
+    return [doc.text for number, doc in enumerate(corpus.documents()) if number % every == 0]
+
+
+def describe(extension: Extension) -> Iterator[str]:
+    """Yield what became of the words, in lines for the user."""
+    steps = len(extension.pieces) - len(extension.ids)
+    more = f", and {counted(steps, 'entry', 'entries')} on the way to them" if steps else ""
+    yield f"vocabulary: {counted(len(extension.ids), 'word')} added{more}"
+    for reason, number in Counter(extension.dropped.values()).most_common():
+        words = [word for word, why in extension.dropped.items() if why == reason]
+        shown = ", ".join(words[:_SHOWN]) + (", ..." if number > _SHOWN else "")
+        yield f"vocabulary: {counted(number, 'word')} not added, because each {reason} ({shown})"
