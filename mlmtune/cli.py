@@ -392,9 +392,8 @@ def vocabulary(
     Nothing is trained. The section vocabulary of a config adds the words to
     the model that is trained.
     """
-    settings = starting.load_adaptation(
-        config, [*(overrides or []), *([] if add is None else [f"vocabulary.add={add}"])]
-    )
+    number = [] if add is None else [f"vocabulary.add={add}"]
+    settings = starting.load_adaptation(config, [*number, *(overrides or [])])
 
     starting.announce(f"reading the text of {config}")
     starting.check_text(settings)

@@ -163,6 +163,8 @@ class World:
         is_task = kind_of_config(config) is ClassificationConfig
         of_task = SMALL_PROBE if arguments[0] == "probe" else SMALL
         overrides = [*(of_task if is_task else SMALL_MLM)]
+        if "--add" in arguments or any(word.startswith("vocabulary.add=") for word in arguments):
+            overrides.append("vocabulary.add=3")  # the text has few words
         name = self.shipped.get(config, Path(config).stem)
         if not any(word.startswith("model.name_or_path=") for word in arguments):
             family = TRIALS[name].model if name in TRIALS else "bert"
