@@ -64,7 +64,8 @@ def check_identity(
     """Refuse to resume a run with other settings than those of the checkpoint.
 
     Phases may have been added after the others. What decides how the run is measured cannot change
-    at all, because its results compare the model with what was measured before training.
+    at all, because its results compare the model with what was measured before training, and the
+    words that were added cannot, because the rows of the model are theirs.
 
     Args:
         then: The identity in the checkpoint.
@@ -98,6 +99,12 @@ def check_identity(
             f"{checkpoint}: until then, the run was measured with other settings of evaluation, "
             "and later measurements would not compare; change them back and give them to mlmtune "
             f"report when the run is finished, or start again with --overwrite:\n{table}"
+        )
+    if any(key.startswith("vocabulary.") for key in changed):
+        raise CheckpointError(
+            f"{checkpoint}: its model has rows for other words, which cannot change; change "
+            "vocabulary and the text that its words are chosen by back, or start again with "
+            f"--overwrite:\n{table}"
         )
     if allow_changes:
         say(f"resuming although this changed:\n{table}")

@@ -258,7 +258,7 @@ class MaskedLM(Task):
                 ),
                 "marks": self.setup.splits.marks,
             },
-            "vocabulary": config.vocabulary.model_dump(),
+            "vocabulary": self._identity_of_vocabulary(),
             "chunking": config.chunking.model_dump(),
             **self._identity_of_phases(),
             "objective": config.objective,
@@ -268,6 +268,12 @@ class MaskedLM(Task):
             ),
             "checkpoint": config.checkpoint.model_dump(include={"best_by"}),
         }  # fmt: skip
+
+    def _identity_of_vocabulary(self) -> dict[str, Any]:
+        """Return the section, and which words it came to, which the text may decide."""
+        settings = self.config.vocabulary
+        words = self.setup.store.made_of["tokenizer"] if settings.is_used else None
+        return {**settings.model_dump(), "tokenizer (with the words that were added)": words}
 
     def _identity_of_phases(self) -> dict[str, Any]:
         """Return what a phase may change, once for each phase, or else for the run."""

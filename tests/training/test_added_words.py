@@ -37,8 +37,10 @@ def test_a_run_resumes_with_the_same_bits_and_refuses_other_words(
     expected = runs.train("expected", **sections)
     with stopping_after(4), pytest.raises(Interrupted):
         runs.train("stopped", **sections)
-    with pytest.raises(CheckpointError, match=r"vocabulary\.add: 3 in the checkpoint, 2 now"):
-        runs.train("stopped", **{**sections, "vocabulary": {"add": 2}}, resume="auto")
+    other = {**sections, "vocabulary": {"add": 2, "init": "random"}}
+    for allow_changes in (False, True):
+        with pytest.raises(CheckpointError, match=r"vocabulary\.add: 3 in the checkpoint, 2 now"):
+            runs.train("stopped", **other, resume="auto", allow_changes=allow_changes)
     run = runs.train("stopped", **sections, resume="auto")
     assert run.model_bytes == expected.model_bytes
 
