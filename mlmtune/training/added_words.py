@@ -22,7 +22,7 @@ from mlmtune.vocabulary.extension import Extension, extend
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-SAMPLE_CHARACTERS = 4_000_000
+SAMPLE_CHARACTERS = 8_000_000
 """How much text the extended tokenizer is checked on."""
 
 _SHOWN = 5
@@ -171,4 +171,5 @@ def describe(extension: Extension) -> Iterator[str]:
     for reason, number in Counter(extension.dropped.values()).most_common():
         words = [word for word, why in extension.dropped.items() if why == reason]
         shown = ", ".join(words[:_SHOWN]) + (", ..." if number > _SHOWN else "")
-        yield f"vocabulary: {counted(number, 'word')} not added, because each {reason} ({shown})"
+        each = "it" if number == 1 else "each"
+        yield f"vocabulary: {counted(number, 'word')} not added, because {each} {reason} ({shown})"
