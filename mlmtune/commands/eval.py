@@ -106,7 +106,7 @@ def evaluate_models(
     notes: list[str] = []
     dumped: list[tuple[Any, ...]] | None = None if dump is None else []
     texts = text_names([path for path, _ in configs])
-    tokenizers = distinct_tokenizers((ModelConfig(name_or_path=m) for m in models), "--model")
+    tokenizers = distinct_tokenizers([ModelConfig(name_or_path=m) for m in models], "--model")
     for text, (_, config) in zip(texts, configs, strict=True):
         searches, clozes, of_text = Searches(), Clozes(tokenizers), []
         for name, model in zip(short_names(models), models, strict=True):

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,8 @@ from mlmtune.training.added_words import (
     CountedText,
     count_text,
     describe,
-    most_useful,
-    read_words,
     sample_of,
+    words_to_add,
 )
 from mlmtune.training.preparation import find_corpus, text_needs
 from mlmtune.vocabulary.choosing import bend, tokens_saved
@@ -84,7 +84,7 @@ def show_vocabulary(
     folder = locate_model(config.model.name_or_path, config.model.revision)
     tokenizer = load_tokenizer(folder)
     counted_text = count_text(config, text, needs, tokenizer)
-    words = _words(config, counted_text)
+    words = words_to_add(config, lambda: counted_text.candidates)
     sample = sample_of(text)
     extension = extend(tokenizer, words, sample)
     effect = _effect(tokenizer, extension, sample)
@@ -103,39 +103,29 @@ def show_vocabulary(
         console.say(f"wrote {counted(len(extension.ids), 'word')} to {export_to}")
 
 
-def _words(config: Config, text: CountedText) -> list[str]:
-    settings = config.vocabulary
-    if settings.words is not None:
-        return read_words(settings.words)
-    return most_useful(text.candidates, settings.add, config)
-
-
 def _effect(
     tokenizer: PreTrainedTokenizerFast, extension: Extension, sample: Sequence[str]
 ) -> Effect:
     before, after = (Encoder(plain_backend(t)) for t in (tokenizer, extension.tokenizer))
     lengths = [encode(list(sample))[2] for encode in (before, after)]
-    sentences = _telling(sample, lengths[0] - lengths[1], before, after)
+    telling = _telling(sample, lengths[0] - lengths[1], before, after)
     tokens = [
         (tokenizer.tokenize(sentence), extension.tokenizer.tokenize(sentence))
-        for sentence in sentences
+        for sentence in islice(telling, SHOWN_SENTENCES)
     ]
     return Effect(lengths[0], lengths[1], tokens)
 
 
 def _telling(
     sample: Sequence[str], saved: NDArray[np.int64], before: Encoder, after: Encoder
-) -> list[str]:
-    """Return the sentence that saves most, from each of the texts that save most."""
+) -> Iterator[str]:
+    """Yield the sentence that saves most, from each of the texts that save most, in this order."""
     least, most = SENTENCE_CHARACTERS
-    chosen = list[str]()
     for number in np.argsort(-saved, kind="stable").tolist():
         lines = [line for line in sample[number].splitlines() if least <= len(line) <= most]
         lines = [line for line in lines if line[-1] in SENTENCE_ENDS]
-        if lines and len(chosen) < SHOWN_SENTENCES:
-            shorter = before(lines)[2] - after(lines)[2]
-            chosen.append(lines[int(np.argmax(shorter))])
-    return chosen
+        if lines:
+            yield lines[int(np.argmax(before(lines)[2] - after(lines)[2]))]
 
 
 def _report(

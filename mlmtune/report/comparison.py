@@ -58,13 +58,13 @@ def compare(
 
     measured = []
     for name, number in numbers.items():
-        loss, first, five = _estimates(means[number], draws[:, number])
+        loss, first, five = Estimate.of_each(means[number], draws[:, number])
         change, base = None, bases[name]
         if base in numbers:
             # The draws are the same for both models, so the difference is taken draw by draw.
             other = numbers[base]
             differences = draws[:, number] - draws[:, other]
-            change = Change(*_estimates(means[number] - means[other], differences))
+            change = Change(*Estimate.of_each(means[number] - means[other], differences))
         measured.append(
             Measurement(
                 model=name,
@@ -98,10 +98,6 @@ def _means_and_draws(
     means = by_unit.sum(axis=0) / by_unit[:, 0].sum()
     draws = sums / sums[:, :1]
     return means[1:].reshape(-1, 3), draws[:, 1:].reshape(len(draws), -1, 3)
-
-
-def _estimates(means: NDArray[np.float64], draws: NDArray[np.float64]) -> list[Estimate]:
-    return [Estimate.of(float(mean), of_mean) for mean, of_mean in zip(means, draws.T, strict=True)]
 
 
 def _of_whole_text(loss: Estimate, known_text: KnownText | None) -> dict[str, Any]:

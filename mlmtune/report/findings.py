@@ -43,6 +43,11 @@ class Estimate:
         """Return a number with the interval of 95 % of its draws."""
         return cls(value, interval(draws))
 
+    @classmethod
+    def of_each(cls, values: NDArray[np.float64], draws: NDArray[np.float64]) -> list[Self]:
+        """Return (K,) numbers, each with the interval of its column of (R, K) draws."""
+        return [cls.of(float(each), of) for each, of in zip(values, draws.T, strict=True)]
+
 
 @dataclass(frozen=True)
 class Change:

@@ -42,7 +42,7 @@ def make_report(runs: list[FinishedRun], config: Config, console: Console) -> Re
         ResourceError: Memory does not suffice for one chunk.
     """
     to_measure, models = _models(runs), []
-    clozes = Clozes(distinct_tokenizers(model_config for _, model_config in to_measure))
+    clozes = Clozes(distinct_tokenizers([model_config for _, model_config in to_measure]))
     # Of one run there are only two models, which the examples need again.
     measured = Measurements(runs, config, clozes, keeps_models=len(runs) == 1)
     for model, model_config in to_measure:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlmtune.config import Config
 from mlmtune.errors import DataError
@@ -78,7 +77,8 @@ def compare_retrieval(
     def difference(name: str, other: str) -> RetrievalMeasures:
         # The draws are the same for both models, so the difference is taken draw by draw.
         of, its = numbers[name], numbers[other]
-        return _measures(means[of] - means[its], draws[:, of] - draws[:, its])
+        values = Estimate.of_each(means[of] - means[its], draws[:, of] - draws[:, its])
+        return RetrievalMeasures(*values)
 
     measured = []
     for name, number in numbers.items():
@@ -86,7 +86,7 @@ def compare_retrieval(
         measured.append(
             RetrievalMeasurement(
                 model=name,
-                measures=_measures(means[number], draws[:, number]),
+                measures=RetrievalMeasures(*Estimate.of_each(means[number], draws[:, number])),
                 change=None if base is None else difference(name, base),
                 against_bm25=None if name == BM25 else difference(name, BM25).ndcg_at_10,
                 anisotropy=results[name].anisotropy,
@@ -94,9 +94,3 @@ def compare_retrieval(
         )
     some = next(iter(results.values()))
     return RetrievalFindings(num_queries, some.num_titles, tuple(measured))
-
-
-def _measures(means: NDArray[np.float64], draws: NDArray[np.float64]) -> RetrievalMeasures:
-    return RetrievalMeasures(
-        *(Estimate.of(float(mean), of_mean) for mean, of_mean in zip(means, draws.T, strict=True))
-    )

@@ -7,17 +7,15 @@ millions of words are counted without making a string.
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmtune.randomness import key, permute
+from mlmtune.randomness import key
 from mlmtune.tokens.store import TokenStore
+from mlmtune.vocabulary.choosing import SMOOTHING
 
 SAMPLE_TOKENS = 1 << 24
 """How much text word frequencies are counted on; documents are sampled from more text."""
 
 SAMPLE_STREAM = 0x5EC1
 """Separates this draw from the others."""
-
-SMOOTHING = 0.5
-"""Added to each count, because a word that was not seen is rare, not impossible."""
 
 BINS = (
     ("8 times and more", 8.0),
@@ -62,9 +60,7 @@ def _hashed(
     store: TokenStore, documents: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
     """Return the position of the first token of each word of some documents, and its hash."""
-    lengths = store.documents.lengths[documents]
-    first = np.repeat(store.offsets[documents] - (np.cumsum(lengths) - lengths), lengths)
-    positions = first + np.arange(len(first))
+    positions = store.positions_of(documents)
     if len(positions) == 0:
         return positions, np.empty(0, np.uint64)
     ids, begins = store.tokens_at(positions)
@@ -78,10 +74,7 @@ def _hashed(
 
 def vocabulary(store: TokenStore, documents: NDArray[np.int64]) -> Vocabulary:
     """Count the words of some documents, or of a large sample of them."""
-    order = permute(np.arange(len(documents)), len(documents), key(0, SAMPLE_STREAM))
-    drawn = documents[order]
-    before = np.cumsum(store.documents.lengths[drawn]) - store.documents.lengths[drawn]
-    return Vocabulary(words_of(store, np.sort(drawn[before < SAMPLE_TOKENS])))
+    return Vocabulary(words_of(store, store.sample(documents, SAMPLE_TOKENS, SAMPLE_STREAM)))
 
 
 def kinds(ratios: NDArray[np.float64]) -> NDArray[np.int64]:

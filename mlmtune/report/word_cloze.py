@@ -94,9 +94,14 @@ class Clozes:
 
 
 def distinct_tokenizers(
-    models: Iterable[ModelConfig], key: str = MODEL_KEY
+    models: Sequence[ModelConfig], key: str = MODEL_KEY
 ) -> list[PreTrainedTokenizerFast]:
-    """Load the tokenizers of models, each once, before any of the models; see `locate_model`."""
+    """Load the tokenizers of models, each once, before any of the models; see `locate_model`.
+
+    Nothing is loaded for a single model, which is compared with none.
+    """
+    if len(models) < 2:
+        return []
     distinct: dict[str, PreTrainedTokenizerFast] = {}
     for model in models:
         tokenizer = load_tokenizer(locate_model(model.name_or_path, model.revision, key))
@@ -168,8 +173,9 @@ def compare_words(
             if base in numbers:
                 # The draws are the same for both, so the difference is taken draw by draw.
                 other = numbers[base]
-                change = _losses(means[number] - means[other], draws[:, number] - draws[:, other])
-            of_model = _losses(means[number], draws[:, number])
+                difference = draws[:, number] - draws[:, other]
+                change = WordLosses(*Estimate.of_each(means[number] - means[other], difference))
+            of_model = WordLosses(*Estimate.of_each(means[number], draws[:, number]))
             pieces = float(scores[name].num_pieces[chosen].mean())
             measured.append(WordMeasurement(name, pieces, of_model, change))
         samples.append(WordSample(sample, int(chosen.sum()), tuple(measured)))
@@ -189,9 +195,3 @@ def _means_and_draws(
     totals, sums = by_unit.sum(axis=0), resampled(by_unit)
     means, draws = totals[1:] / totals[0], sums[:, 1:] / sums[:, :1]
     return means.reshape(-1, 2), draws.reshape(len(draws), -1, 2)
-
-
-def _losses(means: NDArray[np.float64], draws: NDArray[np.float64]) -> WordLosses:
-    return WordLosses(
-        *(Estimate.of(float(mean), of_mean) for mean, of_mean in zip(means, draws.T, strict=True))
-    )

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmtune.errors import DataError
+from mlmtune.randomness import key, permute
 from mlmtune.tokens.store_format import (
     DOCUMENTS,
     DocumentArrays,
@@ -166,6 +167,24 @@ class TokenStore:
             ids[here] = self.shards[number].ids[local]
             starts[here] = self.shards[number].starts_word(local)
         return ids, starts
+
+    def positions_of(self, documents: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return (n,) the positions of all tokens of some documents, document by document."""
+        lengths = self.documents.lengths[documents]
+        borders = end_to_end(lengths)
+        within = np.arange(borders[-1])
+        return np.repeat(self.offsets[documents] - borders[:-1], lengths) + within
+
+    def sample(
+        self, documents: NDArray[np.int64], num_tokens: int, stream: int
+    ) -> NDArray[np.int64]:
+        """Return some documents in the order of the store: all, or drawn ones of so many tokens.
+
+        `stream` keeps the draw apart from others.
+        """
+        drawn = documents[permute(np.arange(len(documents)), len(documents), key(0, stream))]
+        before = end_to_end(self.documents.lengths[drawn])[:-1]
+        return np.sort(drawn[before < num_tokens])
 
     def document_ids(self, documents: Sequence[int]) -> list[str]:
         """Read the ids that some documents have within their sources.

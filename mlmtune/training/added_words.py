@@ -1,7 +1,7 @@
 """The words that a config adds to its tokenizer, chosen by the training text or by the user."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -87,11 +87,7 @@ def extension_of(
             "vocabulary: only the tokens of the text are here, and the words are chosen and "
             "checked by the text; run this where the text is"
         )
-    if settings.words is not None:
-        words = read_words(settings.words)
-    else:
-        found = count_text(config, text, needs, tokenizer).candidates
-        words = most_useful(found, settings.add, config)
+    words = words_to_add(config, lambda: count_text(config, text, needs, tokenizer).candidates)
     extension = extend(tokenizer, words, sample_of(text))
     for line in describe(extension):
         text.console.say(line)
@@ -103,18 +99,22 @@ def extension_of(
     return extension
 
 
-def most_useful(found: Sequence[CountedWord], number: int | None, config: Config) -> list[str]:
-    """Return the first words of those that may be added.
+def words_to_add(config: Config, candidates_of_text: Callable[[], list[CountedWord]]) -> list[str]:
+    """Return the words that a section `vocabulary` adds, the most useful first.
 
     Args:
-        found: The words, those that save most tokens first.
-        number: How many; None for as many as the curve of tokens saved suggests.
-        config: The config, for errors.
+        config: The config. Without a number or a file, as many words are added as the curve of
+            tokens saved suggests.
+        candidates_of_text: Returns the words that may be added, those that save most tokens first.
 
     Raises:
+        ConfigError: The file of the words cannot be read.
         DataError: The text has fewer words.
     """
-    least = config.vocabulary.min_documents
+    settings = config.vocabulary
+    if settings.words is not None:
+        return read_words(settings.words)
+    number, least, found = settings.add, settings.min_documents, candidates_of_text()
     if not found:
         raise DataError(
             f"the tokenizer of {config.model.name_or_path} cuts no word of letters that is in "

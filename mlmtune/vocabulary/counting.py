@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers.decoders import ByteLevel
 
-from mlmtune.randomness import key, permute
+from mlmtune.randomness import key
 from mlmtune.tokens.borders import UNSPACED_LETTER, character_kinds
 from mlmtune.tokens.encoding import role_tokens
 from mlmtune.tokens.store import TokenStore
 from mlmtune.tokens.sums import end_to_end
+from mlmtune.vocabulary.plan import BORDER_MARKS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -31,9 +32,6 @@ SAMPLE_STREAM = 0x5EC2
 
 TOKENS_AT_ONCE = 1 << 22
 """How many tokens are looked at as one array."""
-
-WORD_MARKS = ("\u0120", "\u2581")
-"""How byte-level BPE and SentencePiece mark the beginning of a word: a space as they write it."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ def count_words(
         tokenizer: The tokenizer of the store.
     """
     pieces = _Pieces.of(tokenizer)
-    documents = _sampled(store, documents)
+    documents = store.sample(documents, SAMPLE_TOKENS, SAMPLE_STREAM)
     runs = _Runs.joined(
         [_runs_in(store, block, pieces) for block in _blocks(store, documents)] or [_Runs.empty()]
     )
@@ -139,9 +137,9 @@ class _Pieces:
         hidden, kinds = set(role_tokens(tokenizer)), character_kinds()
         for id_, name in enumerate(names):
             letters = one.word_of((name,))
-            is_part = letters.isalpha() or name in WORD_MARKS
+            is_part = letters.isalpha() or name in BORDER_MARKS
             one.is_letters[id_] = name not in hidden and is_part
-            one.begins[id_] = not name.startswith(prefix) if prefix else name[:1] in WORD_MARKS
+            one.begins[id_] = not name.startswith(prefix) if prefix else name[:1] in BORDER_MARKS
             one.is_unspaced[id_] = bool(letters) and kinds[ord(letters[0])] == UNSPACED_LETTER
         return one
 
@@ -149,7 +147,7 @@ class _Pieces:
         """Return the text of the pieces of a word."""
         if self.is_byte_level:
             return str(ByteLevel().decode([*pieces])).strip(" ")
-        stripped = (piece.removeprefix(self.prefix).lstrip(WORD_MARKS[1]) for piece in pieces)
+        stripped = (piece.removeprefix(self.prefix).lstrip(BORDER_MARKS[1]) for piece in pieces)
         return "".join(stripped)
 
 
@@ -196,9 +194,8 @@ class _Runs:
 
 def _runs_in(store: TokenStore, documents: NDArray[np.int64], pieces: _Pieces) -> _Runs:
     """Return the words of some documents that have several pieces."""
-    lengths = store.documents.lengths[documents]
+    lengths, positions = store.documents.lengths[documents], store.positions_of(documents)
     borders = end_to_end(lengths)
-    positions = np.repeat(store.offsets[documents] - borders[:-1], lengths) + np.arange(borders[-1])
     ids, starts = store.tokens_at(positions)
     starts[borders[:-1][lengths > 0]] = True
     is_letters, begins = pieces.is_letters[ids], pieces.begins[ids]
@@ -225,14 +222,6 @@ def _runs_in(store: TokenStore, documents: NDArray[np.int64], pieces: _Pieces) -
     return _Runs(
         distinct, positions[first[where]], num_pieces[where], counts, in_documents, num_words
     )
-
-
-def _sampled(store: TokenStore, documents: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the documents, or as many of them as are counted, in the order of the store."""
-    order = permute(np.arange(len(documents)), len(documents), key(0, SAMPLE_STREAM))
-    drawn = documents[order]
-    before = end_to_end(store.documents.lengths[drawn])[:-1]
-    return np.sort(drawn[before < SAMPLE_TOKENS])
 
 
 def _blocks(store: TokenStore, documents: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
