@@ -84,9 +84,9 @@ def show_vocabulary(
     folder = locate_model(config.model.name_or_path, config.model.revision)
     tokenizer = load_tokenizer(folder)
     counted_text = count_text(config, text, needs, tokenizer)
-    words = words_to_add(config, lambda: counted_text.candidates)
+    words, number = words_to_add(config, lambda: counted_text.candidates)
     sample = sample_of(text)
-    extension = extend(tokenizer, words, sample)
+    extension = extend(tokenizer, words, sample, number)
     effect = _effect(tokenizer, extension, sample)
     if as_json:
         console.result(json.dumps(_record(counted_text, extension, effect), ensure_ascii=False))

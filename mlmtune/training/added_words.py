@@ -87,8 +87,10 @@ def extension_of(
             "vocabulary: only the tokens of the text are here, and the words are chosen and "
             "checked by the text; run this where the text is"
         )
-    words = words_to_add(config, lambda: count_text(config, text, needs, tokenizer).candidates)
-    extension = extend(tokenizer, words, sample_of(text))
+    words, number = words_to_add(
+        config, lambda: count_text(config, text, needs, tokenizer).candidates
+    )
+    extension = extend(tokenizer, words, sample_of(text), number)
     for line in describe(extension):
         text.console.say(line)
     if not extension.ids:
@@ -99,13 +101,18 @@ def extension_of(
     return extension
 
 
-def words_to_add(config: Config, candidates_of_text: Callable[[], list[CountedWord]]) -> list[str]:
-    """Return the words that a section `vocabulary` adds, the most useful first.
+def words_to_add(
+    config: Config, candidates_of_text: Callable[[], list[CountedWord]]
+) -> tuple[list[str], int | None]:
+    """Return the words that a section `vocabulary` may add, most useful first, and how many of them.
 
     Args:
         config: The config. Without a number or a file, as many words are added as the curve of
             tokens saved suggests.
         candidates_of_text: Returns the words that may be added, those that save most tokens first.
+
+    Returns:
+        The words, and how many of them to add; None for all.
 
     Raises:
         ConfigError: The file of the words cannot be read.
@@ -113,7 +120,7 @@ def words_to_add(config: Config, candidates_of_text: Callable[[], list[CountedWo
     """
     settings = config.vocabulary
     if settings.words is not None:
-        return read_words(settings.words)
+        return read_words(settings.words), None
     number, least, found = settings.add, settings.min_documents, candidates_of_text()
     if not found:
         raise DataError(
@@ -127,7 +134,7 @@ def words_to_add(config: Config, candidates_of_text: Callable[[], list[CountedWo
             f"the tokenizer cuts are in {least} training documents or more "
             f"(vocabulary.min_documents); set vocabulary.add to {len(found)} or less"
         )
-    return [word.word for word in found[: number or bend(tokens_saved(found))]]
+    return [word.word for word in found], number or bend(tokens_saved(found))
 
 
 def read_words(path: str) -> list[str]:

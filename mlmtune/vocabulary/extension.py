@@ -7,6 +7,10 @@ is tokenized before and after, and a word that breaks one of these laws is dropp
 - no text gets more tokens;
 - a text without the new words has the tokens that it had;
 - decoding gives what it gave.
+
+Some classes of transformers build a tokenizer anew from its vocabulary, and forget other parts of
+its file. If an extended tokenizer needs such a part, it is saved as one of the general class, which
+keeps the file.
 """
 
 import json
@@ -26,6 +30,10 @@ from mlmtune.vocabulary.plan import Reason, Request
 MULTIPLE = 64
 """Embeddings that grow get a multiple of so many rows, for which GPUs have fast kernels."""
 
+GENERAL_CLASS = "PreTrainedTokenizerFast"
+"""The class of a tokenizer that is as its tokenizer.json says, by a name that transformers 4 has,
+too."""
+
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 """The files of a saved tokenizer that do not hold the vocabulary a second time."""
 
@@ -39,7 +47,7 @@ class Extension:
         ids: The id of each added word, as the user wrote it, in the given order.
         pieces: For each new id, the ids of the tokens that its text had before. Besides those of
             words, these are the steps that BPE needs.
-        dropped: Why the other words were not added.
+        dropped: Why other words that were tried were not added.
     """
 
     tokenizer: PreTrainedTokenizerFast
@@ -58,7 +66,10 @@ class Extension:
 
 
 def extend(
-    tokenizer: PreTrainedTokenizerFast, words: Iterable[str], texts: Iterable[str]
+    tokenizer: PreTrainedTokenizerFast,
+    words: Iterable[str],
+    texts: Iterable[str],
+    number: int | None = None,
 ) -> Extension:
     """Add words to the vocabulary of a tokenizer, which itself stays as it is.
 
@@ -66,6 +77,8 @@ def extend(
         tokenizer: The tokenizer.
         words: The words as they are written in texts, most useful first.
         texts: A sample of the corpus, which is kept in memory; the laws are checked on it.
+        number: How many words to add; a word that breaks a law makes room for the next one. None
+            for all.
 
     Raises:
         ConfigError: The tokenizer is of a kind to which no words can be added, or a saved copy of
@@ -79,22 +92,23 @@ def extend(
     request = Request(
         content,
         before.pieces,
-        words=list(written),
+        words=[*written][:number],
         pieces=list(corpus.values()),
-        looks_up=_can_look_up(tokenizer, content, before),
+        looks_up=_may_look_up(content, before),
     )
+    refused: dict[str, Reason] = {}
     while True:
         plan = PLANNERS[content["model"]["type"]](request)
         after = Vocabulary(with_entries(content, plan, free_ids(content, texts)))
-        offences = offences_of_words(plan, after, corpus)
+        offences = plan.dropped | offences_of_words(plan, after, corpus)
         if not offences:
             extended = _load(tokenizer, after.content)
             offences = offences_of_texts(tokenizer, extended, plan, before, texts)
         if not offences:
             break
-        request = request.without(offences)
-        dropped |= {written[entry]: why for entry, why in offences.items() if entry in written}
-    dropped |= {written[entry]: reason for entry, reason in plan.dropped.items()}
+        refused |= offences
+        request = request.without(offences, [w for w in written if w not in refused][:number])
+    dropped |= {written[entry]: why for entry, why in refused.items() if entry in written}
     old_pieces = {word: before.pieces(word) for word in plan.words} | {**plan.steps}
     return Extension(
         tokenizer=extended,
@@ -126,31 +140,23 @@ def _entries(
     return written, dropped
 
 
-def _can_look_up(
-    tokenizer: PreTrainedTokenizerFast, content: Mapping[str, Any], vocabulary: Vocabulary
-) -> bool:
-    """Whether the tokenizer may look up whole words before it merges, and its class keeps that.
+def _may_look_up(content: Mapping[str, Any], vocabulary: Vocabulary) -> bool:
+    """Whether a tokenizer may look up whole words before it merges.
 
     It may not if the vocabulary has whole words that no merges make, because texts would get them.
     """
-    model = content["model"]
-    if model["type"] != "BPE":
+    if content["model"]["type"] != "BPE":
         return False
-    for entry in model["vocab"]:
+    for entry in content["model"]["vocab"]:
         if vocabulary.pieces(entry) != (entry,):
             text = decoders.ByteLevel().decode([entry])
             if entry in vocabulary.terms.cut(text):
                 return False
-    with_look_up = {**content, "model": {**model, "ignore_merges": True}}
-    return bool(_load(tokenizer, with_look_up).backend_tokenizer.model.ignore_merges)
+    return True
 
 
 def _load(tokenizer: PreTrainedTokenizerFast, content: Mapping[str, Any]) -> Any:
-    """Load a tokenizer with another tokenizer.json as a user will.
-
-    Several classes build themselves from the vocabulary and the merges of that file and ignore the
-    rest of it.
-    """
+    """Load a tokenizer with another tokenizer.json as a user will."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tokenizer.save_pretrained(folder)
@@ -163,8 +169,19 @@ def _load(tokenizer: PreTrainedTokenizerFast, content: Mapping[str, Any]) -> Any
         _forget_tokens(settings, {token["content"] for token in content["added_tokens"]})
         settings_file.write_text(json.dumps(settings), encoding="utf-8")
         extended = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        if not _has(extended, content):
+            settings["tokenizer_class"] = GENERAL_CLASS
+            settings["model_input_names"] = tokenizer.model_input_names
+            settings_file.write_text(json.dumps(settings), encoding="utf-8")
+            extended = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     extended.name_or_path = tokenizer.name_or_path
     return extended
+
+
+def _has(tokenizer: Any, content: Mapping[str, Any]) -> bool:
+    """Whether a tokenizer reads texts as a tokenizer.json says."""
+    kept = json.loads(tokenizer.backend_tokenizer.to_str())
+    return all(kept[part] == content[part] for part in ("normalizer", "pre_tokenizer", "model"))
 
 
 def _forget_tokens(settings: dict[str, Any], added: set[str]) -> None:

@@ -45,13 +45,9 @@ class Request:
     forbidden: frozenset[str] = frozenset()
     looks_up: bool = False
 
-    def without(self, entries: Collection[str]) -> Self:
-        """Return the request without some words, and with no such entries between them."""
-        return replace(
-            self,
-            words=[word for word in self.words if word not in entries],
-            forbidden=self.forbidden.union(entries).difference(self.words),
-        )
+    def without(self, entries: Collection[str], words: Sequence[str]) -> Self:
+        """Return the request for other words, without some entries on the way to them."""
+        return replace(self, words=words, forbidden=self.forbidden.union(entries).difference(words))
 
 
 @dataclass(frozen=True)

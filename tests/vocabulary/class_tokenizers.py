@@ -61,7 +61,8 @@ def roberta():
     special = ["<s>", "<pad>", "</s>", "<unk>", "madeupword0000", "madeupword0001"]
     model = json.loads(trained_bpe(special).to_str())["model"]
     merges = [tuple(merge) for merge in model["merges"]]
-    return RobertaTokenizer(vocab=model["vocab"], merges=merges)
+    mask = AddedToken("<mask>", lstrip=True, special=True)
+    return RobertaTokenizer(vocab=model["vocab"], merges=merges, mask_token=mask)
 
 
 def modern_bert(backend=None):

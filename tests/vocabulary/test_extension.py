@@ -4,12 +4,17 @@ import json
 from itertools import chain
 
 import pytest
-from class_tokenizers import MAKERS, MODEL_TYPES, bert, modern_bert, tokenizer_of, trained_bpe
+from class_tokenizers import MAKERS, MODEL_TYPES, bert, roberta, tokenizer_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizer_families import bpe_of_characters
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast, XLMRobertaTokenizer
+from transformers import (
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    RobertaTokenizer,
+    XLMRobertaTokenizer,
+)
 
 from mlmtune.errors import ConfigError
 from mlmtune.tokens.encoding import Encoder, plain_backend
@@ -59,7 +64,10 @@ def test_a_saved_folder_gives_the_words_as_single_tokens(family, tokenizer, tmp_
     config = {"model_type": MODEL_TYPES[family]}  # by which AutoTokenizer may choose a class
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     loaded = AutoTokenizer.from_pretrained(tmp_path)
-    assert type(loaded) is type(tokenizer)
+    # RoBERTa's class would not keep that whole words are looked up.
+    assert type(loaded) is (PreTrainedTokenizerFast if family == "RoBERTa" else type(tokenizer))
+    texts = ["the cluster", "the <mask> in"]
+    assert loaded(*texts) == tokenizer(*texts)
     assert loaded.get_vocab() == extension.tokenizer.get_vocab()
     for word, id_ in extension.ids.items():
         assert loaded(f"the {word}", add_special_tokens=False)["input_ids"][-1] == id_
@@ -239,8 +247,16 @@ def test_word_piece_does_not_take_a_word_that_spoils_a_longer_one():
     assert extension.ids.keys() == {"kubern", "kubernetes"}
 
 
+def without_look_up():
+    """A tokenizer with a whole word that no merges make, which texts would get by a look-up."""
+    made = roberta()
+    model = json.loads(made.backend_tokenizer.to_str())["model"]
+    vocabulary = model["vocab"] | {"Ġkubectls": len(made)}
+    return RobertaTokenizer(vocab=vocabulary, merges=[tuple(merge) for merge in model["merges"]])
+
+
 def test_merges_need_no_step_where_a_shorter_word_is_one():
-    tokenizer = tokenizer_of("RoBERTa")
+    tokenizer = without_look_up()
     shorter, longer = "subnet", "subnets"
     alone = extend(tokenizer, [longer], [longer])
     both = extend(tokenizer, [longer, shorter], [f" {longer} {shorter}"])
@@ -249,7 +265,7 @@ def test_merges_need_no_step_where_a_shorter_word_is_one():
 
 
 def test_a_step_that_other_text_would_have_is_not_taken():
-    tokenizer = tokenizer_of("RoBERTa")
+    tokenizer = without_look_up()
     word, without_last, without_first = "accountqx", " accountqz", " zqx"
     assert tokenizer.tokenize(f" {word}") == ["Ġaccount", "q", "x"]
     # Either of the two steps can be taken unless a text has it.
@@ -261,23 +277,33 @@ def test_a_step_that_other_text_would_have_is_not_taken():
     assert extension.dropped == {word: Reason.CHANGED}
 
 
-def test_words_are_looked_up_by_a_class_that_keeps_that():
-    extension = extend(tokenizer_of("ModernBERT"), DOMAIN, [f" {word}s" for word in DOMAIN])
+@pytest.mark.parametrize("name", BY_BYTES)
+def test_words_are_looked_up_where_that_finds_no_old_entries(name):
+    extension = extend(tokenizer_of(name), DOMAIN, [f" {word}s" for word in DOMAIN])
     assert extension.ids.keys() == set(DOMAIN)
     assert extension.pieces.keys() == set(extension.ids.values())  # no steps
-    backend = extension.tokenizer.backend_tokenizer
-    assert backend.model.ignore_merges
+    assert extension.tokenizer.backend_tokenizer.model.ignore_merges
 
 
 def test_words_are_not_looked_up_if_old_entries_would_be_found_then():
-    backend = trained_bpe([])
-    content = json.loads(backend.to_str())
-    content["model"]["vocab"]["Ġkubectls"] = len(content["model"]["vocab"])
-    tokenizer = modern_bert(Tokenizer.from_str(json.dumps(content)))
-    extension = extend(tokenizer, DOMAIN, CORPUS)
+    extension = extend(without_look_up(), DOMAIN, CORPUS)
     assert extension.ids
+    assert isinstance(extension.tokenizer, RobertaTokenizer)
     text = ["the kubectls"]
-    assert extension.tokenizer.vocab["Ġkubectls"] not in ids_of(extension.tokenizer, text)[0]
+    assert extension.tokenizer.get_vocab()["Ġkubectls"] not in ids_of(extension.tokenizer, text)[0]
+
+
+def test_a_word_that_is_dropped_makes_room_for_the_next_one():
+    words = ["cluster", "Kubectl", "KUBECTL", "kubern", "hypervisor", "ingress", "subnets"]
+    tokenizer = bert()
+    vocabulary = tokenizer.get_vocab() | {"ku": 900, "##bernetes": 901}
+    tokenizer = type(tokenizer)(vocab=vocabulary)
+    extension = extend(tokenizer, words, CORPUS, number=3)
+    assert [*extension.ids] == ["Kubectl", "hypervisor", "ingress"]
+    assert [*extension.dropped] == ["cluster", "KUBECTL", "kubern"]
+    assert extend(tokenizer, words, CORPUS, number=100).ids.keys() == set(words[1:]) - {
+        "KUBECTL", "kubern",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [*BY_BYTES, *UNIGRAM])
@@ -329,11 +355,18 @@ def test_a_word_that_is_decoded_in_another_way_is_dropped():
     assert extension.ids.keys() == {"dos"}
 
 
-def test_a_tokenizer_that_its_class_does_not_build_again_is_refused():
+def test_what_its_class_does_not_build_again_is_kept_by_the_general_class():
     tokenizer = MAKERS["RoBERTa"]()
     tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
-    with pytest.raises(ConfigError, match=r"a saved copy .* does not read 'The Cluster'"):
-        extend(tokenizer, DOMAIN, ["The Cluster"])
+    extension = extend(tokenizer, DOMAIN, ["The Cluster"])
+    assert ids_of(extension.tokenizer, ["The Cluster"]) == ids_of(tokenizer, ["The Cluster"])
+
+
+def test_a_tokenizer_that_is_another_one_when_it_is_loaded_is_refused():
+    tokenizer = MAKERS["BERT"]()
+    tokenizer.eos_token = "cluster"
+    with pytest.raises(ConfigError, match=r"a saved copy .* does not read 'the clusters'"):
+        extend(tokenizer, DOMAIN, ["the clusters"])
 
 
 def whole_words():
