@@ -104,7 +104,7 @@ def extension_of(
 def words_to_add(
     config: Config, candidates_of_text: Callable[[], list[CountedWord]]
 ) -> tuple[list[str], int | None]:
-    """Return the words that a section `vocabulary` may add, most useful first, and how many of them.
+    """Return the words that `vocabulary` may add, most useful first, and how many of them.
 
     Args:
         config: The config. Without a number or a file, as many words are added as the curve of

@@ -100,7 +100,7 @@ def extend(
     while True:
         plan = PLANNERS[content["model"]["type"]](request)
         after = Vocabulary(with_entries(content, plan, free_ids(content, texts)))
-        offences = plan.dropped | offences_of_words(plan, after, corpus)
+        offences = {**plan.dropped, **offences_of_words(plan, after, corpus)}
         if not offences:
             extended = _load(tokenizer, after.content)
             offences = offences_of_texts(tokenizer, extended, plan, before, texts)
