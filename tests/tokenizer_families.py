@@ -1,9 +1,12 @@
 """Small tokenizers of each family, which hardly know more than characters or bytes."""
 
+import json
 import unicodedata
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer
+
+from mlmtune.tokens.ideographs import with_joined_words
 
 # Each with its words, white space left out: what punctuation and spaces part.
 SCRIPTS = {
@@ -52,6 +55,19 @@ def word_pieces(normalizer, pre_tokenizer):
     backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     backend.normalizer, backend.pre_tokenizer = normalizer, pre_tokenizer
     return backend
+
+
+IDEOGRAPH_WORDS = ["文字", "计算", "计算机", "算文"]
+
+
+def words_of_ideographs():
+    """BERT's, with words of several ideographs."""
+    backend = word_pieces(normalizers.BertNormalizer(lowercase=True), BERT)
+    content = json.loads(backend.to_str())
+    vocabulary = content["model"]["vocab"]
+    for entry in (*IDEOGRAPH_WORDS, *"文字计算机"):
+        vocabulary[entry] = len(vocabulary)
+    return Tokenizer.from_str(json.dumps(with_joined_words(content, IDEOGRAPH_WORDS)))
 
 
 def byte_pieces(pre_tokenizer, **settings):
@@ -103,6 +119,7 @@ MAKERS = {
     "BERT, accents stripped": lambda: word_pieces(
         normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()]), BERT
     ),
+    "BERT, words of ideographs": words_of_ideographs,
     "WordPiece": lambda: word_pieces(normalizers.NFC(), pre_tokenizers.Whitespace()),
     "GPT-2": lambda: byte_pieces(
         BYTES, post_processor=processors.ByteLevel(trim_offsets=True)

@@ -13,6 +13,7 @@ from tokenizers import Encoding, Tokenizer
 
 from mlmtune.errors import ConfigError
 from mlmtune.tokens.borders import Offsets, begins_joined, is_punctuation, word_starts
+from mlmtune.tokens.ideographs import joined_words
 from mlmtune.tokens.pieces import Cutter
 from mlmtune.tokens.word_cache import Tokens, WordCache
 from mlmtune.tokens.word_splitting import word_splitter
@@ -256,9 +257,9 @@ def _continuing_pieces(content: dict[str, Any], num_ids: int) -> NDArray[np.bool
     tokenizer need not keep track of offsets, which takes a quarter of its time. It does not if a
     token was added that is found inside words.
     """
-    model, pre_tokenizer = content["model"], content["pre_tokenizer"] or {}
+    model = content["model"]
     prefix = model.get("continuing_subword_prefix")
-    if model["type"] != "WordPiece" or pre_tokenizer.get("type") != "BertPreTokenizer":
+    if model["type"] != "WordPiece" or joined_words(content) is None:
         return None
     if not prefix or prefix[0] not in string.punctuation:
         return None

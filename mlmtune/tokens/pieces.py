@@ -14,6 +14,9 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from mlmtune.tokens.ideographs import joined_words, normalizer_parts
+from mlmtune.tokens.steps import normalizers
+
 PIECE_CHARACTERS = 75_000
 """The length from which a text is cut."""
 SEARCHED_CHARACTERS = 25_000
@@ -44,6 +47,8 @@ _BEFORE_WORD = r"(?<=\S)(?=\s[\w!-~])"
 IDEOGRAPHS = "\u3400-\u4dbf\u4e00-\u9fff"
 """The most frequent ideographs, for a class in a pattern."""
 _BETWEEN_IDEOGRAPHS = f"(?<=[{IDEOGRAPHS}])(?=[{IDEOGRAPHS}])"
+_AFTER_MARKS = f"(?<=[\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f])(?=[{IDEOGRAPHS}])"
+"""After the most frequent marks of Chinese punctuation."""
 
 LOCAL_NORMALIZERS = {
     "BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents",
@@ -102,29 +107,19 @@ def _other_borders(content: dict[str, Any]) -> Iterator[str]:
     adds_space = pre_tokenizer.get("add_prefix_space") or not pre_tokenizer.get("use_regex", True)
     if adds_space or not normalizes_locally(content):
         return
-    if border := _BORDERS.get(pre_tokenizer.get("type", "")):
+    words = joined_words(content)
+    kind = pre_tokenizer.get("type", "") if words is None else "BertPreTokenizer"
+    if border := _BORDERS.get(kind):
         yield border
-    if parts_ideographs(content):
+    if normalizer_parts(content):
         yield _BETWEEN_IDEOGRAPHS
+    elif words:
+        yield _AFTER_MARKS
 
 
 def normalizes_locally(content: dict[str, Any]) -> bool:
     """Whether a tokenizer.json changes each ASCII character, space and ideograph by itself."""
     return all(part["type"] in LOCAL_NORMALIZERS for part in normalizers(content))
-
-
-def parts_ideographs(content: dict[str, Any]) -> bool:
-    """Whether the normalizer of a tokenizer.json makes each ideograph a word."""
-    return any(part.get("handle_chinese_chars") for part in normalizers(content))
-
-
-def normalizers(content: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the steps of the normalizer of a tokenizer.json."""
-    normalizer = content["normalizer"]
-    if normalizer is None:
-        return []
-    parts: list[dict[str, Any]] = normalizer.get("normalizers", [normalizer])
-    return parts
 
 
 def may_cut(text: str, position: int) -> bool:

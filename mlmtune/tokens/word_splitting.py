@@ -6,6 +6,7 @@ each byte has a kind, and two kinds side by side decide whether there is a cut b
 
 import re
 from functools import cache
+from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,15 +14,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mlmtune.tokens.borders import JOINED, SPACE, character_kinds
+from mlmtune.tokens.ideographs import joined_words, normalizer_parts
 from mlmtune.tokens.pieces import (
     ENDS_LETTERS,
     IDEOGRAPHS,
     LOCAL_NORMALIZERS,
     PUNCTUATION,
-    normalizers,
     normalizes_locally,
-    parts_ideographs,
 )
+from mlmtune.tokens.steps import normalizers, pre_tokenizers
 from mlmtune.tokens.sums import end_to_end
 
 SPACES = " \t\n\r"
@@ -29,9 +30,10 @@ SPACES = " \t\n\r"
 _AMBIGUOUS = "\x0b\x0c\x1c\x1d\x1e\x1f\x85"
 """Control characters that are white space for some tokenizers, and for others nothing at all."""
 
-_SPACE, _LETTER, _ALONE, _OTHER, _BLANK, _JOINED = range(6)
+_SPACE, _LETTER, _ALONE, _OTHER, _BLANK, _JOINED, _IDEOGRAPH = range(7)
 """Kinds of characters: certain white space; letters and digits of ASCII; what is always a word of
-its own; anything else; white space that is not certain; and what continues the word before it."""
+its own; anything else; white space that is not certain; what continues the word before it; and
+ideographs, where some words of several are kept together."""
 _INNER = 8
 """Added to the kind of a character in each of its bytes but the first."""
 
@@ -70,10 +72,15 @@ class WordSplitter:
     Args:
         cuts: The pairs of kinds between which there is a cut.
         alone: A class of characters, for a pattern, whose kind is `_ALONE`.
+        joined: Words of ideographs; if there are any, the kind of ideographs is `_IDEOGRAPH`.
     """
 
-    def __init__(self, cuts: set[tuple[int, int]], alone: str) -> None:
-        self._kinds = _kinds(alone)
+    def __init__(
+        self, cuts: set[tuple[int, int]], alone: str, joined: frozenset[str] = frozenset()
+    ) -> None:
+        self._kinds = _kinds(alone, IDEOGRAPHS if joined else "")
+        codes = {ord(a) << 16 | ord(b) for word in joined for a, b in pairwise(word)}
+        self._joined = np.array(sorted(codes), dtype=np.int64)
         ascii_kinds = self._kinds[:128].tobytes()
         # Until its first byte is looked at, a character beyond ASCII is any other.
         self._byte_kinds = ascii_kinds + bytes([_OTHER | _INNER] * 64 + [_OTHER] * 64)
@@ -96,9 +103,9 @@ class WordSplitter:
         kinds = np.frombuffer(bytearray(content.translate(self._byte_kinds)), np.uint8)
         if not content.isascii():
             self._look_at_characters(np.frombuffer(content, np.uint8), kinds)
-        borders = self._borders(kinds, texts, text_borders)
-        is_word = np.ones(len(borders) - 1, dtype=bool)
         visible = np.frombuffer(content, np.uint8)
+        borders = self._borders(visible, kinds, texts, text_borders)
+        is_word = np.ones(len(borders) - 1, dtype=bool)
         if self._drops_spaces:
             is_space = kinds == _SPACE
             is_word, visible = ~is_space[borders[:-1]], visible[~is_space]
@@ -110,7 +117,11 @@ class WordSplitter:
         return Words(words, np.diff(words_before), np.cumsum(~is_word)[is_word])
 
     def _borders(
-        self, kinds: NDArray[np.uint8], texts: list[str], text_borders: NDArray[np.int64]
+        self,
+        content: NDArray[np.uint8],
+        kinds: NDArray[np.uint8],
+        texts: list[str],
+        text_borders: NDArray[np.int64],
     ) -> NDArray[np.int64]:
         """Return where words and white space begin, and the end.
 
@@ -120,6 +131,8 @@ class WordSplitter:
         between = np.frombuffer(pairs.tobytes().translate(self._between), np.uint8)
         is_cut = np.zeros(len(kinds) + 1, dtype=bool)
         is_cut[1:-1] = between & _CUT
+        if len(self._joined):
+            is_cut[self._inside_words(content, kinds)] = False
         marks = np.flatnonzero(between & _MARK)
         marks = np.setdiff1d(marks, text_borders - 1)  # not at the beginning of the next text
         num_marks = np.diff(np.searchsorted(marks, text_borders)).tolist()
@@ -129,6 +142,21 @@ class WordSplitter:
                 is_cut[whole], kinds[whole] = False, _OTHER
         is_cut[text_borders] = True
         return np.flatnonzero(is_cut)
+
+    def _inside_words(
+        self, content: NDArray[np.uint8], kinds: NDArray[np.uint8]
+    ) -> NDArray[np.int64]:
+        """Return where two ideographs are side by side that are so in a word, too."""
+        seconds = 1 + np.flatnonzero(
+            (kinds[:-1] == _IDEOGRAPH | _INNER) & (kinds[1:] == _IDEOGRAPH)
+        )
+        # Each of them has three bytes: of 4, 6 and 6 bits.
+        codes = np.zeros(len(seconds), dtype=np.int64)
+        for number, bits in zip(range(-3, 3), (4, 6, 6, 4, 6, 6), strict=True):
+            codes = codes << bits | content[seconds + number] & ((1 << bits) - 1)
+        places = np.searchsorted(self._joined, codes).clip(max=len(self._joined) - 1)
+        inside: NDArray[np.int64] = seconds[self._joined[places] == codes]
+        return inside
 
     def _look_at_characters(self, content: NDArray[np.uint8], kinds: NDArray[np.uint8]) -> None:
         """Set the kinds of all bytes of the characters beyond ASCII, which have two to four."""
@@ -144,15 +172,16 @@ class WordSplitter:
 
 
 @cache
-def _kinds(alone: str) -> NDArray[np.uint8]:
+def _kinds(alone: str, ideographs: str) -> NDArray[np.uint8]:
     """Return (number of code points,) the kind of each character."""
     of_borders = character_kinds()
     kinds = np.full(len(of_borders), _OTHER, dtype=np.uint8)
     kinds[of_borders == JOINED] = _JOINED
     kinds[of_borders == SPACE] = _BLANK
     characters = "".join(map(chr, range(0x10000)))
-    for pattern, kind in (("A-Za-z0-9", _LETTER), (alone, _ALONE), (SPACES, _SPACE)):
-        for run in re.finditer(f"[{pattern}]+", characters):
+    patterns = {_LETTER: "A-Za-z0-9", _ALONE: alone, _SPACE: SPACES, _IDEOGRAPH: ideographs}
+    for kind, pattern in patterns.items():
+        for run in re.finditer(f"[{pattern}]+", characters) if pattern else ():
             kinds[run.start() : run.end()] = kind
     return kinds
 
@@ -169,8 +198,10 @@ def word_splitter(content: dict[str, Any]) -> WordSplitter | None:
     Returns:
         None if the tokens of a word may depend on other words.
     """
-    pre_tokenizer = content["pre_tokenizer"] or {"type": None}
-    first, *others = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
+    first, *others = pre_tokenizers(content) or [{"type": None}]
+    joined = joined_words(content)
+    if joined:
+        first, others = others[0], []
     added = [token for token in content["added_tokens"] if not token["special"]]
     if content["model"].get("dropout") or any(t["lstrip"] or t["rstrip"] for t in added):
         return None  # such tokens take white space, even that which a normalizer puts there
@@ -179,7 +210,7 @@ def word_splitter(content: dict[str, Any]) -> WordSplitter | None:
             return None
         if any(re.search(r"\s", token["content"]) for token in added):
             return None
-        return _apart(content, has_parts=first["type"] == "BertPreTokenizer" and not added)
+        return _apart(content, joined, has_parts=first["type"] == "BertPreTokenizer" and not added)
     if first["type"] == "ByteLevel" and not others and normalizes_locally(content):
         leaves_word = any(re.search(r"\S\s|\s\S", token["content"]) for token in added)
         if _adds_space(first) or leaves_word:
@@ -188,14 +219,17 @@ def word_splitter(content: dict[str, Any]) -> WordSplitter | None:
     return None
 
 
-def _apart(content: dict[str, Any], *, has_parts: bool) -> WordSplitter:
+def _apart(
+    content: dict[str, Any], joined: frozenset[str] | None, *, has_parts: bool
+) -> WordSplitter:
     """Cut at white space, and if BERT's pre-tokenizer does, at punctuation and ideographs."""
-    visible = {_LETTER, _ALONE, _OTHER, _BLANK, _JOINED}
+    visible = {_LETTER, _ALONE, _OTHER, _BLANK, _JOINED, _IDEOGRAPH}
     cuts = {pair for kind in visible for pair in ((kind, _SPACE), (_SPACE, kind))}
     if has_parts and normalizes_locally(content):
-        cuts |= {(_LETTER, _ALONE), (_ALONE, _LETTER), (_ALONE, _ALONE)}
-    ideographs = IDEOGRAPHS if parts_ideographs(content) else ""
-    return WordSplitter(cuts, _ALWAYS_PUNCTUATION + ideographs)
+        apart = {_LETTER, _ALONE, _IDEOGRAPH}
+        cuts |= {*product(apart, apart)} - {(_LETTER, _LETTER)}
+    ideographs = IDEOGRAPHS if normalizer_parts(content) else ""
+    return WordSplitter(cuts, _ALWAYS_PUNCTUATION + ideographs, joined or frozenset())
 
 
 def _with_spaces(*, has_parts: bool) -> WordSplitter:

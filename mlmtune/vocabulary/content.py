@@ -7,6 +7,8 @@ from itertools import count, islice
 from typing import Any
 
 from mlmtune.errors import ConfigError
+from mlmtune.tokens.ideographs import is_several, parts, with_joined_words
+from mlmtune.tokens.steps import normalizers, pre_tokenizers
 from mlmtune.vocabulary.byte_bpe import plan_byte_bpe
 from mlmtune.vocabulary.plan import Plan
 from mlmtune.vocabulary.unigram import plan_unigram
@@ -32,7 +34,8 @@ def check_kind(content: Mapping[str, Any], name: str) -> None:
     model = content["model"]
     kind = model["type"]
     if kind == "BPE":
-        if not any(step.get("type") == "ByteLevel" for step in _steps(content)):
+        steps = [*normalizers(content), *pre_tokenizers(content)]
+        if not any(step["type"] == "ByteLevel" for step in steps):
             kind = "BPE that is not byte-level"
         elif model.get("dropout"):
             kind = "BPE with dropout"
@@ -43,12 +46,6 @@ def check_kind(content: Mapping[str, Any], name: str) -> None:
             f"{name}: its tokenizer is of the kind {kind}, to which no words can be added; choose "
             "a model with WordPiece, byte-level BPE or Unigram, or remove vocabulary"
         )
-
-
-def _steps(content: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    for key, inner in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers")):
-        step = content[key] or {}
-        yield from step.get(inner, [step])
 
 
 def entries_by_id(content: Mapping[str, Any]) -> dict[int, str]:
@@ -103,7 +100,8 @@ def with_entries(content: Mapping[str, Any], plan: Plan, free: Iterator[int]) ->
         model["ignore_merges"] = True
     if plan.merges:
         model["merges"] = [*model["merges"], *map(list, plan.merges)]
-    return extended
+    joined = list(filter(is_several, plan.words))
+    return with_joined_words(extended, joined) if joined and parts(content) else extended
 
 
 def _scored(

@@ -5,6 +5,7 @@ is to blame. Then the texts are, as the tokenizer that a user loads reads them.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from mlmtune.errors import ConfigError
+from mlmtune.tokens.ideographs import IDEOGRAPHS, is_several, parts
 from mlmtune.tokens.unknown import unknown_token_id
 from mlmtune.vocabulary.content import entries_by_id
 from mlmtune.vocabulary.plan import Plan, Reason
@@ -19,6 +21,8 @@ from mlmtune.vocabulary.terms import Terms
 
 LONGEST_EXCERPT = 60
 """The number of characters of a text that an error shows."""
+
+_BETWEEN_IDEOGRAPHS = re.compile(f"(?<=[{IDEOGRAPHS}]) (?=[{IDEOGRAPHS}])")
 
 
 class Vocabulary:
@@ -36,12 +40,18 @@ class Vocabulary:
         self.names = entries_by_id(content)
         self.ids = {name: id_ for id_, name in self.names.items()}
         backend = Tokenizer.from_str(json.dumps(content))
-        self.terms = Terms(backend)
+        self.terms = Terms(backend, parts_ideographs=parts(content))
         self._model = backend.model
 
     def pieces(self, word: str) -> tuple[str, ...]:
-        """Return the entries that a word of the pre-tokenizer consists of."""
-        return tuple(self.names[token.id] for token in self._model.tokenize(word))
+        """Return the entries that a word consists of.
+
+        Args:
+            word: A word of the pre-tokenizer, or one of several ideographs that it may part.
+        """
+        cuts = self.terms.parts_ideographs and is_several(word)
+        parts = self.terms.cut(word) if cuts else [word]
+        return tuple(self.names[token.id] for part in parts for token in self._model.tokenize(part))
 
 
 def offences_of_words(
@@ -121,7 +131,8 @@ def _ids_of(backend: Tokenizer, texts: Sequence[str]) -> Iterator[list[int]]:
 
 
 def _decoded(backend: Tokenizer, ids: list[int]) -> str:
-    return backend.decode(ids, skip_special_tokens=False)
+    """Decode ids, without the spaces that BERT's decoder puts between ideographs."""
+    return _BETWEEN_IDEOGRAPHS.sub("", backend.decode(ids, skip_special_tokens=False))
 
 
 def _excerpt(text: str) -> str:

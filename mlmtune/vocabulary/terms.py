@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer
 
 from mlmtune.corpus.cleaning import UNSPACED
+from mlmtune.tokens.ideographs import is_several
 from mlmtune.vocabulary.plan import BORDER_MARKS, Reason
 
 _BEFORE = "a"
@@ -18,9 +19,11 @@ class Terms:
 
     Args:
         backend: The tokenizer, whose model does not matter.
+        parts_ideographs: Whether each ideograph is a word, and may be joined to one of several.
     """
 
-    def __init__(self, backend: Tokenizer) -> None:
+    def __init__(self, backend: Tokenizer, *, parts_ideographs: bool) -> None:
+        self.parts_ideographs = parts_ideographs
         self._normalizer = backend.normalizer
         self._pre_tokenizer = backend.pre_tokenizer
 
@@ -47,10 +50,10 @@ class Terms:
         if re.search(r"\s", word):
             return Reason.WHITE_SPACE
         before, both = self.cut(_BEFORE), self.cut(f"{_BEFORE} {word}")
-        if len(both) > len(before) + 1:
-            return Reason.SEVERAL_WORDS
         # Without a pre-tokenizer that cuts at spaces, both are one word to the model.
         entry = "".join(both).removeprefix("".join(before))
+        if len(both) > len(before) + 1 and not (self.parts_ideographs and is_several(entry)):
+            return Reason.SEVERAL_WORDS
         if _BEGINS_UNSPACED.match(word):
             entry = entry.removeprefix(BORDER_MARKS[0]).removeprefix(BORDER_MARKS[1])
         return Reason.EMPTY if entry in ("", *BORDER_MARKS) else entry

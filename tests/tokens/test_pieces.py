@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizer_families import words_of_ideographs
 
 from mlmtune.tokens import pieces
 from mlmtune.tokens.borders import Offsets
@@ -16,13 +17,15 @@ from mlmtune.tokens.encoding import Encoder, plain_backend
 from mlmtune.tokens.pieces import cut
 from mlmtune.tokens.tokenization import offsets_of
 
-KINDS = ["tokenizer", "byte_tokenizer"]
-FRAGMENTS = [*"ab 1.!'_\n\té文字\U0001f600\u0301", "[DRUG]", "x.y", "a1", ", ", '{"a":1}']
+KINDS = ["tokenizer", "byte_tokenizer", "words of ideographs"]
+FRAGMENTS = [*"ab 1.!'_\n\té文字计算机。，\U0001f600\u0301", "[DRUG]", "x.y", "a1", ", ", '{"a":1}']
 
 
 @pytest.fixture(scope="session", params=KINDS)
 def encode(request):
     """Of a tokenizer with tokens that a user added."""
+    if request.param == "words of ideographs":
+        return Encoder(words_of_ideographs())
     tokenizer = copy.deepcopy(request.getfixturevalue(request.param))
     tokenizer.add_tokens(["[DRUG]", "x.y"])
     return Encoder(plain_backend(tokenizer))
