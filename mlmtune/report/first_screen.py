@@ -103,7 +103,8 @@ def ranking(report: Report) -> str:
 def leaderboard(report: Report) -> list[list[str]]:
     """Return the header and the rows of the table of several runs, the best first."""
     standings = {standing.run: standing for standing in report.standings}
-    header = ["run", "verdict", "words guessed", "right page found", "general words guessed"]
+    unit = "words guessed" if report.texts[0].words is None else "surprise per word (nats)"
+    header = ["run", "verdict", unit, "right page found", f"general {unit}"]
     rows = [[*header, "compared with the best"]]
     for place, summary in enumerate(summaries(report), 1):
         figures = [f"{f.after} ({f.tag})" if f.after else f.tag for f in summary.figures]
@@ -229,7 +230,8 @@ def _predictions(question: str, kind: str, model: Model, text: Text) -> Figure:
         (text.loss_change_of(model.name).loss.value or 0.0) < MUCH_FORGETTING
     )
     tag = "slightly worse" if is_slight else TAGS[kind]
-    if after.change is None:
+    if text.words is not None or after.change is None:
+        # All models of a text are shown in the unit in which all of them compare.
         return _whole_words(question, kind, tag, model, text)
     changed = after.change
     compared_with = "word frequencies alone" if _is_new(model) else "before"
@@ -253,7 +255,7 @@ def _predictions(question: str, kind: str, model: Model, text: Text) -> Figure:
 
 
 def _whole_words(question: str, kind: str, tag: str, model: Model, text: Text) -> Figure:
-    """Say how much whole words surprise a model whose tokens are not those of its base."""
+    """Say how much whole words surprise a model, where models cut them into other tokens."""
     if text.words is None:
         return _unmeasured(question, "Its tokens are others, and its words were not compared.")
     before, after = (
@@ -265,11 +267,12 @@ def _whole_words(question: str, kind: str, tag: str, model: Model, text: Text) -
         kind=kind,
         tag=tag,
         after=f"{after:.2f}",
-        before=f"before: {before:.2f}",
+        before=f"{'word frequencies alone' if _is_new(model) else 'before'}: {before:.2f}",
         difference=(
             tag
             if kind == "unclear"
-            else f"{tag}: it finds the right words {times:.2f} times as probable as before"
+            else f"{tag}: it finds the right words {times:.2f} times as probable as "
+            f"{'by word frequencies alone' if _is_new(model) else 'before'}"
         ),
         meaning=(
             f"is how much whole words hidden in {_called(text)} surprise it, on average (in nats; "
