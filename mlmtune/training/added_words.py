@@ -3,16 +3,20 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mlmtune.config import Config, StrategyName
 from mlmtune.console import Console
 from mlmtune.corpus.text import CorpusText
-from mlmtune.errors import ConfigError, DataError
+from mlmtune.errors import ConfigError, DataError, explaining_failures
+from mlmtune.files import read_json, write_json
+from mlmtune.integrity import digest
 from mlmtune.locations import expand_home
 from mlmtune.printable import counted
+from mlmtune.tokens.encoding import plain_backend
 from mlmtune.tokens.splits import Splits, TextNeeds, open_splits
 from mlmtune.tokens.store import TokenStore
 from mlmtune.vocabulary.choosing import bend, candidates, tokens_saved
@@ -21,6 +25,9 @@ from mlmtune.vocabulary.extension import Extension, extend
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+KEPT_FILE = "vocabulary.json"
+"""The file of an extension in the folder of a store."""
 
 SAMPLE_CHARACTERS = 8_000_000
 """How much text the extended tokenizer is checked on."""
@@ -75,18 +82,18 @@ def extension_of(
 ) -> Extension | None:
     """Extend the tokenizer of a config as its section `vocabulary` says; None without one.
 
+    Where only the store of the text is, the extension is the one that `keep` has put into it.
+
     Raises:
-        ConfigError: The words cannot be read, or none of them can be added.
-        DataError: The text is not on this machine, or has too few words.
+        ConfigError: The words cannot be read, none of them can be added, or the store has others.
+        DataError: The text has too few words.
     """
     settings = config.vocabulary
     if not settings.is_used:
         return None
     if text.listing is None:
-        raise DataError(
-            "vocabulary: only the tokens of the text are here, and the words are chosen and "
-            "checked by the text; run this where the text is"
-        )
+        assert text.store is not None  # text without a store must be reachable
+        return _kept(config, text.store, tokenizer)
     words, number = words_to_add(
         config, lambda: count_text(config, text, needs, tokenizer).candidates
     )
@@ -99,6 +106,41 @@ def extension_of(
             "or remove the section"
         )
     return extension
+
+
+def keep(
+    extension: Extension, config: Config, store: Path, tokenizer: "PreTrainedTokenizerFast"
+) -> None:
+    """Put an extension into the folder of its store, for machines that have no more than that.
+
+    Args:
+        extension: The extension.
+        config: The config that has chosen its words.
+        store: The folder of the store.
+        tokenizer: The tokenizer of the base model.
+
+    Raises:
+        ResourceError: The folder cannot be written.
+    """
+    made_of = _made_of(config, tokenizer)
+    with explaining_failures(store, "tokenization.store"):
+        write_json(store / KEPT_FILE, {"made_of": made_of, **extension.to_json()})
+
+
+def _kept(config: Config, store: Path, tokenizer: "PreTrainedTokenizerFast") -> Extension:
+    kept = read_json(store / KEPT_FILE)
+    if kept is None or kept["made_of"] != _made_of(config, tokenizer):
+        why = "has no added words" if kept is None else "has the words of another config or model"
+        raise ConfigError(
+            f"tokenization.store: {store} {why}, and words are chosen by the text, which is not "
+            "here; run `mlmtune prepare` with this config where the text is, and copy the store"
+        )
+    return Extension.from_json(tokenizer, kept)
+
+
+def _made_of(config: Config, tokenizer: "PreTrainedTokenizerFast") -> dict[str, Any]:
+    chosen_by = config.vocabulary.model_dump(exclude={"init"})
+    return {**chosen_by, "tokenizer": digest(plain_backend(tokenizer).to_str().encode())}
 
 
 def words_to_add(

@@ -14,7 +14,7 @@ from mlmtune.modeling.tokenizer import load_tokenizer
 from mlmtune.tokens.opening import find_text
 from mlmtune.tokens.splits import PhaseNeeds, Splits, TextNeeds, needed_markers, open_splits
 from mlmtune.tokens.store import TokenStore
-from mlmtune.training.added_words import extension_of
+from mlmtune.training.added_words import extension_of, keep
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,14 @@ def prepare(config: Config, console: Console, *, rebuilds: bool, refresh: bool) 
     """
     needs = text_needs(config)
     text = find_corpus(config, console, is_needed=rebuilds or refresh, refresh=refresh)
-    tokenizer = load_tokenizer(locate_model(config.model.name_or_path, config.model.revision))
-    if (extension := extension_of(config, text, needs, tokenizer)) is not None:
-        tokenizer = extension.tokenizer
+    base = load_tokenizer(locate_model(config.model.name_or_path, config.model.revision))
+    extension = extension_of(config, text, needs, base)
+    tokenizer = base if extension is None else extension.tokenizer
     store, splits = open_splits(
         text, needs, config.chunking, tokenizer, rebuilds=rebuilds, refresh=refresh
     )
+    if extension is not None and rebuilds and text.store is not None:
+        keep(extension, config, text.store, base)
     return PreparedText(text, tokenizer, store, splits)
 
 

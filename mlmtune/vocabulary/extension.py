@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tokenizers import decoders
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -63,6 +63,25 @@ class Extension:
         """
         needed = max(self.tokenizer.get_vocab().values()) + 1
         return now if needed <= now else -(-needed // MULTIPLE) * MULTIPLE
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the extension as JSON values, besides the files of its base."""
+        return {
+            "tokenizer": json.loads(self.tokenizer.backend_tokenizer.to_str()),
+            "ids": self.ids,
+            "pieces": [[id_, *pieces] for id_, pieces in self.pieces.items()],
+            "dropped": self.dropped,
+        }
+
+    @classmethod
+    def from_json(cls, tokenizer: PreTrainedTokenizerFast, values: Mapping[str, Any]) -> Self:
+        """Return what `to_json` returned for an extension of a tokenizer."""
+        return cls(
+            tokenizer=_load(tokenizer, values["tokenizer"]),
+            ids=values["ids"],
+            pieces={id_: tuple(pieces) for id_, *pieces in values["pieces"]},
+            dropped={word: Reason(reason) for word, reason in values["dropped"].items()},
+        )
 
 
 def extend(

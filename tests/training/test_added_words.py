@@ -10,7 +10,9 @@ import yaml
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from mlmtune.config_loading import load_config
+from mlmtune.console import Console
 from mlmtune.errors import CheckpointError, ConfigError, DataError, Interrupted
+from mlmtune.training.preparation import prepare
 
 WORDS = ["kubernetes", "kubectl", "namespaces"]
 
@@ -92,3 +94,29 @@ def test_two_ways_to_choose_words_contradict_each_other(config_file: Any, domain
     assert yaml.safe_load(path.read_text(encoding="utf-8"))["vocabulary"]["add"] == 3
     with pytest.raises(ConfigError, match="add and words contradict each other"):
         load_config(path)
+
+
+def test_a_machine_with_the_store_alone_trains_on_its_words(
+    runs: Any, domain: Any, config_file: Any, tmp_path: Path
+) -> None:
+    sections = {**domain, "vocabulary": {"add": 3}}
+    expected = runs.train("expected", **sections)
+    store, hidden = tmp_path / "store", tmp_path / "hidden"
+    config = load_config(config_file(**sections), [f"tokenization.store={store}"])
+    prepare(config, Console(is_quiet=True), rebuilds=True, refresh=False)
+    folder = Path(config.corpus.sources[0].path)
+    folder.rename(hidden)
+    sections["tokenization"] = {"store": str(store)}
+    run = runs.train("elsewhere", **sections)
+    assert run.model_bytes == expected.model_bytes
+    tokenizers = [
+        AutoTokenizer.from_pretrained(each.path / "model").backend_tokenizer.to_str()
+        for each in (run, expected)
+    ]
+    assert tokenizers[0] == tokenizers[1]
+    sections["vocabulary"] = {"add": 2}
+    with pytest.raises(ConfigError, match="has the words of another config or model, and"):
+        runs.train("other", **sections)
+    (store / "vocabulary.json").unlink()
+    with pytest.raises(ConfigError, match="has no added words, and"):
+        runs.train("other", **sections)
