@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mlmtune.config import Config
 from mlmtune.console import Console
+from mlmtune.corpus.export import check_folder
 from mlmtune.errors import ResourceError
 from mlmtune.files import file_of_user, write_text
 from mlmtune.modeling.locating import locate_model
@@ -38,6 +39,9 @@ SENTENCE_CHARACTERS = (40, 160)
 """The shortest and the longest sentence that is shown."""
 
 SENTENCE_ENDS = ".!?\u3002\uff01\uff1f"
+
+MOST_UNSPACED = 0.1
+"""The share of tokens in scripts without spaces beyond which a segmenter is suggested."""
 
 GRID = (100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000)
 """The numbers of words of the curve."""
@@ -79,6 +83,8 @@ def show_vocabulary(
     Raises:
         MlmtuneError: The text or the tokenizer cannot be read, or no words can be added.
     """
+    if export_to is not None:
+        check_folder(export_to)
     needs = text_needs(config)
     text = find_corpus(config, console, is_needed=True, refresh=refresh)
     folder = locate_model(config.model.name_or_path, config.model.revision)
@@ -137,11 +143,18 @@ def _report(
         f" in {counted(counts.num_tokens, 'token')}, {counts.num_tokens / counts.num_words:.3f} "
         "per word"
     )
+    needs_segmenter = config.tokenization.word_segmenter is None
     about_general = "" if text.splits.general is None else ", more often than in general text"
     yield (
         f"{counted(len(found), 'word')} of letters that the tokenizer cuts occur in "
         f"{config.vocabulary.min_documents} documents or more{about_general}"
     )
+    if counts.num_unspaced > MOST_UNSPACED * counts.num_tokens and needs_segmenter:
+        yield (
+            f"{counts.num_unspaced / counts.num_tokens:.0%} of the tokens are of scripts without "
+            "spaces, in which only a segmenter finds words; for Chinese set "
+            "tokenization.word_segmenter: rjieba"
+        )
     yield ""
     yield from table(list(_words_table(found[:SHOWN_WORDS])), left=(0, 3))
     yield ""

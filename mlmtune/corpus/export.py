@@ -58,6 +58,15 @@ def check_target(path: Path) -> None:
     """
     if path.suffix not in WRITERS:
         raise ConfigError(f"--export {path}: give a name that ends in {' or '.join(WRITERS)}")
+    check_folder(path)
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a file of `--export` whose folder does not exist.
+
+    Raises:
+        ResourceError: It does not.
+    """
     if not path.absolute().parent.is_dir():
         raise ResourceError(f"--export {path}: cannot be written: there is no such folder")
 

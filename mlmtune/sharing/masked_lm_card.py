@@ -24,6 +24,9 @@ from mlmtune.sharing.card import (
 )  # fmt: skip
 from mlmtune.sharing.hub_repository import HERE
 
+SHOWN_WORDS = 5
+"""How many of the added words a card names."""
+
 NUM_GUESSES = 3
 """How many of a model's predictions the snippet shows."""
 
@@ -87,6 +90,7 @@ def masked_lm_card(
         task="fill-mask",
         introduction=(
             f"A masked language model, trained further on the text of a domain ({steps}).{went_on}"
+            f"{_describe_words(corpus['added_words'])}"
         ),
         snippet=snippet,
         measured_on=f"validation text, {masked}, kept apart from training",
@@ -110,6 +114,18 @@ def describe_lineage(lineage: Sequence[Mapping[str, Any]]) -> str:
         for a in reversed(lineage)
     ]
     return f"{', which went on from '.join(places)}, which started from {lineage[0]['model']}"
+
+
+def _describe_words(words: Sequence[str]) -> str:
+    if not words:
+        return ""
+    shown = ", ".join(printable(word) for word in words[:SHOWN_WORDS])
+    more = ", ..." if len(words) > SHOWN_WORDS else ""
+    return (
+        f" Its tokenizer has {counted(len(words), 'word')} of the domain that its base cuts into "
+        f"pieces ({shown}{more}), so its perplexity per token does not compare with that of models "
+        "without them."
+    )
 
 
 def _notes(config: Config, results: Mapping[str, Any]) -> Iterator[str]:

@@ -55,6 +55,7 @@ class ModelAndText:
         splits: The training and the validation side of the store, as chunks.
         evaluator: Measures on the validation side.
         general_evaluator: Measures on general text; None without `evaluation.general`.
+        added_words: The words that were added to the vocabulary.
     """
 
     text: CorpusText
@@ -64,6 +65,7 @@ class ModelAndText:
     splits: Splits
     evaluator: Evaluator
     general_evaluator: Evaluator | None
+    added_words: tuple[str, ...]
 
     def token_frequencies(self) -> TokenFrequencies:
         """Return the unigram baseline of the training text."""
@@ -130,7 +132,8 @@ def load_model_and_text(
             counts[unknown_id] = 0  # unknown tokens are never masked
         start_from_frequencies(loaded, counts)
     evaluators = _evaluators(splits, loaded, config)
-    return ModelAndText(text, loaded, head, store, splits, *evaluators)
+    added = () if extension is None else tuple(extension.ids)
+    return ModelAndText(text, loaded, head, store, splits, *evaluators, added)
 
 
 def _with_tokenizer(loaded: LoadedModel, extension: Extension) -> LoadedModel:

@@ -63,12 +63,14 @@ class WordCounts:
     Attributes:
         words: Those that are cut into pieces.
         num_tokens: The tokens of the documents.
+        num_unspaced: Those of scripts without spaces.
         num_words: The words of all kinds, numbers and punctuation included.
         num_documents: The documents that were counted.
     """
 
     words: tuple[CountedWord, ...]
     num_tokens: int
+    num_unspaced: int
     num_words: int
     num_documents: int
 
@@ -100,6 +102,7 @@ def count_words(
     return WordCounts(
         tuple(words),
         int(store.documents.lengths[documents].sum()),
+        runs.num_unspaced,
         runs.num_words,
         len(documents),
     )
@@ -162,6 +165,7 @@ class _Runs:
         occurrences: (n,) How often it occurs.
         documents: (n,) In how many documents.
         num_words: The number of words of all kinds.
+        num_unspaced: The number of tokens of scripts without spaces.
     """
 
     hashes: NDArray[np.uint64]
@@ -170,11 +174,12 @@ class _Runs:
     occurrences: NDArray[np.int64]
     documents: NDArray[np.int64]
     num_words: int
+    num_unspaced: int
 
     @classmethod
-    def empty(cls, num_words: int = 0) -> Self:
+    def empty(cls, num_words: int = 0, num_unspaced: int = 0) -> Self:
         none = np.zeros(0, np.int64)
-        return cls(np.zeros(0, np.uint64), none, none, none, none, num_words)
+        return cls(np.zeros(0, np.uint64), none, none, none, none, num_words, num_unspaced)
 
     @classmethod
     def joined(cls, runs: list[Self]) -> Self:
@@ -188,8 +193,8 @@ class _Runs:
         sums = np.zeros((2, len(distinct)), np.int64)
         np.add.at(sums[0], which, occurrences)
         np.add.at(sums[1], which, documents)
-        num_words = sum(one.num_words for one in runs)
-        return cls(distinct, positions[first], lengths[first], sums[0], sums[1], num_words)
+        totals = sum(one.num_words for one in runs), sum(one.num_unspaced for one in runs)
+        return cls(distinct, positions[first], lengths[first], sums[0], sums[1], *totals)
 
 
 def _runs_in(store: TokenStore, documents: NDArray[np.int64], pieces: _Pieces) -> _Runs:
@@ -204,9 +209,9 @@ def _runs_in(store: TokenStore, documents: NDArray[np.int64], pieces: _Pieces) -
     begins_here = starts | ~follows_letters | (begins & ~pieces.is_unspaced[ids])
     letters = np.flatnonzero(is_letters)
     first = np.flatnonzero(begins_here[letters])
-    num_words = int(starts.sum())
+    totals = int(starts.sum()), int(pieces.is_unspaced[ids].sum())
     if not len(first):
-        return _Runs.empty(num_words)
+        return _Runs.empty(*totals)
     num_pieces = np.diff(np.append(first, len(letters)))
     place = np.arange(len(letters)) - np.repeat(first, num_pieces)
     hashes = np.add.reduceat(key(0, ids[letters], place), first)
@@ -220,7 +225,7 @@ def _runs_in(store: TokenStore, documents: NDArray[np.int64], pieces: _Pieces) -
     pairs = np.unique(np.stack([which, document]), axis=1)
     in_documents = np.bincount(pairs[0], minlength=len(distinct))
     return _Runs(
-        distinct, positions[first[where]], num_pieces[where], counts, in_documents, num_words
+        distinct, positions[first[where]], num_pieces[where], counts, in_documents, *totals
     )
 
 

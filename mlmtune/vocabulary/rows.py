@@ -71,6 +71,7 @@ def extend_rows(
         ConfigError: The architecture's head cannot be given more rows.
     """
     now = model.get_input_embeddings().weight.shape[0]
+    assert num_rows >= now  # rows are never taken away
     log_counts = None if token_counts is None else np.log(token_counts + 1.0)
     for number, tensor in enumerate(_vocabulary_tensors(model, now)):
         old = tensor.parameter.detach()

@@ -24,7 +24,7 @@ GENERAL = {"general_perplexity": 20.0, "general_perplexity_before": 10.0, "forge
 SNIPPET = Snippet("print(1)", "1")
 
 
-def card_of(results=RESULTS, **sections):
+def card_of(results=RESULTS, added_words=(), **sections):
     source = {"format": "text", "path": "/home/me/secret-project/docs"}
     config = Config.model_validate(
         {
@@ -34,7 +34,7 @@ def card_of(results=RESULTS, **sections):
             **sections,
         }
     )
-    corpus = {"sources": {source["path"]: {"tokens": 5000}}}
+    corpus = {"sources": {source["path"]: {"tokens": 5000}}, "added_words": added_words}
     records = {"corpus": corpus, "environment": ENVIRONMENT}
     return render(masked_lm_card("a", config, results, records, SNIPPET))
 
@@ -275,3 +275,11 @@ def test_a_card_that_cannot_be_made_is_no_end(runs, monkeypatch, capsys):
 def test_the_card_is_a_file_of_the_model_alone(runs):
     run = runs.train(training={"max_steps": 1})
     assert [Path(p).name for p in run.path.rglob("README.md")] == ["README.md"]
+
+
+def test_a_card_names_the_words_that_were_added_to_the_tokenizer():
+    assert "Its tokenizer" not in card_of()
+    card = card_of(added_words=["kubectl", "ingress"])
+    assert "Its tokenizer has 2 words of the domain" in card
+    assert "(kubectl, ingress), so its perplexity per token does not compare" in card
+    assert "(a, b, c, d, e, ...)" in card_of(added_words=[*"abcdef"])

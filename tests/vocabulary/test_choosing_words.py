@@ -13,7 +13,7 @@ def word(text, occurrences=10, documents=10, pieces=3):
 
 
 def counts(*words, num_words=1000):
-    return WordCounts(words, 2 * num_words, num_words, 50)
+    return WordCounts(words, 2 * num_words, 0, num_words, 50)
 
 
 def names(found):
