@@ -44,10 +44,10 @@ _BORDERS = {
 """For each type of pre-tokenizer, a pattern of its borders besides white space."""
 _BEFORE_WORD = r"(?<=\S)(?=\s[\w!-~])"
 """Before a single white space. A combining mark after it would belong to the word before it."""
-IDEOGRAPHS = "\u3400-\u4dbf\u4e00-\u9fff"
+FREQUENT_IDEOGRAPHS = "\u3400-\u4dbf\u4e00-\u9fff"
 """The most frequent ideographs, for a class in a pattern."""
-_BETWEEN_IDEOGRAPHS = f"(?<=[{IDEOGRAPHS}])(?=[{IDEOGRAPHS}])"
-_AFTER_MARKS = f"(?<=[\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f])(?=[{IDEOGRAPHS}])"
+_BETWEEN_IDEOGRAPHS = f"(?<=[{FREQUENT_IDEOGRAPHS}])(?=[{FREQUENT_IDEOGRAPHS}])"
+_AFTER_MARKS = f"(?<=[\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f])(?=[{FREQUENT_IDEOGRAPHS}])"
 """After the most frequent marks of Chinese punctuation."""
 
 LOCAL_NORMALIZERS = {

@@ -17,7 +17,7 @@ from mlmtune.tokens.borders import JOINED, SPACE, character_kinds
 from mlmtune.tokens.ideographs import joined_words, normalizer_parts
 from mlmtune.tokens.pieces import (
     ENDS_LETTERS,
-    IDEOGRAPHS,
+    FREQUENT_IDEOGRAPHS,
     LOCAL_NORMALIZERS,
     PUNCTUATION,
     normalizes_locally,
@@ -78,7 +78,7 @@ class WordSplitter:
     def __init__(
         self, cuts: set[tuple[int, int]], alone: str, joined: frozenset[str] = frozenset()
     ) -> None:
-        self._kinds = _kinds(alone, IDEOGRAPHS if joined else "")
+        self._kinds = _kinds(alone, FREQUENT_IDEOGRAPHS if joined else "")
         codes = {ord(a) << 16 | ord(b) for word in joined for a, b in pairwise(word)}
         self._joined = np.array(sorted(codes), dtype=np.int64)
         ascii_kinds = self._kinds[:128].tobytes()
@@ -228,7 +228,7 @@ def _apart(
     if has_parts and normalizes_locally(content):
         apart = {_LETTER, _ALONE, _IDEOGRAPH}
         cuts |= {*product(apart, apart)} - {(_LETTER, _LETTER)}
-    ideographs = IDEOGRAPHS if normalizer_parts(content) else ""
+    ideographs = FREQUENT_IDEOGRAPHS if normalizer_parts(content) else ""
     return WordSplitter(cuts, _ALWAYS_PUNCTUATION + ideographs, joined or frozenset())
 
 
