@@ -2,8 +2,8 @@
 
 Each side is the model of a config with some number of the words that its text suggests, in a
 process of its own. Words are counted in the text itself, and so are the same for each tokenizer.
-`tokenizing` is the tokenizer alone, as `tokenizer(text)` runs it; `a store` is how a run tokenizes;
-`inference` goes from texts to the encoder's last layer.
+`tokenizing` is the tokenizer alone, as `tokenizer(text)` runs it; `a store` is how a run tokenizes,
+once most words are known; `inference` goes from one text to the encoder's last layer.
 """
 
 import statistics

@@ -18,9 +18,9 @@ from ours import Training
 
 SAMPLED_DOCUMENTS = 200
 """The documents of the sample that is tokenized and encoded."""
-TEXTS_AT_ONCE = 16
+INFERRED_TEXTS = 20
 TEXT_CHARACTERS = 400
-"""The length of a text of inference; each begins a document of the sample."""
+"""The number of texts of inference, and their length; each is from the middle of a document."""
 
 
 class AddedWords:
@@ -39,6 +39,7 @@ class AddedWords:
         setup = self._training.task.setup
         self._tokenizer, train = setup.loaded.tokenizer, setup.splits.train
         self._backend = plain_backend(self._tokenizer)
+        self._encode = Encoder(self._backend)
         documents = train.layout.documents
         every = max(1, len(documents) // SAMPLED_DOCUMENTS)
         numbers = np.sort(documents)[::every]
@@ -77,18 +78,21 @@ class AddedWords:
 
     def _tokenize_for_store(self, num_steps: int) -> float:
         for _ in range(num_steps):
-            Encoder(self._backend)(self._texts)
+            self._encode(self._texts)
         return num_steps * sum(map(_num_words, self._texts))
 
     def _train(self, num_steps: int) -> float:
         return self._training.run(num_steps).amount * self._words_per_token
 
     def _infer(self, num_steps: int) -> float:
-        texts = [text[:TEXT_CHARACTERS] for text in self._texts[:TEXTS_AT_ONCE]]
+        every = len(self._texts) // INFERRED_TEXTS
+        middles = ((text, len(text) // 2) for text in self._texts[::every])
+        texts = [text[middle : middle + TEXT_CHARACTERS] for text, middle in middles]
         model, accelerator = self._training.module, self._training.learner.accelerator
         with in_evaluation_mode(model), torch.inference_mode(), accelerator.autocast():
-            for _ in range(num_steps):
-                inputs = self._tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+            # One by one: in a batch, the length of the longest text would decide.
+            for text in num_steps * texts:
+                inputs = self._tokenizer(text, truncation=True, return_tensors="pt")
                 model.base_model(**inputs.to(accelerator.device))
         return num_steps * sum(map(_num_words, texts))
 

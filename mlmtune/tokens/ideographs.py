@@ -78,7 +78,9 @@ def with_joined_words(content: Mapping[str, Any], words: Collection[str]) -> dic
 
 
 def _split(words: Collection[str]) -> dict[str, Any]:
-    pattern = {"Regex": _pattern(words) + _SINGLE}
+    # Most ideographs begin none of the words, which is found faster at once than in the tree.
+    firsts = "".join(sorted({word[0] for word in words}))
+    pattern = {"Regex": f"(?=[{firsts}]){_pattern(words)}{_SINGLE}"}
     return {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
 
 

@@ -49,8 +49,8 @@ def extend_rows(
     transfer for language model compression", 3), in the input and in the output layer. It is
     scaled to the mean norm of these rows, because the mean of unrelated rows is short, and the
     model has not seen rows as short as that. Its bias is the mean of its pieces' biases; with
-    counts, plus its log frequency less the mean log frequency of its pieces, so a bias that is a
-    log frequency stays one.
+    counts, plus its log frequency less the mean log frequency that its pieces had before, so a bias
+    that is a log frequency stays one.
 
     `random` draws a row from a normal distribution with the model's `initializer_range`, as a
     function of the seed and the id. Its bias is 0.
@@ -72,15 +72,15 @@ def extend_rows(
     """
     now = model.get_input_embeddings().weight.shape[0]
     assert num_rows >= now  # rows are never taken away
-    log_counts = None if token_counts is None else np.log(token_counts + 1.0)
+    shifts = {} if token_counts is None else _log_ratios(token_counts, pieces)
     for number, tensor in enumerate(_vocabulary_tensors(model, now)):
         old = tensor.parameter.detach()
         new = torch.cat([old, old.mean(0, keepdim=True).expand(num_rows - now, *old.shape[1:])])
         for id_, its_pieces in pieces.items():
             if init == "subword_mean":
                 new[id_] = _mean_of(old[list(its_pieces)])
-                if new.ndim == 1 and log_counts is not None:
-                    new[id_] += log_counts[id_] - log_counts[list(its_pieces)].mean()
+                if new.ndim == 1:
+                    new[id_] += shifts.get(id_, 0.0)
             elif new.ndim == 1:
                 new[id_] = 0.0
             else:
@@ -121,6 +121,17 @@ def _vocabulary_tensors(model: Any, num_rows: int) -> list[_VocabularyTensor]:
                 tensor = tensors.setdefault(id(parameter), _VocabularyTensor(parameter, []))
                 tensor.holders.append((module, name))
     return list(tensors.values())
+
+
+def _log_ratios(counts: NDArray[np.int64], pieces: Mapping[int, Sequence[int]]) -> dict[int, float]:
+    """Return how much more frequent each new id is than its pieces were, as mean log ratios."""
+    before = counts.copy()
+    for id_, its_pieces in pieces.items():
+        np.add.at(before, list(its_pieces), counts[id_])
+    return {
+        id_: float(np.log(counts[id_] + 1.0) - np.log(before[list(its_pieces)] + 1.0).mean())
+        for id_, its_pieces in pieces.items()
+    }
 
 
 def _mean_of(rows: torch.Tensor) -> torch.Tensor:
