@@ -30,8 +30,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 StrategyName = Literal["token", "whole_word", "span"]
 FormatName = Literal[
-    "markdown", "text", "lines", "sentences", "json", "csv", "parquet", "python", "dataset"
-]
+    "markdown", "text", "lines", "sentences", "json", "csv", "parquet", "pdf", "docx", "pptx",
+    "html", "epub", "notebook", "rst", "python", "dataset"
+]  # fmt: skip
 Objective = Literal["mlm", "mlm+nsp", "mlm+sop"]
 BestBy = Literal["perplexity", "retrieval"]
 TrackerName = Literal[
@@ -211,7 +212,8 @@ class SourceConfig(Section):
     objects, of such a list inside an object, or of JSON Lines. `csv`: a row. `parquet`: a row (also
     of Arrow files). `python`: a string in a list or mapping that is assigned to the name
     `text_field` in a Python file, which is parsed and never run. `dataset`: a row of a Hugging Face
-    dataset."""
+    dataset. `pdf`, `docx`, `pptx`, `html`, `epub`, `notebook` (Jupyter) and `rst`
+    (reStructuredText): a file; these need the extra `documents`."""
     path: str | list[str] | None = None
     """A file, a folder, a glob, `package://NAME/PATH` inside an installed package, a location that
     fsspec opens (`s3://`, `gs://`, `https://`), or a list of these. Files may be compressed (`.gz`,
@@ -240,7 +242,7 @@ class SourceConfig(Section):
     """Globs of the files below a folder that are left out."""
     encoding: Annotated[
         EncodingName | None,
-        ForFormats("markdown", "text", "lines", "sentences", "json", "csv"),
+        ForFormats("markdown", "text", "lines", "sentences", "json", "csv", "html", "rst"),
     ] = None
     """The encoding of the files, by a name that Python knows (`cp1250`, `koi8_r`, `shift_jis`). By
     default the encoding of each file is detected. If several encodings are possible, one is
@@ -261,6 +263,11 @@ class SourceConfig(Section):
     """With `csv`: `minimal` (RFC 4180) lets quotes enclose a field, which may then hold delimiters
     and line ends; with `none` quotes are ordinary characters. The default is `none` for a table in
     which enclosing quotes would swallow whole rows, and `minimal` for all others."""
+    boilerplate: Annotated[Literal["drop", "keep"], ForFormats("html", "pdf")] = "drop"
+    """With `html`: `drop` leaves out navigation, cookie notices, headers and footers of the site.
+    With `pdf`: running heads, page numbers and tables of contents."""
+    outputs: Annotated[Literal["drop", "keep"], ForFormats("notebook")] = "drop"
+    """With `notebook`: whether the text that the cells have printed is dropped or kept."""
     markup: Literal["markdown", "html", "none"] | None = None
     """The markup that is removed from the text: `html` resolves tags and entities (`<br />`,
     `&amp;`). The default is `markdown` for the format of that name, and `none` for all others."""
@@ -369,6 +376,13 @@ def _format_of(path: str) -> str:
         "json": (".json", ".jsonl", ".ndjson"),
         "csv": (".csv", ".tsv"),
         "parquet": (".parquet", ".arrow", ".feather", ".ipc"),
+        "pdf": (".pdf",),
+        "docx": (".docx", ".docm"),
+        "pptx": (".pptx", ".pptm"),
+        "html": (".html", ".htm", ".xhtml"),
+        "epub": (".epub",),
+        "notebook": (".ipynb",),
+        "rst": (".rst", ".rest"),
     }
     return next((f for f, endings in formats.items() if name.endswith(endings)), "lines")
 

@@ -23,6 +23,8 @@ CLEANING_VERSION = 7
 """Raised with every change of what readers and cleaning yield, so that text is read again."""
 
 STEPS = (
+    "boilerplate",
+    "outputs",
     "line_ends",
     "control_characters",
     "front_matter",
@@ -37,7 +39,8 @@ STEPS = (
     "unicode",
     "white_space",
 )
-"""The steps that remove characters, in their order. `markup` is the marks of Markdown itself."""
+"""The steps that remove characters, in their order. The first two are those of readers, `markup` is
+the marks of Markdown itself."""
 
 
 def clean(

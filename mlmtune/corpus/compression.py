@@ -74,6 +74,7 @@ def uncompressed_name(path: str) -> str:
 
 _UNPACK = "unpack it, and give the files in it"
 _CONVERT = "convert it to plain text"
+_SET_FORMAT = "set format: docx, pptx or epub, or unpack it and give the files in it"
 
 # The position of the mark, the mark, what the file is, and what to do. Some would pass for text: a
 # PDF begins with a line of ASCII, and RTF is nothing but ASCII.
@@ -84,12 +85,12 @@ _NO_TEXT: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x28\xb5\x2f\xfd", "Zstandard data", "end its name in .zst"),
     (0, b"\x04\x22\x4d\x18", "LZ4 data", "decompress it"),
     (0, b"\x1f\x9d", "data of `compress` (.Z)", "decompress it"),
-    (0, b"PK\x03\x04", "a ZIP archive, or a file of Office, OpenDocument or EPUB", _UNPACK),
+    (0, b"PK\x03\x04", "a ZIP archive, or a file of Office, OpenDocument or EPUB", _SET_FORMAT),
     (0, b"PK\x05\x06", "an empty ZIP archive", _UNPACK),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", _UNPACK),
     (0, b"Rar!\x1a\x07", "a RAR archive", _UNPACK),
     (257, b"ustar", "a tar archive", _UNPACK),
-    (0, b"%PDF-", "a PDF", _CONVERT),
+    (0, b"%PDF-", "a PDF", "set format: pdf"),
     (0, b"%!PS-", "PostScript", _CONVERT),
     (0, b"{\\rtf", "RTF", _CONVERT),
     (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "a file of an old Office program", _CONVERT),

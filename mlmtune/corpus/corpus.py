@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mlmtune.config import CorpusConfig, NearDuplicatesConfig
 from mlmtune.console import Console
+from mlmtune.corpus import formats, near_duplicates
 from mlmtune.corpus.dividing import plan_parts, with_line_numbers
 from mlmtune.corpus.document import Document
 from mlmtune.corpus.filtering import (
@@ -23,7 +24,7 @@ from mlmtune.corpus.filtering import (
 )
 from mlmtune.corpus.funnel import Funnel, Overlap, Pair, SourceFunnel
 from mlmtune.corpus.listing import ListedSource, Listing
-from mlmtune.corpus.near_duplicates import check_available, find_near_duplicates, signature
+from mlmtune.corpus.near_duplicates import find_near_duplicates, signature
 from mlmtune.corpus.overlap import OverlapIndex
 from mlmtune.corpus.parallel import num_processors, ordered_map
 from mlmtune.corpus.parts import Part, PartTable, read_part, write_part
@@ -54,6 +55,8 @@ _REMEDIES = {
     "too_large": "cut large files, or read them with format: lines",
     "undecodable": "set the source's encoding, or convert the files to UTF-8",
     "empty": "give files that hold text, or set text_field to the field that does",
+    "encrypted": "save the files without their password",
+    "no_text": "recognise the text of scanned pages first (ocrmypdf)",
     "not_a_file": "give regular files",
     "link_outside": "give the folder that the links lead to as a path of its own",
     "unreadable": "make the files readable",
@@ -119,7 +122,10 @@ def read_corpus(
         OSError: The folder cannot be written.
     """
     if config.near_duplicates is not None:
-        check_available()  # before cleaning, which may take hours
+        near_duplicates.check_available()  # before cleaning, which may take hours
+    for listed in (*listing.sources, *listing.references):
+        if listed.dataset is None:
+            formats.check_available(listed.source.config.format)
     parts = plan_parts(listing.sources, config, folder)
     tables = list(_clean(parts, config, console))
     _check_texts_are_found(listing.sources, parts, tables)

@@ -26,6 +26,9 @@ from mlmtune.corpus.records import BrokenRecord, FileLeftOut
 MAX_DOCUMENT_BYTES = 1 << 26
 """The limit of a document's size, because memory must hold it several times."""
 
+MAX_BINARY_BYTES = 1 << 28
+"""The limit of the size of a file that is mostly pictures, which is held once."""
+
 _PREFIX_BYTES = 1 << 18
 _COUNTED_BYTES = 1 << 20
 
@@ -37,6 +40,21 @@ def read_bytes(path: str, decoding: Decoding) -> bytes:
         FileLeftOut: Missing, unreadable, damaged, empty, too large, binary or undecodable.
     """
     return _read(path, MAX_DOCUMENT_BYTES, decoding)[0]
+
+
+def read_binary(path: str) -> bytes:
+    """Return the decompressed content of a file that is not text.
+
+    Raises:
+        FileLeftOut: Missing, unreadable, damaged, empty or too large.
+    """
+    with open_bytes(path) as stream:
+        content = stream.read(MAX_BINARY_BYTES + 1)
+    if not content:
+        raise FileLeftOut("empty", "no bytes")
+    if len(content) > MAX_BINARY_BYTES:
+        raise FileLeftOut("too_large", f"over {MAX_BINARY_BYTES >> 20} MiB; cut it")
+    return content
 
 
 def _read(path: str, max_bytes: int, decoding: Decoding) -> tuple[bytes, Encoding]:

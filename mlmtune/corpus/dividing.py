@@ -102,7 +102,8 @@ def _name(reader: SourceReader, content: bytes) -> str:
     """Return a part's path in the folder of parts."""
     source = reader.source.model_dump(
         include={"format", "encoding", "text_field", "record_path", "delimiter", "quoting",
-                 "markup", "git", "dataset", "dataset_config", "split", "streaming"}
+                 "boilerplate", "outputs", "markup", "git", "dataset", "dataset_config", "split",
+                 "streaming"}
     )  # fmt: skip
     if reader.source.streaming:
         source["max_documents"] = reader.source.max_documents

@@ -29,9 +29,9 @@ class SourceFunnel:
     Attributes:
         files_read: Files with documents.
         files_left_out: Files without documents, by reason: `empty`, `binary`, `undecodable`,
-            `unreadable`, `vanished`, `too_large`, `not_a_file`, `link_outside`, `link_broken`; in
-            git repositories `link`, `submodule`, `lfs_pointer`, `unsafe_path`; and, if
-            `corpus.on_error` is `skip`, `truncated`, `damaged`, `broken`.
+            `unreadable`, `vanished`, `too_large`, `encrypted`, `no_text`, `not_a_file`,
+            `link_outside`, `link_broken`; in git repositories `link`, `submodule`, `lfs_pointer`,
+            `unsafe_path`; and, if `corpus.on_error` is `skip`, `truncated`, `damaged`, `broken`.
         endings_not_read: Files in folders that are not read because of their ending, by ending.
         encodings: Files that were read, by encoding.
         encodings_guessed: Those of them that another encoding would fit as well.

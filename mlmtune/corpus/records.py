@@ -3,7 +3,7 @@
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 
@@ -54,10 +54,12 @@ class RawDocument:
 
     Attributes:
         position: Where in the file (`#17` for line or item 17); empty for the whole file.
+        removed: The characters that the reader left out, by one of `cleaning.STEPS`.
     """
 
     text: str
     position: str = ""
+    removed: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

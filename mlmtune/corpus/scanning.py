@@ -142,11 +142,10 @@ def _list_paths(source: CorpusSource) -> ListedSource:
 # What a model would be trained on if files with these endings are read as plain text, and what to
 # do instead. Files such as `.pdf` are recognised by their first bytes.
 _MISREAD: dict[tuple[str, ...], tuple[str, str]] = {
-    (".html", ".htm", ".xhtml", ".xml"): ("the tags as well", "set markup: html"),
-    (".ipynb",): (
-        "JSON, with its keys, outputs and encoded images",
-        "convert them to Markdown (jupyter nbconvert --to markdown)",
-    ),
+    (".html", ".htm", ".xhtml"): ("the tags as well", "set format: html"),
+    (".xml",): ("the tags as well", "set markup: html"),
+    (".ipynb",): ("JSON, with its keys, outputs and encoded images", "set format: notebook"),
+    (".rst",): ("the marks of reStructuredText as well", "set format: rst"),
     (".json", ".jsonl", ".ndjson"): ("JSON, with its keys and quotes", "set format: json"),
     (".csv", ".tsv"): ("all columns with their delimiters", "set format: csv"),
     (".md", ".markdown", ".mdx"): ("the marks of Markdown as well", "set format: markdown"),

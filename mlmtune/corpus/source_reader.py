@@ -123,11 +123,11 @@ class SourceReader:
         markup = self.source.markup or (
             "none" if self.source.dataset else format_of(self.source.format).markup
         )
-        removed: Counter[str] = Counter()
+        removed = Counter(record.removed)
         try:
             text = clean(record.text, markup, self.cleaning, self.markdown, removed)
         except UnreadablePage as error:
             return BrokenRecord(record.position, str(error))
         tally.removed.update(removed)
-        tally.num_characters += len(record.text)
+        tally.num_characters += len(record.text) + sum(record.removed.values())
         return CleanDocument(id_ + record.position, text, content_hash(text), letter_share(text))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Literal
 
 from mlmtune.config import FormatName, SourceConfig
@@ -16,6 +17,8 @@ from mlmtune.corpus.compression import COMPRESSIONS
 from mlmtune.corpus.decoding import Span
 from mlmtune.corpus.encodings import Decoding
 from mlmtune.corpus.records import Record
+from mlmtune.errors import ConfigError
+from mlmtune.shell import pip_install
 
 Reader = Callable[[str, SourceConfig, Decoding], Iterator[Record]]
 """(path, its source, its decoding) -> records; raises `FileLeftOut` if the file cannot be read."""
@@ -39,6 +42,7 @@ class Format:
         is_by_lines: Whether each line of a document is a sentence.
         read_span: Yields the records of some lines of a file; None if lines are not records.
         line_endings: The endings of the files that `read_span` can read.
+        needs: The modules of the extra `documents` that reading needs.
     """
 
     read: Reader
@@ -49,6 +53,7 @@ class Format:
     is_by_lines: bool = False
     read_span: SpanReader | None = None
     line_endings: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
 
     @property
     def file_endings(self) -> tuple[str, ...]:
@@ -67,3 +72,15 @@ class Format:
 def format_of(name: FormatName) -> Format:
     format_: Format = import_module(f"{__name__}.{name}").FORMAT
     return format_
+
+
+def check_available(name: FormatName) -> None:
+    """Refuse a format whose extra is missing.
+
+    Raises:
+        ConfigError: A module that it needs is not installed.
+    """
+    missing = [module for module in format_of(name).needs if find_spec(module) is None]
+    if missing:
+        command = pip_install("mlmtune[documents]")
+        raise ConfigError(f"format: {name} needs {', '.join(missing)}; {command}")
