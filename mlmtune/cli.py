@@ -28,7 +28,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-WRITES_FILES = ("train", "finetune", "probe", "sweep", "report", "merge", "push", "prepare")
+WRITES_FILES = (
+    "train", "finetune", "probe", "sweep", "report", "merge", "export", "push", "prepare",
+)  # fmt: skip
 """Commands that continue when nobody reads what they print, because they also write files."""
 
 WITHOUT_REVISION = "model.revision=null"
@@ -316,6 +318,30 @@ def merge(
         from mlmtune.commands.merge import merge_runs
 
     merge_runs(runs, others, overrides, plan, Console(is_quiet=quiet))
+
+
+@app.command()
+def export(
+    run: options.RunPath,
+    to: options.ExportFormat,
+    int8: options.Int8 = False,
+    output: options.ExportFolder = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Write the model of a run, or a merged model, for another runtime.
+
+    The exported model is compared with the model on the validation text of the run: its logits, its
+    speed on this CPU and, in 8 bits, its loss.
+    """
+    from mlmtune.commands.export_plan import plan_export
+
+    plan = plan_export(expand_home(run), to, output, has_int8=int8)
+    starting.announce(f"exporting {plan.model} to {plan.target}", is_quiet=quiet)
+
+    with starting.importing_libraries():
+        from mlmtune.commands.export import export_model
+
+    export_model(plan, Console(is_quiet=quiet))
 
 
 @app.command()

@@ -171,6 +171,22 @@ RunPath = Annotated[
         metavar="RUN", help="The directory of a finished run, or the folder of a merged model."
     ),
 ]
+ExportFormat = Annotated[str, typer.Option("--to", metavar="onnx", help="The format.")]
+Int8 = Annotated[
+    bool,
+    typer.Option(
+        "--int8",
+        help="Write the model in 8 bits, too (model_quantized.onnx), and measure what that costs.",
+    ),
+]
+ExportFolder = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="The folder to write, which must not exist. The default is onnx/ in the directory of "
+        "the run, or in the folder of the merged model.",
+    ),
+]
 RepositoryName = Annotated[
     str, typer.Option(metavar="NAME", help="The repository: NAME, or ORGANISATION/NAME.")
 ]

@@ -4,8 +4,7 @@ from pathlib import Path
 
 from mlmtune import hub
 from mlmtune.console import Console
-from mlmtune.errors import CheckpointError, HubError, StoppedAtOnce
-from mlmtune.files import read_json
+from mlmtune.errors import HubError, StoppedAtOnce
 from mlmtune.locations import MERGE_RECORD
 from mlmtune.modeling.names import merged_name
 from mlmtune.printable import counted
@@ -17,8 +16,7 @@ from mlmtune.sharing.hub_repository import (
     without_bars,
 )  # fmt: skip
 from mlmtune.shell import own_command
-from mlmtune.training.manifest import find_damage
-from mlmtune.training.run_dir import finished_run_dir
+from mlmtune.training.run_dir import finished_run_dir, read_merge_record
 
 
 def push_run(path: Path, name: str, *, is_private: bool, console: Console) -> None:
@@ -70,8 +68,5 @@ def _result(path: Path) -> tuple[Path, str]:
 
 def _merged(path: Path) -> tuple[Path, str]:
     """Return the folder of a merged model, and what its commit is called."""
-    record = read_json(path / MERGE_RECORD)
-    damage = f"{MERGE_RECORD} is broken" if record is None else find_damage(path, record)
-    if record is None or damage is not None:
-        raise CheckpointError(f"{path}: {damage}; delete the folder, and run mlmtune merge again")
-    return path, f"{merged_name(path)}, alpha {record['choice']['alpha']:g}"
+    alpha = read_merge_record(path)["choice"]["alpha"]
+    return path, f"{merged_name(path)}, alpha {alpha:g}"

@@ -45,8 +45,8 @@ def read_finished_run(path: Path) -> FinishedRun:
     path = run.path
     if run.read_json("data.json") is not None:
         raise ConfigError(
-            f"{path}: a classifier's run, and reports are about masked language models; compare "
-            "models on a task with mlmtune probe"
+            f"{path}: a classifier's run, and not one of a masked language model; compare models "
+            "on a task with mlmtune probe"
         )
     records = {name: run.read_json(f"{name}.json") for name in RECORDS}
     resolved = path / RESOLVED_CONFIG

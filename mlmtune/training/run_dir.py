@@ -21,7 +21,13 @@ from mlmtune.errors import (
     why_not_written,
 )
 from mlmtune.files import read_json, sweep, temporary_name, write_json, write_text
-from mlmtune.locations import MERGE_RECORD, MERGED_FOLDER, RESULT_FOLDER, run_directory
+from mlmtune.locations import (
+    MERGE_RECORD,
+    MERGED_FOLDER,
+    ONNX_FOLDER,
+    RESULT_FOLDER,
+    run_directory,
+)
 from mlmtune.training.manifest import MANIFEST, find_damage, manifest_of
 
 RESOLVED_CONFIG = "config.resolved.yaml"
@@ -34,7 +40,8 @@ OWN_FILES = (
     MANIFEST,
 )  # fmt: skip
 OWN_FOLDERS = (
-    RESULT_FOLDER, MERGED_FOLDER, "checkpoints", "tensorboard", "wandb", "dvclive", ".aim",
+    RESULT_FOLDER, MERGED_FOLDER, ONNX_FOLDER, "checkpoints", "tensorboard", "wandb", "dvclive",
+    ".aim",
 )  # fmt: skip
 RECORDS = (
     RESOLVED_CONFIG, "environment.json", "corpus.json", "data.json", "train_results.json",
@@ -326,6 +333,19 @@ def finished_run_dir(path: Path) -> RunDir:
     if damage is not None:
         raise CheckpointError(f"{path}: {damage}; {REMEDY}")
     return run
+
+
+def read_merge_record(path: Path) -> dict[str, Any]:
+    """Read merge.json in the folder of a merged model.
+
+    Raises:
+        CheckpointError: It is broken, or a file of the model is missing or damaged.
+    """
+    record = read_json(path / MERGE_RECORD)
+    damage = f"{MERGE_RECORD} is broken" if record is None else find_damage(path, record)
+    if record is None or damage is not None:
+        raise CheckpointError(f"{path}: {damage}; delete the folder, and run mlmtune merge again")
+    return record
 
 
 def _is_held(path: Path) -> bool:
