@@ -137,9 +137,10 @@ class ModelConfig(Section):
     package `flash_attn` or `kernels`. `auto` chooses by the device, the precision, the chunk length
     and dropout: `varlen` on a GPU in 16 bits from 1,024 tokens on, for a model without dropout."""
     dropout: Probability | None = None
-    """Sets every dropout rate of the model, also in the config of the result. If empty, the model
-    keeps its own rates. Without dropout a step is faster, and runs on GPUs agree whatever the
-    number of processes (on CPUs they also agree with dropout)."""
+    """Sets every dropout rate of the model while it is trained. If empty, the model is trained with
+    its own rates, which config.json of the result has in any case. Without dropout a step is
+    faster, and runs on GPUs agree whatever the number of processes (on CPUs they also agree with
+    dropout)."""
 
 
 class CleaningConfig(Section):

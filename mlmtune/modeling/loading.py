@@ -4,8 +4,8 @@ All checks that need no weights come first, so a wrong choice is reported within
 """
 
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from inspect import signature
 from typing import Any
 
@@ -95,6 +95,8 @@ class LoadedModel:
         attn_implementation: How attention is computed, with `auto` decided.
         context_length: Tokens of the longest input that the model takes; None if it has no limit.
         sentence_encoder: What follows the encoder in a sentence encoder; None for other models.
+        own_dropout: The base model's dropout rates that `model.dropout` replaces, by their names in
+            config.json.
         notes: Sentences for the user about how the model was found and read.
     """
 
@@ -106,6 +108,7 @@ class LoadedModel:
     attn_implementation: str
     context_length: int | None
     sentence_encoder: SentenceEncoder | None = None
+    own_dropout: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -225,8 +228,9 @@ def _load(request: ModelRequest, head: _Head, prepare: Prepare) -> LoadedModel:
     tokenizer = load_tokenizer(folder)
     _check_vocabulary(folder, tokenizer, model_config)
     prepare(folder, model_config)
+    own_dropout: dict[str, float] = {}
     if config.dropout is not None:
-        _set_dropout(model_config, config.dropout, head.dropout_fields)
+        own_dropout = _set_dropout(model_config, config.dropout, head.dropout_fields)
     attention = _attention(request, model_config)
     # Asked for sdpa, transformers refuses an architecture without it (DeBERTa). By default it uses
     # sdpa if it can, and else eager. Flash attention is tried on the model that has been read.
@@ -260,6 +264,7 @@ def _load(request: ModelRequest, head: _Head, prepare: Prepare) -> LoadedModel:
         attn_implementation=read.model.config._attn_implementation,
         context_length=context_length,
         sentence_encoder=encoder,
+        own_dropout=own_dropout,
         notes=(*folder.notes, *read.notes, *notes, *(f"{folder.name} {note}" for note in about_it)),
     )
 
@@ -374,14 +379,17 @@ def _check_vocabulary(
         )
 
 
-def _set_dropout(model_config: Any, rate: float, names: Sequence[str]) -> None:
+def _set_dropout(model_config: Any, rate: float, names: Sequence[str]) -> dict[str, float]:
+    """Set those dropout rates that a config has, and return what they were."""
     fields = [name for name in names if isinstance(getattr(model_config, name, None), float | int)]
     if not fields:
         raise ConfigError(
             f"model.dropout: a {model_config.model_type} model has no dropout rate; remove it"
         )
-    for field in fields:
-        setattr(model_config, field, rate)
+    own = {name: getattr(model_config, name) for name in fields}
+    for name in fields:
+        setattr(model_config, name, rate)
+    return own
 
 
 def _context_length(model: Any, tokenizer: PreTrainedTokenizerFast) -> int | None:

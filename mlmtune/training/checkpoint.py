@@ -83,6 +83,12 @@ def save_model(directory: Path, loaded: LoadedModel) -> None:
         loaded.sentence_encoder.save(directory)
 
 
+def restore_own_dropout(directory: Path, loaded: LoadedModel) -> None:
+    """Give a saved model the dropout rates of its base again, with which others will train it."""
+    path = directory / "config.json"
+    write_json(path, json.loads(path.read_text(encoding="utf-8")) | loaded.own_dropout)
+
+
 def save_checkpoint(
     directory: Path, loaded: LoadedModel, optimizer: torch.optim.Optimizer, state: TrainState
 ) -> Path:

@@ -1,6 +1,7 @@
 """Each family of models trains, and its result loads: the rows of docs/models.md."""
 
 import copy
+import json
 import math
 import random
 import re
@@ -261,6 +262,30 @@ def test_a_family_embeds_a_text_as_its_encoder_does_alone(
         alone = [encoder(torch.tensor([[cls, *ids.tolist(), sep]]))[0].mean(dim=1) for ids in texts]
     embeddings = probe.embeddings(loaded.model, cpu)
     torch.testing.assert_close(embeddings, torch.cat(alone), rtol=0.0, atol=1e-5)
+
+
+OWN_DROPOUT = {
+    "bert": {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.3},
+    "distilbert": {"dropout": 0.2, "attention_dropout": 0.3},
+    "modernbert": {"embedding_dropout": 0.2, "mlp_dropout": 0.3, "attention_dropout": 0.4},
+    "funnel": {"hidden_dropout": 0.2, "attention_dropout": 0.3, "activation_dropout": 0.4},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", OWN_DROPOUT)
+def test_the_result_has_the_dropout_rates_of_its_base(
+    runs: Any, model_of: Any, text: Path, tmp_path: Path, model_type: str
+) -> None:
+    """Whatever its family calls them, and whatever the run was trained with."""
+    folder, own = model_of(model_type), OWN_DROPOUT[model_type]
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | own), encoding="utf-8")
+    sections = sections_of(FAMILIES[model_type], folder, text)
+    sections["model"]["dropout"] = 0.0
+    run = runs.train(**sections)
+    of_checkpoint = run.json("checkpoints/checkpoint-2/config.json")
+    assert {name: of_checkpoint[name] for name in own} == dict.fromkeys(own, 0.0)
+    assert run.json("model/config.json") == of_checkpoint | own
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -45,7 +46,7 @@ def push(path, name="tiny", *, is_private=True, console=None):
 
 @pytest.mark.parametrize("export", ["best", "last"])
 def test_each_evaluation_is_pushed_while_training_goes_on(here, runs, export):
-    sections = {"hub": {"hub_model_id": "tiny", "push": "evaluation"},
+    sections = {"hub": {"hub_model_id": "tiny", "push": "evaluation"}, "model": {"dropout": 0.3},
                 "checkpoint": {"every": None, "export": export, "keep": 9}}  # fmt: skip
     run = runs.train(evaluation={"every": 1}, **sections)
     commits = here.repos["someone/tiny"].commits
@@ -53,7 +54,11 @@ def test_each_evaluation_is_pushed_while_training_goes_on(here, runs, export):
     assert pushed
     assert pushed == sorted(set(pushed))
     assert max(pushed) < 6  # the end is pushed by the command
-    assert set(here.repos["someone/tiny"].files) == files_of(run)
+    files = here.repos["someone/tiny"].files
+    assert set(files) == files_of(run)
+    # The rates of the base, and not those that the run was trained with.
+    assert json.loads(files["config.json"]) == run.json("model/config.json")
+    assert run.json("model/config.json")["hidden_dropout_prob"] == 0.0
     assert not list(run.path.glob(".writing-*"))
 
 
