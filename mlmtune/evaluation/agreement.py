@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from statistics import median
 from typing import Any
 
@@ -53,7 +54,7 @@ def measure_agreement(first: Any, second: Any, masks: FixedMasks) -> Agreement:
     with in_evaluation_mode(first), torch.inference_mode():
         for inputs in _batches(masks):
             keep = inputs["attention_mask"].bool()
-            one, other = (token_logits(model(**inputs))[keep] for model in (first, second))
+            one, other = (_logits(model, inputs)[keep] for model in (first, second))
             differences.append(float((one - other).abs().max()))
             logits.append(float(one.abs().max()))
             num_same += int((one.argmax(dim=-1) == other.argmax(dim=-1)).sum())
@@ -82,6 +83,12 @@ def _inputs(batch: MaskedBatch) -> dict[str, torch.Tensor]:
     return {"attention_mask": torch.ones_like(batch.input_ids)} | batch.model_inputs()
 
 
+def _logits(model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Compute (B, T, V) logits from the inputs that a model takes; FNet takes no mask."""
+    taken = signature(model.forward).parameters
+    return token_logits(model(**{name: of for name, of in inputs.items() if name in taken}))
+
+
 def tokens_per_second(models: Mapping[str, Any], masks: FixedMasks) -> dict[str, dict[str, float]]:
     """Return the speed of each model for each number of sequences, the median of several rounds.
 
@@ -102,7 +109,7 @@ def tokens_per_second(models: Mapping[str, Any], masks: FixedMasks) -> dict[str,
             for name, model in models.items():
                 with in_evaluation_mode(model), torch.inference_mode():
                     began = time.perf_counter()
-                    model(**inputs)
+                    _logits(model, inputs)
                     speed = num_tokens / (time.perf_counter() - began)
                 if round_number:  # the first round warms up
                     speeds[name][str(size)].append(speed)

@@ -56,11 +56,19 @@ class OnnxModel(nn.Module):
         """The model itself: a file has no encoder apart from its head."""
         return self
 
-    def forward(self, **inputs: Any) -> MaskedLMOutput:
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> MaskedLMOutput:
         """Compute the logits (B, T, V) of `input_ids` (B, T); what is not given is the usual."""
-        ids = inputs["input_ids"]
-        usual = {"attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
-        given = usual | inputs
+        ones, zeros = torch.ones_like(input_ids), torch.zeros_like(input_ids)
+        given = {
+            "input_ids": input_ids,
+            "attention_mask": ones if attention_mask is None else attention_mask,
+            "token_type_ids": zeros if token_type_ids is None else token_type_ids,
+        }
         feed = {name: given[name].numpy() for name in self._inputs}
         logits: np.ndarray[Any, Any] = self._session.run(["logits"], feed)[0]
         return MaskedLMOutput(logits=torch.from_numpy(logits))
