@@ -70,7 +70,8 @@ class TrainState:
 def save_model(directory: Path, loaded: LoadedModel) -> None:
     """Write the files that from_pretrained() and pipeline() load, and the weights of other heads.
 
-    Those of sentence-transformers, too, if the model started from a sentence encoder.
+    Those of sentence-transformers, too, if the model started from a sentence encoder. config.json
+    has the dropout rates of the base, with which others will train the model.
 
     Args:
         directory: The folder, which is made if it does not exist.
@@ -78,15 +79,12 @@ def save_model(directory: Path, loaded: LoadedModel) -> None:
     """
     weights = {**loaded.model.state_dict(), **loaded.kept_weights}
     loaded.model.save_pretrained(directory, state_dict=weights)
+    settings = directory / "config.json"
+    content = json.loads(settings.read_text(encoding="utf-8"))
+    write_json(settings, content | loaded.own_dropout)
     loaded.tokenizer.save_pretrained(directory)
     if loaded.sentence_encoder is not None:
         loaded.sentence_encoder.save(directory)
-
-
-def restore_own_dropout(directory: Path, loaded: LoadedModel) -> None:
-    """Give a saved model the dropout rates of its base again, with which others will train it."""
-    path = directory / "config.json"
-    write_json(path, json.loads(path.read_text(encoding="utf-8")) | loaded.own_dropout)
 
 
 def save_checkpoint(

@@ -20,7 +20,7 @@ from mlmtune.sharing.hub_repository import (
     push_folder,
     without_bars,
 )  # fmt: skip
-from mlmtune.training.checkpoint import TrainState, restore_own_dropout
+from mlmtune.training.checkpoint import TrainState
 from mlmtune.training.manifest import MANIFEST
 from mlmtune.training.results import write_run_card
 from mlmtune.training.run_dir import RunDir
@@ -55,7 +55,6 @@ class BackgroundPush:
             return
         try:
             self.copy(checkpoint)
-            restore_own_dropout(self._copy, task.loaded)
             write_run_card(task, self._run, self._copy, task.results(state, state.step), self._say)
         except OSError as error:
             self._say(f"step {state.step} is not pushed: its copy cannot be written ({error})")

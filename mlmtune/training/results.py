@@ -10,7 +10,7 @@ from mlmtune.files import whole_folder
 from mlmtune.modeling.losses import FILL, LOSS
 from mlmtune.numbers import share
 from mlmtune.sharing.card import write_card
-from mlmtune.training.checkpoint import TrainState, load_weights, restore_own_dropout, save_model
+from mlmtune.training.checkpoint import TrainState, load_weights, save_model
 from mlmtune.training.checkpoint_folders import checkpoint_path
 from mlmtune.training.environment import peak_memory_bytes
 from mlmtune.training.evaluating import step_to_export
@@ -46,7 +46,6 @@ def export(
     if learner.accelerator.is_main_process:
         with writing_to(run.model, CHECKPOINTS_STAY), whole_folder(run.model) as temporary:
             save_model(temporary, task.loaded)
-            restore_own_dropout(temporary, task.loaded)
             write_run_card(task, run, temporary, test_results or eval_results, say)
         run.write_json("train_results.json", train_results)
         run.write_json("eval_results.json", eval_results)
