@@ -124,7 +124,7 @@ def _describe_words(words: Sequence[str]) -> str:
     return (
         f" Its tokenizer has {counted(len(words), 'word')} of the domain that its base cuts into "
         f"pieces ({shown}{more}), so its perplexity per token does not compare with that of models "
-        "without them."
+        "without them. What is measured before training has these words, too."
     )
 
 

@@ -403,6 +403,11 @@ class MaskedLM(Task):
             + f", on {masked} of validation text"
             + (f" ({draws} draws of masks)" if draws > 1 else "")
         )
+        if self.setup.added_words:
+            yield (
+                "before is the base with the added words, whose rows were not trained yet; "
+                "mlmtune report compares with the base itself, by whole words"
+            )
         if "eval_token_frequency_loss" in results:
             yield (
                 f"{share(results['eval_accuracy'])} of them right; token frequencies alone: "

@@ -18,10 +18,12 @@ WORDS = ["kubernetes", "kubectl", "namespaces"]
 
 
 def test_a_run_trains_the_extended_model_and_exports_an_ordinary_one(
-    runs: Any, domain: Any
+    runs: Any, domain: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = runs.train("base", **domain)
+    assert "added words" not in capsys.readouterr().out
     run = runs.train("extended", **domain, vocabulary={"add": 3})
+    assert "before is the base with the added words" in capsys.readouterr().out
     tokenizer = AutoTokenizer.from_pretrained(run.path / "model")
     model = AutoModelForMaskedLM.from_pretrained(run.path / "model")
     assert tokenizer.tokenize("kubernetes") == ["kubernetes"]
