@@ -337,13 +337,16 @@ def _cost(run: Run) -> str:
 
 
 def _basis(model: Model, text: Text) -> str:
-    measured = text.of(model.name)
+    if text.words is None:
+        num_tokens = text.of(model.name).num_masked_tokens
+        what = f"{counted(num_tokens, 'hidden word')} (or parts of words)"
+    else:
+        what = counted(text.words.samples[0].num_words, "hidden word")
     return (
-        f"Measured on {counted(measured.num_masked_tokens, 'hidden word')} (or parts of words) of "
-        f"{counted(text.num_documents, 'document')} that the model was not trained on. A point is "
-        "1 % of the pages or words, and differences are computed before rounding. In brackets: the "
-        "range of the true number, with 95 % confidence. A change is called better or worse only "
-        "if it is too large to be chance."
+        f"Measured on {what} of {counted(text.num_documents, 'document')} that the model was not "
+        "trained on. A point is 1 % of the pages or words, and differences are computed before "
+        "rounding. In brackets: the range of the true number, with 95 % confidence. A change is "
+        "called better or worse only if it is too large to be chance."
     )
 
 
