@@ -40,7 +40,7 @@ WITHOUT_REVISION = "model.revision=null"
 @app.callback(invoke_without_command=True)
 def top(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    version: Annotated[bool, typer.Option("--version", "-V", help="Print the version.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Adapt a pretrained masked language model to the text of a domain, and measure the effect.
@@ -451,6 +451,14 @@ def prepare(
 
 
 @app.command()
+def runs(folder: options.RunsFolder = Path("runs"), as_json: options.AsJson = False) -> None:
+    """List the runs in a folder: state, perplexity before and after, verdict, size."""
+    from mlmtune.commands.runs import list_runs
+
+    list_runs(expand_home(folder), Console(), as_json=as_json)
+
+
+@app.command()
 def init(
     name: options.ConfigName = None,
     output: options.OutputFile = None,
@@ -472,6 +480,8 @@ def main() -> NoReturn:
     exits.secure_process()
     # Typer would accept --debug only before the command.
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    if arguments[:1] == ["help"]:  # as people write it: mlmtune help train
+        arguments = [*arguments[1:], "--help"]
     try:
         code = app(args=arguments, prog_name="mlmtune", standalone_mode=False)
         sys.stdout.flush()

@@ -133,6 +133,17 @@ def test_a_wrong_command_line_is_answered_with_the_right_one(
 
 def test_version(command: Command) -> None:
     assert command("--version") == Result(0, f"mlmtune {__version__}\n", "")
+    assert command("-V") == command("--version")
+
+
+def test_help_can_be_asked_for_as_a_command(command: Command) -> None:
+    assert command("help") == command("--help")
+    assert command("help", "train") == command("train", "--help")
+    assert_fails(command("help", "nothing"), 2, "No such command 'nothing'")
+
+
+def test_the_config_has_a_short_name(command: Command) -> None:
+    assert command("train", "-c", "none.yaml") == command("train", "--config", "none.yaml")
 
 
 def run_fresh(*commands: list[str]) -> tuple[list[int], set[str]]:

@@ -269,8 +269,8 @@ class TestProblems:
     def test_a_missing_key_is_reported_at_its_section(self, file: Path) -> None:
         assert problems(file, LEAST.replace("    - format: text\n      path", "    - path")) == [
             "my.yaml:7: corpus.sources.0.format: missing; "
-            "it is 'markdown', 'text', 'lines', 'sentences', 'json', 'csv', 'parquet', 'python' "
-            "or 'dataset'"
+            "it is 'markdown', 'text', 'lines', 'sentences', 'json', 'csv', 'parquet', 'pdf', "
+            "'docx', 'pptx', 'html', 'epub', 'notebook', 'rst', 'python' or 'dataset'"
         ]
 
     @pytest.mark.parametrize(("key", "typo"), [("output_dir", "output_dri"), ("run", "rum")])

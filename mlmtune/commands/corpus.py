@@ -26,8 +26,9 @@ def show_corpus(
         check_target(export_to)  # before a corpus is read for an hour
     prepared = prepare(config, console, rebuilds=False, refresh=refresh)
     summary = summarize(
-        prepared.store, prepared.splits, prepared.tokenizer, config.corpus.split_seed
-    )
+        prepared.store, prepared.splits, prepared.tokenizer, config.corpus.split_seed,
+        prepared.added_words,
+    )  # fmt: skip
     if as_json:
         console.result(json.dumps(summary, indent=2, ensure_ascii=False))
     else:

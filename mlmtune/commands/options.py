@@ -5,9 +5,12 @@ from typing import Annotated
 
 import typer
 
-ConfigPath = Annotated[Path, typer.Option("--config", metavar="FILE", help="The run's YAML file.")]
+ConfigPath = Annotated[
+    Path, typer.Option("--config", "-c", metavar="FILE", help="The run's YAML file.")
+]
 TaskPath = Annotated[
-    Path, typer.Option("--config", metavar="FILE", help="The task's YAML file (section data).")
+    Path,
+    typer.Option("--config", "-c", metavar="FILE", help="The task's YAML file (section data)."),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -62,6 +65,9 @@ Refresh = Annotated[
     bool,
     typer.Option("--refresh", help="Look up the current commits of git branches and tags again."),
 ]
+RunsFolder = Annotated[
+    Path, typer.Argument(metavar="FOLDER", help="The folder that is looked through for runs.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print only the result.")]
 NoReport = Annotated[bool, typer.Option("--no-report", help="Do not make the report at the end.")]
@@ -75,7 +81,8 @@ ComparedModels = Annotated[
     ),
 ]
 AnyConfigPath = Annotated[
-    Path, typer.Option("--config", metavar="FILE", help="The YAML file of a run or of a task.")
+    Path,
+    typer.Option("--config", "-c", metavar="FILE", help="The YAML file of a run or of a task."),
 ]
 Grid = Annotated[
     list[str],
@@ -88,6 +95,7 @@ TextConfigs = Annotated[
     list[Path],
     typer.Option(
         "--config",
+        "-c",
         metavar="FILE",
         help="The config whose validation text and general text are measured on. Repeat the "
         "option for more texts.",

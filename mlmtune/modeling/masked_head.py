@@ -85,7 +85,8 @@ class MaskedHead:
         self._rows: torch.Tensor | None = None
         self.is_sparse = True
         self.output_layer: OutputLayer | None = None
-        ids = torch.arange(2 * 8, device=model.device).reshape(2, 8) % vocab_size
+        device = next((p.device for p in model.parameters()), None)  # an ONNX file has none
+        ids = torch.arange(2 * 8, device=device).reshape(2, 8) % vocab_size
         hook = model.base_model.register_forward_hook(self._keep_rows)
         if model.base_model is model or not self._agrees_with_the_full_head(model, ids):
             self.is_sparse = False

@@ -1,6 +1,7 @@
 """The content of corpus.json: what a corpus contains, in numbers."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +29,11 @@ _FRAGMENTED_PIECES = 3
 
 
 def summarize(
-    store: TokenStore, splits: Splits, tokenizer: "PreTrainedTokenizerFast", split_seed: int
+    store: TokenStore,
+    splits: Splits,
+    tokenizer: "PreTrainedTokenizerFast",
+    split_seed: int,
+    added_words: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the content of corpus.json: the funnel, then numbers of the documents that were kept.
 
@@ -37,6 +42,7 @@ def summarize(
         splits: Its two sides.
         tokenizer: The tokenizer that made the store.
         split_seed: The seed of the sample of words.
+        added_words: The words that were added to the tokenizer's vocabulary.
     """
     mixture = Mixture.of(splits.train_pairs or splits.train, splits.weights)
     return {
@@ -57,6 +63,7 @@ def summarize(
         "lengths": _lengths(store.documents.lengths),
         "unknown_tokens": sum(source.num_unknown_tokens for source in store.sources),
         "unknown_characters": store.unknown_characters,
+        "added_words": [*added_words],
         **_words(store, tokenizer, split_seed),
     }
 

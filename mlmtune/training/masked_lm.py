@@ -312,8 +312,10 @@ class MaskedLM(Task):
 
     def write_records(self, run: RunDir) -> None:
         setup, split_seed = self.setup, self.config.corpus.split_seed
-        summary = summarize(setup.store, setup.splits, self.loaded.tokenizer, split_seed)
-        run.write_json("corpus.json", {**summary, "added_words": setup.added_words})
+        summary = summarize(
+            setup.store, setup.splits, self.loaded.tokenizer, split_seed, setup.added_words
+        )
+        run.write_json("corpus.json", summary)
         if self.lineage:
             run.write_json("lineage.json", {"ancestors": to_json(self.lineage)})
 

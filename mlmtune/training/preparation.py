@@ -24,12 +24,14 @@ class PreparedText:
     Attributes:
         text: The text; it has no listing if only its store is on this machine.
         splits: The training and the validation side of the store, as chunks.
+        added_words: The words that were added to the vocabulary.
     """
 
     text: CorpusText
     tokenizer: PreTrainedTokenizerFast
     store: TokenStore
     splits: Splits
+    added_words: tuple[str, ...]
 
 
 def prepare(config: Config, console: Console, *, rebuilds: bool, refresh: bool) -> PreparedText:
@@ -50,7 +52,8 @@ def prepare(config: Config, console: Console, *, rebuilds: bool, refresh: bool) 
     )
     if extension is not None and rebuilds and text.store is not None:
         keep(extension, config, text.store, base)
-    return PreparedText(text, tokenizer, store, splits)
+    added = () if extension is None else tuple(extension.ids)
+    return PreparedText(text, tokenizer, store, splits, added)
 
 
 def find_corpus(

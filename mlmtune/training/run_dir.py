@@ -320,7 +320,7 @@ def finished_run_dir(path: Path) -> RunDir:
     if status.get("state") != "finished":
         is_known = "step" in status and "max_steps" in status
         step = f"step {status['step']} of {status['max_steps']}" if is_known else "the start"
-        if _is_held(run.path):
+        if is_held(run.path):
             raise ConfigError(
                 f"{path}: the run is in progress (process {status.get('pid')}, at {step}); wait "
                 "for it"
@@ -348,7 +348,7 @@ def read_merge_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def _is_held(path: Path) -> bool:
+def is_held(path: Path) -> bool:
     """Whether a process is writing to a run's directory."""
     if not (path / LOCK_FILE).exists():
         return False
