@@ -29,7 +29,8 @@ app = typer.Typer(
 )
 
 WRITES_FILES = (
-    "train", "finetune", "probe", "sweep", "report", "merge", "export", "push", "prepare",
+    "train", "finetune", "probe", "sweep", "report", "merge", "export", "embed", "push",
+    "prepare",
 )  # fmt: skip
 """Commands that continue when nobody reads what they print, because they also write files."""
 
@@ -342,6 +343,28 @@ def export(
         from mlmtune.commands.export import export_model
 
     export_model(plan, Console(is_quiet=quiet))
+
+
+@app.command()
+def embed(
+    run: options.RunPath,
+    steps: options.EmbedSteps = 100,
+    output: options.EmbedFolder = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Train a sentence encoder from the model of a run, or a merged model, without labels.
+
+    It learns from the training documents which passage belongs to a title and which passages follow
+    each other. How well it finds validation documents is measured before and after, beside BM25.
+    """
+    from mlmtune.commands.embed_plan import plan_embed
+
+    plan = plan_embed(expand_home(run), steps, output)
+    starting.announce(f"training a sentence encoder from {plan.model}", is_quiet=quiet)
+    # Not under `importing_libraries`, because sentence-transformers needs SciPy.
+    from mlmtune.commands.embed import embed_model
+
+    embed_model(plan, Console(is_quiet=quiet))
 
 
 @app.command()

@@ -50,13 +50,31 @@ def plan_export(path: Path, to: str, output: Path | None, *, has_int8: bool) -> 
         raise ConfigError(f"--to {to}: is not a format of mlmtune export; write --to onnx")
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
         raise ConfigError(f"--to onnx needs {missing[0]}; {pip_install('mlmtune[onnx]')}")
+    run, model = read_model(path)
+    return ExportPlan(run, model, free_target(run, model, output, ONNX_FOLDER), has_int8)
+
+
+def read_model(path: Path) -> tuple[FinishedRun, Path]:
+    """Return the run that has the text of a model, and the folder of the model.
+
+    Raises:
+        ConfigError: There is no finished run.
+        CheckpointError: A file of the run or of the merged model is missing or damaged.
+    """
     if (path / MERGE_RECORD).is_file():
-        model = folder = path
-        run = read_finished_run(Path(read_merge_record(path)["runs"][0]))  # it has the text
-    else:
-        run = read_finished_run(path)
-        folder, model = run.path, run.model
-    target = expand_home(output) if output else folder / ONNX_FOLDER
+        return read_finished_run(Path(read_merge_record(path)["runs"][0])), path
+    run = read_finished_run(path)
+    return run, run.model
+
+
+def free_target(run: FinishedRun, model: Path, output: Path | None, name: str) -> Path:
+    """Return the folder to write: `--output`, or one of this name in that of the run or model.
+
+    Raises:
+        ConfigError: It exists.
+    """
+    folder = run.path if model == run.model else model
+    target = expand_home(output) if output else folder / name
     if target.exists() or target.is_symlink():
         raise ConfigError(f"{target} exists already; delete it, or give another folder by --output")
-    return ExportPlan(run, model, target, has_int8)
+    return target

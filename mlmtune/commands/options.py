@@ -187,6 +187,18 @@ Int8 = Annotated[
         help="Write the model in 8 bits, too (model_quantized.onnx), and measure what that costs.",
     ),
 ]
+EmbedSteps = Annotated[
+    int, typer.Option(metavar="N", min=1, help="The number of training steps, of 32 pairs each.")
+]
+EmbedFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        metavar="FOLDER",
+        help="The folder to write, which must not exist. The default is embed/ in the directory of "
+        "the run, or in the folder of the merged model.",
+    ),
+]
 ExportFolder = Annotated[
     Path | None,
     typer.Option(

@@ -93,7 +93,7 @@ class Card:
     """
 
     name: str
-    task: Literal["fill-mask", "text-classification", "token-classification"]
+    task: Literal["fill-mask", "text-classification", "token-classification", "sentence-similarity"]
     base: str
     base_on_hub: bool
     license: str | None
@@ -149,7 +149,9 @@ def render(card: Card) -> str:
         base_model=card.base if card.base_on_hub else None,
         datasets=names or None,
         eval_results=list(_eval_results(card)),
-        library_name="transformers",
+        library_name=(
+            "sentence-transformers" if card.task == "sentence-similarity" else "transformers"
+        ),
         license=card.license,
         model_name=card.name,
         pipeline_tag=card.task,

@@ -22,6 +22,7 @@ from mlmtune.errors import (
 )
 from mlmtune.files import read_json, sweep, temporary_name, write_json, write_text
 from mlmtune.locations import (
+    EMBED_FOLDER,
     MERGE_RECORD,
     MERGED_FOLDER,
     ONNX_FOLDER,
@@ -40,8 +41,8 @@ OWN_FILES = (
     MANIFEST,
 )  # fmt: skip
 OWN_FOLDERS = (
-    RESULT_FOLDER, MERGED_FOLDER, ONNX_FOLDER, "checkpoints", "tensorboard", "wandb", "dvclive",
-    ".aim",
+    RESULT_FOLDER, MERGED_FOLDER, ONNX_FOLDER, EMBED_FOLDER, "checkpoints", "tensorboard", "wandb",
+    "dvclive", ".aim",
 )  # fmt: skip
 RECORDS = (
     RESOLVED_CONFIG, "environment.json", "corpus.json", "data.json", "train_results.json",
