@@ -218,6 +218,9 @@ def _train(
             console.say(f"{counted(num_steps, 'step')}; about {left / 60:.0f} min to go")
     encoder.eval()
     encoder.max_seq_length = longest
+    backend = encoder.tokenizer.backend_tokenizer  # has the lengths of the last batch
+    backend.no_truncation()
+    backend.no_padding()
     return float(np.mean(losses[-max(1, num_steps // 10) :]))
 
 

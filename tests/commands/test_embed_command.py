@@ -70,7 +70,11 @@ def test_a_run_becomes_a_sentence_encoder(
     monkeypatch.chdir(folder)
     exec(compile(code, "card", "exec"), {})
     assert capsys.readouterr().out == printed
-    weights = SentenceTransformer(str(folder)).state_dict()
+    encoder = SentenceTransformer(str(folder))
+    assert encoder.max_seq_length == SentenceTransformer(str(run.path / "model")).max_seq_length
+    written = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    assert (written["truncation"], written["padding"]) == (None, None)
+    weights = encoder.state_dict()
 
     # The same seed gives the same encoder.
     embed_model(plan_embed(run.path / "model", STEPS, run.path / "other"), console)
