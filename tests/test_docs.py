@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -386,6 +387,46 @@ def test_every_link_inside_the_repository_resolves(page: Path) -> None:
         assert os.path.commonpath([linked, ROOT]) == str(ROOT), target
         if anchor:
             assert anchor in anchors(linked), target
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    build_site(ROOT / "mkdocs.yml", folder)
+    return folder
+
+
+def build_site(config: Path, folder: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
+    command += ["--config-file", str(config), "--site-dir", str(folder)]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+
+
+def test_the_site_has_every_page_and_every_file_that_a_page_links_to(site: Path) -> None:
+    for page in (ROOT / "docs").glob("*.md"):
+        assert (site / page.stem.replace("README", "") / "index.html").is_file(), page
+    start = (site / "index.html").read_text(encoding="utf-8")
+    for folder in ("getting-started", "config", "overview", "CONTRIBUTING", "benchmarks"):
+        assert f'<a href="{folder}/" class="md-nav__link">' in start, folder
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r'(?:href|src)="([^":#?]+)["#?]', text):
+            start_at = site if target.startswith("/") else page.parent
+            assert (start_at / target.lstrip("/")).exists(), f"{page}: {target}"
+
+
+def test_the_site_is_not_built_with_a_broken_link(tmp_path: Path) -> None:
+    for name in ("mkdocs.yml", "README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in ("docs", "scripts", "benchmarks", "configs"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    (tmp_path / "mlmtune").mkdir()
+    shutil.copy(ROOT / "mlmtune" / "config.py", tmp_path / "mlmtune")
+    page = tmp_path / "docs" / "masking.md"
+    page.write_text(page.read_text(encoding="utf-8") + "\n[Gone](../gone.md)\n", encoding="utf-8")
+    with pytest.raises(AssertionError, match="gone"):
+        build_site(tmp_path / "mkdocs.yml", tmp_path / "site")
 
 
 def test_links_are_found() -> None:
