@@ -34,7 +34,10 @@ from mlmtune.config_problems import known_keys
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-EVERYWHERE = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md"]
+EVERYWHERE = [
+    *PAGES,
+    *(ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md")),
+]
 
 ON_THE_HUB = {
     "google-bert/bert-base-uncased": "bert",
