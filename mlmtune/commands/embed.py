@@ -135,9 +135,8 @@ def _pairs(measured: MeasuredModel, config: Config, num_steps: int) -> PassagePa
     if most < len(documents):
         places = permute(np.arange(most), len(documents), key(seed, DOCUMENTS_STREAM))
         documents = documents[places]
-    hashes = set(setup.store.documents.content_hashes[documents].tolist())
-    texts = (each.text for each in setup.text.documents() if each.content_hash in hashes)
-    pairs = PassagePairs.of(texts, seed)
+    chosen = setup.text.read().some_documents(np.sort(documents))
+    pairs = PassagePairs.of((document.text for document in chosen), seed)
     if len(pairs.documents) < FEWEST_DOCUMENTS:
         raise DataError(
             f"a sentence encoder needs {FEWEST_DOCUMENTS} training documents with pairs, and this "

@@ -209,7 +209,8 @@ def sample_of(text: CorpusText) -> list[str]:
     """Return documents from all of a text, about `SAMPLE_CHARACTERS` of it."""
     corpus = text.read()
     every = 1 + int(corpus.table.num_characters.sum() // SAMPLE_CHARACTERS)
-    return [doc.text for number, doc in enumerate(corpus.documents()) if number % every == 0]
+    numbers = np.arange(0, len(corpus.table.kept()), every)
+    return [document.text for document in corpus.some_documents(numbers)]
 
 
 def describe(extension: Extension) -> Iterator[str]:
