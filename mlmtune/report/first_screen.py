@@ -234,14 +234,13 @@ def _predictions(question: str, kind: str, model: Model, text: Text) -> Figure:
         # All models of a text are shown in the unit in which all of them compare.
         return _whole_words(question, kind, tag, model, text)
     changed = after.change
-    compared_with = "word frequencies alone" if _is_new(model) else "before"
+    compared_with, as_before = _compared_with(model)
     if change(changed.accuracy, is_loss=False) == kind:
         difference = _by(tag, changed.accuracy)
     elif kind == "unclear" and _is_new(model):
         difference = "no clear sign that it learned from this training"
     else:
         times = math.exp(-(changed.loss.value or 0.0))
-        as_before = "by word frequencies alone" if _is_new(model) else "before"
         difference = f"{tag}: it finds the right words {times:.2f} times as probable as {as_before}"
     return Figure(
         question=question,
@@ -262,17 +261,17 @@ def _whole_words(question: str, kind: str, tag: str, model: Model, text: Text) -
         text.words.of(name).losses.loss.value or 0.0 for name in (model.compared_with, model.name)
     )
     times = math.exp(before - after)
+    compared_with, as_before = _compared_with(model)
     return Figure(
         question=question,
         kind=kind,
         tag=tag,
         after=f"{after:.2f}",
-        before=f"{'word frequencies alone' if _is_new(model) else 'before'}: {before:.2f}",
+        before=f"{compared_with}: {before:.2f}",
         difference=(
             tag
             if kind == "unclear"
-            else f"{tag}: it finds the right words {times:.2f} times as probable as "
-            f"{'by word frequencies alone' if _is_new(model) else 'before'}"
+            else f"{tag}: it finds the right words {times:.2f} times as probable as {as_before}"
         ),
         meaning=(
             f"is how much whole words hidden in {_called(text)} surprise it, on average (in nats; "
@@ -348,6 +347,13 @@ def _basis(model: Model, text: Text) -> str:
         "rounding. In brackets: the range of the true number, with 95 % confidence. A change is "
         "called better or worse only if it is too large to be chance."
     )
+
+
+def _compared_with(model: Model) -> tuple[str, str]:
+    """Return what a model's numbers are beside, as a name and behind "as probable as"."""
+    if _is_new(model):
+        return "word frequencies alone", "by word frequencies alone"
+    return "before", "before"
 
 
 def _is_new(model: Model) -> bool:
