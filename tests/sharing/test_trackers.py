@@ -5,6 +5,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import yaml
+from accelerate import PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
 from mlmtune.config import TrackerName, TrackingConfig
@@ -28,6 +29,7 @@ RESULTS = {"train_loss": 2.25, "eval_per_label": {"good": {"f1": 0.5}}, "eval_is
 
 @pytest.fixture
 def run(tmp_path):
+    PartialState()  # a run has joined its processes; trackers log through Accelerate
     return TrackedRun("the project", "the run", tmp_path / "run", "0123456789abcdef", 0)
 
 
@@ -123,6 +125,7 @@ def test_tensorboard_has_what_was_found(console, run):
 
 def test_trackio_has_what_was_found(console, run, trackio_folder):
     track_retrieval(console, run, "trackio")
+    assert len(console.lines) == 1
     [database] = trackio_folder.glob("*.db")
     with sqlite3.connect(database) as connection:
         [[step, metrics]] = connection.execute("select step, metrics from metrics").fetchall()
@@ -141,12 +144,14 @@ def trackio_folder(tmp_path, monkeypatch):
         for name in ("TRACKIO_DIR", "MEDIA_DIR"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, folder)
+    monkeypatch.setenv("TRACKIO_STORAGE_MODE", "sqlite")  # also where /tmp is on a network
     folder.mkdir()
     return folder
 
 
 def test_trackio_has_every_value_and_every_metric(console, run, trackio_folder, capsys):
     track(console, run, "trackio")
+    assert console.lines == ["tracked by trackio; to see it: trackio show --project 'the project'"]
     [database] = trackio_folder.glob("*.db")
     with sqlite3.connect(database) as connection:
         metrics = connection.execute("select step, metrics from metrics order by id").fetchall()
@@ -162,7 +167,6 @@ def test_trackio_has_every_value_and_every_metric(console, run, trackio_folder, 
     assert merged["eval/perplexity_interval.1"] == 9.0
     assert merged["result/eval_per_label.good.f1"] == 0.5
     assert capsys.readouterr().out == ""  # its greetings are not our result
-    assert console.lines == ["tracked by trackio; to see it: trackio show --project 'the project'"]
 
 
 def test_what_is_told_of_it_is_seen(run, monkeypatch, capsys):
