@@ -22,7 +22,6 @@ from mlmtune.printable import counted
 from mlmtune.training.run_options import RunOptions
 
 app = typer.Typer(
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -71,33 +70,39 @@ def _check_working_directory() -> None:
 
 @app.command()
 def train(
-    config: options.ConfigPath,
-    overrides: options.Overrides = None,
+    arguments: options.PlacesAndSettings = None,
+    config: options.RunConfig = None,
+    model: options.BaseModel = None,
     from_: options.From = None,
     resume: options.Resume = "never",
     overwrite: options.Overwrite = False,
     allow_changes: options.AllowChanges = False,
+    dry_run: options.DryRun = False,
     no_report: options.NoReport = False,
     nproc: options.NumProcesses = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Train a model on text, and report whether it helped.
 
-    Perplexity is measured before and after training, on held-out text.
+    Perplexity is measured before and after training, on held-out text. Without a config, settings
+    are chosen by the text, the model and this machine, printed, and written into the run.
     """
-    if from_ is not None:
-        overrides = [*(overrides or []), *starting.overrides_from(from_)]
-    settings = starting.load_adaptation(config, overrides)
+    given = [*(arguments or []), *(starting.overrides_from(from_) if from_ is not None else [])]
+    if dry_run:
+        check(given, config, model)
+        return
+    console = Console(is_main=exits.is_first_process(), is_quiet=quiet)
+    chosen = starting.choose_config(config, model, given, console)
     run_options = RunOptions(
-        resume, overwrite, allow_changes, quiet, config_text=config.read_text(encoding="utf-8"),
-        command=("train", str(config), *(overrides or [])),
+        resume, overwrite, allow_changes, quiet, config_text=chosen.text,
+        command=chosen.command("train"),
     )  # fmt: skip
-    starting.start_run(settings, run_options, nproc)
+    starting.start_run(chosen.settings, run_options, nproc)
 
     with starting.importing_libraries():
         from mlmtune.commands.train import adapt
 
-    adapt(settings, run_options, has_report=not no_report)
+    adapt(chosen.settings, run_options, has_report=not no_report)
 
 
 @app.command()
@@ -387,50 +392,52 @@ def push(
 
 @app.command()
 def check(
-    config: options.ConfigPath,
-    overrides: options.Overrides = None,
+    arguments: options.PlacesAndSettings = None,
+    config: options.RunConfig = None,
+    model: options.BaseModel = None,
     measure: options.Measure = False,
     masks: options.AllStrategies = False,
     chunks: options.NumChunks = 1,
     draws: options.NumDraws = 1,
 ) -> None:
     """Show what a config would do, without training."""
-    settings = starting.load_adaptation(config, overrides)
+    chosen = starting.choose_config(config, model, arguments, Console())
 
-    starting.announce(f"checking {config}")
-    starting.check_model_and_text(settings)
-
+    starting.announce(f"checking {chosen.name}")
+    starting.check_model_and_text(chosen.settings)
     with starting.importing_libraries():
         from mlmtune.commands.check import preview
 
-    preview(settings, measure=measure, num_chunks=chunks, num_draws=draws, compares=masks)
+    preview(chosen.settings, measure=measure, num_chunks=chunks, num_draws=draws, compares=masks)
 
 
 @app.command()
 def corpus(
-    config: options.ConfigPath,
-    overrides: options.Overrides = None,
+    arguments: options.PlacesAndSettings = None,
+    config: options.RunConfig = None,
+    model: options.BaseModel = None,
     as_json: options.AsJson = False,
     export: options.ExportPath = None,
     refresh: options.Refresh = False,
 ) -> None:
     """Show what text a corpus yields: found, cleaned, left out, kept."""
-    settings = starting.load_adaptation(config, overrides)
+    console = Console(notes_to_stderr=True)
+    chosen = starting.choose_config(config, model, arguments, console)
 
-    starting.announce(f"reading the text of {config}")
-    starting.check_text(settings)
+    starting.announce(f"reading the text of {chosen.name}")
+    starting.check_text(chosen.settings)
     starting.leave_torch_out()
     with starting.importing_libraries():
         from mlmtune.commands.corpus import show_corpus
 
-    console = Console(notes_to_stderr=True)
-    show_corpus(settings, console, as_json=as_json, export_to=export, refresh=refresh)
+    show_corpus(chosen.settings, console, as_json=as_json, export_to=export, refresh=refresh)
 
 
 @app.command()
 def vocabulary(
-    config: options.ConfigPath,
-    overrides: options.Overrides = None,
+    arguments: options.PlacesAndSettings = None,
+    config: options.RunConfig = None,
+    model: options.BaseModel = None,
     add: options.AddWords = None,
     as_json: options.AsJson = False,
     export: options.WordsFile = None,
@@ -442,35 +449,37 @@ def vocabulary(
     the model that is trained.
     """
     number = [] if add is None else [f"vocabulary.add={add}"]
-    settings = starting.load_adaptation(config, [*number, *(overrides or [])])
+    console = Console(notes_to_stderr=True)
+    chosen = starting.choose_config(config, model, [*number, *(arguments or [])], console)
 
-    starting.announce(f"reading the text of {config}")
-    starting.check_text(settings)
+    starting.announce(f"reading the text of {chosen.name}")
+    starting.check_text(chosen.settings)
     starting.leave_torch_out()
     with starting.importing_libraries():
         from mlmtune.commands.vocabulary import show_vocabulary
 
-    console = Console(notes_to_stderr=True)
-    show_vocabulary(settings, console, as_json=as_json, export_to=export, refresh=refresh)
+    show_vocabulary(chosen.settings, console, as_json=as_json, export_to=export, refresh=refresh)
 
 
 @app.command()
 def prepare(
-    config: options.ConfigPath,
-    overrides: options.Overrides = None,
+    arguments: options.PlacesAndSettings = None,
+    config: options.RunConfig = None,
+    model: options.BaseModel = None,
     refresh: options.Refresh = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Read, clean and tokenize a corpus ahead of training."""
-    settings = starting.load_adaptation(config, overrides)
+    console = Console(is_quiet=quiet)
+    chosen = starting.choose_config(config, model, arguments, console)
 
-    starting.announce(f"preparing the text of {config}", is_quiet=quiet)
-    starting.check_text(settings)
+    starting.announce(f"preparing the text of {chosen.name}", is_quiet=quiet)
+    starting.check_text(chosen.settings)
     starting.leave_torch_out()
     with starting.importing_libraries():
         from mlmtune.commands.prepare import prepare_store
 
-    prepare_store(settings, Console(is_quiet=quiet), refresh=refresh)
+    prepare_store(chosen.settings, console, refresh=refresh)
 
 
 @app.command()

@@ -48,7 +48,30 @@ def load_config(
     Raises:
         ConfigError: With all problems, one per line.
     """
-    document = _document_at(path)
+    return load_config_text(_read_text(Path(path)), str(Path(path)), overrides, kind=kind)
+
+
+@overload
+def load_config_text(text: str, name: str, overrides: Sequence[str] = ()) -> Config: ...
+@overload
+def load_config_text(
+    text: str, name: str, overrides: Sequence[str] = (), *, kind: type[SettingsT]
+) -> SettingsT: ...
+def load_config_text(
+    text: str, name: str, overrides: Sequence[str] = (), *, kind: type[Section] = Config
+) -> Section:
+    """Load a config from its text; see `load_config`.
+
+    Args:
+        text: The YAML.
+        name: What messages call it: the path of its file, or another name.
+        overrides: Settings that replace those of the text.
+        kind: The kind of config.
+
+    Raises:
+        ConfigError: With all problems, one per line.
+    """
+    document = _parsed(text, name)
     remember_secrets(document.value)
     if isinstance(document.value, dict):
         # Once before the overrides, which may name an entry, and once for what they contain.
@@ -116,8 +139,8 @@ def shipped_configs() -> dict[str, Path]:
     return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
 
 
-def _document_at(path: str | Path) -> YamlDocument:
-    return parse(_read_text(Path(path)), lambda line: Origin(line, f"{Path(path)}:{line}"))
+def _parsed(text: str, name: str) -> YamlDocument:
+    return parse(text, lambda line: Origin(line, f"{name}:{line}"))
 
 
 def _read_text(path: Path) -> str:
@@ -248,7 +271,7 @@ def kind_of_config(path: str | Path) -> type[Config] | type[ClassificationConfig
     Raises:
         ConfigError: The file cannot be read.
     """
-    return _kind_in(_document_at(path)) or Config
+    return _kind_in(_parsed(_read_text(Path(path)), str(path))) or Config
 
 
 def _kind_in(document: YamlDocument) -> type[Config] | type[ClassificationConfig] | None:

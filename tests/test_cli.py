@@ -116,6 +116,53 @@ def test_what_runs_in_one_process_refuses_a_launcher(
     assert_fails(command(*arguments), 2, "in one process", "without a launcher")
 
 
+SHORT = ("training.max_steps=3", "training.precision=fp32")
+
+
+def test_a_first_try_needs_no_config_and_is_repeated_by_the_one_it_writes(
+    command: Command, model_dir: Path, corpus_dir: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    first = ("train", "--model", model_dir, corpus_dir, *SHORT, "--no-report")
+    tried = command(*first)
+    assert tried.code == 0, tried
+    run = tmp_path / "runs" / corpus_dir.name
+    written = (run / "config.yaml").read_text(encoding="utf-8")
+    assert "  # share of the tokens that are predicted" in written
+    assert "settings for 40 documents" in tried.out
+    assert written in tried.out
+    weights = (run / "model" / "model.safetensors").read_bytes()
+    assert command("train", "--config", run / "config.yaml", "--overwrite", "--no-report").code == 0
+    assert (run / "model" / "model.safetensors").read_bytes() == weights
+    # The same command finds its run again, and says how to train on.
+    assert_fails(command(*first), 2, "--resume auto", "--overwrite")
+    resumed = command(*first, "--resume", "auto")
+    assert resumed.code == 0
+    assert f"--config runs/{corpus_dir.name}/config.yaml" in resumed.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (("train", "--dry-run"), "masking.strategy"),
+        (("check",), "masking.strategy"),
+        (("corpus",), "40 files found"),
+        (("prepare",), "the tokenized corpus is in"),
+    ],
+)
+def test_commands_that_look_at_text_need_no_config(
+    command: Command, model_dir: Path, corpus_dir: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], shown: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    result = command(*arguments, "--model", model_dir, corpus_dir, *SHORT)
+    assert result.code == 0, result
+    assert shown in result.out, result.out[-500:]
+    assert "settings for 40 documents" in result.out + result.err
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "advice"),
     [
@@ -123,6 +170,10 @@ def test_what_runs_in_one_process_refuses_a_launcher(
         (("train", "--training.epochs=3", "--config", "x"), "without dashes: training.epochs=3"),
         (("train", "--training.epochs", "3", "--config", "x"), "without dashes: training.epochs=3"),
         (("train", "--cnfig", "x"), "mlmtune --help lists the commands"),
+        (("train", "-c", "x", "--model", "a b"), "write 'model.name_or_path=a b'"),
+        (("check", "--model", "a"), "name the text, such as --model"),
+        (("corpus", "docs"), "name the model to start from, such as --model"),
+        (("train", "training.epochs=1"), "give a config with --config FILE, or a model and text"),
     ],
 )
 def test_a_wrong_command_line_is_answered_with_the_right_one(
@@ -232,7 +283,7 @@ def test_a_missing_config(command: Command, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["train"], ["trian"], ["train", "--confg", "x"], ["fill", "--model"], ["eval", "--json"],
+    [["trian"], ["train", "--confg", "x"], ["fill", "--model"], ["eval", "--json"],
      ["fill", "--model", "x", "--top-k", "0", "[MASK]"]],
 )  # fmt: skip
 def test_bad_usage(command: Command, arguments: list[str]) -> None:

@@ -119,6 +119,8 @@ class World:
         configs = [arguments[i + 1] for i, word in enumerate(arguments) if word == "--config"]
         for config in configs[:1]:
             arguments += self._overrides(config, arguments)
+        if not configs and command in ("train", "check", "corpus"):  # a first try
+            arguments += SMALL_MLM
         if command in ("train", "finetune") and "--resume" not in arguments:
             arguments.append("--overwrite")
         self.monkeypatch.setattr(sys, "argv", ["mlmtune", *arguments])

@@ -28,6 +28,7 @@ LAYERS = (
     {"classification"},
     {"report"},
     {"merging"},
+    {"drafting"},
     {"exits"},
     {"commands"},
     {"cli"},

@@ -5,8 +5,33 @@ from typing import Annotated
 
 import typer
 
-ConfigPath = Annotated[
-    Path, typer.Option("--config", "-c", metavar="FILE", help="The run's YAML file.")
+RunConfig = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", metavar="FILE",
+        help="The run's YAML file. Without one, name a model and the text.",
+    ),
+]  # fmt: skip
+BaseModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        help="Without a config: the model to start from, a hub name, a folder, or "
+        "package://NAME/FOLDER.",
+    ),
+]
+PlacesAndSettings = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="PATH|SECTION.KEY=VALUE",
+        help="Without a config: the text, as files, folders, globs, URLs of git repositories, or "
+        "names of datasets (OWNER/NAME). And settings, which override those of the config; each "
+        "value is YAML.",
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Show what would be done, as mlmtune check does.")
 ]
 TaskPath = Annotated[
     Path,

@@ -5,9 +5,11 @@ Mistakes that can be found without these libraries are reported at once.
 
 import gc
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +41,89 @@ def start_run(
     if options.resume == "never":  # a finished run needs neither model nor text
         check_model_and_text(settings)
     run_in_processes(nproc, run)
+
+
+@dataclass(frozen=True)
+class ChosenConfig:
+    """The config of a command: that of a file, or one that was drafted.
+
+    Attributes:
+        text: Its YAML as it was written; for one from a file without what overrides it.
+        path: Its file; None if it was drafted.
+        overrides: The settings that override those of the file.
+    """
+
+    settings: "Config"
+    text: str
+    path: Path | None
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What a message calls it."""
+        return "a drafted config" if self.path is None else str(self.path)
+
+    def command(self, name: str) -> tuple[str, ...]:
+        """Return the command that repeats a run of it, as `RunOptions` has it."""
+        path = self.path or expand_home(self.settings.run.output_dir) / "config.yaml"
+        return (name, str(path), *self.overrides)
+
+
+def choose_config(
+    path: Path | None, model: str | None, arguments: Sequence[str] | None, console: Console
+) -> ChosenConfig:
+    """Load a config, or draft one for a model and the places of text, and print the draft.
+
+    Args:
+        path: The value of `--config`.
+        model: The value of `--model`.
+        arguments: Settings; without a config also places.
+        console: Shows the draft, and what takes time.
+
+    Raises:
+        ConfigError: The options contradict each other or say too little; or see `load_config`.
+        MlmtuneError: See `draft_config`.
+    """
+    given = list(arguments or [])
+    if path is not None:
+        if model is not None:
+            raise ConfigError(
+                "--model goes with text and without --config; with a config, write "
+                f"{shlex.quote(f'model.name_or_path={model}')}"
+            )
+        settings = load_adaptation(path, given)
+        return ChosenConfig(settings, path.read_text(encoding="utf-8"), path, tuple(given))
+
+    overrides = [argument for argument in given if _is_setting(argument)]
+    places = [argument for argument in given if argument not in overrides]
+    if model is None or not places:
+        raise ConfigError(_what_is_missing(model, places))
+    check_models([model], "--model")
+    announce(f"choosing settings for {', '.join(places[:3])}{' ...' * (len(places) > 3)}")
+    with importing_libraries():
+        from mlmtune.drafting.draft import draft_config
+
+    draft = draft_config(places, model, overrides, console)
+    if not is_launched():  # else the command that launched this process has printed it
+        console.say(f"settings for {draft.reason}:\n\n{draft.text}")
+    return ChosenConfig(draft.config, draft.text, None)
+
+
+def _is_setting(argument: str) -> bool:
+    key, has_value, _ = argument.partition("=")
+    return bool(has_value) and "://" not in key and not os.path.lexists(argument)
+
+
+def _what_is_missing(model: str | None, places: Sequence[str]) -> str:
+    example = "--model google-bert/bert-base-uncased ~/docs"
+    configs = [place for place in places if place.lower().endswith((".yaml", ".yml"))]
+    if configs and model is None:
+        return f"did you mean --config {shlex.quote(configs[0])}?"
+    if places:
+        return f"name the model to start from, such as {example}; or give a config with --config"
+    if model is not None:
+        return f"name the text, such as {example}; a file, a folder, a git URL, a dataset"
+    return f"give a config with --config FILE, or a model and text, such as {example}"
 
 
 def load_adaptation(path: Path, overrides: Sequence[str] | None) -> "Config":

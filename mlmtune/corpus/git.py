@@ -117,6 +117,29 @@ def fetch(
         return checkout
 
 
+def list_files(
+    url: str, revision: str | None, cache: Path, say: Callable[[str], None]
+) -> list[str]:
+    """Return the paths of the files of a repository, whose contents are not fetched.
+
+    Args:
+        url: `https://`, `ssh://` or `file://`, without credentials.
+        revision: A branch, a tag, or all 40 digits of a commit; None for the default branch.
+        cache: The folder of all repositories.
+        say: Is called with a line about what takes time.
+
+    Raises:
+        MlmtuneError: See `fetch`.
+    """
+    revision = "HEAD" if revision is None else revision
+    _check(url, revision)
+    cached = _CachedRepository(cache, url)
+    with cached.opened(say) as repository:
+        commit = cached.fetch_file_list(repository, revision, say, refresh=False)
+        files, _ = _select(repository.entries(commit), lambda path: True)
+    return [file.path for file in files]
+
+
 def _check(url: str, revision: str) -> None:
     """Refuse what git could take for an option, a command, or another kind of transport."""
     match = _URL.fullmatch(url)

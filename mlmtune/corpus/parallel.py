@@ -3,16 +3,18 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import chain, islice
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from queue import SimpleQueue
+from types import ModuleType
 from typing import Any, TypeVar
 
 from mlmtune.errors import ResourceError
@@ -84,7 +86,8 @@ class _Workers:
         for _ in range(num_processes):
             pipe, pipe_of_worker = context.Pipe()
             process = context.Process(target=_work, args=(pipe_of_worker, shared), daemon=True)
-            process.start()
+            with _without_main():
+                process.start()
             pipe_of_worker.close()  # so that the pipe ends with the process
             self._processes.append(process)
             self._idle.put(pipe)
@@ -123,6 +126,20 @@ class _Workers:
         self._threads.shutdown(cancel_futures=True)
         for process in self._processes:
             process.join()
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Let a new process import mlmtune alone, and not the program that uses it.
+
+    Each process would run a script again that does not guard its main part, and start its own.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _work(pipe: Connection, shared: Any) -> None:

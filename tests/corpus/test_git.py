@@ -724,3 +724,14 @@ def test_processes_that_want_the_same_repository_wait_for_one_another(
         assert len(content_of(fetch(say=release))) == 3
         assert child.wait(timeout=30) == 0
     assert lines == [f"waiting for another process that fetches {origin.url}"]
+
+
+def test_the_files_of_a_repository_are_listed_without_their_contents(published, cache):
+    said = []
+    assert git.list_files(published.url, None, cache, said.append) == [
+        "a.md", "docs/b.md", "docs/d.txt", "docs/deep/c.md", "image.png",
+    ]  # fmt: skip
+    assert said == [f"fetching the file list of {published.url}"]
+    assert sum(f.stat().st_size for f in cache.rglob("*.pack")) < IGNORED_KIBIBYTES << 10
+    with pytest.raises(HubError, match="no revision 'nowhere'"):
+        git.list_files(published.url, "nowhere", cache, said.append)

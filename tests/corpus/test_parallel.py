@@ -126,3 +126,19 @@ def test_processes_end_with_the_one_that_started_them(tmp_path):
     while any(psutil.pid_exists(pid) for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(psutil.pid_exists(pid) for pid in workers)
+
+
+SCRIPT = """
+from mlmtune.corpus.parallel import ordered_map
+print("begun")
+print(list(ordered_map(divmod, [7, 9], 4, num_processes=2)))
+"""
+
+
+def test_a_script_without_a_guard_is_not_run_again_in_each_process(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    ended = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=60
+    )
+    assert ended.stdout == "begun\n[(1, 3), (2, 1)]\n", ended.stderr
