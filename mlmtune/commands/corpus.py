@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from mlmtune.config import Config
 from mlmtune.console import Console
@@ -11,7 +12,7 @@ from mlmtune.errors import DataError, ResourceError
 from mlmtune.printable import counted
 from mlmtune.tokens.summary import summarize
 from mlmtune.tokens.summary_text import describe
-from mlmtune.training.preparation import prepare
+from mlmtune.training.preparation import PreparedText, prepare
 
 
 def show_corpus(
@@ -24,11 +25,7 @@ def show_corpus(
     """
     if export_to is not None:
         check_target(export_to)  # before a corpus is read for an hour
-    prepared = prepare(config, console, rebuilds=False, refresh=refresh)
-    summary = summarize(
-        prepared.store, prepared.splits, prepared.tokenizer, config.corpus.split_seed,
-        prepared.added_words,
-    )  # fmt: skip
+    prepared, summary = read_summary(config, console, refresh=refresh)
     if as_json:
         console.result(json.dumps(summary, indent=2, ensure_ascii=False))
     else:
@@ -37,6 +34,21 @@ def show_corpus(
     if export_to is not None:
         num_documents = _export(prepared.text, export_to)
         console.say(f"wrote {counted(num_documents, 'document')} to {export_to}")
+
+
+def read_summary(
+    config: Config, console: Console, *, refresh: bool = False
+) -> tuple[PreparedText, dict[str, Any]]:
+    """Return a corpus and the content of its corpus.json; it is read and tokenized if need be.
+
+    Raises:
+        MlmtuneError: See `preparation.prepare`.
+    """
+    prepared = prepare(config, console, rebuilds=False, refresh=refresh)
+    return prepared, summarize(
+        prepared.store, prepared.splits, prepared.tokenizer, config.corpus.split_seed,
+        prepared.added_words,
+    )  # fmt: skip
 
 
 def _export(text: CorpusText, path: Path) -> int:

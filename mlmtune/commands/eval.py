@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,20 @@ class Row:
         }
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Models that were measured on texts.
+
+    Attributes:
+        notes: What the columns of the table mean, or why they are empty.
+        dumped: The rows of `--dump`; empty unless they were asked for.
+    """
+
+    rows: list[Row]
+    notes: list[str]
+    dumped: list[tuple[Any, ...]]
+
+
 def evaluate_models(
     configs: Sequence[tuple[Path, Config]],
     models: Sequence[str],
@@ -79,7 +93,7 @@ def evaluate_models(
     as_json: bool,
     dump: Path | None,
 ) -> None:
-    """Measure each model on the validation text and the general text of each config.
+    """Measure models on texts, and print a table or a list of records; see `measure_models`.
 
     Args:
         configs: The path of each config, and its settings.
@@ -91,23 +105,54 @@ def evaluate_models(
     Raises:
         MlmtuneError: A model or a text is missing, or they do not fit.
     """
-    precisions = {config.training.precision for _, config in configs}
+    named = dict(zip(text_names([path for path, _ in configs]), (c for _, c in configs),
+                     strict=True))  # fmt: skip
+    measured = measure_models(named, models, console, dumps=dump is not None)
+    if measured is None:
+        return
+    if dump is not None:
+        write_dump(dump, measured.dumped)
+    if as_json:
+        console.result(json.dumps([row.to_json() for row in measured.rows], indent=2))
+    else:
+        for line in [*describe(measured.rows), *measured.notes]:
+            console.result(line)
+
+
+def measure_models(
+    texts: Mapping[str, Config], models: Sequence[str], console: Console, *, dumps: bool = False
+) -> Measured | None:
+    """Measure each model on the validation text and the general text of each config.
+
+    Args:
+        texts: The configs by the name of their text.
+        models: Folders, directories of runs, hub names, or package://NAME/FOLDER.
+        console: Shows the progress.
+        dumps: Whether to keep the masked input and the predictions of each chunk.
+
+    Returns:
+        The measurements; None in all processes but the first.
+
+    Raises:
+        MlmtuneError: A model or a text is missing, or they do not fit.
+    """
+    precisions = {config.training.precision for config in texts.values()}
     if len(precisions) > 1:
         raise ConfigError(
             f"the configs differ in training.precision ({', '.join(sorted(precisions))}); give one "
             "for all, such as training.precision=fp32"
         )
     accelerator = build_accelerator(precisions.pop())
-    if not accelerator.is_main_process:
+    is_main = accelerator.is_main_process
+    if not is_main:
         console = Console(is_main=False)
-    if dump is not None and accelerator.num_processes > 1:
+    if dumps and accelerator.num_processes > 1:
         raise ConfigError("--dump writes what one process sees; leave --nproc out")
     rows: list[Row] = []
     notes: list[str] = []
-    dumped: list[tuple[Any, ...]] | None = None if dump is None else []
-    texts = text_names([path for path, _ in configs])
+    dumped: list[tuple[Any, ...]] | None = [] if dumps else None
     tokenizers = distinct_tokenizers([ModelConfig(name_or_path=m) for m in models], "--model")
-    for text, (_, config) in zip(texts, configs, strict=True):
+    for text, config in texts.items():
         searches, clozes, of_text = Searches(), Clozes(tokenizers), []
         for name, model in zip(short_names(models), models, strict=True):
             named = (name, model)
@@ -118,14 +163,8 @@ def evaluate_models(
         searched, note = _with_retrieval(of_text, text, searches)
         rows += _with_words(searched, text, clozes)
         notes += [note, *(f"{text}: {why_not}" for why_not in clozes.why_not)]
-    if dump is not None and dumped is not None:
-        write_dump(dump, dumped)
-    if as_json:
-        console.result(json.dumps([row.to_json() for row in rows], indent=2))
-    else:
-        for line in [*describe(rows), *notes]:
-            console.result(line)
     accelerator.end_training()
+    return Measured(rows, notes, dumped or []) if is_main else None
 
 
 def text_names(paths: Sequence[Path]) -> list[str]:

@@ -7,6 +7,7 @@ from mlmtune.config_loading import load_config
 from mlmtune.console import Console
 from mlmtune.errors import ConfigError
 from mlmtune.printable import counted
+from mlmtune.report.findings import Report
 from mlmtune.report.making import make_report
 from mlmtune.report.runs import FinishedRun
 from mlmtune.report.writing import write_report
@@ -15,7 +16,7 @@ from mlmtune.training.run_dir import RESOLVED_CONFIG
 
 def report_on(
     runs: list[FinishedRun], overrides: list[str], output: Path | None, console: Console
-) -> None:
+) -> Report:
     """Make a report on runs, write it, and print the verdicts.
 
     Args:
@@ -38,6 +39,7 @@ def report_on(
     for verdict in report.verdicts:
         console.result(f"{verdict.run}: {verdict.label}. {verdict.sentence}")
     console.result(f"the report is in {written} (also as .md and .json)")
+    return report
 
 
 def with_overrides(run: FinishedRun, overrides: list[str]) -> Config:
