@@ -1,8 +1,9 @@
 """Corpus: how fast text is cleaned, beside what no reader goes without; or the cost of `prepare`.
 
-`ours` cleans in one process, `all processors` in as many as there are. The third side only reads
+`ours` cleans in one process, `all processors` in as many as there are. The last side only reads
 and decodes the same files in one process, and parses them: Markdown by pyromark, JSON Lines by
-json.loads. All formats hold the same pages. With --megabytes, folders of so many MB of Markdown are
+json.loads. All formats hold the same pages. With --optional, `languages` and `mojibake` are `ours`
+with a step of the extra `cleaning`. With --megabytes, folders of so many MB of Markdown are
 prepared without a cache: time, memory of all processes together, and bytes on disk. If there are
 too few pages, they are repeated with their sections shuffled. `added` is the memory that the
 comparisons allocate in the main process.
@@ -11,6 +12,7 @@ comparisons allocate in the main process.
 import argparse
 import statistics
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,11 @@ from tree_memory import TreeMemory
 
 SAMPLE_MEGABYTES = 60
 """The size of a turn, large enough to hide the second that starting processes takes."""
+OPTIONAL: dict[str, dict[str, Any]] = {
+    "languages": {"languages": ["en"]},
+    "mojibake": {"cleaning": {"mojibake": "repair"}},
+}
+"""Settings of the section `corpus`, by the name of the side."""
 CHANGED_PAGE = "0/0.md"
 LIMITS = {
     "markdown": "pyromark",
@@ -43,6 +50,9 @@ def command_line() -> CommandLine:
         "--megabytes", metavar="MB,MB,...",
         help="prepare so much Markdown without a cache instead, as in 20,200,2000",
     )  # fmt: skip
+    arguments.add_argument(
+        "--optional", action="store_true", help="also measure the steps of the extra `cleaning`"
+    )
     arguments.add_argument("--near", action="store_true", help="then look for near-duplicates, too")
     arguments.add_argument(
         "--overlap", metavar="PATH", help="then for overlap with this text, too: a test set"
@@ -60,21 +70,32 @@ def benchmark() -> None:
 
 def speed(options: argparse.Namespace) -> None:
     machine = run_apart("machine:describe")
+    optional = OPTIONAL if options.optional else {}
     with workspace() as folder:
         pages = folder / "pages"
         num_characters = SAMPLE_MEGABYTES * 1e6
         num_bytes = run_apart(
             "texts:write_pages", options.text, pages, num_characters, options.format
         )
-        with (
-            Child("preparation:Cleaning", pages, folder, 1, options.format) as one,
-            Child("preparation:Cleaning", pages, folder, None, options.format) as all_of_them,
-            Child("preparation:Limit", pages, options.format) as limit,
-        ):
-            sides = {"ours": one, "all processors": all_of_them, LIMITS[options.format]: limit}
+        with ExitStack() as stack:
+
+            def start(side: str, *inputs: Any) -> Child:
+                return stack.enter_context(Child(f"preparation:{side}", pages, *inputs))
+
+            sides = {
+                "ours": start("Cleaning", folder, 1, options.format),
+                **{
+                    name: start("Cleaning", folder, 1, options.format, settings)
+                    for name, settings in optional.items()
+                },
+                "all processors": start("Cleaning", folder, None, options.format),
+                LIMITS[options.format]: start("Limit", options.format),
+            }
             blocks = interleave(sides, options.rounds, options.steps, options.warmup)
     result = summary(blocks, to=LIMITS[options.format])
-    speedups = rate_ratios(blocks["all processors"], blocks["ours"])
+    of_ours = {
+        name: rate_ratios(blocks[name], blocks["ours"]) for name in ("all processors", *optional)
+    }
     rows = [
         [
             name,
@@ -86,7 +107,8 @@ def speed(options: argparse.Namespace) -> None:
     ]
     print(f"{megabytes(num_bytes)} of {options.format}, {machine['device']}")
     print(table(["side", "MB/s", f"of {LIMITS[options.format]}", "rounds"], rows))
-    print(f"all processors: {statistics.median(speedups):.2f} times one process")
+    for name, ratios in of_ours.items():
+        print(f"{name}: {statistics.median(ratios):.2f} of ours ({spread(ratios)})")
     write_json(
         options.json,
         benchmark="corpus",
@@ -94,7 +116,7 @@ def speed(options: argparse.Namespace) -> None:
         num_bytes=num_bytes,
         rounds=options.rounds,
         **result,
-        speedups=speedups,
+        of_ours=of_ours,
         machine=machine,
     )
 

@@ -14,7 +14,7 @@ from pyromark import Markdown, Options
 
 from interleaved import Block
 from machine import num_bytes_in
-from mlmtune.config import Config, CorpusConfig, SourceConfig
+from mlmtune.config import Config, CorpusConfig
 from mlmtune.console import Console
 from mlmtune.corpus import corpus
 from mlmtune.corpus.parallel import num_processors
@@ -28,11 +28,16 @@ class Cleaning:
     """Cleans a folder of pages in a number of processes; None is the package's choice."""
 
     def __init__(
-        self, pages: Path, workspace: Path, num_processes: int | None, format_: str = "markdown"
+        self,
+        pages: Path,
+        workspace: Path,
+        num_processes: int | None,
+        format_: str = "markdown",
+        settings: dict[str, Any] | None = None,
     ) -> None:
-        self.folder = workspace / f"cleaned by {num_processes}"
+        self.folder = workspace / f"cleaned by {num_processes} with {settings}"
         console = Console(is_main=False)
-        config = _corpus_config(pages, format_)
+        config = _corpus_config(pages, format_, settings or {})
         self.text = CorpusText(config, console, str(self.folder)).listed()
         self.num_bytes = num_bytes_in(pages)
         self.num_processes = num_processes or num_processors()
@@ -87,12 +92,12 @@ class Preparation:
     """
 
     def __init__(self, pages: Path, model: Path, workspace: Path, compared: dict[str, Any]) -> None:
-        section = _corpus_config(pages).model_dump(exclude_unset=True)
+        section = _corpus_config(pages, "markdown", compared).model_dump(exclude_unset=True)
         self.config = Config.model_validate(
             {
                 "run": {"output_dir": str(workspace / "run")},
                 "model": {"name_or_path": str(model)},
-                "corpus": {**section, **compared},
+                "corpus": section,
                 "tokenization": {"cache_dir": str(workspace / "cache")},
             }
         )
@@ -134,6 +139,6 @@ class Preparation:
         return text.listed().read()
 
 
-def _corpus_config(pages: Path, format_: str = "markdown") -> CorpusConfig:
+def _corpus_config(pages: Path, format_: str, settings: dict[str, Any]) -> CorpusConfig:
     source = {**PAGES[format_].source, "path": str(pages)}
-    return CorpusConfig(sources=[SourceConfig.model_validate(source)])
+    return CorpusConfig.model_validate({"sources": [source], **settings})

@@ -146,6 +146,9 @@ class ModelConfig(Section):
 class CleaningConfig(Section):
     """How all text is cleaned. The corpus report counts what each step removes."""
 
+    mojibake: Literal["keep", "repair"] = "keep"
+    """`repair` finds words that were once read in a wrong encoding (`grÃ¼n`) and restores them
+    (`grün`), by ftfy. This needs the extra `cleaning`."""
     unicode: Literal["nfc", "keep"] = "nfc"
     """`nfc` composes characters (Unicode NFC), so that the same word always has the same ones."""
     control_characters: Literal["drop", "keep"] = "drop"
@@ -353,6 +356,28 @@ class NearDuplicatesConfig(Section):
     """The number of permutations. The standard error is at most 0.5 / sqrt(num_perm)."""
 
 
+_LANGUAGES = """
+af als am an ar arz as ast av az azb ba bar bcl be bg bh bn bo bpy br bs bxr ca cbk ce ceb ckb
+co cs cv cy da de diq dsb dty dv el eml en eo es et eu fa fi fr frr fy ga gd gl gn gom gu gv
+he hi hif hr hsb ht hu hy ia id ie ilo io is it ja jbo jv ka kk km kn ko krc ku kv kw ky la lb
+lez li lmo lo lrc lt lv mai mg mhr min mk ml mn mr mrj ms mt mwl my myv mzn nah nap nds ne new
+nl nn no oc or os pa pam pfl pl pms pnb ps pt qu rm ro ru rue sa sah sc scn sco sd sh si sk sl
+so sq sr su sv sw ta te tg th tk tl tr tt tyv ug uk ur uz vec vep vi vls vo wa war wuu xal xmf
+yi yo yue zh
+"""
+LANGUAGES = tuple(_LANGUAGES.split())
+"""The languages that can be recognised: ISO 639, and for some the code of their Wikipedia."""
+
+
+def _recognisable(language: str) -> str:
+    if language not in LANGUAGES:
+        raise ValueError(
+            f"expected a code of ISO 639, such as en or zh, got {language!r}; these are known: "
+            f"{', '.join(LANGUAGES)}"
+        )
+    return language
+
+
 def _sources(value: Any) -> Any:
     """Turn each text into a source with that path, whose format follows from its ending."""
     entries = [value] if isinstance(value, str | dict) else value
@@ -418,6 +443,10 @@ class CorpusConfig(Section):
     min_letter_share: Probability = 0.0
     """Documents with a smaller share of letters among their characters other than white space are
     left out and counted. These are tables of numbers and encoded data."""
+    languages: list[Annotated[str, AfterValidator(_recognisable)]] = []
+    """Documents in other languages than these (`[en, de]`, by ISO 639) are left out and counted. A
+    document stays if it has fewer than 30 words, or is in these languages with a probability of at
+    least 0.1. If the list is empty, no language is recognised. This needs the extra `cleaning`."""
     deduplicate: bool = True
     """Leaves out, and counts, documents that equal an earlier one except for white space. Training
     documents that equal one of `validation_sources` are always left out."""

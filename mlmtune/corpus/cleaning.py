@@ -19,12 +19,13 @@ from mlmtune.corpus.html_text import html_text
 from mlmtune.corpus.long_text import substituted, with_each_line
 from mlmtune.corpus.markdown_text import markdown_text
 
-CLEANING_VERSION = 7
+CLEANING_VERSION = 8
 """Raised with every change of what readers and cleaning yield, so that text is read again."""
 
 STEPS = (
     "boilerplate",
     "outputs",
+    "mojibake",
     "line_ends",
     "control_characters",
     "front_matter",
@@ -63,6 +64,10 @@ def clean(
     Raises:
         UnreadablePage: A page of Markdown cannot be parsed, or not in reasonable memory.
     """
+    if cleaning.mojibake == "repair":  # before control characters, which mojibake consists of
+        repaired = text if text.isascii() else with_each_line(_repaired, text)
+        removed["mojibake"] += len(text) - len(repaired)
+        text = repaired
     # Markup may be between the two letters that show whether a zero-width space is a border.
     text = _without_hidden(text, cleaning, removed, keeps_word_borders=markup != "none")
     if markup == "markdown":
@@ -80,6 +85,18 @@ def clean(
         removed["white_space"] += len(text) - len(tidy)
         text = tidy
     return text
+
+
+def _repaired(line: str) -> str:
+    """Repair UTF-8 that was read in another encoding, such as `grÃ¼n` for `grün`.
+
+    Nothing else that ftfy can do is done: entities, quotes, ligatures and widths stay.
+    """
+    if line.isascii():
+        return line
+    from ftfy import fix_encoding  # an extra that may be missing
+
+    return "".join(map(fix_encoding, slices(line)))
 
 
 _HIDDEN_IN_ASCII = bytes(c for c in range(128) if (c < 32 and c not in b"\t\n") or c == 0x7F)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mlmtune.config import CorpusConfig, NearDuplicatesConfig
 from mlmtune.console import Console
-from mlmtune.corpus import formats, near_duplicates
+from mlmtune.corpus import formats, near_duplicates, optional_steps
 from mlmtune.corpus.dividing import plan_parts, with_line_numbers
 from mlmtune.corpus.document import Document
 from mlmtune.corpus.filtering import (
@@ -48,6 +48,7 @@ _REMEDIES = {
     "too_short": "lower corpus.min_characters",
     "too_long": "raise corpus.max_characters",
     "few_letters": "lower corpus.min_letter_share",
+    "other_language": "add the languages of the text to corpus.languages",
     "duplicate": "set corpus.deduplicate: false, or give other files",
     "overlap": "the test set is in the corpus: give other files",
     "near_duplicate": "raise corpus.near_duplicates.threshold",
@@ -121,8 +122,10 @@ def read_corpus(
         ResourceError: A process died.
         OSError: The folder cannot be written.
     """
+    # Before cleaning, which may take hours.
+    optional_steps.check_available(config.cleaning, config.languages)
     if config.near_duplicates is not None:
-        near_duplicates.check_available()  # before cleaning, which may take hours
+        near_duplicates.check_available()
     for listed in (*listing.sources, *listing.references):
         if listed.dataset is None:
             formats.check_available(listed.source.config.format)
@@ -345,6 +348,7 @@ def _count_files(
             files_left_out=counts.files_left_out,
             encodings=counts.encodings,
             encodings_guessed=counts.encodings_guessed,
+            languages=counts.languages,
             documents_left_out=+Counter(broken=counts.num_broken, empty=counts.num_empty),
             characters_found=counts.num_characters,
             cleaned_away=counts.removed,
@@ -360,7 +364,13 @@ def _count_files(
         funnel.records_broken += [
             {"place": place, "detail": detail} for place, detail in counts.named_records
         ]
-    for named in (funnel.files_left_out, funnel.guesses, funnel.records_broken):
+        funnel.other_languages += [
+            {"document": f"{names[part.source]}: {id_}", "language": language}
+            for id_, language in counts.named_languages
+        ]
+    for named in (
+        funnel.files_left_out, funnel.guesses, funnel.records_broken, funnel.other_languages,
+    ):  # fmt: skip
         del named[_MAX_NAMED_FILES:]
     return funnel
 

@@ -15,6 +15,7 @@ from mlmtune.corpus.cleaning import CLEANING_VERSION
 from mlmtune.corpus.decoding import Span, can_be_cut, count_line_ends
 from mlmtune.corpus.formats import format_of
 from mlmtune.corpus.listing import ListedFile, ListedSource, describe_file
+from mlmtune.corpus.optional_steps import libraries
 from mlmtune.corpus.parts import FORMAT_VERSION, Part
 from mlmtune.corpus.remote import is_remote
 from mlmtune.corpus.source_reader import SourceReader
@@ -30,7 +31,7 @@ def plan_parts(sources: Sequence[ListedSource], config: CorpusConfig, folder: Pa
     parts = []
     for index, listed in enumerate(sources):
         source = listed.source.config
-        reader = SourceReader(source, config.cleaning, config.markdown)
+        reader = SourceReader(source, config.cleaning, config.markdown, config.languages)
         if listed.dataset is not None:
             path = folder / _name(reader, listed.dataset.signature.encode())
             parts.append(Part(path, index, reader, (), listed.dataset))
@@ -107,7 +108,8 @@ def _name(reader: SourceReader, content: bytes) -> str:
     )  # fmt: skip
     if reader.source.streaming:
         source["max_documents"] = reader.source.max_documents
-    how = [source, reader.cleaning.model_dump(), reader.markdown.model_dump()]
+    sections = [reader.cleaning.model_dump(), reader.markdown.model_dump()]
+    how = [source, *sections, reader.languages, libraries(reader.cleaning, reader.languages)]
     version = f"{FORMAT_VERSION}.{CLEANING_VERSION}"
     state = xxhash.xxh3_128(f"{version}\0{json.dumps(how, sort_keys=True)}\0".encode())
     state.update(content)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mlmtune import randomness
 from mlmtune.config import CorpusConfig
 from mlmtune.corpus.funnel import REASONS
+from mlmtune.corpus.languages import LEAST_PROBABILITY
 from mlmtune.corpus.parts import Part, PartTable
 from mlmtune.corpus.sources import CorpusSource
 
@@ -34,6 +35,7 @@ class DocumentTable:
         content_hashes: (D,) Hashes of the normalised texts.
         num_characters: (D,) Lengths after cleaning.
         letter_shares: (D,) Shares of letters among the characters that are not white space.
+        language_probabilities: (D,) Probabilities of being in one of `corpus.languages`.
         outcomes: (D,) Indices into OUTCOMES; all begin as kept.
     """
 
@@ -42,6 +44,7 @@ class DocumentTable:
     content_hashes: NDArray[np.uint64]
     num_characters: NDArray[np.int32]
     letter_shares: NDArray[np.float32]
+    language_probabilities: NDArray[np.float32]
     outcomes: NDArray[np.uint8]
 
     @classmethod
@@ -55,6 +58,9 @@ class DocumentTable:
             content_hashes=_joined([table.content_hashes for table in tables], np.uint64),
             num_characters=_joined([table.num_characters for table in tables], np.int32),
             letter_shares=_joined([table.letter_shares for table in tables], np.float32),
+            language_probabilities=_joined(
+                [table.language_probabilities for table in tables], np.float32
+            ),
             outcomes=np.full(part_offsets[-1], KEPT, dtype=np.uint8),
         )
 
@@ -85,11 +91,12 @@ def _joined(arrays: list[NDArray[ScalarT]], dtype: type[ScalarT]) -> NDArray[Sca
 
 
 def leave_out_by_content(table: DocumentTable, config: CorpusConfig) -> None:
-    """Leave out documents that are too short, too long, or hardly text."""
+    """Leave out documents that are too short, too long, hardly text, or in another language."""
     checks = {
         "too_short": table.num_characters < config.min_characters,
         "too_long": table.num_characters > (config.max_characters or np.inf),
         "few_letters": table.letter_shares < config.min_letter_share,
+        "other_language": table.language_probabilities < LEAST_PROBABILITY,
     }
     for reason, is_out in checks.items():
         table.leave_out(np.flatnonzero(is_out & (table.outcomes == KEPT)), reason)

@@ -14,6 +14,7 @@ REASONS = (
     "too_short",
     "too_long",
     "few_letters",
+    "other_language",
     "duplicate",
     "not_sampled",
     "overlap",
@@ -35,6 +36,8 @@ class SourceFunnel:
         endings_not_read: Files in folders that are not read because of their ending, by ending.
         encodings: Files that were read, by encoding.
         encodings_guessed: Those of them that another encoding would fit as well.
+        languages: Documents that are not empty, by the language that was recognised, or
+            `undetermined`.
         documents_left_out: Documents by one of `REASONS`.
         characters_found: Characters of all documents before cleaning.
         cleaned_away: Characters by cleaning step.
@@ -46,6 +49,7 @@ class SourceFunnel:
     endings_not_read: Counter[str] = field(default_factory=Counter)
     encodings: Counter[str] = field(default_factory=Counter)
     encodings_guessed: Counter[str] = field(default_factory=Counter)
+    languages: Counter[str] = field(default_factory=Counter)
     documents_kept: int = 0
     documents_left_out: Counter[str] = field(default_factory=Counter)
     characters_found: int = 0
@@ -76,6 +80,7 @@ class SourceFunnel:
                 "found": self.documents_kept + self.documents_left_out.total(),
                 "kept": self.documents_kept,
                 "left_out": _in_order(self.documents_left_out, REASONS),
+                "languages": _by_count(self.languages),
             },
             "characters": {
                 "found": self.characters_found,
@@ -125,6 +130,8 @@ class Funnel:
         files_left_out: Path, reason and detail of the first files.
         guesses: Path and guessed encoding of the first files.
         records_broken: Place and detail of the first records.
+        other_languages: Source and id of the first documents in other languages than
+            `corpus.languages`, and the language that each most likely has.
         duplicates: The first duplicates.
         near_duplicates: The least similar near-duplicates, the least similar first.
         overlaps: The first documents that share text with `exclude_overlap_with`.
@@ -135,6 +142,7 @@ class Funnel:
     files_left_out: list[dict[str, str]] = field(default_factory=list)
     guesses: list[dict[str, str]] = field(default_factory=list)
     records_broken: list[dict[str, str]] = field(default_factory=list)
+    other_languages: list[dict[str, str]] = field(default_factory=list)
     duplicates: list[Pair] = field(default_factory=list)
     near_duplicates: list[Pair] = field(default_factory=list)
     overlaps: list[Overlap] = field(default_factory=list)
@@ -165,6 +173,7 @@ class Funnel:
             "files_left_out": self.files_left_out,
             "encodings_guessed": self.guesses,
             "records_broken": self.records_broken,
+            "other_languages": self.other_languages,
             "duplicates": [pair._asdict() for pair in self.duplicates],
             "near_duplicates": [pair._asdict() for pair in self.near_duplicates],
             "overlaps": [overlap._asdict() for overlap in self.overlaps],
@@ -172,11 +181,11 @@ class Funnel:
         }
 
 
-_MAX_ENDINGS_SHOWN = 8
+_MAX_SHOWN = 8
 
 
 def remarks(funnel: dict[str, Any]) -> Iterator[str]:
-    """Yield lines about sources without documents, endings that are not read, and guesses.
+    """Yield lines about sources without documents, endings not read, guesses and languages.
 
     They are made of the result of `Funnel.to_json`.
     """
@@ -187,16 +196,21 @@ def remarks(funnel: dict[str, Any]) -> Iterator[str]:
             yield f"no document of {name} is in the corpus" + (f" ({why})" if why else "")
     files = funnel["files"]
     if endings := files["endings_not_read"]:
-        shown = [f"{ending} {count:,}" for ending, count in endings.items()]
-        more = sum(list(endings.values())[_MAX_ENDINGS_SHOWN:])
-        others = [f"{more:,} more"] if more else []
-        yield f"not read, other endings: {', '.join(shown[:_MAX_ENDINGS_SHOWN] + others)}"
+        yield f"not read, other endings: {_largest(endings)}"
     if guessed := files["encodings_guessed"]:
         shown = [f"{name} {count:,}" for name, count in guessed.items()]
         yield (
             f"encodings that were guessed, by number of files: {', '.join(shown)} (set encoding on "
             "the source if a guess is wrong)"
         )
+    if languages := funnel["documents"]["languages"]:
+        yield f"languages that were recognised, by number of documents: {_largest(languages)}"
+
+
+def _largest(counts: dict[str, int]) -> str:
+    shown = [f"{name} {count:,}" for name, count in counts.items()]
+    more = sum(list(counts.values())[_MAX_SHOWN:])
+    return ", ".join(shown[:_MAX_SHOWN] + [f"{more:,} more"] * bool(more))
 
 
 def with_endings_not_read(

@@ -6,9 +6,9 @@ part has its name. So an interrupted run continues with the missing parts, and i
 changed, only their parts are made again.
 
 Any tool opens a part. Its columns are those of `_SCHEMA`. Its metadata has, under the key
-`mlmtune`, a JSON object with a `PartCounts`, a hash of each of the three columns of numbers, and a
-hash of the ids and texts of each row group. The checksums of Parquet are not enough, because they
-do not cover the metadata that says where a page is and how it is read.
+`mlmtune`, a JSON object with a `PartCounts`, a hash of each column of numbers, and a hash of the
+ids and texts of each row group. The checksums of Parquet are not enough, because they do not cover
+the metadata that says where a page is and how it is read.
 """
 
 import os
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from mlmtune.corpus.document import Document
 from mlmtune.corpus.hub_datasets import ListedDataset
+from mlmtune.corpus.languages import LEAST_PROBABILITY
 from mlmtune.corpus.listing import ListedFile
 from mlmtune.corpus.records import BrokenRecord, FileLeftOut
 from mlmtune.corpus.source_reader import CleanDocument, FileEvent, FileRead, SourceReader, Tally
@@ -43,8 +44,8 @@ ROW_GROUP_DOCUMENTS = 4096
 _MAX_NAMED = 100
 _METADATA_KEY = b"mlmtune"
 _PARQUET_MARK = b"PAR1"
-FORMAT_VERSION = 2
-_NUMBERS = ("content_hash", "num_characters", "letter_share")
+FORMAT_VERSION = 3
+_NUMBERS = ("content_hash", "num_characters", "letter_share", "language_probability")
 
 _SCHEMA = pa.schema(
     [
@@ -53,6 +54,7 @@ _SCHEMA = pa.schema(
         ("content_hash", pa.uint64()),  # of the normalised text
         ("num_characters", pa.int32()),
         ("letter_share", pa.float32()),  # among the characters that are not white space
+        ("language_probability", pa.float32()),  # of being in one of corpus.languages
     ]
 )
 
@@ -72,6 +74,8 @@ class PartCounts:
         named_records: The position and detail of the first broken records.
         first_fault: The error with `on_error: fail`; None if nothing is broken.
         misread: The error of a file that cannot be read with these settings; None without one.
+        languages: Documents that are not empty, by their language if it was recognised.
+        named_languages: The id and language of the first documents in other languages.
         num_empty: Documents that are empty after cleaning.
         num_characters: Characters before cleaning.
         removed: Characters that cleaning removed, by step.
@@ -88,6 +92,8 @@ class PartCounts:
     named_records: list[tuple[str, str]] = field(default_factory=list)
     first_fault: str | None = None
     misread: str | None = None
+    languages: Counter[str] = field(default_factory=Counter)
+    named_languages: list[tuple[str, str]] = field(default_factory=list)
     num_empty: int = 0
     num_characters: int = 0
     removed: Counter[str] = field(default_factory=Counter)
@@ -164,7 +170,12 @@ def _documents(part: Part, counts: PartCounts) -> Iterator[CleanDocument]:
         match event:
             case CleanDocument(text=""):
                 counts.num_empty += 1
-            case CleanDocument():
+            case CleanDocument(recognition=recognition):
+                if recognition.language:
+                    counts.languages[recognition.language] += 1
+                if recognition.probability < LEAST_PROBABILITY:
+                    named = (printable(event.id), recognition.language)
+                    _append(counts.named_languages, named)
                 yield event
             case BrokenRecord():
                 where = f"{path}{event.position}"
@@ -225,6 +236,7 @@ def to_record_batch(documents: list[CleanDocument]) -> pa.RecordBatch:
         np.asarray([document.content_hash for document in documents], np.uint64),
         np.asarray([len(document.text) for document in documents], np.int32),
         np.asarray([document.letter_share for document in documents], np.float32),
+        np.asarray([document.recognition.probability for document in documents], np.float32),
     ]
     buffers = [
         _strings([printable(document.id).encode() for document in documents], np.int32),
@@ -292,6 +304,7 @@ class PartTable(NamedTuple):
     content_hashes: NDArray[np.uint64]
     num_characters: NDArray[np.int32]
     letter_shares: NDArray[np.float32]
+    language_probabilities: NDArray[np.float32]
 
     @classmethod
     def of(cls, part: Part) -> Self:
@@ -309,8 +322,9 @@ class PartTable(NamedTuple):
             if [digest(array.data) for array in arrays] != content["numbers"]:
                 raise ValueError("the numbers do not match their hashes")
             counts = PartCounts(**content["counts"])
-        for name in ("files_left_out", "encodings", "encodings_guessed", "removed"):
-            setattr(counts, name, Counter(getattr(counts, name)))  # JSON has no counters
+        for name, empty in vars(PartCounts()).items():
+            if isinstance(empty, Counter):
+                setattr(counts, name, Counter(getattr(counts, name)))  # JSON has no counters
         return cls(counts, *arrays)
 
 

@@ -1,7 +1,7 @@
 """The reader of a source: from one file, or from its dataset, to cleaned documents."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +12,7 @@ from mlmtune.corpus.decoding import Span
 from mlmtune.corpus.encodings import Decoding, Encoding
 from mlmtune.corpus.formats import format_of
 from mlmtune.corpus.hub_datasets import ListedDataset, read_dataset
+from mlmtune.corpus.languages import Recognition, recognise
 from mlmtune.corpus.listing import ListedFile
 from mlmtune.corpus.markdown_text import UnreadablePage
 from mlmtune.corpus.records import BrokenRecord, FileLeftOut, Record
@@ -26,12 +27,14 @@ class CleanDocument(NamedTuple):
     Attributes:
         id: Names the document within its source.
         text: The cleaned text, which may be empty.
+        recognition: Its language; an empty one if languages are not recognised.
     """
 
     id: str
     text: str
     content_hash: int
     letter_share: float
+    recognition: Recognition
 
 
 class FileRead(NamedTuple):
@@ -58,11 +61,16 @@ class Tally:
 
 @dataclass(frozen=True)
 class SourceReader:
-    """Reads and cleans the files of a source, or its dataset."""
+    """Reads and cleans the files of a source, or its dataset.
+
+    Attributes:
+        languages: The languages that are wanted; if empty, none is recognised.
+    """
 
     source: SourceConfig
     cleaning: CleaningConfig
     markdown: MarkdownConfig
+    languages: Sequence[str] = ()
 
     def read_file(
         self, file: ListedFile, tally: Tally, scratch: Path | None = None
@@ -130,4 +138,7 @@ class SourceReader:
             return BrokenRecord(record.position, str(error))
         tally.removed.update(removed)
         tally.num_characters += len(record.text) + sum(record.removed.values())
-        return CleanDocument(id_ + record.position, text, content_hash(text), letter_share(text))
+        recognition = recognise(text, self.languages) if self.languages else Recognition("", 1.0)
+        return CleanDocument(
+            id_ + record.position, text, content_hash(text), letter_share(text), recognition
+        )

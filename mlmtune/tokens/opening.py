@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from mlmtune.corpus.cleaning import CLEANING_VERSION
 from mlmtune.corpus.funnel import with_endings_not_read
 from mlmtune.corpus.listing import Listing
+from mlmtune.corpus.optional_steps import libraries
 from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import ConfigError, DataError, MlmtuneError, explaining_failures
 from mlmtune.files import write_bytes
@@ -36,8 +37,8 @@ class StoreOrigin:
     """What a store is made of, which is known before it is opened or built.
 
     Attributes:
-        made_of: The version of the format, and digests of the text, the settings and the
-            tokenizer, by name; `fingerprint` is a digest of all of these.
+        made_of: The version of the format, digests of the text, the settings and the tokenizer, and
+            the libraries of optional cleaning, by name; `fingerprint` is a digest of all of these.
         name: The store's folder within the cache. It depends on where the files are, too, because
             the files of two folders may have the same names, sizes and times by chance.
     """
@@ -66,6 +67,7 @@ class StoreOrigin:
             "format": f"{FORMAT_VERSION}.{CLEANING_VERSION}",
             "corpus": digest(json.dumps(sections, sort_keys=True).encode()),
             "text": listing.signature(),
+            "libraries": libraries(config.cleaning, config.languages),
             "tokenizer": digest(backend.to_str().encode()),
         }
         made_of["fingerprint"] = digest("\0".join(made_of.values()).encode())

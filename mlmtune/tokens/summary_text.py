@@ -48,7 +48,9 @@ def _funnel(summary: dict[str, Any]) -> Iterator[str]:
         encodings = ", ".join(f"{name} {n:,}" for name, n in files["encodings"].items())
         if encodings:
             yield f"encodings: {encodings}"
-        yield from remarks(summary)
+    notes = list(remarks(summary))
+    yield from notes
+    if files["found"] or notes:
         yield ""
     rows = [
         ["", "documents", "characters"],
@@ -155,15 +157,16 @@ def _overlaps(summary: dict[str, Any]) -> Iterator[str]:
 
 
 def _left_out(summary: dict[str, Any]) -> Iterator[str]:
-    for title, entries, name in (
-        ("files left out", summary["files_left_out"], "path"),
-        ("encodings that were guessed", summary["encodings_guessed"], "path"),
-        ("records that are broken", summary["records_broken"], "place"),
+    for title, entries, name, detail in (
+        ("files left out", summary["files_left_out"], "path", "detail"),
+        ("encodings that were guessed", summary["encodings_guessed"], "path", "encoding"),
+        ("records that are broken", summary["records_broken"], "place", "detail"),
+        ("documents in other languages", summary["other_languages"], "document", "language"),
     ):
         if entries:
             yield title
         for entry in entries[:_SHOWN]:
             reason = f"{_spaced(entry['reason'])}: " if "reason" in entry else ""
-            yield f"  {entry[name]}  {reason}{entry.get('detail') or entry['encoding']}"
+            yield f"  {entry[name]}  {reason}{entry[detail]}"
         if len(entries) > _SHOWN:
             yield f"  and more; --json lists the first {len(entries)}"

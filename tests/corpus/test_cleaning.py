@@ -1,3 +1,4 @@
+import codecs
 import time
 import unicodedata
 from collections import Counter
@@ -44,6 +45,36 @@ def test_each_step_counts_what_it_took():
     assert removed_from("Ka\u0308se") == {"unicode": 1}
     assert removed_from("\u0958") == {"unicode": -1}  # Unicode has no composed form of it
     assert removed_from("a\u3000\u2009\n\n\n\nb ") == {"white_space": 5}
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "cp437", "macroman"])
+@pytest.mark.parametrize("text", ["l’été à la forêt où", "中文，字符"])
+def test_words_that_were_read_in_a_wrong_encoding_are_repaired(text, encoding):
+    # Bytes that an encoding does not define are often read as the control characters of Latin-1.
+    codecs.register_error(
+        "as_latin_1", lambda e: (e.object[e.start : e.end].decode("latin-1"), e.end)
+    )
+    garbled = text.encode().decode(encoding, "as_latin_1")
+    whole = f"Fine: ﬁ “x” 全角 １ &eacute; \x1b[1m\n{garbled}\nã"
+    repaired = cleaned(whole, mojibake="repair", **KEEP_ALL)
+    assert repaired == whole.replace(garbled, text)
+    assert removed_from(whole, mojibake="repair", **KEEP_ALL) == {
+        "mojibake": len(garbled) - len(text)
+    }
+    assert cleaned(whole, **KEEP_ALL) == whole
+
+
+def test_mojibake_is_repaired_before_its_control_characters_are_removed():
+    assert (
+        cleaned("\xc3\x85rhus, na\xc3\xafve, \xe2\x80\x93", mojibake="repair") == "Århus, naïve, –"
+    )
+
+
+def test_a_long_line_is_repaired_in_pieces(monkeypatch):
+    monkeypatch.setattr(cleaning, "SLICE_CHARACTERS", 7)
+    text = "größere Wörter für Übergänge " * 3
+    garbled = text.encode().decode("latin-1")
+    assert cleaned(garbled, mojibake="repair", **KEEP_ALL) == text
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,7 @@ def test_everything_left_out_is_counted_and_files_are_named(folder):
         "found": 4,
         "kept": 1,
         "left_out": {"duplicate": 1, "empty": 1, "too_short": 1},
+        "languages": {},
     }
     assert reading.counts["characters"]["kept"] == len("long enough")
     assert reading.counts["characters"]["left_out"] == {
@@ -438,8 +439,49 @@ def test_a_test_set_without_text_is_an_error(folder):
         read(source(path), exclude_overlap_with=f"{empty}/test.jsonl")
 
 
+PROSE = {
+    "en": "The update is downloaded in the background and installed when the computer is next "
+    "started. If you work on something that must not be interrupted, you can choose another time, "
+    "but do not wait for more than a week.",
+    "de": "Die Aktualisierung wird im Hintergrund heruntergeladen und beim nächsten Start des "
+    "Rechners eingespielt. Wer an etwas arbeitet, das nicht unterbrochen werden darf, kann einen "
+    "anderen Zeitpunkt wählen, sollte aber nicht länger als eine Woche warten.",
+    "zh": "更新会在后台下载，并在计算机下次启动时安装。如果您正在进行不能中断的工作，"
+    "可以选择其他时间，但请不要等待超过一个星期。",
+}
+
+
+def test_documents_in_other_languages_are_left_out_counted_and_named(folder):
+    files = {f"{language}.txt": text for language, text in PROSE.items()}
+    path = folder({**files, "short.txt": "Sieben kurze Wörter"})
+    reading = read(source(path, name="docs"), languages=["en", "zh"])
+    assert reading.ids == ["en.txt", "short.txt", "zh.txt"]
+    assert reading.left_out == {"other_language": 1}
+    assert reading.counts["characters"]["left_out"] == {"other_language": len(PROSE["de"])}
+    counted = {"en": 1, "de": 1, "zh": 1, "undetermined": 1}
+    assert reading.counts["documents"]["languages"] == counted
+    assert reading.counts["other_languages"] == [{"document": "docs: de.txt", "language": "de"}]
+    (line,) = remarks(reading.counts)
+    assert line == (
+        "languages that were recognised, by number of documents: de 1, en 1, undetermined 1, zh 1"
+    )
+    with pytest.raises(DataError, match=r"\(1 other_language\); add the languages"):
+        read(source(f"{path}/de.txt"), languages=["en"])
+
+
+def test_documents_of_another_language_do_not_count_towards_the_most(folder):
+    files = {f"{number}.txt": f"{PROSE['de']} {number}" for number in range(9)}
+    path = folder({**files, "en.txt": PROSE["en"]})
+    assert read(source(path, max_documents=1), languages=["en"]).ids == ["en.txt"]
+
+
 def test_several_processes_give_what_one_does(versions, monkeypatch):
-    fields = {"near_duplicates": {}, "exclude_overlap_with": f"{versions}/07-new.txt"}
+    fields = {
+        "near_duplicates": {},
+        "exclude_overlap_with": f"{versions}/07-new.txt",
+        "languages": ["en", "ceb"],
+        "cleaning": {"mojibake": "repair"},
+    }
     alone = read(source(versions), **fields)
     monkeypatch.setattr("mlmtune.corpus.corpus.SMALL_BYTES", 0)
     monkeypatch.setattr("mlmtune.corpus.corpus.num_processors", lambda: 2)

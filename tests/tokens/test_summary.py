@@ -126,6 +126,15 @@ def test_the_tables_show_every_count(summary):
     assert all(lines[n] or lines[n + 1] for n in range(len(lines) - 1))
 
 
+def test_documents_in_other_languages_are_named_with_their_language(summary):
+    whole, _ = summary(weight=1.0, split_by="chunk", languages=["zh"])
+    lines = list(describe(whole))
+    title = lines.index("documents in other languages")
+    named = [(found["document"], found["language"]) for found in whole["other_languages"]]
+    assert named[0][0].startswith("a: ")
+    assert lines[title + 1 :][: len(named)] == [f"  {id_}  {language}" for id_, language in named]
+
+
 def test_what_chunking_cuts_off_is_told(summary):
     chunking = ChunkingConfig(chunk_length=16, mode="per_document", long_documents="truncate")
     whole, _ = summary(chunking)
