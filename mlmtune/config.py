@@ -19,6 +19,8 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
 )
 from pydantic.fields import FieldInfo
 
@@ -34,6 +36,9 @@ FormatName = Literal[
     "html", "epub", "notebook", "rst", "python", "dataset"
 ]  # fmt: skip
 Objective = Literal["mlm", "mlm+nsp", "mlm+sop"]
+ADDED_FORMATS: set[str] = set()
+ADDED_STRATEGIES: set[str] = set()
+"""The names that a program has added in this process; see `add_format` and `add_strategy`."""
 BestBy = Literal["perplexity", "retrieval"]
 TrackerName = Literal[
     "tensorboard", "wandb", "trackio", "swanlab", "mlflow", "comet_ml", "aim", "clearml", "dvclive",
@@ -206,10 +211,19 @@ EncodingName = Annotated[str, AfterValidator(_known_encoding)]
 Delimiter = Annotated[str, AfterValidator(_one_character)]
 
 
+def _or_added(names: set[str]) -> WrapValidator:
+    """Accept the names that were added besides those of the annotation."""
+
+    def check(value: Any, check_known: ValidatorFunctionWrapHandler) -> Any:
+        return value if isinstance(value, str) and value in names else check_known(value)
+
+    return WrapValidator(check)
+
+
 class SourceConfig(Section):
     """One place that text is read from: a `path`, a `git` repository, or a `dataset`."""
 
-    format: FormatName
+    format: Annotated[FormatName, _or_added(ADDED_FORMATS)]
     """What is one document. `markdown` and `text`: a file. `lines`: a line. `sentences`: the lines
     up to a blank line, each of which is a sentence; this is the classical input of next-sentence
     prediction, and needs no sentence splitter. `json`: an item of a JSON list of strings or
@@ -621,7 +635,7 @@ SPAN_KEYS = ("span_geometric_p", "span_max_words")
 class MaskingConfig(Section):
     """Which tokens are predicted, and what replaces them (Devlin et al. 2019, 3.1)."""
 
-    strategy: StrategyName = "token"
+    strategy: Annotated[StrategyName, _or_added(ADDED_STRATEGIES)] = "token"
     """`token` selects each token on its own, `whole_word` all tokens of a word or none, and `span`
     some words in a row, whose number is drawn (SpanBERT: Joshi et al. 2020, 3.1)."""
     mlm_probability: MaskingRate | RateSchedule = 0.15
@@ -757,7 +771,7 @@ class EvaluationConfig(Section):
     """Steps between evaluations, or `epoch`. There is always one before and one after training."""
     seed: Seed = 0
     """The seed of the validation masks. It is separate from `run.seed`, so runs are comparable."""
-    strategy: StrategyName = "token"
+    strategy: Annotated[StrategyName, _or_added(ADDED_STRATEGIES)] = "token"
     """How validation tokens are selected, whatever `masking.strategy` is."""
     mlm_probability: MaskingRate = 0.15
     """The masking rate of validation, whatever the training rate is."""
@@ -893,7 +907,7 @@ class PhaseConfig(Section):
     """With `warmup_stable_decay`: the share of the phase's steps over which it falls."""
     reset_optimizer: bool = False
     """Sets AdamW's moments and step counts to 0 before the phase; by default they are kept."""
-    strategy: StrategyName | None = None
+    strategy: Annotated[StrategyName | None, _or_added(ADDED_STRATEGIES)] = None
     """The masking strategy."""
     mlm_probability: MaskingRate | RateSchedule | None = None
     """The masking rate; `{start: 0.30, end: 0.15}` changes it linearly over the phase."""

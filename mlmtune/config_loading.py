@@ -5,7 +5,7 @@ All problems are reported at once, one per line, each with its file, line, key a
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -96,6 +96,12 @@ def load_config_text(
 def resolved_yaml(config: Section) -> str:
     """Return the whole config, defaults included, as YAML that loads as an equal config."""
     return dump(config.model_dump())
+
+
+def own_yaml(settings: Section | Mapping[str, Any]) -> str:
+    """Return the settings that were given, without the defaults, as YAML."""
+    given = settings.model_dump(exclude_unset=True) if isinstance(settings, Section) else settings
+    return dump(dict(given))
 
 
 def recorded_yaml(config: Section) -> str:

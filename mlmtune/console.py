@@ -45,8 +45,8 @@ class Console:
 
     @property
     def shows_bars(self) -> bool:
-        """Whether progress bars are visible: on a terminal, unless the console is quiet."""
-        return self._speaks and sys.stderr.isatty()
+        """Whether progress bars are visible: on a terminal or in a notebook, unless it is quiet."""
+        return self._speaks and (sys.stderr.isatty() or _is_notebook())
 
     def say(self, line: str) -> None:
         """Print a line, above the progress bar if there is one."""
@@ -77,6 +77,12 @@ class Console:
         text = printable_text(without_secrets(line), keeps_colours=shows_colours())
         tqdm.write(for_stream(text, stream), file=stream)  # a plain print would break the bar
         stream.flush()  # a log file is read while the run goes on
+
+
+def _is_notebook() -> bool:
+    """Whether a notebook shows what this process prints; it knows how to redraw a line."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")
 
 
 def for_stream(text: str, stream: TextIO) -> str:

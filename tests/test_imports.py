@@ -14,7 +14,7 @@ ROOT = Path(mlmtune.__file__).parent
 
 # Lowest first; a package may import from its own row and from those above it in this list.
 LAYERS = (
-    {"__init__", "config", "config_loading", "config_problems", "config_schema", "console",
+    {"config", "config_loading", "config_problems", "config_schema", "console",
      "errors", "files", "hub", "integrity", "locations", "locks", "numbers", "printable",
      "randomness", "redaction", "shell", "tables", "yaml_document"},
     {"corpus"},
@@ -31,6 +31,9 @@ LAYERS = (
     {"drafting"},
     {"exits"},
     {"commands"},
+    {"run"},
+    {"api"},
+    {"__init__"},
     {"cli"},
     {"__main__"},
 )  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmtune.config import CorpusConfig, NearDuplicatesConfig
+from mlmtune.config import ADDED_FORMATS, CorpusConfig, NearDuplicatesConfig
 from mlmtune.console import Console
 from mlmtune.corpus import formats, near_duplicates, optional_steps
 from mlmtune.corpus.dividing import plan_parts, with_line_numbers
@@ -153,11 +153,13 @@ def _clean(parts: list[Part], config: CorpusConfig, console: Console) -> Iterato
     missing = {part.path: part for part in parts if not part.is_finished()}
     num_bytes = sum(part.num_bytes for part in missing.values())
     is_small = num_bytes < SMALL_BYTES and all(part.num_bytes for part in missing.values())
+    # Another process has no formats that were added to this one.
+    is_ours = any(part.reader.source.format in ADDED_FORMATS for part in missing.values())
     written = ordered_map(
         write_part,
         with_line_numbers(list(missing.values())),
         None,
-        num_processes=1 if is_small else num_processors(),
+        num_processes=1 if is_small or is_ours else num_processors(),
     )
     progress = console.bar(total=num_bytes, unit="B", what="reading and cleaning")
     with closing(written), progress as bar:

@@ -112,6 +112,8 @@ def _name(reader: SourceReader, content: bytes) -> str:
     how = [source, *sections, reader.languages, libraries(reader.cleaning, reader.languages)]
     version = f"{FORMAT_VERSION}.{CLEANING_VERSION}"
     state = xxhash.xxh3_128(f"{version}\0{json.dumps(how, sort_keys=True)}\0".encode())
+    if reader.source.dataset is None:
+        state.update(format_of(reader.source.format).version.encode())
     state.update(content)
     digest = state.hexdigest()
     return f"{digest[:2]}/{digest[2:]}.parquet"  # two levels, because huge folders are slow

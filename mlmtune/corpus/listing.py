@@ -8,6 +8,7 @@ from typing import NamedTuple
 import xxhash
 
 from mlmtune.corpus.decoding import Span
+from mlmtune.corpus.formats import format_of
 from mlmtune.corpus.hub_datasets import ListedDataset
 from mlmtune.corpus.remote import is_remote
 from mlmtune.corpus.sources import CorpusSource
@@ -79,6 +80,8 @@ class Listing:
     def signature(self) -> str:
         """Return a digest of every file's source, id, size, version, and whether it can be read.
 
+        The versions of added formats are part of it, too.
+
         Paths are not part of it, because another machine may keep the same files elsewhere.
         """
         state = xxhash.xxh3_128()
@@ -91,6 +94,8 @@ class Listing:
                 state.update(f"{entry.path}\0{entry.reason}\0".encode("utf-8", "surrogateescape"))
             if listed.dataset is not None:
                 state.update(listed.dataset.signature.encode())
+            else:
+                state.update(format_of(source.config.format).version.encode())
         return state.hexdigest()
 
 

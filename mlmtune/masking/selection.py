@@ -11,11 +11,13 @@ Legend: B chunks, T tokens in a chunk, S spans in a chunk.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmtune.config import MaskingConfig, RateSchedule, StrategyName
+from mlmtune.config import ADDED_STRATEGIES, MaskingConfig, RateSchedule, StrategyName
+from mlmtune.errors import ConfigError
 from mlmtune.randomness import UInt64Array, key, uniform
 from mlmtune.tokens.chunking import ChunkBatch
 
@@ -165,6 +167,24 @@ STRATEGIES: dict[StrategyName, Strategy] = {
     "whole_word": Strategy(word_heads, "all tokens of a word or none", 4, keeps_words_whole=True),
     "span": Strategy(span_heads, "some words in a row", 16, keeps_words_whole=True),
 }
+
+
+def add_strategy(name: str, added: Strategy) -> None:
+    """Add a masking strategy to this process, for `masking.strategy` and the other keys like it.
+
+    A run that is resumed does not notice that `group` has changed: give a changed one another name.
+
+    Args:
+        name: The name in configs.
+        added: The strategy; see `whole_word` in `STRATEGIES` for an example.
+
+    Raises:
+        ConfigError: mlmtune has a strategy of this name.
+    """
+    if name in get_args(StrategyName):
+        raise ConfigError(f"mlmtune has a strategy {name!r} already; choose another name")
+    STRATEGIES[cast(StrategyName, name)] = added
+    ADDED_STRATEGIES.add(name)
 
 
 def mlm_probability_at(step: int, max_steps: int, rate: float | RateSchedule) -> float:

@@ -6,6 +6,7 @@ counts as the second. A process that ignores it, as `nohup` arranges, continues 
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,8 +50,14 @@ class StopRequest:
 
 @contextmanager
 def listening() -> Iterator[StopRequest]:
-    """Collect signals in a request, which the training loop answers between steps."""
+    """Collect signals in a request, which the training loop answers between steps.
+
+    Only the main thread of a process gets signals.
+    """
     request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
     before = {number: signal.signal(number, request.receive) for number in answered_signals()}
     try:
         yield request

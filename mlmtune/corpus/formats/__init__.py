@@ -6,13 +6,14 @@ is read by `mlmtune.corpus.hub_datasets`.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Literal
+from inspect import getsource
+from typing import Literal, get_args
 
-from mlmtune.config import FormatName, SourceConfig
+from mlmtune.config import ADDED_FORMATS, FormatName, SourceConfig
 from mlmtune.corpus.compression import COMPRESSIONS
 from mlmtune.corpus.decoding import Span
 from mlmtune.corpus.encodings import Decoding
@@ -43,6 +44,7 @@ class Format:
         read_span: Yields the records of some lines of a file; None if lines are not records.
         line_endings: The endings of the files that `read_span` can read.
         needs: The modules of the extra `documents` that reading needs.
+        version: Changes with what an added format yields; its text is then read again.
     """
 
     read: Reader
@@ -54,6 +56,7 @@ class Format:
     read_span: SpanReader | None = None
     line_endings: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    version: str = ""
 
     @property
     def file_endings(self) -> tuple[str, ...]:
@@ -68,8 +71,35 @@ class Format:
         return path.lower().endswith(self.line_endings)
 
 
-@cache
+_ADDED: dict[str, Format] = {}
+
+
+def add_format(name: str, added: Format) -> None:
+    """Add a format to this process, for `corpus.sources.format`.
+
+    Its files are read in this process alone. If the source code of `read` changes, they are read
+    again; give `version` if it calls functions of yours that may change.
+
+    Args:
+        name: The name in configs.
+        added: The format; `endings` are those of its files, such as `(".wiki",)`.
+
+    Raises:
+        ConfigError: mlmtune has a format of this name.
+    """
+    if name in get_args(FormatName):
+        raise ConfigError(f"mlmtune has a format {name!r} already; choose another name")
+    _ADDED[name] = replace(added, version=f"{added.version}\0{getsource(added.read)}")
+    ADDED_FORMATS.add(name)
+
+
 def format_of(name: FormatName) -> Format:
+    """Return a format by its name in configs."""
+    return _ADDED[name] if name in _ADDED else _shipped(name)
+
+
+@cache
+def _shipped(name: FormatName) -> Format:
     format_: Format = import_module(f"{__name__}.{name}").FORMAT
     return format_
 
