@@ -342,7 +342,7 @@ def export(
     from mlmtune.commands.export_plan import plan_export
 
     plan = plan_export(expand_home(run), to, output, has_int8=int8)
-    starting.announce(f"exporting {plan.model} to {plan.target}", is_quiet=quiet)
+    starting.announce(f"exporting {plan.model.folder} to {plan.target}", is_quiet=quiet)
 
     with starting.importing_libraries():
         from mlmtune.commands.export import export_model
@@ -365,7 +365,7 @@ def embed(
     from mlmtune.commands.embed_plan import plan_embed
 
     plan = plan_embed(expand_home(run), steps, output)
-    starting.announce(f"training a sentence encoder from {plan.model}", is_quiet=quiet)
+    starting.announce(f"training a sentence encoder from {plan.model.folder}", is_quiet=quiet)
     # Not under `importing_libraries`, because sentence-transformers needs SciPy.
     from mlmtune.commands.embed import embed_model
 

@@ -55,8 +55,9 @@ MAY_IMPORT_IN_FUNCTIONS = {
 # What commands do before they import their libraries.
 LIGHT = (
     "commands/__init__.py", "commands/options.py", "commands/starting.py", "commands/init.py",
-    "commands/embed_plan.py", "commands/export_plan.py", "commands/fill_input.py",
-    "commands/merge_grid.py", "commands/sweep_grid.py", "report/runs.py",
+    "commands/adapted_model.py", "commands/embed_plan.py", "commands/export_plan.py",
+    "commands/fill_input.py", "commands/merge_grid.py", "commands/sweep_grid.py",
+    "report/runs.py",
 )  # fmt: skip
 
 SOURCES = sorted(ROOT.rglob("*.py"))

@@ -62,11 +62,11 @@ def embed_model(plan: EmbedPlan, console: Console) -> None:
         DivergedError: The loss is not finite.
         ResourceError: The disk is full, or the folder cannot be written.
     """
-    config = plan.run.config
-    model = ModelConfig(name_or_path=str(plan.model))
+    config = plan.model.run.config
+    model = ModelConfig(name_or_path=str(plan.model.folder))
     evaluation = config.evaluation.model_copy(update={"general": [], "examples": []})
     config = config.model_copy(update={"evaluation": evaluation})
-    with reading_finished_run(plan.run.path), explaining_failures(plan.target, "--output"):
+    with reading_finished_run(plan.model.run.path), explaining_failures(plan.target, "--output"):
         measured = load_measured_model(config, model, console)
         pairs = _pairs(measured, config, plan.num_steps)
         console.say(
@@ -75,7 +75,7 @@ def embed_model(plan: EmbedPlan, console: Console) -> None:
         )
         searches = Searches()
         _search(searches, BEFORE, measured, config, measured.setup.loaded.model)
-        encoder = SentenceTransformer(str(plan.model), device=str(measured.device))
+        encoder = SentenceTransformer(str(plan.model.folder), device=str(measured.device))
         begun = time.monotonic()
         loss = _train(encoder, pairs, plan.num_steps, measured.precision, console)
         seconds = time.monotonic() - begun
@@ -89,7 +89,7 @@ def embed_model(plan: EmbedPlan, console: Console) -> None:
                 "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "mlmtune_version": __version__,
                 "sentence_transformers_version": library_version,
-                "model": str(plan.model),
+                "model": str(plan.model.folder),
                 "num_steps": plan.num_steps,
                 "batch_size": min(BATCH_SIZE, len(pairs.documents)),
                 "learning_rate": LEARNING_RATE,
@@ -104,11 +104,13 @@ def embed_model(plan: EmbedPlan, console: Console) -> None:
             write_json(folder / "embed.json", embedding)
 
             def card() -> Card:
-                record = plan.run.record
+                record = plan.model.run.record
                 records = {"corpus": record.corpus, "environment": record.environment}
                 snippet = similarity_snippet(SentenceTransformer(str(folder), device="cpu"))
                 name, results = merged_name(plan.target), record.eval_results
-                return sentence_card(name, plan.run.config, results, records, snippet, embedding)
+                return sentence_card(
+                    name, plan.model.run.config, results, records, snippet, embedding
+                )
 
             write_card(folder, card, console.say)
     for line in _described(findings, searches.why_not):

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from mlmtune.commands.export_plan import free_target, read_model
+from mlmtune.commands.adapted_model import AdaptedModel
 from mlmtune.errors import ConfigError
 from mlmtune.locations import EMBED_FOLDER
-from mlmtune.report.runs import FinishedRun
 from mlmtune.shell import pip_install
 
 
@@ -16,14 +15,12 @@ class EmbedPlan:
     """What a sentence encoder is trained from, and where it is written.
 
     Attributes:
-        run: The run, whose training text has the pairs.
-        model: The folder of the model.
+        model: The model; its run has the training text, which has the pairs.
         num_steps: The training steps.
         target: The folder that is written.
     """
 
-    run: FinishedRun
-    model: Path
+    model: AdaptedModel
     num_steps: int
     target: Path
 
@@ -45,10 +42,10 @@ def plan_embed(path: Path, num_steps: int, output: Path | None) -> EmbedPlan:
     if find_spec("sentence_transformers") is None:
         install = pip_install("mlmtune[embed]")
         raise ConfigError(f"mlmtune embed needs sentence-transformers; {install}")
-    run, model = read_model(path)
-    if run.config.corpus.split_by == "chunk":
+    model = AdaptedModel.read(path)
+    if model.run.config.corpus.split_by == "chunk":
         raise ConfigError(
-            f"{run.path}: was trained with corpus.split_by: chunk, so that no documents are kept "
-            "for validation; train a run that splits by document"
+            f"{model.run.path}: was trained with corpus.split_by: chunk, so that no documents are "
+            "kept for validation; train a run that splits by document"
         )
-    return EmbedPlan(run, model, num_steps, free_target(run, model, output, EMBED_FOLDER))
+    return EmbedPlan(model, num_steps, model.free_folder(output, EMBED_FOLDER))

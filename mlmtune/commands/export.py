@@ -83,13 +83,13 @@ def export_model(plan: ExportPlan, console: Console) -> None:
         ConfigError: The exported model does not compute what the model does.
         ResourceError: The disk is full, or the folder cannot be written.
     """
-    config = plan.run.config
+    config = plan.model.run.config
     changes = {
-        "model": ModelConfig(name_or_path=str(plan.model)),
+        "model": ModelConfig(name_or_path=str(plan.model.folder)),
         "objective": "mlm",
         "evaluation": config.evaluation.model_copy(update={"general": [], "examples": []}),
     }
-    with reading_finished_run(plan.run.path), explaining_failures(plan.target, "--output"):
+    with reading_finished_run(plan.model.run.path), explaining_failures(plan.target, "--output"):
         setup = load_model_and_text(
             config.model_copy(update=changes), torch.device("cpu"), "fp32", console
         )
@@ -118,9 +118,9 @@ def _compared(original: MeasuredModel, plan: ExportPlan, folder: Path, console: 
     agreement = measure_agreement(setup.loaded.model, fp32, masks)
     if not agreement.largest_difference <= TOLERANCE * agreement.largest_logit:  # NaN, too
         raise ConfigError(
-            f"{plan.model}: as ONNX, it does not compute what it does in PyTorch (logits differ by "
-            f"up to {agreement.largest_difference:.2g}); nothing was written: use it with "
-            "transformers"
+            f"{plan.model.folder}: as ONNX, it does not compute what it does in PyTorch (logits "
+            f"differ by up to {agreement.largest_difference:.2g}); nothing was written: use it "
+            "with transformers"
         )
     models: dict[str, Any] = {"PyTorch": setup.loaded.model, "ONNX fp32": fp32}
     losses = None
@@ -139,7 +139,7 @@ def _compared(original: MeasuredModel, plan: ExportPlan, folder: Path, console: 
         mlmtune_version=__version__,
         torch_version=torch.__version__,
         onnxruntime_version=onnxruntime.__version__,
-        model=str(plan.model),
+        model=str(plan.model.folder),
         agreement=agreement,
         tokens_per_second=tokens_per_second(models, masks),
         num_threads=torch.get_num_threads(),
@@ -157,9 +157,9 @@ def _scored(
     model: OnnxModel, original: MeasuredModel, plan: ExportPlan, console: Console
 ) -> TokenScores:
     """Score a file on every masked token of the run's validation text."""
-    setup, evaluation = original.setup, plan.run.config.evaluation
+    setup, evaluation = original.setup, plan.model.run.config.evaluation
     vocab_size = setup.loaded.model.get_input_embeddings().num_embeddings
-    fitting = LARGEST_LOGITS // (vocab_size * plan.run.config.chunking.chunk_length)
+    fitting = LARGEST_LOGITS // (vocab_size * plan.model.run.config.chunking.chunk_length)
     head = MaskedHead(model, len(setup.loaded.tokenizer))
     measured = replace(setup, loaded=replace(setup.loaded, model=model), head=head)
     return replace(original, setup=measured).score(

@@ -110,10 +110,10 @@ def test_a_merged_model_is_checked_on_the_text_of_its_run(runs: Any, tmp_path: P
     record = {"runs": [str(run.path)], "files": {}}
     (merged / "merge.json").write_text(json.dumps(record), encoding="utf-8")
     plan = plan_export(merged, "onnx", None, has_int8=False)
-    assert (plan.model, plan.target) == (merged, merged / "onnx")
-    assert plan.run.path == run.path
+    assert (plan.model.folder, plan.target) == (merged, merged / "onnx")
+    assert plan.model.run.path == run.path
     inner = plan_export(run.path / "model", "onnx", tmp_path / "out", has_int8=True)
-    assert (inner.model, inner.target) == (run.path / "model", tmp_path / "out")
+    assert (inner.model.folder, inner.target) == (run.path / "model", tmp_path / "out")
     (merged / "merge.json").write_text("{", encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"half: merge.json is broken"):
         plan_export(merged, "onnx", None, has_int8=False)
