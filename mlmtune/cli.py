@@ -342,7 +342,7 @@ def export(
     from mlmtune.commands.export_plan import plan_export
 
     plan = plan_export(expand_home(run), to, output, has_int8=int8)
-    starting.announce(f"exporting {plan.model.folder} to {plan.target}", is_quiet=quiet)
+    starting.announce(f"exporting {plan.model.folder} to {plan.folder}", is_quiet=quiet)
 
     with starting.importing_libraries():
         from mlmtune.commands.export import export_model

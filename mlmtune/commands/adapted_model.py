@@ -30,11 +30,17 @@ class AdaptedModel:
             path: The directory of a finished run, its model/, or the folder of a merged model.
 
         Raises:
-            ConfigError: There is no finished run.
+            ConfigError: There is no finished run, or the one that was merged is no longer there.
             CheckpointError: A file of the run or of the merged model is missing or damaged.
         """
         if (path / MERGE_RECORD).is_file():
-            return cls(read_finished_run(Path(read_merge_record(path)["runs"][0])), path)
+            merged = Path(read_merge_record(path)["runs"][0])
+            if not merged.is_dir():
+                raise ConfigError(
+                    f"{path}: the run that it was merged from is not in {merged}; put it back "
+                    "there, because its text is needed"
+                )
+            return cls(read_finished_run(merged), path)
         run = read_finished_run(path)
         return cls(run, run.model)
 

@@ -3,14 +3,14 @@
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import onnxruntime
 import torch
 
 from mlmtune import __version__
-from mlmtune.commands.export_plan import ExportPlan
+from mlmtune.commands.export_plan import ExportPlan, Target
 from mlmtune.config import ModelConfig
 from mlmtune.console import Console
 from mlmtune.errors import ConfigError, explaining_failures
@@ -22,8 +22,8 @@ from mlmtune.evaluation.agreement import (
 )
 from mlmtune.evaluation.scoring import TokenScores
 from mlmtune.files import whole_folder, write_json
+from mlmtune.modeling.exported_model import ExportedModel, Runtime
 from mlmtune.modeling.masked_head import MaskedHead
-from mlmtune.modeling.onnx_file import OnnxModel, write_int8, write_onnx
 from mlmtune.numbers import perplexity, share
 from mlmtune.printable import counted
 from mlmtune.report.comparison import compare, units_of
@@ -33,9 +33,6 @@ from mlmtune.report.measuring import MeasuredModel
 from mlmtune.tables import table
 from mlmtune.training.run_dir import reading_finished_run
 from mlmtune.training.setup import load_model_and_text
-
-FP32_FILE, INT8_FILE = "model.onnx", "model_quantized.onnx"
-"""The names by which optimum and transformers.js look for the files."""
 
 TOLERANCE = 1e-3
 """The largest difference of logits, as a share of the largest logit, that rounding explains."""
@@ -50,7 +47,8 @@ class Export:
 
     Attributes:
         model: The folder of the model.
-        agreement: How far PyTorch and ONNX agree, in fp32.
+        target: The name of the runtime.
+        agreement: How far PyTorch and the runtime agree, in fp32.
         tokens_per_second: By form of the model and number of sequences.
         num_threads: The threads that all of them used.
         sequence_length: The tokens of a sequence when speed was measured.
@@ -61,8 +59,9 @@ class Export:
     created_at: str
     mlmtune_version: str
     torch_version: str
-    onnxruntime_version: str
+    runtime_version: str
     model: str
+    target: str
     agreement: Agreement
     tokens_per_second: dict[str, dict[str, float]]
     num_threads: int
@@ -72,10 +71,10 @@ class Export:
 
 
 def export_model(plan: ExportPlan, console: Console) -> None:
-    """Write a model as ONNX files with its tokenizer, and compare them with it on its text.
+    """Write a model for a runtime with its tokenizer, and compare it with the original on its text.
 
     Args:
-        plan: The model, the run that has the text, and the folder that is written.
+        plan: The model, the runtime, and the folder that is written.
         console: Shows the progress; prints the comparison.
 
     Raises:
@@ -83,95 +82,104 @@ def export_model(plan: ExportPlan, console: Console) -> None:
         ConfigError: The exported model does not compute what the model does.
         ResourceError: The disk is full, or the folder cannot be written.
     """
-    config = plan.model.run.config
+    run, target = plan.model.run, plan.target
     changes = {
         "model": ModelConfig(name_or_path=str(plan.model.folder)),
         "objective": "mlm",
-        "evaluation": config.evaluation.model_copy(update={"general": [], "examples": []}),
+        "evaluation": run.config.evaluation.model_copy(update={"general": [], "examples": []}),
     }
-    with reading_finished_run(plan.model.run.path), explaining_failures(plan.target, "--output"):
+    runtime = cast(Runtime, import_module(target.module))
+    with reading_finished_run(run.path), explaining_failures(plan.folder, "--output"):
         setup = load_model_and_text(
-            config.model_copy(update=changes), torch.device("cpu"), "fp32", console
+            run.config.model_copy(update=changes), torch.device("cpu"), "fp32", console
         )
-        plan.target.parent.mkdir(parents=True, exist_ok=True)
-        with whole_folder(plan.target) as folder:
-            console.say("exporting to ONNX ...")
-            write_onnx(setup.loaded, folder / FP32_FILE)
+        original = MeasuredModel(setup, torch.device("cpu"), "fp32")
+        plan.folder.parent.mkdir(parents=True, exist_ok=True)
+        with whole_folder(plan.folder) as folder:
+            console.say(f"exporting to {target.title} ...")
+            runtime.write(setup.loaded, folder / target.fp32)
             setup.loaded.model.config.save_pretrained(folder)
             setup.loaded.tokenizer.save_pretrained(folder)
-            original = MeasuredModel(setup, torch.device("cpu"), "fp32")
-            export = _compared(original, plan, folder, console)
+            export = _compared(original, plan, runtime, folder, console)
             write_json(folder / "export.json", asdict(export))
-    for line in _described(export):
+    for line in _described(export, target):
         console.result(line)
-    console.result(f"the model is in {plan.target}")
+    console.result(f"the model is in {plan.folder}")
 
 
-def _compared(original: MeasuredModel, plan: ExportPlan, folder: Path, console: Console) -> Export:
+def _compared(
+    original: MeasuredModel, plan: ExportPlan, runtime: Runtime, folder: Path, console: Console
+) -> Export:
     """Compare the files in a folder with the model that they were made from.
 
     Raises:
         ConfigError: The file in fp32 does not agree with the model.
     """
-    setup = original.setup
-    masks, fp32 = setup.evaluator.masks, OnnxModel(folder / FP32_FILE)
+    setup, target = original.setup, plan.target
+    names = {f"{target.title} fp32": target.fp32}
+    exported = {form: runtime.open_model(folder / name) for form, name in names.items()}
+    masks, [fp32] = setup.evaluator.masks, exported.values()
     agreement = measure_agreement(setup.loaded.model, fp32, masks)
     if not agreement.largest_difference <= TOLERANCE * agreement.largest_logit:  # NaN, too
         raise ConfigError(
-            f"{plan.model.folder}: as ONNX, it does not compute what it does in PyTorch (logits "
-            f"differ by up to {agreement.largest_difference:.2g}); nothing was written: use it "
-            "with transformers"
+            f"{plan.model.folder}: as {target.title}, it does not compute what it does in PyTorch "
+            f"(logits differ by up to {agreement.largest_difference:.2g}); nothing was written: "
+            "use it with transformers"
         )
-    models: dict[str, Any] = {"PyTorch": setup.loaded.model, "ONNX fp32": fp32}
     losses = None
     if plan.has_int8:
-        write_int8(folder / FP32_FILE, folder / INT8_FILE)
-        models["ONNX int8"] = OnnxModel(folder / INT8_FILE)
-        scores = {
-            name: _scored(model, original, plan, console)
-            for name, model in models.items()
-            if name != "PyTorch"
-        }
-        units, _ = units_of(scores["ONNX fp32"], masks.view)
-        losses = compare(scores, {"ONNX fp32": None, "ONNX int8": "ONNX fp32"}, units)
+        runtime.write_int8(folder / target.fp32, folder / target.int8)
+        names[f"{target.title} int8"] = target.int8
+        exported[f"{target.title} int8"] = runtime.open_model(folder / target.int8)
+        scores = {form: _scored(model, original, plan, console) for form, model in exported.items()}
+        first, second = scores
+        units, _ = units_of(scores[first], masks.view)
+        losses = compare(scores, {first: None, second: first}, units)
+    models: dict[str, Any] = {"PyTorch": setup.loaded.model, **exported}
     return Export(
         created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         mlmtune_version=__version__,
         torch_version=torch.__version__,
-        onnxruntime_version=onnxruntime.__version__,
+        runtime_version=runtime.VERSION,
         model=str(plan.model.folder),
+        target=target.name,
         agreement=agreement,
         tokens_per_second=tokens_per_second(models, masks),
         num_threads=torch.get_num_threads(),
         sequence_length=masks.batch(masks.chunks[:1]).input_ids.shape[1],
         num_bytes={
-            name: sum(file.stat().st_size for file in folder.glob(f"{prefix}*"))
-            for name, prefix in (("ONNX fp32", FP32_FILE), ("ONNX int8", INT8_FILE))
-            if name in models
+            form: sum(file.stat().st_size for file in files_of(folder, name))
+            for form, name in names.items()
         },
         int8=losses,
     )
 
 
+def files_of(folder: Path, name: str) -> list[Path]:
+    """Return the file of a model in a folder, and then those of its weights, if there are any."""
+    weights = {*folder.glob(f"{Path(name).stem}.*")} - {folder / name}
+    return [folder / name, *sorted(weights)]
+
+
 def _scored(
-    model: OnnxModel, original: MeasuredModel, plan: ExportPlan, console: Console
+    model: ExportedModel, original: MeasuredModel, plan: ExportPlan, console: Console
 ) -> TokenScores:
     """Score a file on every masked token of the run's validation text."""
-    setup, evaluation = original.setup, plan.model.run.config.evaluation
+    setup, config = original.setup, plan.model.run.config
     vocab_size = setup.loaded.model.get_input_embeddings().num_embeddings
-    fitting = LARGEST_LOGITS // (vocab_size * plan.model.run.config.chunking.chunk_length)
+    fitting = LARGEST_LOGITS // (vocab_size * config.chunking.chunk_length)
     head = MaskedHead(model, len(setup.loaded.tokenizer))
     measured = replace(setup, loaded=replace(setup.loaded, model=model), head=head)
     return replace(original, setup=measured).score(
-        setup.evaluator.masks, max(min(evaluation.batch_size, fitting), 1), console
+        setup.evaluator.masks, max(min(config.evaluation.batch_size, fitting), 1), console
     )
 
 
-def _described(export: Export) -> Iterator[str]:
+def _described(export: Export, target: Target) -> Iterator[str]:
     of = export.agreement
     yield (
-        f"ONNX agrees with PyTorch on {counted(of.num_positions, 'position')} of validation text: "
-        f"the largest difference of logits is {of.largest_difference:.1e}, and "
+        f"{target.title} agrees with PyTorch on {counted(of.num_positions, 'position')} of "
+        f"validation text: the largest difference of logits is {of.largest_difference:.1e}, and "
         f"{share(of.same_token_share)} have the same likeliest token"
     )
     if export.int8 is not None:

@@ -105,7 +105,7 @@ def _measured(
         created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         mlmtune_version=__version__,
         base=config.model.name_or_path,
-        runs=tuple(str(run.path) for run in runs),
+        runs=tuple(str(run.path.resolve()) for run in runs),
         new_weights=weights.new_weights,
         has_new_head=has_new_head,
         choice=choice,

@@ -204,12 +204,15 @@ RunPath = Annotated[
         metavar="RUN", help="The directory of a finished run, or the folder of a merged model."
     ),
 ]
-ExportFormat = Annotated[str, typer.Option("--to", metavar="onnx", help="The format.")]
+ExportFormat = Annotated[
+    str,
+    typer.Option("--to", metavar="onnx|openvino", help="The runtime: ONNX Runtime or OpenVINO."),
+]
 Int8 = Annotated[
     bool,
     typer.Option(
         "--int8",
-        help="Write the model in 8 bits, too (model_quantized.onnx), and measure what that costs.",
+        help="Write the model in 8 bits, too (..._quantized), and measure what that costs.",
     ),
 ]
 EmbedSteps = Annotated[
@@ -228,8 +231,8 @@ ExportFolder = Annotated[
     Path | None,
     typer.Option(
         metavar="FOLDER",
-        help="The folder to write, which must not exist. The default is onnx/ in the directory of "
-        "the run, or in the folder of the merged model.",
+        help="The folder to write, which must not exist. The default is onnx/ or openvino/ in the "
+        "directory of the run, or in the folder of the merged model.",
     ),
 ]
 RepositoryName = Annotated[

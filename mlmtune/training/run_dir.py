@@ -22,10 +22,8 @@ from mlmtune.errors import (
 )
 from mlmtune.files import read_json, sweep, temporary_name, write_json, write_text
 from mlmtune.locations import (
-    EMBED_FOLDER,
+    DERIVED_FOLDERS,
     MERGE_RECORD,
-    MERGED_FOLDER,
-    ONNX_FOLDER,
     RESULT_FOLDER,
     run_directory,
 )
@@ -41,8 +39,7 @@ OWN_FILES = (
     MANIFEST,
 )  # fmt: skip
 OWN_FOLDERS = (
-    RESULT_FOLDER, MERGED_FOLDER, ONNX_FOLDER, EMBED_FOLDER, "checkpoints", "tensorboard", "wandb",
-    "dvclive", ".aim",
+    RESULT_FOLDER, *DERIVED_FOLDERS, "checkpoints", "tensorboard", "wandb", "dvclive", ".aim",
 )  # fmt: skip
 RECORDS = (
     RESOLVED_CONFIG, "environment.json", "corpus.json", "data.json", "train_results.json",

@@ -5,7 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
+import openvino
 import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
@@ -13,9 +15,11 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from mlmtune.commands import export as export_command
 from mlmtune.commands import export_plan
 from mlmtune.commands.export import export_model
-from mlmtune.commands.export_plan import plan_export
+from mlmtune.commands.export_plan import TARGETS, plan_export
 from mlmtune.errors import CheckpointError, ConfigError, ResourceError
 from mlmtune.evaluation.agreement import Agreement, measure_agreement
+from mlmtune.locations import DERIVED_FOLDERS
+from mlmtune.modeling import onnx_file
 from mlmtune.training.run_dir import open_run_dir
 
 
@@ -23,12 +27,28 @@ def left_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if "onnx" in path.name}
 
 
+def with_onnxruntime(file: Path, inputs: Any) -> np.ndarray[Any, Any]:
+    session = onnxruntime.InferenceSession(str(file))
+    feed = {each.name: inputs[each.name].numpy() for each in session.get_inputs()}
+    assert set(feed) == set(inputs)
+    return session.run(["logits"], feed)[0]  # type: ignore[no-any-return]
+
+
+def with_openvino(file: Path, inputs: Any) -> np.ndarray[Any, Any]:
+    compiled = openvino.compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return compiled(dict(inputs))["logits"]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("to", "title", "compute"),
+    [("onnx", "ONNX", with_onnxruntime), ("openvino", "OpenVINO", with_openvino)],
+)
 def test_a_run_is_exported_with_its_tokenizer_and_what_8_bits_cost(
-    runs: Any, console: Any, capsys: pytest.CaptureFixture[str]
+    runs: Any, console: Any, capsys: pytest.CaptureFixture[str], to: str, title: str, compute: Any
 ) -> None:
-    run = runs.train()
-    export_model(plan_export(run.path, "onnx", None, has_int8=True), console)
-    folder = run.path / "onnx"
+    run, target = runs.train(), TARGETS[to]
+    export_model(plan_export(run.path, to, None, has_int8=True), console)
+    folder = run.path / to
     record = json.loads((folder / "export.json").read_text(encoding="utf-8"))
     assert record["agreement"]["largest_difference"] < 1e-5
     assert record["agreement"]["same_token_share"] == 1.0
@@ -37,9 +57,13 @@ def test_a_run_is_exported_with_its_tokenizer_and_what_8_bits_cost(
     change = int8["loss"]["value"] - fp32["loss"]["value"]
     assert int8["change"]["loss"]["value"] == pytest.approx(change)
     assert change != 0
-    assert set(record["tokens_per_second"]) == {"PyTorch", "ONNX fp32", "ONNX int8"}
-    assert record["num_bytes"]["ONNX int8"] == (folder / "model_quantized.onnx").stat().st_size
+    assert set(record["tokens_per_second"]) == {
+        "PyTorch", f"{title} fp32", f"{title} int8",
+    }  # fmt: skip
+    sizes = [file.stat().st_size for file in folder.glob("*_quantized.*")]
+    assert record["num_bytes"][f"{title} int8"] == sum(sizes)
     out = capsys.readouterr().out
+    assert f"{title} agrees with PyTorch on" in out
     assert "100.0% have the same likeliest token" in out
     assert f"int8 changes the loss by {change:+.3f} [" in out
 
@@ -48,16 +72,13 @@ def test_a_run_is_exported_with_its_tokenizer_and_what_8_bits_cost(
     inputs = tokenizer(["start the [MASK] now", "the node"], padding=True, return_tensors="pt")
     with torch.inference_mode():
         expected = AutoModelForMaskedLM.from_pretrained(run.path / "model").eval()(**inputs).logits
-    session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
-    feed = {each.name: inputs[each.name].numpy() for each in session.get_inputs()}
-    assert set(feed) == set(inputs)
     keep = inputs["attention_mask"].bool()
-    logits = torch.from_numpy(session.run(["logits"], feed)[0])
+    logits = torch.from_numpy(compute(folder / target.fp32, inputs))
     torch.testing.assert_close(logits[keep], expected[keep], rtol=0, atol=1e-5)
 
     # It is the run's own, so a run that replaces it deletes it.
-    with pytest.raises(ConfigError, match=r"onnx exists already; delete it, or .* --output"):
-        plan_export(run.path, "onnx", None, has_int8=False)
+    with pytest.raises(ConfigError, match=rf"{to} exists already; delete it, or .* --output"):
+        plan_export(run.path, to, None, has_int8=False)
     runs.train(overwrite=True)
     assert not folder.exists()
 
@@ -76,8 +97,8 @@ def test_what_does_not_predict_the_same_is_not_written(
         assert (same.largest_difference, same.same_token_share) == (0.0, 1.0)
         return measure_agreement(first, worse, masks)
 
-    monkeypatch.setattr(export_command, "write_onnx", other_weights)
-    monkeypatch.setattr(export_command, "OnnxModel", lambda path: None)
+    monkeypatch.setattr(onnx_file, "write", other_weights)
+    monkeypatch.setattr(onnx_file, "open_model", lambda path: None)
     monkeypatch.setattr(export_command, "measure_agreement", measure)
     plan = plan_export(run.path, "onnx", None, has_int8=False)
     with pytest.raises(ConfigError, match=r"logits differ by up to .* nothing was written"):
@@ -93,7 +114,7 @@ def test_what_does_not_predict_the_same_is_not_written(
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(export_command, "write_onnx", no_room)
+    monkeypatch.setattr(onnx_file, "write", no_room)
     with pytest.raises(ResourceError, match=r"No space left .* set --output to another folder"):
         export_model(plan, console)
     assert left_in(run.path) == set()
@@ -110,10 +131,16 @@ def test_a_merged_model_is_checked_on_the_text_of_its_run(runs: Any, tmp_path: P
     record = {"runs": [str(run.path)], "files": {}}
     (merged / "merge.json").write_text(json.dumps(record), encoding="utf-8")
     plan = plan_export(merged, "onnx", None, has_int8=False)
-    assert (plan.model.folder, plan.target) == (merged, merged / "onnx")
+    assert (plan.model.folder, plan.folder) == (merged, merged / "onnx")
     assert plan.model.run.path == run.path
     inner = plan_export(run.path / "model", "onnx", tmp_path / "out", has_int8=True)
-    assert (inner.model.folder, inner.target) == (run.path / "model", tmp_path / "out")
+    assert (inner.model.folder, inner.folder) == (run.path / "model", tmp_path / "out")
+    record["runs"] = [str(tmp_path / "gone")]
+    (merged / "merge.json").write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(
+        ConfigError, match=r"half: the run that it was merged from is not in .*gone"
+    ):
+        plan_export(merged, "onnx", None, has_int8=False)
     (merged / "merge.json").write_text("{", encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"half: merge.json is broken"):
         plan_export(merged, "onnx", None, has_int8=False)
@@ -142,8 +169,12 @@ def test_what_is_no_finished_run_is_not_exported(
 def test_the_format_and_its_packages_are_checked_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConfigError, match=r"--to tflite: is not a format .* write --to onnx"):
+    formats = "write --to onnx or --to openvino"
+    with pytest.raises(ConfigError, match=rf"--to tflite: is not a format .* {formats}"):
         plan_export(tmp_path, "tflite", None, has_int8=False)
     monkeypatch.setattr(export_plan, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"--to onnx needs onnx; .*pip install 'mlmtune\[onnx\]'"):
-        plan_export(tmp_path, "onnx", None, has_int8=False)
+    for to in TARGETS:
+        told = rf"--to {to} needs {to}; .*pip install 'mlmtune\[{to}\]'"
+        with pytest.raises(ConfigError, match=told):
+            plan_export(tmp_path, to, None, has_int8=False)
+        assert to in DERIVED_FOLDERS

@@ -1,18 +1,19 @@
-"""A model of each family as ONNX, for sequences of any number and length."""
+"""A model of each family in each runtime, for sequences of any number and length."""
 
+import sys
+from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForMaskedLM
 
+from mlmtune.commands.export_plan import TARGETS
 from mlmtune.config import ModelConfig
 from mlmtune.errors import ConfigError
 from mlmtune.modeling.loading import LoadedModel, ModelRequest, load_pretrained
 from mlmtune.modeling.masked_head import MaskedHead
-from mlmtune.modeling.onnx_file import OnnxModel, write_onnx
 
 SIZES = {
     "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
@@ -50,13 +51,16 @@ def load(tokenizer: Any, tmp_path: Path) -> Any:
     return save_and_load
 
 
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
 @pytest.mark.parametrize("model_type", SETTINGS)
-def test_a_family_predicts_the_same_as_onnx(load: Any, tmp_path: Path, model_type: str) -> None:
-    loaded = load(model_type)
+def test_a_family_predicts_the_same(
+    load: Any, tmp_path: Path, model_type: str, target: Any
+) -> None:
+    loaded, runtime = load(model_type), import_module(target.module)
     MaskedHead(loaded.model, len(loaded.tokenizer))  # its hooks must not be in the file
-    file = tmp_path / "model.onnx"
-    write_onnx(loaded, file)
-    exported = OnnxModel(file)
+    file = tmp_path / target.fp32
+    runtime.write(loaded, file)
+    exported = runtime.open_model(file)
     loaded.model.eval()
     for num_sequences, length in ((1, 3), (1, 64), (5, 33)):
         ids = torch.randint(5, len(loaded.tokenizer), (num_sequences, length))
@@ -70,8 +74,9 @@ def test_a_family_predicts_the_same_as_onnx(load: Any, tmp_path: Path, model_typ
         torch.testing.assert_close(exported(**inputs).logits[keep], expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS.keys())
 def test_an_architecture_that_cannot_be_exported_is_refused(
-    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: Any
 ) -> None:
     def fail(*arguments: Any, **settings: Any) -> None:
         try:
@@ -79,14 +84,16 @@ def test_an_architecture_that_cannot_be_exported_is_refused(
         except ValueError as cause:
             raise RuntimeError("step 1 of 3") from cause
 
-    def fix(*arguments: Any, **settings: Any) -> Any:
-        graph = SimpleNamespace(inputs=[SimpleNamespace(shape=("batch", 16))])
-        return SimpleNamespace(model=SimpleNamespace(graph=graph))
+    loaded, runtime = load("bert"), import_module(target.module)
+    told = rf"a bert model cannot be exported to {target.title} \(ValueError: the length is fixed\)"
+    monkeypatch.setattr(torch.export, "export", fail)
+    with pytest.raises(ConfigError, match=told):
+        runtime.write(loaded, tmp_path / target.fp32)
+    assert not (tmp_path / target.fp32).exists()
 
-    loaded = load("bert")
-    for export, why in ((fail, "the length is fixed"), (fix, "its length would be fixed")):
-        monkeypatch.setattr(torch.onnx, "export", export)
-        told = rf"a bert model cannot be exported to ONNX \(ValueError: {why}\); use it"
-        with pytest.raises(ConfigError, match=told):
-            write_onnx(loaded, tmp_path / "model.onnx")
-    assert not (tmp_path / "model.onnx").exists()
+
+def test_openvino_sends_nothing_to_its_maker() -> None:
+    import_module(TARGETS["openvino"].module)
+    for name in ("openvino.tools.ovc", "nncf.telemetry"):
+        assert "openvino_telemetry" not in type(sys.modules[name].telemetry).__module__
+    assert sys.modules["openvino_telemetry"] is None
