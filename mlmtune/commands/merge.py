@@ -15,7 +15,7 @@ from mlmtune.commands.report import with_overrides
 from mlmtune.config import Config
 from mlmtune.console import Console
 from mlmtune.errors import explaining_failures
-from mlmtune.files import whole_folder, write_json, write_text
+from mlmtune.files import whole_folder, write_text
 from mlmtune.locations import MERGE_PAGE, MERGE_RECORD
 from mlmtune.merging.card import merged_card
 from mlmtune.merging.choosing import RULES, choose
@@ -24,13 +24,12 @@ from mlmtune.merging.interpolation import Interpolation
 from mlmtune.merging.loading import load_interpolation
 from mlmtune.merging.measuring import measure_curve
 from mlmtune.merging.rendering import conclusions, in_terminal, to_html
-from mlmtune.modeling.names import merged_name
+from mlmtune.modeling.names import derived_name
 from mlmtune.report.runs import FinishedRun
 from mlmtune.sharing.card import Card, write_card
 from mlmtune.sharing.masked_lm_card import example_text, fill_mask_snippet
 from mlmtune.shell import own_command
-from mlmtune.training.manifest import manifest_of
-from mlmtune.training.run_dir import reading_finished_run
+from mlmtune.training.run_dir import reading_finished_run, write_model_record
 
 NOT_COPIED = shutil.ignore_patterns("*.safetensors", "README.md")
 """The files of a run's model that are written anew: its weights and its card."""
@@ -73,16 +72,17 @@ def merge_runs(
             def card() -> Card:
                 mask = AutoTokenizer.from_pretrained(folder).mask_token
                 snippet = fill_mask_snippet(folder, example_text(config.evaluation.examples, mask))
-                return merged_card(merged_name(plan.target), merge, runs, config, snippet)
+                return merged_card(derived_name(plan.target), merge, runs, config, snippet)
 
-            files = sorted(file for file in folder.rglob("*") if file.is_file())
-            write_json(folder / MERGE_RECORD, merge.to_json() | manifest_of(folder, files))
+            write_model_record(folder, MERGE_RECORD, merge.to_json())
             write_card(folder, card, console.say)  # not in the manifest, because people edit it
     for line in ("", *in_terminal(merge), "", *conclusions(merge)):
         console.result(line)
     console.result(f"the model is in {plan.target}; {MERGE_PAGE} there shows the curve")
     console.say(f"try it: {own_command('fill', '--model', plan.target)}")
-    console.say(f"share it: {own_command('push', plan.target, '--repo', merged_name(plan.target))}")
+    console.say(
+        f"share it: {own_command('push', plan.target, '--repo', derived_name(plan.target))}"
+    )
 
 
 def _measured(

@@ -204,6 +204,14 @@ RunPath = Annotated[
         metavar="RUN", help="The directory of a finished run, or the folder of a merged model."
     ),
 ]
+ModelPath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN",
+        help="The directory of a finished run, or a folder that mlmtune merge, export or embed has "
+        "written.",
+    ),
+]
 ExportFormat = Annotated[
     str,
     typer.Option("--to", metavar="onnx|openvino", help="The runtime: ONNX Runtime or OpenVINO."),

@@ -1,12 +1,14 @@
 """`mlmtune push`, and the push at the end of a run: the model goes to the Hugging Face hub."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from mlmtune import hub
 from mlmtune.console import Console
 from mlmtune.errors import HubError, StoppedAtOnce
-from mlmtune.locations import MERGE_RECORD
-from mlmtune.modeling.names import merged_name
+from mlmtune.locations import EMBED_RECORD, EXPORT_RECORD, MERGE_RECORD
+from mlmtune.modeling.names import derived_name
 from mlmtune.printable import counted
 from mlmtune.sharing.hub_repository import (
     PushFailed,
@@ -16,24 +18,34 @@ from mlmtune.sharing.hub_repository import (
     without_bars,
 )  # fmt: skip
 from mlmtune.shell import own_command
-from mlmtune.training.run_dir import finished_run_dir, read_merge_record
+from mlmtune.training.run_dir import finished_run_dir, read_model_record
+
+COMMITS: Mapping[str, Callable[[Path, Mapping[str, Any]], str]] = {
+    MERGE_RECORD: lambda path, of: f"{derived_name(path)}, alpha {of['choice']['alpha']:g}",
+    EXPORT_RECORD: lambda path, of: f"{of['name']} as {', '.join(of['forms'])}",
+    EMBED_RECORD: lambda path, of: (
+        f"{of['name']} as a sentence encoder, {counted(of['num_steps'], 'step')}"
+    ),
+}
+"""What the commit of a model is called, by the record in its folder."""
 
 
 def push_run(path: Path, name: str, *, is_private: bool, console: Console) -> None:
     """Push the folder of a model, which includes its card, in one commit.
 
     Args:
-        path: The directory of a finished run, its folder `model/`, or the folder of a merged model.
+        path: The directory of a finished run, its folder `model/`, or a folder that was written by
+            `mlmtune merge`, `mlmtune export` or `mlmtune embed`.
         name: The name of the repository.
         is_private: Whether a new repository is made private. If true, an existing one must be.
         console: Prints what is pushed, and where it is then.
 
     Raises:
-        ConfigError: There is no finished run or merged model; or see `open_repository`.
+        ConfigError: There is no finished run or model; or see `open_repository`.
         CheckpointError: A file is missing or damaged.
         HubError: The hub refuses, or cannot be reached; the message has the command to retry.
     """
-    folder, message = _merged(path) if (path / MERGE_RECORD).is_file() else _result(path)
+    folder, message = _folder_and_message(path)
     again = own_command("push", path, "--repo", name, *([] if is_private else ["--public"]))
     files = files_to_push(folder)
     if notes := hub.environment_notes():
@@ -59,14 +71,11 @@ def push_run(path: Path, name: str, *, is_private: bool, console: Console) -> No
     console.result(f"pushed to {repository.url}, commit {commit[:8]}")
 
 
-def _result(path: Path) -> tuple[Path, str]:
-    """Return the folder of a run's result, and what its commit is called."""
+def _folder_and_message(path: Path) -> tuple[Path, str]:
+    """Return the folder of a model, and what its commit is called."""
+    for name, describe in COMMITS.items():
+        if (path / name).is_file():
+            return path, describe(path, read_model_record(path, name))
     run = finished_run_dir(path)
     step = (run.read_json("eval_results.json") or {}).get("step")
     return run.model, f"{run.path.resolve().name}, step {step}"
-
-
-def _merged(path: Path) -> tuple[Path, str]:
-    """Return the folder of a merged model, and what its commit is called."""
-    alpha = read_merge_record(path)["choice"]["alpha"]
-    return path, f"{merged_name(path)}, alpha {alpha:g}"

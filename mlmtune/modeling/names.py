@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlmtune.locations import FILE_SCHEME, MERGED_FOLDER, PACKAGE_SCHEME, RESULT_FOLDER
+from mlmtune.locations import DERIVED_FOLDERS, FILE_SCHEME, PACKAGE_SCHEME, RESULT_FOLDER
 
 
 def short_names(locations: Sequence[str]) -> list[str]:
@@ -27,10 +27,14 @@ def short_names(locations: Sequence[str]) -> list[str]:
             del names[0]
 
 
-def merged_name(folder: Path) -> str:
-    """Return the name of a merged model; in the directory of a run, the run's comes first."""
-    *_, run, name = folder.resolve().parts
-    return f"{run}-{name}" if name == MERGED_FOLDER else name
+def derived_name(folder: Path) -> str:
+    """Return the name of a model; one that was made of another has the name of that one first."""
+    folder = folder.resolve()
+    if folder.name == RESULT_FOLDER:
+        return folder.parent.name
+    if folder.name in DERIVED_FOLDERS:
+        return f"{derived_name(folder.parent)}-{folder.name}"
+    return folder.name
 
 
 def _forms(location: str) -> list[str]:

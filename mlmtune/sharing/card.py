@@ -90,6 +90,7 @@ class Card:
         data: The data that the model was trained and measured on.
         settings: Pairs (dotted name, value) of settings of the config.
         environment: The content of environment.json.
+        library: The library that loads the model.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Card:
     data: tuple[DataSource, ...]
     settings: tuple[tuple[str, Any], ...]
     environment: Mapping[str, Any]
+    library: str = "transformers"
 
     @property
     def base_link(self) -> str:
@@ -148,10 +150,8 @@ def render(card: Card) -> str:
     metadata = ModelCardData(
         base_model=card.base if card.base_on_hub else None,
         datasets=names or None,
-        eval_results=list(_eval_results(card)),
-        library_name=(
-            "sentence-transformers" if card.task == "sentence-similarity" else "transformers"
-        ),
+        eval_results=list(_eval_results(card)) or None,
+        library_name=card.library,
         license=card.license,
         model_name=card.name,
         pipeline_tag=card.task,

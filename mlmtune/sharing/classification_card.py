@@ -29,7 +29,7 @@ def classification_snippet(folder: Path, texts: Sequence[str]) -> Snippet:
     [guess] = classify([asked])
     return Snippet(
         "from transformers import pipeline\n\n"
-        f'classify = pipeline("text-classification", {HERE}\n'
+        f'{HERE}\nclassify = pipeline("text-classification", model=model)\n'
         f"[guess] = classify([{python_literal(asked)}])\n"
         """print(f"{guess['score']:.3f} {guess['label']}")""",
         f"{guess['score']:.3f} {printable(guess['label'])}",

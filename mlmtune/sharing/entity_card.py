@@ -29,7 +29,8 @@ def entity_snippet(folder: Path) -> Snippet:
         found = find(TEXT)
     return Snippet(
         "from transformers import pipeline\n\n"
-        f'find = pipeline("token-classification", aggregation_strategy="first", {HERE}\n'
+        f"{HERE}\n"
+        'find = pipeline("token-classification", aggregation_strategy="first", model=model)\n'
         f"entities = find({python_literal(TEXT)})\n"
         'print([(entity["entity_group"], entity["word"]) for entity in entities])',
         printable(str([(entity["entity_group"], entity["word"]) for entity in found])),

@@ -18,7 +18,7 @@ from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-def
 
 from mlmtune.errors import ConfigError, HubError
 from mlmtune.hub import endpoint
-from mlmtune.locations import MERGE_PAGE, MERGE_RECORD
+from mlmtune.locations import MERGE_PAGE, MODEL_RECORDS
 
 WAITS_SECONDS = (2.0, 8.0, 30.0)
 """Waits between attempts. Within an attempt, the hub's client itself retries what it can."""
@@ -29,8 +29,8 @@ _PASSING = (408, 409, 412, 425, 429, 500, 502, 503, 504)
 _CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2")
 """The HTTP packages that versions of the hub's client use."""
 
-HERE = 'model=".")  # this folder'
-"""How a card's snippet loads the model before it has a name on the hub."""
+HERE = 'model = "."  # this folder'
+"""The line of a card's snippet that says where the model is before it has a name on the hub."""
 
 T = TypeVar("T")
 
@@ -100,9 +100,18 @@ def open_repository(name: str, *, is_private: bool, say: Callable[[str], None]) 
 
 
 def files_to_push(folder: Path) -> list[Path]:
-    """Return the files of a model; what was merged names paths of this machine and stays here."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [file for file in files if file.name not in (MERGE_RECORD, MERGE_PAGE)]
+    """Return the files of a model, without other models that were made of it in folders inside.
+
+    The records of what it was made of name paths of this machine, and stay here.
+    """
+    inside = {file.parent for name in MODEL_RECORDS for file in folder.rglob(name)} - {folder}
+    return [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+        and file.name not in (*MODEL_RECORDS, MERGE_PAGE)
+        and inside.isdisjoint(file.parents)
+    ]
 
 
 def push_folder(
@@ -149,7 +158,7 @@ def _operations(folder: Path, repository: str) -> Iterator[CommitOperationAdd]:
                 text = path.read_text(encoding="utf-8")
             except UnicodeDecodeError as error:
                 raise ConfigError(f"{path}: is not UTF-8; save it as that") from error
-            content = text.replace(HERE, f'model="{repository}")').encode()
+            content = text.replace(HERE, f'model = "{repository}"').encode()
         yield CommitOperationAdd(path.relative_to(folder).as_posix(), content)
 
 

@@ -37,7 +37,7 @@ def fill_mask_snippet(folder: Path, text: str) -> Snippet:
     guesses = fill(text, top_k=NUM_GUESSES)
     return Snippet(
         "from transformers import pipeline\n\n"
-        f'fill = pipeline("fill-mask", {HERE}\n'
+        f'{HERE}\nfill = pipeline("fill-mask", model=model)\n'
         f"for guess in fill({python_literal(text)}, top_k={NUM_GUESSES}):\n"
         """    print(f"{guess['score']:.3f} {guess['token_str'].strip()}")""",
         "\n".join(f"{g['score']:.3f} {printable(g['token_str'].strip())}" for g in guesses),

@@ -22,7 +22,7 @@ def similarity_snippet(encoder: SentenceTransformer) -> Snippet:
     first, second = ANSWERS
     return Snippet(
         "from sentence_transformers import SentenceTransformer\n\n"
-        f"encoder = SentenceTransformer({HERE.removeprefix('model=')}\n"
+        f"{HERE}\nencoder = SentenceTransformer(model)\n"
         f'query = encoder.encode(["{QUERY}"])\n'
         f'texts = encoder.encode(["{first}", "{second}"])\n'
         "for similarity in encoder.similarity(query, texts)[0]:\n"
@@ -67,6 +67,7 @@ def sentence_card(
     return replace(
         card,
         task="sentence-similarity",
+        library="sentence-transformers",
         introduction=(
             "A sentence encoder, trained without labels from a masked language model that was "
             f"trained further on the text of a domain: {embedding['num_steps']:,} steps of "

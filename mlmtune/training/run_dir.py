@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from mlmtune.files import read_json, sweep, temporary_name, write_json, write_te
 from mlmtune.locations import (
     DERIVED_FOLDERS,
     MERGE_RECORD,
+    MODEL_RECORDS,
     RESULT_FOLDER,
     run_directory,
 )
@@ -333,16 +334,24 @@ def finished_run_dir(path: Path) -> RunDir:
     return run
 
 
-def read_merge_record(path: Path) -> dict[str, Any]:
-    """Read merge.json in the folder of a merged model.
+def write_model_record(path: Path, name: str, record: Mapping[str, Any]) -> None:
+    """Write one of `MODEL_RECORDS` into the folder of a model, with a list of the other files."""
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    write_json(path / name, {**record, **manifest_of(path, files)})
+
+
+def read_model_record(path: Path, name: str) -> dict[str, Any]:
+    """Read one of `MODEL_RECORDS` in the folder of a model.
 
     Raises:
         CheckpointError: It is broken, or a file of the model is missing or damaged.
     """
-    record = read_json(path / MERGE_RECORD)
-    damage = f"{MERGE_RECORD} is broken" if record is None else find_damage(path, record)
+    record = read_json(path / name)
+    is_broken = record is None or "files" not in record
+    damage = f"{name} is broken" if is_broken else find_damage(path, record)
     if record is None or damage is not None:
-        raise CheckpointError(f"{path}: {damage}; delete the folder, and run mlmtune merge again")
+        again = f"run {MODEL_RECORDS[name]} again"
+        raise CheckpointError(f"{path}: {damage}; delete the folder, and {again}")
     return record
 
 

@@ -15,6 +15,7 @@ from mlmtune.commands import embed as embed_command
 from mlmtune.commands import embed_plan
 from mlmtune.commands.embed import embed_model
 from mlmtune.commands.embed_plan import plan_embed
+from mlmtune.commands.push import push_run
 from mlmtune.config_loading import load_config
 from mlmtune.corpus.passage_pairs import PassagePairs
 from mlmtune.errors import ConfigError, DataError, DivergedError, Interrupted, ResourceError
@@ -31,6 +32,7 @@ def test_a_run_becomes_a_sentence_encoder(
     runs: Any,
     pages: dict[str, Any],
     console: Any,
+    here: Any,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -75,6 +77,13 @@ def test_a_run_becomes_a_sentence_encoder(
     written = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     assert (written["truncation"], written["padding"]) == (None, None)
     weights = encoder.state_dict()
+
+    # Pushed without what it was made of.
+    push_run(folder, "finder", is_private=True, console=console)
+    pushed = here.repos["someone/finder"].files
+    assert {"1_Pooling/config.json", "modules.json", "model.safetensors"} < set(pushed)
+    assert "embed.json" not in pushed
+    assert b'model = "someone/finder"\nencoder = SentenceTransformer(model)' in pushed["README.md"]
 
     # The same seed gives the same encoder.
     embed_model(plan_embed(run.path / "model", STEPS, run.path / "other"), console)

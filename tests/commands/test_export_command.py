@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mlmtune.commands import export as export_command
 from mlmtune.commands import export_plan
 from mlmtune.commands.export import export_model
 from mlmtune.commands.export_plan import TARGETS, plan_export
+from mlmtune.commands.push import push_run
 from mlmtune.errors import CheckpointError, ConfigError, ResourceError
 from mlmtune.evaluation.agreement import Agreement, measure_agreement
 from mlmtune.locations import DERIVED_FOLDERS
@@ -44,7 +46,14 @@ def with_openvino(file: Path, inputs: Any) -> np.ndarray[Any, Any]:
     [("onnx", "ONNX", with_onnxruntime), ("openvino", "OpenVINO", with_openvino)],
 )
 def test_a_run_is_exported_with_its_tokenizer_and_what_8_bits_cost(
-    runs: Any, console: Any, capsys: pytest.CaptureFixture[str], to: str, title: str, compute: Any
+    runs: Any,
+    console: Any,
+    here: Any,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    to: str,
+    title: str,
+    compute: Any,
 ) -> None:
     run, target = runs.train(), TARGETS[to]
     export_model(plan_export(run.path, to, None, has_int8=True), console)
@@ -75,6 +84,25 @@ def test_a_run_is_exported_with_its_tokenizer_and_what_8_bits_cost(
     keep = inputs["attention_mask"].bool()
     logits = torch.from_numpy(compute(folder / target.fp32, inputs))
     torch.testing.assert_close(logits[keep], expected[keep], rtol=0, atol=1e-5)
+
+    # Pushed, with a card whose code prints what it says.
+    [code] = re.findall(
+        r"```python\n(.*?)```", card := (folder / "README.md").read_text(), re.DOTALL
+    )
+    [printed] = re.findall(r"prints\n\n```\n(.*?)```", card, re.DOTALL)
+    monkeypatch.chdir(folder)
+    exec(compile(code, "card", "exec"), {})
+    assert capsys.readouterr().out == printed
+    assert len(printed.splitlines()) == 3
+    assert f"library_name: {to}\n" in card
+    difference = record["agreement"]["largest_difference"]
+    assert f"| largest difference of logits from PyTorch | {difference:.1e} |" in card
+    push_run(folder, "tiny", is_private=True, console=console)
+    pushed = here.repos["someone/tiny"].files
+    assert set(pushed) == {path.name for path in folder.iterdir()} - {"export.json"}
+    assert b'model = "someone/tiny"\n' in pushed["README.md"]
+    assert str(run.path.parent).encode() not in b"".join(pushed.values())
+    monkeypatch.chdir(run.path.parent)
 
     # It is the run's own, so a run that replaces it deletes it.
     with pytest.raises(ConfigError, match=rf"{to} exists already; delete it, or .* --output"):

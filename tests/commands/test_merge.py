@@ -142,7 +142,7 @@ def test_a_merged_model_is_pushed_with_its_card_and_without_paths(
     assert repository.files["model.safetensors"] == (out / "model.safetensors").read_bytes()
     card = repository.files["README.md"].decode()
     assert str(tmp_path) not in card
-    assert 'model="someone/both")' in card
+    assert 'model = "someone/both"\n' in card
     curve = [line for line in card.splitlines() if re.match(r"\| (0|0.5 \(written\)|1) \| ", line)]
     assert len(curve) == 3
     with pytest.raises(ConfigError, match=r"merged: holds a merged model, and not a run; merge.ht"):

@@ -9,7 +9,10 @@ from local_hub import TOKEN
 from mlmtune.commands import push as push_command
 from mlmtune.commands.push import push_run
 from mlmtune.errors import CheckpointError, ConfigError, StoppedAtOnce
+from mlmtune.locations import EMBED_RECORD, EXPORT_RECORD, MODEL_RECORDS
+from mlmtune.sharing.hub_repository import HERE
 from mlmtune.shell import own_command
+from mlmtune.training.run_dir import write_model_record
 
 
 def files_of(run):
@@ -77,6 +80,48 @@ def test_only_the_model_is_pushed_also_where_it_is_named_itself(here, runs):
     }  # fmt: skip
 
 
+RECORDS = {
+    EXPORT_RECORD: ({"name": "azure", "forms": {"ONNX fp32": "model.onnx"}}, "azure as ONNX fp32"),
+    EMBED_RECORD: (
+        {"name": "azure", "num_steps": 100}, "azure as a sentence encoder, 100 steps"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_what_was_made_of_a_model_is_pushed_without_its_record(here, tmp_path, name):
+    folder, (record, title) = tmp_path / "made", RECORDS[name]
+    (folder / "1_Pooling").mkdir(parents=True)
+    (folder / "1_Pooling" / "config.json").write_text("{}", encoding="utf-8")
+    write_model_record(folder, name, record | {"model": str(tmp_path / "secret-project")})
+    (folder / "README.md").write_text(f"{HERE}\n", encoding="utf-8")  # people edit it
+    push(folder)
+    repo = here.repos["someone/tiny"]
+    assert repo.private
+    assert repo.commits[-1]["summary"] == title
+    assert set(repo.files) == {"README.md", "1_Pooling/config.json"}
+    assert repo.files["README.md"] == b'model = "someone/tiny"\n'
+    (folder / "1_Pooling" / "config.json").write_text("{ }", encoding="utf-8")
+    told = rf"made: 1_Pooling/config.json has 3 bytes instead of 2; .* run {MODEL_RECORDS[name]} "
+    with pytest.raises(CheckpointError, match=told):
+        push(folder)
+    (folder / name).write_text("{}", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=f"{name} is broken; delete the folder"):
+        push(folder)
+
+
+def test_a_folder_is_pushed_without_the_models_inside_that_were_made_of_it(here, runs):
+    """An export of a merged model lies in the folder of that model."""
+    merged = runs.at().path
+    (merged / "onnx").mkdir(parents=True)
+    (merged / "config.json").write_text("{}", encoding="utf-8")
+    (merged / "onnx" / "model.onnx").write_bytes(b"graph")
+    write_model_record(merged, "merge.json", {"choice": {"alpha": 0.5}})
+    write_model_record(merged / "onnx", EXPORT_RECORD, RECORDS[EXPORT_RECORD][0])
+    push(merged)
+    assert set(here.repos["someone/tiny"].files) == {"config.json"}
+
+
 @pytest.mark.parametrize("what", ["nothing", "unfinished", "without a model"])
 def test_what_is_no_finished_run_is_not_pushed(here, runs, what):
     path = runs.at().path
@@ -107,7 +152,9 @@ def test_a_finetuned_classifier_is_pushed_too(hub, tasks):
     done = mlmtune("finetune", "--config", config, hub=hub)
     assert done.returncode == 0, done.stderr
     card = hub.repos["someone/sorter"].files["README.md"].decode()
-    assert 'pipeline("text-classification", model="someone/sorter")' in card
+    assert (
+        'model = "someone/sorter"\nclassify = pipeline("text-classification", model=model)' in card
+    )
 
 
 def test_several_processes_push_once_and_exit_as_one_does(hub, runs):

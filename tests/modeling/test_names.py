@@ -1,8 +1,10 @@
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlmtune.modeling.names import short_names
+from mlmtune.modeling.names import derived_name, short_names
 
 
 @pytest.mark.parametrize(
@@ -59,3 +61,18 @@ PARTS = st.sampled_from(["a", "b", "model", "..", ".", "", "~", "package:", "a (
 def test_no_two_have_one_name(locations: list[str]) -> None:
     names = short_names(locations)
     assert len(names) == len(locations) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("runs/azure/model", "azure"),
+        ("runs/azure/merged", "azure-merged"),
+        ("runs/azure/onnx", "azure-onnx"),
+        ("runs/azure/merged/embed", "azure-merged-embed"),
+        ("half/openvino", "half-openvino"),
+        ("half", "half"),
+    ],
+)
+def test_what_was_made_of_a_model_has_its_name_first(folder: str, name: str) -> None:
+    assert derived_name(Path(folder)) == name

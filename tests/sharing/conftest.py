@@ -31,5 +31,5 @@ def folder(tmp_path: Path) -> Path:
     model.mkdir()
     (model / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
     (model / "model.safetensors").write_bytes(bytes(range(256)) * 40)
-    (model / "README.md").write_text(f"fill({hub_repository.HERE}\n", encoding="utf-8")
+    (model / "README.md").write_text(f"{hub_repository.HERE}\n", encoding="utf-8")
     return model

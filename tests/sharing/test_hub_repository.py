@@ -67,7 +67,7 @@ def test_a_folder_arrives_whole_in_one_commit(hub, folder):
 
 def test_the_cards_snippet_loads_it_from_there(hub, folder):
     push(opened(), folder)
-    assert hub.repos["someone/bert"].files["README.md"] == b'fill(model="someone/bert")\n'
+    assert hub.repos["someone/bert"].files["README.md"] == b'model = "someone/bert"\n'
     assert "someone" not in (folder / "README.md").read_text(encoding="utf-8")
 
 
