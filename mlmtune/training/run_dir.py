@@ -314,6 +314,12 @@ def finished_run_dir(path: Path) -> RunDir:
             f"{path}: holds a merged model, and not a run; merge.html there has its figures, and "
             "mlmtune eval --model compares it with others"
         )
+    for name, command in MODEL_RECORDS.items():
+        if status is None and (path / name).is_file():
+            raise ConfigError(
+                f"{path}: was written by {command}, and is not a run; give the run or the merged "
+                "model that it was made from"
+            )
     if status is None:
         raise ConfigError(f"{path}: there is no run in it (no status.json); give a run.output_dir")
     if status.get("state") != "finished":

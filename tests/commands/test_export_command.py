@@ -11,6 +11,7 @@ import onnxruntime
 import openvino
 import pytest
 import torch
+from huggingface_hub import constants
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from mlmtune.commands import export as export_command
@@ -103,6 +104,13 @@ def test_a_run_is_exported_with_its_tokenizer_and_what_8_bits_cost(
     assert b'model = "someone/tiny"\n' in pushed["README.md"]
     assert str(run.path.parent).encode() not in b"".join(pushed.values())
     monkeypatch.chdir(run.path.parent)
+    [code] = re.findall(r"```python\n(.*?)```", pushed["README.md"].decode(), re.DOTALL)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(run.path.parent / "hub"))
+    exec(compile(code, "card", "exec"), {})
+    assert capsys.readouterr().out.endswith(f"\n{printed}")
+
+    with pytest.raises(ConfigError, match="was written by mlmtune export, and is not a run"):
+        plan_export(folder, to, None, has_int8=False)
 
     # It is the run's own, so a run that replaces it deletes it.
     with pytest.raises(ConfigError, match=rf"{to} exists already; delete it, or .* --output"):
