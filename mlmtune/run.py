@@ -20,6 +20,15 @@ if TYPE_CHECKING:
 REPORT_HEIGHT = 640
 """Pixels; the first screen of a report is as high."""
 
+SHOWN = {
+    "global_step": "steps",
+    "eval_perplexity_before": "perplexity before",
+    "eval_perplexity": "perplexity after",
+    "test_accuracy": "accuracy on the test set",
+    "test_macro_f1": "macro-F1 on the test set",
+}
+"""The results that a notebook shows of a run without a report."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -118,10 +127,9 @@ class Run:
                 f'<iframe srcdoc="{page}" title="report of {escape(self.path.name)}" '
                 f'style="width: 100%; height: {REPORT_HEIGHT}px; border: 0"></iframe>'
             )
-        shown: dict[str, Any] = {"state": self.state}
+        shown = {"state": self.state}
         if self.state == "finished":
-            shown |= {name: value for name, value in self.results.items()
-                      if isinstance(value, int | float)}  # fmt: skip
-        rows = "".join(f"<tr><td>{escape(k)}</td><td>{escape(str(v))}</td></tr>"
-                       for k, v in shown.items())  # fmt: skip
+            results = self.results
+            shown |= {what: f"{results[key]:,g}" for key, what in SHOWN.items() if key in results}
+        rows = "".join(f"<tr><td>{what}</td><td>{value}</td></tr>" for what, value in shown.items())
         return f"<p>{escape(str(self.path))}</p><table>{rows}</table>"
