@@ -110,31 +110,13 @@ def embed_model(plan: EmbedPlan, console: Console) -> None:
         searches = Searches()
         _search(searches, BEFORE, measured, config, measured.setup.loaded.model)
         encoder = SentenceTransformer(source, device=str(measured.device))
-        begun = time.monotonic()
-        loss = _train(encoder, pairs, plan.num_steps, measured.precision, console)
-        seconds = time.monotonic() - begun
+        loss, seconds = _train(encoder, pairs, plan.num_steps, measured.precision, console)
         plan.folder.parent.mkdir(parents=True, exist_ok=True)
         with whole_folder(plan.folder) as folder:
             encoder.save_pretrained(str(folder), create_model_card=False)
             written = SentenceTransformer(str(folder), device=str(measured.device))
             _search(searches, AFTER, measured, config, written.transformers_model)
-            embedding = Embedding(
-                created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                mlmtune_version=__version__,
-                sentence_transformers_version=library_version,
-                name=derived_name(plan.model.folder),
-                model=source,
-                num_steps=plan.num_steps,
-                batch_size=min(BATCH_SIZE, len(pairs.documents)),
-                learning_rate=LEARNING_RATE,
-                seed=pairs.seed,
-                num_documents=len(pairs.documents),
-                num_titles=pairs.num_titles,
-                seconds=seconds,
-                loss=loss,
-                retrieval=searches.findings({AFTER: BEFORE}),
-                why_not_measured=searches.why_not,
-            )
+            embedding = _embedding(plan, pairs, searches, loss, seconds)
             write_model_record(folder, EMBED_RECORD, asdict(embedding))
             write_card(folder, lambda: _card(folder, plan, embedding), console.say)
     for line in _described(embedding):
@@ -190,14 +172,14 @@ def _train(
     num_steps: int,
     precision: str,
     console: Console,
-) -> float:
+) -> tuple[float, float]:
     """Train a sentence encoder on the pairs, by the other passages of a batch as wrong answers.
 
     The loss is InfoNCE over cosines (van den Oord et al. 2018; Henderson et al. 2017, "Efficient
     natural language response suggestion").
 
     Returns:
-        The mean loss of the last tenth of the steps.
+        The mean loss of the last tenth of the steps, and the seconds that training took.
 
     Raises:
         DivergedError: The loss is not finite.
@@ -243,18 +225,41 @@ def _train(
         if step + 1 == STEPS_TO_ESTIMATE < num_steps:
             left = (time.monotonic() - begun) / STEPS_TO_ESTIMATE * (num_steps - STEPS_TO_ESTIMATE)
             console.say(f"{counted(num_steps, 'step')}; about {left / 60:.0f} min to go")
+    seconds = time.monotonic() - begun
     encoder.eval()
     encoder.max_seq_length = longest
     backend = encoder.tokenizer.backend_tokenizer  # has the lengths of the last batch
     backend.no_truncation()
     backend.no_padding()
-    return float(np.mean(losses[-max(1, num_steps // 10) :]))
+    return float(np.mean(losses[-max(1, num_steps // 10) :])), seconds
 
 
 def _rate(step: int, num_steps: int) -> float:
     """Return the share of the learning rate at a step."""
     warmup = max(1, round(WARMUP_SHARE * num_steps))
     return min((step + 1) / warmup, (num_steps - step) / max(1, num_steps - warmup))
+
+
+def _embedding(
+    plan: EmbedPlan, pairs: PassagePairs, searches: Searches, loss: float, seconds: float
+) -> Embedding:
+    return Embedding(
+        created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        mlmtune_version=__version__,
+        sentence_transformers_version=library_version,
+        name=derived_name(plan.model.folder),
+        model=str(plan.model.folder),
+        num_steps=plan.num_steps,
+        batch_size=min(BATCH_SIZE, len(pairs.documents)),
+        learning_rate=LEARNING_RATE,
+        seed=pairs.seed,
+        num_documents=len(pairs.documents),
+        num_titles=pairs.num_titles,
+        seconds=seconds,
+        loss=loss,
+        retrieval=searches.findings({AFTER: BEFORE}),
+        why_not_measured=searches.why_not,
+    )
 
 
 def _card(folder: Path, plan: EmbedPlan, embedding: Embedding) -> Card:

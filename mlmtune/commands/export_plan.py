@@ -39,7 +39,7 @@ TARGETS: Mapping[str, Target] = {
             "onnx", "ONNX", ("onnx", "onnxruntime", "onnxscript"), "mlmtune.modeling.onnx_file",
             fp32="model.onnx", int8="model_quantized.onnx",
         ),
-        # The names of optimum-intel.
+        # The name of optimum-intel; in 8 bits it has none of its own.
         Target(
             "openvino", "OpenVINO", ("openvino", "nncf"), "mlmtune.modeling.openvino_file",
             fp32="openvino_model.xml", int8="openvino_model_quantized.xml",

@@ -20,6 +20,7 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 import nncf  # noqa: E402
 import openvino  # noqa: E402
+from openvino.frontend import OpConversionFailure  # noqa: E402
 
 VERSION: str = openvino.__version__
 SNIPPET = """\
@@ -40,7 +41,10 @@ logits = compiled(feed)["logits"]
 def write(loaded: LoadedModel, path: Path) -> None:
     """Write a model as `Runtime.write` says: its graph as XML, and its weights in a file `.bin`."""
     with exporting(loaded, "OpenVINO") as program:
-        model = openvino.convert_model(program)
+        try:
+            model = openvino.convert_model(program)
+        except OpConversionFailure:  # whose message has no line that says which
+            raise ValueError("OpenVINO cannot convert some of its operations") from None
         model.outputs[0].set_names({"logits"})
         openvino.save_model(model, path, compress_to_fp16=False)
 
