@@ -147,13 +147,14 @@ def _settings(config: Config | ClassificationConfig) -> tuple[tuple[str, Any], .
 def render(card: Card) -> str:
     """Write the card as Markdown, under the metadata that the hub reads."""
     names = [data.dataset for data in card.data if data.dataset is not None and data.is_trained_on]
+    results = list(_eval_results(card))
     metadata = ModelCardData(
         base_model=card.base if card.base_on_hub else None,
         datasets=names or None,
-        eval_results=list(_eval_results(card)) or None,
+        eval_results=results or None,
         library_name=card.library,
         license=card.license,
-        model_name=card.name,
+        model_name=card.name if results else None,  # it names the results
         pipeline_tag=card.task,
         tags=["mlmtune", card.task],
     )
