@@ -38,6 +38,10 @@ FEWEST_STEPS = 400
 VALIDATION_TOKENS = 50_000
 """Enough validation text for intervals of a few per cent."""
 
+EVALUATED_SHARE, FEWEST_CHUNKS = 0.06, 100
+"""Chunks of an evaluation for each one that is trained on, and at least how many: five evaluations,
+each with two masks, then take a fifth of the time, because a step computes three times as much."""
+
 SHORT_RUN = 2_000
 """In fewer steps than this, second moments must forget faster."""
 
@@ -174,7 +178,8 @@ def choose(given: Config, text: TextSize, model: ModelSize, machine: Machine) ->
     yield Choice("training", "global_batch_size", batch, "chunks in a step, over all processes")
     every = max(1, math.ceil(steps / 4))
     yield Choice("evaluation", "every", every, "steps between measurements: a quarter of the run")
-    most_chunks = 4_000 if machine.num_gpus else 500
+    most_chunks = min(4_000 if machine.num_gpus else 500, round(EVALUATED_SHARE * steps * batch))
+    most_chunks = max(most_chunks, FEWEST_CHUNKS)
     if text.num_tokens * fraction / length > most_chunks:
         yield Choice("evaluation", "max_chunks", most_chunks, "of the validation text, for speed")
     yield Choice("checkpoint", "every", every, "steps between checkpoints")

@@ -50,6 +50,8 @@ def test_a_cpu_ends_in_about_an_hour():
     tokens = settings["training.max_steps"] * 128 * settings["training.global_batch_size"]
     assert tokens * 6 * BERT.num_weights / (8 * 3e10) == pytest.approx(3600, rel=0.01)
     assert settings["evaluation.max_chunks"] == 500
+    short = chosen(text_of(20_000_000), machine=LAPTOP, overrides=["training.max_steps=60"])
+    assert short["evaluation.max_chunks"] == 100  # measuring takes no longer than training
     small = chosen(text_of(100_000), ENCODER, LAPTOP)
     assert small["training.epochs"] == 10  # all of it fits into the hour
 
