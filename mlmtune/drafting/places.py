@@ -96,6 +96,8 @@ def sources_at(
         if place.strip() == "":
             raise DataError("the name of a place is empty; name a file or folder")
         if (dataset := _as_dataset(place)) is not None:
+            if not resolve(place).exists():
+                say(f"{place}: there is no such file or folder, so it is a dataset of the hub")
             sources.append(dataset)
         elif (repository := _as_repository(place)) is not None:
             sources += _by_format(_in_repository(repository, git_cache, say), place, say)

@@ -94,7 +94,11 @@ def test_a_glob_of_several_kinds_becomes_its_files(here):
 
 
 def test_a_dataset_is_a_name_or_a_folder_that_was_saved(here):
-    assert find("stanfordnlp/imdb")[0] == [{"format": "dataset", "dataset": "stanfordnlp/imdb"}]
+    found, said = find("stanfordnlp/imdb")
+    assert found == [{"format": "dataset", "dataset": "stanfordnlp/imdb"}]
+    assert said == [
+        "stanfordnlp/imdb: there is no such file or folder, so it is a dataset of the hub"
+    ]
     Dataset.from_dict({"text": ["a"]}).save_to_disk(here / "saved")
     assert find("saved")[0] == [{"format": "dataset", "dataset": "saved"}]
     # Where there is a folder of the owner's name, a path was meant.
