@@ -2,7 +2,8 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from mlmtune.config import CorpusConfig
@@ -45,12 +46,29 @@ def scan(
         else:
             listed = _list_paths(source)
         listed_sources.append(listed)
+    listed_sources = list(_with_each_ending_once(listed_sources))
     of_corpus = tuple(each for each in listed_sources if each.source.role != "reference")
     references = tuple(each for each in listed_sources if each.source.role == "reference")
     for listed in of_corpus:
         for line in _misreadings(listed):
             say(line)
     return Listing(of_corpus, references)
+
+
+def _with_each_ending_once(sources: Sequence[ListedSource]) -> Iterator[ListedSource]:
+    """Yield sources so that several formats of one folder do not count what the others read."""
+    counted_places = set()
+    for listed in sources:
+        place = tuple(listed.source.config.locations)
+        read = {
+            ending_of(file.id)
+            for other in sources
+            if tuple(other.source.config.locations) == place
+            for file in other.files
+        }
+        left = Counter({e: n for e, n in listed.endings_not_read.items() if e not in read})
+        yield replace(listed, endings_not_read=Counter() if place in counted_places else left)
+        counted_places.add(place)
 
 
 def check_paths(config: CorpusConfig) -> None:

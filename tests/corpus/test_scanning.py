@@ -319,6 +319,14 @@ def test_files_with_other_endings_are_counted(tree):
     assert source.endings_not_read == {".docx": 2, ".txt.gz": 1, "none": 1}
 
 
+def test_what_another_format_of_a_folder_reads_is_read(tree):
+    root = tree("a.md", "b.txt", "c.png", "d.png")
+    config = CorpusConfig(
+        sources=[SourceConfig(format=name, path=str(root)) for name in ("markdown", "text")]
+    )
+    assert [each.endings_not_read for each in scan(config).sources] == [{".png": 2}, {}]
+
+
 @pytest.mark.parametrize("fields", [{"include": ["*.md"]}, {"path": "*.md"}, {"path": "a.md"}])
 def test_files_that_the_user_did_not_name_are_no_surprise(tree, fields):
     root = tree("a.md", "b.docx")
