@@ -1,7 +1,8 @@
 """A hook of MkDocs: the navigation is that of docs/README.md, and links that leave docs/ work.
 
 Pages outside docs/ become pages of the site. A linked file that is not Markdown becomes a page that
-shows it. The sources keep the links that GitHub follows.
+shows it. The sources keep the links that GitHub follows. The reports of docs/gallery.md are shown
+on that page if scripts/gallery.py has made them.
 """
 
 import posixpath
@@ -13,6 +14,7 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parent.parent
 LINK = re.compile(r"\]\(([^)\s#]+)")
+REPORT = re.compile(r"^`runs/(gallery/\S+\.html)`$", re.MULTILINE)
 LANGUAGES = {".py": "python", ".yaml": "yaml"}
 
 OUTSIDE = {
@@ -46,6 +48,9 @@ def on_files(files: Any, config: Any) -> None:
             language = LANGUAGES[posixpath.splitext(path)[1]]
             text = f"# {path}\n\n~~~~ {language}\n{text}~~~~\n"
         files.append(File.generated(config, site_path(path), content=text))
+    for name in REPORT.findall((ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")):
+        if (report := ROOT / "runs" / name).is_file():
+            files.append(File.generated(config, name, content=report.read_text(encoding="utf-8")))
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
@@ -58,7 +63,14 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
             return link[0]
         return f"]({posixpath.relpath(site_path(path), posixpath.dirname(here) or '.')}"
 
-    return LINK.sub(as_site_link, markdown)
+    def as_shown_report(name: re.Match[str]) -> str:
+        if not (ROOT / "runs" / name[1]).is_file():
+            return name[0]
+        shown = name[1].removeprefix("gallery/")  # from the page's own address, gallery/
+        frame = f'<iframe class="report" src="{shown}" title="{shown}" loading="lazy"></iframe>'
+        return f"[Open the whole page]({name[1]})\n\n{frame}"
+
+    return REPORT.sub(as_shown_report, LINK.sub(as_site_link, markdown))
 
 
 def linked_files(page: str) -> set[str]:

@@ -53,7 +53,10 @@ SMALL_PROBE = (*SMALL, "probe.seeds=2", "probe.train_sizes=[8]", "probe.min_step
 # The words that commands of a page may begin with; the last two kinds are checked and not run.
 STARTERS = ("mlmtune", "accelerate", "torchrun")
 INSTALLING = "pip install"
-SETTING_UP = ("git clone", "bash scripts/test.sh", "source .venv/bin/activate")
+SETTING_UP = (
+    "git clone", "bash scripts/test.sh", "source .venv/bin/activate", "mkdocs build",
+    "python scripts/gallery.py",
+)  # fmt: skip
 
 
 def page_name(path: Path) -> str:
@@ -247,7 +250,8 @@ def test_every_command_of_the_documentation_runs(
     page: Path, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for language, block in blocks(page.read_text(encoding="utf-8")):
-        if language == "yaml" and (named := re.match(r"# ([\w-]+\.yaml)\n", block)):
+        if language == "yaml" and (named := re.match(r"# ([\w/-]+\.yaml)\n", block)):
+            Path(named[1]).parent.mkdir(parents=True, exist_ok=True)
             Path(named[1]).write_text(block, encoding="utf-8")
         if language == "bash":
             for line in commands(block):
@@ -421,17 +425,51 @@ def test_the_site_has_every_page_and_every_file_that_a_page_links_to(site: Path)
             assert (start_at / target.lstrip("/")).exists(), f"{page}: {target}"
 
 
-def test_the_site_is_not_built_with_a_broken_link(tmp_path: Path) -> None:
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """Return a copy of what the site is built from, without reports."""
     for name in ("mkdocs.yml", "README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
         shutil.copy(ROOT / name, tmp_path)
     for name in ("docs", "scripts", "benchmarks", "configs"):
         shutil.copytree(ROOT / name, tmp_path / name)
     (tmp_path / "mlmtune").mkdir()
     shutil.copy(ROOT / "mlmtune" / "config.py", tmp_path / "mlmtune")
-    page = tmp_path / "docs" / "masking.md"
+    return tmp_path
+
+
+def test_the_site_is_not_built_with_a_broken_link(copy: Path) -> None:
+    page = copy / "docs" / "masking.md"
     page.write_text(page.read_text(encoding="utf-8") + "\n[Gone](../gone.md)\n", encoding="utf-8")
     with pytest.raises(AssertionError, match="gone"):
-        build_site(tmp_path / "mkdocs.yml", tmp_path / "site")
+        build_site(copy / "mkdocs.yml", copy / "site")
+
+
+def test_the_site_shows_the_reports_that_were_made(copy: Path) -> None:
+    report = copy / "runs" / "gallery" / "quickstart" / "report.html"
+    report.parent.mkdir(parents=True)
+    report.write_text("<!doctype html><title>A report</title>", encoding="utf-8")
+    build_site(copy / "mkdocs.yml", copy / "site")
+    shown = copy / "site" / "gallery"
+    assert (shown / "quickstart" / "report.html").read_bytes() == report.read_bytes()
+    page = (shown / "index.html").read_text(encoding="utf-8")
+    assert re.findall(r'<iframe [^>]*src="([^"]+)"', page) == ["quickstart/report.html"]
+    assert '<a href="quickstart/report.html">' in page
+    assert "<code>runs/gallery/code/report.html</code>" in page  # was not made
+
+
+def test_the_gallery_is_made_by_the_commands_of_its_page(copy: Path) -> None:
+    config = "# runs/gallery/a.yaml\nrun: {}\n"
+    lines = "ls no-such-file\nmlmtune \\\n    no-such-command\n"
+    page = f"```yaml\n{config}```\n\n```bash\n{lines}```\n"
+    (copy / "docs" / "gallery.md").write_text(page, encoding="utf-8")
+    make = [sys.executable, str(copy / "scripts" / "gallery.py")]
+    failed = subprocess.run(make, capture_output=True, text=True)
+    assert failed.returncode == 2
+    assert "No such command 'no-such-command'" in failed.stderr
+    assert (copy / "runs" / "gallery" / "a.yaml").read_text(encoding="utf-8") == config
+    again = subprocess.run(make, capture_output=True, text=True)
+    assert again.returncode == 1
+    assert "delete it" in again.stderr
 
 
 def test_links_are_found() -> None:
