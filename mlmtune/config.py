@@ -220,6 +220,18 @@ def _or_added(names: set[str]) -> WrapValidator:
     return WrapValidator(check)
 
 
+class SelectConfig(Section):
+    """Which documents of a general source are kept: those that are most like a domain.
+
+    Documents are compared by their words and pairs of words (Xie et al. 2023, DSIR).
+    """
+
+    like: str
+    """The domain: another of `corpus.sources`, by its `name`, or by its path if it has none."""
+    fraction: Fraction
+    """The share of the source's documents that is kept, among those that pass all other filters."""
+
+
 class SourceConfig(Section):
     """One place that text is read from: a `path`, a `git` repository, or a `dataset`."""
 
@@ -298,6 +310,8 @@ class SourceConfig(Section):
     """The share of all training tokens that come from this source, which is general text against
     forgetting. The source is repeated as often as this share needs, and is never part of the
     validation text."""
+    select: SelectConfig | None = None
+    """Keeps only the documents that are most like another source: `{like: NAME, fraction: 0.1}`."""
     name: str | None = None
     """The name of the source in reports; by default its path."""
     license: str | None = None
@@ -308,6 +322,11 @@ class SourceConfig(Section):
         """The paths of the source, or its repository, or its dataset."""
         location = self.path or self.git or self.dataset or ""
         return [location] if isinstance(location, str) else location
+
+    @property
+    def called(self) -> str:
+        """What other keys call the source: its name, or else its locations."""
+        return self.name or ", ".join(self.locations)
 
     def _contradictions(self) -> Iterator[str]:
         origins = [key for key in ("path", "git", "dataset") if getattr(self, key) is not None]
@@ -326,6 +345,8 @@ class SourceConfig(Section):
             yield "revision has no meaning for a path; remove it"
         if self.replay is not None and self.weight != 1.0:
             yield "replay says how often the source is used; remove weight"
+        if self.replay is not None and self.select is not None:
+            yield "replay is general text and select keeps what is like a domain; remove one"
         if self.streaming and self.dataset is None:
             yield "streaming has no meaning without a dataset; remove it"
         if self.streaming and self.max_documents is None:
@@ -490,19 +511,11 @@ class CorpusConfig(Section):
         """
         if named is None:
             return self
-        names = [source.name or ", ".join(source.locations) for source in self.sources]
         for name in named:
-            if names.count(name) != 1:
-                number = "no source" if name not in names else "several sources"
-                near = difflib.get_close_matches(name, names, n=1)
-                hint = f"; did you mean {near[0]}?" if near and name not in names else ""
-                raise ValueError(
-                    f"sources: {number} in corpus.sources has the name {name}{hint}"
-                    + ("" if hint else " (a source has the name that its key `name` gives it)")
-                )
+            self.index_of(name, "sources")
         changes = []
-        for name, source in zip(names, self.sources, strict=True):
-            key = "weight" if source.replay is None else "replay"
+        for source in self.sources:
+            key, name = "weight" if source.replay is None else "replay", source.called
             update = {key: named[name]} if name in named else {"weight": 0.0, "replay": None}
             changes.append(source.model_copy(update=update))
         shares = [source.replay for source in changes if source.replay is not None]
@@ -511,6 +524,23 @@ class CorpusConfig(Section):
         if len(shares) == len(named):
             raise ValueError("sources: all of them are replay; name one to adapt to")
         return self.model_copy(update={"sources": changes})
+
+    def index_of(self, name: str, key: str) -> int:
+        """Return the index of the one of `sources` that a key of the config names.
+
+        Raises:
+            ValueError: It is the name of no source, or of several.
+        """
+        names = [source.called for source in self.sources]
+        if names.count(name) != 1:
+            number = "no source" if name not in names else "several sources"
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"; did you mean {near[0]}?" if near and name not in names else ""
+            raise ValueError(
+                f"{key}: {number} in corpus.sources has the name {name}{hint}"
+                + ("" if hint else " (a source has the name that its key `name` gives it)")
+            )
+        return names.index(name)
 
     def _contradictions(self) -> Iterator[str]:
         limits = (self.max_train_chunks, self.max_validation_chunks)
@@ -528,14 +558,28 @@ class CorpusConfig(Section):
             yield "every source is replay; one must be the text to adapt to"
         if sum(shares) >= 1.0:
             yield f"replay adds up to {sum(shares):g}; leave room for the other sources"
+        yield from self._contradicting_selections()
         yield from _training_only_keys("validation_sources", self.validation_sources)
         yield from _training_only_keys("exclude_overlap_with", self.exclude_overlap_with)
         if any(s.max_documents and not s.streaming for s in self.exclude_overlap_with):
             yield "max_documents has no meaning in exclude_overlap_with; remove it"
 
+    def _contradicting_selections(self) -> Iterator[str]:
+        for index, source in enumerate(self.sources):
+            if source.select is None:
+                continue
+            key, like = f"sources[{index}].select.like", source.select.like
+            domain = self.index_of(like, key)
+            if domain == index:
+                yield f"{key}: {like} is the source itself; name another one"
+            if self.sources[domain].select is not None:
+                yield f"{key}: {like} is selected itself; name a source that is used whole"
+            if self.sources[domain].replay is not None:
+                yield f"{key}: {like} is replay, which is general text; name the text to adapt to"
+
 
 def _training_only_keys(name: str, sources: list[SourceConfig]) -> Iterator[str]:
-    for key in ("weight", "replay"):
+    for key in ("weight", "replay", "select"):
         default = SourceConfig.model_fields[key].default
         if any(getattr(source, key) != default for source in sources):
             yield f"{key} has no meaning in {name}, which is not trained on; remove it"

@@ -106,6 +106,8 @@ TEXT = {"format": "text", "path": "x"}
 CSV = {"format": "csv", "path": "x"}
 GIT = {"format": "text", "git": "https://h/x"}
 DATASET = {"format": "dataset", "dataset": "a/b"}
+NOTES = TEXT | {"name": "notes"}
+LIKE_NOTES = TEXT | {"select": {"like": "notes", "fraction": 0.1}}
 
 
 @pytest.mark.parametrize(
@@ -163,6 +165,27 @@ DATASET = {"format": "dataset", "dataset": "a/b"}
                 ({"split_by": "chunk", "sources": [TEXT | {"weight": 2.0}]}, "weight or replay"),
                 ({"validation_sources": [TEXT | {"weight": 2.0}]}, "weight has no meaning"),
                 ({"exclude_overlap_with": [TEXT | {"max_documents": 1}]}, "max_documents has no"),
+                (
+                    {"sources": [NOTES | {"name": "note"}, LIKE_NOTES]},
+                    r"sources\[1\].select.like: no source .* the name notes; did you mean note",
+                ),
+                ({"sources": [NOTES, NOTES, LIKE_NOTES]}, "like: several sources .* name notes"),
+                ({"sources": [TEXT, NOTES | LIKE_NOTES]}, "like: notes is the source itself"),
+                (
+                    {"sources": [LIKE_NOTES, NOTES | {"select": {"like": "x", "fraction": 0.1}}]},
+                    "like: notes is selected itself",
+                ),
+                ({"sources": [NOTES | {"replay": 0.1}, LIKE_NOTES]}, "like: notes is replay"),
+                ({"sources": [NOTES, LIKE_NOTES | {"replay": 0.1}]}, "replay is general text"),
+                ({"sources": [NOTES, TEXT | {"select": {"like": "notes"}}]}, "Field required"),
+                *(
+                    (
+                        {"sources": [NOTES, TEXT | {"select": {"like": "notes", "fraction": n}}]},
+                        f"than {int(n > 0)}",
+                    )
+                    for n in (0.0, 1.0)
+                ),
+                ({"sources": [NOTES], "validation_sources": [LIKE_NOTES]}, "select has no meaning"),
             ]
         ),
         ({"checkpoint": {"export": "first"}}, "expected best or last, got 'first'"),

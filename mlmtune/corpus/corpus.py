@@ -15,6 +15,7 @@ from mlmtune.console import Console
 from mlmtune.corpus import formats, near_duplicates, optional_steps
 from mlmtune.corpus.dividing import plan_parts, with_line_numbers
 from mlmtune.corpus.document import Document
+from mlmtune.corpus.domain_selection import select
 from mlmtune.corpus.filtering import (
     KEPT,
     OUTCOMES,
@@ -22,7 +23,7 @@ from mlmtune.corpus.filtering import (
     leave_out_by_content,
     leave_out_repeated,
 )
-from mlmtune.corpus.funnel import Funnel, Overlap, Pair, SourceFunnel
+from mlmtune.corpus.funnel import Funnel, Overlap, Pair, Scored, Selected, SourceFunnel
 from mlmtune.corpus.listing import ListedSource, Listing
 from mlmtune.corpus.near_duplicates import find_near_duplicates, signature
 from mlmtune.corpus.overlap import OverlapIndex
@@ -41,6 +42,7 @@ DOCUMENTS_AT_ONCE = 4096
 
 _MAX_NAMED_FILES = 100
 _MAX_NAMED_PAIRS = 10
+_MAX_NAMED_SCORES = 5
 _MAX_NAMED_OVERLAPS = 10_000
 
 # What to change when nothing is left, by the commonest reason.
@@ -115,8 +117,9 @@ def read_corpus(
     Finished parts are kept in `folder`. Errors call the sources by their `key` in the config.
 
     Raises:
-        DataError: A record or file is broken with `on_error: fail`; or no document is left to train
-            on or, with `validation_sources`, to validate on.
+        DataError: A record or file is broken with `on_error: fail`; no document is left to train
+            on or, with `validation_sources`, to validate on; or a source cannot be selected from,
+            because its domain has no words.
         ConfigError: An extra is missing.
         HubError: A remote file or dataset cannot be fetched.
         ResourceError: A process died.
@@ -143,6 +146,7 @@ def read_corpus(
         _leave_out_by_text(corpus, references, config, folder, console)
     ids = _names(corpus, np.unique(np.asarray(duplicates, dtype=np.int64)))
     funnel.duplicates = [Pair(ids[document], ids[first], 1.0) for document, first in duplicates]
+    _leave_out_unlike(corpus, config, console)
     _count_documents(corpus)
     _check_something_is_left(corpus, key)
     return corpus
@@ -234,17 +238,12 @@ def _leave_out_by_text(
     table, near = corpus.table, config.near_duplicates
     index = _index_references(corpus, references, config, console)
     kept = table.kept()
-    items = [
-        (part, rows[begin : begin + DOCUMENTS_AT_ONCE])
-        for number, part in enumerate(corpus.parts)
-        for rows in [table.kept_rows(number)]
-        for begin in range(0, len(rows), DOCUMENTS_AT_ONCE)
-    ]
+    items = [(corpus.parts[n], rows) for n, rows in table.blocks(kept, DOCUMENTS_AT_ONCE)]
     examined = ordered_map(
         _examine,
         items,
         (index, near),
-        num_processes=num_processors() if table.num_characters.sum() > SMALL_BYTES else 1,
+        num_processes=_num_processes(table),
     )
     # On disk, because signatures are larger than all other numbers of a document.
     with closing(examined), tempfile.TemporaryFile(dir=folder) as file:
@@ -314,6 +313,44 @@ def _leave_out_near_duplicates(
     corpus.funnel.near_duplicates = [
         Pair(names[pair.document], names[pair.kept], round(pair.similarity, 4)) for pair in shown
     ]
+
+
+def _leave_out_unlike(corpus: Corpus, config: CorpusConfig, console: Console) -> None:
+    """Leave out the documents of sources with `select` that are least like their domain."""
+    num_processes = _num_processes(corpus.table)
+    for selection in select(
+        corpus.parts, corpus.table, corpus.sources, config, console, num_processes
+    ):
+        documents, scores = selection.documents, selection.scores
+        ends = (slice(_MAX_NAMED_SCORES), slice(None, -_MAX_NAMED_SCORES - 1, -1))
+        names = _names(corpus, np.unique(np.concatenate([documents[end] for end in ends])))
+        most, least = (
+            [
+                Scored(names[document], round(score, 4))
+                for document, score in zip(
+                    documents[end].tolist(), scores[end].tolist(), strict=True
+                )
+            ]
+            for end in ends
+        )
+        corpus.funnel.selections.append(
+            Selected(
+                corpus.sources[selection.pool].name,
+                corpus.sources[selection.domain].name,
+                selection.num_kept,
+                len(documents) - selection.num_kept,
+                int((scores > 0).sum()),
+                round(float(scores[selection.num_kept - 1]), 4),
+                round(selection.domain_median, 4),
+                most,
+                least,
+            )
+        )
+
+
+def _num_processes(table: DocumentTable) -> int:
+    """Return the number of new processes that read the texts of all documents."""
+    return num_processors() if table.num_characters.sum() > SMALL_BYTES else 1
 
 
 def _names(corpus: Corpus, documents: NDArray[np.int64]) -> dict[int, str]:

@@ -3,7 +3,9 @@
 They read no text. They decide from arrays of numbers, about all D documents of a corpus at once.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Self, TypeVar
 
 import numpy as np
@@ -80,6 +82,15 @@ class DocumentTable:
         """Return the rows of a part that are still kept."""
         start, end = self.part_offsets[part : part + 2]
         return np.flatnonzero(self.outcomes[start:end] == KEPT)
+
+    def blocks(
+        self, documents: NDArray[np.int64], size: int
+    ) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Yield the part and the rows of up to `size` documents at a time, which are ascending."""
+        borders = np.searchsorted(documents, self.part_offsets).tolist()
+        for part, (begin, end) in enumerate(pairwise(borders)):
+            rows = documents[begin:end] - self.part_offsets[part]
+            yield from ((part, rows[i : i + size]) for i in range(0, len(rows), size))
 
     def leave_out(self, documents: NDArray[np.int64], reason: str) -> None:
         """Record why some documents do not stay."""

@@ -19,6 +19,7 @@ REASONS = (
     "not_sampled",
     "overlap",
     "near_duplicate",
+    "not_selected",
 )
 """The reasons to leave a document out, in the order in which they are checked."""
 
@@ -121,6 +122,48 @@ class Overlap(NamedTuple):
     words: str
 
 
+class Scored(NamedTuple):
+    """The source and id of a document, and how much it is like a domain (nats per n-gram)."""
+
+    document: str
+    score: float
+
+
+class Selected(NamedTuple):
+    """What `select` of a source kept.
+
+    Attributes:
+        source: The source.
+        like: The source that is its domain.
+        num_kept: The number of documents that are kept.
+        num_left_out: The number of the others.
+        num_alike: The number of documents, kept or not, that have a positive score: their n-grams
+            are more frequent in the domain than in the source.
+        lowest_kept: The lowest score that is kept.
+        domain_median: The median score of the domain's own documents.
+        most_alike: The documents with the highest scores, the highest first.
+        least_alike: The documents with the lowest scores, the lowest first.
+    """
+
+    source: str
+    like: str
+    num_kept: int
+    num_left_out: int
+    num_alike: int
+    lowest_kept: float
+    domain_median: float
+    most_alike: list[Scored]
+    least_alike: list[Scored]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields by their names, the documents as objects."""
+        named = {
+            key: [scored._asdict() for scored in getattr(self, key)]
+            for key in ("most_alike", "least_alike")
+        }
+        return self._asdict() | named
+
+
 @dataclass
 class Funnel:
     """The counts of a corpus, with examples.
@@ -136,6 +179,7 @@ class Funnel:
         near_duplicates: The least similar near-duplicates, the least similar first.
         overlaps: The first documents that share text with `exclude_overlap_with`.
         num_references_too_short: Texts of `exclude_overlap_with` that are not searched for.
+        selections: What was kept of each source with `select`.
     """
 
     sources: dict[str, SourceFunnel]
@@ -147,6 +191,7 @@ class Funnel:
     near_duplicates: list[Pair] = field(default_factory=list)
     overlaps: list[Overlap] = field(default_factory=list)
     num_references_too_short: int = 0
+    selections: list[Selected] = field(default_factory=list)
 
     def total(self) -> SourceFunnel:
         """Return the counts of all sources together."""
@@ -178,6 +223,7 @@ class Funnel:
             "near_duplicates": [pair._asdict() for pair in self.near_duplicates],
             "overlaps": [overlap._asdict() for overlap in self.overlaps],
             "references_too_short": self.num_references_too_short,
+            "selections": [selected.to_json() for selected in self.selections],
         }
 
 

@@ -51,8 +51,12 @@ class StoreOrigin:
         """Hash the text (paths, sizes, times), the settings it is read with, and the tokenizer."""
         config, listing = text.config, text.listing or Listing(())
         apart = set(FIELDS_APART)
-        if config.near_duplicates is not None:
-            apart -= {"validation_fraction", "split_by"}  # they decide which near-duplicate stays
+        # The sides decide which near-duplicate stays, and what a source is selected by.
+        depends_on_sides = config.near_duplicates is not None or any(
+            source.select is not None for source in config.sources
+        )
+        if depends_on_sides:
+            apart -= {"validation_fraction", "split_by"}
         elif all(source.config.max_documents is None for source in text.sources):
             apart.add("split_seed")
         if not config.exclude_overlap_with:
@@ -61,8 +65,8 @@ class StoreOrigin:
         for section in ("sources", "validation_sources", "exclude_overlap_with"):
             for source in sections[section]:
                 del source["weight"], source["license"]
-                if config.near_duplicates is None:
-                    del source["replay"]  # it only decides which near-duplicate stays
+                if not depends_on_sides:
+                    del source["replay"]  # it only decides which documents may be held out
         made_of = {
             "format": f"{FORMAT_VERSION}.{CLEANING_VERSION}",
             "corpus": digest(json.dumps(sections, sort_keys=True).encode()),

@@ -22,6 +22,7 @@ def describe(summary: dict[str, Any]) -> Iterator[str]:
         _pairs("near-duplicates left out, the least similar first", summary["near_duplicates"]),
         _pairs("duplicates left out", summary["duplicates"]),
         _overlaps(summary),
+        _selections(summary),
         _left_out(summary),
     )
     separator: list[str] = []
@@ -154,6 +155,21 @@ def _overlaps(summary: dict[str, Any]) -> Iterator[str]:
         yield f"  and {len(overlaps) - _SHOWN:,} more; --json lists them"
     if summary["references_too_short"]:
         yield f"{summary['references_too_short']:,} of its texts have fewer than 5 words: not used"
+
+
+def _selections(summary: dict[str, Any]) -> Iterator[str]:
+    for selected in summary["selections"]:
+        source, like = selected["source"], selected["like"]
+        total = selected["num_kept"] + selected["num_left_out"]
+        yield f"the documents of {source} that are most like {like}, with their scores"
+        kept, alike = f"{selected['num_kept']:,} of {total:,}", f"{selected['num_alike']:,}"
+        yield f"  {kept} are kept, down to {selected['lowest_kept']:.2f}"
+        yield f"  {alike} are more like {like} than like {source}, above 0"
+        yield f"  the documents of {like} itself: {selected['domain_median']:.2f} in the median"
+        for title, key in (("most", "most_alike"), ("least", "least_alike")):
+            yield f"  {title} alike"
+            for scored in selected[key]:
+                yield f"    {scored['score']:5.2f}  {scored['document']}"
 
 
 def _left_out(summary: dict[str, Any]) -> Iterator[str]:

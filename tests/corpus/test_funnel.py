@@ -4,7 +4,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlmtune.corpus.funnel import Funnel, Overlap, Pair, SourceFunnel
+from mlmtune.corpus.funnel import Funnel, Overlap, Pair, Scored, Selected, SourceFunnel
 
 NAMES = ("empty", "duplicate", "overlap")
 STEP_NAMES = ("links", "markup")
@@ -56,11 +56,15 @@ def test_steps_and_reasons_are_in_the_order_of_work_and_none_is_zero():
 
 def test_examples_are_plain_json():
     funnel = Funnel(
-        {}, duplicates=[Pair("s: a", "s: b", 1.0)], overlaps=[Overlap("s: c", "some words")]
-    )
+        {}, duplicates=[Pair("s: a", "s: b", 1.0)], overlaps=[Overlap("s: c", "some words")],
+        selections=[Selected("s", "t", 1, 1, 0, 0.2, 0.9, [Scored("s: a", 0.2)], [])],
+    )  # fmt: skip
     counts = json.loads(json.dumps(funnel.to_json()))
     assert counts["duplicates"] == [{"document": "s: a", "repeats": "s: b", "similarity": 1.0}]
     assert counts["overlaps"] == [{"document": "s: c", "words": "some words"}]
+    (selected,) = counts["selections"]
+    assert selected["like"] == "t"
+    assert selected["most_alike"] == [{"document": "s: a", "score": 0.2}]
 
 
 def test_summary_is_one_line_with_each_reason():

@@ -14,7 +14,7 @@ from damages import flip_a_bit
 from filelock import FileLock
 from stores import TEXTS, build, documents_of, ids_of, text_of
 
-from mlmtune.config import TokenizationConfig
+from mlmtune.config import SourceConfig, TokenizationConfig
 from mlmtune.corpus import parts
 from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import ConfigError, DataError, ResourceError
@@ -53,6 +53,23 @@ def test_how_the_corpus_is_split_does_not_make_another_store(corpus, tokenizer, 
     config = corpus()
     build(config, tokenizer)
     assert not build(config.model_copy(update=settings), tokenizer)[1]
+
+
+def test_what_decides_which_documents_are_selected_makes_another_store(corpus, tokenizer):
+    config = corpus()
+    domain = config.sources[0].model_copy(update={"name": "domain"})
+
+    def selected(fraction=0.6, **settings):
+        select = {"like": "domain", "fraction": fraction}
+        pool = SourceConfig(format="text", path=domain.path, name="pool", select=select)
+        changes = {"sources": [domain, pool], "deduplicate": False, **settings}
+        return build(config.model_copy(update=changes), tokenizer)
+
+    built = [selected(), selected(0.2), selected(validation_fraction=0.3), selected(split_seed=1)]
+    assert all(is_new for _, is_new in built)
+    assert len({store.directory for store, _ in built}) == 4
+    assert built[0][0].num_documents > built[1][0].num_documents
+    assert not selected()[1]
 
 
 def test_what_changes_the_tokens_makes_another_store(

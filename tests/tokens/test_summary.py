@@ -29,12 +29,16 @@ def summary(tmp_path, tokenizer):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
-    def make(chunking=None, weight=2.0, **settings):
+    def make(chunking=None, weight=2.0, select=None, **settings):
         config = CorpusConfig(
             sources=[
                 SourceConfig(format="text", path=str(tmp_path / "docs" / "a"), name="a"),
                 SourceConfig(
-                    format="text", path=str(tmp_path / "docs" / "b"), name="b", weight=weight
+                    format="text",
+                    path=str(tmp_path / "docs" / "b"),
+                    name="b",
+                    weight=weight,
+                    select=select,
                 ),
             ],
             **{"min_characters": 2, "validation_fraction": 0.3, **settings},
@@ -133,6 +137,18 @@ def test_documents_in_other_languages_are_named_with_their_language(summary):
     named = [(found["document"], found["language"]) for found in whole["other_languages"]]
     assert named[0][0].startswith("a: ")
     assert lines[title + 1 :][: len(named)] == [f"  {id_}  {language}" for id_, language in named]
+
+
+def test_the_most_and_the_least_selected_documents_are_shown_with_their_scores(summary):
+    whole, _ = summary(select={"like": "a", "fraction": 0.5})
+    lines = list(describe(whole))
+    (selected,) = whole["selections"]
+    total = selected["num_kept"] + selected["num_left_out"]
+    first = lines.index("the documents of b that are most like a, with their scores")
+    assert lines[first + 1].startswith(f"  {selected['num_kept']} of {total} are kept, down to ")
+    best = selected["most_alike"][0]
+    assert lines[first + 5] == f"    {best['score']:5.2f}  {best['document']}"
+    assert any(line.split()[:2] == ["not", "selected"] for line in lines)
 
 
 def test_what_chunking_cuts_off_is_told(summary):
