@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,24 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 pytest.register_assert_rewrite("runs", "tasks")
+
+ALONE = "MLMTUNE_TEST_ALONE"
+"""The environment variable of a process that runs one test, which is marked `own_process`."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test that is marked `own_process` in a process of its own."""
+    if pyfuncitem.get_closest_marker("own_process") is None or ALONE in os.environ:
+        return None
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", pyfuncitem.nodeid]
+    ended = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, ALONE: "1"},
+        cwd=pyfuncitem.config.rootpath,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return True
+
 
 settings.register_profile("mlmtune", deadline=None, max_examples=50)
 settings.load_profile("mlmtune")

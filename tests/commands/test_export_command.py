@@ -3,6 +3,7 @@
 import errno
 import json
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from mlmtune.errors import CheckpointError, ConfigError, ResourceError
 from mlmtune.evaluation.agreement import Agreement, measure_agreement
 from mlmtune.locations import DERIVED_FOLDERS
 from mlmtune.modeling import onnx_file
-from mlmtune.modeling.openvino_file import openvino  # without what it sends to its maker
 from mlmtune.training.run_dir import open_run_dir
 
 
@@ -38,13 +38,18 @@ def with_onnxruntime(file: Path, inputs: Any) -> np.ndarray[Any, Any]:
 
 
 def with_openvino(file: Path, inputs: Any) -> np.ndarray[Any, Any]:
+    # Without what it sends to its maker.
+    openvino = import_module("mlmtune.modeling.openvino_file").openvino
     compiled = openvino.compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return compiled(dict(inputs))["logits"]  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(
     ("to", "title", "compute"),
-    [("onnx", "ONNX", with_onnxruntime), ("openvino", "OpenVINO", with_openvino)],
+    [
+        ("onnx", "ONNX", with_onnxruntime),
+        pytest.param("openvino", "OpenVINO", with_openvino, marks=pytest.mark.own_process),
+    ],
 )
 def test_a_run_is_exported_with_its_tokenizer_and_what_8_bits_cost(
     runs: Any,
