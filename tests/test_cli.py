@@ -794,6 +794,27 @@ def test_check_shows_what_a_run_would_do(
     assert not (tmp_path / "run").exists()  # nothing is written
 
 
+GERMAN = "Die Einstellungen werden in der Datei geändert, und danach startet man den Dienst neu. "
+ENGLISH = (
+    "The settings are changed in the file of the configuration, and the service starts again. "
+)
+
+
+def test_check_shows_no_text_that_is_left_out_by_its_language(
+    command: Command, config_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for number in range(6):
+        (folder / f"{number}.txt").write_text(f"{(GERMAN, ENGLISH)[number % 2] * 4}{number}\n")
+    text = {"sources": [{"format": "text", "path": str(folder)}], "languages": ["en"]}
+    settings = {"corpus": text, "tokenization": {"max_unknown_share": 1}}
+    shown = command("check", "--config", config_file(**settings))
+    assert shown.code == 0, shown
+    assert shown.out.count("The settings") == 3 * 4
+    assert "Einstellungen" not in shown.out
+
+
 def test_check_shows_the_special_tokens_that_a_user_added(
     command: Command, config_file: Callable[..., Path], model_dir: Path, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from mlmtune.config import Config
 from mlmtune.corpus.funnel import remarks
+from mlmtune.corpus.languages import LEAST_PROBABILITY
 from mlmtune.corpus.source_reader import CleanDocument, SourceReader, Tally
 from mlmtune.masking.selection import mean_mlm_probability
 from mlmtune.modeling.device import build_accelerator
@@ -177,11 +178,13 @@ def _samples(task: MaskedLM) -> Iterator[CleanDocument]:
     most_per_file = 1 if len(files) >= NUM_SAMPLES else NUM_SAMPLES
     order = permute(np.arange(len(files)), len(files), key(corpus.split_seed, SAMPLE_STREAM))
     for source, file in (files[number] for number in order):
-        reader = SourceReader(source.config, corpus.cleaning, corpus.markdown)
+        reader = SourceReader(source.config, corpus.cleaning, corpus.markdown, corpus.languages)
         documents = (
             event
             for event in reader.read_file(file, Tally())
-            if isinstance(event, CleanDocument) and len(event.text) >= max(corpus.min_characters, 1)
+            if isinstance(event, CleanDocument)
+            and len(event.text) >= max(corpus.min_characters, 1)
+            and event.recognition.probability >= LEAST_PROBABILITY
         )
         yield from islice(documents, most_per_file)
 
