@@ -5,7 +5,6 @@ They print what the commands print, and raise the exceptions of `mlmtune.errors`
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from mlmtune.commands.fill import FilledText, MaskFiller
 from mlmtune.commands.report import report_on as make_report
 from mlmtune.commands.train import adapt
 from mlmtune.config import Config
-from mlmtune.config_loading import as_override, load_config, load_config_text, own_yaml
+from mlmtune.config_loading import as_override, load_config_text, own_yaml
 from mlmtune.console import Console
 from mlmtune.drafting.draft import Draft, draft_config
 from mlmtune.locations import expand_home
@@ -60,15 +59,15 @@ def train(
     Raises:
         MlmtuneError: Whatever `mlmtune train` ends with; `Interrupted` after Ctrl-C.
     """
-    given = _Given.of(config, overrides)
+    chosen = _chosen(config, overrides)
     options = RunOptions(
-        resume, overwrite, allow_changes, quiet, config_text=given.text,
-        command=("train", str(given.path), *given.overrides),
+        resume, overwrite, allow_changes, quiet, config_text=chosen.text,
+        command=chosen.command("train"),
     )  # fmt: skip
-    starting.start_run(given.config, options, None)
+    starting.start_run(chosen.settings, options, None)
     _forget_precision()
-    adapt(given.config, options, has_report=report)
-    return Run.load(given.config.run.output_dir)
+    adapt(chosen.settings, options, has_report=report)
+    return Run.load(chosen.settings.run.output_dir)
 
 
 def draft(
@@ -115,7 +114,7 @@ def check(
     Raises:
         MlmtuneError: Something would keep the run from starting.
     """
-    settings = _Given.of(config, overrides).config
+    settings = _chosen(config, overrides).settings
     starting.check_model_and_text(settings)
     _forget_precision()
     preview(settings, measure=measure, num_chunks=chunks, num_draws=draws, compares=masks)
@@ -132,7 +131,7 @@ def corpus_summary(config: AnyConfig, *, refresh: bool = False, **overrides: Any
     Raises:
         MlmtuneError: The text or the tokenizer cannot be read.
     """
-    settings = _Given.of(config, overrides).config
+    settings = _chosen(config, overrides).settings
     starting.check_text(settings)
     return read_summary(settings, Console(), refresh=refresh)[1]
 
@@ -154,7 +153,7 @@ def evaluate(models: AnyRun | Sequence[AnyRun], config: AnyConfig, **overrides: 
         MlmtuneError: A model or the text is missing, or they do not fit.
     """
     named = [*_each(models)]
-    settings = _Given.of(config, {**overrides, "model.revision": None}).config
+    settings = _chosen(config, {**overrides, "model.revision": None}).settings
     starting.check_models(named, "models")
     starting.check_text(settings)
     _forget_precision()
@@ -210,27 +209,13 @@ def report_on(
     return make_report(finished, _settings(overrides), folder, Console(is_quiet=quiet))
 
 
-@dataclass(frozen=True)
-class _Given:
-    """A config of any kind, loaded; `text` and `overrides` as the run keeps them."""
-
-    config: Config
-    text: str
-    path: Path
-    overrides: list[str] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, config: AnyConfig, overrides: Mapping[str, Any]) -> "_Given":
-        settings = _settings(overrides)
-        if isinstance(config, str | os.PathLike):
-            path = expand_home(Path(config))
-            loaded = load_config(path, settings)
-            return cls(loaded, path.read_text(encoding="utf-8"), path, settings)
-        text = config.text if isinstance(config, Draft) else own_yaml(config)
-        loaded = load_config_text(text, "the config", settings)
-        if settings or not isinstance(config, Draft):
-            text = own_yaml(loaded)
-        return cls(loaded, text, expand_home(loaded.run.output_dir) / "config.yaml")
+def _chosen(config: AnyConfig, overrides: Mapping[str, Any]) -> starting.ChosenConfig:
+    settings = _settings(overrides)
+    if isinstance(config, str | os.PathLike):
+        return starting.choose_config(expand_home(Path(config)), None, settings, Console())
+    text = config.text if isinstance(config, Draft) else own_yaml(config)
+    loaded = load_config_text(text, "the config", settings)
+    return starting.ChosenConfig(loaded, own_yaml(loaded) if settings else text, None)
 
 
 def _settings(overrides: Mapping[str, Any], above: str = "") -> list[str]:

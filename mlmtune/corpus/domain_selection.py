@@ -130,10 +130,12 @@ def select(
         DataError: The domain has no words to train on.
     """
     pools = [n for n, source in enumerate(sources) if source.config.select is not None]
+    if not pools:
+        return []
     kept = table.kept()
     of_sources = table.sources_of(kept)
     in_training = np.ones(len(kept), dtype=bool)
-    if pools and config.split_by == "document" and len(kept) > 1:
+    if config.split_by == "document" and len(kept) > 1:
         in_training = ~validation_mask(table.content_hashes[kept], of_sources, config)
     texts, selections = _Texts(parts, table, console, num_processes), []
     for pool in pools:

@@ -1,7 +1,7 @@
 """The scan that lists the files and datasets of all sources, before any is read."""
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -57,18 +57,19 @@ def scan(
 
 def _with_each_ending_once(sources: Sequence[ListedSource]) -> Iterator[ListedSource]:
     """Yield sources so that several formats of one folder do not count what the others read."""
-    counted_places = set()
+    by_place: defaultdict[tuple[str, ...], list[ListedSource]] = defaultdict(list)
     for listed in sources:
-        place = tuple(listed.source.config.locations)
-        read = {
-            ending_of(file.id)
-            for other in sources
-            if tuple(other.source.config.locations) == place
-            for file in other.files
-        }
-        left = Counter({e: n for e, n in listed.endings_not_read.items() if e not in read})
-        yield replace(listed, endings_not_read=Counter() if place in counted_places else left)
-        counted_places.add(place)
+        by_place[tuple(listed.source.config.locations)].append(listed)
+    endings: dict[str, Counter[str]] = {}
+    for first, *others in by_place.values():
+        if others:
+            read = {ending_of(file.id) for each in (first, *others) for file in each.files}
+            left = {e: n for e, n in first.endings_not_read.items() if e not in read}
+            endings |= {each.source.key: Counter() for each in others}
+            endings[first.source.key] = Counter(left)
+    for listed in sources:
+        own = listed.endings_not_read
+        yield replace(listed, endings_not_read=endings.get(listed.source.key, own))
 
 
 def check_paths(config: CorpusConfig) -> None:

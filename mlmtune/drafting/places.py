@@ -16,7 +16,7 @@ from mlmtune.config import FormatName, SourceConfig
 from mlmtune.corpus import git, remote
 from mlmtune.corpus.compression import uncompressed_name
 from mlmtune.corpus.formats import check_available, format_of
-from mlmtune.corpus.walking import Selection, Walk
+from mlmtune.corpus.walking import Selection, Walk, ending_of
 from mlmtune.errors import ConfigError, DataError
 from mlmtune.locations import resolve
 from mlmtune.printable import counted
@@ -50,25 +50,29 @@ class Found:
 
     Attributes:
         source: The keys of a source that all of its formats share: where it is.
+        folder: The folder of a repository that is meant; empty for all of it.
         formats: The number of files by format.
         others: The number of files by ending that belong to no format.
         has_hidden: Whether the place has files of `NOT_TEXT`, which are not counted.
     """
 
     source: dict[str, Any]
+    folder: str = ""
     formats: Counter[FormatName] = field(default_factory=Counter)
     others: Counter[str] = field(default_factory=Counter)
     has_hidden: bool = False
 
-    def add(self, below: str) -> None:
-        """Count a file by its path below the place."""
-        name = format_by_ending(below)
-        if _is_hidden(below):
+    def add(self, below: str) -> FormatName | None:
+        """Count a file by its path below the place; return its format if it is read."""
+        if any(part.startswith(".") or part in NOT_TEXT for part in below.split("/")):
             self.has_hidden = True
-        elif name is None:
-            self.others[PurePosixPath(below.lower()).suffix or "none"] += 1
+            return None
+        name = format_by_ending(below)
+        if name is None:
+            self.others[ending_of(below)] += 1
         else:
             self.formats[name] += 1
+        return name
 
 
 def sources_at(
@@ -100,7 +104,8 @@ def sources_at(
                 say(f"{place}: there is no such file or folder, so it is a dataset of the hub")
             sources.append(dataset)
         elif (repository := _as_repository(place)) is not None:
-            sources += _by_format(_in_repository(repository, git_cache, say), place, say)
+            _add_files_of(repository, git_cache, say)
+            sources += _by_format(repository, place, say)
         elif remote.is_remote(place) and _is_file(place):
             files[format_by_ending(place) or "text"].append(place)
         elif remote.is_remote(place):
@@ -146,10 +151,6 @@ def _endings() -> Mapping[str, FormatName]:
     return {ending: name for name in (*PROSE, *TABLES) for ending in format_of(name).endings}
 
 
-def _is_hidden(below: str) -> bool:
-    return any(part.startswith(".") or part in NOT_TEXT for part in below.split("/"))
-
-
 def _is_file(url: str) -> bool:
     return format_by_ending(urlsplit(url).path) is not None
 
@@ -183,37 +184,27 @@ def _as_dataset(place: str) -> dict[str, Any] | None:
     return {"format": "dataset", "dataset": place}
 
 
-def _as_repository(place: str) -> dict[str, Any] | None:
-    """Return the keys of a git repository: its URL, and the revision and folder of a page."""
+def _as_repository(place: str) -> Found | None:
+    """Return a git repository, whose files are not counted yet; None for another place."""
     if (scp := _SCP_LIKE.fullmatch(place)) is not None:
-        return {"git": f"ssh://{scp['login']}/{scp['path']}"}
+        return Found({"git": f"ssh://{scp['login']}/{scp['path']}"})
     scheme, _, rest = place.partition("://")
     if scheme == "ssh" or (scheme in ("https", "file") and rest.rstrip("/").endswith(".git")):
-        return {"git": place.rstrip("/")}
+        return Found({"git": place.rstrip("/")})
     host = rest.partition("/")[0]
     if scheme != "https" or host.removeprefix("www.") not in _FORGES or _is_file(place):
         return None
     if (page := _PAGE_OF_FOLDER.fullmatch(place)) is None:
-        return {"git": place.rstrip("/")}
-    folder = page["folder"].strip("/")
-    return {
-        "git": page["url"],
-        "revision": page["revision"],
-        **({"folder": folder} if folder else {}),
-    }
+        return Found({"git": place.rstrip("/")})
+    of_page = {"git": page["url"], "revision": page["revision"]}
+    return Found(of_page, folder=page["folder"].strip("/"))
 
 
-def _in_repository(
-    repository: dict[str, Any], git_cache: Path, say: Callable[[str], None]
-) -> Found:
-    folder = repository.pop("folder", "")
-    found = Found(repository)
-    for path in git.list_files(repository["git"], repository.get("revision"), git_cache, say):
+def _add_files_of(repository: Found, git_cache: Path, say: Callable[[str], None]) -> None:
+    source, folder = repository.source, repository.folder
+    for path in git.list_files(source["git"], source.get("revision"), git_cache, say):
         if not folder or path.startswith(f"{folder}/"):
-            found.add(path)
-    if folder:
-        found.source["folder"] = folder
-    return found
+            repository.add(path)
 
 
 def _in_folder(place: str) -> Found:
@@ -236,8 +227,7 @@ def _matches(glob: str, say: Callable[[str], None]) -> dict[FormatName, list[str
     found = Found({"path": glob})
     paths: defaultdict[FormatName, list[str]] = defaultdict(list)
     for below, path, _ in Walk(glob, Selection(_everything(glob)), "PATH").entries():
-        found.add(below)
-        if (name := format_by_ending(below)) is not None and not _is_hidden(below):
+        if (name := found.add(below)) is not None:
             paths[name].append(path if os.path.isabs(glob) else os.path.relpath(path))
     if len(found.formats) == 1 and not found.others and not found.has_hidden:
         return {name: [glob] for name in paths}
@@ -252,8 +242,7 @@ def _by_format(found: Found, place: str, say: Callable[[str], None]) -> Iterator
         DataError: No file is read.
         ConfigError: All files need an extra that is missing.
     """
-    shared = dict(found.source)
-    folder = shared.pop("folder", "")
+    folder = found.folder
     names = [name for name in PROSE if found.formats[name]]
     tables = [name for name in TABLES if found.formats[name]]
     if not names:
@@ -277,7 +266,7 @@ def _by_format(found: Found, place: str, say: Callable[[str], None]) -> Iterator
             continue
         yield {
             "format": name,
-            **shared,
+            **found.source,
             # What a folder's endings do not select is selected by globs.
             **({"include": [f"{folder}/**/*{ending}" for ending in format_of(name).endings]}
                if folder else {}),

@@ -5,16 +5,16 @@ They are rules and never measured times, so that the same command gives the same
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-import torch
 
 from mlmtune.config import Config
+from mlmtune.corpus.parallel import num_processors
+from mlmtune.modeling.device import num_gpus
 from mlmtune.printable import counted
 from mlmtune.tokens.store import TokenStore
 
@@ -80,7 +80,7 @@ class ModelSize:
     """What the choice must know about a model.
 
     Attributes:
-        context_length: The most tokens that it takes.
+        context_length: The most tokens that it takes, or a few more.
         hidden_size: The width of its layers.
         num_weights: The weights of its layers, without embeddings and heads.
         has_trained_head: Whether it was saved with its masked-LM head.
@@ -122,9 +122,7 @@ class Machine:
     @classmethod
     def here(cls) -> Self:
         """Look at this machine."""
-        affinity = getattr(os, "sched_getaffinity", None)
-        cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-        return cls(torch.cuda.device_count(), cores)
+        return cls(num_gpus(), num_processors())
 
     def describe(self) -> str:
         """Return it in words."""
@@ -142,7 +140,8 @@ def choose(given: Config, text: TextSize, model: ModelSize, machine: Machine) ->
         model: The size of the model.
         machine: What the run computes on.
     """
-    longest = min(512 if machine.num_gpus else 128, model.context_length)
+    # RoBERTa and its like have a few positions more (514) than tokens that they take.
+    longest = min(512 if machine.num_gpus else 128, model.context_length // 8 * 8)
     mean_length = text.num_tokens / max(text.num_documents, 1)
     length = _given(given, "chunking", "chunk_length") or (
         longest if mean_length >= longest / 2 else min(128, longest)

@@ -29,6 +29,11 @@ UNSUPPORTED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.
 """Kinds that spread the weights over processes; a checkpoint holds the weights of one process."""
 
 
+def num_gpus() -> int:
+    """Return the number of GPUs that runs use here; 0 if Accelerate is told to use CPUs."""
+    return 0 if parse_flag_from_env("ACCELERATE_USE_CPU") else torch.cuda.device_count()
+
+
 def resolve_precision(requested: str, device: torch.device) -> str:
     """Return `fp32`, `bf16` or `fp16`.
 

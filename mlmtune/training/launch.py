@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate.utils import parse_flag_from_env
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from mlmtune.errors import ConfigError, ResourceError, StoppedAtOnce
+from mlmtune.modeling.device import num_gpus
 from mlmtune.training.interrupts import STOP_SIGNALS, answered_signals
 from mlmtune.training.launched import GRACE_SECONDS, LAUNCHER, REPORTS, ProcessReport, read_reports
 from mlmtune.training.run_dir import RunDir
@@ -54,21 +54,17 @@ def count_processes(asked: str) -> int:
             f"--nproc {asked}: another launcher has started this process already (WORLD_SIZE is "
             "set); leave --nproc out, or start mlmtune by itself"
         )
-    num_gpus = _num_gpus()
+    available = num_gpus()
     if asked == "auto":
-        return max(num_gpus, 1)
+        return max(available, 1)
     if not (asked.isascii() and asked.isdigit()) or int(asked) < 1:
         raise ConfigError(f"--nproc {asked}: give a number of processes, or auto")
-    if 0 < num_gpus < int(asked):
+    if 0 < available < int(asked):
         raise ConfigError(
-            f"--nproc {asked}: each process needs a GPU of its own, and {num_gpus} can be seen "
+            f"--nproc {asked}: each process needs a GPU of its own, and {available} can be seen "
             "here; give that number or auto, or set ACCELERATE_USE_CPU=true to compute on CPUs"
         )
     return int(asked)
-
-
-def _num_gpus() -> int:
-    return 0 if parse_flag_from_env("ACCELERATE_USE_CPU") else torch.cuda.device_count()
 
 
 def launch(num_processes: int, run: Path | None, *, is_quiet: bool = True) -> Ending:
@@ -115,7 +111,7 @@ def launch(num_processes: int, run: Path | None, *, is_quiet: bool = True) -> En
 def _prepare_environment(num_processes: int) -> None:
     """Set the environment variables that the processes inherit."""
     os.environ[LAUNCHER] = str(os.getpid())
-    if _num_gpus() == 0:
+    if num_gpus() == 0:
         os.environ["ACCELERATE_USE_CPU"] = "true"
     os.environ.setdefault("OMP_NUM_THREADS", str(max(torch.get_num_threads() // num_processes, 1)))
     # torch 2.12 and later read this; earlier versions wait for 30 seconds.

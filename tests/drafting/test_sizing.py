@@ -45,6 +45,13 @@ def test_short_documents_have_short_chunks_and_none_is_beyond_the_model():
     assert chosen(text_of(20_000), tiny)["chunking.chunk_length"] == 64
 
 
+@pytest.mark.parametrize(("positions", "length"), [(514, 512), (66, 64), (512, 512)])
+def test_positions_that_are_not_for_tokens_are_not_used(positions, length):
+    """RoBERTa has two more than the tokens that it takes."""
+    size = ModelSize(positions, 768, 85_000_000, has_trained_head=True, is_modern=False)
+    assert chosen(text_of(20_000_000), size)["chunking.chunk_length"] == length
+
+
 def test_a_cpu_ends_in_about_an_hour():
     settings = chosen(text_of(20_000_000), machine=LAPTOP)
     tokens = settings["training.max_steps"] * 128 * settings["training.global_batch_size"]
