@@ -4,6 +4,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -17,7 +18,7 @@ from mlmtune.corpus import git, remote
 from mlmtune.corpus.compression import uncompressed_name
 from mlmtune.corpus.formats import check_available, format_of
 from mlmtune.corpus.walking import Selection, Walk, ending_of
-from mlmtune.errors import ConfigError, DataError
+from mlmtune.errors import ConfigError, DataError, MlmtuneError
 from mlmtune.locations import resolve
 from mlmtune.printable import counted
 
@@ -34,6 +35,9 @@ NOT_TEXT = (".*", "node_modules", "site-packages", "__pycache__")
 
 _FORGES = ("github.com", "gitlab.com", "codeberg.org", "bitbucket.org", "gitee.com")
 """Hosts whose URLs are those of repositories unless they name a file."""
+
+_KEY = "PLACE"
+"""Where walks and listings expect the key of a source, for errors."""
 
 _PAGE_OF_FOLDER = re.compile(r"(?P<url>.+?)(?:/-)?/tree/(?P<revision>[^/]+)/?(?P<folder>.*)")
 _SCP_LIKE = re.compile(r"(?P<login>[\w.-]+@[\w.-]+):(?!//)(?P<path>.+)")
@@ -94,7 +98,14 @@ def sources_at(
         ConfigError: All of its files need an extra that is missing; or see `git.list_files`.
         HubError: A repository or a remote location cannot be reached.
     """
-    sources: list[dict[str, Any]] = []
+    with _without_key():
+        return list(_sources(places, git_cache, say))
+
+
+def _sources(
+    places: Sequence[str], git_cache: Path, say: Callable[[str], None]
+) -> Iterator[dict[str, Any]]:
+    """Yield the sources of places one after the other, and then those of single files."""
     files: defaultdict[FormatName, list[str]] = defaultdict(list)
     for place in places:
         if place.strip() == "":
@@ -102,28 +113,39 @@ def sources_at(
         if (dataset := _as_dataset(place)) is not None:
             if not resolve(place).exists():
                 say(f"{place}: there is no such file or folder, so it is a dataset of the hub")
-            sources.append(dataset)
+            yield dataset
         elif (repository := _as_repository(place)) is not None:
             _add_files_of(repository, git_cache, say)
-            sources += _by_format(repository, place, say)
+            yield from _by_format(repository, place, say)
         elif remote.is_remote(place) and _is_file(place):
             files[format_by_ending(place) or "text"].append(place)
         elif remote.is_remote(place):
             found = Found({"path": place})
-            for each in remote.list_remote(place, lambda _: True, "corpus.sources"):
+            for each in remote.list_remote(place, lambda _: True, _KEY):
                 found.add(each.id)
-            sources += _by_format(found, place, say)
+            yield from _by_format(found, place, say)
         elif (path := _local(place)).is_file():
             files[_format_of_file(path)].append(place)
         elif path.is_dir():
-            sources += _by_format(_in_folder(place), place, say)
+            yield from _by_format(_in_folder(place), place, say)
         else:
             for name, paths in _matches(place, say).items():
                 files[name] += paths
     for name, paths in files.items():
         check_available(name)
-        sources.append({"format": name, "path": paths[0] if len(paths) == 1 else paths})
-    return sources
+        yield {"format": name, "path": paths[0] if len(paths) == 1 else paths}
+
+
+@contextmanager
+def _without_key() -> Iterator[None]:
+    """Raise errors without the key of a source: the user has named a place, and no source."""
+    try:
+        yield
+    except MlmtuneError as error:
+        where, key, what = str(error).partition(f"{_KEY}.path: ")
+        if where or not key:
+            raise
+        raise type(error)(what) from error
 
 
 def run_name(places: Sequence[str]) -> str:
@@ -162,12 +184,12 @@ def _local(place: str) -> Path:
         DataError: There is none.
     """
     try:
-        Walk(place, Selection(SourceConfig(format="text", path=place)), "PATH")
+        Walk(place, Selection(_everything(place)), _KEY)
     except DataError as error:
-        hint = ""
-        if hub.is_name(place):
-            hint = "; a dataset of the hub is named OWNER/NAME, and a repository by its URL"
-        raise DataError(f"{str(error).removeprefix('PATH.path: ')}{hint}") from error
+        if not hub.is_name(place):
+            raise
+        hint = "a dataset of the hub is named OWNER/NAME, and a repository by its URL"
+        raise DataError(f"{error}; {hint}") from error
     return resolve(place)
 
 
@@ -209,7 +231,7 @@ def _add_files_of(repository: Found, git_cache: Path, say: Callable[[str], None]
 
 def _in_folder(place: str) -> Found:
     found = Found({"path": place})
-    for below, _, _ in Walk(place, Selection(_everything(place)), "PATH").entries():
+    for below, _, _ in Walk(place, Selection(_everything(place)), _KEY).entries():
         found.add(below)
     return found
 
@@ -226,7 +248,7 @@ def _matches(glob: str, say: Callable[[str], None]) -> dict[FormatName, list[str
     """
     found = Found({"path": glob})
     paths: defaultdict[FormatName, list[str]] = defaultdict(list)
-    for below, path, _ in Walk(glob, Selection(_everything(glob)), "PATH").entries():
+    for below, path, _ in Walk(glob, Selection(_everything(glob)), _KEY).entries():
         if (name := found.add(below)) is not None:
             paths[name].append(path if os.path.isabs(glob) else os.path.relpath(path))
     if len(found.formats) == 1 and not found.others and not found.has_hidden:
