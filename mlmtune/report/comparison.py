@@ -97,7 +97,7 @@ def _means_and_draws(
     sums = resampled(by_unit) if len(by_unit) > 1 else np.empty((0, len(values)))
     means = by_unit.sum(axis=0) / by_unit[:, 0].sum()
     draws = sums / sums[:, :1]
-    return means[1:].reshape(-1, 3), draws[:, 1:].reshape(len(draws), -1, 3)
+    return means[1:].reshape(-1, 3), draws[:, 1:].reshape(-1, len(scores), 3)
 
 
 def _of_whole_text(loss: Estimate, known_text: KnownText | None) -> dict[str, Any]:
