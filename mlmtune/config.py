@@ -887,6 +887,52 @@ class TrackingConfig(Section):
     """The project that a tracker groups the run under."""
 
 
+def _time_limit(limit: str) -> str:
+    if not re.fullmatch(r"(\d+-)?\d{1,3}:[0-5]\d:[0-5]\d", limit):
+        raise ValueError(f"expected HH:MM:SS or D-HH:MM:SS, got {limit!r}")
+    return limit
+
+
+class EngineConfig(Section):
+    """The cluster on which `mlmtune prepare` and `mlmtune train` run, if not on this machine.
+
+    Results do not depend on it. Its folders must be the same on all machines.
+    """
+
+    kind: Literal["local", "slurm", "ray"] = "local"
+    """`local`: this machine. `slurm` (extra `cluster`): jobs that `sbatch` submits. `ray` (extra
+    `ray`): tasks of a running Ray cluster, for `mlmtune prepare` only. `--on` sets it, too."""
+    workers: Positive | None = None
+    """With `mlmtune prepare`: the most tasks that run at once; without it, as many as the cluster
+    has room for."""
+    tasks: Positive | None = None
+    """With `mlmtune prepare`: the number of tasks that a stage is cut into. By default four for
+    each of `workers`, or 256; never more than there are files to write."""
+    cpus: Positive = 1
+    """The processors of a task of `mlmtune prepare`."""
+    memory_gb: Annotated[int, Field(ge=1)] = 4
+    """The memory of a task of `mlmtune prepare`, in GB."""
+    partition: str | None = None
+    """With `slurm`: the partition; by default that of the cluster."""
+    time_limit: Annotated[str, AfterValidator(_time_limit)] = "24:00:00"
+    """With `slurm`: the most time for a job of training or a task, as HH:MM:SS or
+    D-HH:MM:SS."""
+    sbatch: dict[str, str | int] = {}
+    """With `slurm`: more options of `sbatch` by their long names (`{account: nlp, qos: high}`).
+    They replace options that mlmtune sets itself."""
+    setup: str = ""
+    """With `slurm`: lines of bash that a job runs first (`module load cuda`). The Python
+    environment of the submitting command is used without them."""
+    address: str = "auto"
+    """With `ray`: the address of the cluster (`10.0.0.1:6379`). `auto` finds the one that this
+    machine is part of."""
+    folder: str | None = None
+    """The shared folder for tasks and their logs; by default `cluster` inside the cache."""
+    on_interrupt: Literal["cancel", "leave"] = "cancel"
+    """What Ctrl-C does to submitted tasks of `mlmtune prepare`. With `leave`, jobs of Slurm go on,
+    and the same command later waits for them."""
+
+
 class HubConfig(Section):
     """The hub that gets the result. Never write the token here; it is read from `HF_TOKEN`."""
 
@@ -1017,6 +1063,7 @@ class Config(Section):
     checkpoint: MaskedLMCheckpointConfig = MaskedLMCheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
     hub: HubConfig = HubConfig()
+    engine: EngineConfig = EngineConfig()
 
     @property
     def by_phase(self) -> "tuple[Config, ...]":

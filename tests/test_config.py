@@ -89,6 +89,7 @@ def test_every_section_of_the_design_is_there() -> None:
         "checkpoint",
         "tracking",
         "hub",
+        "engine",
     ]
 
 
