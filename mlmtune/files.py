@@ -56,8 +56,7 @@ def whole_file(path: Path, *, durable: bool = False, shared: bool = False) -> It
             with suppress(FileNotFoundError):  # another process deleted it
                 if time.time() - left.stat().st_mtime > _STALE_SECONDS:
                     left.unlink()
-        # Random, because machines and containers that share the folder number processes alike.
-        temporary = path.with_name(f"{temporary.name}.{secrets.token_hex(8)}")
+        temporary = _own_name(temporary)
     try:
         yield temporary
         if durable:
@@ -83,7 +82,7 @@ def file_of_user(path: Path) -> AbstractContextManager[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path, *, durable: bool = False) -> Iterator[Path]:
+def whole_folder(path: Path, *, durable: bool = False, shared: bool = False) -> Iterator[Path]:
     """Give an empty temporary folder to write into; it gets its own name at the end.
 
     If the writing fails, the temporary folder is deleted, and the old folder stays as it was.
@@ -91,13 +90,16 @@ def whole_folder(path: Path, *, durable: bool = False) -> Iterator[Path]:
     Args:
         path: The final name of the folder. A folder of that name is replaced.
         durable: Whether the folder and all its files must be on the disk at the end.
+        shared: Whether several processes may write this folder at once; see `whole_file`.
     """
     temporary = temporary_name(path)
+    if shared:
+        temporary = _own_name(temporary)
     _delete(temporary)
     temporary.mkdir()  # not its parents: a directory that the user deleted must not come back
     try:
         yield temporary
-        put_in_place(path, durable=durable)
+        _put_in_place(temporary, path, durable=durable)
     except BaseException:
         _delete(temporary)
         raise
@@ -105,7 +107,11 @@ def whole_folder(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
 def put_in_place(path: Path, *, durable: bool = False) -> None:
     """Rename the complete folder at `temporary_name(path)`, and delete the old folder at `path`."""
-    temporary, old = temporary_name(path), path.with_name(f"{_DELETING}{path.name}")
+    _put_in_place(temporary_name(path), path, durable=durable)
+
+
+def _put_in_place(temporary: Path, path: Path, *, durable: bool) -> None:
+    old = path.with_name(f"{_DELETING}{path.name}")
     if durable:
         for inside in (*temporary.rglob("*"), temporary):
             _make_durable(inside)
@@ -116,6 +122,11 @@ def put_in_place(path: Path, *, durable: bool = False) -> None:
     if durable:
         _make_durable(path.parent)
     _delete(old)
+
+
+def _own_name(temporary: Path) -> Path:
+    # Random, because machines and containers that share the folder number processes alike.
+    return temporary.with_name(f"{temporary.name}.{secrets.token_hex(8)}")
 
 
 def write_bytes(

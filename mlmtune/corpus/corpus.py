@@ -2,7 +2,7 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from mlmtune.corpus import formats, near_duplicates, optional_steps
 from mlmtune.corpus.dividing import plan_parts, with_line_numbers
 from mlmtune.corpus.document import Document
 from mlmtune.corpus.domain_selection import select
+from mlmtune.corpus.engine import Engine, Work
 from mlmtune.corpus.filtering import (
     KEPT,
     OUTCOMES,
@@ -27,8 +28,7 @@ from mlmtune.corpus.funnel import Funnel, Overlap, Pair, Scored, Selected, Sourc
 from mlmtune.corpus.listing import ListedSource, Listing
 from mlmtune.corpus.near_duplicates import find_near_duplicates, signature
 from mlmtune.corpus.overlap import OverlapIndex
-from mlmtune.corpus.parallel import num_processors, ordered_map
-from mlmtune.corpus.parts import Part, PartTable, read_part, write_part
+from mlmtune.corpus.parts import Part, PartTable, Rows, read_part, write_part
 from mlmtune.corpus.sources import SOURCES_KEY, CorpusSource
 from mlmtune.corpus.splitting import validation_mask
 from mlmtune.errors import DataError
@@ -82,26 +82,31 @@ class Corpus:
     table: DocumentTable
     funnel: Funnel
 
-    def documents(self, start: int = 0) -> Iterator[Document]:
-        """Yield the kept documents in order, without reading the first `start` of them."""
-        for number, part in enumerate(self.parts):
-            kept = self.table.kept_rows(number)
-            rows, start = kept[start:], max(0, start - len(kept))
-            yield from self._documents_of(number, part, rows)
+    def documents(self) -> Iterator[Document]:
+        """Yield the kept documents in order."""
+        yield from documents_in(self.rows(self.table.kept()))
 
     def some_documents(self, numbers: NDArray[np.int64]) -> Iterator[Document]:
         """Yield some of the kept documents, by their ascending numbers, and read no others."""
-        first = 0
-        for number, part in enumerate(self.parts):
-            kept = self.table.kept_rows(number)
-            here = numbers[(numbers >= first) & (numbers < first + len(kept))] - first
-            if len(here):
-                yield from self._documents_of(number, part, kept[here])
-            first += len(kept)
+        yield from documents_in(self.rows(self.table.kept()[numbers]))
 
-    def _documents_of(self, number: int, part: Part, rows: NDArray[np.int64]) -> Iterator[Document]:
-        hashes = self.table.content_hashes[self.table.part_offsets[number] + rows].tolist()
-        for (id_, text), content_hash in zip(read_part(part, rows), hashes, strict=True):
+    def rows(self, documents: NDArray[np.int64]) -> list[Rows]:
+        """Return what is needed to read some documents of the table, which are ascending."""
+        table = self.table
+        return [
+            Rows(self.parts[part], rows, table.content_hashes[table.part_offsets[part] + rows])
+            for part, rows in table.by_part(documents)
+        ]
+
+
+def documents_in(blocks: Sequence[Rows]) -> Iterator[Document]:
+    """Yield the documents in some rows of parts.
+
+    Raises:
+        Damaged: A part is damaged.
+    """
+    for part, rows, hashes in blocks:
+        for (id_, text), content_hash in zip(read_part(part, rows), hashes.tolist(), strict=True):
             yield Document(text, id_, part.source, content_hash)
 
 
@@ -110,6 +115,7 @@ def read_corpus(
     listing: Listing,
     folder: Path,
     console: Console,
+    engine: Engine,
     key: str = SOURCES_KEY,
 ) -> Corpus:
     """Clean the files of a listing, and filter their documents.
@@ -133,7 +139,7 @@ def read_corpus(
         if listed.dataset is None:
             formats.check_available(listed.source.config.format)
     parts = plan_parts(listing.sources, config, folder)
-    tables = list(_clean(parts, config, console))
+    tables = list(_clean(parts, config, console, engine))
     _check_texts_are_found(listing.sources, parts, tables)
     funnel = _count_files(listing.sources, parts, tables)
     table = DocumentTable.of(parts, tables, len(listing.sources))
@@ -143,34 +149,35 @@ def read_corpus(
     duplicates = leave_out_repeated(table, corpus.sources, config)
     if listing.references or config.near_duplicates is not None:
         references = plan_parts(listing.references, config, folder)
-        _leave_out_by_text(corpus, references, config, folder, console)
+        _leave_out_by_text(corpus, references, config, folder, console, engine)
     ids = _names(corpus, np.unique(np.asarray(duplicates, dtype=np.int64)))
     funnel.duplicates = [Pair(ids[document], ids[first], 1.0) for document, first in duplicates]
-    _leave_out_unlike(corpus, config, console)
+    _leave_out_unlike(corpus, config, engine)
     _count_documents(corpus)
     _check_something_is_left(corpus, key)
     return corpus
 
 
-def _clean(parts: list[Part], config: CorpusConfig, console: Console) -> Iterator[PartTable]:
+def _clean(
+    parts: list[Part], config: CorpusConfig, console: Console, engine: Engine
+) -> Iterator[PartTable]:
     """Yield the table of each part, which is written first if it is not finished."""
     missing = {part.path: part for part in parts if not part.is_finished()}
-    num_bytes = sum(part.num_bytes for part in missing.values())
-    is_small = num_bytes < SMALL_BYTES and all(part.num_bytes for part in missing.values())
-    # Another process has no formats that were added to this one.
-    is_ours = any(part.reader.source.format in ADDED_FORMATS for part in missing.values())
-    written = ordered_map(
-        write_part,
-        with_line_numbers(list(missing.values())),
-        None,
-        num_processes=1 if is_small or is_ours else num_processors(),
-    )
-    progress = console.bar(total=num_bytes, unit="B", what="reading and cleaning")
-    with closing(written), progress as bar:
+    sizes = [part.num_bytes for part in missing.values()]
+    work = Work(
+        "reading and cleaning", "B", keeps_bar=True,
+        is_small=sum(sizes) < SMALL_BYTES and all(sizes),
+        # Another process has no formats that were added to this one.
+        is_ours=any(part.reader.source.format in ADDED_FORMATS for part in missing.values()),
+    )  # fmt: skip
+    written = engine.map(
+        write_part, with_line_numbers(list(missing.values())), None, work,
+        sizes=sizes, is_done=Part.is_finished,
+    )  # fmt: skip
+    with closing(written):
         for part in parts:
             if missing.pop(part.path, None) is not None:
                 next(written)
-                bar.update(part.num_bytes)
             table = _table_of(part, console)
             if table.counts.misread is not None:
                 raise DataError(table.counts.misread)
@@ -178,6 +185,7 @@ def _clean(parts: list[Part], config: CorpusConfig, console: Console) -> Iterato
                 advice = "; or set corpus.on_error: skip to leave out what is broken"
                 raise DataError(table.counts.first_fault + advice * (not _lacks_all_text(table)))
             yield table
+        next(written, None)  # so that its progress bar ends
 
 
 def _table_of(part: Part, console: Console) -> PartTable:
@@ -232,25 +240,30 @@ def _examine(
 
 
 def _leave_out_by_text(
-    corpus: Corpus, references: list[Part], config: CorpusConfig, folder: Path, console: Console
+    corpus: Corpus,
+    references: list[Part],
+    config: CorpusConfig,
+    folder: Path,
+    console: Console,
+    engine: Engine,
 ) -> None:
     """Leave out documents that overlap with the references, then near-duplicates."""
     table, near = corpus.table, config.near_duplicates
-    index = _index_references(corpus, references, config, console)
+    index = _index_references(corpus, references, config, console, engine)
     kept = table.kept()
     items = [(corpus.parts[n], rows) for n, rows in table.blocks(kept, DOCUMENTS_AT_ONCE)]
-    examined = ordered_map(
+    examined = engine.map(
         _examine,
         items,
         (index, near),
-        num_processes=_num_processes(table),
+        Work("comparing texts", "document", is_small=_is_small(table)),
+        sizes=[len(rows) for _, rows in items],
     )
     # On disk, because signatures are larger than all other numbers of a document.
     with closing(examined), tempfile.TemporaryFile(dir=folder) as file:
         overlaps: dict[int, str] = {}
         first = 0
-        shown = console.under_bar(examined, total=len(items), unit="block", what="comparing texts")
-        for (_, rows), (shared_words, signatures) in zip(items, shown, strict=True):
+        for (_, rows), (shared_words, signatures) in zip(items, examined, strict=True):
             overlaps |= {int(kept[first + row]): words for row, words in shared_words}
             file.write(signatures.tobytes())
             first += len(rows)
@@ -268,12 +281,17 @@ def _leave_out_by_text(
 
 
 def _index_references(
-    corpus: Corpus, references: list[Part], config: CorpusConfig, console: Console
+    corpus: Corpus,
+    references: list[Part],
+    config: CorpusConfig,
+    console: Console,
+    engine: Engine,
 ) -> OverlapIndex | None:
     """Return the index of the texts of `exclude_overlap_with`; None if there are none."""
     if not references:
         return None
-    sizes = [len(table.content_hashes) for table in _clean(references, config, console)]
+    tables = _clean(references, config, console, engine)
+    sizes = [len(table.content_hashes) for table in tables]
     if not any(sizes):
         raise DataError("corpus.exclude_overlap_with: holds no text; name the files that do")
     texts = (
@@ -315,11 +333,11 @@ def _leave_out_near_duplicates(
     ]
 
 
-def _leave_out_unlike(corpus: Corpus, config: CorpusConfig, console: Console) -> None:
+def _leave_out_unlike(corpus: Corpus, config: CorpusConfig, engine: Engine) -> None:
     """Leave out the documents of sources with `select` that are least like their domain."""
-    num_processes = _num_processes(corpus.table)
+    is_small = _is_small(corpus.table)
     for selection in select(
-        corpus.parts, corpus.table, corpus.sources, config, console, num_processes
+        corpus.parts, corpus.table, corpus.sources, config, engine, is_small=is_small
     ):
         documents, scores = selection.documents, selection.scores
         ends = (slice(_MAX_NAMED_SCORES), slice(None, -_MAX_NAMED_SCORES - 1, -1))
@@ -348,9 +366,9 @@ def _leave_out_unlike(corpus: Corpus, config: CorpusConfig, console: Console) ->
         )
 
 
-def _num_processes(table: DocumentTable) -> int:
-    """Return the number of new processes that read the texts of all documents."""
-    return num_processors() if table.num_characters.sum() > SMALL_BYTES else 1
+def _is_small(table: DocumentTable) -> bool:
+    """Whether this process reads the texts of all documents before new ones have started."""
+    return int(table.num_characters.sum()) <= SMALL_BYTES
 
 
 def _names(corpus: Corpus, documents: NDArray[np.int64]) -> dict[int, str]:

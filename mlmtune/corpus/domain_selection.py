@@ -13,7 +13,6 @@ Legend: B buckets, n documents.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,10 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmtune.config import CorpusConfig
-from mlmtune.console import Console
+from mlmtune.corpus.engine import Engine, Work
 from mlmtune.corpus.filtering import DocumentTable
 from mlmtune.corpus.ngrams import ngram_hashes, word_windows
-from mlmtune.corpus.parallel import ordered_map
 from mlmtune.corpus.parts import Part, read_part
 from mlmtune.corpus.sources import SOURCES_KEY, CorpusSource
 from mlmtune.corpus.splitting import validation_mask
@@ -117,8 +115,9 @@ def select(
     table: DocumentTable,
     sources: tuple[CorpusSource, ...],
     config: CorpusConfig,
-    console: Console,
-    num_processes: int,
+    engine: Engine,
+    *,
+    is_small: bool,
 ) -> list[Selection]:
     """Leave out the documents of sources with `select` that are least like their domain.
 
@@ -137,7 +136,7 @@ def select(
     in_training = np.ones(len(kept), dtype=bool)
     if config.split_by == "document" and len(kept) > 1:
         in_training = ~validation_mask(table.content_hashes[kept], of_sources, config)
-    texts, selections = _Texts(parts, table, console, num_processes), []
+    texts, selections = _Texts(parts, table, engine, is_small), []
     for pool in pools:
         wanted = sources[pool].config.select
         assert wanted is not None
@@ -172,8 +171,8 @@ class _Texts:
 
     parts: list[Part]
     table: DocumentTable
-    console: Console
-    num_processes: int
+    engine: Engine
+    is_small: bool
 
     def counts(self, documents: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return (B,) the counts of the n-grams of n documents together."""
@@ -200,9 +199,9 @@ class _Texts:
             (self.parts[part], rows)
             for part, rows in self.table.blocks(documents, _DOCUMENTS_AT_ONCE)
         ]
-        measured = ordered_map(measure, blocks, shared, num_processes=self.num_processes)
-        with closing(measured):
-            yield from self.console.under_bar(measured, total=len(blocks), unit="block", what=what)
+        work = Work(what, "document", is_small=self.is_small)
+        sizes = [len(rows) for _, rows in blocks]
+        return self.engine.map(measure, blocks, shared, work, sizes=sizes)
 
 
 def _count(block: _Block, _: None) -> NDArray[np.int64]:

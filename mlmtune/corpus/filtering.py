@@ -78,18 +78,21 @@ class DocumentTable:
         """Return the documents that are still kept."""
         return np.flatnonzero(self.outcomes == KEPT)
 
-    def kept_rows(self, part: int) -> NDArray[np.int64]:
-        """Return the rows of a part that are still kept."""
-        start, end = self.part_offsets[part : part + 2]
-        return np.flatnonzero(self.outcomes[start:end] == KEPT)
+    def by_part(self, documents: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Yield each part that some documents are in, and their rows there; both are ascending."""
+        if len(documents) == 0:
+            return
+        numbers = np.searchsorted(self.part_offsets, documents, side="right") - 1
+        borders = np.flatnonzero(np.diff(numbers, prepend=-1))
+        for begin, end in pairwise([*borders.tolist(), len(documents)]):
+            part = int(numbers[begin])
+            yield part, documents[begin:end] - self.part_offsets[part]
 
     def blocks(
         self, documents: NDArray[np.int64], size: int
     ) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """Yield the part and the rows of up to `size` documents at a time, which are ascending."""
-        borders = np.searchsorted(documents, self.part_offsets).tolist()
-        for part, (begin, end) in enumerate(pairwise(borders)):
-            rows = documents[begin:end] - self.part_offsets[part]
+        for part, rows in self.by_part(documents):
             yield from ((part, rows[i : i + size]) for i in range(0, len(rows), size))
 
     def leave_out(self, documents: NDArray[np.int64], reason: str) -> None:

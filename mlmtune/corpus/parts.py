@@ -328,6 +328,19 @@ class PartTable(NamedTuple):
         return cls(counts, *arrays)
 
 
+class Rows(NamedTuple):
+    """Some documents of a finished part, as another process or machine needs to know them.
+
+    Attributes:
+        rows: (n,) The numbers of the rows, ascending.
+        content_hashes: (n,) The hashes of their normalised texts.
+    """
+
+    part: Part
+    rows: NDArray[np.int64]
+    content_hashes: NDArray[np.uint64]
+
+
 def read_part(part: Part, rows: NDArray[np.int64]) -> Iterator[tuple[str, str]]:
     """Yield the id and text of the documents in some rows of a finished part.
 

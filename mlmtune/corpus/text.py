@@ -1,6 +1,6 @@
 """The text of a section of the config: its sources, their files, and its folders in the cache."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -8,7 +8,7 @@ from typing import Self
 from mlmtune.config import CorpusConfig, SourceConfig, TokenizationConfig
 from mlmtune.console import Console
 from mlmtune.corpus.corpus import Corpus, read_corpus
-from mlmtune.corpus.document import Document
+from mlmtune.corpus.engine import Engine, ThisMachine
 from mlmtune.corpus.listing import Listing
 from mlmtune.corpus.scanning import scan
 from mlmtune.corpus.sources import SOURCES_KEY, CorpusSource, all_sources, corpus_sources
@@ -28,6 +28,7 @@ class CorpusText:
         key: The key of the sources in the config, for errors.
         listing: The files of the sources; None before `listed`, and if only a finished store is on
             this machine.
+        cluster: The engine that prepares the text; None for this machine.
     """
 
     config: CorpusConfig
@@ -36,16 +37,28 @@ class CorpusText:
     store: Path | None = None
     key: str = SOURCES_KEY
     listing: Listing | None = None
+    cluster: Engine | None = None
 
     @classmethod
-    def of(cls, config: CorpusConfig, tokenization: TokenizationConfig, console: Console) -> Self:
+    def of(
+        cls,
+        config: CorpusConfig,
+        tokenization: TokenizationConfig,
+        console: Console,
+        cluster: Engine | None = None,
+    ) -> Self:
         """Build the text of the section `corpus`; nothing is looked up yet.
 
         Raises:
             ConfigError: The store is in the home folder of an unknown user.
         """
         store = None if tokenization.store is None else expand_home(tokenization.store)
-        return cls(config, console, tokenization.cache_dir, store)
+        return cls(config, console, tokenization.cache_dir, store, cluster=cluster)
+
+    @property
+    def engine(self) -> Engine:
+        """What prepares the text."""
+        return self.cluster or ThisMachine(self.console)
 
     @property
     def sources(self) -> tuple[CorpusSource, ...]:
@@ -77,11 +90,9 @@ class CorpusText:
         cleaned = self.cache("cleaned")
         # What is cleaned is in the cache, wherever the store is.
         with explaining_failures(cleaned, "tokenization.cache_dir"):
-            return read_corpus(self.config, self.listing, cleaned, self.console, self.key)
-
-    def documents(self, start: int = 0) -> Iterator[Document]:
-        """Yield the documents that are kept, in order, from number `start` on."""
-        return self.read().documents(start)
+            return read_corpus(
+                self.config, self.listing, cleaned, self.console, self.engine, self.key
+            )
 
     def general(self, sources: Sequence[SourceConfig]) -> Self:
         """Return the text of `evaluation.general`, which is cleaned like this text."""

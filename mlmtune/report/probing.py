@@ -141,7 +141,7 @@ def _overlaps(models: Sequence[ProbedModel], test: Side, console: Console) -> It
             text = CorpusText.of(run.config.corpus, run.config.tokenization, console)
             num_shared = sum(
                 index.first_shared(document.text) is not None
-                for document in text.listed().documents()
+                for document in text.listed().read().documents()
             )
         except MlmtuneError as error:
             yield (

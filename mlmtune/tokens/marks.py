@@ -9,39 +9,46 @@ opened with another marker or with none.
                              and the hash of each of the other files
       shard-00000.bin        packed bits of the store's first shard, as in word_starts.bin
 
-The folder is written under a temporary name and renamed. An interrupted search continues after the
-last shard that its manifest names. Marks are verified whenever they are opened.
+The folder is written under a temporary name and renamed. Its shards are written independently of
+each other, each with an entry of its own (shard-00000.json) until the manifest is there, so that an
+interrupted search continues. Marks are verified whenever they are opened.
 """
 
 import json
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import groupby, pairwise
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
+from mlmtune.corpus.corpus import documents_in
 from mlmtune.corpus.document import Document
+from mlmtune.corpus.engine import Work
 from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import ConfigError, DataError, explaining_failures
-from mlmtune.files import put_in_place, temporary_name, write_bytes
+from mlmtune.files import put_in_place, sweep, temporary_name, write_bytes
 from mlmtune.integrity import Damaged, digest, file_digest, sealed, unsealed
 from mlmtune.locks import waiting_lock
 from mlmtune.tokens.borders import Offsets
 from mlmtune.tokens.encoding import Encoder
 from mlmtune.tokens.store import TokenStore
-from mlmtune.tokens.sums import count_by_document, sum_by_source
-from mlmtune.tokens.tokenization import batches, offsets_of
+from mlmtune.tokens.store_format import open_shard, read_manifest, shard_name
+from mlmtune.tokens.sums import count_by_document, end_to_end, sum_by_source
+from mlmtune.tokens.tokenization import PlannedShard, batches, offsets_of
 
 FORMAT_VERSION = 3
 
 _CHANGED = "the text has changed since it was tokenized; run `mlmtune prepare` again"
 _MANIFEST = "marks.json"
+_MADE_OF = "made_of.json"
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,8 @@ class Marker:
         mark: Takes a document, the offsets of its n tokens, and (n,) the store's own word starts;
             returns (n,) bool. The offsets come in pieces, in order, because those of a long
             document would need sixteen bytes per token. All pieces must be taken.
+
+    Both functions can be pickled, because other processes call them.
     """
 
     name: str
@@ -101,12 +110,12 @@ class TokenizedText(NamedTuple):
     Attributes:
         store: The tokens.
         text: The text; without a listing if only its store is on this machine.
-        encode: The tokenizer that made the store.
+        backend: The tokenizer that made the store, as `encoding.plain_backend` returns it.
     """
 
     store: TokenStore
     text: CorpusText
-    encode: Encoder
+    backend: Tokenizer
 
 
 def open_marks(marker: Marker, tokens: TokenizedText) -> Marks:
@@ -193,86 +202,139 @@ def find_marks(
     folder: Path, made_of: dict[str, Any], marker: Marker, tokens: TokenizedText
 ) -> None:
     """Read the text and write its marks; finished shards of an interrupted search are kept."""
-    store = tokens.store
-    temporary = temporary_name(folder)
-    manifest = _started_manifest(temporary, made_of, len(store.sources))
-    first_documents = np.cumsum([0, *store.num_documents_of_shards]).tolist()
-    done = len(manifest["digests"])
-    documents = tokens.text.documents(first_documents[done])
-    with tokens.text.console.bar(
-        total=store.num_documents, initial=first_documents[done], unit="document",
-        what=marker.purpose,
-    ) as bar:  # fmt: skip
-        for number in range(done, len(store.shards)):
-            here = slice(first_documents[number], first_documents[number + 1])
-            marks = store.shards[number].all_word_starts()
-            for num_documents in _mark_shard(here, marks, marker, tokens, documents):
-                bar.update(num_documents)
-            num_marked = count_by_document(marks, store.documents.lengths[here])
-            counts = sum_by_source(num_marked, store.documents.sources[here], len(store.sources))
-            content = np.packbits(marks).data
-            # A shard is a minute of work or more, which must outlast a loss of power.
-            write_bytes(temporary / _shard_name(number), content, durable=True)
-            manifest["digests"].append(digest(content))
-            manifest["num_by_source"] = np.add(manifest["num_by_source"], counts).tolist()
-            write_bytes(temporary / _MANIFEST, sealed(manifest), durable=True)
-    put_in_place(folder)
-
-
-def _started_manifest(temporary: Path, made_of: dict[str, Any], num_sources: int) -> dict[str, Any]:
-    """Read the manifest of an interrupted search; write a new one if its shards are not usable."""
-    with suppress(FileNotFoundError, NotADirectoryError, ValueError):
-        manifest = unsealed((temporary / _MANIFEST).read_bytes())
-        if manifest["made_of"] == made_of and all(
-            file_digest(temporary / _shard_name(number)) == expected
-            for number, expected in enumerate(manifest["digests"])
+    store, text = tokens.store, tokens.text
+    corpus = text.read()
+    kept = corpus.table.kept()
+    if len(kept) != store.num_documents:
+        raise DataError(_CHANGED)
+    borders = np.cumsum([0, *store.num_documents_of_shards]).tolist()
+    shards = [
+        PlannedShard(number, tuple(corpus.rows(kept[begin:end])))
+        for number, (begin, end) in enumerate(pairwise(borders))
+    ]
+    search = _Search(temporary_name(folder), store.directory, marker, tokens.backend)
+    _begin(search.folder, made_of)
+    if text.engine.is_remote:
+        work = Work(marker.purpose, "document", keeps_bar=True)
+        sizes = [shard.num_documents for shard in shards]
+        for _ in text.engine.map(
+            mark_shard, shards, search, work, sizes=sizes, is_done=search.has_entry
         ):
-            return manifest
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    manifest = {"made_of": made_of, "digests": [], "num_by_source": [0] * num_sources}
-    write_bytes(temporary / _MANIFEST, sealed(manifest), durable=True)
-    return manifest
+            pass
+    else:
+        with text.console.bar(
+            total=store.num_documents, unit="document", what=marker.purpose
+        ) as bar:
+            for shard in shards:
+                for num_documents in _mark_shard(shard, search):
+                    bar.update(num_documents)
+    entries = [search.finished_shard(shard.number) for shard in shards]
+    manifest = {
+        "made_of": made_of,
+        "digests": [entry["bits"] for entry in entries if entry is not None],
+        "num_by_source": np.sum(
+            [[0] * len(store.sources), *(e["num_by_source"] for e in entries if e is not None)],
+            axis=0,
+        ).tolist(),
+    }
+    write_bytes(search.folder / _MANIFEST, sealed(manifest), durable=True)
+    put_in_place(folder)
+    for path in folder.glob("*.json"):
+        if path.name != _MANIFEST:  # which has all that they say
+            path.unlink()
 
 
-def _mark_shard(
-    here: slice,
-    marks: NDArray[np.bool_],
-    marker: Marker,
-    tokens: TokenizedText,
-    documents: Iterator[Document],
-) -> Iterator[int]:
-    """Mark the tokens of a shard; yield the number of documents that were just marked.
+def _begin(folder: Path, made_of: dict[str, Any]) -> None:
+    """Create the folder of a search; an interrupted one for the same marks is continued."""
+    marker = folder / _MADE_OF
+    if not (marker.exists() and marker.read_text(encoding="utf-8") == json.dumps(made_of)):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        write_bytes(marker, json.dumps(made_of).encode())
+    sweep(folder)
 
-    Args:
-        here: The numbers of the shard's documents.
-        marks: (n,) The shard's word starts; changed in place.
+
+@dataclass(frozen=True)
+class _Search:
+    """A search for marks, as any process needs to know it.
+
+    Attributes:
+        folder: The folder that the marks are written into.
+        store: The folder of the store.
         marker: The rule.
-        tokens: The tokenized text.
-        documents: The documents from the shard's first on; those of the shard are taken.
+        backend: The tokenizer that made the store, as `encoding.plain_backend` returns it.
+    """
+
+    folder: Path
+    store: Path
+    marker: Marker
+    backend: Tokenizer
+
+    def has_entry(self, shard: PlannedShard) -> bool:
+        return self._entry_path(shard.number).exists()
+
+    def finished_shard(self, number: int) -> dict[str, Any] | None:
+        """Verify the marks of a shard, and return their entry; None if they must be found."""
+        try:
+            entry = unsealed(self._entry_path(number).read_bytes())
+            is_whole = file_digest(self.folder / _shard_name(number)) == entry["bits"]
+        except (FileNotFoundError, ValueError):
+            return None
+        return entry if is_whole else None
+
+    def write_shard(
+        self, number: int, marks: NDArray[np.bool_], num_by_source: NDArray[np.int64]
+    ) -> None:
+        # A shard is a minute of work or more, which must outlast a loss of power. A machine that
+        # was taken for lost may still write the same shard.
+        content = np.packbits(marks).data
+        path = self.folder / _shard_name(number)
+        write_bytes(path, content, durable=True, shared=True)
+        entry = {"bits": digest(content), "num_by_source": num_by_source.tolist()}
+        write_bytes(self._entry_path(number), sealed(entry), durable=True, shared=True)
+
+    def _entry_path(self, number: int) -> Path:
+        return self.folder / f"shard-{number:05d}.json"
+
+
+def mark_shard(shard: PlannedShard, search: _Search) -> None:
+    """Find the marks of a shard, unless they are finished.
 
     Raises:
         DataError: The documents are not those of the store.
     """
-    arrays = tokens.store.documents
-    hashes, lengths = arrays.content_hashes[here], arrays.lengths[here]
-    begins = tokens.store.offsets[here] - tokens.store.offsets[here.start]
-    first = 0
-    for batch in batches(islice(documents, len(lengths))):
-        if [document.content_hash for document in batch] != hashes[first:][: len(batch)].tolist():
+    deque(_mark_shard(shard, search), maxlen=0)
+
+
+def _mark_shard(shard: PlannedShard, search: _Search) -> Iterator[int]:
+    """Mark the tokens of a shard; yield the number of documents that were just marked.
+
+    Raises:
+        DataError: The documents are not those of the store.
+    """
+    if search.finished_shard(shard.number) is not None:
+        yield shard.num_documents
+        return
+    manifest = read_manifest(search.store)
+    folder, entry = search.store / shard_name(shard.number), manifest["shards"][shard.number]
+    arrays, tokens = open_shard(folder, entry, manifest)
+    marks, begins = tokens.all_word_starts(), end_to_end(arrays.lengths)
+    # Offsets are those of whole texts, whatever words are cached.
+    encode, marker, first = Encoder(search.backend, by_words=False), search.marker, 0
+    for batch in batches(documents_in(shard.documents)):
+        expected = arrays.content_hashes[first : first + len(batch)]
+        if [document.content_hash for document in batch] != expected.tolist():
             raise DataError(_CHANGED)
         concerned = [i for i, document in enumerate(batch) if marker.concerns(document)]
-        by_document = groupby(
-            offsets_of([batch[i].text for i in concerned], tokens.encode), itemgetter(0)
-        )
+        by_document = groupby(offsets_of([batch[i].text for i in concerned], encode), itemgetter(0))
         for i, (_, pieces) in zip(concerned, by_document, strict=True):
-            begin, length = begins[first + i], lengths[first + i]
-            own = marks[begin : begin + length]
-            own[:] = marker.mark(batch[i], _checked_offsets(pieces, length), own)
+            own = marks[begins[first + i] : begins[first + i + 1]]
+            own[:] = marker.mark(batch[i], _checked_offsets(pieces, len(own)), own)
         first += len(batch)
         yield len(batch)
-    if first != len(lengths):
-        raise DataError(_CHANGED)
+    num_marked = count_by_document(marks, arrays.lengths)
+    counts = sum_by_source(num_marked, arrays.sources, len(manifest["sources"]))
+    search.write_shard(shard.number, marks, counts)
 
 
 def _checked_offsets(pieces: Iterator[tuple[int, Offsets]], num_tokens: int) -> Iterator[Offsets]:

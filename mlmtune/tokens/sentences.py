@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from importlib.metadata import distributions
 
 import numpy as np
@@ -36,15 +37,6 @@ def sentence_marker(language: str, by_lines: Sequence[bool] = ()) -> Marker:
         language: The language whose rules end a sentence (ISO 639).
         by_lines: For each source of the store, whether each of its lines is a sentence instead.
     """
-
-    def mark(
-        document: Document, pieces: Iterator[Offsets], own: NDArray[np.bool_]
-    ) -> NDArray[np.bool_]:
-        is_by_lines = document.source < len(by_lines) and by_lines[document.source]
-        text = document.text
-        starts = line_starts(text) if is_by_lines else sentence_starts(text, language)
-        return first_tokens(starts, pieces, len(own))
-
     made_by = next((f"{PACKAGE} {dist.version}" for dist in distributions(name=PACKAGE)), None)
     if by_lines and all(by_lines):
         made_by = "lines"
@@ -56,9 +48,26 @@ def sentence_marker(language: str, by_lines: Sequence[bool] = ()) -> Marker:
             f"{pip_install(f'mlmtune[{EXTRA}]')}"
         ),
         purpose="finding sentences",
-        concerns=lambda document: True,
-        mark=mark,
+        concerns=_has_sentences,
+        mark=partial(_mark_sentences, language, tuple(by_lines)),
     )
+
+
+def _has_sentences(document: Document) -> bool:
+    return True
+
+
+def _mark_sentences(
+    language: str,
+    by_lines: tuple[bool, ...],
+    document: Document,
+    pieces: Iterator[Offsets],
+    own: NDArray[np.bool_],
+) -> NDArray[np.bool_]:
+    is_by_lines = document.source < len(by_lines) and by_lines[document.source]
+    text = document.text
+    starts = line_starts(text) if is_by_lines else sentence_starts(text, language)
+    return first_tokens(starts, pieces, len(own))
 
 
 def sentence_starts(text: str, language: str) -> Iterator[int]:

@@ -23,7 +23,7 @@ from mlmtune.errors import ConfigError, DataError
 from mlmtune.printable import counted
 from mlmtune.randomness import key, permute
 from mlmtune.tokens.chunking import ChunkView
-from mlmtune.tokens.encoding import Encoder, plain_backend
+from mlmtune.tokens.encoding import plain_backend
 from mlmtune.tokens.marks import Marker, Marks, TokenizedText, open_marks
 from mlmtune.tokens.mixing import Countable, Mixture, with_replay
 from mlmtune.tokens.opening import find_text, open_store
@@ -203,10 +203,7 @@ def _open_marked(
     """Open a token store, built first if there is none yet, and the marks that are needed."""
     markers = needed_markers(needs, text)
     store = open_store(text, tokenizer, rebuilds=rebuilds)
-    if not markers:  # most runs, which need not wait for an encoder
-        return store, {}
-    # Offsets are those of whole texts, whatever words are cached.
-    tokens = TokenizedText(store, text, Encoder(plain_backend(tokenizer), by_words=False))
+    tokens = TokenizedText(store, text, plain_backend(tokenizer))
     marks = {marker.name: open_marks(marker, tokens) for marker in markers}
     if (words := marks.get(f"{WORDS}{needs.word_segmenter}")) is not None:
         store = store.with_word_starts(words.shards, words.num_by_source)

@@ -1,6 +1,8 @@
 """The files of a token store: their names, their types, and whether they hold what was written.
 
-A store is a folder with a manifest and with shards of about thirty million tokens each.
+A store is a folder with a manifest and with shards of about 134 million characters each, which is
+some thirty million tokens of English. Where a shard ends follows from the cleaned documents alone,
+so shards are written independently of each other.
 
     store.json             the manifest, written last: format_version, dtype of the ids, `made_of`
                            (what the store was made from), sources, shards with the sizes and
@@ -28,7 +30,7 @@ from numpy.typing import NDArray
 from mlmtune.errors import ConfigError, DataError
 from mlmtune.integrity import Damaged, VerifiedFiles, digest, file_digest, unsealed
 
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
 
 MANIFEST = "store.json"
 SHARD = "shard.json"

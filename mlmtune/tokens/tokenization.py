@@ -4,25 +4,27 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from mlmtune.console import Console
 from mlmtune.corpus.cleaning import count_words
-from mlmtune.corpus.corpus import Corpus
+from mlmtune.corpus.corpus import Corpus, documents_in
 from mlmtune.corpus.document import Document
+from mlmtune.corpus.engine import Work
 from mlmtune.corpus.parallel import num_processors, ordered_map
+from mlmtune.corpus.parts import Rows
 from mlmtune.corpus.text import CorpusText
 from mlmtune.corpus.titles import title_of
 from mlmtune.tokens.borders import Offsets
 from mlmtune.tokens.encoding import Encoder, largest_id, plain_backend
 from mlmtune.tokens.pieces import cut
 from mlmtune.tokens.store_format import DocumentArrays
-from mlmtune.tokens.store_writer import StoreWriter, TokenizedDocuments
+from mlmtune.tokens.store_writer import TokenizedDocuments, UnfinishedStore
 from mlmtune.tokens.sums import end_to_end
 from mlmtune.tokens.unknown import UnknownText, UnknownTextFinder, unknown_token_id
 from mlmtune.tokens.word_cache import Tokens
@@ -38,6 +40,8 @@ VERIFIED_CHARACTERS = 500
 VERIFIED_DOCUMENTS = 16
 """One document in this number has its first characters encoded in both ways, to verify that words
 can be encoded one by one."""
+SHARD_CHARACTERS = 1 << 27
+"""The number of characters at which a shard ends, after about a minute of work."""
 SMALL_CHARACTERS = 50_000_000
 """A smaller text is tokenized in this process, because new ones would take longer to start."""
 
@@ -69,6 +73,36 @@ class DependentWords(Exception):
     """The tokens of a word were found to depend on the words beside it."""
 
 
+class PlannedShard(NamedTuple):
+    """The documents of a shard, which any process can read and tokenize.
+
+    Attributes:
+        number: The number of the shard in its store.
+        documents: Where its documents are.
+    """
+
+    number: int
+    documents: tuple[Rows, ...]
+
+    @property
+    def num_documents(self) -> int:
+        return sum(len(of_part.rows) for of_part in self.documents)
+
+
+def plan_shards(corpus: Corpus) -> list[PlannedShard]:
+    """Divide the documents of a corpus into shards, by their numbers of characters alone."""
+    kept = corpus.table.kept()
+    ends = np.cumsum(corpus.table.num_characters[kept], dtype=np.int64)
+    shards: list[PlannedShard] = []
+    first = 0
+    while first < len(kept):
+        begin = int(ends[first - 1]) if first else 0
+        end = int(np.searchsorted(ends, begin + SHARD_CHARACTERS)) + 1
+        shards.append(PlannedShard(len(shards), tuple(corpus.rows(kept[first:end]))))
+        first = end
+    return shards
+
+
 def write_store(
     directory: Path,
     text: CorpusText,
@@ -84,48 +118,108 @@ def write_store(
         tokenizer: A fast tokenizer.
     """
     corpus, backend = text.read(), plain_backend(tokenizer)
-    writer = StoreWriter(
-        directory,
-        vocabulary_size=largest_id(backend) + 1,
-        sources=[(source.name, source.is_validation) for source in corpus.sources],
-        made_of=made_of,
-    )
-    unknown_id = unknown_token_id(tokenizer)
-    try:
-        _tokenize(corpus, BatchTokenizer(backend, unknown_id), writer, text.console)
-    except DependentWords:
-        text.console.say(
-            "the tokenizer's tokens of a word depend on the words beside it, so each document is "
-            "tokenized as a whole, which is slower"
-        )
-        writer.discard()
-        whole = BatchTokenizer(backend, unknown_id, by_words=False)
-        _tokenize(corpus, whole, writer, text.console)
-    writer.finish(corpus.funnel.to_json())
+    sources = tuple((source.name, source.is_validation) for source in corpus.sources)
+    store = UnfinishedStore(directory, largest_id(backend) + 1, sources, made_of)
+    store.begin()
+    write = _write_elsewhere if text.engine.is_remote else _write_here
+    while True:
+        by_words = not store.has_dependent_words
+        documents = BatchTokenizer(backend, unknown_token_id(tokenizer), by_words)
+        try:
+            entries = write(store, corpus, documents, text)
+            return store.finish(entries, corpus.funnel.to_json())
+        except DependentWords:
+            text.console.say(
+                "the tokenizer's tokens of a word depend on the words beside it, so each document "
+                "is tokenized as a whole, which is slower"
+            )
+            store.discard_dependent()
 
 
-def _tokenize(
-    corpus: Corpus, tokenizer: BatchTokenizer, writer: StoreWriter, console: Console
-) -> None:
-    """Append the documents that a writer does not have yet.
+def _write_here(
+    store: UnfinishedStore, corpus: Corpus, tokenizer: BatchTokenizer, text: CorpusText
+) -> list[dict[str, Any]]:
+    """Write the shards one after the other, whose documents all processes tokenize together.
 
     Raises:
         DependentWords: Words cannot be encoded one by one.
     """
-    start, kept = writer.num_documents, corpus.funnel.total()
+    shards = plan_shards(corpus)
+    entries = {shard.number: store.finished_shard(shard.number) for shard in shards}
+    missing = [shard for shard in shards if entries[shard.number] is None]
+    num_missing, kept = sum(shard.num_documents for shard in missing), corpus.funnel.total()
     tokenized = ordered_map(
         tokenize_batch,
-        batches(corpus.documents(start)),
+        chain.from_iterable(batches(documents_in(shard.documents)) for shard in missing),
         tokenizer,
         num_processes=1 if kept.characters_kept < SMALL_CHARACTERS else num_processors(),
     )
-    progress = console.bar(
-        total=kept.documents_kept, initial=start, unit="document", what="tokenizing"
-    )
+    progress = text.console.bar(
+        total=kept.documents_kept, initial=kept.documents_kept - num_missing, unit="document",
+        what="tokenizing",
+    )  # fmt: skip
     with closing(tokenized), progress as bar:
-        for documents in tokenized:
-            writer.append(documents)
-            bar.update(len(documents.document_ids))
+        for shard in missing:
+            with store.write_shard(shard.number) as writer:
+                num_left = shard.num_documents
+                while num_left:  # a batch never has documents of two shards
+                    documents = next(tokenized)
+                    writer.append(documents)
+                    bar.update(len(documents.document_ids))
+                    num_left -= len(documents.document_ids)
+            entries[shard.number] = writer.entry
+    return [entry for entry in entries.values() if entry is not None]
+
+
+def _write_elsewhere(
+    store: UnfinishedStore, corpus: Corpus, tokenizer: BatchTokenizer, text: CorpusText
+) -> list[dict[str, Any]]:
+    """Let an engine write the shards, in any order.
+
+    Raises:
+        DependentWords: Words cannot be encoded one by one.
+    """
+    shards = plan_shards(corpus)
+    written = text.engine.map(
+        write_shard,
+        shards,
+        (store, tokenizer),
+        Work("tokenizing", "document", keeps_bar=True),
+        sizes=[shard.num_documents for shard in shards],
+        is_done=_IsWritten(store),
+    )
+    entries = list(written)
+    if None in entries:
+        raise DependentWords
+    return [entry for entry in entries if entry is not None]
+
+
+@dataclass(frozen=True)
+class _IsWritten:
+    store: UnfinishedStore
+
+    def __call__(self, shard: PlannedShard) -> bool:
+        return self.store.shard_folder(shard.number).exists()
+
+
+def write_shard(
+    shard: PlannedShard, shared: tuple[UnfinishedStore, BatchTokenizer]
+) -> dict[str, Any] | None:
+    """Write a shard, unless it is finished, and return its entry in the manifest.
+
+    Returns:
+        The entry; None if words cannot be encoded one by one.
+    """
+    store, tokenizer = shared
+    if (entry := store.finished_shard(shard.number)) is not None:
+        return entry
+    try:
+        with store.write_shard(shard.number) as writer:
+            for batch in batches(documents_in(shard.documents)):
+                writer.append(tokenize_batch(batch, tokenizer))
+    except DependentWords:
+        return None
+    return writer.entry
 
 
 def batches(documents: Iterator[Document]) -> Iterator[list[Document]]:

@@ -7,6 +7,7 @@ begins a word or continues the one before it.
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from importlib.metadata import distributions
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from mlmtune.config import StrategyName
 from mlmtune.corpus.cleaning import UNSPACED
+from mlmtune.corpus.document import Document
 from mlmtune.errors import ConfigError
 from mlmtune.shell import pip_install
 from mlmtune.tokens.borders import Offsets
@@ -59,7 +61,7 @@ def word_marker(segmenter: str) -> Marker:
     In scripts without spaces the words are those of a segmenter of `SEGMENTERS`; elsewhere they
     are the store's own.
     """
-    extra, load = SEGMENTERS[segmenter]
+    extra, _ = SEGMENTERS[segmenter]
     return Marker(
         name=f"{WORDS}{segmenter}",
         made_by=next(
@@ -70,9 +72,20 @@ def word_marker(segmenter: str) -> Marker:
             f"{pip_install(f'mlmtune[{extra}]')}"
         ),
         purpose="finding words",
-        concerns=lambda document: _RUN.search(document.text) is not None,
-        mark=lambda document, pieces, own: word_starts(document.text, pieces, own, load()),
+        concerns=_has_unspaced,
+        mark=partial(_mark_words, segmenter),
     )
+
+
+def _has_unspaced(document: Document) -> bool:
+    return _RUN.search(document.text) is not None
+
+
+def _mark_words(
+    segmenter: str, document: Document, pieces: Iterator[Offsets], own: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    _, load = SEGMENTERS[segmenter]
+    return word_starts(document.text, pieces, own, load())
 
 
 def segmented(text: str, cut: Callable[[str], list[str]]) -> Iterator[tuple[int, int]]:

@@ -484,7 +484,7 @@ def test_several_processes_give_what_one_does(versions, monkeypatch):
     }
     alone = read(source(versions), **fields)
     monkeypatch.setattr("mlmtune.corpus.corpus.SMALL_BYTES", 0)
-    monkeypatch.setattr("mlmtune.corpus.corpus.num_processors", lambda: 2)
+    monkeypatch.setattr("mlmtune.corpus.engine.num_processors", lambda: 2)
     monkeypatch.setattr("mlmtune.corpus.dividing.PART_FILES", 12)
     monkeypatch.setattr("mlmtune.corpus.corpus.DOCUMENTS_AT_ONCE", 5)
     together = read(source(versions), **fields)

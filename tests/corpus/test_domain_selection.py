@@ -154,7 +154,7 @@ def test_hidden_pages_of_a_domain_are_found_and_all_others_counted(folders):
 def test_sources_processes_and_borders_of_parts_change_nothing(folders, monkeypatch):
     kept, counts = read(folders, "pool", "domain", fraction=0.4)
     monkeypatch.setattr("mlmtune.corpus.corpus.SMALL_BYTES", 0)
-    monkeypatch.setattr("mlmtune.corpus.corpus.num_processors", lambda: 2)
+    monkeypatch.setattr("mlmtune.corpus.engine.num_processors", lambda: 2)
     monkeypatch.setattr("mlmtune.corpus.dividing.PART_FILES", 12)
     monkeypatch.setattr("mlmtune.corpus.domain_selection._DOCUMENTS_AT_ONCE", 5)
     again, counts_again = read(folders, "domain", "pool", fraction=0.4)

@@ -55,7 +55,7 @@ def test_what_was_exported_reads_back_as_the_same_corpus(read, tmp_path):
     export(corpus, config, path)
     again = CorpusConfig(sources=[SourceConfig(format="json", path=str(path))])
     second = CorpusText(again, Console(is_quiet=True), str(tmp_path)).listed()
-    assert [d.content_hash for d in second.documents()] == [
+    assert [d.content_hash for d in second.read().documents()] == [
         d.content_hash for d in corpus.documents()
     ]
 

@@ -115,5 +115,6 @@ def test_rows_and_sources_are_found_by_their_offsets():
     table = table_of([[1, 2], [], [3]])
     table.leave_out(np.asarray([0]), "overlap")
     assert table.kept().tolist() == [1, 2]
-    assert [table.kept_rows(part).tolist() for part in range(3)] == [[1], [], [0]]
+    found = [(part, rows.tolist()) for part, rows in table.by_part(table.kept())]
+    assert found == [(0, [1]), (2, [0])]
     assert table.of_source(2) == slice(2, 3)

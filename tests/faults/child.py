@@ -19,7 +19,8 @@ from typing import Any
 from accelerate import Accelerator
 
 from mlmtune.cli import main
-from mlmtune.tokens import marks, store_writer, tokenization
+from mlmtune.tokens import marks, tokenization
+from mlmtune.tokens.store_writer import ShardWriter, UnfinishedStore
 from mlmtune.training import loop
 from mlmtune.training.checkpoint import TrainState
 from mlmtune.training.checkpointer import Checkpointer
@@ -77,13 +78,13 @@ def killed_in_exporting(when: Callable[[], bool], connection: Connection) -> Non
 
 def killed_in_tokenizing(when: Callable[[], bool], connection: Connection) -> None:
     """The same while the token store is written, from its first file on."""
-    writer = tokenization.StoreWriter
+    begin = UnfinishedStore.begin
 
-    def writer_watched(*arguments: Any, **settings: Any) -> store_writer.StoreWriter:
+    def begin_watched(store: UnfinishedStore) -> None:
         _watch(when)
-        return writer(*arguments, **settings)
+        begin(store)
 
-    tokenization.StoreWriter = writer_watched
+    UnfinishedStore.begin = begin_watched
 
 
 def killed_in_marking(when: Callable[[], bool], connection: Connection) -> None:
@@ -97,17 +98,18 @@ def killed_in_marking(when: Callable[[], bool], connection: Connection) -> None:
     marks.find_marks = find_watched
 
 
-def killed_after_shards(count: int, num_documents: int, connection: Connection) -> None:
-    """Kill this process as soon as so many shards, of so many documents each, are finished."""
-    finish_shard = store_writer.StoreWriter.finish_shard
+def killed_after_shards(count: int, num_characters: int, connection: Connection) -> None:
+    """Kill this process as soon as so many shards, of so many characters each, are finished."""
+    finish_shard, finished = ShardWriter.finish, []
 
-    def finish_and_count(writer: store_writer.StoreWriter) -> None:
-        finish_shard(writer)
-        if writer.num_documents == count * num_documents:
+    def finish_unless_enough(writer: ShardWriter) -> None:
+        if len(finished) == count:
             os.kill(os.getpid(), signal.SIGKILL)
+        finish_shard(writer)
+        finished.append(writer)
 
-    store_writer.SHARD_TOKENS, tokenization.BATCH_DOCUMENTS = 1, num_documents
-    store_writer.StoreWriter.finish_shard = finish_and_count
+    tokenization.SHARD_CHARACTERS = num_characters
+    ShardWriter.finish = finish_unless_enough
 
 
 def _watch(when: Callable[[], bool]) -> None:

@@ -37,7 +37,7 @@ from mlmtune.corpus.corpus import Corpus
 from mlmtune.corpus.funnel import SourceFunnel
 from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import DataError
-from mlmtune.tokens import store_writer, tokenization
+from mlmtune.tokens import tokenization
 from mlmtune.tokens.store import TokenStore
 
 PROSE = "the storage account of a small cluster is ready. "
@@ -532,7 +532,7 @@ def test_tokenizing_that_is_killed_goes_on_with_the_shards_that_are_missing(
     start: Callable[..., Any], prepare: Callable[[Path], TokenStore], runs: Any, token_cache: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    child = start(command="prepare", fault=partial(killed_after_shards, 3, 8))
+    child = start(command="prepare", fault=partial(killed_after_shards, 3, 2_000))
     assert child.exit_code() == KILLED
     parts = finished_parts(token_cache)
     [unfinished] = (token_cache / "tokens").glob(".writing-*")
@@ -542,8 +542,7 @@ def test_tokenizing_that_is_killed_goes_on_with_the_shards_that_are_missing(
     }
     assert len({Path(name).parent for name in finished}) == 3
 
-    monkeypatch.setattr(store_writer, "SHARD_TOKENS", 1)
-    monkeypatch.setattr(tokenization, "BATCH_DOCUMENTS", 8)
+    monkeypatch.setattr(tokenization, "SHARD_CHARACTERS", 2_000)
     config = runs.config()
     store = prepare(config)
     assert (len(store.shards), store.num_documents) == (5, 40)

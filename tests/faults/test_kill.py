@@ -209,11 +209,11 @@ def test_while_the_token_store_is_written(
     assert not partial_store.exists()
 
 
-@pytest.mark.parametrize("num_entries", [1, 2, 3])
+@pytest.mark.parametrize("num_entries", [1, 2, 3, 4])
 def test_while_marks_are_written(
     start: Callable[..., Any], token_cache: Path, num_entries: int
 ) -> None:
-    """What they follow from, a shard, and the manifest, by which they are opened."""
+    """What they follow from, a shard, its entry, and the manifest, by which they are opened."""
     words = {"tokenization": {"word_segmenter": "rjieba"}}
     fault = partial(killed_in_marking, partial(is_marking, token_cache, num_entries))
     assert start(command="prepare", fault=fault, **words).exit_code() == KILLED

@@ -1,5 +1,6 @@
 """Marks are found once, beside the store, and belong to its tokens."""
 
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from mlmtune.config import CorpusConfig, SourceConfig, TokenizationConfig
 from mlmtune.console import Console
 from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import ConfigError, DataError, ResourceError
-from mlmtune.integrity import sealed, unsealed
-from mlmtune.tokens import store_writer, tokenization
-from mlmtune.tokens.encoding import Encoder, plain_backend
+from mlmtune.integrity import digest, sealed, unsealed
+from mlmtune.tokens import tokenization
+from mlmtune.tokens.encoding import plain_backend
 from mlmtune.tokens.marks import Marker, TokenizedText, open_marks
 from mlmtune.tokens.opening import open_store
 
@@ -23,13 +24,13 @@ TEXTS = ["the storage account and the key", "a", "", "no such thing", "the clust
 
 @dataclass(frozen=True)
 class WatchedText(CorpusText):
-    """A text that notes from where on its documents are read."""
+    """A text that notes how often it is read."""
 
-    read_from: list[int] = field(default_factory=list)
+    readings: list[str] = field(default_factory=list)
 
-    def documents(self, start=0):
-        self.read_from.append(start)
-        return super().documents(start)
+    def read(self):
+        self.readings.append("read")
+        return super().read()
 
 
 class Text:
@@ -43,18 +44,18 @@ class Text:
         config = CorpusConfig(sources=[SourceConfig(format="text", path=str(folder))])
         self.bound = WatchedText.of(config, TokenizationConfig(), console)
         self.tokenizer = tokenizer
-        self.encode = Encoder(plain_backend(tokenizer))
+        self.backend = plain_backend(tokenizer)
 
     @property
-    def read_from(self):
-        return self.bound.read_from
+    def readings(self):
+        return self.bound.readings
 
     def store(self):
         return open_store(self.bound.listed(), self.tokenizer)
 
     def marks(self, marker, store, is_here=True):
         text = self.bound.listed() if is_here else self.bound
-        return open_marks(marker, TokenizedText(store, text, self.encode))
+        return open_marks(marker, TokenizedText(store, text, self.backend))
 
 
 @pytest.fixture
@@ -89,9 +90,9 @@ def expected(store, tokenizer, word="the"):
     return np.concatenate(found)
 
 
-@pytest.mark.parametrize("shard_tokens", [1, 9, 10**6])
-def test_marks_are_those_of_the_rule_in_any_shards(text, tokenizer, monkeypatch, shard_tokens):
-    monkeypatch.setattr(store_writer, "SHARD_TOKENS", shard_tokens)
+@pytest.mark.parametrize("num_characters", [1, 40, 10**6])
+def test_marks_are_those_of_the_rule_in_any_shards(text, tokenizer, monkeypatch, num_characters):
+    monkeypatch.setattr(tokenization, "SHARD_CHARACTERS", num_characters)
     monkeypatch.setattr(tokenization, "BATCH_DOCUMENTS", 2)
     store = text.store()
     marks = text.marks(the_marker(), store)
@@ -111,7 +112,7 @@ def test_they_are_found_once_and_the_store_stays_as_it_is(text):
     first = text.marks(the_marker(), store)
     again = text.marks(the_marker(), store)
     assert first.fingerprint == again.fingerprint
-    assert text.read_from == [0]
+    assert len(text.readings) == 2
     after = {path: path.stat().st_mtime_ns for path in before if path != store.directory}
     assert after == {path: time for path, time in before.items() if path != store.directory}
     assert text.store().fingerprint == store.fingerprint
@@ -128,12 +129,12 @@ def test_who_waits_for_another_process_says_so_and_takes_its_marks(text, console
         lines.append(line)
         lock.release()
         elsewhere = replace(others.bound.listed(), console=Console(is_quiet=True))
-        open_marks(the_marker(), TokenizedText(store, elsewhere, others.encode))
+        open_marks(the_marker(), TokenizedText(store, elsewhere, others.backend))
 
     console.say = find_marks_elsewhere
     text.marks(the_marker(), store)
     assert lines == [f"waiting for another process that finds {store.directory / 'the'}"]
-    assert text.read_from == []
+    assert len(text.readings) == 1
 
 
 def test_other_rules_have_marks_of_their_own(text):
@@ -147,7 +148,7 @@ def test_another_version_of_the_rule_marks_again(text):
     store = text.store()
     text.marks(the_marker("rule 1"), store)
     newer = text.marks(the_marker("rule 2", word="key"), store)
-    assert text.read_from == [0, 0]
+    assert len(text.readings) == 3
     assert "rule 2" in newer.fingerprint
 
 
@@ -169,27 +170,34 @@ def test_what_is_not_there_and_cannot_be_found_is_said(text):
 
 
 def test_an_interrupted_search_goes_on_where_it_stopped(text, tokenizer, monkeypatch):
-    monkeypatch.setattr(store_writer, "SHARD_TOKENS", 9)
-    monkeypatch.setattr(tokenization, "BATCH_DOCUMENTS", 1)
+    monkeypatch.setattr(tokenization, "SHARD_CHARACTERS", 40)
     store = text.store()
     assert len(store.shards) > 3
     num_done = sum(store.num_documents_of_shards[:2])
-    third_shard = store.document_ids(range(num_done, store.num_documents))[0]
+    *done, third_shard = store.document_ids(range(num_done + 1))
 
     def stop(document):
         if document.id == third_shard:
             raise KeyboardInterrupt
         return marker.concerns(document)
 
-    marker = the_marker()
+    marker, read = the_marker(), []
     with pytest.raises(KeyboardInterrupt):
         text.marks(replace(marker, concerns=stop), store)
     assert not (store.directory / "the").exists()
-    marks = text.marks(the_marker(), store)
-    assert text.read_from == [0, num_done]
+
+    def note(document):
+        read.append(document.id)
+        return marker.concerns(document)
+
+    marks = text.marks(replace(marker, concerns=note), store)
+    assert read == store.document_ids(range(num_done, store.num_documents))
+    assert done
     wanted = np.flatnonzero(expected(store, tokenizer))
     assert marks.positions(store).tolist() == wanted.tolist()
     assert marks.num_by_source == (len(wanted),)
+    names = {path.name for path in (store.directory / "the").iterdir()}
+    assert names == {"marks.json", *(f"shard-{n:05}.bin" for n in range(len(store.shards)))}
 
 
 @pytest.mark.parametrize("damage", ["another rule", "another hash"])
@@ -198,11 +206,15 @@ def test_what_another_rule_or_a_fault_left_unfinished_is_not_gone_on_with(text, 
     text.marks(the_marker("rule 0"), store)
     partial = store.directory / ".writing-the"
     (store.directory / "the").rename(partial)
+    made_of = unsealed((partial / "marks.json").read_bytes())["made_of"]
+    content = b"\xff" * -(-store.num_tokens // 8)
+    entry = {"bits": digest(content), "num_by_source": [7]}
     if damage == "another hash":
-        manifest = unsealed((partial / "marks.json").read_bytes())
-        manifest["made_of"]["made_by"] = "rule 1"
-        (partial / "marks.json").write_bytes(sealed(manifest))
-        (partial / "shard-00000.bin").write_bytes(b"\xff" * -(-store.num_tokens // 8))
+        made_of["made_by"] = "rule 1"
+        entry["bits"] = digest(b"other content")
+    (partial / "made_of.json").write_text(json.dumps(made_of))
+    (partial / "shard-00000.json").write_bytes(sealed(entry))
+    (partial / "shard-00000.bin").write_bytes(content)
     marks = text.marks(the_marker("rule 1"), store)
     wanted = np.flatnonzero(expected(store, tokenizer))
     assert marks.positions(store).tolist() == wanted.tolist()

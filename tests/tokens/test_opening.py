@@ -20,7 +20,7 @@ from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import ConfigError, DataError, ResourceError
 from mlmtune.tokens.opening import open_store
 from mlmtune.tokens.store import TokenStore
-from mlmtune.tokens.store_writer import StoreWriter
+from mlmtune.tokens.store_writer import ShardWriter
 
 
 def open_(corpus, tokenizer, tokenization=None, console=None, **options):
@@ -128,19 +128,19 @@ from mlmtune.console import Console
 from mlmtune.corpus.text import CorpusText
 from mlmtune.tokens import tokenization
 from mlmtune.tokens.opening import find_text, open_store
-from mlmtune.tokens.store_writer import StoreWriter
+from mlmtune.tokens.store_writer import ShardWriter
 
 class TokenizerOfTheChild:
     backend_tokenizer = Tokenizer.from_file(sys.argv[2])
     unk_token_id = 1
     cls_token = sep_token = pad_token = mask_token = bos_token = eos_token = unk_token = None
 
-append = StoreWriter.append
+append = ShardWriter.append
 def append_slowly(writer, documents):
     append(writer, documents)
     print("appended", flush=True)
     time.sleep(float(sys.argv[3]))
-StoreWriter.append = append_slowly
+ShardWriter.append = append_slowly
 tokenization.BATCH_DOCUMENTS = 2
 
 corpus = CorpusConfig(sources=[SourceConfig(format="text", path=sys.argv[1])])
@@ -264,13 +264,13 @@ def test_who_waits_for_the_builder_of_a_named_store_does_not_replace_it(
 def test_a_cache_that_is_taken_away_under_its_builder_is_said(
     corpus, tokenizer, token_cache, monkeypatch
 ):
-    append = StoreWriter.append
+    append = ShardWriter.append
 
     def append_and_lose(writer, documents):
         append(writer, documents)
         shutil.rmtree(token_cache)
 
-    monkeypatch.setattr(StoreWriter, "append", append_and_lose)
+    monkeypatch.setattr(ShardWriter, "append", append_and_lose)
     with pytest.raises(ResourceError, match="was deleted or moved while it was written"):
         build(corpus(), tokenizer)
 
@@ -302,7 +302,7 @@ def test_a_full_disk_is_said(corpus, tokenizer, monkeypatch, token_cache):
     def no_space(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(StoreWriter, "append", no_space)
+    monkeypatch.setattr(ShardWriter, "append", no_space)
     with pytest.raises(ResourceError, match=r"No space left.*set tokenization\.cache_dir"):
         build(corpus(), tokenizer)
     with pytest.raises(ResourceError, match=r"No space left.*set tokenization\.store"):

@@ -127,7 +127,7 @@ def test_lines_are_the_sentences_of_documents_that_blank_lines_part(tmp_path, to
     config = CorpusConfig(sources=[SourceConfig(format="sentences", path=str(path))])
     text = text_of(config, console=console)
     store = open_store(text, tokenizer)
-    encode = Encoder(plain_backend(tokenizer))
-    marks = open_marks(sentence_marker("en", (True,)), TokenizedText(store, text, encode))
+    tokens = TokenizedText(store, text, plain_backend(tokenizer))
+    marks = open_marks(sentence_marker("en", (True,)), tokens)
     of = np.searchsorted(store.offsets, marks.positions(store), side="right") - 1
     assert np.bincount(of).tolist() == [4, 3, 5]

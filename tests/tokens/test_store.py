@@ -13,25 +13,36 @@ from hypothesis import strategies as st
 
 from mlmtune.errors import DataError
 from mlmtune.integrity import digest, file_digest, sealed, unsealed
-from mlmtune.tokens import store_format, store_writer
+from mlmtune.tokens import store_format
 from mlmtune.tokens.store import TokenStore
 from mlmtune.tokens.store_format import DocumentArrays, is_finished
-from mlmtune.tokens.store_writer import StoreWriter, TokenizedDocuments
+from mlmtune.tokens.store_writer import TokenizedDocuments, UnfinishedStore
 from mlmtune.tokens.unknown import UnknownText
 
 DOCUMENTS = st.lists(
     st.lists(st.tuples(st.integers(0, 999), st.booleans()), max_size=20), max_size=12
 )
-SOURCES = [("given", True), ("docs", False)]
+SOURCES = (("given", True), ("docs", False))
 UNKNOWN = 3
 
 
-def writer_of(path, vocabulary_size=1000, **made_of):
-    return StoreWriter(path, vocabulary_size, SOURCES, {"fingerprint": "f", **made_of})
+def begun(path, vocabulary_size=1000, **made_of):
+    store = UnfinishedStore(path, vocabulary_size, SOURCES, {"fingerprint": "f", **made_of})
+    store.begin()
+    return store
 
 
-def append(writer, documents, first=0):
-    """Append documents that are lists of (id, starts a word)."""
+def write_shard(store, number, *batches, first=0):
+    """Write a shard of batches of documents, and return its entry in the manifest."""
+    with store.write_shard(number) as writer:
+        for batch in batches:
+            writer.append(tokenized(batch, first))
+            first += len(batch)
+    return writer.entry
+
+
+def tokenized(documents, first=0):
+    """The batch of documents that are lists of (id, starts a word)."""
     tokens = [token for document in documents for token in document]
     numbers = range(first, first + len(documents))
     unknown = unknown_of(documents)
@@ -47,14 +58,13 @@ def append(writer, documents, first=0):
         title_lengths=np.asarray([min(n, len(d)) for n, d in zip(numbers, documents, strict=True)]),
         sources=np.asarray([n % 3 != 0 for n in numbers], dtype=np.uint16),
     )
-    batch = TokenizedDocuments(
+    return TokenizedDocuments(
         ids=np.asarray([id_ for id_, _ in tokens], dtype=np.int64),
         word_starts=np.asarray([start for _, start in tokens], dtype=bool),
         arrays=arrays,
         document_ids=[f"{n}.txt" for n in numbers],
         unknown_characters=unknown.characters,
     )
-    writer.append(batch)
 
 
 def unknown_of(documents):
@@ -64,28 +74,26 @@ def unknown_of(documents):
 
 
 def write(path, documents, **arguments):
-    writer = writer_of(path, **arguments)
-    append(writer, documents)
-    writer.finish({})
+    store = begun(path, **arguments)
+    store.finish([write_shard(store, 0, documents)], {})
     return TokenStore.open(path)
 
 
-@pytest.mark.parametrize("shard_tokens", [1, 30, 1000])
-@given(batches=st.lists(DOCUMENTS, max_size=4))
-@settings(max_examples=30)
-def test_what_is_appended_is_what_is_opened(shard_tokens, batches):
-    """Above all the packed bits, whose shards do not end on whole bytes."""
-    documents = [document for batch in batches for document in batch]
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setattr(store_writer, "SHARD_TOKENS", shard_tokens)
+@given(shards=st.lists(st.lists(DOCUMENTS, min_size=1, max_size=3), max_size=4), data=st.data())
+@settings(max_examples=60)
+def test_what_is_written_is_what_is_opened_in_whatever_order_shards_come(shards, data):
+    """Above all the packed bits, whose batches and shards do not end on whole bytes."""
+    documents = [document for shard in shards for batch in shard for document in batch]
+    firsts = np.cumsum([0, *(sum(map(len, shard)) for shard in shards)]).tolist()
+    with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "store"
-        writer = writer_of(path)
-        for number, batch in enumerate(batches):
-            append(writer, batch, first=sum(map(len, batches[:number])))
-        writer.finish({"documents": len(documents)})
+        unfinished = begun(path)
+        entries = {
+            number: write_shard(unfinished, number, *shards[number], first=firsts[number])
+            for number in data.draw(st.permutations(range(len(shards))))
+        }
+        in_order = [entries[number] for number in range(len(shards))]
+        unfinished.finish(in_order, {"documents": len(documents)})
         store = TokenStore.open(path)
 
         assert store.num_documents == len(documents)
@@ -120,12 +128,13 @@ def test_what_is_appended_is_what_is_opened(shard_tokens, batches):
             assert source.num_unknown_tokens == tokens.count(UNKNOWN)
 
 
-def test_positions_of_several_shards_come_in_any_order(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_writer, "SHARD_TOKENS", 2)
-    writer = writer_of(tmp_path / "store")
-    for number in range(5):
-        append(writer, [[(10 * number, True), (10 * number + 1, False)]], first=number)
-    writer.finish({})
+def test_positions_of_several_shards_come_in_any_order(tmp_path):
+    unfinished = begun(tmp_path / "store")
+    shards = [
+        write_shard(unfinished, n, [[(10 * n, True), (10 * n + 1, False)]], first=n)
+        for n in range(5)
+    ]
+    unfinished.finish(shards, {})
     store = TokenStore.open(tmp_path / "store")
     assert len(store.shards) == 5
     ids, starts = store.tokens_at(np.asarray([9, 0, 3, 8]))
@@ -157,47 +166,63 @@ def test_an_opened_store_is_mapped_and_cannot_be_changed(tmp_path):
 
 def test_a_store_is_not_there_before_it_is_whole(tmp_path):
     path = tmp_path / "store"
-    writer = writer_of(path)
-    append(writer, [[(5, True)]])
+    unfinished = begun(path)
+    entry = write_shard(unfinished, 0, [[(5, True)]])
     assert not is_finished(path)
-    writer.finish({})
+    unfinished.finish([entry], {})
     assert TokenStore.open(path).num_tokens == 1
     assert list(tmp_path.iterdir()) == [path]
     assert sorted(entry.name for entry in path.iterdir()) == ["shard-00000", "store.json"]
 
 
-def test_an_interrupted_writer_goes_on_after_its_last_finished_shard(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_writer, "SHARD_TOKENS", 2)
-    documents = [[(number, True), (7, False)] for number in range(5)]
-    first = writer_of(tmp_path / "store")
-    for number in range(3):
-        append(first, documents[number : number + 1], first=number)
-    half = tmp_path / ".writing-store" / ".writing-shard-00003"
+def test_finished_shards_of_an_interrupted_store_stay_and_nothing_else(tmp_path):
+    first = begun(tmp_path / "store")
+    entries = [write_shard(first, n, [[(n, True), (7, False)]], first=n) for n in (0, 2)]
+    half = tmp_path / ".writing-store" / ".writing-shard-00001.0a"
     half.mkdir()
     (half / "ids.bin").write_bytes(b"killed in here")
-    finished = tmp_path / ".writing-store" / "shard-00001" / "ids.bin"
-    before = finished.stat().st_mtime_ns
+    flip_a_bit(tmp_path / ".writing-store" / "shard-00002" / "ids.bin")
 
-    second = writer_of(tmp_path / "store")
-    assert second.num_documents == 3
-    assert finished.stat().st_mtime_ns == before
-    for number in range(3, 5):
-        append(second, documents[number : number + 1], first=number)
-    second.finish({})
+    second = begun(tmp_path / "store")
+    found = [second.finished_shard(number) for number in range(3)]
+    assert found == [entries[0], None, None]
+    others = [write_shard(second, n, [[(n, True), (7, False)]], first=n) for n in (1, 2)]
+    assert others[1] == entries[1]
+    write_shard(second, 3, [[(9, True)]])  # of another plan
+    second.finish([entries[0], *others], {})
     store = TokenStore.open(tmp_path / "store")
-    assert store.tokens_at(np.arange(10))[0].tolist() == [0, 7, 1, 7, 2, 7, 3, 7, 4, 7]
-    assert store.document_ids([4]) == ["4.txt"]
+    assert store.tokens_at(np.arange(6))[0].tolist() == [0, 7, 1, 7, 2, 7]
+    assert store.document_ids([2]) == ["2.txt"]
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["store"]
+    assert len(list((tmp_path / "store").iterdir())) == 4
 
 
-def test_what_a_writer_of_something_else_left_does_not_get_into_the_store(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_writer, "SHARD_TOKENS", 1)
-    append(writer_of(tmp_path / "store", text="old"), [[(5, True)]])
-    writer = writer_of(tmp_path / "store", text="new")
-    assert writer.num_documents == 0
-    append(writer, [[(6, True)]])
-    writer.finish({})
-    assert TokenStore.open(tmp_path / "store").tokens_at(np.arange(1))[0].tolist() == [6]
+def test_a_shard_that_two_processes_write_at_once_is_whole(tmp_path):
+    """A machine that was taken for lost may still write."""
+    store = begun(tmp_path / "store")
+    with store.write_shard(0) as lost, store.write_shard(0) as again:
+        lost.append(tokenized([[(5, True)]]))
+        again.append(tokenized([[(5, True)]]))
+    assert lost.entry == again.entry == store.finished_shard(0)
+    assert len(list((tmp_path / ".writing-store").iterdir())) == 2
+
+
+def test_what_a_writer_of_something_else_left_does_not_get_into_the_store(tmp_path):
+    write_shard(begun(tmp_path / "store", text="old"), 0, [[(5, True)]])
+    assert begun(tmp_path / "store", text="new").finished_shard(0) is None
+
+
+def test_shards_with_words_that_depend_on_others_are_deleted_and_that_is_noted(tmp_path):
+    store = begun(tmp_path / "store")
+    write_shard(store, 0, [[(5, True)]])
+    assert not store.has_dependent_words
+    store.discard_dependent()
+    again = begun(tmp_path / "store")
+    assert again.has_dependent_words
+    assert again.finished_shard(0) is None
+    again.finish([write_shard(again, 0, [[(6, True)]])], {})
+    names = sorted(path.name for path in (tmp_path / "store").iterdir())
+    assert names == ["shard-00000", "store.json"]
 
 
 def test_every_file_is_flushed_to_the_disk_before_the_store_gets_its_name(tmp_path, monkeypatch):
@@ -219,13 +244,12 @@ SHARD_FILES = [*(f"{name}.bin" for name in ("ids", *store_format.ARRAYS)), "docu
 def sound(tmp_path_factory):
     """A store of two shards."""
     path = tmp_path_factory.mktemp("sound") / "store"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store_writer, "SHARD_TOKENS", 4)
-        writer = writer_of(path)
-        for first in (0, 2):
-            documents = [[(first, True), (5, False), (UNKNOWN, True)], [(first + 1, True)]]
-            append(writer, documents, first=first)
-        writer.finish({"documents": 4})
+    store = begun(path)
+    shards = []
+    for number, first in enumerate((0, 2)):
+        documents = [[(first, True), (5, False), (UNKNOWN, True)], [(first + 1, True)]]
+        shards.append(write_shard(store, number, documents, first=first))
+    store.finish(shards, {"documents": 4})
     return path
 
 
@@ -337,20 +361,6 @@ def test_large_files_are_hashed_once_after_each_start_of_the_machine(
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     with pytest.raises(DataError, match=r"ids\.bin: damaged"):
         TokenStore.open(store_path, notes)
-
-
-def test_an_interrupted_writer_does_not_go_on_with_damaged_shards(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_writer, "SHARD_TOKENS", 1)
-    first = writer_of(tmp_path / "store")
-    for number in range(4):
-        append(first, [[(number, True)]], first=number)
-    flip_a_bit(tmp_path / ".writing-store" / "shard-00001" / "ids.bin")
-    second = writer_of(tmp_path / "store")
-    assert second.num_documents == 1
-    append(second, [[(9, True)]], first=1)
-    second.finish({})
-    store = TokenStore.open(tmp_path / "store")
-    assert [shard.ids.tolist() for shard in store.shards] == [[0], [9]]
 
 
 def test_a_store_that_was_taken_away_under_its_reader_is_said(store_path):

@@ -12,7 +12,7 @@ from tokenizers import AddedToken, normalizers
 
 from mlmtune.console import Console
 from mlmtune.corpus.document import Document
-from mlmtune.tokens import encoding, store_writer, tokenization, word_cache, word_splitting
+from mlmtune.tokens import encoding, tokenization, word_cache, word_splitting
 from mlmtune.tokens.encoding import Encoder
 from mlmtune.tokens.opening import open_store
 from mlmtune.tokens.tokenization import BatchTokenizer, tokenize_batch
@@ -166,7 +166,7 @@ def test_a_tokenizer_whose_words_turn_out_to_be_dependent_is_given_whole_texts(
 
     monkeypatch.setattr(encoding, "word_splitter", lambda _: split)
     monkeypatch.setattr(tokenization, "BATCH_DOCUMENTS", 1)
-    monkeypatch.setattr(store_writer, "SHARD_TOKENS", 8)
+    monkeypatch.setattr(tokenization, "SHARD_CHARACTERS", 30)
     store = open_store(text_of(corpus(texts), console=Console()), tokenizer)
     assert "tokenized as a whole" in capsys.readouterr().out
     assert len(store.shards) > 3
