@@ -468,12 +468,14 @@ def prepare(
     arguments: options.PlacesAndSettings = None,
     config: options.RunConfig = None,
     model: options.BaseModel = None,
+    on: options.On = None,
     refresh: options.Refresh = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Read, clean and tokenize a corpus ahead of training."""
+    """Read, clean and tokenize a corpus ahead of training, here or on a cluster."""
     console = Console(is_quiet=quiet)
-    chosen = starting.choose_config(config, model, arguments, console)
+    given = [*(arguments or []), *([] if on is None else [f"engine.kind={on}"])]
+    chosen = starting.choose_config(config, model, given, console)
 
     starting.announce(f"preparing the text of {chosen.name}", is_quiet=quiet)
     starting.check_text(chosen.settings)

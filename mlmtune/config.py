@@ -893,6 +893,12 @@ def _time_limit(limit: str) -> str:
     return limit
 
 
+def _ray_address(address: str) -> str:
+    if address != "auto" and not re.fullmatch(r".+:\d{1,5}", address):
+        raise ValueError(f"expected HOST:PORT or auto, got {address!r}")
+    return address
+
+
 class EngineConfig(Section):
     """The cluster on which `mlmtune prepare` and `mlmtune train` run, if not on this machine.
 
@@ -908,10 +914,8 @@ class EngineConfig(Section):
     tasks: Positive | None = None
     """With `mlmtune prepare`: the number of tasks that a stage is cut into. By default four for
     each of `workers`, or 256; never more than there are files to write."""
-    cpus: Positive = 1
-    """The processors of a task of `mlmtune prepare`."""
-    memory_gb: Annotated[int, Field(ge=1)] = 4
-    """The memory of a task of `mlmtune prepare`, in GB."""
+    memory_gb: Positive = 4
+    """The memory of a task of `mlmtune prepare`, in GB; each has one processor."""
     partition: str | None = None
     """With `slurm`: the partition; by default that of the cluster."""
     time_limit: Annotated[str, AfterValidator(_time_limit)] = "24:00:00"
@@ -923,7 +927,7 @@ class EngineConfig(Section):
     setup: str = ""
     """With `slurm`: lines of bash that a job runs first (`module load cuda`). The Python
     environment of the submitting command is used without them."""
-    address: str = "auto"
+    address: Annotated[str, AfterValidator(_ray_address)] = "auto"
     """With `ray`: the address of the cluster (`10.0.0.1:6379`). `auto` finds the one that this
     machine is part of."""
     folder: str | None = None

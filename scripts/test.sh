@@ -4,7 +4,7 @@
 #     bash scripts/test.sh
 #     bash scripts/test.sh tests/test_config.py -k override -n 0
 set -euo pipefail
-MLMTUNE_EXTRAS="quickstart,dedup,cleaning,documents,zh,sentences,probe,entities,onnx,openvino,embed,tensorboard,trackio,docs,dev"
+MLMTUNE_EXTRAS="quickstart,dedup,cleaning,documents,zh,sentences,probe,entities,onnx,openvino,embed,cluster,ray,tensorboard,trackio,docs,dev"
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 cd "$ROOT"

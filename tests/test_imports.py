@@ -18,6 +18,7 @@ LAYERS = (
      "errors", "files", "hub", "integrity", "locations", "locks", "numbers", "printable",
      "randomness", "redaction", "shell", "tables", "yaml_document"},
     {"corpus"},
+    {"cluster"},
     {"tokens"},
     {"masking"},
     {"modeling"},
@@ -44,7 +45,7 @@ LAYERS = (
 MAY_IMPORT_IN_FUNCTIONS = {
     "classification/entity_metrics.py", "classification/frozen.py", "cli.py",
     "commands/starting.py", "hub.py", "modeling/locating.py", "corpus/hub_datasets.py",
-    "corpus/cleaning.py", "corpus/languages.py", "corpus/near_duplicates.py",
+    "cluster/choosing.py", "corpus/cleaning.py", "corpus/languages.py", "corpus/near_duplicates.py",
     "corpus/compression.py", "corpus/formats/docx.py",
     "corpus/formats/epub.py", "corpus/formats/html.py", "corpus/formats/notebook.py",
     "corpus/formats/parquet.py", "corpus/formats/pdf.py", "corpus/formats/pptx.py",

@@ -1,7 +1,7 @@
 """Every option and argument of the commands, with its help; first those of several commands."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -85,6 +85,10 @@ Overwrite = Annotated[
 AllowChanges = Annotated[
     bool,
     typer.Option("--allow-changes", help="Resume even if data, model, seed or batch size changed."),
+]
+On = Annotated[
+    Literal["local", "slurm", "ray"] | None,
+    typer.Option("--on", help="Where the work is done, as the section engine of the config says."),
 ]
 Refresh = Annotated[
     bool,

@@ -1,5 +1,6 @@
 """`mlmtune prepare`: read, clean and tokenize a corpus ahead of training."""
 
+from mlmtune.cluster.choosing import open_engine
 from mlmtune.config import Config
 from mlmtune.console import Console
 from mlmtune.printable import counted
@@ -12,7 +13,8 @@ def prepare_store(config: Config, console: Console, *, refresh: bool) -> None:
     Raises:
         MlmtuneError: See `preparation.prepare`.
     """
-    prepared = prepare(config, console, rebuilds=True, refresh=refresh)
+    cluster = open_engine(config.engine, config.corpus, config.tokenization, console)
+    prepared = prepare(config, console, rebuilds=True, refresh=refresh, cluster=cluster)
     store, splits = prepared.store, prepared.splits
     console.result(
         f"{counted(store.num_documents, 'document')}, {counted(store.num_tokens, 'token')} in "

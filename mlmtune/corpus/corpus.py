@@ -28,7 +28,7 @@ from mlmtune.corpus.funnel import Funnel, Overlap, Pair, Scored, Selected, Sourc
 from mlmtune.corpus.listing import ListedSource, Listing
 from mlmtune.corpus.near_duplicates import find_near_duplicates, signature
 from mlmtune.corpus.overlap import OverlapIndex
-from mlmtune.corpus.parts import Part, PartTable, Rows, read_part, write_part
+from mlmtune.corpus.parts import Part, PartTable, Rows, read_part, write_part, write_part_elsewhere
 from mlmtune.corpus.sources import SOURCES_KEY, CorpusSource
 from mlmtune.corpus.splitting import validation_mask
 from mlmtune.errors import DataError
@@ -170,10 +170,9 @@ def _clean(
         # Another process has no formats that were added to this one.
         is_ours=any(part.reader.source.format in ADDED_FORMATS for part in missing.values()),
     )  # fmt: skip
-    written = engine.map(
-        write_part, with_line_numbers(list(missing.values())), None, work,
-        sizes=sizes, is_done=Part.is_finished,
-    )  # fmt: skip
+    write = write_part_elsewhere if engine.is_remote else write_part
+    listed = with_line_numbers(list(missing.values()))
+    written = engine.map(write, listed, None, work, sizes=sizes)
     with closing(written):
         for part in parts:
             if missing.pop(part.path, None) is not None:

@@ -52,7 +52,6 @@ class Engine(ABC):
         work: Work,
         *,
         sizes: Sequence[int],
-        is_done: Callable[[Item], bool] | None = None,
     ) -> Generator[Result, None, None]:
         """Yield `function(item, shared)` for each item, in order.
 
@@ -63,8 +62,6 @@ class Engine(ABC):
             shared: The second argument of all calls.
             work: What is done.
             sizes: The sizes of the items, by which they are divided and progress is shown.
-            is_done: Whether the file that the function writes for an item is there; None if it
-                writes none.
 
         Raises:
             MlmtuneError: The function raised it, or a process or a machine failed.
@@ -86,7 +83,6 @@ class ThisMachine(Engine):
         work: Work,
         *,
         sizes: Sequence[int],
-        is_done: Callable[[Item], bool] | None = None,
     ) -> Generator[Result, None, None]:
         """Yield the results as they come; see `parallel.ordered_map`.
 

@@ -12,6 +12,7 @@ the metadata that says where a page is and how it is read.
 """
 
 import os
+import platform
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +31,9 @@ from mlmtune.corpus.hub_datasets import ListedDataset
 from mlmtune.corpus.languages import LEAST_PROBABILITY
 from mlmtune.corpus.listing import ListedFile
 from mlmtune.corpus.records import BrokenRecord, FileLeftOut
+from mlmtune.corpus.remote import is_remote
 from mlmtune.corpus.source_reader import CleanDocument, FileEvent, FileRead, SourceReader, Tally
+from mlmtune.errors import DataError
 from mlmtune.files import whole_file
 from mlmtune.integrity import Damaged, digest, sealed, unsealed
 from mlmtune.printable import printable
@@ -161,6 +164,33 @@ def write_part(part: Part, _: Any = None) -> None:
         digests = [state.hexdigest() for state in numbers.values()]
         content = {"counts": vars(counts), "numbers": digests, "texts": texts}
         writer.add_key_value_metadata({_METADATA_KEY: sealed(content)})
+
+
+def write_part_elsewhere(part: Part, _: Any = None) -> None:
+    """Do what `write_part` does on another machine, which must see the files that were listed.
+
+    Raises:
+        DataError: A file is not there, or is another one, so that it would count as unreadable.
+        MlmtuneError: See `write_part`.
+    """
+    for file in part.files:
+        if is_remote(file.path):
+            continue
+        try:
+            found = os.stat(file.path)
+        except OSError as error:
+            raise DataError(
+                f"{printable(file.path)}: cannot be seen on {platform.node()} ({error.strerror}); "
+                "keep the text in a folder that all machines share"
+            ) from error
+        version = file.version if file.span is None else file.version.split()[0]
+        if part.reader.source.git is None and str(found.st_mtime_ns) != version:
+            raise DataError(
+                f"{printable(file.path)}: {platform.node()} has another version of it than the "
+                "machine that submitted the work; keep the text in a folder that all machines "
+                "share, or copy it with its times (rsync -a)"
+            )
+    write_part(part)
 
 
 def _documents(part: Part, counts: PartCounts) -> Iterator[CleanDocument]:

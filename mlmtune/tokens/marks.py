@@ -217,10 +217,7 @@ def find_marks(
     if text.engine.is_remote:
         work = Work(marker.purpose, "document", keeps_bar=True)
         sizes = [shard.num_documents for shard in shards]
-        for _ in text.engine.map(
-            mark_shard, shards, search, work, sizes=sizes, is_done=search.has_entry
-        ):
-            pass
+        deque(text.engine.map(mark_shard, shards, search, work, sizes=sizes), maxlen=0)
     else:
         with text.console.bar(
             total=store.num_documents, unit="document", what=marker.purpose
@@ -269,9 +266,6 @@ class _Search:
     store: Path
     marker: Marker
     backend: Tokenizer
-
-    def has_entry(self, shard: PlannedShard) -> bool:
-        return self._entry_path(shard.number).exists()
 
     def finished_shard(self, number: int) -> dict[str, Any] | None:
         """Verify the marks of a shard, and return their entry; None if they must be found."""

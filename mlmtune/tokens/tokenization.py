@@ -186,20 +186,11 @@ def _write_elsewhere(
         (store, tokenizer),
         Work("tokenizing", "document", keeps_bar=True),
         sizes=[shard.num_documents for shard in shards],
-        is_done=_IsWritten(store),
     )
     entries = list(written)
     if None in entries:
         raise DependentWords
     return [entry for entry in entries if entry is not None]
-
-
-@dataclass(frozen=True)
-class _IsWritten:
-    store: UnfinishedStore
-
-    def __call__(self, shard: PlannedShard) -> bool:
-        return self.store.shard_folder(shard.number).exists()
 
 
 def write_shard(

@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerFast
 from mlmtune import hub
 from mlmtune.config import Config
 from mlmtune.console import Console
+from mlmtune.corpus.engine import Engine
 from mlmtune.corpus.text import CorpusText
 from mlmtune.masking.selection import STRATEGIES
 from mlmtune.modeling.locating import is_on_hub, locate_model
@@ -34,16 +35,25 @@ class PreparedText:
     added_words: tuple[str, ...]
 
 
-def prepare(config: Config, console: Console, *, rebuilds: bool, refresh: bool) -> PreparedText:
+def prepare(
+    config: Config,
+    console: Console,
+    *,
+    rebuilds: bool,
+    refresh: bool,
+    cluster: Engine | None = None,
+) -> PreparedText:
     """Read, clean and tokenize a corpus, unless that is done already.
 
-    See `find_text` for `refresh`, and `open_store` for `rebuilds`.
+    See `find_text` for `refresh`, `open_store` for `rebuilds`, and `CorpusText` for `cluster`.
 
     Raises:
         MlmtuneError: The text or the tokenizer cannot be loaded, or does not fit the config.
     """
     needs = text_needs(config)
-    text = find_corpus(config, console, is_needed=rebuilds or refresh, refresh=refresh)
+    text = find_corpus(
+        config, console, is_needed=rebuilds or refresh, refresh=refresh, cluster=cluster
+    )
     base = load_tokenizer(locate_model(config.model.name_or_path, config.model.revision))
     extension = extension_of(config, text, needs, base)
     tokenizer = base if extension is None else extension.tokenizer
@@ -57,14 +67,19 @@ def prepare(config: Config, console: Console, *, rebuilds: bool, refresh: bool) 
 
 
 def find_corpus(
-    config: Config, console: Console, *, is_needed: bool = False, refresh: bool = False
+    config: Config,
+    console: Console,
+    *,
+    is_needed: bool = False,
+    refresh: bool = False,
+    cluster: Engine | None = None,
 ) -> CorpusText:
     """Find the text of a config, and report the hub's environment variables; see `find_text`.
 
     Raises:
         MlmtuneError: An extra is missing, or the text cannot be reached.
     """
-    text = CorpusText.of(config.corpus, config.tokenization, console)
+    text = CorpusText.of(config.corpus, config.tokenization, console, cluster)
     needed_markers(text_needs(config), text)  # refuses a missing extra
     text = find_text(text, is_needed=is_needed, refresh=refresh)
     notes = hub.environment_notes()
