@@ -163,8 +163,8 @@ class ClusterEngine(Engine):
         """
         what, num_tasks = stage.work.what, len(stage.sizes)
         for _ in range(ATTEMPTS):
-            jobs = self.cluster.submit(stage, num_tasks)
             left = num_tasks - len(stage.finished())
+            jobs = self.cluster.submit(stage, num_tasks)
             again = "" if left == num_tasks else " that died, again"
             self.console.say(
                 f"{what}: {counted(left, 'task')}{again}, {jobs.name} (logs in "

@@ -192,11 +192,12 @@ class Task:
 
 def divide(sizes: Sequence[int], num_tasks: int) -> list[slice]:
     """Divide consecutive items into tasks of about the same size, each with one item or more."""
-    num_tasks = min(num_tasks, len(sizes))
     # Something for each item, because an unknown size is 0.
-    ends = np.cumsum(np.asarray(sizes, dtype=np.float64) + max(sum(sizes), 1) / len(sizes) / 100)
-    borders = np.searchsorted(ends, ends[-1] * np.arange(1, num_tasks) / num_tasks) + 1
-    distinct = sorted({0, *np.minimum(borders, len(sizes)).tolist(), len(sizes)})
+    weights = np.asarray(sizes, dtype=np.float64) + max(sum(sizes), 1) / len(sizes) / 100
+    middles = np.cumsum(weights) - weights / 2
+    num_tasks = min(num_tasks, len(sizes))
+    borders = np.searchsorted(middles, weights.sum() * np.arange(1, num_tasks) / num_tasks)
+    distinct = sorted({0, *borders.tolist(), len(sizes)})
     return [slice(begin, end) for begin, end in pairwise(distinct)]
 
 
