@@ -16,7 +16,7 @@ from interleaved import Block
 from machine import num_bytes_in
 from mlmtune.config import Config, CorpusConfig
 from mlmtune.console import Console
-from mlmtune.corpus import corpus
+from mlmtune.corpus import corpus, engine
 from mlmtune.corpus.parallel import num_processors
 from mlmtune.corpus.text import CorpusText
 from mlmtune.locations import cache_directory
@@ -46,7 +46,7 @@ class Cleaning:
         started = time.perf_counter()
         for _ in range(num_steps):
             shutil.rmtree(self.folder, ignore_errors=True)
-            with patch.object(corpus, "num_processors", lambda: self.num_processes):
+            with patch.object(engine, "num_processors", lambda: self.num_processes):
                 self.text.read()
         return Block(num_steps, num_steps * self.num_bytes, time.perf_counter() - started)
 
