@@ -20,12 +20,15 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from mlmtune.redaction import without_secrets
+
+MADE_OF = "made_of.json"
+"""The file in an unfinished folder that says what its content depends on."""
 
 _WRITING = ".writing-"
 _DELETING = ".deleting-"
@@ -158,6 +161,23 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def begin_folder(folder: Path, made_of: Mapping[str, Any]) -> None:
+    """Create a folder that is filled file by file, in any order.
+
+    What an interrupted writer finished stays if it was made of the same; see `MADE_OF`.
+
+    Args:
+        folder: The temporary name of the folder.
+        made_of: What the content of the folder depends on.
+    """
+    record, expected = folder / MADE_OF, json.dumps(made_of)
+    if not (record.exists() and record.read_text(encoding="utf-8") == expected):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_bytes(record, expected.encode())
+    sweep(folder)
 
 
 def sweep(folder: Path) -> None:

@@ -15,7 +15,6 @@ interrupted search continues. Marks are verified whenever they are opened.
 """
 
 import json
-import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -34,7 +33,7 @@ from mlmtune.corpus.document import Document
 from mlmtune.corpus.engine import Work
 from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import ConfigError, DataError, explaining_failures
-from mlmtune.files import put_in_place, sweep, temporary_name, write_bytes
+from mlmtune.files import begin_folder, put_in_place, temporary_name, write_bytes
 from mlmtune.integrity import Damaged, digest, file_digest, sealed, unsealed
 from mlmtune.locks import waiting_lock
 from mlmtune.tokens.borders import Offsets
@@ -48,7 +47,6 @@ FORMAT_VERSION = 3
 
 _CHANGED = "the text has changed since it was tokenized; run `mlmtune prepare` again"
 _MANIFEST = "marks.json"
-_MADE_OF = "made_of.json"
 
 
 @dataclass(frozen=True)
@@ -213,7 +211,7 @@ def find_marks(
         for number, (begin, end) in enumerate(pairwise(borders))
     ]
     search = _Search(temporary_name(folder), store.directory, marker, tokens.backend)
-    _begin(search.folder, made_of)
+    begin_folder(search.folder, made_of)
     if text.engine.is_remote:
         work = Work(marker.purpose, "document", keeps_bar=True)
         sizes = [shard.num_documents for shard in shards]
@@ -239,16 +237,6 @@ def find_marks(
     for path in folder.glob("*.json"):
         if path.name != _MANIFEST:  # which has all that they say
             path.unlink()
-
-
-def _begin(folder: Path, made_of: dict[str, Any]) -> None:
-    """Create the folder of a search; an interrupted one for the same marks is continued."""
-    marker = folder / _MADE_OF
-    if not (marker.exists() and marker.read_text(encoding="utf-8") == json.dumps(made_of)):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        write_bytes(marker, json.dumps(made_of).encode())
-    sweep(folder)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmtune.files import put_in_place, sweep, temporary_name, whole_folder, write_bytes
+from mlmtune.files import (
+    MADE_OF,
+    begin_folder,
+    put_in_place,
+    temporary_name,
+    whole_folder,
+    write_bytes,
+)
 from mlmtune.integrity import GrowingFile, digest, file_digest, sealed, unsealed
 from mlmtune.redaction import redacted
 from mlmtune.tokens.store import most_frequent
@@ -33,7 +40,6 @@ from mlmtune.tokens.store_format import (
 )
 from mlmtune.tokens.sums import count_by_document, sum_by_source
 
-_MADE_OF = "made_of.json"
 _DEPENDENT = "dependent_words"
 
 
@@ -81,13 +87,7 @@ class UnfinishedStore:
 
     def begin(self) -> None:
         """Create the folder; shards that an interrupted writer finished for the same store stay."""
-        folder = temporary_name(self.directory)
-        marker = folder / _MADE_OF
-        if not (marker.exists() and marker.read_text(encoding="utf-8") == json.dumps(self.made_of)):
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            write_bytes(marker, json.dumps(self.made_of).encode())
-        sweep(folder)
+        begin_folder(temporary_name(self.directory), self.made_of)
 
     def shard_folder(self, number: int) -> Path:
         """Return the folder of a shard, which is there once the shard is finished."""
@@ -147,10 +147,10 @@ class UnfinishedStore:
             "funnel": funnel,
         }
         folder = temporary_name(self.directory)
-        _keep_only(folder, [_MADE_OF, *map(shard_name, range(len(shards)))])
+        _keep_only(folder, [MADE_OF, *map(shard_name, range(len(shards)))])
         write_bytes(folder / MANIFEST, sealed(redacted(manifest)), durable=True)
         put_in_place(self.directory)
-        (self.directory / _MADE_OF).unlink()  # the manifest has it now
+        (self.directory / MADE_OF).unlink()  # the manifest has it now
 
 
 def _keep_only(folder: Path, names: Sequence[str]) -> None:
