@@ -26,7 +26,7 @@ def test_cleaning_and_its_limit_go_through_the_same_bytes(pages, tmp_path, forma
     for side in (cleaning, preparation.Limit(folder, format_)):
         block = side.run(2)
         assert (block.num_steps, block.amount) == (2, 2 * num_bytes)
-    assert len(list(cleaning.text.documents())) == len(list(pages.rglob("*.md")))
+    assert len(list(cleaning.text.read().documents())) == len(list(pages.rglob("*.md")))
 
 
 def test_cleaning_begins_anew_each_time(pages, tmp_path):
