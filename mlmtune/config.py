@@ -591,12 +591,21 @@ def _language_code(language: str) -> str:
     return language
 
 
+def _location(location: str) -> str:
+    if not re.match(r"\w+://", location):
+        raise ValueError(f"expected a location such as s3://bucket/parts, got {location!r}")
+    return location
+
+
 class TokenizationConfig(Section):
     """How documents become tokens, and where the tokens are stored."""
 
     cache_dir: str | None = None
     """The folder for fetched, cleaned and tokenized text. By default it is $MLMTUNE_CACHE, or else
     ~/.cache/mlmtune."""
+    parts: Annotated[str, AfterValidator(_location)] | None = None
+    """The location of the cleaned text, if it is not in the cache: what fsspec opens for writing
+    (`s3://bucket/parts`). Several machines and caches can share it."""
     store: str | None = None
     """The folder of the tokenized corpus. `mlmtune prepare` writes it, and every other command
     opens it in place, also on a machine without the text. By default it is inside the cache."""

@@ -28,11 +28,19 @@ from mlmtune.corpus.funnel import Funnel, Overlap, Pair, Scored, Selected, Sourc
 from mlmtune.corpus.listing import ListedSource, Listing
 from mlmtune.corpus.near_duplicates import find_near_duplicates, signature
 from mlmtune.corpus.overlap import OverlapIndex
-from mlmtune.corpus.parts import Part, PartTable, Rows, read_part, write_part, write_part_elsewhere
+from mlmtune.corpus.part_files import PartFiles
+from mlmtune.corpus.parts import (
+    DamagedPart,
+    Part,
+    PartTable,
+    Rows,
+    read_part,
+    write_part,
+    write_part_elsewhere,
+)
 from mlmtune.corpus.sources import SOURCES_KEY, CorpusSource
 from mlmtune.corpus.splitting import validation_mask
 from mlmtune.errors import DataError
-from mlmtune.integrity import Damaged
 from mlmtune.printable import printable
 
 SMALL_BYTES = 1 << 20
@@ -113,14 +121,14 @@ def documents_in(blocks: Sequence[Rows]) -> Iterator[Document]:
 def read_corpus(
     config: CorpusConfig,
     listing: Listing,
-    folder: Path,
+    place: PartFiles,
     console: Console,
     engine: Engine,
     key: str = SOURCES_KEY,
 ) -> Corpus:
     """Clean the files of a listing, and filter their documents.
 
-    Finished parts are kept in `folder`. Errors call the sources by their `key` in the config.
+    Finished parts are kept in `place`. Errors call the sources by their `key` in the config.
 
     Raises:
         DataError: A record or file is broken with `on_error: fail`; no document is left to train
@@ -138,7 +146,7 @@ def read_corpus(
     for listed in (*listing.sources, *listing.references):
         if listed.dataset is None:
             formats.check_available(listed.source.config.format)
-    parts = plan_parts(listing.sources, config, folder)
+    parts = plan_parts(listing.sources, config, place)
     tables = list(_clean(parts, config, console, engine))
     _check_texts_are_found(listing.sources, parts, tables)
     funnel = _count_files(listing.sources, parts, tables)
@@ -148,8 +156,8 @@ def read_corpus(
     leave_out_by_content(table, config)
     duplicates = leave_out_repeated(table, corpus.sources, config)
     if listing.references or config.near_duplicates is not None:
-        references = plan_parts(listing.references, config, folder)
-        _leave_out_by_text(corpus, references, config, folder, console, engine)
+        references = plan_parts(listing.references, config, place)
+        _leave_out_by_text(corpus, references, config, place.folder, console, engine)
     ids = _names(corpus, np.unique(np.asarray(duplicates, dtype=np.int64)))
     funnel.duplicates = [Pair(ids[document], ids[first], 1.0) for document, first in duplicates]
     _leave_out_unlike(corpus, config, engine)
@@ -162,7 +170,8 @@ def _clean(
     parts: list[Part], config: CorpusConfig, console: Console, engine: Engine
 ) -> Iterator[PartTable]:
     """Yield the table of each part, which is written first if it is not finished."""
-    missing = {part.path: part for part in parts if not part.is_finished()}
+    finished = parts[0].place.finished([part.name for part in parts]) if parts else set()
+    missing = {part.name: part for part in parts if part.name not in finished}
     sizes = [part.num_bytes for part in missing.values()]
     work = Work(
         "reading and cleaning", "B", keeps_bar=True,
@@ -175,7 +184,7 @@ def _clean(
     written = engine.map(write, listed, None, work, sizes=sizes)
     with closing(written):
         for part in parts:
-            if missing.pop(part.path, None) is not None:
+            if missing.pop(part.name, None) is not None:
                 next(written)
             table = _table_of(part, console)
             if table.counts.misread is not None:
@@ -191,9 +200,9 @@ def _table_of(part: Part, console: Console) -> PartTable:
     """Read the table of a finished part, which is cleaned again if it is damaged."""
     try:
         return PartTable.of(part)
-    except Damaged as error:
+    except DamagedPart as error:
         console.say(f"{error.what}; it is cleaned again")
-        error.path.unlink(missing_ok=True)
+        error.discard()
         write_part(*with_line_numbers([part]))
         return PartTable.of(part)
 

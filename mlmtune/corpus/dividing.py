@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 
 import xxhash
 
@@ -16,6 +15,7 @@ from mlmtune.corpus.decoding import Span, can_be_cut, count_line_ends
 from mlmtune.corpus.formats import format_of
 from mlmtune.corpus.listing import ListedFile, ListedSource, describe_file
 from mlmtune.corpus.optional_steps import libraries
+from mlmtune.corpus.part_files import PartFiles
 from mlmtune.corpus.parts import FORMAT_VERSION, Part
 from mlmtune.corpus.remote import is_remote
 from mlmtune.corpus.source_reader import SourceReader
@@ -26,23 +26,25 @@ SPAN_BYTES = 64 << 20
 """A file of lines that is more than twice as large is cut into spans of this size."""
 
 
-def plan_parts(sources: Sequence[ListedSource], config: CorpusConfig, folder: Path) -> list[Part]:
-    """Divide the files of sources into parts below a folder, in their order."""
+def plan_parts(
+    sources: Sequence[ListedSource], config: CorpusConfig, place: PartFiles
+) -> list[Part]:
+    """Divide the files of sources into parts, in their order."""
     parts = []
     for index, listed in enumerate(sources):
         source = listed.source.config
         reader = SourceReader(source, config.cleaning, config.markdown, config.languages)
         if listed.dataset is not None:
-            path = folder / _name(reader, listed.dataset.signature.encode())
-            parts.append(Part(path, index, reader, (), listed.dataset))
+            name = _name(reader, listed.dataset.signature.encode())
+            parts.append(Part(place, name, index, reader, (), listed.dataset))
         for files in _divide(chain.from_iterable(_cut(file, source) for file in listed.files)):
             state = xxhash.xxh3_128()
             for file in files:
                 state.update(file.path.encode("utf-8", "surrogateescape") + b"\0")
                 state.update(describe_file(file))
                 state.update(repr(file.span).encode())
-            path = folder / _name(reader, state.digest())
-            parts.append(Part(path, index, reader, files, None))
+            name = _name(reader, state.digest())
+            parts.append(Part(place, name, index, reader, files, None))
     return parts
 
 
@@ -100,7 +102,7 @@ def _divide(files: Iterable[ListedFile]) -> Iterator[tuple[ListedFile, ...]]:
 
 
 def _name(reader: SourceReader, content: bytes) -> str:
-    """Return a part's path in the folder of parts."""
+    """Return the name of a part's file."""
     source = reader.source.model_dump(
         include={"format", "encoding", "text_field", "record_path", "delimiter", "quoting",
                  "boilerplate", "outputs", "markup", "git", "dataset", "dataset_config", "split",

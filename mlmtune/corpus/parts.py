@@ -30,11 +30,11 @@ from mlmtune.corpus.document import Document
 from mlmtune.corpus.hub_datasets import ListedDataset
 from mlmtune.corpus.languages import LEAST_PROBABILITY
 from mlmtune.corpus.listing import ListedFile
+from mlmtune.corpus.part_files import PartFiles
 from mlmtune.corpus.records import BrokenRecord, FileLeftOut
 from mlmtune.corpus.remote import is_remote
 from mlmtune.corpus.source_reader import CleanDocument, FileEvent, FileRead, SourceReader, Tally
-from mlmtune.errors import DataError
-from mlmtune.files import whole_file
+from mlmtune.errors import DataError, HubError
 from mlmtune.integrity import Damaged, digest, sealed, unsealed
 from mlmtune.printable import printable
 from mlmtune.redaction import public_location
@@ -46,7 +46,6 @@ _ROW_GROUP_CHARACTERS = 1 << 21
 ROW_GROUP_DOCUMENTS = 4096
 _MAX_NAMED = 100
 _METADATA_KEY = b"mlmtune"
-_PARQUET_MARK = b"PAR1"
 FORMAT_VERSION = 3
 _NUMBERS = ("content_hash", "num_characters", "letter_share", "language_probability")
 
@@ -107,12 +106,14 @@ class Part:
     """Some files of a source, or its dataset, and the file that their documents are written to.
 
     Attributes:
-        path: The Parquet file, which exists once it is finished.
+        place: Where the Parquet file is.
+        name: Its name there, under which it exists once it is finished.
         source: The index of the source in the listing.
         files: The files to read; empty for a dataset.
     """
 
-    path: Path
+    place: PartFiles
+    name: str
     source: int
     reader: SourceReader
     files: tuple[ListedFile, ...]
@@ -125,14 +126,31 @@ class Part:
             return self.dataset.num_bytes or 0
         return sum(file.size for file in self.files)
 
+    @property
+    def path(self) -> Path:
+        """The file, if it is in a folder."""
+        return self.place.folder / self.name
+
     def is_finished(self) -> bool:
-        """Whether the file is complete: a Parquet file ends with its magic bytes."""
-        try:
-            with self.path.open("rb") as file:
-                file.seek(-len(_PARQUET_MARK), os.SEEK_END)
-                return file.read() == _PARQUET_MARK
-        except OSError:
-            return False
+        """Whether the file is complete."""
+        return self.place.is_finished(self.name)
+
+
+class DamagedPart(Damaged):
+    """A part is not what was written."""
+
+    def __init__(self, part: Part) -> None:
+        super().__init__(
+            part.path, "a part of the cleaned corpus is damaged",
+            "delete it and run the same command again, which makes it again",
+        )  # fmt: skip
+        self.args = (part,)
+        self.part = part
+        self.what = f"{part.place.shown(part.name)}: a part of the cleaned corpus is damaged"
+
+    def discard(self) -> None:
+        """Delete the part, so that it is made again."""
+        self.part.place.delete(self.part.name)
 
 
 def write_part(part: Part, _: Any = None) -> None:
@@ -144,12 +162,11 @@ def write_part(part: Part, _: Any = None) -> None:
     """
     if part.is_finished():
         return
-    part.path.parent.mkdir(parents=True, exist_ok=True)
     counts = PartCounts()
     numbers = {name: xxhash.xxh3_128() for name in _NUMBERS}
     texts: list[tuple[int, str]] = []
     with (
-        whole_file(part.path, shared=True) as temporary,
+        part.place.writing(part.name) as temporary,
         pq.ParquetWriter(
             temporary, _SCHEMA, compression="zstd", use_dictionary=False, write_statistics=False,
             write_page_checksum=True,
@@ -244,7 +261,7 @@ def _events(part: Part, tally: Tally) -> Iterator[tuple[str, FileEvent]]:
             yield str(source.dataset), event
     for file in part.files:
         location = f"{source.git}: {file.id}" if source.git else public_location(file.path)
-        for event in part.reader.read_file(file, tally, part.path.parent):
+        for event in part.reader.read_file(file, tally, part.place.folder):
             yield printable(location), event
 
 
@@ -313,18 +330,18 @@ def _opened(part: Part) -> Iterator[tuple[pq.ParquetFile, dict[str, Any]]]:
         Damaged: The file cannot be read, or the caller raises an error about its content.
     """
     try:
-        with pq.ParquetFile(part.path, page_checksum_verification=True) as file:
+        with (
+            part.place.reading(part.name) as path,
+            pq.ParquetFile(path, page_checksum_verification=True) as file,
+        ):
             if not file.schema_arrow.equals(_SCHEMA):
                 raise ValueError("the columns have other types")
             yield file, unsealed(file.metadata.metadata[_METADATA_KEY])
     except Exception as error:  # a damaged file may raise anything
         # Errors of the operating system have a number; errors about the content have none.
-        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
+        if isinstance(error, MemoryError | HubError) or getattr(error, "errno", None) is not None:
             raise
-        raise Damaged(
-            part.path, "a part of the cleaned corpus is damaged",
-            "delete it and run the same command again, which makes it again",
-        ) from error  # fmt: skip
+        raise DamagedPart(part) from error
 
 
 class PartTable(NamedTuple):

@@ -6,9 +6,10 @@ Errors never contain the query of a URL, because the query of a signed URL holds
 import errno
 import importlib
 import re
+import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -142,6 +143,95 @@ def local_copy(url: str, folder: Path | None = None) -> Iterator[str]:
                 raise FileLeftOut("vanished", detail) from None
             raise FileLeftOut("unreachable", _reason(error), broken=True) from None
         yield path
+
+
+def files_below(location: str) -> set[str]:
+    """Return the paths of all files below a location, at any depth; none if it does not exist.
+
+    Raises:
+        ConfigError: The scheme is unknown, or its plugin is not installed.
+        HubError: It cannot be reached, or access is refused.
+    """
+    with _answering(location) as (fs, root):
+        try:
+            names = _below(fs, root)
+        except FileNotFoundError:
+            return set()
+        return {name.removeprefix(root.rstrip("/")).lstrip("/") for name in names}
+
+
+def is_there(url: str) -> bool:
+    """Whether a file exists.
+
+    Raises:
+        HubError: It cannot be reached, or access is refused.
+    """
+    with _answering(url) as (fs, path):
+        return bool(fs.isfile(path))
+
+
+def upload(file: Path, url: str) -> None:
+    """Copy a file to a location, where it appears when all of it is there.
+
+    Raises:
+        HubError: It cannot be reached, or access is refused.
+    """
+    with _answering(url) as (fs, path):
+        fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        if not _is_of_this_machine(fs):
+            fs.put_file(str(file), path)
+            return
+        # Such a file would be there before it is whole.
+        temporary = f"{path}.{secrets.token_hex(8)}"
+        fs.put_file(str(file), temporary)
+        fs.mv(temporary, path)
+
+
+@contextmanager
+def downloaded(url: str, folder: Path) -> Iterator[Path]:
+    """Give a copy of a file in a folder, which is deleted after the block.
+
+    Raises:
+        HubError: It cannot be reached, or access is refused.
+    """
+    with tempfile.TemporaryDirectory(prefix="mlmtune-", dir=folder) as temporary:
+        copy = Path(temporary, "copy")
+        with _answering(url) as (fs, path):
+            fs.get_file(path, str(copy))
+        yield copy
+
+
+def delete_remote(url: str) -> None:
+    """Delete a file, if it exists.
+
+    Raises:
+        HubError: It cannot be reached, or access is refused.
+    """
+    with _answering(url) as (fs, path), suppress(FileNotFoundError):
+        fs.rm_file(path)
+
+
+@contextmanager
+def _answering(url: str) -> Iterator[tuple[Any, str]]:
+    """Give the file system of a URL, and the path there; its errors become one line.
+
+    Raises:
+        HubError: It cannot be reached, or access is refused.
+    """
+    key = "tokenization.parts"
+    fs, path = _filesystem(url, key)
+    fs.invalidate_cache()  # another machine may have written
+    try:
+        yield fs, path
+    except Exception as error:  # every plugin has errors of its own
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise HubError(f"{key}: {public_location(url)} cannot be used ({_reason(error)})") from None
+
+
+def _is_of_this_machine(fs: Any) -> bool:
+    protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
+    return "file" in protocols
 
 
 def _filesystem(location: str, key: str) -> tuple[Any, str]:

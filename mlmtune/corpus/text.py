@@ -10,6 +10,7 @@ from mlmtune.console import Console
 from mlmtune.corpus.corpus import Corpus, read_corpus
 from mlmtune.corpus.engine import Engine, ThisMachine
 from mlmtune.corpus.listing import Listing
+from mlmtune.corpus.part_files import PartFiles
 from mlmtune.corpus.scanning import scan
 from mlmtune.corpus.sources import SOURCES_KEY, CorpusSource, all_sources, corpus_sources
 from mlmtune.errors import explaining_failures
@@ -24,6 +25,7 @@ class CorpusText:
         config: The sources, and how they are cleaned and filtered.
         console: Shows what takes time.
         cache_dir: `tokenization.cache_dir`, the folder of everything that is made of the text.
+        parts: `tokenization.parts`, the location of the cleaned text; None for the cache.
         store: The folder of the text's tokens, by `tokenization.store`; None for the cache.
         key: The key of the sources in the config, for errors.
         listing: The files of the sources; None before `listed`, and if only a finished store is on
@@ -34,6 +36,7 @@ class CorpusText:
     config: CorpusConfig
     console: Console
     cache_dir: str | None = None
+    parts: str | None = None
     store: Path | None = None
     key: str = SOURCES_KEY
     listing: Listing | None = None
@@ -53,7 +56,9 @@ class CorpusText:
             ConfigError: The store is in the home folder of an unknown user.
         """
         store = None if tokenization.store is None else expand_home(tokenization.store)
-        return cls(config, console, tokenization.cache_dir, store, cluster=cluster)
+        return cls(
+            config, console, tokenization.cache_dir, tokenization.parts, store, cluster=cluster
+        )
 
     @property
     def engine(self) -> Engine:
@@ -88,10 +93,11 @@ class CorpusText:
         """Clean the listed text and filter its documents; see `read_corpus`."""
         assert self.listing is not None
         cleaned = self.cache("cleaned")
+        place = PartFiles(cleaned, self.parts)
         # What is cleaned is in the cache, wherever the store is.
         with explaining_failures(cleaned, "tokenization.cache_dir"):
             return read_corpus(
-                self.config, self.listing, cleaned, self.console, self.engine, self.key
+                self.config, self.listing, place, self.console, self.engine, self.key
             )
 
     def general(self, sources: Sequence[SourceConfig]) -> Self:

@@ -12,6 +12,7 @@ from mlmtune.corpus.cleaning import CLEANING_VERSION
 from mlmtune.corpus.funnel import with_endings_not_read
 from mlmtune.corpus.listing import Listing
 from mlmtune.corpus.optional_steps import libraries
+from mlmtune.corpus.parts import DamagedPart
 from mlmtune.corpus.text import CorpusText
 from mlmtune.errors import ConfigError, DataError, MlmtuneError, explaining_failures
 from mlmtune.files import write_bytes
@@ -238,13 +239,13 @@ def _say_why(folder: _StoreFolder, text: CorpusText) -> None:
 
 def _build(folder: _StoreFolder, text: CorpusText, tokenizer: "PreTrainedTokenizerFast") -> None:
     """Build the store; a part of the cleaned corpus that turns out damaged is cleaned again."""
-    cleaned_again: set[Path] = set()
+    cleaned_again: set[str] = set()
     while True:
         try:
             return write_store(folder.path, text, folder.origin.made_of, tokenizer)
-        except Damaged as error:
-            if error.path in cleaned_again:
+        except DamagedPart as error:
+            if error.part.name in cleaned_again:
                 raise
             text.console.say(f"{error.what}; it is cleaned again")
-            error.path.unlink(missing_ok=True)
-            cleaned_again.add(error.path)
+            error.discard()
+            cleaned_again.add(error.part.name)

@@ -48,7 +48,7 @@ from mlmtune.training.tracking import RECORD as TRACKING_RECORD
 from mlmtune.training.tracking import note_tracked
 
 MAY_CHANGE = re.compile(
-    r"run\.output_dir|tokenization\.(cache_dir|store)|training\.micro_batch_size|tracking\..*|hub\..*"
+    r"run\.output_dir|tokenization\.(cache_dir|parts|store)|training\.micro_batch_size|tracking\..*|hub\..*"
     r"|engine\..*|.*\.license"
 )
 """The settings that may differ from those of a finished run: none of them changes the result."""

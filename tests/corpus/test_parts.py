@@ -13,6 +13,7 @@ from mlmtune.config import CorpusConfig, SourceConfig
 from mlmtune.corpus import dividing
 from mlmtune.corpus import parts as parts_module
 from mlmtune.corpus.dividing import plan_parts, with_line_numbers
+from mlmtune.corpus.part_files import PartFiles
 from mlmtune.corpus.parts import PartTable, read_part, write_part
 from mlmtune.corpus.records import FileLeftOut
 from mlmtune.corpus.scanning import scan
@@ -36,7 +37,7 @@ def plan(tmp_path):
             sources=[SourceConfig(format="text", path=str(root), **source)], **settings
         )
         listing = scan(all_sources(config), tmp_path / "git", pytest.fail)
-        return plan_parts(listing.sources, config, tmp_path / cache)
+        return plan_parts(listing.sources, config, PartFiles(tmp_path / cache))
 
     return make
 
@@ -148,7 +149,7 @@ def test_a_large_file_of_lines_is_cut_and_reads_as_it_did(tmp_path, monkeypatch,
     sources = scan(all_sources(config), tmp_path / "git", str).sources
 
     def read(folder):
-        parts = with_line_numbers(plan_parts(sources, config, tmp_path / folder))
+        parts = with_line_numbers(plan_parts(sources, config, PartFiles(tmp_path / folder)))
         for part in parts:
             write_part(part)
         counts = [PartTable.of(part).counts for part in parts]
@@ -178,7 +179,7 @@ def test_sources_that_read_the_same_large_file(tmp_path, monkeypatch):
     monkeypatch.setattr(dividing, "SPAN_BYTES", 300)
     monkeypatch.setattr(dividing, "PART_BYTES", 300)
     sources = scan(all_sources(config), tmp_path / "git", str).sources
-    parts = with_line_numbers(plan_parts(sources, config, tmp_path / "cache"))
+    parts = with_line_numbers(plan_parts(sources, config, PartFiles(tmp_path / "cache")))
     for part in parts:
         write_part(part)
     rows = [(f"text.txt#{number + 1}", f"line {number}") for number in range(99)]
@@ -308,7 +309,7 @@ def test_faults_are_counted_and_the_first_is_told(tmp_path):
     path.write_text("\n".join(lines), encoding="utf-8")
     config = CorpusConfig(sources=[SourceConfig(format="json", path=str(path))])
     sources = scan(all_sources(config), Path("none"), pytest.fail).sources
-    (part,) = plan_parts(sources, config, tmp_path / "c")
+    (part,) = plan_parts(sources, config, PartFiles(tmp_path / "c"))
     write_part(part)
     counts = PartTable.of(part).counts
     assert counts.num_broken == 150
