@@ -156,7 +156,7 @@ class TestProblems:
             (
                 "tokenization:\n  zzz: 3\n",
                 "my.yaml:10: tokenization.zzz: unknown key; the keys of tokenization are "
-                "cache_dir, store, word_segmenter, max_unknown_share and language",
+                "cache_dir, parts, store, word_segmenter, max_unknown_share and language",
             ),
             (
                 "training:\n  epochs: abc\n",
