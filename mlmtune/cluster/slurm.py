@@ -36,10 +36,9 @@ class Executor(SlurmPipelineExecutor):  # type: ignore[misc]
         """Submit no job that adds up statistics, of which the tasks have none."""
 
     def get_sbatch_args(self, max_array: int = 1) -> dict[str, Any]:
-        """Return the options of sbatch; an option without a value is left to the cluster."""
+        """Return the options of sbatch; what is None is left to the cluster."""
         arguments: dict[str, Any] = super().get_sbatch_args(max_array)
-        flags = ("requeue",)
-        return {name: value for name, value in arguments.items() if value or name in flags}
+        return {name: value for name, value in arguments.items() if value is not None}
 
 
 @dataclass(frozen=True)

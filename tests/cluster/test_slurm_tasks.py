@@ -75,13 +75,14 @@ def test_the_options_are_those_of_the_config(programs, stage):
     )
     jobs = submit(
         stage, partition="cpu", time_limit="1-00:00:00", workers=2, memory_gb=9,
-        sbatch={"account": "nlp", "mem-per-cpu": "10G"}, setup="module load python",
+        sbatch={"account": "nlp", "mem-per-cpu": "10G", "exclusive": ""}, setup="module load python",
     )  # fmt: skip
     assert jobs.job_ids == ("40", "41", "42")
     assert jobs.name == "job 40, 41, 42 of Slurm"
     script = (stage.folder.parent / "bin" / "sbatch.script").read_text()
     for line in ("partition=cpu", "time=1-00:00:00", "account=nlp", "mem-per-cpu=10G",
-                 "array=0-2%2", "cpus-per-task=1", "requeue"):  # fmt: skip
+                 "array=0-2%2", "cpus-per-task=1", "requeue",
+                 "exclusive"):  # fmt: skip
         assert f"#SBATCH --{line}\n" in script
     assert "qos" not in script
     assert script.index("module load python") < script.index("export PATH=")
