@@ -75,7 +75,8 @@ def test_the_options_are_those_of_the_config(programs, stage):
     )
     jobs = submit(
         stage, partition="cpu", time_limit="1-00:00:00", workers=2, memory_gb=9,
-        sbatch={"account": "nlp", "mem-per-cpu": "10G", "exclusive": ""}, setup="module load python",
+        sbatch={"account": "nlp", "mem-per-cpu": "10G", "exclusive": ""},
+        setup="module load python",
     )  # fmt: skip
     assert jobs.job_ids == ("40", "41", "42")
     assert jobs.name == "job 40, 41, 42 of Slurm"
