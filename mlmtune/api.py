@@ -64,7 +64,7 @@ def train(
         resume, overwrite, allow_changes, quiet, config_text=chosen.text,
         command=chosen.command("train"),
     )  # fmt: skip
-    starting.start_run(chosen.settings, options, None)
+    starting.start_run(chosen.settings, options, starting.Processes())
     _forget_precision()
     adapt(chosen.settings, options, has_report=report)
     return Run.load(chosen.settings.run.output_dir)

@@ -80,6 +80,8 @@ def train(
     dry_run: options.DryRun = False,
     no_report: options.NoReport = False,
     nproc: options.NumProcesses = None,
+    nodes: options.NumNodes = 1,
+    rendezvous: options.Rendezvous = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Train a model on text, and report whether it helped.
@@ -97,7 +99,7 @@ def train(
         resume, overwrite, allow_changes, quiet, config_text=chosen.text,
         command=chosen.command("train"),
     )  # fmt: skip
-    starting.start_run(chosen.settings, run_options, nproc)
+    starting.start_run(chosen.settings, run_options, starting.Processes(nproc, nodes, rendezvous))
 
     with starting.importing_libraries():
         from mlmtune.commands.train import adapt
@@ -113,6 +115,8 @@ def finetune(
     overwrite: options.Overwrite = False,
     allow_changes: options.AllowChanges = False,
     nproc: options.NumProcesses = None,
+    nodes: options.NumNodes = 1,
+    rendezvous: options.Rendezvous = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Train a classifier or an entity tagger on labelled examples.
@@ -124,7 +128,7 @@ def finetune(
         resume, overwrite, allow_changes, quiet, config_text=config.read_text(encoding="utf-8"),
         command=("finetune", str(config), *(overrides or [])),
     )  # fmt: skip
-    starting.start_run(settings, run_options, nproc)
+    starting.start_run(settings, run_options, starting.Processes(nproc, nodes, rendezvous))
 
     with starting.importing_libraries():
         from mlmtune.commands.finetune import finetune as train_classifier
@@ -210,7 +214,7 @@ def evaluate(
     starting.check_models(models, "--model")
     for _, one in settings:
         starting.check_text(one)
-    starting.run_in_processes(nproc)
+    starting.run_in_processes(starting.Processes(nproc))
 
     with starting.importing_libraries():
         from mlmtune.commands.eval import evaluate_models

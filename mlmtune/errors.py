@@ -58,6 +58,12 @@ class HubError(MlmtuneError):
     exit_code = 7
 
 
+class NetworkError(MlmtuneError):
+    """Another machine of the run cannot be reached, or has not come."""
+
+    exit_code = 7
+
+
 class Interrupted(MlmtuneError):
     """A signal stopped the run; its state is saved if there was any.
 

@@ -62,6 +62,24 @@ NumProcesses = Annotated[
         "starts one process per GPU.",
     ),
 ]
+NumNodes = Annotated[
+    int,
+    typer.Option(
+        "--nodes",
+        metavar="N",
+        min=1,
+        help="Run on N machines, each with the processes of --nproc. Start the same command on "
+        "each of them with --rendezvous, or submit a job with --on slurm.",
+    ),
+]
+Rendezvous = Annotated[
+    str | None,
+    typer.Option(
+        "--rendezvous",
+        metavar="HOST:PORT",
+        help="With --nodes: one of the machines, and a free port on it, where they meet.",
+    ),
+]
 Resume = Annotated[
     str,
     typer.Option(

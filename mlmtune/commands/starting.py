@@ -24,8 +24,23 @@ if TYPE_CHECKING:
     from mlmtune.config import ClassificationConfig, Config
 
 
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a run, as the command line asks for them.
+
+    Attributes:
+        nproc: Their number on each node, or `auto`; None for one.
+        nodes: The number of nodes.
+        rendezvous: Where the launchers of several nodes meet, as HOST:PORT.
+    """
+
+    nproc: str | None = None
+    nodes: int = 1
+    rendezvous: str | None = None
+
+
 def start_run(
-    settings: "Config | ClassificationConfig", options: RunOptions, nproc: str | None
+    settings: "Config | ClassificationConfig", options: RunOptions, processes: Processes
 ) -> None:
     """Announce and check a run before libraries are imported; start its processes if asked to.
 
@@ -40,7 +55,7 @@ def start_run(
     announce(f"{what} with {path} into {run}", is_quiet=options.is_quiet)
     if options.resume == "never":  # a finished run needs neither model nor text
         check_model_and_text(settings)
-    run_in_processes(nproc, run)
+    run_in_processes(processes, run)
 
 
 @dataclass(frozen=True)
@@ -211,18 +226,33 @@ def refuse_several_processes(command: str) -> None:
         )
 
 
-def run_in_processes(nproc: str | None, run: Path | None = None) -> None:
-    """If `--nproc` asks for several processes, run this command in them and exit as they do."""
-    if nproc is None or is_launched():
+def run_in_processes(processes: Processes, run: Path | None = None) -> None:
+    """If several processes are asked for, run this command in them and exit as they do.
+
+    Raises:
+        MlmtuneError: The numbers are wrong; or see `rendezvous.meet`.
+    """
+    if is_launched() or processes == Processes():
         return
+    address = processes.rendezvous
+    if processes.nodes == 1 and address is not None:
+        raise ConfigError(f"--rendezvous {address}: give the number of nodes, too (--nodes N)")
+    if processes.nodes > 1 and address is None:
+        raise ConfigError(
+            f"--nodes {processes.nodes}: give the place where they meet (--rendezvous HOST:PORT) "
+            "and start the same command on each, or submit a job with --on slurm"
+        )
 
-    from mlmtune.training.launch import count_processes, launch
+    from mlmtune.training.launch import count_processes, launch, meet_nodes
 
-    num_processes = count_processes(nproc)
-    if num_processes > 1:
-        ending = launch(num_processes, run, is_quiet=not exits.shows_traceback())
-        if ending.exit_code == 0:
-            sys.exit(0)
+    num_processes, nodes = count_processes(processes.nproc or "1"), None
+    if processes.nodes > 1 and address is not None:
+        announce(f"waiting for {processes.nodes} nodes at {address}")
+        nodes = meet_nodes(address, processes.nodes)
+    if num_processes > 1 or nodes is not None:
+        ending = launch(num_processes, run, nodes, is_quiet=not exits.shows_traceback())
+        if not ending.message:  # all went well, or another node prints it
+            sys.exit(ending.exit_code)
         exits.fail(ending.message, ending.exit_code, ending.rank)
 
 

@@ -15,12 +15,17 @@ PACKAGES = (
 )  # fmt: skip
 
 
+def versions() -> dict[str, str]:
+    """Return the versions of mlmtune and of the libraries that decide a run's bits."""
+    return {"mlmtune": __version__, **{name: version(name) for name in PACKAGES}}
+
+
 def describe_environment(num_processes: int) -> dict[str, Any]:
     """Return the content of environment.json."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {"mlmtune": __version__, **{name: version(name) for name in PACKAGES}},
+        "packages": versions(),
         "cpu": torch.cpu.get_capabilities().get("cpu_name") or platform.machine(),
         "num_cpus": os.cpu_count(),
         "num_threads": torch.get_num_threads(),

@@ -1,7 +1,8 @@
-"""SIGINT, SIGTERM and SIGHUP: the first asks the run to save and stop, the second stops it at once.
+"""Signals that stop a run: the first asks it to save and stop, the second stops it at once.
 
 SIGHUP arrives when a terminal or a connection is closed, often twice or before SIGTERM, so it never
-counts as the second. A process that ignores it, as `nohup` arranges, continues to ignore it.
+counts as the second. A process that ignores it, as `nohup` arranges, continues to ignore it. Nor
+does SIGUSR1 count, by which schedulers announce SIGTERM.
 """
 
 import os
@@ -14,8 +15,10 @@ from types import FrameType
 
 from mlmtune.errors import StoppedAtOnce
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 """The signals that ask a run to stop; of several at once, the first in this order is answered."""
+
+NEVER_SECOND = (signal.SIGHUP, signal.SIGUSR1)
 
 ECHO_SECONDS = 1.0
 """Launchers pass signals on, so that a process may get the same one twice within this time."""
@@ -40,9 +43,9 @@ class StopRequest:
     def receive(self, signal_number: int, frame: FrameType | None) -> None:
         """Keep the number of the first signal; raise `StoppedAtOnce` at the second."""
         now = time.monotonic()
-        if self.signal_number in (None, signal.SIGHUP):
+        if self.signal_number is None or self.signal_number in NEVER_SECOND:
             self.signal_number, self._received_at = signal_number, now
-        elif signal_number == signal.SIGHUP:
+        elif signal_number in NEVER_SECOND:
             return
         elif "WORLD_SIZE" not in os.environ or now - self._received_at > ECHO_SECONDS:
             raise StoppedAtOnce(signal_number)

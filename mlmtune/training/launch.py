@@ -1,45 +1,43 @@
-"""`--nproc`: runs a command in several processes of this machine, by torch's own launcher."""
+"""`--nproc`: runs a command in several processes of this machine, by torch's own launcher.
+
+With `--rendezvous`, it does so on each of several machines, which are called nodes.
+"""
 
 import logging
 import os
 import signal
 import sys
 import tempfile
-import uuid
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch.distributed import DistError
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from mlmtune.errors import ConfigError, ResourceError, StoppedAtOnce
 from mlmtune.modeling.device import num_gpus
+from mlmtune.training.environment import versions
 from mlmtune.training.interrupts import STOP_SIGNALS, answered_signals
-from mlmtune.training.launched import GRACE_SECONDS, LAUNCHER, REPORTS, ProcessReport, read_reports
+from mlmtune.training.launched import (
+    GRACE_SECONDS,
+    LAUNCHER,
+    REPORTS,
+    Ending,
+    ProcessReport,
+    read_reports,
+)
+from mlmtune.training.rendezvous import Nodes, meet, parse_address
 from mlmtune.training.run_dir import RunDir
 
 STOPPED = tuple(128 + number for number in STOP_SIGNALS)
 CONSEQUENCES = (1, 128 + signal.SIGABRT)
 """Exit codes of a process that waited for one that had ended, or of an unforeseen error."""
-
-
-@dataclass(frozen=True)
-class Ending:
-    """The ending of a launch, in the words of the process that caused it.
-
-    Attributes:
-        exit_code: The exit code of the whole launch.
-        message: One line; empty if all went well.
-        rank: The process whose message it is; 0 for a message of the launcher itself.
-    """
-
-    exit_code: int
-    message: str = ""
-    rank: int = 0
+RESUMES = "resumes from its last checkpoint with the same command and --resume auto"
 
 
 def count_processes(asked: str) -> int:
@@ -67,14 +65,35 @@ def count_processes(asked: str) -> int:
     return int(asked)
 
 
-def launch(num_processes: int, run: Path | None, *, is_quiet: bool = True) -> Ending:
+def meet_nodes(address: str, num_nodes: int) -> Nodes:
+    """Wait until this command has been started on all nodes.
+
+    Raises:
+        MlmtuneError: See `parse_address` and `meet`.
+    """
+    terms = {
+        "their command": sys.argv[1:],
+        **{f"the version of {name}": number for name, number in versions().items()},
+        "what they compute on": "GPUs" if num_gpus() else "CPUs",
+    }
+    return meet(parse_address(address), num_nodes, terms)
+
+
+def launch(
+    num_processes: int, run: Path | None, nodes: Nodes | None = None, *, is_quiet: bool = True
+) -> Ending:
     """Run the command of this process again, in several processes, and wait for them.
 
     Args:
-        num_processes: The number of processes; each gets a GPU if there are GPUs.
+        num_processes: The number of processes on this machine; each gets a GPU if there are GPUs.
         run: The run's directory, if the command has one. Its status.json is corrected if the main
             process did not know why it failed.
+        nodes: The machines that run the command, if they are several.
         is_quiet: Whether torch's launcher must not log.
+
+    Returns:
+        The ending, which is the same on all machines; its message is empty on those without the
+        first process, which prints it.
     """
     if is_quiet:
         logging.disable()
@@ -83,13 +102,16 @@ def launch(num_processes: int, run: Path | None, *, is_quiet: bool = True) -> En
         os.environ[REPORTS] = folder
         failures: Mapping[int, ProcessFailure] = {}
         signal_number: int | None = None
+        is_cut_off = False
         try:
             # torch replaces ${local_rank} in arguments; "$$" keeps a dollar a dollar.
             arguments = [argument.replace("$", "$$") for argument in sys.orig_argv[1:]]
-            config = _launch_config(num_processes, Path(folder) / "torch")
+            config = _launch_config(num_processes, nodes, Path(folder) / "torch")
             elastic_launch(config, sys.executable)(*arguments)
         except ChildFailedError as error:
             failures = error.failures
+        except DistError:  # a node was lost before the processes started
+            is_cut_off = True
         except SignalException as error:
             signal_number = error.sigval
         finally:
@@ -101,7 +123,9 @@ def launch(num_processes: int, run: Path | None, *, is_quiet: bool = True) -> En
     elif failures:
         ending = _ending_by_failure(reports, failures)
     else:
-        ending = Ending(0)
+        ending = Ending(int(is_cut_off))
+    if nodes is not None:
+        ending = _agree(nodes, ending)
     if run is not None and ending.exit_code != 0:
         main = reports.get(0) or failures.get(0)
         _correct_status(RunDir(run), None if main is None else main.pid, ending)
@@ -118,14 +142,20 @@ def _prepare_environment(num_processes: int) -> None:
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(GRACE_SECONDS))
 
 
-def _launch_config(num_processes: int, folder: Path) -> LaunchConfig:
+def _launch_config(num_processes: int, nodes: Nodes | None, folder: Path) -> LaunchConfig:
+    if nodes is None:
+        num_nodes, backend, endpoint, configs = 1, "c10d", "127.0.0.1:0", {}
+    else:  # they have met already; what remains is torch's exchange of ranks
+        num_nodes, backend, endpoint = len(nodes.names), "static", str(nodes.address)
+        configs = {"rank": nodes.index}
     return LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
+        min_nodes=num_nodes,
+        max_nodes=num_nodes,
         nproc_per_node=num_processes,
-        run_id=str(uuid.uuid4()),
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
+        run_id="mlmtune",
+        rdzv_backend=backend,
+        rdzv_endpoint=endpoint,
+        rdzv_configs=configs,
         local_addr="127.0.0.1",
         max_restarts=0,
         signals_to_handle=",".join(number.name for number in answered_signals()),
@@ -162,6 +192,24 @@ def _ending_by_failure(
     return _first(endings) or Ending(0)
 
 
+def _agree(nodes: Nodes, ending: Ending) -> Ending:
+    """Decide the ending of a launch on several machines, from those of all of them."""
+    if ending.exit_code == 0:
+        nodes.exchange(ending)
+        return ending
+    endings = nodes.exchange(ending)
+    lost = [name for name, of_node in zip(nodes.names, endings, strict=True) if of_node is None]
+    cause = _first(of_node for of_node in endings if of_node is not None) or ending
+    if lost and cause.exit_code in CONSEQUENCES:
+        cause = Ending(
+            cause.exit_code,
+            f"{' and '.join(lost)} ended without a word (killed, or the machine was lost); a "
+            f"training run {RESUMES}",
+        )
+    is_printed = nodes.index == 0 or endings[0] is None
+    return cause if is_printed else replace(cause, message="")
+
+
 def _reported(reports: Mapping[int, ProcessReport]) -> list[Ending]:
     return [Ending(report.exit_code, report.message, rank) for rank, report in reports.items()]
 
@@ -193,7 +241,7 @@ def _unreported(rank: int, failure: ProcessFailure) -> Ending:
     return Ending(
         128 - failure.exitcode,
         f"process {rank} was killed by {name}{guess} and the others were stopped; a training run "
-        "resumes from its last checkpoint with the same command and --resume auto",
+        f"{RESUMES}",
     )
 
 

@@ -30,6 +30,21 @@ class ProcessReport:
     pid: int
 
 
+@dataclass(frozen=True)
+class Ending:
+    """The ending of a launch, in the words of the process that caused it.
+
+    Attributes:
+        exit_code: The exit code of the whole launch.
+        message: One line; empty if all went well.
+        rank: The process whose message it is; 0 for a message of a launcher itself.
+    """
+
+    exit_code: int
+    message: str = ""
+    rank: int = 0
+
+
 def is_launched() -> bool:
     """Whether this process is one of several that `--nproc` started."""
     return LAUNCHER in os.environ and "RANK" in os.environ

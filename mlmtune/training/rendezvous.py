@@ -1,0 +1,235 @@
+"""`--rendezvous`: the launchers of a run, one per node, meet and tell each other how they ended."""
+
+import errno
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any
+
+import psutil
+from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]  # not declared
+
+from mlmtune.errors import ConfigError, NetworkError
+from mlmtune.training.launched import Ending
+
+MEETING_SECONDS = 600
+"""The time within which all launchers must have come."""
+ENDING_SECONDS = 10
+"""The time that a launcher which ends with an error waits for the endings of the others."""
+POLL_SECONDS = 0.2
+
+_ARRIVED, _TERMS, _LEFT, _DONE = "arrived", "terms", "left", "done"
+"""The keys of the store that all launchers use; names and endings have a key for each node."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """The machine of process 0 and a free port on it."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """Read the value of `--rendezvous`.
+
+    Raises:
+        ConfigError: It is not HOST:PORT.
+    """
+    host, _, port = text.rpartition(":")
+    if not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
+        raise ConfigError(
+            f"--rendezvous {text}: give HOST:PORT, a machine of the run and a free port on it, "
+            "such as node0:29500"
+        )
+    return Address(host, int(port))
+
+
+class Nodes:
+    """The launchers that have met.
+
+    Attributes:
+        address: Where they met; the launcher there is node 0, which has process 0.
+        index: The number of this node.
+        names: The names of all nodes.
+    """
+
+    def __init__(self, store: TCPStore, address: Address, index: int, names: list[str]) -> None:
+        self._store = store
+        self.address = address
+        self.index = index
+        self.names = names
+
+    def exchange(self, ending: Ending) -> list[Ending | None]:
+        """Tell the others how this node ended and, after an error, learn how they ended.
+
+        Returns:
+            An ending for each node; None for one that told nothing in time.
+        """
+        endings: list[Ending | None] = [None] * len(self.names)
+        endings[self.index] = ending
+        with suppress(DistError, RuntimeError):  # node 0, which keeps the store, is gone
+            self._store.set(_ending_of(self.index), json.dumps(asdict(ending)))
+            if ending.exit_code == 0:
+                self._store.add(_DONE, 1)
+                return endings
+            keys = [_ending_of(index) for index in range(len(self.names))]
+            _wait(lambda: self._store.check(keys), ENDING_SECONDS)
+            for index, key in enumerate(keys):
+                if self._store.check([key]):
+                    endings[index] = Ending(**json.loads(self._store.get(key)))
+            self._store.add(_DONE, 1)
+            if self.index == 0:
+                _wait(lambda: self._store.add(_DONE, 0) >= len(keys), ENDING_SECONDS)
+        return endings
+
+
+def meet(
+    address: Address, num_nodes: int, terms: dict[str, Any], seconds: float = MEETING_SECONDS
+) -> Nodes:
+    """Wait until the launchers of all nodes have come.
+
+    Args:
+        address: A machine of the run, whose launcher becomes node 0, and a port.
+        num_nodes: The number of nodes.
+        terms: What must be the same on all nodes, by the name that a message gives it.
+        seconds: The time to wait.
+
+    Raises:
+        NetworkError: The address does not answer, too few nodes came, or one has left.
+        ConfigError: The nodes differ in their terms, or more than `num_nodes` came.
+    """
+    until = time.monotonic() + seconds
+    try:
+        store, is_host = _open_store(address, until, seconds)
+    except (DistError, RuntimeError) as error:
+        raise NetworkError(
+            f"{address}: what answers there is not a launcher of mlmtune; choose another port for "
+            "--rendezvous"
+        ) from error
+    try:
+        index = _arrive(store, address, num_nodes, terms, is_host)
+        store.set(_name_of(index), os.environ.get("SLURMD_NODENAME") or socket.gethostname())
+        names = [_name_of(index) for index in range(num_nodes)]
+        while not store.check(names):
+            if store.check([_LEFT]):
+                raise NetworkError(f"{address}: a node has left ({store.get(_LEFT).decode()})")
+            if time.monotonic() > until:
+                num_arrived = store.add(_ARRIVED, 0)
+                raise NetworkError(
+                    f"{address}: {num_arrived} of {num_nodes} nodes came within {seconds:g} "
+                    "seconds; start the same command on each of them"
+                )
+            time.sleep(POLL_SECONDS)
+        nodes = Nodes(store, address, index, [store.get(name).decode() for name in names])
+    except (DistError, RuntimeError) as error:
+        raise NetworkError(f"{address}: the launcher there has ended; start all again") from error
+    except BaseException as error:
+        with suppress(DistError, RuntimeError):  # else the others would wait for this one
+            store.set(_LEFT, str(error))
+        raise
+    _choose_interface(address)
+    return nodes
+
+
+def _open_store(address: Address, until: float, seconds: float) -> tuple[TCPStore, bool]:
+    """Open the store of all launchers; also return whether this one keeps it."""
+    is_host = _can_listen(address)
+    while not is_host:
+        try:
+            socket.create_connection((address.host, address.port), timeout=3).close()
+            break
+        except OSError as error:  # it may start later
+            if time.monotonic() > until:
+                raise NetworkError(
+                    f"{address}: no launcher answers there within {seconds:g} seconds "
+                    f"({error.strerror or error}); start the same command on {address.host}, too"
+                ) from error
+            time.sleep(POLL_SECONDS)
+    # torch's own rendezvous finds the same store in this process, because it is multi-tenant.
+    store = TCPStore(
+        address.host, address.port, is_master=is_host, multi_tenant=True,
+        wait_for_workers=False, timeout=timedelta(seconds=60),
+    )  # fmt: skip
+    return store, is_host
+
+
+def _can_listen(address: Address) -> bool:
+    """Whether the address is of this machine, and its port is free."""
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM
+        )[0]
+    except socket.gaierror as error:
+        raise NetworkError(f"{address}: {address.host} is no machine that is known here") from error
+    with socket.socket(family, kind, protocol) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(place)
+            return True
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
+                raise NetworkError(f"{address}: {error.strerror}; choose another port") from error
+            return False
+
+
+def _arrive(
+    store: TCPStore, address: Address, num_nodes: int, terms: dict[str, Any], is_host: bool
+) -> int:
+    """Return the number of this node, which is 0 where the store is."""
+    if is_host:
+        index = store.add(_ARRIVED, 1) - 1
+        store.set(_TERMS, json.dumps(terms))
+        return index
+    expected = json.loads(store.get(_TERMS))  # set after node 0 has its number
+    for name, value in terms.items():
+        if value != expected.get(name):
+            raise ConfigError(
+                f"{address}: the nodes differ in {name}: {expected.get(name)} there, and {value} "
+                f"on {socket.gethostname()}; make them the same, and start all again"
+            )
+    index = store.add(_ARRIVED, 1) - 1
+    if index >= num_nodes:
+        raise ConfigError(
+            f"{address}: {num_nodes} nodes have met there already; wait until they have ended, or "
+            "choose another port for --rendezvous"
+        )
+    return index
+
+
+def _choose_interface(address: Address) -> None:
+    """Let gloo use the network on which the address is reached.
+
+    By default gloo takes the address of this machine's name, which Debian makes one of loopback.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((address.host, address.port))  # sends nothing
+        except OSError:  # an address of IPv6
+            return
+        mine = probe.getsockname()[0]
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(one.address == mine for one in addresses):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
+def _wait(happens: Callable[[], bool], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while not happens() and time.monotonic() < until:
+        time.sleep(POLL_SECONDS)
+
+
+def _name_of(index: int) -> str:
+    return f"name-{index}"
+
+
+def _ending_of(index: int) -> str:
+    return f"ending-{index}"
