@@ -79,6 +79,7 @@ def train(
     allow_changes: options.AllowChanges = False,
     dry_run: options.DryRun = False,
     no_report: options.NoReport = False,
+    on: options.On = None,
     nproc: options.NumProcesses = None,
     nodes: options.NumNodes = 1,
     rendezvous: options.Rendezvous = None,
@@ -90,7 +91,7 @@ def train(
     are chosen by the text, the model and this machine, printed, and written into the run.
     """
     given = [*(arguments or []), *(starting.overrides_from(from_) if from_ is not None else [])]
-    if dry_run:
+    if dry_run and on != "slurm":
         check(given, config, model)
         return
     console = Console(is_main=exits.is_first_process(), is_quiet=quiet)
@@ -99,7 +100,17 @@ def train(
         resume, overwrite, allow_changes, quiet, config_text=chosen.text,
         command=chosen.command("train"),
     )  # fmt: skip
-    starting.start_run(chosen.settings, run_options, starting.Processes(nproc, nodes, rendezvous))
+    processes = starting.Processes(nproc, nodes, rendezvous)
+    if starting.is_submitted(on, chosen):
+        starting.check_start(chosen.settings, run_options)
+        with starting.importing_libraries():
+            from mlmtune.commands.train_job import submit_training
+
+        submit_training(
+            chosen, run_options, processes, has_report=not no_report, is_shown_only=dry_run
+        )
+        return
+    starting.start_run(chosen.settings, run_options, processes)
 
     with starting.importing_libraries():
         from mlmtune.commands.train import adapt

@@ -915,8 +915,9 @@ class EngineConfig(Section):
     """
 
     kind: Literal["local", "slurm", "ray"] = "local"
-    """`local`: this machine. `slurm` (extra `cluster`): jobs that `sbatch` submits. `ray` (extra
-    `ray`): tasks of a running Ray cluster, for `mlmtune prepare` only. `--on` sets it, too."""
+    """`local`: this machine. `slurm`: jobs that `sbatch` submits; `mlmtune prepare` needs the extra
+    `cluster` for them. `ray` (extra `ray`): tasks of a running Ray cluster, for `mlmtune prepare`
+    only. `--on` sets it, too."""
     workers: Positive | None = None
     """With `mlmtune prepare`: the most tasks that run at once; without it, as many as the cluster
     has room for."""
@@ -925,14 +926,16 @@ class EngineConfig(Section):
     each of `workers`, or 256; never more than there are files to write."""
     memory_gb: Positive = 4
     """The memory of a task of `mlmtune prepare`, in GB; each has one processor."""
+    cpus: Positive = 1
+    """With `slurm`: the processors of each process of `mlmtune train`."""
     partition: str | None = None
     """With `slurm`: the partition; by default that of the cluster."""
     time_limit: Annotated[str, AfterValidator(_time_limit)] = "24:00:00"
     """With `slurm`: the most time for a job of training or a task, as HH:MM:SS or
     D-HH:MM:SS."""
     sbatch: dict[str, str | int] = {}
-    """With `slurm`: more options of `sbatch` by their long names (`{account: nlp, qos: high}`).
-    They replace options that mlmtune sets itself."""
+    """With `slurm`: more options of `sbatch` by their long names (`{account: nlp, qos: high}`); the
+    value of a flag is `''`. They replace options that mlmtune sets itself."""
     setup: str = ""
     """With `slurm`: lines of bash that a job runs first (`module load cuda`). The Python
     environment of the submitting command is used without them."""

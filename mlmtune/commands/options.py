@@ -31,7 +31,11 @@ PlacesAndSettings = Annotated[
     ),
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Show what would be done, as mlmtune check does.")
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Show what would be done, as mlmtune check does; with --on slurm, print the script.",
+    ),
 ]
 TaskPath = Annotated[
     Path,

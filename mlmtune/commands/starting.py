@@ -17,6 +17,7 @@ from mlmtune import exits
 from mlmtune.console import Console
 from mlmtune.errors import ConfigError
 from mlmtune.locations import expand_home
+from mlmtune.shell import own_command
 from mlmtune.training.launched import is_launched
 from mlmtune.training.run_options import RunOptions
 
@@ -45,17 +46,26 @@ def start_run(
     """Announce and check a run before libraries are imported; start its processes if asked to.
 
     Raises:
-        MlmtuneError: The options contradict each other, or the local model or text is missing.
+        MlmtuneError: See `check_start` and `run_in_processes`.
     """
-    if options.overwrite and options.resume != "never":
-        raise ConfigError("--resume and --overwrite contradict each other; give one of them")
     run = expand_home(settings.run.output_dir)
     command, path, *_ = options.command
     what = "training" if command == "train" else "training a classifier"
     announce(f"{what} with {path} into {run}", is_quiet=options.is_quiet)
+    check_start(settings, options)
+    run_in_processes(processes, run)
+
+
+def check_start(settings: "Config | ClassificationConfig", options: RunOptions) -> None:
+    """Refuse a run that cannot start.
+
+    Raises:
+        MlmtuneError: The options contradict each other, or the local model or text is missing.
+    """
+    if options.overwrite and options.resume != "never":
+        raise ConfigError("--resume and --overwrite contradict each other; give one of them")
     if options.resume == "never":  # a finished run needs neither model nor text
         check_model_and_text(settings)
-    run_in_processes(processes, run)
 
 
 @dataclass(frozen=True)
@@ -122,6 +132,29 @@ def choose_config(
     if not is_launched():  # else the command that launched this process has printed it
         console.say(f"settings for {draft.reason}:\n\n{draft.text}")
     return ChosenConfig(draft.config, draft.text, None)
+
+
+def is_submitted(on: str | None, chosen: ChosenConfig) -> bool:
+    """Whether a run is submitted as a job instead of being trained here.
+
+    Args:
+        on: The value of `--on`, which replaces `engine.kind`.
+        chosen: The config.
+
+    Raises:
+        ConfigError: Training cannot run there, or needs a config for it.
+    """
+    kind = on or chosen.settings.engine.kind
+    if kind == "local" or "WORLD_SIZE" in os.environ:
+        return False
+    if kind == "ray":
+        raise ConfigError("Ray runs mlmtune prepare only; train with --on slurm or --on local")
+    if chosen.path is None:
+        raise ConfigError(
+            "--on slurm needs a config (--config), because settings without one are chosen for "
+            f"this machine; {own_command('init')} lists configs to start from"
+        )
+    return True
 
 
 def _is_setting(argument: str) -> bool:
