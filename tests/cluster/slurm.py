@@ -113,9 +113,10 @@ class Slurm:
         return ended.stdout.strip()
 
     def start_node(self, node: str) -> None:
-        """Start a node, also after `kill_node`, and wait until it is idle."""
+        """Start a node, also after `kill_node`, and wait until jobs can use it."""
         self._start("slurmd", "-D", "-N", node)
-        wait_until(lambda: self._state_of(node) == "idle", f"{node} does not start")
+        usable = ("idle", "mixed", "allocated")
+        wait_until(lambda: self._state_of(node) in usable, f"{node} does not start")
 
     def kill_node(self, node: str) -> None:
         """Kill a node with all that runs on it, as a loss of power does, and report it as lost."""
@@ -149,8 +150,12 @@ class Slurm:
         wait_until(lambda: self.state(job) in states, f"job {job} does not become {states}")
 
     def start_now(self, job: str) -> None:
-        """Start a requeued job without the two minutes for which Slurm holds it back."""
+        """Start a requeued job without the two minutes for which Slurm holds it back.
+
+        Nodes must be up again before: one that returns ends what it still has of the job.
+        """
         self.wait_for(job, "PENDING")
+        time.sleep(2)  # nodes refuse a job whose credential is as old as its requeue, in seconds
         self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def _kill_node(self, node: str) -> None:
