@@ -1,6 +1,7 @@
 """Starting several processes that share a run."""
 
 import os
+import socket
 import subprocess
 import sys
 from typing import Any
@@ -35,3 +36,10 @@ def mlmtune(*arguments: Any, hub: LocalHub, **variables: str) -> subprocess.Comp
         env=environment(HF_ENDPOINT=hub.endpoint, HF_HUB_OFFLINE="0", HF_TOKEN=TOKEN, **variables),
         capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False,
     )  # fmt: skip
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

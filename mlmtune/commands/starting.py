@@ -276,6 +276,10 @@ def run_in_processes(processes: Processes, run: Path | None = None) -> None:
             "and start the same command on each, or submit a job with --on slurm"
         )
 
+    if processes.nodes > 1 and not exits.shows_traceback():
+        # Each launcher without an entry in the DNS would be warned of.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
     from mlmtune.training.launch import count_processes, launch, meet_nodes
 
     num_processes, nodes = count_processes(processes.nproc or "1"), None

@@ -8,8 +8,9 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from mlmtune.training.launched import (
     GRACE_SECONDS,
     LAUNCHER,
     REPORTS,
+    STOPPED,
     Ending,
     ProcessReport,
     read_reports,
@@ -34,7 +36,6 @@ from mlmtune.training.launched import (
 from mlmtune.training.rendezvous import Nodes, meet, parse_address
 from mlmtune.training.run_dir import RunDir
 
-STOPPED = tuple(128 + number for number in STOP_SIGNALS)
 CONSEQUENCES = (1, 128 + signal.SIGABRT)
 """Exit codes of a process that waited for one that had ended, or of an unforeseen error."""
 RESUMES = "resumes from its last checkpoint with the same command and --resume auto"
@@ -102,28 +103,31 @@ def launch(
         os.environ[REPORTS] = folder
         failures: Mapping[int, ProcessFailure] = {}
         signal_number: int | None = None
-        is_cut_off = False
-        try:
-            # torch replaces ${local_rank} in arguments; "$$" keeps a dollar a dollar.
-            arguments = [argument.replace("$", "$$") for argument in sys.orig_argv[1:]]
-            config = _launch_config(num_processes, nodes, Path(folder) / "torch")
-            elastic_launch(config, sys.executable)(*arguments)
-        except ChildFailedError as error:
-            failures = error.failures
-        except DistError:  # a node was lost before the processes started
-            is_cut_off = True
-        except SignalException as error:
-            signal_number = error.sigval
-        finally:
-            for number in STOP_SIGNALS:
-                signal.signal(number, signal.SIG_IGN)  # only the reports remain to be read
+        watched = nullcontext(threading.Event()) if nodes is None else nodes.watched()
+        with watched as is_lost:
+            try:
+                # torch replaces ${local_rank} in arguments; "$$" keeps a dollar a dollar.
+                arguments = [argument.replace("$", "$$") for argument in sys.orig_argv[1:]]
+                config = _launch_config(num_processes, nodes, Path(folder) / "torch")
+                elastic_launch(config, sys.executable)(*arguments)
+            except ChildFailedError as error:
+                failures = error.failures
+            except SignalException as error:
+                signal_number = error.sigval
+            except DistError:  # a node was lost before the processes started
+                is_lost.set()
+            finally:
+                for number in STOP_SIGNALS:
+                    signal.signal(number, signal.SIG_IGN)  # only the reports remain to be read
         reports = read_reports(Path(folder))
     if signal_number is not None:
         ending = _ending_by_signal(reports, signal_number)
+    elif is_lost.is_set():  # processes of this node may have been killed for it
+        ending = _first(_reported(reports)) or Ending(int(bool(failures) or not reports))
     elif failures:
         ending = _ending_by_failure(reports, failures)
     else:
-        ending = Ending(int(is_cut_off))
+        ending = Ending(0)
     if nodes is not None:
         ending = _agree(nodes, ending)
     if run is not None and ending.exit_code != 0:
@@ -251,7 +255,8 @@ def _correct_status(run: RunDir, pid: int | None, ending: Ending) -> None:
         status = run.read_json(name) or {}
         if pid is None or status.get("pid") != pid or status.get("state") == "finished":
             continue
-        if status.get("exit_code") != ending.exit_code:
+        said = status.get("exit_code"), status.get("message", "")
+        if said != (ending.exit_code, ending.message):
             state = "interrupted" if ending.exit_code in STOPPED else "failed"
             if name == "attempt.json":
                 run.keep_record()

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mlmtune.files import write_json
+from mlmtune.training.interrupts import STOP_SIGNALS
 
 LAUNCHER = "MLMTUNE_LAUNCHER"
 """The environment variable with the launcher's process id."""
@@ -19,6 +20,9 @@ FOLLOW_SECONDS = 0.5
 """The interval at which a process checks whether its launcher still runs."""
 GRACE_SECONDS = 300
 """The time to finish a step and its checkpoint after a signal or the end of the launcher."""
+
+STOPPED = tuple(128 + number for number in STOP_SIGNALS)
+"""Exit codes of a process that was stopped by a signal which lets it save."""
 
 
 @dataclass(frozen=True)

@@ -4,27 +4,32 @@ import errno
 import json
 import os
 import socket
+import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
 import psutil
-from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]  # not declared
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not declared
 
 from mlmtune.errors import ConfigError, NetworkError
-from mlmtune.training.launched import Ending
+from mlmtune.training.launched import STOPPED, Ending
 
 MEETING_SECONDS = 600
 """The time within which all launchers must have come."""
 ENDING_SECONDS = 10
 """The time that a launcher which ends with an error waits for the endings of the others."""
+SILENT_SECONDS = 60
+"""The time after which a node that gives no sign of life is taken for lost."""
+STORE_SECONDS = 30
+"""The time within which a launcher that has been reached must answer."""
 POLL_SECONDS = 0.2
 
 _ARRIVED, _TERMS, _LEFT, _DONE = "arrived", "terms", "left", "done"
-"""The keys of the store that all launchers use; names and endings have a key for each node."""
+"""Keys of the store; names, signs of life and endings have a key for each node."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,53 @@ class Nodes:
         self.index = index
         self.names = names
 
+    @contextmanager
+    def watched(self) -> Iterator[threading.Event]:
+        """Within this block, end the processes of this node if another node fails or is lost.
+
+        They could wait for the others for many minutes: NCCL does not notice a lost machine.
+
+        Yields:
+            An event that is set if that happens.
+        """
+        is_lost, is_over = threading.Event(), threading.Event()
+        thread = threading.Thread(target=self._watch, args=(is_lost, is_over), daemon=True)
+        thread.start()
+        try:
+            yield is_lost
+        finally:
+            is_over.set()
+            thread.join()
+
+    def _watch(self, is_lost: threading.Event, is_over: threading.Event) -> None:
+        num_signs, changed_at = [0] * len(self.names), [time.monotonic()] * len(self.names)
+        while not is_over.wait(1):
+            try:
+                self._store.add(_sign_of(self.index), 1)
+                told = [self._ending(index) for index in range(len(self.names))]
+                signs = [self._store.add(_sign_of(index), 0) for index in range(len(self.names))]
+            except RuntimeError:  # node 0, which keeps the store, is gone
+                break
+            for index, ending in enumerate(told):
+                if signs[index] != num_signs[index] or ending == Ending(0):
+                    num_signs[index], changed_at[index] = signs[index], time.monotonic()
+            # A node that a signal has stopped leaves the others time to save.
+            has_failed = any(e is not None and e.exit_code not in (0, *STOPPED) for e in told)
+            if has_failed or time.monotonic() - min(changed_at) > SILENT_SECONDS:
+                break
+        else:
+            return
+        is_lost.set()
+        # Most processes end by themselves, and process 0 writes what it saw.
+        if not is_over.wait(ENDING_SECONDS):
+            for process in psutil.Process().children():
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+
+    def _ending(self, index: int) -> Ending | None:
+        key = _ending_of(index)
+        return Ending(**json.loads(self._store.get(key))) if self._store.check([key]) else None
+
     def exchange(self, ending: Ending) -> list[Ending | None]:
         """Tell the others how this node ended and, after an error, learn how they ended.
 
@@ -76,19 +128,18 @@ class Nodes:
         """
         endings: list[Ending | None] = [None] * len(self.names)
         endings[self.index] = ending
-        with suppress(DistError, RuntimeError):  # node 0, which keeps the store, is gone
+        with suppress(RuntimeError):  # node 0, which keeps the store, is gone
             self._store.set(_ending_of(self.index), json.dumps(asdict(ending)))
             if ending.exit_code == 0:
                 self._store.add(_DONE, 1)
                 return endings
             keys = [_ending_of(index) for index in range(len(self.names))]
             _wait(lambda: self._store.check(keys), ENDING_SECONDS)
-            for index, key in enumerate(keys):
-                if self._store.check([key]):
-                    endings[index] = Ending(**json.loads(self._store.get(key)))
+            endings = [self._ending(index) for index in range(len(keys))]
             self._store.add(_DONE, 1)
-            if self.index == 0:
-                _wait(lambda: self._store.add(_DONE, 0) >= len(keys), ENDING_SECONDS)
+            if self.index == 0:  # the store ends with this process
+                num_told = len(keys) - endings.count(None)
+                _wait(lambda: self._store.add(_DONE, 0) >= num_told, ENDING_SECONDS)
         return endings
 
 
@@ -108,13 +159,7 @@ def meet(
         ConfigError: The nodes differ in their terms, or more than `num_nodes` came.
     """
     until = time.monotonic() + seconds
-    try:
-        store, is_host = _open_store(address, until, seconds)
-    except (DistError, RuntimeError) as error:
-        raise NetworkError(
-            f"{address}: what answers there is not a launcher of mlmtune; choose another port for "
-            "--rendezvous"
-        ) from error
+    store, is_host = _open_store(address, until, seconds)
     try:
         index = _arrive(store, address, num_nodes, terms, is_host)
         store.set(_name_of(index), os.environ.get("SLURMD_NODENAME") or socket.gethostname())
@@ -130,10 +175,10 @@ def meet(
                 )
             time.sleep(POLL_SECONDS)
         nodes = Nodes(store, address, index, [store.get(name).decode() for name in names])
-    except (DistError, RuntimeError) as error:
+    except RuntimeError as error:
         raise NetworkError(f"{address}: the launcher there has ended; start all again") from error
     except BaseException as error:
-        with suppress(DistError, RuntimeError):  # else the others would wait for this one
+        with suppress(RuntimeError):  # else the others would wait for this one
             store.set(_LEFT, str(error))
         raise
     _choose_interface(address)
@@ -154,12 +199,29 @@ def _open_store(address: Address, until: float, seconds: float) -> tuple[TCPStor
                     f"({error.strerror or error}); start the same command on {address.host}, too"
                 ) from error
             time.sleep(POLL_SECONDS)
-    # torch's own rendezvous finds the same store in this process, because it is multi-tenant.
-    store = TCPStore(
-        address.host, address.port, is_master=is_host, multi_tenant=True,
-        wait_for_workers=False, timeout=timedelta(seconds=60),
-    )  # fmt: skip
-    return store, is_host
+    opened: list[TCPStore | RuntimeError] = []
+
+    def open_it() -> None:
+        try:
+            # torch's own rendezvous finds the same store in this process: it is multi-tenant.
+            store = TCPStore(
+                address.host, address.port, is_master=is_host, multi_tenant=True,
+                wait_for_workers=False, timeout=timedelta(seconds=60),
+            )  # fmt: skip
+            opened.append(store)
+        except RuntimeError as error:
+            opened.append(error)
+
+    # torch waits forever for the answer of a program that speaks when it is spoken to.
+    thread = threading.Thread(target=open_it, daemon=True)
+    thread.start()
+    thread.join(STORE_SECONDS)
+    if not opened or isinstance(opened[0], RuntimeError):
+        raise NetworkError(
+            f"{address}: what answers there is not a launcher of mlmtune; choose another port for "
+            "--rendezvous"
+        )
+    return opened[0], is_host
 
 
 def _can_listen(address: Address) -> bool:
@@ -229,6 +291,10 @@ def _wait(happens: Callable[[], bool], seconds: float) -> None:
 
 def _name_of(index: int) -> str:
     return f"name-{index}"
+
+
+def _sign_of(index: int) -> str:
+    return f"sign-{index}"
 
 
 def _ending_of(index: int) -> str:

@@ -49,10 +49,21 @@ def test_a_closed_terminal_is_never_the_second_signal(monkeypatch: pytest.Monkey
         request.receive(signal.SIGTERM, None)
 
 
+def test_a_signal_of_a_scheduler_is_never_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm announces by SIGUSR1 that the time of a job will be over, and ends it by SIGTERM."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    request = StopRequest()
+    for number in (signal.SIGUSR1, signal.SIGUSR1, signal.SIGTERM, signal.SIGUSR1):
+        request.receive(number, None)
+    assert request.signal_number == signal.SIGTERM
+    with pytest.raises(StoppedAtOnce):
+        request.receive(signal.SIGTERM, None)
+
+
 def test_a_process_of_nohup_does_not_answer_a_closed_terminal() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        assert answered_signals() == STOP_SIGNALS[:-1]
+        assert answered_signals() == (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
         with listening():
             assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
