@@ -2,7 +2,9 @@
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from mlmtune.training import launch as launch_module
 from mlmtune.training.interrupts import STOP_SIGNALS
 from mlmtune.training.launch import Ending, count_processes, launch
 from mlmtune.training.launched import report_end
+from mlmtune.training.rendezvous import Address
 from mlmtune.training.run_dir import RunDir
 
 PID = 4242
@@ -72,6 +75,7 @@ def launch_that_ends(
     exit_codes: list[tuple[int, int, int]] = [],  # noqa: B006
     signal_number: signal.Signals | None = None,
     run: Path | None = None,
+    nodes: Any = None,
 ) -> Ending:
     """A launch of processes that report (rank, exit code, message) and end so.
 
@@ -94,7 +98,7 @@ def launch_that_ends(
         return go
 
     monkeypatch.setattr(launch_module, "elastic_launch", elastic_launch)
-    return launch(2, run, is_quiet=False)
+    return launch(2, run, nodes, is_quiet=False)
 
 
 STOPPED = "stopped by SIGTERM; nothing more was saved"
@@ -157,6 +161,72 @@ def test_a_signal_to_the_launcher(
 ) -> None:
     ending = launch_that_ends(monkeypatch, reported, signal_number=signal.SIGINT)
     assert (ending.exit_code, ending.message) == (code, message)
+
+
+class TwoNodes:
+    """This node and another one, which tells how it ended, or tells nothing."""
+
+    names = ("here", "there")
+    address = Address("127.0.0.1", 1)
+
+    def __init__(self, index: int, other: Ending | None, *, has_lost_it: bool = False) -> None:
+        self.index = index
+        self._other = other
+        self._has_lost_it = has_lost_it
+
+    @contextmanager
+    def watched(self) -> Iterator[threading.Event]:
+        is_lost = threading.Event()
+        if self._has_lost_it:
+            is_lost.set()
+        yield is_lost
+
+    def exchange(self, ending: Ending) -> list[Ending | None]:
+        return [ending, self._other] if self.index == 0 else [self._other, ending]
+
+
+PEER = Ending(1, "peer", 2)
+
+
+@pytest.mark.parametrize(
+    ("index", "reported", "other", "expected"),
+    [
+        # The node of process 0 prints what happened on the other one.
+        (0, [(0, 1, "peer")], Ending(3, "no text", 2), Ending(3, "no text", 2)),
+        (1, [(2, 3, "no text")], PEER, Ending(3, "", 2)),
+        # One that was killed tells nothing.
+        (0, [(0, 1, "peer")], None, "there ended without a word"),
+        (1, [(2, 1, "peer")], None, "here ended without a word"),
+        (0, [(0, 143, "saved")], None, Ending(143, "saved")),
+        (0, [(0, 0, "")], None, Ending(0)),
+    ],
+)
+def test_two_nodes_end_with_the_same_cause(
+    monkeypatch: pytest.MonkeyPatch,
+    index: int,
+    reported: list[tuple[int, int, str]],
+    other: Ending | None,
+    expected: Ending | str,
+) -> None:
+    failed = [(rank, code, 0) for rank, code, _ in reported if code]
+    ending = launch_that_ends(monkeypatch, reported, failed, nodes=TwoNodes(index, other))
+    if isinstance(expected, str):
+        assert ending.message.startswith(expected)
+        assert (ending.exit_code, ending.rank) == (1, 0)
+    else:
+        assert ending == expected
+
+
+def test_a_process_that_was_killed_because_of_another_node_is_not_the_cause(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = RunDir(tmp_path)
+    run.write_json("status.json", {"state": "running", "pid": PID})
+    nodes = TwoNodes(0, Ending(6, "memory", 2), has_lost_it=True)
+    ending = launch_that_ends(monkeypatch, [], [(0, -9, 0)], run=tmp_path, nodes=nodes)
+    assert ending == Ending(6, "memory", 2)
+    status = run.read_json("status.json") or {}
+    assert (status["exit_code"], status["message"]) == (6, "memory")
 
 
 @pytest.mark.parametrize("is_of_this_launch", [True, False])
