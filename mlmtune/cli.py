@@ -46,7 +46,7 @@ def top(
     """Adapt a pretrained masked language model to the text of a domain, and measure the effect.
 
     Exit codes: 0 done, 2 config or usage, 3 data, 4 checkpoint or resume, 5 diverged, 6 memory or
-    disk, 7 hub or network, 129, 130 and 143 interrupted.
+    disk, 7 hub or network, 129, 130, 138 and 143 interrupted.
     """
     if context.invoked_subcommand not in WRITES_FILES:
         exits.end_without_reader()

@@ -12,7 +12,8 @@ from scenario import SECTIONS, whole_steps
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGUSR1, 138)],
 )
 def test_the_first_ends_the_step_and_saves_it(
     start: Callable[..., Any], runs: Runs, expected: Run, number: signal.Signals, code: int
