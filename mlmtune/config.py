@@ -934,8 +934,8 @@ class EngineConfig(Section):
     """With `slurm`: the most time for a job of training or a task, as HH:MM:SS or
     D-HH:MM:SS."""
     sbatch: dict[str, str | int] = {}
-    """With `slurm`: more options of `sbatch` by their long names (`{account: nlp, qos: high}`); the
-    value of a flag is `''`. They replace options that mlmtune sets itself."""
+    """With `slurm`: more options of `sbatch` by their long names (`{account: nlp, qos: high}`).
+    They replace options that mlmtune sets itself; the value `''` leaves out such an option."""
     setup: str = ""
     """With `slurm`: lines of bash that a job runs first (`module load cuda`). The Python
     environment of the submitting command is used without them."""

@@ -187,8 +187,9 @@ def meet(
 
 def _open_store(address: Address, until: float, seconds: float) -> tuple[TCPStore, bool]:
     """Open the store of all launchers; also return whether this one keeps it."""
-    is_host = _can_listen(address)
-    while not is_host:
+    if _can_listen(address) and (store := _store(address, is_host=True)) is not None:
+        return store, True
+    while True:
         try:
             socket.create_connection((address.host, address.port), timeout=3).close()
             break
@@ -199,29 +200,33 @@ def _open_store(address: Address, until: float, seconds: float) -> tuple[TCPStor
                     f"({error.strerror or error}); start the same command on {address.host}, too"
                 ) from error
             time.sleep(POLL_SECONDS)
-    opened: list[TCPStore | RuntimeError] = []
+    store = _store(address, is_host=False)
+    if store is None:
+        raise NetworkError(
+            f"{address}: what answers there is not a launcher of mlmtune; choose another port for "
+            "--rendezvous"
+        )
+    return store, False
+
+
+def _store(address: Address, *, is_host: bool) -> TCPStore | None:
+    """Return a store; None if something else has the port."""
+    opened: list[TCPStore] = []
 
     def open_it() -> None:
-        try:
+        with suppress(RuntimeError):
             # torch's own rendezvous finds the same store in this process: it is multi-tenant.
             store = TCPStore(
                 address.host, address.port, is_master=is_host, multi_tenant=True,
                 wait_for_workers=False, timeout=timedelta(seconds=60),
             )  # fmt: skip
             opened.append(store)
-        except RuntimeError as error:
-            opened.append(error)
 
     # torch waits forever for the answer of a program that speaks when it is spoken to.
     thread = threading.Thread(target=open_it, daemon=True)
     thread.start()
     thread.join(STORE_SECONDS)
-    if not opened or isinstance(opened[0], RuntimeError):
-        raise NetworkError(
-            f"{address}: what answers there is not a launcher of mlmtune; choose another port for "
-            "--rendezvous"
-        )
-    return opened[0], is_host
+    return opened[0] if opened else None
 
 
 def _can_listen(address: Address) -> bool:

@@ -15,7 +15,7 @@ from mlmtune.training.launched import GRACE_SECONDS
 USE_CPU = "ACCELERATE_USE_CPU"
 """Accelerate's variable for computing on CPUs."""
 
-_REPLACES_GPUS = re.compile("gres|gpus|gpus-per-.*")
+_ASKS_FOR_GPUS = re.compile("gres|gpus|gpus-per-.*")
 """Options of sbatch that ask for GPUs."""
 
 
@@ -49,8 +49,9 @@ class TrainingJob:
 def job_script(job: TrainingJob, engine: EngineConfig) -> str:
     """Return the script that `sbatch` takes."""
     options = [
-        f"#SBATCH --{name}" + (f"={shlex.quote(str(value))}" if value != "" else "")
+        f"#SBATCH --{name}={shlex.quote(str(value))}"
         for name, value in _sbatch_options(job, engine).items()
+        if value != ""
     ]
     command = [job.python, "-m", "mlmtune", *job.command, "--on", "local"]
     command += ["--nproc", str(job.num_processes)]
@@ -59,7 +60,7 @@ def job_script(job: TrainingJob, engine: EngineConfig) -> str:
         command += ["--nodes", str(job.num_nodes)]
         meeting, address = _MEETING, ' --rendezvous "$address:$port"'
     blocks = [
-        "\n".join(["#!/bin/bash", *options]),
+        "\n".join(["#!/bin/bash", "#SBATCH --requeue", *options]),
         engine.setup.strip(),
         "" if job.uses_gpus else f"export {USE_CPU}=true",
         _START.format(arguments=shlex.join(job.first_start)),
@@ -91,7 +92,7 @@ exit $code"""
 
 
 def _sbatch_options(job: TrainingJob, engine: EngineConfig) -> dict[str, str | int]:
-    """Return options of `sbatch`; the value of a flag is empty."""
+    """Return options of `sbatch`; those without a value are left out."""
     options: dict[str, str | int] = {
         "job-name": job.name,
         "nodes": job.num_nodes,
@@ -99,14 +100,13 @@ def _sbatch_options(job: TrainingJob, engine: EngineConfig) -> dict[str, str | i
         "cpus-per-task": job.num_processes * engine.cpus,
         "time": engine.time_limit,
         "signal": f"USR1@{_seconds_to_save(engine.time_limit)}",
-        "requeue": "",
         "open-mode": "append",
         "output": str(job.log),
         "chdir": str(job.working_directory),
     }
     if engine.partition is not None:
         options["partition"] = engine.partition
-    if job.uses_gpus and not any(_REPLACES_GPUS.fullmatch(name) for name in engine.sbatch):
+    if job.uses_gpus and not any(_ASKS_FOR_GPUS.fullmatch(name) for name in engine.sbatch):
         options["gpus-per-node"] = job.num_processes
     return {**options, **engine.sbatch}
 

@@ -3,6 +3,7 @@
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from launching import free_port
 
-from mlmtune.errors import ConfigError, MlmtuneError, NetworkError
+from mlmtune.errors import ConfigError, NetworkError
 from mlmtune.training import rendezvous
 from mlmtune.training.launched import Ending
 from mlmtune.training.rendezvous import Address, Nodes, meet, parse_address
@@ -31,15 +32,25 @@ def address() -> Address:
 
 
 @pytest.fixture
-def together() -> Iterator[Callable[..., list[Any]]]:
-    """Calls functions at the same time; gives what they return or raise."""
-    with ThreadPoolExecutor(4) as threads:
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
 
-        def call(*functions: Callable[[], Any]) -> list[Any]:
-            futures = [threads.submit(function) for function in functions]
-            return [future.exception() or future.result() for future in futures]
 
-        yield call
+@pytest.fixture
+def meet_all(address: Address, threads: ThreadPoolExecutor) -> Callable[..., list[Any]]:
+    """Lets a launcher with each of these terms come; gives what they return or raise."""
+
+    def meet_in_threads(*terms: dict[str, Any]) -> list[Any]:
+        futures = []
+        for its in terms:
+            futures.append(threads.submit(meet, address, len(terms), its, 20))
+            # The first keeps the store. Two of one process would share it, unlike two processes.
+            while rendezvous._can_listen(address):
+                time.sleep(0.01)
+        return [future.exception() or future.result() for future in futures]
+
+    return meet_in_threads
 
 
 @pytest.mark.parametrize("text", ["node0", ":29500", "node0:", "node0:0", "node0:65536", "a:2x"])
@@ -53,23 +64,21 @@ def test_a_place_to_meet() -> None:
 
 
 def test_nodes_meet_and_learn_how_each_ended(
-    address: Address, together: Callable[..., list[Any]]
+    meet_all: Callable[..., list[Any]], threads: ThreadPoolExecutor
 ) -> None:
-    met: list[Nodes] = together(*[lambda: meet(address, 3, TERMS, 20)] * 3)
+    met: list[Nodes] = meet_all(TERMS, TERMS, TERMS)
+    assert met[0].index == 0
     assert sorted(nodes.index for nodes in met) == [0, 1, 2]
     assert {tuple(nodes.names) for nodes in met} == {(socket.gethostname(),) * 3}
+    met.sort(key=lambda nodes: nodes.index)
     endings = [Ending(1, "peer", 2), Ending(3, "no text", 5), Ending(0)]
-    told = together(*(lambda n=n: n.exchange(endings[n.index]) for n in met))  # type: ignore[misc]
-    by_index = {nodes.index: one for nodes, one in zip(met, told, strict=True)}
-    assert by_index[0] == by_index[1] == endings
-    assert by_index[2][2] == Ending(0)  # one that ends well does not wait for the others
+    first, second, third = threads.map(Nodes.exchange, met, endings)
+    assert first == second == endings
+    assert third[2] == Ending(0)  # one that ends well does not wait for the others
 
 
-def test_a_node_that_tells_nothing_is_not_waited_for(
-    address: Address, together: Callable[..., list[Any]]
-) -> None:
-    met: list[Nodes] = together(*[lambda: meet(address, 2, TERMS, 20)] * 2)
-    [first] = [nodes for nodes in met if nodes.index == 0]
+def test_a_node_that_tells_nothing_is_not_waited_for(meet_all: Callable[..., list[Any]]) -> None:
+    first, _ = meet_all(TERMS, TERMS)
     assert first.exchange(Ending(1, "peer")) == [Ending(1, "peer"), None]
 
 
@@ -77,14 +86,13 @@ def test_a_node_that_tells_nothing_is_not_waited_for(
     ("ending", "is_lost"), [(Ending(3, "no text"), True), (Ending(0), False), (None, True)]
 )
 def test_the_processes_of_a_node_are_ended_if_another_fails_or_is_silent(
-    address: Address,
-    together: Callable[..., list[Any]],
+    meet_all: Callable[..., list[Any]],
+    threads: ThreadPoolExecutor,
     monkeypatch: pytest.MonkeyPatch,
     ending: Ending | None,
     is_lost: bool,
 ) -> None:
-    met: list[Nodes] = together(*[lambda: meet(address, 2, TERMS, 20)] * 2)
-    mine, other = sorted(met, key=lambda nodes: nodes.index)
+    mine, other = meet_all(TERMS, TERMS)
     monkeypatch.setattr(rendezvous, "SILENT_SECONDS", 0.5 if ending is None else 60)
     killed = threading.Event()
 
@@ -99,26 +107,22 @@ def test_the_processes_of_a_node_are_ended_if_another_fails_or_is_silent(
     monkeypatch.setattr(rendezvous.psutil, "Process", Launcher)
     with mine.watched() as lost:
         if ending is not None:
-            together(lambda: other.exchange(ending))
+            threads.submit(other.exchange, ending)
         assert lost.wait(10 if is_lost else 1.5) == is_lost
         assert killed.wait(10 if is_lost else 0) == is_lost
 
 
-def test_nodes_that_differ_are_refused(
-    address: Address, together: Callable[..., list[Any]]
-) -> None:
-    other = {**TERMS, "the version of torch": "3"}
-    errors: list[MlmtuneError] = together(
-        lambda: meet(address, 2, TERMS, 20), lambda: meet(address, 2, other, 20)
-    )
-    by_kind = {type(error): str(error) for error in errors}
-    assert "the nodes differ in the version of torch" in by_kind[ConfigError]
-    assert "a node has left (127.0.0.1" in by_kind[NetworkError]
+def test_nodes_that_differ_are_refused(meet_all: Callable[..., list[Any]]) -> None:
+    first, second = meet_all(TERMS, {**TERMS, "the version of torch": "3"})
+    assert isinstance(second, ConfigError)
+    assert "the nodes differ in the version of torch: 2 there, and 3 on" in str(second)
+    assert isinstance(first, NetworkError)
+    assert f"a node has left ({second})" in str(first)
 
 
-def test_one_node_too_many_is_refused(address: Address, together: Callable[..., list[Any]]) -> None:
-    met = together(*[lambda: meet(address, 2, TERMS, 20)] * 2)
-    assert len(met) == 2
+def test_one_node_too_many_is_refused(address: Address, meet_all: Callable[..., list[Any]]) -> None:
+    met = meet_all(TERMS, TERMS)
+    assert [nodes.index for nodes in met] == [0, 1]
     with pytest.raises(ConfigError, match="2 nodes have met there already"):
         meet(address, 2, TERMS, 20)
 
@@ -150,9 +154,7 @@ def test_another_program_has_the_port(address: Address, monkeypatch: pytest.Monk
             meet(address, 2, TERMS, 5)
 
 
-def test_gloo_uses_the_network_of_the_address(
-    address: Address, together: Callable[..., list[Any]]
-) -> None:
+def test_gloo_uses_the_network_of_the_address(meet_all: Callable[..., list[Any]]) -> None:
     del os.environ["GLOO_SOCKET_IFNAME"]
-    together(*[lambda: meet(address, 2, TERMS, 20)] * 2)
+    meet_all(TERMS, TERMS)
     assert os.environ["GLOO_SOCKET_IFNAME"] == "lo"
