@@ -52,10 +52,9 @@ def submit_training(
         write_text(path, script)
     number = submit(path)
     log = str(job.log).replace("%j", number)
-    console.result(
-        f"submitted job {number}: {counted(job.num_nodes, 'node')} with "
-        f"{counted(job.num_processes, 'process', 'processes')} each"
-    )
+    size = f"{counted(job.num_nodes, 'node')} with "
+    size += counted(job.num_processes, "process", "processes") + " each" * (job.num_nodes > 1)
+    console.result(f"submitted job {number}: {size}")
     console.say(f"follow it: tail -F {shlex.quote(log)}")
     console.say(f"stop it with its state saved, and start it again: scancel --signal=USR1 {number}")
     console.say(f"cancel it: scancel {number}")
