@@ -82,7 +82,8 @@ node=$(scontrol show node --oneliner "$SLURMD_NODENAME")
 port=$((20000 + SLURM_JOB_ID % 12000))"""
 
 _STEP = """\
-srun --ntasks-per-node=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" \\
+# srun does not take over the processors that sbatch was asked for.
+srun --ntasks-per-node=1 ${{SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}} \\
     {command}{address} "${{start[@]}}"
 code=$?
 
@@ -116,7 +117,7 @@ def _seconds_to_save(time_limit: str) -> int:
     days, _, clock = time_limit.rpartition("-")
     hours, minutes, seconds = map(int, clock.split(":"))
     total = ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
-    # A job with a short limit must come further than to its first checkpoint.
+    # A job with a short limit needs most of it to come further.
     return min(GRACE_SECONDS, total // 4)
 
 
