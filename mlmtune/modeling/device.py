@@ -153,8 +153,11 @@ def build_accelerator(precision: str) -> Accelerator:
         mixed_precision="no" if resolved == "fp32" else resolved,
         # ACCELERATE_GRADIENT_ACCUMULATION_STEPS would override a plain number.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        # Buffers are constant. Broadcasting them would wait for processes that evaluate.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        # Buffers are constant. Broadcasting them would wait for processes that evaluate. A gradient
+        # is a part of the buffer in which it is exchanged, and takes no memory beside it.
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+        ],
     )
     if accelerator.distributed_type in UNSUPPORTED:
         raise ConfigError(

@@ -39,6 +39,15 @@ class Learner:
         inner: torch.optim.Optimizer = self.optimizer.optimizer
         return inner
 
+    def backward(self, task: Task, batch: Any) -> None:
+        """Compute a batch forward and backward, for its gradients or for the memory it takes."""
+        losses = task.losses(self.model, batch.to(self.accelerator.device))
+        self.accelerator.backward(losses.weighted(dict.fromkeys(losses.terms, 1.0)))
+
+    def clear_gradients(self) -> None:
+        """Delete the gradients, or set those to 0 that are parts of DDP's buffers."""
+        self.optimizer.zero_grad(set_to_none=self.accelerator.num_processes == 1)
+
 
 def prepare_learner(task: Task, accelerator: Accelerator) -> Learner:
     """Compile and wrap a task's model as its config says, and build the optimizer.
@@ -62,7 +71,7 @@ def prepare_learner(task: Task, accelerator: Accelerator) -> Learner:
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         wrapped, prepared = accelerator.prepare(model, optimizer)
     wrapped.train()
-    return Learner(
+    learner = Learner(
         accelerator=accelerator,
         model=wrapped,
         module=accelerator.unwrap_model(wrapped),
@@ -72,6 +81,23 @@ def prepare_learner(task: Task, accelerator: Accelerator) -> Learner:
         and not training.compile
         and task.loaded.attn_implementation == "eager",
     )
+    if accelerator.num_processes > 1:
+        _settle_exchange(learner, task)
+    return learner
+
+
+def _settle_exchange(learner: Learner, task: Task) -> None:
+    """Let DDP settle how it exchanges gradients, by exchanging some that are not used.
+
+    In its first backward pass, DDP notes in which order gradients are ready, and exchanges them in
+    that order from then on. The order decides how those of three processes or more are added up,
+    so that the first step of a resumed run would have other bits than the same step of a run that
+    was not interrupted. Gradients are parts of DDP's buffers after their first exchange only.
+    """
+    # A compiled model would be compiled for one sequence, too.
+    smallest = task if task.config.training.compile else task.with_micro_batch_size(1)
+    learner.backward(task, smallest.stream.micro_batches(0)[0])
+    learner.clear_gradients()
 
 
 def _enable_checkpointing(model: Any, *, is_compiled: bool) -> None:

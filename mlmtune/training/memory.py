@@ -161,13 +161,12 @@ def fits_by_trial(learner: Learner, task: Task, step: int) -> bool:
         # Two, because the second one finds the gradients of the first in memory.
         for batch in task.stream.micro_batches(step)[:2]:
             with accelerator.no_sync(learner.model):
-                losses = task.losses(learner.model, batch.to(device))
-                accelerator.backward(losses.weighted(dict.fromkeys(losses.terms, 1.0)))
+                learner.backward(task, batch)
         del moments
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         fits = False
-    learner.optimizer.zero_grad()
+    learner.clear_gradients()
     free_cached_memory()
     return fits

@@ -140,7 +140,7 @@ def take_step(
     if task.plan.resets_optimizer_before(step.number):
         learner.plain_optimizer.state.clear()
     learner.optimizer.step()
-    learner.optimizer.zero_grad()
+    learner.clear_gradients()
     _count_overflow(accelerator, state, task)
 
     state.step += 1
@@ -168,7 +168,7 @@ def _add_up_gradients(
             raise
     # Here, not above: the error holds on to the tensors that did not fit.
     task = shrink_micro_batch(task, learner.accelerator.num_processes, step.number, say)
-    learner.optimizer.zero_grad()
+    learner.clear_gradients()
     free_cached_memory()
     smaller = replace(step, batches=task.stream.micro_batches(step.number))
     return _add_up_gradients(learner, task, smaller, say)
