@@ -782,6 +782,10 @@ class TrainingConfig(Section):
     """`auto` is bf16 if the device supports it natively, and fp32 otherwise. fp16 needs a GPU."""
     gradient_checkpointing: bool = False
     """Computes activations twice and keeps fewer: this saves memory and is about a third slower."""
+    shard_optimizer: bool = False
+    """Each process keeps a part of AdamW's two moments (8 bytes per parameter), and updates the
+    weights that they belong to (ZeRO, stage 1). The result has the same bits. One process keeps
+    all."""
     compile: bool = False
     """Compiles the model by torch.compile: the first steps take a minute, as does the first batch
     with padding, and the others are faster on a GPU. This needs a C++ compiler."""

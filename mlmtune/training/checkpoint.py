@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from mlmtune.errors import CheckpointError
 from mlmtune.files import read_json, sweep, whole_folder, write_json
@@ -28,6 +28,7 @@ from mlmtune.modeling.loading import LoadedModel
 from mlmtune.training.checkpoint_folders import checkpoint_path, list_checkpoints, step_of
 from mlmtune.training.manifest import MANIFEST, find_damage, manifest_of
 from mlmtune.training.run_dir import writing_to
+from mlmtune.training.sharding import Moments, Shards
 from mlmtune.training.window import Window
 
 FORMAT_VERSION = 3
@@ -88,7 +89,7 @@ def save_model(directory: Path, loaded: LoadedModel) -> None:
 
 
 def save_checkpoint(
-    directory: Path, loaded: LoadedModel, optimizer: torch.optim.Optimizer, state: TrainState
+    directory: Path, loaded: LoadedModel, moments: Moments, state: TrainState
 ) -> Path:
     """Write the checkpoint of `state.step`. Called by the main process.
 
@@ -101,7 +102,7 @@ def save_checkpoint(
         whole_folder(final, durable=True) as temporary,
     ):
         save_model(temporary, loaded)
-        _save_optimizer(optimizer, temporary / "optimizer.safetensors")
+        _save_moments(moments, temporary / "optimizer.safetensors")
         write_json(temporary / "state.json", {"format_version": FORMAT_VERSION, **asdict(state)})
         files = sorted(p for p in temporary.rglob("*") if p.is_file())
         write_json(temporary / MANIFEST, manifest_of(temporary, files))
@@ -174,37 +175,61 @@ def load_weights(path: Path, model: Any) -> None:
         ) from error
 
 
-def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
+def load_optimizer(
+    path: Path, optimizer: torch.optim.Optimizer, shards: Shards | None = None
+) -> None:
     """Load a checkpoint's moments and step counts into `optimizer`.
+
+    Args:
+        path: The checkpoint.
+        optimizer: The optimizer of the model.
+        shards: The parameters whose moments are loaded; those of the others are checked only. None
+            for all.
 
     Raises:
         CheckpointError: The checkpoint holds moments of another shape, or of no parameter.
     """
-    with _reading(path / "optimizer.safetensors") as file:
-        tensors = load_file(file)
-        with safe_open(file, "pt") as opened:
-            without_moments = json.loads(opened.metadata()[WITHOUT_MOMENTS])
-    by_name: dict[str, dict[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
-        parameter_name, _, field_name = name.rpartition("/")
-        by_name.setdefault(parameter_name, {})[field_name] = tensor
-    for group in optimizer.param_groups:
-        for name, parameter in zip(group["param_names"], group["params"], strict=True):
-            fields = by_name.pop(name, None)
-            if fields is None and name in without_moments:
-                continue
-            if fields is None or fields["exp_avg"].shape != parameter.shape:
-                raise CheckpointError(
-                    f"{path}: optimizer.safetensors does not fit {name}; is it of another model?"
-                )
-            optimizer.state[parameter] = {
-                key: tensor.to(parameter.device) for key, tensor in fields.items()
-            }
-    if by_name:
+    with (
+        _reading(path / "optimizer.safetensors") as file,
+        safe_open(file, "pt") as opened,
+    ):
+        without_moments = json.loads(opened.metadata()[WITHOUT_MOMENTS])
+        saved: dict[str, list[str]] = {}
+        for key in opened.keys():  # noqa: SIM118, because it is no dict
+            saved.setdefault(key.rpartition("/")[0], []).append(key)
+        for group in optimizer.param_groups:
+            for name, parameter in zip(group["param_names"], group["params"], strict=True):
+                keys = saved.pop(name, None)
+                if keys is None and name in without_moments:
+                    continue
+                if keys is None or _shape(opened, f"{name}/exp_avg") != parameter.shape:
+                    raise CheckpointError(
+                        f"{path}: optimizer.safetensors does not fit {name}; is it of another "
+                        "model?"
+                    )
+                if shards is None or shards.keeps(parameter):
+                    optimizer.state[parameter] = {
+                        key.rpartition("/")[2]: opened.get_tensor(key).to(parameter.device)
+                        for key in keys
+                    }
+    if saved:
         raise CheckpointError(
-            f"{path}: optimizer.safetensors has moments of {next(iter(by_name))}, which the model "
+            f"{path}: optimizer.safetensors has moments of {next(iter(saved))}, which the model "
             "does not have; is it of another model?"
         )
+
+
+def _shape(opened: Any, key: str) -> torch.Size:
+    return torch.Size(opened.get_slice(key).get_shape())
+
+
+def moments_of(optimizer: torch.optim.Optimizer) -> Moments:
+    """Return the moments and step counts that an optimizer has in this process."""
+    return {
+        name: optimizer.state.get(parameter, {})
+        for group in optimizer.param_groups
+        for name, parameter in zip(group["param_names"], group["params"], strict=True)
+    }
 
 
 def drop_checkpoints_after(directory: Path, step: int) -> list[Path]:
@@ -260,13 +285,11 @@ def _delete(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def _save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
-    tensors: dict[str, torch.Tensor] = {}
-    without_moments: list[str] = []
-    for group in optimizer.param_groups:
-        for name, parameter in zip(group["param_names"], group["params"], strict=True):
-            if not optimizer.state[parameter]:
-                without_moments.append(name)
-            for key, value in optimizer.state[parameter].items():
-                tensors[f"{name}/{key}"] = value.detach().cpu().contiguous()  # for safetensors
+def _save_moments(moments: Moments, path: Path) -> None:
+    tensors = {
+        f"{name}/{key}": value.detach().cpu().contiguous()  # for safetensors
+        for name, fields in moments.items()
+        for key, value in fields.items()
+    }
+    without_moments = [name for name, fields in moments.items() if not fields]
     save_file(tensors, path, {WITHOUT_MOMENTS: json.dumps(without_moments)})

@@ -41,8 +41,9 @@ class Checkpointer:
         accelerator = self._learner.accelerator
         if accelerator.scaler is not None:
             state.scaler = accelerator.scaler.state_dict()
+        moments = self._learner.moments()
         if accelerator.is_main_process:
-            save_checkpoint(self._folder, self._loaded, self._learner.plain_optimizer, state)
+            save_checkpoint(self._folder, self._loaded, moments, state)
             kept = {*self._ends_of_phases}
             if self._config.export == "best" and state.best_step is not None:
                 kept.add(state.best_step)

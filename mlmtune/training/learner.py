@@ -1,7 +1,9 @@
 """A model and its optimizer, prepared for training: compiled and wrapped as the config says."""
 
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +12,9 @@ from accelerate import Accelerator
 from mlmtune.errors import ConfigError
 from mlmtune.modeling.dropout import KeyedDropout
 from mlmtune.modeling.unreached_weights import freeze_unreached_weights
+from mlmtune.training.checkpoint import load_optimizer, moments_of
 from mlmtune.training.optimization import build_optimizer
+from mlmtune.training.sharding import Moments, Shards
 from mlmtune.training.task import Task
 
 
@@ -23,6 +27,7 @@ class Learner:
         model: The model as a training step calls it, wrapped if there are several processes.
         module: The model without the wrapper: the task's own `loaded.model`.
         optimizer: The optimizer in Accelerate's wrapper, which scales gradients in fp16.
+        shards: The parameters whose moments each process keeps; None if each keeps all.
         keys_dropout: Whether dropout follows from the keys of sequences. Otherwise the device's
             own generator draws it.
     """
@@ -31,6 +36,7 @@ class Learner:
     model: Any
     module: Any
     optimizer: Any
+    shards: Shards | None
     keys_dropout: bool
 
     @property
@@ -43,6 +49,37 @@ class Learner:
         """Compute a batch forward and backward, for its gradients or for the memory it takes."""
         losses = task.losses(self.model, batch.to(self.accelerator.device))
         self.accelerator.backward(losses.weighted(dict.fromkeys(losses.terms, 1.0)))
+
+    def update_weights(self) -> None:
+        """Take the optimizer's step."""
+        with nullcontext() if self.shards is None else self.shards.updating():
+            self.optimizer.step()
+
+    def moments(self) -> Moments:
+        """Return the optimizer's moments, which only the main process may have all of.
+
+        Called by all processes.
+        """
+        moments = moments_of(self.plain_optimizer)
+        return moments if self.shards is None else self.shards.gather(moments)
+
+    def load_moments(self, checkpoint: Path) -> None:
+        """Load the moments that this process keeps.
+
+        Raises:
+            CheckpointError: The checkpoint holds moments of another shape, or of no parameter.
+        """
+        load_optimizer(checkpoint, self.plain_optimizer, self.shards)
+
+    @property
+    def num_optimized(self) -> int:
+        """The number of weights whose moments this process keeps."""
+        return sum(
+            parameter.numel()
+            for group in self.plain_optimizer.param_groups
+            for parameter in group["params"]
+            if self.shards is None or self.shards.keeps(parameter)
+        )
 
     def clear_gradients(self) -> None:
         """Delete the gradients, or set those to 0 that are parts of DDP's buffers."""
@@ -71,11 +108,13 @@ def prepare_learner(task: Task, accelerator: Accelerator) -> Learner:
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         wrapped, prepared = accelerator.prepare(model, optimizer)
     wrapped.train()
+    is_sharded = training.shard_optimizer and accelerator.num_processes > 1
     learner = Learner(
         accelerator=accelerator,
         model=wrapped,
         module=accelerator.unwrap_model(wrapped),
         optimizer=prepared,
+        shards=Shards.of(optimizer, accelerator) if is_sharded else None,
         # Compiled models and attention that is not eager draw dropout inside their own kernels.
         keys_dropout=accelerator.device.type == "cpu"
         and not training.compile

@@ -156,7 +156,7 @@ def fits_by_trial(learner: Learner, task: Task, step: int) -> bool:
     try:
         moments: Any = None
         if not learner.plain_optimizer.state:
-            num_bytes = MOMENTS_BYTES_PER_PARAMETER * task.loaded.num_parameters
+            num_bytes = MOMENTS_BYTES_PER_PARAMETER * learner.num_optimized
             moments = torch.empty(num_bytes, dtype=torch.uint8, device=device)
         # Two, because the second one finds the gradients of the first in memory.
         for batch in task.stream.micro_batches(step)[:2]:

@@ -25,7 +25,6 @@ from mlmtune.training.checkpoint import (
     drop_checkpoints_after,
     find_checkpoint,
     find_fault,
-    load_optimizer,
     load_state,
     load_weights,
 )  # fmt: skip
@@ -48,8 +47,8 @@ from mlmtune.training.tracking import RECORD as TRACKING_RECORD
 from mlmtune.training.tracking import note_tracked
 
 MAY_CHANGE = re.compile(
-    r"run\.output_dir|tokenization\.(cache_dir|parts|store)|training\.micro_batch_size|tracking\..*|hub\..*"
-    r"|engine\..*|.*\.license"
+    r"run\.output_dir|tokenization\.(cache_dir|parts|store)"
+    r"|training\.(micro_batch_size|shard_optimizer)|tracking\..*|hub\..*|engine\..*|.*\.license"
 )
 """The settings that may differ from those of a finished run: none of them changes the result."""
 
@@ -255,7 +254,7 @@ def resume(
     )  # fmt: skip
     state.identity = identity
     load_weights(path, learner.module)
-    load_optimizer(path, learner.plain_optimizer)
+    learner.load_moments(path)
     if learner.accelerator.scaler is not None and state.scaler is not None:
         learner.accelerator.scaler.load_state_dict(state.scaler)
     say(f"resumed from {path}, after step {state.step}")
@@ -276,7 +275,7 @@ def _first_state(
     fault = find_fault(path)
     if fault is not None:
         raise CheckpointError(f"{path}: {fault}; go on from another checkpoint")
-    load_optimizer(path, learner.plain_optimizer)
+    learner.load_moments(path)
     say(f"goes on from {describe_lineage(to_json(task.lineage))}, with the optimizer's moments")
     return TrainState(identity, lineage=to_json(task.lineage))
 

@@ -139,7 +139,7 @@ def take_step(
         raise _diverged(f"the gradient of step {step.number + 1} is {norm}", task)
     if task.plan.resets_optimizer_before(step.number):
         learner.plain_optimizer.state.clear()
-    learner.optimizer.step()
+    learner.update_weights()
     learner.clear_gradients()
     _count_overflow(accelerator, state, task)
 

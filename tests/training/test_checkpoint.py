@@ -22,6 +22,7 @@ from mlmtune.training.checkpoint import (
     load_optimizer,
     load_state,
     load_weights,
+    moments_of,
     prune,
     save_checkpoint,
     step_of,
@@ -46,13 +47,18 @@ def trained(model_dir: Path, tokenizer: Any) -> tuple[LoadedModel, torch.optim.O
     return LoadedModel(model, tokenizer, (), (), {}, "eager", None), optimizer
 
 
+def save(folder: Path, trained: Any, state: TrainState) -> Path:
+    loaded, optimizer = trained
+    return save_checkpoint(folder, loaded, moments_of(optimizer), state)
+
+
 @pytest.fixture
 def saved(tmp_path: Path, trained: Any) -> Path:
     """A folder with the checkpoints of steps 2, 4 and 10."""
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     for step in (2, 10, 4):
-        save_checkpoint(folder, *trained, TrainState(identity={}, step=step))
+        save(folder, trained, TrainState(identity={}, step=step))
     return folder
 
 
@@ -102,7 +108,7 @@ def test_weights_that_are_kept_are_saved_and_loaded_by_the_class_that_has_them(
         "bert.pooler.dense.bias": torch.ones(16),
     }
     state = TrainState(identity={}, step=1)
-    path = save_checkpoint(tmp_path, replace(loaded, kept_weights=kept), optimizer, state)
+    path = save(tmp_path, (replace(loaded, kept_weights=kept), optimizer), state)
     whole, report = AutoModelForPreTraining.from_pretrained(path, output_loading_info=True)
     assert report["missing_keys"] == {"cls.seq_relationship.bias", "bert.pooler.dense.weight"}
     assert all(torch.equal(whole.state_dict()[name], tensor) for name, tensor in kept.items())
@@ -115,7 +121,7 @@ def test_state_comes_back(tmp_path: Path, trained: Any) -> None:
     window = Window({"loss": 0.1}, {"loss": 3})
     state = TrainState({"run.seed": 3}, step=7, window=window, best_criterion=1 / 3)
     state.evaluations["7"] = {"loss": 1 / 3, "perplexity_interval": [1.0, 2.0]}
-    assert load_state(save_checkpoint(tmp_path, *trained, state)) == state
+    assert load_state(save(tmp_path, trained, state)) == state
 
 
 def test_the_state_of_another_format_is_refused(saved: Path) -> None:
@@ -197,7 +203,7 @@ def test_checkpoints_of_later_steps_are_dropped(saved: Path) -> None:
 
 
 def test_saving_a_step_again_replaces_it(saved: Path, trained: Any) -> None:
-    save_checkpoint(saved, *trained, TrainState(identity={"again": 1}, step=4))
+    save(saved, trained, TrainState(identity={"again": 1}, step=4))
     assert find_fault(saved / "checkpoint-4") is None
     assert load_state(saved / "checkpoint-4").identity == {"again": 1}
 
@@ -215,5 +221,5 @@ def test_a_name_without_a_plain_number_is_no_checkpoint(tmp_path: Path, name: st
 def test_a_file_with_the_name_of_a_checkpoint_gives_way(tmp_path: Path, trained: Any) -> None:
     (tmp_path / "checkpoint-2").write_text("mine", encoding="utf-8")
     assert find_fault(tmp_path / "checkpoint-2") == "MANIFEST.json is missing or broken"
-    save_checkpoint(tmp_path, *trained, TrainState(identity={}, step=2))
+    save(tmp_path, trained, TrainState(identity={}, step=2))
     assert find_fault(tmp_path / "checkpoint-2") is None
