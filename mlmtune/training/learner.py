@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import AutocastKwargs
 
 from mlmtune.errors import ConfigError
 from mlmtune.modeling.dropout import KeyedDropout
@@ -102,6 +103,9 @@ def prepare_learner(task: Task, accelerator: Accelerator) -> Learner:
         model.compile(dynamic=False)
     if training.gradient_checkpointing:
         _enable_checkpointing(model, is_compiled=training.compile)
+        # The weights in 16 bits would all be kept to the end of the forward pass, and each is made
+        # again in the backward pass.
+        accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)
     optimizer = build_optimizer(model, task.config.optimizer)
     with warnings.catch_warnings():
         # Not every version has the replacement, which would also broadcast the buffers once.
