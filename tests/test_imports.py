@@ -45,7 +45,8 @@ LAYERS = (
 MAY_IMPORT_IN_FUNCTIONS = {
     "classification/entity_metrics.py", "classification/frozen.py", "cli.py",
     "commands/starting.py", "hub.py", "modeling/locating.py", "corpus/hub_datasets.py",
-    "cluster/choosing.py", "corpus/cleaning.py", "corpus/languages.py", "corpus/near_duplicates.py",
+    "cluster/choosing.py", "corpus/band_search.py", "corpus/cleaning.py", "corpus/languages.py",
+    "corpus/near_duplicates.py",
     "corpus/compression.py", "corpus/formats/docx.py",
     "corpus/formats/epub.py", "corpus/formats/html.py", "corpus/formats/notebook.py",
     "corpus/formats/parquet.py", "corpus/formats/pdf.py", "corpus/formats/pptx.py",

@@ -1,6 +1,5 @@
 """The corpus: the documents of a listing, cleaned in parallel, filtered and counted."""
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -10,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlmtune.config import ADDED_FORMATS, CorpusConfig, NearDuplicatesConfig
+from mlmtune.config import ADDED_FORMATS, CorpusConfig
 from mlmtune.console import Console
 from mlmtune.corpus import formats, near_duplicates, optional_steps
+from mlmtune.corpus.comparing import Comparison, compared
 from mlmtune.corpus.dividing import plan_parts, with_line_numbers
 from mlmtune.corpus.document import Document
 from mlmtune.corpus.domain_selection import select
@@ -26,7 +26,6 @@ from mlmtune.corpus.filtering import (
 )
 from mlmtune.corpus.funnel import Funnel, Overlap, Pair, Scored, Selected, SourceFunnel
 from mlmtune.corpus.listing import ListedSource, Listing
-from mlmtune.corpus.near_duplicates import find_near_duplicates, signature
 from mlmtune.corpus.overlap import OverlapIndex
 from mlmtune.corpus.part_files import PartFiles
 from mlmtune.corpus.parts import (
@@ -230,23 +229,6 @@ def _check_texts_are_found(
             )
 
 
-def _examine(
-    item: tuple[Part, NDArray[np.int64]],
-    shared: tuple[OverlapIndex | None, NearDuplicatesConfig | None],
-) -> tuple[list[tuple[int, str]], NDArray[np.uint32]]:
-    """Return (row, shared words) of overlapping documents, and (n, num_perm) signatures of all."""
-    (part, rows), (index, near) = item, shared
-    overlaps: list[tuple[int, str]] = []
-    signatures = np.empty((len(rows), near.num_perm if near else 0), dtype=np.uint32)
-    for row, (_, text) in enumerate(read_part(part, rows)):
-        words = index.first_shared(text) if index is not None else None
-        if words is not None:
-            overlaps.append((row, words))
-        if near is not None:
-            signatures[row] = signature(text, near)
-    return overlaps, signatures
-
-
 def _leave_out_by_text(
     corpus: Corpus,
     references: list[Part],
@@ -259,21 +241,15 @@ def _leave_out_by_text(
     table, near = corpus.table, config.near_duplicates
     index = _index_references(corpus, references, config, console, engine)
     kept = table.kept()
-    items = [(corpus.parts[n], rows) for n, rows in table.blocks(kept, DOCUMENTS_AT_ONCE)]
-    examined = engine.map(
-        _examine,
-        items,
-        (index, near),
-        Work("comparing texts", "document", is_small=_is_small(table)),
-        sizes=[len(rows) for _, rows in items],
-    )
-    # On disk, because signatures are larger than all other numbers of a document.
-    with closing(examined), tempfile.TemporaryFile(dir=folder) as file:
+    if len(kept) == 0:
+        return
+    blocks = [(corpus.parts[n], rows) for n, rows in table.blocks(kept, DOCUMENTS_AT_ONCE)]
+    work = Work("comparing texts", "document", is_small=_is_small(table))
+    with compared(blocks, index, near, folder, engine, work) as comparison:
         overlaps: dict[int, str] = {}
         first = 0
-        for (_, rows), (shared_words, signatures) in zip(items, examined, strict=True):
+        for (_, rows), shared_words in zip(blocks, comparison.overlaps, strict=True):
             overlaps |= {int(kept[first + row]): words for row, words in shared_words}
-            file.write(signatures.tobytes())
             first += len(rows)
         overlapping = np.asarray(list(overlaps), dtype=np.int64)
         table.leave_out(overlapping, "overlap")
@@ -281,11 +257,8 @@ def _leave_out_by_text(
         corpus.funnel.overlaps = [
             Overlap(name, overlaps[document]) for document, name in names.items()
         ]
-        file.flush()
-        if near is not None and len(kept):
-            shape = (len(kept), near.num_perm)
-            mapped = np.memmap(file, dtype=np.uint32, mode="r", shape=shape)
-            _leave_out_near_duplicates(corpus, mapped, kept, config, near.threshold)
+        if near is not None:
+            _leave_out_near_duplicates(corpus, comparison, kept, config)
 
 
 def _index_references(
@@ -313,13 +286,9 @@ def _index_references(
 
 
 def _leave_out_near_duplicates(
-    corpus: Corpus,
-    signatures: NDArray[np.uint32],
-    documents: NDArray[np.int64],
-    config: CorpusConfig,
-    threshold: float,
+    corpus: Corpus, comparison: Comparison, documents: NDArray[np.int64], config: CorpusConfig
 ) -> None:
-    """Leave out near-duplicates among (n,) documents, which have (n, num_perm) signatures."""
+    """Leave out near-duplicates among the (n,) documents that were compared."""
     table = corpus.table
     order = np.flatnonzero(table.outcomes[documents] == KEPT)
     if config.split_by == "document" and len(order) > 1:
@@ -330,7 +299,7 @@ def _leave_out_near_duplicates(
         order = np.concatenate([order[on_validation], order[~on_validation]])
     pairs = [
         near._replace(document=int(documents[near.document]), kept=int(documents[near.kept]))
-        for near in find_near_duplicates(signatures, order, threshold)
+        for near in comparison.find_near_duplicates(order)
     ]
     table.leave_out(np.asarray([pair.document for pair in pairs], np.int64), "near_duplicate")
     # A user judges the threshold by the pairs that are nearest to it.

@@ -10,8 +10,9 @@ is the largest for which this is at least 95 % at the threshold.
 Legend: D documents, P permutations.
 """
 
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,8 @@ RECALL = 0.95
 _SEED = 1
 _NO_WORDS = np.iinfo(np.uint32).max  # every minimum of a document without shingles
 _BLOCK_DOCUMENTS = 1 << 16
+_HALF = np.uint64(32)  # packs two numbers of 32 bits into one, which is sorted in place
+_LOW = np.uint64((1 << 32) - 1)
 
 
 class NearDuplicate(NamedTuple):
@@ -78,13 +81,35 @@ def rows_per_band(threshold: float, num_perm: int) -> int:
     return int(lengths[recalls >= RECALL].max(initial=1))
 
 
+class SharedBands(NamedTuple):
+    """The bands with a value that several documents have.
+
+    Attributes:
+        positions: (n,) Positions of documents, ascending; each for every band that it shares.
+        values: (n,) The number of the value, which differs between bands.
+    """
+
+    positions: NDArray[np.uint32]
+    values: NDArray[np.uint32]
+
+    @classmethod
+    def joined(cls, of_bands: Iterable[tuple[NDArray[np.uint64], NDArray[np.int64]]]) -> Self:
+        """Join (n,) positions and (n,) numbers of values of bands; both begin at 0 in each band."""
+        packed = [np.empty(0, dtype=np.uint64)]
+        num_values = 0
+        for positions, values in of_bands:
+            packed.append((positions << _HALF) | (values + num_values).astype(np.uint64))
+            num_values += int(values.max(initial=-1)) + 1
+        ranked = np.concatenate(packed)
+        del packed
+        ranked.sort()
+        return cls((ranked >> _HALF).astype(np.uint32), ranked.astype(np.uint32))
+
+
 def find_near_duplicates(
     rows: NDArray[np.uint32], order: NDArray[np.int64], threshold: float
 ) -> list[NearDuplicate]:
-    """Find the documents that nearly equal an earlier one that stays.
-
-    A document is compared with those that stay and share a band with it. So copies of one document
-    take linear time, and many documents that are almost similar enough take quadratic time.
+    """Find the documents that nearly equal an earlier one that stays, on this machine.
 
     With P = 128 it takes 60 bytes of memory per document, 180 if three in ten are near-duplicates,
     and 600 if all are. Signatures may be mapped from disk.
@@ -97,7 +122,28 @@ def find_near_duplicates(
     Returns:
         The near-duplicates in the order of `order`, each with the most similar one that stays.
     """
-    positions, bands = _shared_bands(rows, order, rows_per_band(threshold, rows.shape[1]))
+    shared = SharedBands.joined(_shared_bands(rows, order, rows_per_band(threshold, rows.shape[1])))
+    return compare(rows, order, shared, threshold)
+
+
+def compare(
+    rows: NDArray[np.uint32], order: NDArray[np.int64], shared: SharedBands, threshold: float
+) -> list[NearDuplicate]:
+    """Compare documents with those that stay and share a band with them.
+
+    So copies of one document take linear time, and many documents that are almost similar enough
+    take quadratic time.
+
+    Args:
+        rows: (D, P) Signatures.
+        order: The documents to compare, as in `find_near_duplicates`.
+        shared: The bands that several documents share, by positions in `order`.
+        threshold: The estimated similarity from which on two documents are nearly the same.
+
+    Returns:
+        The near-duplicates in the order of `order`, each with the most similar one that stays.
+    """
+    positions, bands = shared
     # `staying` has a section for each band, with room for all documents that share the band. It
     # holds the positions of those that stay.
     sizes = np.bincount(bands)
@@ -123,36 +169,35 @@ def find_near_duplicates(
     return near_duplicates
 
 
+def band_values(rows: NDArray[np.uint32]) -> NDArray[np.uint64]:
+    """Return (n,) hashes of the bands of n documents, given as (n, r) minima."""
+    values = np.zeros(len(rows), dtype=np.uint64)
+    for column in rows.T:
+        values = mix(values + column)
+    return values
+
+
+def of_words(rows: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    """Return (n,) whether each of n signatures, or bands, is of a text with words."""
+    has_words: NDArray[np.bool_] = (rows != _NO_WORDS).any(axis=1)
+    return has_words
+
+
 def _shared_bands(
     rows: NDArray[np.uint32], order: NDArray[np.int64], num_rows: int
-) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    """Find the bands with a value that several documents have.
-
-    Returns:
-        (n,) positions in `order`, ascending, and for each (n,) the number of a shared value.
-    """
-    half = np.uint64(32)  # packs two numbers of 32 bits into one, which is sorted in place
-    shared = [np.empty(0, dtype=np.uint64)]
-    num_values = 0
+) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
+    """Yield for each band the positions of documents that share a value, and its number."""
     for first in range(0, rows.shape[1] - num_rows + 1, num_rows):
         blocks = [np.empty(0, dtype=np.uint64)]
         for begin in range(0, len(order), _BLOCK_DOCUMENTS):
             block = rows[order[begin : begin + _BLOCK_DOCUMENTS], first : first + num_rows]
-            value = np.zeros(len(block), dtype=np.uint64)
-            for column in block.T:
-                value = mix(value + column)
             positions = np.arange(begin, begin + len(block), dtype=np.uint64)
             # Different values with the same 32 bits only cost a comparison of signatures.
-            keyed = (value >> half << half) | positions
-            blocks.append(keyed[(block != _NO_WORDS).any(axis=1)])
+            keyed = (band_values(block) >> _HALF << _HALF) | positions
+            blocks.append(keyed[of_words(block)])
         ranked = np.concatenate(blocks)
+        del blocks
         ranked.sort()
-        is_new = np.diff(ranked >> half, prepend=~ranked[:1]) != 0
+        is_new = np.diff(ranked >> _HALF, prepend=~ranked[:1]) != 0
         is_shared = ~(is_new & np.append(is_new[1:], True))
-        values = num_values + np.cumsum(is_new[is_shared], dtype=np.uint64)
-        shared.append((ranked[is_shared] << half) | values)
-        num_values += int(is_new[is_shared].sum())
-    joined = np.concatenate(shared)
-    del shared
-    joined.sort()
-    return (joined >> half).astype(np.uint32), joined.astype(np.uint32)
+        yield ranked[is_shared] & _LOW, np.cumsum(is_new[is_shared]) - 1
