@@ -8,7 +8,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SCRIPTS = (
     "training", "chunks", "corpus", "collator", "evaluation", "startup", "memory", "quality",
     "command", "gpu", "vocabulary", "padding", "attention", "merging",
-    "retrieval", "added_words", "languages", "selection", "cluster",
+    "retrieval", "added_words", "languages", "selection", "cluster", "near_duplicates",
 )  # fmt: skip
 
 

@@ -288,6 +288,7 @@ def test_a_store_has_the_same_bytes_whatever_made_it(
 ):
     monkeypatch.setattr("mlmtune.corpus.dividing.PART_FILES", 12)
     monkeypatch.setattr("mlmtune.corpus.corpus.DOCUMENTS_AT_ONCE", 5)
+    monkeypatch.setattr("mlmtune.corpus.band_search.DOCUMENTS_PER_SLICE", 7)
     monkeypatch.setattr(tokenization, "SHARD_CHARACTERS", 3_000)
     if dependent:  # on the words beside them, but only in one document
         monkeypatch.setattr(tokenization, "BATCH_DOCUMENTS", 1)
