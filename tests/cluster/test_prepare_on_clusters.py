@@ -26,7 +26,8 @@ def config(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Path:
     folder = tmp_path_factory.mktemp("text")
     draw = random.Random(0)
     for number in range(NUM_FILES):
-        pages = (" ".join(draw.choices(WORDS, k=60)) for _ in range(4_500))
+        pages = [" ".join(draw.choices(WORDS, k=60)) for _ in range(4_500)]
+        pages += [f"{page} {number}" for page in pages[:100]]  # near-duplicates
         (folder / f"{number}.txt").write_text("\n".join(pages))
     path = folder / "config.yaml"
     settings = {
