@@ -89,18 +89,18 @@ class SignatureFiles:
 
     def write(self, number: int, blocks: Iterable[NDArray[np.uint32]]) -> None:
         """Write the files of a slice, given as (n, P) signatures of some documents at a time."""
-        values, have_words = [], []
+        values, are_of_words = [], []
         with self._signatures(number).open("wb") as file:
             for rows in blocks:
                 file.write(rows.tobytes())
                 bands = np.split(rows[:, : self.num_bands * self.num_rows], self.num_bands, axis=1)
                 values.append([band_values(band) % _NUM_VALUES for band in bands])
-                have_words.append([of_words(band) for band in bands])
-        of_bands = zip(np.hstack(values), np.hstack(have_words), strict=True)
-        for band, (of_band, has_words) in enumerate(of_bands):
+                are_of_words.append([of_words(band) for band in bands])
+        of_bands = zip(np.hstack(values), np.hstack(are_of_words), strict=True)
+        for band, (of_band, is_of_words) in enumerate(of_bands):
             records = np.empty(len(of_band), dtype=_RECORD)
             records["value"], records["document"] = of_band, np.arange(len(of_band))
-            records = records[has_words]
+            records = records[is_of_words]
             # Stable, so that documents with the same value are ascending.
             records[np.argsort(records["value"], kind="stable")].tofile(self.band(band, number))
 

@@ -178,9 +178,9 @@ def band_values(rows: NDArray[np.uint32]) -> NDArray[np.uint64]:
 
 
 def of_words(rows: NDArray[np.uint32]) -> NDArray[np.bool_]:
-    """Return (n,) whether each of n signatures, or bands, is of a text with words."""
-    has_words: NDArray[np.bool_] = (rows != _NO_WORDS).any(axis=1)
-    return has_words
+    """Return (n,) whether each of n signatures or bands is that of a text with words."""
+    is_of_words: NDArray[np.bool_] = (rows != _NO_WORDS).any(axis=1)
+    return is_of_words
 
 
 def _shared_bands(
