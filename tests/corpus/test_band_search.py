@@ -51,7 +51,7 @@ def found_by_tasks(
 def corpora(draw: st.DrawFn) -> tuple[NDArray[np.uint32], list[int], NDArray[np.int64]]:
     """Signatures with planted near-duplicates, in slices, and an order of some of them."""
     generator = np.random.default_rng(draw(st.integers(0, 2**32)))
-    sizes = draw(st.lists(st.integers(1, 30), min_size=1, max_size=5))
+    sizes = draw(st.lists(st.integers(1, 12), min_size=1, max_size=5))
     num_documents = sum(sizes)
     rows = generator.integers(0, NO_WORDS, (num_documents, NUM_PERM), dtype=np.uint32)
     for document in range(1, num_documents):
@@ -73,7 +73,7 @@ def corpora(draw: st.DrawFn) -> tuple[NDArray[np.uint32], list[int], NDArray[np.
 @given(
     corpus=corpora(),
     threshold=st.sampled_from([0.5, 0.8, 0.95]),
-    documents_per_search=st.sampled_from([1, 7, band_search.DOCUMENTS_PER_SEARCH]),
+    documents_per_search=st.sampled_from([5, 20, band_search.DOCUMENTS_PER_SEARCH]),
 )
 def test_tasks_find_what_one_machine_finds(corpus, threshold, documents_per_search):
     rows, sizes, order = corpus
