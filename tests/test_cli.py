@@ -780,7 +780,10 @@ def test_check_shows_what_a_run_would_do(
         assert " chunks" in items[side]
     assert items["steps"].startswith("6 steps of 8 sequences")
     assert "tokens per epoch" in items["masked"]
-    assert "GB" in items["memory"]
+    assert "GB here" in items["memory"]
+    head = next(n for n, line in enumerate(lines) if line.startswith("memory")) + 1
+    assert lines[head].split() == ["GB", "in", "fp32", "1", "GPU", "2", "GPUs", "8", "GPUs"]
+    assert lines[head + 1].split() == ["micro", "batch", "8", "4", "1"]
     assert "masking.mlm_probability=0.3" in items["try"]
     shown = next(n for n, line in enumerate(lines) if "first training sequences" in line)
     assert sum(line.endswith(".txt") for line in lines[:shown]) == 3  # samples, by their files

@@ -29,6 +29,7 @@ from mlmtune.training.environment import peak_memory_bytes
 from mlmtune.training.learner import prepare_learner
 from mlmtune.training.masked_lm import MaskedLM, build_masked_lm
 from mlmtune.training.memory import estimate_memory, fit_micro_batch
+from mlmtune.training.memory_table import gigabytes, memory_table
 from mlmtune.training.phase_table import phase_table
 from mlmtune.training.progress import Progress
 from mlmtune.training.setup import ModelAndText
@@ -63,7 +64,7 @@ def preview(
     progress = Progress(is_main=accelerator.is_main_process, is_quiet=False)
     task = build_masked_lm(config, accelerator, progress)
 
-    for name, text in _plan_lines(task, accelerator.device):
+    for name, text in _plan_lines(config, task, accelerator.device):
         progress.result(f"{name:<12}{text}")
     for line in phase_table(task.config, task.plan):
         progress.result(f"{'':<12}{line}")
@@ -80,7 +81,7 @@ def preview(
     accelerator.end_training()
 
 
-def _plan_lines(task: MaskedLM, device: torch.device) -> Iterator[tuple[str, str]]:
+def _plan_lines(asked: Config, task: MaskedLM, device: torch.device) -> Iterator[tuple[str, str]]:
     config, loaded, plan, splits = task.config, task.loaded, task.plan, task.setup.splits
     context = loaded.context_length
     yield (
@@ -115,12 +116,14 @@ def _plan_lines(task: MaskedLM, device: torch.device) -> Iterator[tuple[str, str
     if added := _added_tokens(task):
         yield "added", added
     yield "steps", plan.describe()
-    needed = estimate_memory(task, plan.micro_batch_size, device)
     for phase, settings, text in zip(plan.phases, config.by_phase, splits.phases, strict=True):
         of_phase = f" of phase {phase.name}" if phase.name else ""
         num_masked = _masked_tokens_per_epoch(task.setup, settings, text)
         yield "masked", f"about {num_masked:,} tokens per epoch{of_phase}"
-    yield "memory", f"about {needed / 1e9:.1f} GB for weights, moments, activations"
+    needed = estimate_memory(task, plan.micro_batch_size, device, plan.num_processes)
+    yield "memory", f"about {gigabytes(needed.total)} GB here; by estimate on GPUs:"
+    for line in memory_table(asked, task, device):
+        yield "", line
     for caveat in task.caveats():
         yield "warning", caveat
     if advised := advice.faster_settings(config, loaded, plan):

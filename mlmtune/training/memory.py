@@ -16,43 +16,31 @@ from accelerate import Accelerator
 from mlmtune.errors import ResourceError, is_out_of_memory
 from mlmtune.modeling.device import free_cached_memory
 from mlmtune.training.learner import Learner
+from mlmtune.training.memory_estimate import Load, Memory, estimate, has_scores
 from mlmtune.training.task import Task
 
-BYTES_PER_PARAMETER = 16
-"""The weight, its gradient and AdamW's two moments, 4 bytes each in fp32."""
-
 MOMENTS_BYTES_PER_PARAMETER = 8
-
-BYTES_PER_EMBEDDING = 8
-"""A word's vector is the weight of its logit, too. Both gradients, of 4 bytes, exist beside the one
-that earlier micro-batches left."""
 
 CGROUP = Path("/sys/fs/cgroup")
 """The folder in which Linux shows a container its limit, which is below the machine's memory."""
 
 
-def estimate_memory(task: Task, micro_batch_size: int, device: torch.device) -> int:
-    """Estimate the bytes that training needs on a device: weights, moments and activations.
-
-    Activations take T * B * H * (34 + 5 * A * T / H) bytes per layer at 16 bits, for A heads, and
-    twice that in fp32; with checkpointing 2 * T * B * H (Korthikanti et al. 2022, "Reducing
-    activation recomputation in large transformer models", eq. 1). Logits count three times: with
-    their gradients, and a copy in fp32.
-    """
-    config, model_config = task.config, task.loaded.model.config
-    tokens, num_logits = task.memory_shape(micro_batch_size, device)
-    hidden = int(getattr(model_config, "hidden_size", 0))
-    heads = int(getattr(model_config, "num_attention_heads", 0))
-    layers = int(getattr(model_config, "num_hidden_layers", 0))
-    width = 2 if config.training.precision == "fp32" else 1
-
-    by_layer = 34 * hidden + 5 * heads * tokens
-    if config.training.gradient_checkpointing:
-        by_layer = 2 * hidden
-    activations = micro_batch_size * tokens * layers * by_layer * width
-    logits = num_logits * 3 * 4
-    embeddings = BYTES_PER_EMBEDDING * int(task.loaded.model.get_input_embeddings().weight.numel())
-    return BYTES_PER_PARAMETER * task.loaded.num_parameters + embeddings + activations + logits
+def estimate_memory(
+    task: Task, micro_batch_size: int, device: torch.device, num_processes: int
+) -> Memory:
+    """Estimate the bytes that training needs on a device of each of some processes."""
+    training, loaded = task.config.training, task.loaded
+    num_tokens, num_logits = task.memory_shape(micro_batch_size, device)
+    load = Load(
+        micro_batch_size,
+        num_tokens,
+        num_logits,
+        precision=training.precision,
+        is_checkpointed=training.gradient_checkpointing,
+        has_scores=has_scores(loaded.model, loaded.attn_implementation),
+        num_shards=num_processes if training.shard_optimizer else 1,
+    )
+    return estimate(loaded.model, load)
 
 
 def available_bytes() -> int:
@@ -128,8 +116,8 @@ def _halve(task: Task) -> Task:
     if size == 1:
         raise ResourceError(
             "out of memory with micro batches of one sequence; set "
-            f"training.gradient_checkpointing: true, lower {task.length_key}, or use a smaller "
-            "model"
+            "training.gradient_checkpointing: true (with several GPUs training.shard_optimizer: "
+            f"true, too), lower {task.length_key}, or use a smaller model"
         )
     return task.with_micro_batch_size(size // 2)
 
@@ -143,10 +131,10 @@ def fits_by_estimate(learner: Learner, task: Task, step: int) -> bool:
     """Whether the estimate fits into this process's share of free memory."""
     # The weights are loaded already, and the processes of this machine share what is left.
     device = learner.accelerator.device
-    needed = estimate_memory(task, task.plan.micro_batch_size, device)
-    needed -= 4 * task.loaded.num_parameters
-    num_sharing = int(os.environ.get("LOCAL_WORLD_SIZE", learner.accelerator.num_processes))
-    return needed <= available_bytes() // num_sharing
+    num_processes = learner.accelerator.num_processes
+    needed = estimate_memory(task, task.plan.micro_batch_size, device, num_processes)
+    num_sharing = int(os.environ.get("LOCAL_WORLD_SIZE", num_processes))
+    return needed.total - needed.weights <= available_bytes() // num_sharing
 
 
 def fits_by_trial(learner: Learner, task: Task, step: int) -> bool:

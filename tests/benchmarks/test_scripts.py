@@ -6,9 +6,10 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SCRIPTS = (
-    "training", "chunks", "corpus", "collator", "evaluation", "startup", "memory", "quality",
-    "command", "gpu", "vocabulary", "padding", "attention", "merging",
-    "retrieval", "added_words", "languages", "selection", "cluster", "near_duplicates",
+    "training", "chunks", "corpus", "collator", "evaluation", "startup", "memory", "memory_table",
+    "memory_estimate", "quality", "command", "gpu", "vocabulary", "padding", "attention", "merging",
+    "retrieval", "added_words", "languages", "selection", "cluster",
+    "near_duplicates",
 )  # fmt: skip
 
 

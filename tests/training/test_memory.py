@@ -15,6 +15,7 @@ from mlmtune.modeling.masked_head import HeadOutputs, MaskedHead
 from mlmtune.modeling.output_layer import LOGITS_AT_ONCE
 from mlmtune.training import loop, memory
 from mlmtune.training.masked_lm import MaskedLM
+from mlmtune.training.memory_estimate import Memory
 
 # Bits depend on how a batch is cut; these runs are cut the same way in the end.
 SIZES = {"max_steps": 4, "global_batch_size": 8}
@@ -147,11 +148,11 @@ def sizes_asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     asked = []
     estimate = memory.estimate_memory
 
-    def estimate_and_note(parts: Any, micro_batch_size: int, device: torch.device) -> int:
+    def estimate_and_note(task: Any, micro_batch_size: int, *arguments: Any) -> Memory:
         asked.append(micro_batch_size)
-        limit = estimate(parts, 3, device) - 4 * parts.loaded.num_parameters
-        monkeypatch.setattr(memory, "available_bytes", lambda: limit)
-        return estimate(parts, micro_batch_size, device)
+        most = estimate(task, 3, *arguments)
+        monkeypatch.setattr(memory, "available_bytes", lambda: most.total - most.weights)
+        return estimate(task, micro_batch_size, *arguments)
 
     monkeypatch.setattr(memory, "estimate_memory", estimate_and_note)
     return asked
