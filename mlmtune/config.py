@@ -937,9 +937,10 @@ class EngineConfig(Section):
     time_limit: Annotated[str, AfterValidator(_time_limit)] = "24:00:00"
     """With `slurm`: the most time for a job of training or a task, as HH:MM:SS or
     D-HH:MM:SS."""
-    sbatch: dict[str, str | int] = {}
-    """With `slurm`: more options of `sbatch` by their long names (`{account: nlp, qos: high}`).
-    They replace options that mlmtune sets itself; the value `''` leaves out such an option."""
+    sbatch: dict[str, str | int | None] = {}
+    """With `slurm`: more options of `sbatch` by their long names (`{account: nlp, qos: high}`);
+    `''` for one without a value. They replace options that mlmtune sets itself; `null` leaves such
+    an option to the cluster."""
     setup: str = ""
     """With `slurm`: lines of bash that a job runs first (`module load cuda`). The Python
     environment of the submitting command is used without them."""

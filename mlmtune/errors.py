@@ -59,7 +59,7 @@ class HubError(MlmtuneError):
 
 
 class NetworkError(MlmtuneError):
-    """Another machine of the run cannot be reached, or has not come."""
+    """Another machine or a cluster cannot be reached, or a machine of the run has not come."""
 
     exit_code = 7
 

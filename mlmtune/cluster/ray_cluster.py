@@ -12,7 +12,7 @@ from loguru import logger
 from mlmtune.cluster.engine import Cluster, Jobs
 from mlmtune.cluster.stage import Stage, Task
 from mlmtune.config import EngineConfig
-from mlmtune.errors import ConfigError, HubError, first_line
+from mlmtune.errors import ConfigError, NetworkError, first_line
 
 CONNECTION_SECONDS = 10
 
@@ -28,7 +28,7 @@ class RayCluster(Cluster):
         """Start the tasks.
 
         Raises:
-            HubError: The cluster does not answer.
+            NetworkError: The cluster does not answer.
             ConfigError: No machine has room for a task.
         """
         logger.disable("datatrove")
@@ -57,7 +57,7 @@ class RayCluster(Cluster):
                     socket.create_connection((host, int(port)), CONNECTION_SECONDS).close()
                 ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
             except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-                raise HubError(
+                raise NetworkError(
                     f"engine.address: {address}: no Ray cluster answers ({first_line(error)}); "
                     "start one (`ray start --head`), or give HOST:PORT of its head"
                 ) from error

@@ -17,7 +17,7 @@ from loguru import logger
 from mlmtune.cluster.engine import Cluster, Jobs
 from mlmtune.cluster.stage import Stage, Task
 from mlmtune.config import EngineConfig
-from mlmtune.errors import ConfigError, ResourceError
+from mlmtune.errors import ConfigError, NetworkError, ResourceError
 from mlmtune.files import read_json, write_json
 
 _ERROR = re.compile(r"^\w+: (?:error|fatal): (.*)$", re.MULTILINE)
@@ -53,7 +53,7 @@ class Slurm(Cluster):
 
         Raises:
             ConfigError: Slurm is not installed, or refuses the options.
-            ResourceError: Slurm does not answer.
+            NetworkError: Slurm does not answer.
         """
         logger.disable("datatrove")
         setup = [self.config.setup, f'export PATH="{sysconfig.get_path("scripts")}:$PATH"']
@@ -67,7 +67,10 @@ class Slurm(Cluster):
             job_name="mlmtune-prepare",
             qos=None,
             env_command="\n".join(filter(None, setup)),
-            sbatch_args=dict(self.config.sbatch),
+            sbatch_args={  # to datatrove, 0 is no value
+                name: value if value is None else str(value)
+                for name, value in self.config.sbatch.items()
+            },
             max_array_size=_max_array_size(),
             max_array_launch_parallel=True,
             logging_dir=str(stage.engine_folder),
@@ -149,7 +152,7 @@ def _max_array_size() -> int:
 
     Raises:
         ConfigError: Slurm is not installed.
-        ResourceError: Slurm does not answer.
+        NetworkError: Slurm does not answer.
     """
     try:
         done = subprocess.run(
@@ -162,7 +165,7 @@ def _max_array_size() -> int:
         ) from error
     found = _MAX_ARRAY_SIZE.search(done.stdout)
     if done.returncode != 0 or found is None:
-        raise ResourceError(f"Slurm does not answer ({_reason(done.stderr)}); try again later")
+        raise NetworkError(f"Slurm does not answer ({_reason(done.stderr)}); try again later")
     return int(found[1])
 
 

@@ -49,9 +49,9 @@ class TrainingJob:
 def job_script(job: TrainingJob, engine: EngineConfig) -> str:
     """Return the script that `sbatch` takes."""
     options = [
-        f"#SBATCH --{name}={shlex.quote(str(value))}"
+        f"#SBATCH --{name}" + (f"={shlex.quote(str(value))}" if value != "" else "")
         for name, value in _sbatch_options(job, engine).items()
-        if value != ""
+        if value is not None
     ]
     command = [job.python, "-m", "mlmtune", *job.command, "--on", "local"]
     command += ["--nproc", str(job.num_processes)]
@@ -60,7 +60,7 @@ def job_script(job: TrainingJob, engine: EngineConfig) -> str:
         command += ["--nodes", str(job.num_nodes)]
         meeting, address = _MEETING, ' --rendezvous "$address:$port"'
     blocks = [
-        "\n".join(["#!/bin/bash", "#SBATCH --requeue", *options]),
+        "\n".join(["#!/bin/bash", *options]),
         engine.setup.strip(),
         "" if job.uses_gpus else f"export {USE_CPU}=true",
         _START.format(arguments=shlex.join(job.first_start)),
@@ -92,9 +92,10 @@ if [[ $code == 138 || $code == 143 ]]; then scontrol requeue "$SLURM_JOB_ID"; fi
 exit $code"""
 
 
-def _sbatch_options(job: TrainingJob, engine: EngineConfig) -> dict[str, str | int]:
-    """Return options of `sbatch`; those without a value are left out."""
-    options: dict[str, str | int] = {
+def _sbatch_options(job: TrainingJob, engine: EngineConfig) -> dict[str, str | int | None]:
+    """Return options of `sbatch`; the value of a flag is empty, and None is left to the cluster."""
+    options: dict[str, str | int | None] = {
+        "requeue": "",
         "job-name": job.name,
         "nodes": job.num_nodes,
         "ntasks-per-node": 1,

@@ -6,7 +6,7 @@ from mlmtune.cluster.slurm import Slurm, SlurmJobs
 from mlmtune.cluster.stage import Stage
 from mlmtune.config import EngineConfig
 from mlmtune.corpus.engine import Work
-from mlmtune.errors import ConfigError, ResourceError
+from mlmtune.errors import ConfigError, NetworkError, ResourceError
 
 ANSWERS = 'echo "MaxArraySize            = 3"'
 
@@ -47,7 +47,7 @@ def test_a_machine_without_slurm_is_said(programs, stage):
 
 def test_a_slurm_that_does_not_answer_is_said(programs, stage):
     programs(scontrol='echo "slurm_load_ctl_conf error: Unable to contact" >&2; exit 1')
-    with pytest.raises(ResourceError, match="Slurm does not answer"):
+    with pytest.raises(NetworkError, match="Slurm does not answer"):
         submit(stage)
 
 
@@ -75,7 +75,7 @@ def test_the_options_are_those_of_the_config(programs, stage):
     )
     jobs = submit(
         stage, partition="cpu", time_limit="1-00:00:00", workers=2, memory_gb=9,
-        sbatch={"account": "nlp", "mem-per-cpu": "10G", "exclusive": ""},
+        sbatch={"account": "nlp", "mem-per-cpu": "10G", "exclusive": "", "nice": 0},
         setup="module load python",
     )  # fmt: skip
     assert jobs.job_ids == ("40", "41", "42")
@@ -83,7 +83,7 @@ def test_the_options_are_those_of_the_config(programs, stage):
     script = (stage.folder.parent / "bin" / "sbatch.script").read_text()
     for line in ("partition=cpu", "time=1-00:00:00", "account=nlp", "mem-per-cpu=10G",
                  "array=0-2%2", "cpus-per-task=1", "requeue",
-                 "exclusive"):  # fmt: skip
+                 "exclusive", "nice=0"):  # fmt: skip
         assert f"#SBATCH --{line}\n" in script
     assert "qos" not in script
     assert script.index("module load python") < script.index("export PATH=")
@@ -91,8 +91,10 @@ def test_the_options_are_those_of_the_config(programs, stage):
     assert again == jobs
     assert Slurm(EngineConfig()).left(Stage(stage.folder.parent)) is None
 
-    submit(stage)
-    assert "--partition" not in (stage.folder.parent / "bin" / "sbatch.script").read_text()
+    submit(stage, sbatch={"partition": None, "mem-per-cpu": None})
+    script = (stage.folder.parent / "bin" / "sbatch.script").read_text()
+    assert "--mem-per-cpu" not in script
+    assert "--partition" not in script
 
 
 @pytest.mark.parametrize(

@@ -66,10 +66,13 @@ def test_a_job_on_cpus_asks_for_no_gpus() -> None:
 
 
 def test_options_of_the_config_replace_those_of_mlmtune() -> None:
-    engine = EngineConfig(sbatch={"gres": "gpu:a100:4", "nodes": 3, "account": "a b", "time": ""})
+    engine = EngineConfig(
+        sbatch={"gres": "gpu:a100:4", "nodes": 3, "account": "a b", "time": None, "exclusive": ""}
+    )
     found = options(job_script(JOB, engine))
     assert (found["gres"], found["nodes"], found["account"]) == ("gpu:a100:4", "3", "'a b'")
     assert not {"gpus-per-node", "time"} & found.keys()
+    assert found["exclusive"] == ""
 
 
 @pytest.mark.parametrize(
