@@ -60,7 +60,7 @@ def test_a_run_becomes_a_sentence_encoder(
         load_config(run.path / "config.resolved.yaml"), torch.device("cpu"), "fp32", console
     )
     trained_on = {*setup.splits.train.layout.documents.tolist()}
-    texts = [document.text for document in setup.text.documents()]
+    texts = [document.text for document in setup.text.read().documents()]
     assert {*seen} == {texts[number] for number in trained_on}
     assert 0 < len(trained_on) < len(texts)
 
