@@ -59,8 +59,9 @@ def test_two_nodes_of_which_one_is_killed_end_as_one_machine_does(runs: Runs) ->
     config, run = runs.config("run", **SECTIONS), runs.at("run")
     launchers = start_nodes(config)
     try:
-        wait_for_step(50, run, launchers)
+        wait_for_step(1, run, launchers)
         first = node_of_process(0, launchers)
+        wait_for_step(40, run, launchers)
         kill_with_processes(launchers[first])
         out, err = launchers[1 - first].communicate(timeout=TIMEOUT_SECONDS)
     finally:
