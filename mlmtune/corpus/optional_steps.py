@@ -16,13 +16,15 @@ def check_available(cleaning: CleaningConfig, languages: Sequence[str]) -> None:
         ConfigError: A library is not installed.
     """
     for key, package in _needed(cleaning, languages):
-        if _version(package) is None:
+        if installed_version(package) is None:
             raise ConfigError(f"{key} needs {package}; {pip_install('mlmtune[cleaning]')}")
 
 
 def libraries(cleaning: CleaningConfig, languages: Sequence[str]) -> str:
     """Return the libraries that settings need, with their versions, on which the result depends."""
-    return ", ".join(f"{name} {_version(name)}" for _, name in _needed(cleaning, languages))
+    return ", ".join(
+        f"{name} {installed_version(name)}" for _, name in _needed(cleaning, languages)
+    )
 
 
 def _needed(cleaning: CleaningConfig, languages: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -34,5 +36,6 @@ def _needed(cleaning: CleaningConfig, languages: Sequence[str]) -> Iterator[tupl
 
 
 @cache
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """Return the version of a package; None if it is not installed."""
     return next((found.version for found in distributions(name=package)), None)

@@ -141,12 +141,11 @@ class DamagedPart(Damaged):
 
     def __init__(self, part: Part) -> None:
         super().__init__(
-            part.path, "a part of the cleaned corpus is damaged",
+            part.place.shown(part.name), "a part of the cleaned corpus is damaged",
             "delete it and run the same command again, which makes it again",
         )  # fmt: skip
         self.args = (part,)
         self.part = part
-        self.what = f"{part.place.shown(part.name)}: a part of the cleaned corpus is damaged"
 
     def discard(self) -> None:
         """Delete the part, so that it is made again."""

@@ -30,7 +30,7 @@ UNSUPPORTED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.
 
 
 def num_gpus() -> int:
-    """Return the number of GPUs that runs use here; 0 if Accelerate is told to use CPUs."""
+    """Return the number of GPUs that runs use here; 0 if Accelerate is set to use CPUs."""
     return 0 if parse_flag_from_env("ACCELERATE_USE_CPU") else torch.cuda.device_count()
 
 

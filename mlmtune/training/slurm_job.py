@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlmtune.cluster.slurm_answers import complaints
 from mlmtune.config import EngineConfig
 from mlmtune.errors import ConfigError, NetworkError
 from mlmtune.training.launched import GRACE_SECONDS
@@ -114,7 +115,7 @@ def _sbatch_options(job: TrainingJob, engine: EngineConfig) -> dict[str, str | i
 
 
 def _seconds_to_save(time_limit: str) -> int:
-    """Return how long before the time limit the run is told to save its state."""
+    """Return the seconds before the time limit at which the run gets the signal to save."""
     days, _, clock = time_limit.rpartition("-")
     hours, minutes, seconds = map(int, clock.split(":"))
     total = ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
@@ -147,8 +148,7 @@ def submit(script: Path) -> str:
     )
     if ended.returncode == 0:
         return ended.stdout.strip().partition(";")[0]  # a cluster's name may follow
-    lines = [line.removeprefix("sbatch: ").strip() for line in ended.stderr.splitlines()]
-    reason = "; ".join(line.removeprefix("error: ") for line in lines if line)
+    reason = "; ".join(complaints(ended.stderr))
     if "contact slurm controller" in reason:
         raise NetworkError(f"sbatch: {reason}")
     hint = f"; to train on CPUs, set {USE_CPU}=true" if "gres" in reason.lower() else ""

@@ -86,7 +86,7 @@ def test_a_long_text_is_judged_by_pieces_from_its_beginning_to_its_end(monkeypat
 def test_a_missing_library_is_named_where_it_is_needed(cleaning, wanted, message, monkeypatch):
     section = CleaningConfig(**cleaning)
     optional_steps.check_available(section, wanted)
-    monkeypatch.setattr(optional_steps, "_version", lambda package: None)
+    monkeypatch.setattr(optional_steps, "installed_version", lambda package: None)
     optional_steps.check_available(CleaningConfig(), [])
     with pytest.raises(ConfigError, match=message):
         optional_steps.check_available(section, wanted)

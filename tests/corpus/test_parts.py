@@ -114,7 +114,8 @@ def test_another_version_of_a_library_makes_other_parts_where_it_is_used(
 ):
     (plain,), (part,) = plan({"a.txt": "text"}), plan(**settings)
     monkeypatch.setattr(
-        "mlmtune.corpus.optional_steps._version", lambda name: "0.0" if name == package else "1"
+        "mlmtune.corpus.optional_steps.installed_version",
+        lambda name: "0.0" if name == package else "1",
     )
     assert plan(**settings)[0].path != part.path
     assert plan()[0].path == plain.path

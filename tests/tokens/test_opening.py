@@ -84,7 +84,7 @@ def test_what_changes_the_tokens_makes_another_store(
     stores.append(build(config.model_copy(update={"min_characters": 25}), tokenizer))
     in_english = config.model_copy(update={"languages": ["en"]})
     stores.append(build(in_english, tokenizer))
-    monkeypatch.setattr("mlmtune.corpus.optional_steps._version", lambda package: "0.1")
+    monkeypatch.setattr("mlmtune.corpus.optional_steps.installed_version", lambda package: "0.1")
     stores.append(build(in_english, tokenizer))
 
     changed = Path(config.sources[0].path) / "000.txt"
